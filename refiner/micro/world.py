@@ -1,0 +1,189 @@
+"""The micro world: small pictures whose ground truth is known exactly.
+
+A scene holds one to four things on a flat background. Its caption says it all but the exact places and sizes::
+
+    a red hand with five fingers left of a green clock showing three o'clock above a blue sign saying sun
+    on a sky background
+
+"left of" binds tighter than "above": a caption is one row, or two rows of one or two things each.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from refiner.errors import InputError
+from refiner.micro.drawing import Colour, Shape, rasterise
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS, Kind
+
+SIZE = 96
+"""Height and width of a picture, in pixels."""
+LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((1,),), 2: ((2,), (1, 1)), 3: ((2, 1), (1, 2)), 4: ((2, 2),)}
+"""Rows of things for each number of things."""
+_RADII = {1: (26.0, 40.0), 2: (18.5, 22.0), 3: (18.5, 22.0), 4: (18.5, 22.0)}
+_MARGIN = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """One thing of a scene. Place and size are in pixels: its parts fill the square (x - radius, x + radius)."""
+
+    kind: str
+    colour: str
+    attribute: str = ""
+    x: float = SIZE / 2
+    y: float = SIZE / 2
+    radius: float = 20.0
+
+    @property
+    def phrase(self) -> str:
+        """How a caption names this thing, article included."""
+        text = KINDS[self.kind].phrase.format(colour=self.colour, attribute=self.attribute)
+        return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+    def shapes(self, index: int, background: Colour) -> list[Shape]:
+        """The thing's parts as polygons in picture coordinates; ``index`` is its place in the scene."""
+        parts = KINDS[self.kind].draw(COLOURS[self.colour], background, self.attribute)
+        return [
+            Shape(
+                thing=index,
+                part=part.name,
+                points=part.points * self.radius + (self.x, self.y),
+                colour=part.colour,
+                layer=part.layer,
+                outline=part.outline,
+            )
+            for part in parts
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Things in reading order (row by row), how many stand in each row, and the background's name."""
+
+    things: tuple[Thing, ...]
+    rows: tuple[int, ...]
+    background: str
+
+    @property
+    def caption(self) -> str:
+        """The text that describes the scene."""
+        lines, start = [], 0
+        for count in self.rows:
+            lines.append(" left of ".join(thing.phrase for thing in self.things[start : start + count]))
+            start += count
+        return f"{' above '.join(lines)} on a {self.background} background"
+
+    @property
+    def ground(self) -> Colour:
+        """The background's colour."""
+        return BACKGROUNDS[self.background]
+
+    def shapes(self) -> list[Shape]:
+        """All parts of all things, in drawing order."""
+        return [shape for index, thing in enumerate(self.things) for shape in thing.shapes(index, self.ground)]
+
+
+def cells(rows: tuple[int, ...]) -> list[tuple[float, float, float, float]]:
+    """The rectangle (x0, y0, x1, y1) in pixels that each thing of a layout keeps to, in reading order."""
+    height = SIZE / len(rows)
+    return [
+        (SIZE / count * column, height * row, SIZE / count * (column + 1), height * (row + 1))
+        for row, count in enumerate(rows)
+        for column in range(count)
+    ]
+
+
+def render(scene: Scene) -> Image.Image:
+    """The flawless picture of a scene: RGB, 96 x 96."""
+    return rasterise(scene.shapes(), scene.ground, SIZE)
+
+
+def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
+    """Draw a scene at random.
+
+    Args:
+        rng: the only source of chance.
+        count: number of things, 1 to 4; None draws it uniformly.
+    """
+    count = int(rng.integers(1, 5)) if count is None else count
+    rows = LAYOUTS[count][int(rng.integers(len(LAYOUTS[count])))]
+    sun = ("left", "right")[int(rng.integers(2))]
+    kinds = list(KINDS.values())
+    chosen = [kinds[int(i)] for i in rng.permutation(len(kinds))[:count]]
+    things = tuple(_sample_thing(rng, kind, sun) for kind in chosen)
+    background = list(BACKGROUNDS)[int(rng.integers(len(BACKGROUNDS)))]
+    return place(Scene(things=things, rows=rows, background=background), rng)
+
+
+def _sample_thing(rng: np.random.Generator, kind: Kind, sun: str) -> Thing:
+    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    attribute = sun if kind.name == "tree" else kind.attributes[int(rng.integers(len(kind.attributes)))]
+    return Thing(kind=kind.name, colour=colour, attribute=attribute)
+
+
+def place(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene with every thing at a random size and place within its cell."""
+    low, high = _RADII[len(scene.things)]
+    placed = []
+    for thing, (x0, y0, x1, y1) in zip(scene.things, cells(scene.rows), strict=True):
+        radius = float(rng.uniform(low, high))
+        room = radius + _MARGIN
+        x = float(rng.uniform(x0 + room, x1 - room))
+        y = float(rng.uniform(y0 + room, y1 - room))
+        if len(scene.rows) == 1 and len(scene.things) == 2:
+            y = (y0 + y1) / 2 + float(rng.uniform(-14, 14))
+        if scene.rows in ((1, 1), (2, 1), (1, 2)) and x1 - x0 > SIZE / 2:
+            x = (x0 + x1) / 2 + float(rng.uniform(-14, 14))
+        placed.append(replace(thing, x=x, y=y, radius=radius))
+    return replace(scene, things=tuple(placed))
+
+
+def _phrase_pattern(kind: Kind) -> re.Pattern[str]:
+    text = re.escape(kind.phrase).replace(r"\{", "{").replace(r"\}", "}")
+    colour, attribute = "|".join(COLOURS), "|".join(kind.attributes)
+    return re.compile(
+        "an? " + text.replace("{colour}", f"(?P<colour>{colour})").replace("{attribute}", f"(?P<attribute>{attribute})")
+    )
+
+
+_PATTERNS = {name: _phrase_pattern(kind) for name, kind in KINDS.items()}
+
+
+def parse_phrase(text: str) -> Thing:
+    """Read one thing's phrase; place and size stay at their defaults.
+
+    Raises:
+        InputError: the micro world has no such thing.
+    """
+    for name, pattern in _PATTERNS.items():
+        if match := pattern.fullmatch(text.strip().lower()):
+            return Thing(kind=name, **match.groupdict())
+    raise InputError(
+        f"expected one of the micro world's things, such as 'a red hand with five fingers'; got {text.strip()!r}"
+    )
+
+
+def parse_caption(text: str) -> Scene:
+    """Read a caption back: ``parse_caption(scene.caption)`` equals the scene but for places and sizes.
+
+    Raises:
+        InputError: the text is no caption of the micro world.
+    """
+    body, separator, background = text.strip().lower().rpartition(" on a ")
+    name = background.removesuffix(" background")
+    if not separator or name not in BACKGROUNDS:
+        raise InputError(
+            "expected a caption that ends in 'on a COLOUR background' with one of "
+            f"{', '.join(BACKGROUNDS)}; got {text.strip()!r}"
+        )
+    rows = [row.split(" left of ") for row in body.split(" above ")]
+    counts = tuple(len(row) for row in rows)
+    if counts not in {layout for layouts in LAYOUTS.values() for layout in layouts}:
+        raise InputError(f"expected one or two rows of one or two things each, got rows of {counts} in {text.strip()!r}")
+    things = tuple(parse_phrase(phrase) for row in rows for phrase in row)
+    return Scene(things=things, rows=counts, background=name)
