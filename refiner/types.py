@@ -71,7 +71,7 @@ class Region:
         _check_unit("Region", "score", self.score)
         x0, y0, x1, y1 = self.box
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
-            raise ConfigError(f"Region.box must be (x0, y0, x1, y1) with 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}.")
+            raise ConfigError(f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}.")
         if self.mask is not None:
             _check_mask("Region", self.mask)
             height, width = self.mask.shape
@@ -197,7 +197,7 @@ class RefinementResult:
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):
-            raise ConfigError(f"RefinementResult.best must index one of {len(self.attempts)} attempts, got {self.best}.")
+            raise ConfigError(f"RefinementResult.best must index {len(self.attempts)} attempts, got {self.best}.")
 
     @property
     def image(self) -> Image.Image:

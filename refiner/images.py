@@ -1,0 +1,209 @@
+"""Pictures in and out: any usable source becomes an upright RGB image; PNGs are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin
+
+from refiner.errors import InputError
+from refiner.runs import atomic_write
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 16
+MAX_RATIO = 8.0
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+"""What is read; formats that need an outside program (EPS) or hold no photograph (icons, cursors) are left out."""
+
+Source = str | Path | Image.Image | NDArray[Any]
+
+
+def load_image(source: Source) -> Image.Image:
+    """Read a picture as an upright RGB image of its own.
+
+    EXIF orientation is applied, transparency laid over white, 16-bit and float greys brought to 8 bits, the first
+    frame taken of an animation.
+
+    Args:
+        source: path; Pillow image of any mode; or array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of bool, uint8,
+            uint16, or floats in [0, 1].
+
+    Raises:
+        InputError: missing, empty, truncated or not an image; more than ``MAX_PIXELS`` (checked before decoding);
+            a side below ``MIN_SIDE``; or sides in a ratio above ``MAX_RATIO``.
+    """
+    if isinstance(source, np.ndarray):
+        name = "the array"
+        _check_size(source.shape[1::-1] if source.ndim >= 2 else (0, 0), name)
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        name = "the image"
+        return _decode(source, name)
+    path = Path(source)
+    name = repr(str(source))
+    _check_file(path, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Image.UnidentifiedImageError as error:
+            raise InputError(f"Expected an image, got {name}, which is none that can be read: use a PNG.") from error
+        except Image.DecompressionBombError as error:
+            raise _too_large(name) from error
+        except Exception as error:
+            raise _damaged(name) from error
+        with image:
+            return _decode(image, name)
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        if not path.exists():
+            raise InputError(f"Expected an image file, got {name}, which does not exist: check the path.")
+        if not path.is_file():
+            raise InputError(f"Expected an image file, got {name}, which is not a file: name the picture itself.")
+        if path.stat().st_size == 0:
+            raise InputError(f"Expected an image file, got {name}, which has 0 bytes: fetch or export it again.")
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"Expected a readable image file, got {name} ({error}): check the path.") from error
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(f"Expected at most {MAX_PIXELS // 10**6} megapixels, got more in {name}: scale it down first.")
+
+
+def _damaged(name: str) -> InputError:
+    return InputError(f"Expected a whole image, got {name}, which is truncated or damaged: fetch or export it again.")
+
+
+def _check_size(size: tuple[int, ...], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name)
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"Expected sides of at least {MIN_SIDE} pixels, got {width}x{height} in {name}: use a larger picture."
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise InputError(
+            f"Expected sides in a ratio of at most {MAX_RATIO:g}:1, got {width}x{height} in {name}: crop it first."
+        )
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image.size, name)
+    try:
+        image.load()
+    except Exception as error:  # a decoder fed with damaged data may raise anything
+        raise _damaged(name) from error
+    return _to_rgb(_upright(image), name)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF says nothing about the orientation; the pixels are whole
+        return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_to_rgb(np.asarray(image), name)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    try:
+        rgb = image.convert("RGB")
+    except ValueError as error:
+        raise InputError(
+            f"Expected a picture with colours, got mode {image.mode} in {name}: save it as RGB first."
+        ) from error
+    return Image.frombytes("RGB", rgb.size, rgb.tobytes())
+
+
+def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
+    """Greys of unknown depth: the smallest usual full scale that holds the largest value is taken as white."""
+    grey = values.astype(np.float64)
+    if not np.isfinite(grey).all():
+        raise InputError(f"Expected finite pixel values, got NaN or infinity in {name}: export it again.")
+    scales = (255.0, 65535.0, 2.0**31 - 1) if values.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
+    if values.dtype == np.uint16:
+        scales = (65535.0,)
+    top = next((scale for scale in scales if grey.max() <= scale), float(grey.max()))
+    eight = np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(eight).convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"Expected an image array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}: "
+            "pass one image at a time, channels last."
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.bool_:
+        eight = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype == np.uint8:
+        eight = np.ascontiguousarray(array)
+    elif array.dtype == np.uint16:
+        eight = np.rint(array / 257.0).astype(np.uint8)
+    elif array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+        eight = np.rint(array.astype(np.float64) * 255.0).astype(np.uint8)
+    else:
+        raise InputError(
+            f"Expected image values as bool, uint8, uint16 or floats in [0, 1], got {array.dtype} "
+            f"from {array.min()} to {array.max()}: scale it first."
+        )
+    return _to_rgb(Image.fromarray(eight), "the array")
+
+
+def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+    """The image as a PNG file, with ``text`` as its metadata (keys of 1 to 79 Latin letters)."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        if key == XMP:
+            info.add_itxt(key, value)
+        else:
+            info.add_text(key, value)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> Path:
+    """Write a PNG whole or not at all, with ``text`` as its metadata.
+
+    Raises:
+        OutputError: the folder or disk cannot be written.
+    """
+    return atomic_write(path, png_bytes(image, text))
+
+
+XMP = "XML:com.adobe.xmp"
+"""The PNG key of an XMP packet."""
+
+_DIGITAL_SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+
+
+def ai_label(*, from_given_image: bool) -> dict[str, str]:
+    """PNG metadata that says the picture was made, or partly made, by a trained model (IPTC digital source type)."""
+    kind = "compositeWithTrainedAlgorithmicMedia" if from_given_image else "trainedAlgorithmicMedia"
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'Iptc4xmpExt:DigitalSourceType="{_DIGITAL_SOURCES}{kind}"/></rdf:RDF></x:xmpmeta>'
+    )
+    return {XMP: packet, "Source": "AI-generated"}
