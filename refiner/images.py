@@ -139,7 +139,7 @@ def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
     if not np.isfinite(grey).all():
         raise InputError(f"Expected finite pixel values, got NaN or infinity in {name}: export it again.")
     scales = (255.0, 65535.0, 2.0**31 - 1) if values.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         scales = (65535.0,)
     top = next((scale for scale in scales if grey.max() <= scale), float(grey.max()))
     eight = np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8)
