@@ -143,6 +143,17 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, things=tuple(placed))
 
 
+def close_up(scene: Scene, index: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
+    """One thing of a scene, enlarged with whatever of its neighbours falls into the frame, and its caption."""
+    thing = scene.things[index]
+    side = 2 * thing.radius * float(rng.uniform(1.12, 1.6))
+    shift = float(rng.uniform(-0.06, 0.06)) * side, float(rng.uniform(-0.06, 0.06)) * side
+    corner = thing.x - side / 2 + shift[0], thing.y - side / 2 + shift[1]
+    zoom = SIZE / side
+    shapes = [replace(shape, points=(shape.points - corner) * zoom) for shape in scene.shapes()]
+    return rasterise(shapes, scene.ground, SIZE), f"{thing.phrase} on a {scene.background} background"
+
+
 def _phrase_pattern(kind: Kind) -> re.Pattern[str]:
     text = re.escape(kind.phrase).replace(r"\{", "{").replace(r"\}", "}")
     colour, attribute = "|".join(COLOURS), "|".join(kind.attributes)
