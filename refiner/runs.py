@@ -66,18 +66,36 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
     """
     target = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    return atomic_write_all(target.parent, {target.name: content})[target.name]
+
+
+def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path]:
+    """Write several files into a folder; none takes the place of an earlier one before all of them are on the disk.
+
+    Args:
+        folder: an existing folder.
+        files: file name -> content; put in place in this order.
+
+    Raises:
+        OutputError: the folder or disk cannot be written.
+    """
+    token = secrets.token_hex(4)
+    parts = {name: folder / f".{name}.{token}.part" for name in files}
     try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        for name, part in parts.items():
+            with part.open("xb") as file:
+                file.write(files[name])
+                file.flush()
+                os.fsync(file.fileno())
+        for name, part in parts.items():
+            os.replace(part, folder / name)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise _output_error("file", target, error) from error
-    return target
+        raise _output_error("file", Path(error.filename or folder), error) from error
+    finally:
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+    return {name: folder / name for name in files}
 
 
 def _output_error(what: str, path: Path, error: OSError) -> OutputError:
