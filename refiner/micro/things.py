@@ -38,6 +38,10 @@ SUN: Colour = (255, 222, 70)
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 WORDS = ("sun", "car", "ice", "tea", "zoo", "bus")
+FINGERS = ("first finger", "second finger", "third finger", "fourth finger", "thumb")
+LEGS = ("first leg", "second leg", "third leg", "fourth leg")
+TICKS = ("twelve o'clock tick", "three o'clock tick", "six o'clock tick", "nine o'clock tick")
+PLACES = ("first letter", "second letter", "third letter")
 
 
 class Part(NamedTuple):
@@ -68,7 +72,7 @@ def finger(index: int) -> Points:
 
 def draw_hand(colour: Colour, _background: Colour, _attribute: str) -> list[Part]:
     palm = polygon((-0.57, 0.1), (0.57, 0.1), (0.6, 0.55), (0.36, 0.98), (-0.36, 0.98), (-0.6, 0.55))
-    fingers = [Part(f"finger {i}", finger(i), colour, 0, True) for i in range(1, 6)]
+    fingers = [Part(name, finger(i), colour, 0, True) for i, name in enumerate(FINGERS, start=1)]
     return [*fingers, Part("palm", palm, colour, 0, True)]
 
 
@@ -102,7 +106,7 @@ def draw_cat(colour: Colour, _background: Colour, side: str) -> list[Part]:
     dark = blend(colour, INK, 0.55)
     parts = [
         Part("tail", capsule(-0.56, 0.1, -0.84, -0.6, 0.2), colour, 0, True),
-        *[Part(f"leg {i}", leg(i), colour, 0, True) for i in range(1, 5)],
+        *[Part(name, leg(i), colour, 0, True) for i, name in enumerate(LEGS, start=1)],
         Part("body", ellipse(-0.06, 0.2, 0.62, 0.33), colour, 0, True),
         Part("left ear", polygon((0.26, -0.5), (0.3, -0.92), (0.56, -0.66)), colour, 0, True),
         Part("right ear", polygon((0.92, -0.5), (0.88, -0.92), (0.62, -0.66)), colour, 0, True),
@@ -127,11 +131,10 @@ def clock_hand(hour: float, length: float, width: float) -> Points:
 
 
 def draw_clock(colour: Colour, _background: Colour, hour: str) -> list[Part]:
-    ticks = ("twelve", "three", "six", "nine")
     return [
         Part("rim", ellipse(0, 0, 0.94, 0.94), colour, 0, True),
         Part("dial", ellipse(0, 0, 0.74, 0.74), WHITE, 1),
-        *[Part(f"{name} o'clock tick", tick(i), INK, 2) for i, name in enumerate(ticks)],
+        *[Part(name, tick(i), INK, 2) for i, name in enumerate(TICKS)],
         Part("hour hand", clock_hand(NUMBERS.index(hour) + 1, 0.4, 0.2), COLOURS["red"], 4),
         Part("minute hand", clock_hand(0, 0.58, 0.16), INK, 3),
     ]
@@ -172,14 +175,19 @@ def letter(glyph: str, place: int, mirrored: bool = False) -> list[Points]:
     return strokes
 
 
+def letter_colour(board: Colour) -> Colour:
+    """The colour of a sign's letters: what stands out from its board."""
+    return INK if sum(board) > 500 else WHITE
+
+
 def draw_sign(colour: Colour, _background: Colour, word: str) -> list[Part]:
-    ink = INK if sum(colour) > 500 else WHITE
+    ink = letter_colour(colour)
     parts = [
         Part("post", rectangle(-0.11, 0.1, 0.11, 0.97), BROWN, 0, True),
         Part("board", rectangle(-0.95, -0.84, 0.95, 0.2), colour, 1, True),
     ]
     for place, glyph in enumerate(word):
-        parts += [Part(f"letter {place + 1}", stroke, ink, 2) for stroke in letter(glyph, place)]
+        parts += [Part(PLACES[place], stroke, ink, 2) for stroke in letter(glyph, place)]
     return parts
 
 

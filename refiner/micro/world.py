@@ -11,6 +11,7 @@ A scene holds one to four things on a flat background. Its caption says it all b
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from refiner.errors import InputError
 from refiner.micro.drawing import Colour, Shape, rasterise
-from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS, Kind
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS, Kind, Part
 
 SIZE = 96
 """Height and width of a picture, in pixels."""
@@ -45,9 +46,12 @@ class Thing:
         text = KINDS[self.kind].phrase.format(colour=self.colour, attribute=self.attribute)
         return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
-    def shapes(self, index: int, background: Colour) -> list[Shape]:
-        """The thing's parts as polygons in picture coordinates; ``index`` is its place in the scene."""
-        parts = KINDS[self.kind].draw(COLOURS[self.colour], background, self.attribute)
+    def parts(self, background: Colour) -> list[Part]:
+        """The thing's parts in its own unit coordinates."""
+        return KINDS[self.kind].draw(COLOURS[self.colour], background, self.attribute)
+
+    def shapes(self, index: int, parts: Sequence[Part]) -> list[Shape]:
+        """Parts of this thing as polygons in picture coordinates; ``index`` is its place in the scene."""
         return [
             Shape(
                 thing=index,
@@ -85,7 +89,9 @@ class Scene:
 
     def shapes(self) -> list[Shape]:
         """All parts of all things, in drawing order."""
-        return [shape for index, thing in enumerate(self.things) for shape in thing.shapes(index, self.ground)]
+        return [
+            shape for index, thing in enumerate(self.things) for shape in thing.shapes(index, thing.parts(self.ground))
+        ]
 
 
 def cells(rows: tuple[int, ...]) -> list[tuple[float, float, float, float]]:
@@ -195,6 +201,8 @@ def parse_caption(text: str) -> Scene:
     rows = [row.split(" left of ") for row in body.split(" above ")]
     counts = tuple(len(row) for row in rows)
     if counts not in {layout for layouts in LAYOUTS.values() for layout in layouts}:
-        raise InputError(f"expected one or two rows of one or two things each, got rows of {counts} in {text.strip()!r}")
+        raise InputError(
+            f"expected one or two rows of one or two things each, got rows of {counts} in {text.strip()!r}"
+        )
     things = tuple(parse_phrase(phrase) for row in rows for phrase in row)
     return Scene(things=things, rows=counts, background=name)
