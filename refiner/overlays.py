@@ -15,7 +15,7 @@ from refiner.types import Analysis, Attempt, RefinementResult, Region, Size
 PAPER, CARD, INK, FAINT, RULE = "#f6f5f1", "#ffffff", "#1b1b1a", "#6d6b66", "#dedbd3"
 GOOD, BAD = "#1f7a4d", "#b3362b"
 
-KIND_COLOURS = {LegionKind.STRUCTURE: "#e0342b", LegionKind.DISTORTION: "#c2410c", LegionKind.PHYSICS: "#2563eb"}
+KIND_COLOURS = {LegionKind.STRUCTURE: "#e0342b", LegionKind.DISTORTION: "#8b2fd6", LegionKind.PHYSICS: "#2563eb"}
 """The colour of a region's outline and number, by the kind of its flaw."""
 
 _VIEW = 480
@@ -42,7 +42,7 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def marks(analysis: Analysis, size: tuple[int, int]) -> Image.Image:
+def marks(analysis: Analysis, size: tuple[int, int], *, fill: bool = True) -> Image.Image:
     """Outlines and numbers (from 1) of the regions on a transparent RGBA layer of ``size`` (width, height)."""
     layer = Image.new("RGBA", size)
     line = max(2, round(max(size) / 240))
@@ -54,7 +54,8 @@ def marks(analysis: Analysis, size: tuple[int, int]) -> Image.Image:
         halo = edge.filter(ImageFilter.MaxFilter(3))
         layer.paste("#ffffffd0", mask=ImageChops.subtract(halo, edge))
         layer.paste(colour, mask=ImageChops.subtract(edge, inside))
-        layer.paste(f"{colour}38", mask=inside)
+        if fill:
+            layer.paste(f"{colour}2c", mask=inside)
     _number(layer, analysis)
     return layer
 
@@ -86,11 +87,13 @@ def _badge_place(
     return (free or places)[0]
 
 
-def overlay(image: Image.Image, analysis: Analysis | None) -> Image.Image:
-    """The image, enlarged where it is small, with its regions outlined and numbered; RGB."""
-    view = enlarged(image).convert("RGB")
+def overlay(
+    image: Image.Image, analysis: Analysis | None, side: int | None = None, *, fill: bool = True
+) -> Image.Image:
+    """The image with its regions outlined and numbered; RGB, scaled to ``side`` or enlarged where it is small."""
+    view = (enlarged(image) if side is None else fitted(image, side)).convert("RGB")
     if analysis is not None:
-        layer = marks(analysis, view.size)
+        layer = marks(analysis, view.size, fill=fill)
         view.paste(layer, mask=layer.getchannel("A"))
     return view
 
@@ -112,7 +115,7 @@ def before_after(result: RefinementResult) -> Image.Image | None:
     if not painted or best.image is None:
         return None
     panels = [("Before", painted[0]), ("After", best)]
-    pictures = [fitted(overlay(attempt.image, attempt.analysis), _VIEW) for _, attempt in panels if attempt.image]
+    pictures = [overlay(attempt.image, attempt.analysis, _VIEW, fill=False) for _, attempt in panels if attempt.image]
     width = 2 * _VIEW + 3 * _MARGIN
     title = _wrap(result.prompt, _font(22), width - 2 * _MARGIN, lines=3)
     top = _MARGIN + 30 * len(title) + 14
@@ -160,7 +163,7 @@ def _card(canvas: Image.Image, attempt: Attempt, corner: tuple[int, int], side: 
         draw.rectangle((x, y, x + side, y + side), fill=PAPER, outline=RULE)
         draw.text((x + side / 2, y + side / 2), "no picture", font=_font(16), fill=FAINT, anchor="mm")
     else:
-        picture = fitted(overlay(attempt.image, attempt.analysis), side)
+        picture = overlay(attempt.image, attempt.analysis, side)
         canvas.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
     y += side + 12
     _tick(draw, (x + 9, y + 9), accepted=attempt.accepted)
