@@ -1,0 +1,147 @@
+"""The public LEGION / GLaMM checkpoint layout, brought to ours by renames alone.
+
+The original saves one flat model: ``model.*`` and ``lm_head`` of a LLaMA, with CLIP, projector, SAM and the [SEG]
+projection hung below ``model.``. Pure functions from names and shapes to names and configs; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refiner.errors import WeightsError
+
+PROMPT = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the human's questions. USER: The <im_start><image><im_end> provides an overview of the "
+    "picture.\nPlease provide a detailed analysis of artifacts in this photo, considering physical artifacts (e.g., "
+    "optical display issues, violations of physical laws, and spatial/perspective errors), structural artifacts "
+    "(e.g., deformed objects, asymmetry, or distorted text), and distortion artifacts (e.g., color/texture "
+    "distortion, noise/blur, artistic style errors, and material misrepresentation). Output with interleaved "
+    "segmentation masks for the corresponding parts of the answer. ASSISTANT:"
+)
+"""The one instruction that the public checkpoint was trained with, in its conversation frame."""
+
+_DROPPED = re.compile(r"rotary_emb\.inv_freq$|^model\.region_encoder\.|\.pixel_(mean|std)$|\.position_ids$")
+_FAMILIES = (
+    (r"^model\.(embed_tokens|layers|norm)\.", r"llava.model.language_model.\1."),
+    (r"^lm_head\.", "llava.lm_head."),
+    (r"^model\.mm_projector\.0\.", "llava.model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", "llava.model.multi_modal_projector.linear_2."),
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "llava.model.vision_tower."),
+    (r"^model\.text_hidden_fcs\.0\.", "text_hidden_fcs."),
+    (r"^prediction_head\.", "prediction_head."),
+    (r"^model\.grounding_encoder\.", "sam."),
+)
+_MLP = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+_UPSCALING = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
+_DOWNSCALING = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
+_NECK = {"0": "conv1", "1": "layer_norm1", "2": "conv2", "3": "layer_norm2"}
+
+
+def rename_key(key: str) -> str | None:
+    """Our name for a weight of the original layout; None for one that we do not need.
+
+    Raises:
+        WeightsError: the original layout has no such weight.
+    """
+    if _DROPPED.search(key):
+        return None
+    for pattern, replacement in _FAMILIES:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return _rename_sam(renamed) if renamed.startswith("sam.") else renamed
+    raise WeightsError(f"Expected a weight of the LEGION / GLaMM layout, got {key!r}: is this another model's folder?")
+
+
+def _rename_sam(key: str) -> str:
+    key = re.sub(r"(iou_prediction_head|output_hypernetworks_mlps\.\d+)\.layers\.(\d)", _pick(_MLP, 2, r"{1}.{0}"), key)
+    key = re.sub(r"output_upscaling\.(\d)", _pick(_UPSCALING, 1, "{0}"), key)
+    key = re.sub(r"mask_downscaling\.(\d)", _pick(_DOWNSCALING, 1, "mask_embed.{0}"), key)
+    key = re.sub(r"image_encoder\.neck\.(\d)", _pick(_NECK, 1, "vision_encoder.neck.{0}"), key)
+    key = key.replace("image_encoder.", "vision_encoder.").replace("vision_encoder.blocks.", "vision_encoder.layers.")
+    key = key.replace("patch_embed.proj.", "patch_embed.projection.")
+    key = key.replace("point_embeddings.", "point_embed.")
+    key = key.replace("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding")
+    return re.sub(r"\.norm(\d|_final)", r".layer_norm\1", key)
+
+
+def _pick(names: Mapping[str, str], group: int, form: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: form.format(names[match[group]], match[1])
+
+
+def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the original layout under our names.
+
+    ``<image>``, which the original keeps outside its vocabulary as -200, gets a row of zeros at the end of the
+    embedding and of ``lm_head``; SAM's random position matrix is given to both of its users.
+    """
+    state = {renamed: tensor for key, tensor in original.items() if (renamed := rename_key(key))}
+    for key in ("llava.model.language_model.embed_tokens.weight", "llava.lm_head.weight"):
+        state[key] = torch.cat([state[key], torch.zeros_like(state[key][:1])])
+    shared = state["sam.prompt_encoder.shared_embedding.positional_embedding"]
+    state["sam.shared_image_embedding.positional_embedding"] = shared
+    return state
+
+
+def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``LlavaConfig`` as a dict, from the original's flat LLaMA config and the CLIP tower's own config."""
+    copied = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps")
+    ids = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    text = {key: original[key] for key in (*copied, *ids) if key in original}
+    text |= {
+        "model_type": "llama",
+        "vocab_size": original["vocab_size"] + 1,
+        "num_key_value_heads": original.get("num_key_value_heads", original["num_attention_heads"]),
+    }
+    return {
+        "text_config": text,
+        "vision_config": {**vision, "model_type": "clip_vision_model"},
+        "image_token_index": original["vocab_size"],
+        "image_seq_length": (vision["image_size"] // vision["patch_size"]) ** 2,
+        "vision_feature_layer": original.get("mm_vision_select_layer", -2),
+    }
+
+
+def sam_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A ``SamConfig`` as a dict, read off the shapes of converted weights (the original stores none).
+
+    Heads of the mask decoder leave no trace in the shapes; they are SAM's eight.
+    """
+    encoder = "sam.vision_encoder."
+    hidden, _, patch, _ = state[f"{encoder}patch_embed.projection.weight"].shape
+    grid = state[f"{encoder}pos_embed"].shape[1]
+    layers = 1 + max(int(key.split(".")[3]) for key in state if key.startswith(f"{encoder}layers."))
+    reach = [(state[f"{encoder}layers.{index}.attn.rel_pos_h"].shape[0] + 1) // 2 for index in range(layers)]
+    head = state[f"{encoder}layers.0.attn.rel_pos_h"].shape[1]
+    width = state[f"{encoder}neck.conv1.weight"].shape[0]
+    decoder = "sam.mask_decoder."
+    return {
+        "vision_config": {
+            "hidden_size": hidden,
+            "output_channels": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // head,
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "window_size": min(reach),
+            "global_attn_indexes": [index for index, size in enumerate(reach) if size == grid],
+            "mlp_dim": state[f"{encoder}layers.0.mlp.lin1.weight"].shape[0],
+            "num_pos_feats": width // 2,
+        },
+        "prompt_encoder_config": {
+            "hidden_size": width,
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "mask_input_channels": state["sam.prompt_encoder.mask_embed.conv3.weight"].shape[1],
+        },
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "mlp_dim": state[f"{decoder}transformer.layers.0.mlp.lin1.weight"].shape[0],
+            "iou_head_hidden_dim": state[f"{decoder}iou_prediction_head.proj_in.weight"].shape[0],
+        },
+    }

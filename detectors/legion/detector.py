@@ -1,0 +1,225 @@
+"""LEGION as a detector: picture in, regions with masks and explanations out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from refiner.detectors.legion.grammar import Finding, parse
+from refiner.detectors.legion.loading import load_parts
+from refiner.detectors.legion.modeling import Answer, LegionModel
+from torch import Tensor
+from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
+
+from refiner.errors import ConfigError, UnreadableOutputError, WeightsError
+from refiner.masks import box_of, location_words
+from refiner.types import Analysis, Mask, Region, Size
+
+BATCH_SIZE = 16
+"""Images that go through the network at once."""
+
+
+class LegionDetector:
+    """LEGION (papers/legion.md section 4.1) at any size; satisfies ``refiner.protocols.Detector``.
+
+    One fixed instruction, greedy decoding. All images of a batch share the prompt, so nothing is padded and each
+    answer is that of a call of its own. A region's ``score`` is the mean mask probability inside its mask times the
+    geometric mean of the probabilities of its phrase's tokens, ``[SEG]`` included.
+
+    Args:
+        model: the network, in eval mode.
+        tokenizer: knows ``<image>``, ``<p>``, ``</p>`` and ``[SEG]``.
+        clip_processor: makes the CLIP tower's input.
+        sam_processor: resizes the longest side, normalises and pads right and below, as SAM does.
+        name: id and revision.
+        domain: "micro" for a model that knows only the micro world and must refuse other pictures; else "".
+    """
+
+    def __init__(
+        self,
+        model: LegionModel,
+        tokenizer: PreTrainedTokenizerBase,
+        clip_processor: CLIPImageProcessor,
+        sam_processor: SamImageProcessor,
+        *,
+        name: str,
+        domain: str = "",
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.clip_processor = clip_processor
+        self.sam_processor = sam_processor
+        self.domain = domain
+        self._name = name
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> LegionDetector:
+        """Load a folder, ours (``save_pretrained``) or in the layout of the public LEGION / GLaMM checkpoints.
+
+        Args:
+            folder: an existing folder. The original layout lacks the CLIP tower: it is taken from the folder's
+                ``vision_tower/`` where there is one, else from the hub id in the folder's config.
+            device: None takes CUDA where there is one.
+            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+
+        Raises:
+            WeightsError: the folder is of another kind, incomplete or damaged.
+        """
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        parts = load_parts(Path(folder), torch.float32 if dtype is None and place.type == "cpu" else dtype)
+        return cls(
+            parts.model.to(place),
+            parts.tokenizer,
+            parts.clip_processor,
+            parts.sam_processor,
+            name=parts.name,
+            domain=parts.domain,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors), config, tokenizer and both processors; ``from_pretrained`` reads them back."""
+        root = Path(folder)
+        self.model.save_pretrained(root)
+        self.tokenizer.save_pretrained(root)
+        self.clip_processor.save_pretrained(root / "clip")
+        self.sam_processor.save_pretrained(root / "sam")
+
+    @property
+    def name(self) -> str:
+        """Id and revision."""
+        return self._name
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """What is wrong with one RGB picture; LEGION does not look at the prompt.
+
+        Raises:
+            OutOfDomainError: the model knows only the micro world, and this is no picture of it.
+            UnreadableOutputError: the model's text is not in its grammar.
+        """
+        return self.batch([image], None if prompt is None else [prompt])[0]
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """The same answers as one call each, ``BATCH_SIZE`` images at a time."""
+        if prompts is not None and len(prompts) != len(images):
+            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        pictures = [image.convert("RGB") for image in images]
+        if self.domain == "micro":
+            from refiner.micro.domain import check
+
+            for picture in pictures:
+                check(picture)
+        analyses: list[Analysis] = []
+        for start in range(0, len(pictures), BATCH_SIZE):
+            analyses += self._analyse(pictures[start : start + BATCH_SIZE])
+        return analyses
+
+    @torch.inference_mode()
+    def _analyse(self, images: Sequence[Image.Image]) -> list[Analysis]:
+        device, dtype = self.model.device, self.model.dtype
+        pixels = self.clip_processor(images, return_tensors="pt")["pixel_values"].to(device, dtype)
+        vision = self.model.encode_image(pixels)
+        answer = self.model.answer(self._prompt_ids().to(device), vision)
+        verdict = self.model.verdict(vision)
+        fake = [None] * len(images) if verdict is None else verdict.float().softmax(-1)[:, 0].tolist()
+        masks = self._masks(images, answer)
+        return [self._analysis(image, answer, row, masks[row], fake[row]) for row, image in enumerate(images)]
+
+    def _prompt_ids(self) -> Tensor:
+        ids = self.tokenizer(self.model.config.prompt, return_tensors="pt")["input_ids"][0]
+        llava = self.model.llava_config
+        repeats = torch.where(ids == llava.image_token_index, llava.image_seq_length, 1)
+        return ids.repeat_interleave(repeats)
+
+    def _masks(self, images: Sequence[Image.Image], answer: Answer) -> list[Tensor]:
+        """Mask logits of each image's [SEG] tokens at image resolution: float (S, H, W) each."""
+        marks = self._live_tokens(answer) & (answer.tokens == self.model.config.seg_token_id)
+        rows, places = marks.nonzero(as_tuple=True)
+        inputs = self.sam_processor(images, return_tensors="pt")
+        logits = self._raw_masks(inputs["pixel_values"], rows, answer.states[rows, places])
+        return [
+            self.sam_processor.post_process_masks(
+                [logits[rows == row, None].float()],
+                inputs["original_sizes"][row : row + 1].tolist(),
+                inputs["reshaped_input_sizes"][row : row + 1].tolist(),
+                binarize=False,
+            )[0][:, 0]
+            if (rows == row).any()
+            else torch.zeros(0, image.height, image.width)
+            for row, image in enumerate(images)
+        ]
+
+    def _raw_masks(self, pixels: Tensor, rows: Tensor, states: Tensor) -> Tensor:
+        if not len(rows):
+            return torch.zeros(0, 1, 1)
+        used, positions = rows.unique(return_inverse=True)
+        ground = self.model.encode_ground(pixels.to(self.model.device, self.model.dtype)[used])
+        return self.model.decode_masks(ground[positions], states)
+
+    def _live_tokens(self, answer: Answer) -> Tensor:
+        """Bool (B, T): tokens before each row's end token."""
+        ends = answer.tokens == self.model.llava_config.text_config.eos_token_id
+        return ends.int().cumsum(1) == 0
+
+    def _analysis(self, image: Image.Image, answer: Answer, row: int, masks: Tensor, fake: float | None) -> Analysis:
+        live = self._live_tokens(answer)[row]
+        tokens, chances = answer.tokens[row][live], answer.chances[row][live]
+        raw = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        findings = parse(raw)
+        if sum(len(finding.marks) for finding in findings) != len(masks):
+            raise UnreadableOutputError(
+                f"Expected {len(masks)} [SEG] tokens in the answer's text, got another number in {raw[:120]!r}: "
+                "use another detector for this picture.",
+                raw,
+            )
+        size = Size(image.height, image.width)
+        sure = self._phrase_chances(tokens, chances)
+        regions = [_region(finding, masks[list(finding.marks)], sure[finding.marks[0]], size) for finding in findings]
+        return Analysis(
+            size=size,
+            regions=tuple(regions),
+            fake_probability=None if fake is None else round(fake, 6),
+            raw=raw,
+            detector=self.name,
+        )
+
+    def _phrase_chances(self, tokens: Tensor, chances: Tensor) -> list[float]:
+        """For each [SEG] token, the geometric mean of the probabilities from its ``<p>`` to itself."""
+        opening = self.tokenizer.convert_tokens_to_ids("<p>")
+        found, start = [], 0
+        for place, token in enumerate(tokens.tolist()):
+            if token == opening:
+                start = place
+            elif token == self.model.config.seg_token_id:
+                found.append(float(chances[start : place + 1].log().mean().exp()))
+        return found
+
+
+def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Region:
+    """A finding with its mask logits, float (marks, H, W), as a region.
+
+    Where no pixel is more likely flawed than not, the mask is where the probability is at least half its maximum: a
+    claim that the text makes is never dropped, it only scores low.
+    """
+    probability = logits.amax(0).sigmoid().cpu().numpy()
+    mask: Mask = probability > 0.5
+    if not mask.any():
+        mask = probability >= probability.max() / 2
+    box = box_of(mask)
+    if box is None:
+        raise WeightsError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
+    return Region(
+        mask=mask,
+        box=box,
+        name=finding.name,
+        location=finding.location or location_words(box, size),
+        explanation=finding.explanation,
+        reasoning=finding.reasoning,
+        category=finding.category,
+        severity=finding.severity,
+        score=round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6),
+    )

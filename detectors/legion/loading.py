@@ -1,0 +1,165 @@
+"""Folders to parts: our own layout, and that of the public LEGION / GLaMM checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
+from refiner.detectors.legion.modeling import LegionConfig, LegionModel
+from torch import Tensor
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    SamImageProcessor,
+)
+
+from refiner.errors import WeightsError
+from refiner.hub import read_card, verify
+
+_ORIGINAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>", "<image>")
+
+
+class Parts(NamedTuple):
+    """What a folder holds."""
+
+    model: LegionModel
+    tokenizer: PreTrainedTokenizerBase
+    clip_processor: CLIPImageProcessor
+    sam_processor: SamImageProcessor
+    name: str
+    domain: str
+
+
+def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
+    """Read either layout; ``dtype`` None keeps the checkpoint's.
+
+    Raises:
+        WeightsError: the folder is of another kind, incomplete or damaged.
+    """
+    config = read_config(folder)
+    if is_ours(config):
+        return _load_ours(folder, dtype)
+    if is_original(config):
+        return _load_original(folder, config, dtype)
+    raise WeightsError(
+        f"Expected a LEGION detector in {str(folder)!r}, got a model of type {config.get('model_type')!r}: "
+        "name a folder with LEGION weights."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        WeightsError: there is none, or it cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"Expected a model config in {str(path)!r}, got {error!r}: fetch the folder again."
+        ) from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"Expected a JSON object in {str(path)!r}, got {config!r}: fetch the folder again.")
+    return config
+
+
+def is_ours(config: dict[str, Any]) -> bool:
+    """Whether a config is one that ``LegionDetector.save_pretrained`` wrote."""
+    return config.get("model_type") == LegionConfig.model_type
+
+
+def is_original(config: dict[str, Any]) -> bool:
+    """Whether a config is the flat one of the public LEGION / GLaMM checkpoints."""
+    return "mm_vision_tower" in config and "out_dim" in config
+
+
+def _load_ours(folder: Path, dtype: torch.dtype | None) -> Parts:
+    verify(folder)
+    try:
+        model, info = LegionModel.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        clip_processor = CLIPImageProcessor.from_pretrained(folder / "clip")
+        sam_processor = SamImageProcessor.from_pretrained(folder / "sam")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"Expected a whole LEGION folder in {str(folder)!r}, got {error}: build it again."
+        ) from error
+    _check_complete(folder, info)
+    card = read_card(folder) if (folder / "card.json").exists() else None
+    name = card.name if card else f"legion:{folder.name}"
+    return Parts(model, tokenizer, clip_processor, sam_processor, name, card.domain if card else "")
+
+
+def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | None) -> Parts:
+    own_tower = folder / "vision_tower"
+    tower = own_tower if own_tower.is_dir() else original["mm_vision_tower"]
+    try:
+        clip = CLIPVisionModel.from_pretrained(tower)
+        clip_processor = CLIPImageProcessor.from_pretrained(tower)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"Expected a CLIP tower in {str(tower)!r} and a tokenizer in {str(folder)!r}, got {error}: "
+            f"put the tower's folder at {str(own_tower)!r}."
+        ) from error
+    tokenizer.add_tokens(
+        [AddedToken(token, lstrip=True, rstrip=True) for token in _ORIGINAL_TOKENS], special_tokens=True
+    )
+    state = convert_state_dict(_read_weights(folder))
+    for key, tensor in clip.state_dict().items():
+        state.setdefault(f"llava.model.vision_tower.{key}", tensor)
+    head = state.get("prediction_head.0.weight")
+    config = LegionConfig(
+        llava=llava_config(original, clip.config.to_dict()),
+        sam=sam_config(state),
+        verdict_width=0 if head is None else head.shape[0],
+        seg_token_id=tokenizer.convert_tokens_to_ids("[SEG]"),
+        prompt=PROMPT,
+    )
+    model, info = LegionModel.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=dtype or state["llava.lm_head.weight"].dtype,
+        output_loading_info=True,
+    )
+    _check_complete(folder, info)
+    side = config.sam["vision_config"]["image_size"]
+    sam_processor = SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side})
+    return Parts(model, tokenizer, clip_processor, sam_processor, f"legion:{folder.name}", "")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            loaded = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            )
+        except Exception as error:  # unpickling damaged bytes may raise anything
+            raise WeightsError(f"Expected whole weights in {str(path)!r}, got {error!r}: fetch it again.") from error
+        state |= loaded
+    if not state:
+        raise WeightsError(f"Expected weights (*.safetensors or *.bin) in {str(folder)!r}, got none: fetch them again.")
+    return state
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing or surplus or info.get("mismatched_keys"):
+        raise WeightsError(
+            f"Expected all of LEGION's weights in {str(folder)!r} and no others, got missing {missing[:3]} and "
+            f"surplus {surplus[:3]}: fetch or build the folder again."
+        )

@@ -1,0 +1,192 @@
+"""LEGION's network (papers/legion.md section 4.1, figure 3a), built from the classes of transformers.
+
+Legend for shapes: B images, L text tokens with the image's N tokens among them, S [SEG] tokens in the whole batch,
+D width of the language model, V vocabulary, C width of SAM's decoder, h x w SAM's embedding grid.
+
+One departure from the paper's text, taken from its code: the mask of a [SEG] token is asked for by the hidden state
+one place before it, the one that predicts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    DynamicCache,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SamConfig,
+    SamModel,
+)
+
+
+class LegionConfig(PreTrainedConfig):
+    """Everything that the network and its prompt depend on.
+
+    Args:
+        llava: a ``LlavaConfig`` as a dict: CLIP tower, projector and language model.
+        sam: a ``SamConfig`` as a dict; its decoder's width is what [SEG] states are projected to.
+        verdict_width: hidden width of the real/fake head, 0 where a checkpoint has none.
+        seg_token_id: id of ``[SEG]``.
+        prompt: text before the answer; holds ``<image>`` exactly once.
+        max_new_tokens: longest answer, in tokens.
+    """
+
+    model_type = "refiner_legion"
+
+    def __init__(
+        self,
+        *,
+        llava: dict[str, Any] | None = None,
+        sam: dict[str, Any] | None = None,
+        verdict_width: int = 2048,
+        seg_token_id: int = 32004,
+        prompt: str = "",
+        max_new_tokens: int = 512,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        self.llava = llava or {}
+        self.sam = sam or {}
+        self.verdict_width = verdict_width
+        self.seg_token_id = seg_token_id
+        self.prompt = prompt
+        self.max_new_tokens = max_new_tokens
+        super().__init__(**kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegionOutput:
+    """What one teacher-forced pass gives."""
+
+    logits: Tensor
+    """Float (B, L, V)."""
+    mask_logits: Tensor
+    """Float (S, 4h, 4w), one per [SEG] in reading order, over SAM's padded square; a pixel is flawed above 0."""
+    verdict_logits: Tensor | None
+    """Float (B, 2), fake before real (the paper's code labels real 1), or None without a head."""
+    vision: Tensor
+    """Float (B, 1 + N, width of the tower), CLS first."""
+    sam: Tensor
+    """Float (B, C, h, w)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What greedy decoding gives; T is the length of the longest row, its end token included."""
+
+    tokens: Tensor
+    """Int (B, T)."""
+    states: Tensor
+    """Float (B, T, D): the state that predicted each token, which is what a [SEG] token's mask is asked with."""
+    chances: Tensor
+    """Float (B, T): probability of each token."""
+
+
+class LegionModel(PreTrainedModel):
+    """CLIP tower, projector, language model, [SEG] projection, SAM encoder and mask decoder, verdict head."""
+
+    config_class = LegionConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: LegionConfig) -> None:
+        super().__init__(config)
+        llava_config = LlavaConfig(**config.llava)
+        sam_config = SamConfig(**config.sam)
+        width, out = llava_config.text_config.hidden_size, sam_config.mask_decoder_config.hidden_size
+        self.llava = LlavaForConditionalGeneration(llava_config)
+        self.sam = SamModel(sam_config)
+        self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+        self.prediction_head: nn.Sequential | None = None
+        if config.verdict_width:
+            self.prediction_head = nn.Sequential(
+                nn.Linear(llava_config.vision_config.hidden_size, config.verdict_width),
+                nn.ReLU(),
+                nn.Linear(config.verdict_width, 2),
+            )
+        self.post_init()
+
+    @property
+    def llava_config(self) -> LlavaConfig:
+        """The configuration of tower, projector and language model."""
+        return self.llava.config
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Run the CLIP tower once: (B, 3, H, W) -> (B, 1 + N, width), the layer that LLaVA reads."""
+        output = self.llava.model.vision_tower(pixel_values, output_hidden_states=True)
+        return output.hidden_states[self.llava_config.vision_feature_layer]
+
+    def verdict(self, vision: Tensor) -> Tensor | None:
+        """Equation 1: (B, 1 + N, width) -> logits (B, 2), fake before real; None without a head."""
+        return None if self.prediction_head is None else self.prediction_head(vision[:, 0])
+
+    def embed(self, input_ids: Tensor, vision: Tensor) -> Tensor:
+        """Text embeddings with the projected patch tokens in the image's places: (B, L), (B, 1 + N, .) -> (B, L, D)."""
+        embeds = self.llava.get_input_embeddings()(input_ids)
+        patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.dtype)
+        places = (input_ids == self.llava_config.image_token_index).unsqueeze(-1)
+        return embeds.masked_scatter(places, patches)
+
+    def encode_ground(self, sam_pixel_values: Tensor) -> Tensor:
+        """Run the SAM encoder: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.sam.vision_encoder(sam_pixel_values).last_hidden_state
+
+    def decode_masks(self, ground: Tensor, states: Tensor) -> Tensor:
+        """Equation 3: SAM embeddings (S, C, h, w) and language states (S, D), row by row -> mask logits (S, 4h, 4w)."""
+        prompts = self.text_hidden_fcs(states)[:, None, None, :]
+        height, width = ground.shape[-2:]
+        dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, height, width)
+        place = self.sam.get_image_wide_positional_embeddings().to(ground.dtype)
+        masks, _ = self.sam.mask_decoder(
+            image_embeddings=ground,
+            image_positional_embeddings=place.expand(len(ground), -1, -1, -1),
+            sparse_prompt_embeddings=prompts.to(ground.dtype),
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return masks[:, 0, 0]
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor, sam_pixel_values: Tensor) -> LegionOutput:
+        """One teacher-forced pass over known answers: ids (B, L), padded on the right, where causality hides it."""
+        vision = self.encode_image(pixel_values)
+        embeds = self.embed(input_ids, vision)
+        hidden = self.llava.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        rows, places = (input_ids == self.config.seg_token_id).nonzero(as_tuple=True)
+        ground = self.encode_ground(sam_pixel_values)
+        return LegionOutput(
+            logits=self.llava.lm_head(hidden),
+            mask_logits=self.decode_masks(ground[rows], hidden[rows, places - 1]),
+            verdict_logits=self.verdict(vision),
+            vision=vision,
+            sam=ground,
+        )
+
+    @torch.inference_mode()
+    def answer(self, input_ids: Tensor, vision: Tensor) -> Answer:
+        """Decode greedily from one prompt (L,) shared by all images and their features (B, 1 + N, width).
+
+        Rows that have ended go on until the longest has; what follows a row's end token means nothing.
+        """
+        end = self.llava_config.text_config.eos_token_id
+        language, head = self.llava.model.language_model, self.llava.lm_head
+        cache = DynamicCache(config=self.llava_config.text_config)
+        embeds = self.embed(input_ids.expand(len(vision), -1), vision)
+        tokens, states, chances = [], [], []
+        open_rows = torch.ones(len(vision), dtype=torch.bool, device=vision.device)
+        while open_rows.any() and len(tokens) < self.config.max_new_tokens:
+            state = language(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            logits = head(state).float()
+            logits[:, self.llava_config.image_token_index] = -torch.inf
+            chance, token = logits.softmax(-1).max(-1)
+            tokens.append(token)
+            states.append(state)
+            chances.append(chance)
+            open_rows &= token != end
+            embeds = self.llava.get_input_embeddings()(token)[:, None]
+        return Answer(tokens=torch.stack(tokens, 1), states=torch.stack(states, 1), chances=torch.stack(chances, 1))

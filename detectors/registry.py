@@ -1,0 +1,102 @@
+"""From the id of a detector to the detector.
+
+A frozen table of families; nothing is imported before it is asked for. Other packages add families by an entry point
+of group ``refiner.detectors`` whose name is the family and whose value is a factory like those in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from refiner.errors import ModelNotFoundError
+from refiner.hub import micro_parts, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from refiner.protocols import Detector
+
+    Factory = Callable[[Path, str | torch.device | None, torch.dtype | None], Detector]
+
+ENTRY_POINTS = "refiner.detectors"
+
+
+def _legion(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
+    from refiner.detectors.legion import LegionDetector
+
+    return LegionDetector.from_pretrained(folder, device=device, dtype=dtype)
+
+
+FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion})
+"""Family -> factory(folder, device, dtype)."""
+
+_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"refiner_legion": "legion"})
+"""``model_type`` in a folder's ``config.json`` -> family."""
+
+
+def families() -> dict[str, Factory]:
+    """The table, with what other packages add to it; ours cannot be replaced."""
+    added = {entry.name: _lazy(entry.value) for entry in entry_points(group=ENTRY_POINTS)}
+    return added | dict(FAMILIES)
+
+
+def _lazy(target: str) -> Factory:
+    module, _, attribute = target.partition(":")
+
+    def build(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
+        factory: Factory = getattr(importlib.import_module(module), attribute)
+        return factory(folder, device, dtype)
+
+    return build
+
+
+def load_detector(
+    detector: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Detector:
+    """Load a detector by its id.
+
+    Args:
+        detector: ``micro`` or ``micro:legion`` (bundled), ``<family>:<folder or hub id>``, or a folder or hub id
+            whose ``config.json`` tells its family.
+        device: None takes CUDA where there is one.
+        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+
+    Raises:
+        ModelNotFoundError: no such detector; the message names those that are known.
+        WeightsError: its weights are damaged or of another kind.
+    """
+    table = families()
+    text = str(detector)
+    family, colon, rest = text.partition(":")
+    if colon and family in table:
+        return table[family](resolve(rest, "detector"), device, dtype)
+    try:
+        folder = resolve(detector, "detector")
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error} {_known(table)}") from error
+    named = _family_of(folder)
+    if named not in table:
+        raise ModelNotFoundError(f"Expected a detector, got {text!r}, whose config names none. {_known(table)}")
+    return table[named](folder, device, dtype)
+
+
+def _family_of(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "mm_vision_tower" in config and "out_dim" in config:
+            return "legion"
+        return _MODEL_TYPES.get(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _known(table: Mapping[str, Factory]) -> str:
+    bundled = [part for part in micro_parts() if part.removeprefix("micro:") in table]
+    names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table))]
+    return f"Known detectors: {', '.join(names)}."

@@ -1,0 +1,243 @@
+"""Pictures of the micro world with LEGION's answers to them, drawn ahead into shards and read back in batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from refiner.detectors.legion.grammar import SEVERITIES, Finding, compose
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.world import SIZE, sample_scene
+from refiner.runs import atomic_write
+from refiner.taxonomy import Category
+from refiner.types import Region
+
+KIND_NAMES = tuple(FLAWS)
+CLEAN_SHARE = 0.35
+"""Share of pictures without a flaw."""
+MEAN, STD = 0.5, 0.5
+"""Both towers see (value / 255 - MEAN) / STD."""
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
+
+Pixels = NDArray[np.uint8]
+Augment = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+class Drawn(NamedTuple):
+    """One picture and the truth about it, regions in the order in which an answer names them."""
+
+    image: Pixels
+    """Uint8 (96, 96, 3)."""
+    masks: NDArray[np.bool_]
+    """Bool (R, 96, 96)."""
+    findings: tuple[Finding, ...]
+    kinds: tuple[int, ...]
+    """Index into ``KIND_NAMES`` of each region."""
+
+
+def finding_of(region: Region) -> Finding:
+    """What an answer says of a true region."""
+    return Finding(
+        phrase="",
+        name=region.name,
+        location=region.location,
+        explanation=region.explanation,
+        reasoning=region.reasoning,
+        category=region.category,
+        severity=region.severity,
+        marks=(),
+    )
+
+
+def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
+    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things.
+
+    Regions are ordered by ninth of the picture, row by row, then from left to right.
+    """
+    scene = sample_scene(rng)
+    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
+    picture = inject(scene, rng, count=count)
+    order = sorted(range(len(picture.regions)), key=lambda index: _reading_key(picture.regions[index]))
+    regions = [picture.regions[index] for index in order]
+    masks = np.stack([r.mask for r in regions]) if regions else np.zeros((0, SIZE, SIZE), dtype=np.bool_)
+    kinds = tuple(KIND_NAMES.index(picture.kinds[index]) for index in order)
+    return Drawn(np.asarray(picture.image), masks, tuple(map(finding_of, regions)), kinds)
+
+
+def _reading_key(region: Region) -> tuple[int, int]:
+    x0, y0, x1, y1 = region.box
+    return (3 * (y0 + y1)) // (2 * SIZE), x0 + x1
+
+
+def write_shard(path: Path, seed: int, count: int) -> None:
+    """Draw ``count`` pictures from ``seed`` and write them as one compressed file."""
+    rng = np.random.default_rng(seed)
+    drawn = [draw(rng) for _ in range(count)]
+    texts = [[dataclasses.asdict(finding) for finding in item.findings] for item in drawn]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.stack([item.image for item in drawn]),
+        masks=np.packbits(np.concatenate([item.masks for item in drawn]), axis=-1),
+        kinds=np.array([kind for item in drawn for kind in item.kinds], dtype=np.int64),
+        counts=np.array([len(item.kinds) for item in drawn], dtype=np.int64),
+        texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+    )
+    atomic_write(path, buffer.getvalue())
+
+
+def build_pool(folder: Path, shards: int, count: int, seed: int) -> list[Path]:
+    """Write the shards that are not there yet; shard i is drawn from seed + i, whoever draws it."""
+    paths = [folder / f"pool-{seed + index}-{count}.npz" for index in range(shards)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, path in enumerate(paths):
+        if not path.exists():
+            write_shard(path, seed + index, count)
+            print(f"drawn {index + 1}/{shards} shards of {count} pictures", flush=True)
+    return paths
+
+
+class Pool:
+    """Shards in memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        files = [np.load(path) for path in paths]
+        self.images: Pixels = np.concatenate([file["images"] for file in files])
+        self.masks = np.concatenate([file["masks"] for file in files])
+        self.kinds = np.concatenate([file["kinds"] for file in files])
+        self.ends = np.concatenate([file["counts"] for file in files]).cumsum()
+        texts = [item for file in files for item in json.loads(file["texts"].tobytes())]
+        self.findings = [tuple(_finding(entry) for entry in item) for item in texts]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Drawn:
+        part = slice(self.ends[index - 1] if index else 0, self.ends[index])
+        masks = np.unpackbits(self.masks[part], axis=-1, count=SIZE).astype(np.bool_)
+        return Drawn(self.images[index], masks, self.findings[index], tuple(self.kinds[part].tolist()))
+
+
+def _finding(entry: dict[str, object]) -> Finding:
+    return Finding(**{**entry, "category": Category(entry["category"]), "marks": ()})  # type: ignore[arg-type]
+
+
+def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """What an autoencoder does to a picture, imitated: soft edges, lost resolution, faint noise, a shift of tone.
+
+    Half of the pictures stay as they are. Clean ones stay clean: a detector must not take a decoder for a flaw.
+    """
+    if rng.random() < 0.5:
+        return image
+    picture = Image.fromarray(image)
+    choice = rng.random()
+    if choice < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
+    elif choice < 0.7:
+        side = int(rng.integers(60, 90))
+        resample = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[int(rng.integers(3))]
+        picture = picture.resize((side, side), resample).resize((SIZE, SIZE), resample)
+    elif choice < 0.9:
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=int(rng.integers(55, 96)))
+        picture = Image.open(buffer).convert("RGB")
+    values = np.asarray(picture, dtype=np.float32) * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5, 3)
+    values = values + rng.normal(0, rng.uniform(0, 3), values.shape)
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words and signs of ``texts``; it gives them back exactly."""
+    split = pre_tokenizers.Split(Regex(r" ?[\w'-]+|[^\w\s]|\s"), behavior="isolated")
+    words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    known = list(_SPECIAL[:4]) + sorted(words)
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    marks = [AddedToken(token, lstrip=True, special=True, normalized=False) for token in _SPECIAL[4:]]
+    fast.add_tokens(marks, special_tokens=True)
+    return fast
+
+
+def vocabulary_texts(pool: Pool) -> list[str]:
+    """Answers whose words are all that an answer of the micro world can hold."""
+    numbers = [compose(pool.findings[index]) for index in range(len(pool))]
+    tags = [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
+    return numbers + tags
+
+
+class Batch(NamedTuple):
+    """B pictures with the answers to them; S regions in all, row by row."""
+
+    pixels: Tensor
+    """Float (B, 3, 96, 96), normalised for either tower."""
+    ids: Tensor
+    """Int (B, L): prompt and answer, padded on the right."""
+    labels: Tensor
+    """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    masks: Tensor
+    """Float (S, 96, 96) of 0 and 1."""
+    rows: Tensor
+    """Int (S,): which picture each region is of."""
+    kinds: Tensor
+    """Int (S,): index into ``KIND_NAMES``."""
+    real: Tensor
+    """Int (B,): 1 for a clean picture, 0 for a flawed one, as LEGION's code labels them."""
+
+
+def normalise(images: Pixels) -> Tensor:
+    """Uint8 (B, 96, 96, 3) to what both towers see, float (B, 3, 96, 96)."""
+    values = (images.astype(np.float32) / 255 - MEAN) / STD
+    return torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
+
+
+def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int]) -> Batch:
+    """Put pictures and their answers into one batch."""
+    end = tokenizer.eos_token_id
+    answers = [[*tokenizer.encode(compose(item.findings), add_special_tokens=False), end] for item in items]
+    length = len(prompt_ids) + max(map(len, answers))
+    ids = torch.full((len(items), length), tokenizer.pad_token_id)
+    labels = torch.full((len(items), length), -100)
+    for row, answer in enumerate(answers):
+        stop = len(prompt_ids) + len(answer)
+        ids[row, :stop] = torch.tensor([*prompt_ids, *answer])
+        labels[row, len(prompt_ids) : stop] = torch.tensor(answer)
+    return Batch(
+        pixels=normalise(np.stack([item.image for item in items])),
+        ids=ids,
+        labels=labels,
+        masks=torch.from_numpy(np.concatenate([item.masks for item in items])).float(),
+        rows=torch.tensor([row for row, item in enumerate(items) for _ in item.kinds], dtype=torch.long),
+        kinds=torch.tensor([kind for item in items for kind in item.kinds], dtype=torch.long),
+        real=torch.tensor([0 if item.kinds else 1 for item in items]),
+    )
+
+
+def sample_batch(
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt_ids: Sequence[int],
+    *,
+    seed: tuple[int, ...],
+    size: int,
+    augment: Augment = decoder_like,
+) -> Batch:
+    """Draw ``size`` pictures of the pool, augmented; the same ``seed`` gives the same batch."""
+    rng = np.random.default_rng(seed)
+    items = [pool[int(index)] for index in rng.choice(len(pool), size, replace=False)]
+    return collate([item._replace(image=augment(item.image, rng)) for item in items], tokenizer, prompt_ids)
