@@ -62,13 +62,15 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderReci
     return loss
 
 
-def autoencoder_loss(model: AutoencoderKL, pixels: Tensor, recipe: AutoencoderRecipe) -> tuple[Tensor, dict[str, float]]:
+def autoencoder_loss(
+    model: AutoencoderKL, pixels: Tensor, recipe: AutoencoderRecipe
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One step's loss on float pictures (B, 3, 96, 96) in [-1, 1], and the figures worth logging."""
     posterior = model.encode(pixels).latent_dist
     decoded = model.decode(posterior.sample()).sample.float()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = reconstruction_loss(decoded, pixels, recipe) + recipe.kl_weight * kl
-    return loss, {"l1": float((decoded - pixels).abs().mean()), "kl": float(kl)}
+    return loss, {"l1": (decoded - pixels).abs().mean().detach(), "kl": kl.detach()}
 
 
 @torch.no_grad()
