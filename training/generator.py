@@ -36,7 +36,7 @@ class GeneratorRecipe:
     warmup: int = 300
     ema: float = 0.9993
     caption_dropout: float = 0.1  # share of captions replaced by the empty one
-    pool: int = 40_000  # pictures drawn and encoded ahead
+    pool: int = 32_000  # pictures drawn and encoded ahead
     seed: int = 21
 
 
