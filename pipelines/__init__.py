@@ -1,0 +1,18 @@
+"""Refinement over diffusers pipelines; nothing here imports torch or diffusers before it is called."""
+
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.inpainting import CropInpainter
+from refiner.pipelines.loop import Parts, finish, refine
+from refiner.pipelines.refined import RefinedPipeline, RefinedPipelineOutput
+from refiner.pipelines.revisers import TemplateReviser
+
+__all__ = [
+    "CropInpainter",
+    "Parts",
+    "RefineConfig",
+    "RefinedPipeline",
+    "RefinedPipelineOutput",
+    "TemplateReviser",
+    "finish",
+    "refine",
+]

@@ -1,0 +1,192 @@
+"""Repainting regions as a batch of crops: cut out with context, paint at the model's size, paste back without a seam.
+
+Nothing outside a job's mask changes, not by one grey level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.errors import BadImageError, InputError
+from refiner.masks import box_of, feather, ring
+from refiner.pipelines.config import RefineConfig
+from refiner.protocols import InpaintJob
+from refiner.types import Box, Mask, Size
+
+Pixels = NDArray[np.float32]
+"""Float (H, W, 3) in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crop:
+    """What the model paints for one job."""
+
+    image: Image.Image
+    """RGB, at the size the model works at."""
+    mask: Mask
+    """Bool, of the image's size; True = repaint. Covers at least the job's mask."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+    strength: float
+
+
+CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
+"""Paints crops of one size and one strength, all or none with a negative prompt, in one batch."""
+
+
+class CropInpainter:
+    """An inpainter over anything that paints crops.
+
+    Crops of one strength and size go through the model together. They are independent rows there, so that a job's
+    picture is the same whatever else is in the batch.
+
+    Args:
+        paint: the model.
+        native: side of the square pictures that the model was trained on, in pixels.
+        multiple: the model's heights and widths are multiples of this many pixels, a multiple of ``cell``.
+        cell: side of a latent cell, in pixels.
+        config: crop, feather and batch settings.
+    """
+
+    def __init__(self, paint: CropPainter, *, native: int, multiple: int, cell: int, config: RefineConfig) -> None:
+        self._paint = paint
+        self._native = native
+        self._multiple = multiple
+        self._cell = cell
+        self._config = config
+
+    def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
+        """The whole pictures of the jobs, each repainted inside its mask.
+
+        Raises:
+            InputError: an empty mask, or one of another size than its image.
+            BadImageError: the model returned a wrong number or size of pictures, or NaN.
+        """
+        boxes = [self._box(job) for job in jobs]
+        crops = [self._crop(job, box) for job, box in zip(jobs, boxes, strict=True)]
+        painted: dict[int, Pixels] = {}
+        for batch in self._batches(crops):
+            pictures = self._paint([crops[index] for index in batch])
+            _check(pictures, [crops[index] for index in batch])
+            painted.update(zip(batch, pictures, strict=True))
+        reach = self._config.feather
+        return [paste(job, boxes[index], painted[index], reach * max(job.image.size)) for index, job in enumerate(jobs)]
+
+    def _box(self, job: InpaintJob) -> Box:
+        size = Size(job.image.height, job.image.width)
+        flawed = box_of(job.mask)
+        if flawed is None or job.mask.shape != tuple(size):
+            raise InputError(f"Expected a mask of shape {tuple(size)} that is not empty, got {job.mask.shape}.")
+        least = round(self._config.crop_min_side * self._native)
+        return crop_box(flawed, size, padding=self._config.crop_padding, least=least)
+
+    def _crop(self, job: InpaintJob, box: Box) -> Crop:
+        size = work_size(box, self._native, self._multiple)
+        x0, y0, x1, y1 = box
+        mask = Image.fromarray(job.mask[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.NEAREST)
+        return Crop(
+            image=job.image.crop(box).resize((size.width, size.height), Image.Resampling.LANCZOS),
+            mask=_whole_cells(np.asarray(mask), self._cell),
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            seed=job.seed,
+            strength=job.strength,
+        )
+
+    def _batches(self, crops: Sequence[Crop]) -> Iterator[list[int]]:
+        groups: dict[Hashable, list[int]] = {}
+        for index, crop in enumerate(crops):
+            # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
+            groups.setdefault((crop.strength, crop.image.size, bool(crop.negative_prompt)), []).append(index)
+        for group in groups.values():
+            for start in range(0, len(group), self._config.batch_size):
+                yield group[start : start + self._config.batch_size]
+
+
+def crop_box(flawed: Box, size: Size, *, padding: float, least: int) -> Box:
+    """A square around a box with context on every side, moved into the image; no square only where it is too large.
+
+    Args:
+        flawed: what must lie inside, in pixels.
+        size: of the image.
+        padding: context on each side, as a share of the box's longer side.
+        least: smallest side in pixels.
+    """
+    x0, y0, x1, y1 = flawed
+    side = max(least, round(max(x1 - x0, y1 - y0) * (1 + 2 * padding)))
+    left, right = _span(x0, x1, side, size.width)
+    top, bottom = _span(y0, y1, side, size.height)
+    return left, top, right, bottom
+
+
+def _span(start: int, stop: int, length: int, limit: int) -> tuple[int, int]:
+    length = min(length, limit)
+    first = min(max((start + stop - length) // 2, 0), limit - length)
+    return first, first + length
+
+
+def work_size(box: Box, native: int, multiple: int) -> Size:
+    """The size at which a crop is painted: its own aspect, the area the model was trained on, whole multiples."""
+    x0, y0, x1, y1 = box
+    scale = native / ((x1 - x0) * (y1 - y0)) ** 0.5
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in (y1 - y0, x1 - x0))
+    return Size(height, width)
+
+
+def _whole_cells(mask: Mask, cell: int) -> Mask:
+    """Grow a mask (sides multiples of ``cell``) to whole latent cells, lest the model drop the parts of cells."""
+    height, width = mask.shape
+    cells = mask.reshape(height // cell, cell, width // cell, cell).any(axis=(1, 3))
+    return cells.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+def _check(pictures: Sequence[Pixels], crops: Sequence[Crop]) -> None:
+    if len(pictures) != len(crops):
+        raise BadImageError(f"Expected {len(crops)} pictures from the inpainting model, got {len(pictures)}.")
+    for picture, crop in zip(pictures, crops, strict=True):
+        if picture.shape != (*crop.mask.shape, 3):
+            raise BadImageError(
+                f"Expected a picture of shape {(*crop.mask.shape, 3)} from the inpainting model, got {picture.shape}."
+            )
+        if not np.isfinite(picture).all():
+            raise BadImageError(
+                "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
+            )
+
+
+def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> Image.Image:
+    """The job's image with the painted crop laid over its mask: colours matched around the mask, blended inside it."""
+    x0, y0, x1, y1 = box
+    whole = np.array(job.image)
+    old = whole[y0:y1, x0:x1]
+    mask = job.mask[y0:y1, x0:x1]
+    eight = Image.fromarray((painted.clip(0, 1) * 255).round().astype(np.uint8))
+    resized = eight.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
+    new = match_colours(np.asarray(resized, dtype=np.float32), old.astype(np.float32), mask)
+    weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1, None]
+    blended = np.rint(old * (1 - weight) + new.clip(0, 255) * weight).astype(np.uint8)
+    whole[y0:y1, x0:x1] = np.where(mask[:, :, None], blended, old)
+    return Image.fromarray(whole)
+
+
+def match_colours(new: Pixels, old: Pixels, mask: Mask) -> Pixels:
+    """Undo the model's colour shift: bring mean and spread of each channel of ``new`` around the mask to ``old``'s.
+
+    Both are float (H, W, 3) in [0, 255]. They show the same around the mask, up to that shift, which is measured on a
+    ring as wide as a quarter of the picture. A channel stays as it is where the change would not bring it closer.
+    """
+    around = ring(mask, max(mask.shape) / 4)
+    if not around.any():
+        return new
+    seen, wanted = new[around], old[around]
+    spread = seen.std(axis=0)
+    slope = np.where(spread > 1, wanted.std(axis=0) / np.maximum(spread, 1), 1).clip(0.8, 1.25)
+    matched = (new - seen.mean(axis=0)) * slope + wanted.mean(axis=0)
+    closer = ((matched[around] - wanted) ** 2).mean(axis=0) < ((seen - wanted) ** 2).mean(axis=0)
+    return np.where(closer, matched, new).astype(np.float32)

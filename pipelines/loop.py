@@ -1,0 +1,299 @@
+"""The refinement loop: paint, look, mend, look again, and keep only what is really better.
+
+One implementation, as a generator of attempts: the pipeline call, the command line, the demo and the evaluator all
+consume it. It knows its parts by their protocols alone: no torch, no diffusers.
+
+Beyond LEGION (section 4.2) the loop verifies: equation 6 pastes every region, this keeps the regions that got
+better and puts the old pixels back for the others, so that no result is worse than its start under the detector
+and the judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Stream
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from refiner import protocols
+from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
+from refiner.pipelines.strategies import Step, choose, is_local, plan_patches
+from refiner.protocols import InpaintJob, PaintJob, Revision
+from refiner.runs import derive_seed
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
+
+Attempts = Stream[Attempt, bool | None, RefinementResult]
+"""Yields attempts and returns the result; sending True in ends it early, with stop reason "interrupted"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop works with."""
+
+    generator: protocols.Generator
+    """Its ``spent()`` counts the inpainter's rows too."""
+    inpainter: protocols.Inpainter
+    detector: protocols.Detector
+    judge: protocols.Judge | None = None
+    reviser: protocols.Reviser
+
+
+def refine(
+    parts: Parts, prompt: str, config: RefineConfig, *, image: Image.Image | None = None, index: int = 0
+) -> Attempts:
+    """Paint a picture (or take ``image``) and make it better, attempt by attempt.
+
+    Args:
+        parts: the models.
+        prompt: the user's prompt; every picture is judged against it.
+        config: all settings, the seed among them.
+        image: RGB picture to start from; None paints one.
+        index: number of the picture among those made with the same prompt and seed; it enters every seed.
+
+    Raises:
+        InputError: an empty prompt, an image that is not RGB, or a given image that the detector cannot serve.
+    """
+    if not prompt.strip():
+        raise InputError("Expected a prompt that says what the picture shows, got an empty one.")
+    if image is not None and image.mode != "RGB":
+        raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
+    return (yield from _Refinement(parts, prompt, config, index, image).run())
+
+
+def finish(attempts: Attempts, callback: Callable[[Attempt], bool | None] | None = None) -> RefinementResult:
+    """Run a refinement to its end; ``callback`` gets every attempt and ends it early by returning True."""
+    stop = None
+    while True:
+        try:
+            attempt = attempts.send(stop)
+        except StopIteration as end:
+            result: RefinementResult = end.value
+            return result
+        stop = callback(attempt) if callback else None
+
+
+class _Refinement:
+    """One refinement: the best picture so far, and how it came about."""
+
+    def __init__(self, parts: Parts, prompt: str, config: RefineConfig, index: int, given: Image.Image | None) -> None:
+        self.parts, self.prompt, self.config, self.index, self.given = parts, prompt, config, index, given
+        self.attempts: list[Attempt] = []
+        self.best: Look | None = None
+        self.best_index = 0
+        self.failed: list[Mask] = []  # patches that did not get better, once for each try
+        self.repeated = False  # a painter returned a picture that was seen before
+        self.looked = 0  # images that went through the detector since the last attempt
+        self.rows = parts.generator.spent().denoiser_rows  # at the last attempt
+        self.started = self.clock = time.monotonic()
+
+    def run(self) -> Attempts:
+        if (yield self._start()):
+            return self._result("interrupted")
+        rounds = idle = 0
+        while (stop := self._stop(rounds, idle)) is None:
+            rounds, idle = rounds + 1, idle + 1
+            for step in self._steps():
+                if self._must_stop() or (step == "inpaint" and not self._targets()):
+                    break
+                attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
+                idle = 0 if attempt.accepted else idle
+                if (yield attempt):
+                    return self._result("interrupted")
+        return self._result(stop)
+
+    # What to do next
+
+    @property
+    def _analysis(self) -> Analysis | None:
+        return self.best.analysis if self.best else None
+
+    def _steps(self) -> tuple[Step, ...]:
+        return choose(self._analysis, self.config, given=self.given is not None)
+
+    def _targets(self) -> Sequence[Region]:
+        """The flaws of the best picture that are to be repainted in place."""
+        assert self._analysis is not None
+        regions, size = self._analysis.regions, self._analysis.size
+        if self.given is not None or self.config.strategy != "auto":
+            return regions
+        return [region for region in regions if is_local(region, size, self.config)]
+
+    def _stop(self, rounds: int, idle: int) -> StopReason | None:
+        if (stop := self._must_stop()) is not None:
+            return stop
+        over = rounds >= self.config.max_rounds or idle >= self.config.patience
+        if self._analysis is None and (over or not self._steps()):
+            return "unreadable"
+        if not over:
+            return None
+        return "rounds" if rounds >= self.config.max_rounds else "no_progress"
+
+    def _must_stop(self) -> StopReason | None:
+        if self._analysis is not None and self._analysis.burden == 0:
+            return "clean"
+        if self.repeated:
+            return "repeat"
+        rows, seconds = self.config.max_denoiser_rows, self.config.max_seconds
+        if rows is not None and sum(attempt.calls.denoiser_rows for attempt in self.attempts) >= rows:
+            return "budget"
+        if seconds is not None and time.monotonic() - self.started >= seconds:
+            return "budget"
+        return None
+
+    # The three actions
+
+    def _start(self) -> Attempt:
+        revision = Revision(prompt=self.prompt)
+        if self.given is None:
+            return self._paint("generate", 0, revision)
+        # No model painted this picture: one that the detector cannot serve (OutOfDomainError) is the user's to mend.
+        look = self._looks([self.given], (ModelError,))[0]
+        return self._record("given", self._seed(0), revision, look, compare(look, None, self.config))
+
+    def _regenerate(self, round_: int) -> Attempt:
+        return self._paint("regenerate", round_, self.parts.reviser.revise(self.prompt, tuple(self.attempts)))
+
+    def _paint(self, action: Action, round_: int, revision: Revision) -> Attempt:
+        seed = self._seed(round_)
+        job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=seed)
+        try:
+            look = self._look(self.parts.generator.generate([job]))[0]
+        except ModelError as error:
+            look = Look(image=None, error=str(error))
+        return self._record(action, seed, revision, look, compare(look, self.best, self.config))
+
+    def _inpaint(self, round_: int) -> Attempt:
+        """Repaint all patches of the best picture at once, several candidates each, and keep those that got better."""
+        base = self.best
+        assert base is not None
+        assert base.image is not None
+        assert base.analysis is not None
+        size = base.analysis.size
+        patches = plan_patches(self._targets(), size, self.config, self.failed)
+        revisions = [self.parts.reviser.for_region(self.prompt, patch.region) for patch in patches]
+        counts = [self.config.candidate_count(patch.tries) for patch in patches]
+        jobs = [
+            InpaintJob(
+                image=base.image,
+                mask=patch.mask,
+                prompt=revision.prompt,
+                negative_prompt=self._negative(revision),
+                seed=self._seed(round_, number, candidate),
+                strength=self.config.strength(patch.tries),
+            )
+            for number, (patch, revision, count) in enumerate(zip(patches, revisions, counts, strict=True), start=1)
+            for candidate in range(count)
+        ]
+        nothing: Choice = (None,) * len(patches)
+        try:
+            pictures = iter(_checked(self.parts.inpainter.inpaint(jobs), jobs))
+            candidates = [[next(pictures) for _ in range(count)] for count in counts]
+            settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
+        except ModelError as error:
+            look = Look(image=None, error=str(error))
+            settled = Settled(nothing, look, compare(look, base, self.config))
+        kept = settled.choice if settled.verdict.accepted else nothing
+        self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
+        return self._record("inpaint", jobs[0].seed, _joined(revisions), settled.look, settled.verdict, base.image)
+
+    # Looking and recording
+
+    def _seed(self, round_: int, region: int = 0, candidate: int = 0) -> int:
+        return derive_seed(self.config.seed, self.index, round_, region, candidate)
+
+    def _negative(self, revision: Revision) -> str:
+        return ", ".join(filter(None, (self.config.negative_prompt, revision.negative_prompt)))
+
+    def _look(self, images: Sequence[Image.Image]) -> list[Look]:
+        """Ask detector and judge about pictures that a model painted."""
+        return self._looks(images, (ModelError, OutOfDomainError))
+
+    def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
+        prompts = [self.prompt] * len(images)
+        judge = self.parts.judge
+        scores = judge.score(images, prompts) if judge else [None] * len(images)
+        return [
+            Look(image=image, score=score, analysis=answer)
+            if isinstance(answer, Analysis)
+            else Look(image=image, score=score, error=str(answer))
+            for image, score, answer in zip(images, scores, self._detect(images, recorded), strict=True)
+        ]
+
+    def _detect(
+        self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]
+    ) -> list[Analysis | Exception]:
+        self.looked += len(images)
+        try:
+            return list(self.parts.detector.batch(images, [self.prompt] * len(images)))
+        except recorded as error:
+            if len(images) == 1:
+                return [error]
+        return [answer for image in images for answer in self._detect([image], recorded)]
+
+    def _record(
+        self,
+        action: Action,
+        seed: int,
+        revision: Revision,
+        look: Look,
+        verdict: Verdict,
+        source: Image.Image | None = None,
+    ) -> Attempt:
+        """Note an attempt, what it cost, and whether it is the best so far."""
+        now, rows = time.monotonic(), self.parts.generator.spent().denoiser_rows
+        judge = self.parts.judge
+        attempt = Attempt(
+            index=len(self.attempts),
+            action=action,
+            prompt=revision.prompt,
+            negative_prompt=self._negative(revision),
+            seed=seed,
+            image=look.image,
+            analysis=look.analysis,
+            scores=(Score(name=judge.name, value=look.score),) if judge and look.score is not None else (),
+            accepted=verdict.accepted,
+            reason=verdict.reason,
+            painted=_difference(look.image, source) if look.image and source else None,
+            error=look.error,
+            seconds=now - self.clock,
+            calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
+        )
+        self.clock, self.rows, self.looked = now, rows, 0
+        earlier = (other.image for other in self.attempts)
+        self.repeated = look.image is not None and look.image in earlier
+        self.attempts.append(attempt)
+        if verdict.accepted or self.best is None or (self.best.image is None and look.image is not None):
+            self.best, self.best_index = look, attempt.index
+        return attempt
+
+    def _result(self, stop: StopReason) -> RefinementResult:
+        return RefinementResult(prompt=self.prompt, attempts=tuple(self.attempts), best=self.best_index, stop=stop)
+
+
+def _checked(pictures: Sequence[Image.Image], jobs: Sequence[InpaintJob]) -> Sequence[Image.Image]:
+    """Pictures of an inpainter, one for each job, of its size and mode."""
+    if len(pictures) != len(jobs):
+        raise BadImageError(f"Expected {len(jobs)} pictures from the inpainter, got {len(pictures)}.")
+    for picture, job in zip(pictures, jobs, strict=True):
+        if picture.size != job.image.size or picture.mode != "RGB":
+            raise BadImageError(
+                f"Expected an RGB picture of {job.image.size} from the inpainter, got {picture.mode} of {picture.size}."
+            )
+    return pictures
+
+
+def _joined(revisions: Sequence[Revision]) -> Revision:
+    """The different prompts of several patches as one text, for the record."""
+    return Revision(
+        prompt="; ".join(dict.fromkeys(revision.prompt for revision in revisions)),
+        negative_prompt=", ".join(filter(None, dict.fromkeys(revision.negative_prompt for revision in revisions))),
+    )
+
+
+def _difference(new: Image.Image, old: Image.Image) -> Mask:
+    return np.any(np.asarray(new) != np.asarray(old), axis=2)

@@ -1,0 +1,357 @@
+"""RefinedPipeline: any text-to-image pipeline, followed by looking at its pictures and mending them."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.errors import BadImageError, ConfigError
+from refiner.hub import resolve, verify
+from refiner.images import Source, load_image
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, closed_vocabulary, count_tokens, family_of
+from refiner.pipelines.config import RefineConfig, Strategy
+from refiner.pipelines.inpainting import CropInpainter
+from refiner.pipelines.loop import Attempts, Parts, finish, refine
+from refiner.pipelines.revisers import TemplateReviser
+from refiner.pipelines.saved import SavedSettings
+from refiner.protocols import Detector, Judge, Reviser
+from refiner.types import Attempt, RefinementResult
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    Images = list[Image.Image] | NDArray[np.float32] | torch.Tensor
+
+OutputType = Literal["pil", "np", "pt"]
+Where = str | Path
+
+
+class RefinedPipelineOutput(NamedTuple):
+    """Refined pictures, and how each came about."""
+
+    images: Images
+    """As ``output_type`` says: Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
+    results: list[RefinementResult]
+    """One for each image."""
+
+
+class RefinedPipeline:
+    """A text-to-image pipeline that looks at its pictures, mends what is wrong, and keeps what is better.
+
+    It wraps the pipeline and owns no weights of its own. Every attribute that it does not define is the pipeline's,
+    for reading and writing: ``scheduler = ...``, ``load_lora_weights(...)``, ``enable_model_cpu_offload()`` and the
+    like reach the wrapped pipeline, and so generation and inpainting alike.
+
+    Args:
+        pipe: text-to-image pipeline of a family in ``refiner.pipelines.adapters.FAMILIES``.
+        detector: says what is wrong with a picture; or its id.
+        judge: scores pictures against the user's prompt; or its id; None: the detector alone decides.
+        reviser: makes prompts; None: a ``TemplateReviser`` that fits the pipeline's text encoders.
+        config: defaults of all calls.
+        call: defaults for the wrapped pipeline's call, such as ``{"num_inference_steps": 30}``.
+
+    Raises:
+        ConfigError: a pipeline of another family.
+        ModelNotFoundError: an unknown detector or judge.
+    """
+
+    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "_ids"})
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        detector: Detector | Where,
+        judge: Judge | Where | None = None,
+        reviser: Reviser | None = None,
+        config: RefineConfig | None = None,
+        call: Mapping[str, Any] | None = None,
+    ) -> None:
+        family_of(pipe)
+        self.pipe = pipe
+        self._ids = {
+            name: str(part) for name, part in (("detector", detector), ("judge", judge)) if isinstance(part, str | Path)
+        }
+        self.detector = _load_detector(detector, pipe.device) if isinstance(detector, str | Path) else detector
+        self.judge = _load_judge(judge, pipe.device) if isinstance(judge, str | Path) else judge
+        self.reviser = reviser or _fitting_reviser(pipe)
+        self.refine_config = config or RefineConfig()
+        self.call_defaults = dict(call or {})
+
+    @classmethod
+    def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:  # noqa: ANN401
+        """Wrap a loaded pipeline; ``options`` are those of the class."""
+        return cls(pipe, detector=detector, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Where,
+        *,
+        detector: Detector | Where | None = None,
+        judge: Judge | Where | Literal["saved"] | None = "saved",
+        reviser: Reviser | None = None,
+        config: RefineConfig | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> RefinedPipeline:
+        """Load a text-to-image pipeline and wrap it.
+
+        Args:
+            model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
+            detector: detector or its id; None: the one that was saved with the pipeline.
+            judge: judge or its id; "saved": the one that was saved with the pipeline, if any; None: no judge.
+            reviser: see the class.
+            config: see the class; None: what was saved with the pipeline.
+            dtype: of the pipeline's weights; None: as diffusers does.
+            options: for ``DiffusionPipeline.from_pretrained``.
+
+        Raises:
+            ConfigError: no detector is named or saved, or the pipeline is of a family that is not served.
+            ModelNotFoundError, WeightsError: a model that is unknown or damaged.
+        """
+        from diffusers import DiffusionPipeline
+
+        folder = resolve(model, "generator")
+        verify(folder)
+        saved = SavedSettings.read(folder)
+        chosen = detector or _inside(folder, saved.detector)
+        if chosen is None:
+            raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
+        return cls(
+            DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options),
+            detector=chosen,
+            judge=_inside(folder, saved.judge) if judge == "saved" else judge,
+            reviser=reviser,
+            config=config or saved.config,
+            call=saved.call,
+        )
+
+    def save_pretrained(self, folder: Where, **options: Any) -> None:  # noqa: ANN401
+        """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
+
+        Detector and judge are noted by the ids they were loaded by; others are saved into sub-folders where they have
+        a ``save_pretrained``, and must else be passed again to ``from_pretrained``.
+        """
+        self.pipe.save_pretrained(folder, **options)
+        places = dict(self._ids)
+        for name in {"detector", "judge"} - places.keys():
+            if hasattr(part := getattr(self, name), "save_pretrained"):
+                part.save_pretrained(Path(folder) / name)
+                places[name] = f"./{name}"
+        SavedSettings(config=self.refine_config, call=self.call_defaults, **places).write(folder)
+
+    def to(self, *args: Any, **options: Any) -> RefinedPipeline:  # noqa: ANN401
+        """Move the pipeline as diffusers does, then detector and judge to its device; their dtype stays."""
+        self.pipe.to(*args, **options)
+        for part in (self.detector, self.judge):
+            if hasattr(part, "to"):
+                part.to(self.pipe.device)
+        return self
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name in RefinedPipeline._OWN:
+            raise AttributeError(name)
+        return getattr(self.pipe, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in RefinedPipeline._OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.pipe, name, value)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        image: Source | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_attempt: Callable[[Attempt], bool | None] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> RefinedPipelineOutput | tuple[Images, list[RefinementResult]]:
+        """Paint and refine one picture or several.
+
+        Args:
+            prompt: what to paint; one text or several.
+            image: picture to refine instead of painting one; anything ``load_image`` reads.
+            num_images_per_prompt: pictures of each prompt.
+            generator: torch.Generator from which the seed is drawn, once; or one for each picture.
+            seed: seed of the run; or one for each picture. Pictures of one prompt and seed are numbered, so that
+                they differ; a picture depends on its prompt, seed and number alone. Without seed, generator and
+                config, a seed is drawn at random.
+            output_type: "pil", "np" or "pt".
+            return_dict: False: a plain tuple (images, results).
+            callback_on_attempt: gets every attempt as it is made; where it returns True, its picture is finished with
+                what is best so far.
+            options: those of ``stream``, such as ``strategy``, ``max_rounds`` or ``num_inference_steps``.
+
+        Raises:
+            InputError: an empty prompt, or an image that cannot be used.
+            ConfigError: a setting out of its range.
+            BadImageError: not one picture of a prompt could be painted.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
+        given = None if image is None else load_image(image)
+        painted: Counter[tuple[str, int]] = Counter()
+        results = []
+        for text, number in zip(texts, self._seeds(seed, generator, options, len(texts)), strict=True):
+            attempts = self.stream(text, image=given, seed=number, index=painted[text, number], **options)
+            painted[text, number] += 1
+            results.append(finish(attempts, callback_on_attempt))
+        images = _converted([_image(result) for result in results], output_type)
+        return RefinedPipelineOutput(images, results) if return_dict else (images, results)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        image: Source | None = None,
+        negative_prompt: str | None = None,
+        strategy: Strategy | None = None,
+        max_rounds: int | None = None,
+        seed: int | None = None,
+        index: int = 0,
+        config: RefineConfig | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Attempts:
+        """Refine one picture, attempt by attempt; the generator's return value is the ``RefinementResult``.
+
+        Args:
+            prompt: what to paint.
+            image: picture to refine instead of painting one; anything ``load_image`` reads.
+            negative_prompt: what to leave out; None: the config's.
+            strategy: "auto", "inpaint" or "regenerate"; None: the config's.
+            max_rounds: rounds after the first picture; None: the config's.
+            seed: seed of the run; None: the config's.
+            index: number of the picture among those with the same prompt and seed.
+            config: all other settings of the loop; None: the pipeline's.
+            height: pixels; None: the model's native side.
+            width: pixels; None: the model's native side.
+            options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
+                ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
+                inpainting; None stands for the pipeline's default.
+
+        Raises:
+            InputError: an empty prompt, or an image that cannot be used.
+            ConfigError: a setting out of its range.
+        """
+        changes = {"negative_prompt": negative_prompt, "strategy": strategy, "max_rounds": max_rounds, "seed": seed}
+        settings = replace(config or self.refine_config, **_given(changes))
+        calls = {**self.call_defaults, **_given(options)}
+        painter = DiffusersPainter(self.pipe, PaintSettings(height=height, width=width, options=calls))
+        parts = Parts(
+            generator=painter,
+            inpainter=CropInpainter(
+                painter.paint, native=painter.native, multiple=painter.multiple, cell=painter.cell, config=settings
+            ),
+            detector=self.detector,
+            judge=self.judge,
+            reviser=self.reviser,
+        )
+        start = None if image is None else load_image(image)
+        attempts = refine(parts, prompt, settings, image=start, index=index)
+        return self._with_progress(attempts, settings.max_rounds + 1)
+
+    def _with_progress(self, attempts: Attempts, total: int) -> Attempts:
+        with self.pipe.progress_bar(total=total) as bar:
+            stop = None
+            while True:
+                try:
+                    attempt = attempts.send(stop)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                bar.update()
+                stop = yield attempt
+
+    def _seeds(
+        self,
+        seed: int | Sequence[int] | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        options: Mapping[str, Any],
+        count: int,
+    ) -> list[int]:
+        """One seed for each picture."""
+        if seed is not None and generator is not None:
+            raise ConfigError("Expected a seed or a generator, got both: pass one of them.")
+        if generator is not None:
+            seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
+        elif seed is None:
+            config = options.get("config")
+            seed = config.seed if config else secrets.randbits(63)
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise ConfigError(f"Expected one seed or generator, or {count} (one for each picture), got {len(seeds)}.")
+        return seeds
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _draw(generator: torch.Generator) -> int:
+    import torch
+
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+
+
+def _image(result: RefinementResult) -> Image.Image:
+    best = result.attempts[result.best]
+    if best.image is None:
+        raise BadImageError(
+            f"Expected a picture of {result.prompt!r}, but every attempt failed, at last with: "
+            f"{result.attempts[-1].error}"
+        )
+    return best.image
+
+
+def _converted(images: list[Image.Image], output_type: OutputType) -> Images:
+    if output_type == "pil":
+        return images
+    stacked = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in images])
+    if output_type == "np":
+        return stacked
+    import torch
+
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+
+def _fitting_reviser(pipe: DiffusionPipeline) -> Reviser:
+    count, limit = count_tokens(pipe)
+    return TemplateReviser(limit=limit, count=count, vocabulary=closed_vocabulary(pipe))
+
+
+def _load_detector(detector: Where, device: torch.device) -> Detector:
+    from refiner.detectors import load_detector
+
+    return load_detector(detector, device=device)
+
+
+def _load_judge(judge: Where, device: torch.device) -> Judge:
+    from refiner.metrics.hps import HPSScorer
+
+    scorer: Judge = HPSScorer.from_pretrained(resolve(judge, "judge"))
+    if hasattr(scorer, "to"):
+        scorer.to(device)
+    return scorer
+
+
+def _inside(folder: Path, place: str | None) -> Where | None:
+    return folder / place if place and place.startswith("./") else place

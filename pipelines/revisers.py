@@ -1,0 +1,130 @@
+"""Prompt revision without a language model: fixed wording, anchored on the user's prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from refiner.pipelines.memory import Memory, remember
+from refiner.protocols import Revision
+from refiner.taxonomy import Category
+from refiner.types import Attempt, Region
+
+_WANTED = {
+    Category.ANATOMY: "a complete, well-formed {name}",
+    Category.SHAPE: "{name} with clean, sharp outlines",
+    Category.TEXT: "legible, correctly spelled {name}",
+    Category.COLOR: "{name} in its natural colour",
+    Category.TEXTURE: "{name} with a natural surface",
+    Category.NOISE_BLUR: "{name} in sharp focus",
+    Category.OPTICS: "{name} with consistent light, shadow and reflection",
+    Category.PHYSICAL_LAW: "{name} resting naturally in place",
+    Category.PERSPECTIVE: "{name} in correct perspective",
+    Category.COMMONSENSE: "{name} as it is in reality",
+}
+"""What should be there, for each kind of flaw; defect words never enter a positive prompt."""
+
+_JOINTS = re.compile(
+    r"\s*[,;]\s*|\s+(?:to the )?(?:left of|right of|above|below|under|beside|next to|near|behind|in front of)\s+"
+    r"|\s+and\s+(?=(?:an?|the|one|two|three|four|some|his|her|its|their)\s)",
+    re.IGNORECASE,
+)
+"""Where one thing of a prompt ends and the next begins."""
+_SETTING = re.compile(r"\s+(?:on|in|at|against)\s+(?:an?|the)\s+[^,;]+$", re.IGNORECASE)
+"""The place that all things of a prompt share, at its end."""
+_FILLER = frozenset("a an the of on in at with and its his her their one to".split())  # noqa: SIM905
+
+
+def _count_words(text: str) -> int:
+    return len(text.split())
+
+
+class TemplateReviser:
+    """Revises prompts by fixed rules; the same history always gives the same prompt.
+
+    Args:
+        limit: longest prompt, in the unit of ``count``. CLIP reads 77 tokens, which about 50 words fill.
+        count: length of a text, such as its number of tokens; None counts words.
+        vocabulary: all words that the text encoder knows, lower case, where it knows few; then no other word is
+            used, and flawed things are emphasised by repeating their part of the prompt. None: any word.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 50,
+        count: Callable[[str], int] = _count_words,
+        vocabulary: Collection[str] | None = None,
+    ) -> None:
+        self._limit = limit
+        self._count = count
+        self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
+        self._separator = ", " if vocabulary is None else " "
+
+    def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
+        """The user's prompt, then what should be there instead of every flaw seen so far, as far as it fits.
+
+        The detector's explanations, which name defects, go to the negative prompt.
+        """
+        memories = remember(history)
+        wanted = self._fill(prompt, [self._emphasis(prompt, memory) for memory in memories])
+        unwanted = self._fill("", [_plain(memory.explanation) for memory in memories])
+        return Revision(prompt=wanted, negative_prompt=unwanted)
+
+    def for_region(self, prompt: str, region: Region) -> Revision:
+        """The part of the prompt that the region's name belongs to (else all of it), and what should be there."""
+        part = clause_of(prompt, region.name) or prompt
+        wanted = [] if self._vocabulary is not None else [_wanted(region.name, region.category)]
+        return Revision(prompt=self._fill(part, wanted), negative_prompt=self._fill("", [_plain(region.explanation)]))
+
+    def _emphasis(self, prompt: str, memory: Memory) -> str:
+        if self._vocabulary is None:
+            return _wanted(memory.name, memory.category)
+        return clause_of(prompt, memory.name) or ""
+
+    def _fill(self, start: str, additions: Sequence[str]) -> str:
+        """Join as many different additions as the limit and the vocabulary allow, in order; ``start`` always stays."""
+        text = start
+        for addition in dict.fromkeys(filter(None, additions)):
+            longer = f"{text}{self._separator}{addition}" if text else addition
+            if self._known(addition) and self._count(longer) <= self._limit:
+                text = longer
+        return text
+
+    def _known(self, text: str) -> bool:
+        return self._vocabulary is None or self._vocabulary.issuperset(_words(text))
+
+
+def clause_of(prompt: str, name: str) -> str | None:
+    """The part of a prompt that speaks of ``name``, with the setting that the whole prompt shares.
+
+    "a red hand left of a green clock on a sky background" and "the hand" give "a red hand on a sky background". None
+    where no part, or more than one, shares the most words with the name.
+    """
+    setting = _SETTING.search(prompt)
+    body = prompt[: setting.start()] if setting else prompt
+    clauses = [clause for clause in _JOINTS.split(body) if clause.strip()]
+    wanted = {_stem(word) for word in _words(name)} - _FILLER
+    shared = [len(wanted & {_stem(word) for word in _words(clause)}) for clause in clauses]
+    most = max(shared, default=0)
+    if most == 0 or shared.count(most) > 1:
+        return None
+    return clauses[shared.index(most)].strip() + (setting.group() if setting else "")
+
+
+def _wanted(name: str, category: Category) -> str:
+    bare = re.sub(r"^(?:an?|the)\s+", "", _plain(name), flags=re.IGNORECASE)
+    return _WANTED[category].format(name=bare) if bare else ""
+
+
+def _plain(text: str) -> str:
+    """Model text as prompt text: one line, without the marks that prompt syntaxes give a meaning."""
+    return " ".join(re.sub(r"[^\w\s',.-]", " ", text).split()).rstrip(".")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def _stem(word: str) -> str:
+    return word.removesuffix("'s").removesuffix("s")

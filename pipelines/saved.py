@@ -1,0 +1,60 @@
+"""``refiner.json``: what a saved RefinedPipeline adds to an ordinary diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import WeightsError
+from refiner.hub import MICRO_WEIGHTS
+from refiner.pipelines.config import RefineConfig
+from refiner.runs import atomic_write, dumps
+
+SETTINGS_FILE = "refiner.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSettings:
+    """Which detector and judge belong to a pipeline, and the defaults of its calls."""
+
+    detector: str | None = None
+    """Id or folder of the detector; None: the user must name one."""
+    judge: str | None = None
+    """Id or folder of the judge; None: there is none."""
+    config: RefineConfig = field(default_factory=RefineConfig)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults for the diffusers pipeline's call, such as ``num_inference_steps``."""
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``refiner.json``; a detector or judge inside the folder is noted by its relative path.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        atomic_write(Path(folder) / SETTINGS_FILE, dumps({"format": _FORMAT, **asdict(self)}) + "\n")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SavedSettings:
+        """The settings in a folder; where it has none, the defaults, and the bundled models for a bundled pipeline.
+
+        Raises:
+            WeightsError: they cannot be read.
+        """
+        root = Path(folder)
+        path = root / SETTINGS_FILE
+        if not path.exists():
+            bundled = "micro" if root.is_relative_to(MICRO_WEIGHTS) else None
+            return cls(detector=bundled, judge=bundled)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.pop("format") != _FORMAT:
+                raise ValueError("another format number")
+            config = data.pop("config")
+            config["strengths"] = tuple(config["strengths"])
+            return cls(config=RefineConfig(**config), **data)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"Expected settings in {str(path)!r}, got some that fail with {error!r}.") from error

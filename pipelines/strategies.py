@@ -1,0 +1,89 @@
+"""What to do about the flaws of a picture: repaint them in place, or paint the whole picture anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from refiner.masks import dilate, iou
+from refiner.pipelines.config import RefineConfig
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Mask, Region, Size
+
+Step = Literal["regenerate", "inpaint"]
+
+GLOBAL_CATEGORIES = frozenset({Category.OPTICS, Category.PERSPECTIVE})
+"""Flaws that concern the whole scene unless they are small."""
+SAME_PLACE = 0.5
+"""Masks with at least this intersection over union count as one place in two rounds."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patch:
+    """An area to repaint as one."""
+
+    mask: Mask
+    """Bool (H, W): the flawed regions, grown."""
+    region: Region
+    """The worst of the flaws inside."""
+    tries: int = 0
+    """How often repainting here has failed so far."""
+
+
+def choose(analysis: Analysis | None, config: RefineConfig, *, given: bool) -> tuple[Step, ...]:
+    """The steps of the next round; none where nothing can be done.
+
+    Local flaws are repainted, others call for a new picture, a mixture for both in this order. A picture that the
+    user gave is only ever repainted, unless ``strategy`` says otherwise. One that could not be analysed can only be
+    painted anew.
+    """
+    if analysis is None:
+        return () if given or config.strategy == "inpaint" else ("regenerate",)
+    if config.strategy != "auto":
+        return (config.strategy,)
+    local = sum(is_local(region, analysis.size, config) for region in analysis.regions)
+    if given or local == len(analysis.regions):
+        return ("inpaint",)
+    return ("regenerate", "inpaint") if local else ("regenerate",)
+
+
+def is_local(region: Region, size: Size, config: RefineConfig) -> bool:
+    """Whether a flaw can be mended without touching the rest of the picture."""
+    limit = config.global_share if region.category in GLOBAL_CATEGORIES else config.large_share
+    return bool(region.pixels(size).mean() <= limit)
+
+
+def plan_patches(
+    regions: Sequence[Region], size: Size, config: RefineConfig, failed: Sequence[Mask] = ()
+) -> list[Patch]:
+    """Grow the regions, join those that then overlap, and keep the worst ``config.max_regions`` areas.
+
+    The patches are disjoint, so that they can be painted independently and in any order. ``failed`` holds the masks
+    of earlier patches that did not get better.
+    """
+    reach = config.dilate * max(size)
+    patches: list[Patch] = []
+    for region in sorted(regions, key=_burden, reverse=True):
+        mask = dilate(_area(region, size), reach)
+        touching = [patch for patch in patches if (patch.mask & mask).any()]
+        worst = touching[0].region if touching else region
+        joined = np.logical_or.reduce([mask, *(patch.mask for patch in touching)])
+        place = patches.index(touching[0]) if touching else len(patches)
+        patches = [patch for patch in patches if patch not in touching]
+        patches.insert(place, Patch(mask=joined, region=worst))
+    return [
+        Patch(mask=patch.mask, region=patch.region, tries=sum(iou(patch.mask, mask) >= SAME_PLACE for mask in failed))
+        for patch in patches[: config.max_regions]
+    ]
+
+
+def _burden(region: Region) -> float:
+    return region.severity * region.score
+
+
+def _area(region: Region, size: Size) -> Mask:
+    pixels = region.pixels(size)
+    return pixels if pixels.any() else replace(region, mask=None).pixels(size)
