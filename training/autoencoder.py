@@ -19,7 +19,7 @@ from torch.nn import functional as F
 class AutoencoderRecipe:
     """Settings of a run; the defaults are those of the bundled weights."""
 
-    steps: int = 4000
+    steps: int = 2800
     batch: int = 8
     learning_rate: float = 1.2e-3
     warmup: int = 200

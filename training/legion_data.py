@@ -29,6 +29,8 @@ CLEAN_SHARE = 0.35
 """Share of pictures without a flaw."""
 MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
+_LENGTH_STEP = 32
+"""Answers are padded to multiples of this: kernels are prepared anew for every new shape."""
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
 
 Pixels = NDArray[np.uint8]
@@ -210,7 +212,7 @@ def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_i
     """Put pictures and their answers into one batch."""
     end = tokenizer.eos_token_id
     answers = [[*tokenizer.encode(compose(item.findings), add_special_tokens=False), end] for item in items]
-    length = len(prompt_ids) + max(map(len, answers))
+    length = -(-(len(prompt_ids) + max(map(len, answers))) // _LENGTH_STEP) * _LENGTH_STEP
     ids = torch.full((len(items), length), tokenizer.pad_token_id)
     labels = torch.full((len(items), length), -100)
     for row, answer in enumerate(answers):
