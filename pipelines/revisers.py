@@ -30,8 +30,10 @@ _JOINTS = re.compile(
     re.IGNORECASE,
 )
 """Where one thing of a prompt ends and the next begins."""
-_SETTING = re.compile(r"\s+(?:on|in|at|against)\s+(?:an?|the)\s+[^,;]+$", re.IGNORECASE)
-"""The place that all things of a prompt share, at its end."""
+_SETTING = re.compile(
+    r"^(.*?\S)(\s+(?:on|in|at|against)\s+(?:an?|the)\s+(?:(?!\s(?:on|in|at|against)\s)[^,;])+)$", re.IGNORECASE
+)
+"""A prompt's things, and the place that they all share, at its end."""
 _FILLER = frozenset("a an the of on in at with and its his her their one to".split())  # noqa: SIM905
 
 
@@ -101,15 +103,15 @@ def clause_of(prompt: str, name: str) -> str | None:
     "a red hand left of a green clock on a sky background" and "the hand" give "a red hand on a sky background". None
     where no part, or more than one, shares the most words with the name.
     """
-    setting = _SETTING.search(prompt)
-    body = prompt[: setting.start()] if setting else prompt
+    setting = _SETTING.match(prompt)
+    body = setting[1] if setting else prompt
     clauses = [clause for clause in _JOINTS.split(body) if clause.strip()]
     wanted = {_stem(word) for word in _words(name)} - _FILLER
     shared = [len(wanted & {_stem(word) for word in _words(clause)}) for clause in clauses]
     most = max(shared, default=0)
     if most == 0 or shared.count(most) > 1:
         return None
-    return clauses[shared.index(most)].strip() + (setting.group() if setting else "")
+    return clauses[shared.index(most)].strip() + (setting[2] if setting else "")
 
 
 def _wanted(name: str, category: Category) -> str:
