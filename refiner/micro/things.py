@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -171,7 +172,7 @@ def letter(glyph: str, place: int, mirrored: bool = False) -> list[Points]:
     strokes: list[Points] = []
     for path in _GLYPHS[glyph]:
         line = [(x + (1 - u if mirrored else u) * width, y + v * height) for u, v in path]
-        strokes += [capsule(*start, *end, 0.16) for start, end in zip(line, line[1:], strict=False)]
+        strokes += [capsule(*start, *end, 0.16) for start, end in pairwise(line)]
     return strokes
 
 
