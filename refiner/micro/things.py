@@ -104,7 +104,6 @@ def leg(index: int) -> Points:
 
 
 def draw_cat(colour: Colour, _background: Colour, side: str) -> list[Part]:
-    dark = blend(colour, INK, 0.55)
     parts = [
         Part("tail", capsule(-0.56, 0.1, -0.84, -0.6, 0.2), colour, 0, True),
         *[Part(name, leg(i), colour, 0, True) for i, name in enumerate(LEGS, start=1)],
@@ -114,7 +113,6 @@ def draw_cat(colour: Colour, _background: Colour, side: str) -> list[Part]:
         Part("head", ellipse(0.59, -0.32, 0.37, 0.36), colour, 0, True),
         Part("left eye", ellipse(0.45, -0.38, 0.1, 0.12), INK, 1),
         Part("right eye", ellipse(0.75, -0.38, 0.1, 0.12), INK, 1),
-        Part("nose", polygon((0.48, -0.2), (0.72, -0.2), (0.6, -0.06)), dark, 1),
     ]
     return parts if side == "right" else [part._replace(points=part.points * (-1, 1)) for part in parts]
 
