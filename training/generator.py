@@ -34,7 +34,7 @@ EMPHASISED = 0.15
 class GeneratorRecipe:
     """Settings of a run; the defaults are those of the bundled weights."""
 
-    steps: int = 7000
+    steps: int = 4000
     batch: int = 32
     learning_rate: float = 5e-4
     warmup: int = 300
@@ -136,7 +136,7 @@ def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, 
         captions = [emphasise(caption, rng) if rng.random() < EMPHASISED else caption for caption in captions]
         with torch.autocast("cpu", torch.bfloat16):
             encoded = autoencoder.encode(to_tensor(pictures)).latent_dist.mean
-        latents.append((encoded.float() * autoencoder.config.scaling_factor).half())
+        latents.append((encoded.float() * autoencoder.config.scaling_factor).half().contiguous())
         tokens.append(tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids)
     return LatentPool(torch.cat(latents), torch.cat(tokens))
 
