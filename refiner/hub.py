@@ -136,6 +136,11 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"))
 
 
+def _holds_pickles(folder: Path) -> bool:
+    """Whether there are weights in torch's own format; transformers and diffusers load them with weights_only."""
+    return any(next(folder.rglob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth"))
+
+
 def write_card(
     folder: str | Path,
     *,
@@ -204,7 +209,7 @@ def verify(folder: str | Path) -> None:
     root = Path(folder)
     card = read_card(root) if (root / "card.json").exists() or root.is_relative_to(MICRO_WEIGHTS) else None
     files = _weight_files(root)
-    if not files:
+    if not files and not _holds_pickles(root):
         raise WeightsError(f"Expected weights (*.safetensors) in {str(root)!r}, got none: fetch or build them again.")
     for path in files:
         _check_opens(path)

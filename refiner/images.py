@@ -19,7 +19,7 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
 MAX_RATIO = 8.0
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 """What is read; formats that need an outside program (EPS) or hold no photograph (icons, cursors) are left out."""
 
 Source = str | Path | Image.Image | NDArray[Any]
@@ -40,12 +40,9 @@ def load_image(source: Source) -> Image.Image:
             a side below ``MIN_SIDE``; or sides in a ratio above ``MAX_RATIO``.
     """
     if isinstance(source, np.ndarray):
-        name = "the array"
-        _check_size(source.shape[1::-1] if source.ndim >= 2 else (0, 0), name)
         return _from_array(source)
     if isinstance(source, Image.Image):
-        name = "the image"
-        return _decode(source, name)
+        return _decode(source, "the image")
     path = Path(source)
     name = repr(str(source))
     _check_file(path, name)
@@ -87,7 +84,7 @@ def _damaged(name: str) -> InputError:
     return InputError(f"Expected a whole image, got {name}, which is truncated or damaged: fetch or export it again.")
 
 
-def _check_size(size: tuple[int, ...], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise _too_large(name)
@@ -121,16 +118,11 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey_to_rgb(np.asarray(image), name)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    try:
-        rgb = image.convert("RGB")
-    except ValueError as error:
-        raise InputError(
-            f"Expected a picture with colours, got mode {image.mode} in {name}: save it as RGB first."
-        ) from error
-    return Image.frombytes("RGB", rgb.size, rgb.tobytes())
+    rgb = image.convert("RGB")
+    return Image.frombytes("RGB", rgb.size, rgb.tobytes())  # without the source's metadata
 
 
 def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
@@ -152,6 +144,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
             f"Expected an image array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}: "
             "pass one image at a time, channels last."
         )
+    _check_size((array.shape[1], array.shape[0]), "the array")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.bool_:

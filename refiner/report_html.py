@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from refiner.images import png_bytes
-from refiner.overlays import KIND_COLOURS, enlarged, fitted, flaw_words, marks
+from refiner.overlays import KIND_COLOURS, fitted, flaw_words, marks
 from refiner.runs import dumps
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Score
 
@@ -66,7 +66,8 @@ article.kept { border-color: var(--good); box-shadow: inset 3px 0 var(--good); }
 .table { overflow-x: auto; margin-top: 16px; } table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; font-weight: 500; color: var(--faint); font-size: 12px; padding: 0 12px 6px 0; }
 td { padding: 9px 12px 9px 0; border-top: 1px solid var(--rule); vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { width: 34px; } .number { display: inline-grid; place-items: center; width: 22px; height: 22px;
+td:first-child { width: 34px; } td:nth-child(n+4) { white-space: nowrap; }
+.number { display: inline-grid; place-items: center; width: 22px; height: 22px;
   border-radius: 50%; color: #fff; font-size: 12px; }
 .meter { width: 64px; height: 5px; border-radius: 3px; background: var(--bar); overflow: hidden; margin-top: 5px; }
 .meter i { display: block; height: 100%; background: var(--bad); }
@@ -152,13 +153,13 @@ def _data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
 
 
-def _picture(attempt: Attempt, alt: str) -> str:
+def _picture(attempt: Attempt, alt: str, side: int) -> str:
     if attempt.image is None:
         return '<div class="picture none">no picture</div>'
     shown = attempt.image if max(attempt.image.size) <= _SIDE else fitted(attempt.image, _SIDE)
     layers = f'<img src="{_data_uri(shown)}" alt="{escape(alt)}">'
     if attempt.analysis is not None and attempt.analysis.regions:
-        layer = marks(attempt.analysis, enlarged(shown).size)
+        layer = marks(attempt.analysis, fitted(shown, side).size)
         layers += f'<img src="{_data_uri(layer)}" alt="">'
     return f'<div class="picture">{layers}</div>'
 
@@ -166,7 +167,7 @@ def _picture(attempt: Attempt, alt: str) -> str:
 def _figure(name: str, attempt: Attempt) -> str:
     words = escape(flaw_words(attempt.analysis))
     caption = f'<span><strong>{name}</strong> · {words}</span><span class="faint">attempt {attempt.index}</span>'
-    return f"<figure>{_picture(attempt, f'{name}: {attempt.prompt}')}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{_picture(attempt, f'{name}: {attempt.prompt}', 600)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _attempt(attempt: Attempt, result: RefinementResult) -> str:
@@ -184,7 +185,7 @@ def _attempt(attempt: Attempt, result: RefinementResult) -> str:
     if attempt.negative_prompt:
         prompt += f'<p class="prompt"><span class="faint">Not</span> {escape(attempt.negative_prompt)}</p>'
     return f"""<article{' class="kept"' if kept else ""}>
-<div>{_picture(attempt, attempt.prompt)}</div>
+<div>{_picture(attempt, attempt.prompt, 320)}</div>
 <div>
 <div class="head"><h3>{attempt.index} · {escape(attempt.action)}</h3>
 <span class="verdict{" good" if attempt.accepted else ""}">{verdict}</span></div>
@@ -249,8 +250,8 @@ def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool],
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    low, high = min(known), max(known)
-    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    low, high = min(known) if higher else 0.0, max(known)
+    high = high if high > low else low + 1.0
     step = 240 / max(1, len(values) - 1)
     points = [
         (44 + step * place, 96 - 72 * (value - low) / (high - low), kept)

@@ -105,7 +105,7 @@ def _output_error(what: str, path: Path, error: OSError) -> OutputError:
     )
 
 
-def dumps(document: Any) -> str:  # noqa: ANN401
+def dumps(document: Any) -> str:
     """JSON text: two spaces, Unicode as it is, no NaN."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 

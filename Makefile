@@ -1,0 +1,54 @@
+# Everything runs from a checkout: `make demo` and `make test` install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PROMPT ?= a red hand left of a green clock showing three o'clock on a sky background
+OUT ?= out
+SHELL := /bin/bash
+
+# One thread for each process: small models lose far more to threads that wait for each other than they gain.
+export OMP_NUM_THREADS ?= 1
+# Keeps the checkout's own folders (detectors/, pipelines/, ...) from being imported as packages of their own.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check format types bench micro tree clean
+
+demo: .venv/installed
+	$(BIN)/refiner refine "$(PROMPT)" --out $(OUT)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_exports.py
+
+types: .venv/installed-dev tree
+	MYPYPATH=build/tree $(BIN)/mypy -p refiner
+
+bench: .venv/installed
+	$(BIN)/refiner micro bench
+
+micro: .venv/installed
+	$(BIN)/refiner micro build
+
+# mypy does not follow the package-dir map: this tree of links shows it the package as it is installed.
+tree:
+	rm -rf build/tree && mkdir -p build/tree/refiner
+	ln -s $(CURDIR)/refiner/* build/tree/refiner/
+	for room in demo detectors pipelines training; do ln -s $(CURDIR)/$$room build/tree/refiner/$$room; done
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet -e . -c constraints.txt
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	touch .venv/installed $@
+
+clean:
+	rm -rf build dist out runs *.egg-info .mypy_cache .pytest_cache .ruff_cache
