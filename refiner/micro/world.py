@@ -25,7 +25,8 @@ SIZE = 96
 """Height and width of a picture, in pixels."""
 LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((1,),), 2: ((2,), (1, 1)), 3: ((2, 1), (1, 2)), 4: ((2, 2),)}
 """Rows of things for each number of things."""
-_RADII = {1: (26.0, 40.0), 2: (18.5, 22.0), 3: (18.5, 22.0), 4: (18.5, 22.0)}
+RADII = {1: (26.0, 40.0), 2: (18.5, 22.0), 3: (18.5, 22.0), 4: (18.5, 22.0)}
+"""Least and largest radius of a thing, in pixels, for each number of things in a scene."""
 _MARGIN = 1.5
 
 
@@ -134,7 +135,7 @@ def _sample_thing(rng: np.random.Generator, kind: Kind, sun: str) -> Thing:
 
 def place(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same scene with every thing at a random size and place within its cell."""
-    low, high = _RADII[len(scene.things)]
+    low, high = RADII[len(scene.things)]
     placed = []
     for thing, (x0, y0, x1, y1) in zip(scene.things, cells(scene.rows), strict=True):
         radius = float(rng.uniform(low, high))

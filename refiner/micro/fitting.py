@@ -1,0 +1,183 @@
+"""Fitting: where a captioned thing stands in a picture, how large it is, and whether another thing fits better.
+
+A fit minimises a robust L1 distance between the picture and a render of one thing on its background, over the cell of
+the layout and a little around it: first on a coarse grid at half resolution, then by coordinate steps at full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from refiner.micro.drawing import Colour, Shape, rasterise
+from refiner.micro.things import COLOURS, KINDS
+from refiner.micro.world import RADII, SIZE, Scene, Thing, cells
+
+Floats = NDArray[np.float32]
+Window = tuple[int, int, int, int]
+"""Pixels (x0, y0, x1, y1), half-open."""
+
+SLACK = 6
+"""How far beyond its cell and its usual sizes a thing is looked for, in pixels."""
+_CLIP = 60.0
+"""Distances count up to this, in grey levels, so that a flaw does not pull the fit."""
+_REACH = 2.5
+"""How far outline and blur reach beyond a thing's square, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A thing where it fits best."""
+
+    thing: Thing
+    cost: float
+    """Sum over the window of the clipped distances; lower is better."""
+    share: float
+    """How much of what stands out from the background it explains: 1 all of it, 0 or less nothing."""
+
+
+def window_of(cell: tuple[float, float, float, float]) -> Window:
+    """The pixels that are searched for the thing of a cell."""
+    x0, y0, x1, y1 = (round(value) for value in cell)
+    return max(0, x0 - SLACK), max(0, y0 - SLACK), min(SIZE, x1 + SLACK), min(SIZE, y1 + SLACK)
+
+
+def draw(shapes: list[Shape], ground: Colour, window: Window) -> Floats:
+    """Render shapes on a flat background inside a window; float32 (height, width, 3) in [0, 255]."""
+    x0, y0, x1, y1 = window
+    moved = [replace(shape, points=shape.points - (x0, y0)) for shape in shapes]
+    side = max(x1 - x0, y1 - y0)
+    return np.asarray(rasterise(moved, ground, side), dtype=np.float32)[: y1 - y0, : x1 - x0]
+
+
+def _distance(first: Floats, second: Floats | Colour) -> Floats:
+    return np.minimum(np.abs(first - np.asarray(second, dtype=np.float32)).mean(axis=-1), _CLIP)
+
+
+def square_of(thing: Thing, window: Window = (0, 0, SIZE, SIZE)) -> Window:
+    """The pixels of a window that a thing can reach."""
+    reach = thing.radius + _REACH
+    return (
+        max(window[0], int(thing.x - reach)),
+        max(window[1], int(thing.y - reach)),
+        min(window[2], int(thing.x + reach) + 1),
+        min(window[3], int(thing.y + reach) + 1),
+    )
+
+
+class Fitter:
+    """Fits things into one window of a picture."""
+
+    def __init__(self, pixels: Floats, ground: Colour, cell: tuple[float, float, float, float], count: int) -> None:
+        """``pixels`` float32 (96, 96, 3) in [0, 255]; ``count`` is the number of things in the scene."""
+        self._pixels, self._ground = pixels, ground
+        self._window = window_of(cell)
+        self._radii = RADII[count]
+        self._plain = _distance(pixels, ground)
+        x0, y0, x1, y1 = self._window
+        self._total = float(self._plain[y0:y1, x0:x1].sum())
+        even = (x0 + x0 % 2, y0 + y0 % 2, x1 - x1 % 2, y1 - y1 % 2)
+        self._corner = even[:2]
+        crop = pixels[even[1] : even[3], even[0] : even[2]]
+        self._half = crop.reshape(crop.shape[0] // 2, 2, crop.shape[1] // 2, 2, 3).mean(axis=(1, 3))
+
+    def _cost(self, thing: Thing) -> float:
+        square = square_of(thing, self._window)
+        x0, y0, x1, y1 = square
+        if x0 >= x1 or y0 >= y1:
+            return self._total
+        drawn = draw(thing.shapes(0, thing.parts(self._ground)), self._ground, square)
+        gain = self._plain[y0:y1, x0:x1].sum() - _distance(self._pixels[y0:y1, x0:x1], drawn).sum()
+        return self._total - float(gain)
+
+    def _fit_of(self, thing: Thing, cost: float) -> Fit:
+        return Fit(thing=thing, cost=cost, share=1 - cost / max(self._total, 1.0))
+
+    def _coarse(self, thing: Thing) -> Thing:
+        """The best place on a grid of 2 pixels, for sizes some 2 pixels apart."""
+        low, high = self._radii
+        best, place = np.inf, thing
+        for radius in np.linspace(low - 1, high + 1, max(3, round((high - low) / 2) + 2)):
+            side = int(np.ceil(radius + _REACH))
+            template = self._template(replace(thing, x=side / 2, y=side / 2, radius=float(radius) / 2), side)
+            padded = np.pad(self._half, ((3, 3), (3, 3), (0, 0)), mode="edge")
+            if padded.shape[0] < side or padded.shape[1] < side:
+                continue
+            views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+            plain = np.lib.stride_tricks.sliding_window_view(_distance(padded, self._ground), (side, side))
+            gains = (plain - _distance(views, template)).sum(axis=(2, 3))
+            row, column = np.unravel_index(int(gains.argmax()), gains.shape)
+            if -gains.max() < best:
+                best = -float(gains.max())
+                x = self._corner[0] + 2 * (int(column) - 3) + side
+                y = self._corner[1] + 2 * (int(row) - 3) + side
+                place = replace(thing, x=float(x), y=float(y), radius=float(radius))
+        return place
+
+    def _template(self, thing: Thing, side: int) -> Floats:
+        full = replace(thing, x=2 * thing.x, y=2 * thing.y, radius=2 * thing.radius)
+        drawn = draw(full.shapes(0, full.parts(self._ground)), self._ground, (0, 0, 2 * side, 2 * side))
+        return drawn.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+
+    def _slide(self, thing: Thing, blur: float) -> Thing:
+        """One Gauss-Newton step of place and size under robust weights, on pictures blurred by ``blur`` pixels."""
+        x0, y0, x1, y1 = window = square_of(thing, self._window)
+        drawn = draw(thing.shapes(0, thing.parts(self._ground)), self._ground, window)
+        seen = self._pixels[y0:y1, x0:x1]
+        if blur:
+            drawn, seen = (ndimage.gaussian_filter(each, (blur, blur, 0)) for each in (drawn, seen))
+        down, across = np.gradient(drawn, axis=(0, 1))
+        rows, columns = np.indices(drawn.shape[:2]) + 0.5
+        dy, dx = (rows + y0 - thing.y) / thing.radius, (columns + x0 - thing.x) / thing.radius
+        slopes = np.stack([-across, -down, -(across * dx[..., None] + down * dy[..., None])], axis=-1).reshape(-1, 3)
+        miss = (seen - drawn).ravel()
+        weights = np.where(np.abs(miss) < _CLIP * 1.5, 1 / np.maximum(np.abs(miss), 6.0), 0.0)
+        weighted = slopes * weights[:, None]
+        step = np.linalg.solve(slopes.T @ weighted + np.eye(3) * 1e-3, weighted.T @ miss).clip(-1.5, 1.5)
+        return replace(
+            thing,
+            x=thing.x + float(step[0]),
+            y=thing.y + float(step[1]),
+            radius=max(thing.radius + float(step[2]), 8.0),
+        )
+
+    def _polish(self, thing: Thing, blurs: tuple[float, ...] = (1.5, 1.5, 1.0, 0.5, 0.0, 0.0)) -> Fit:
+        """Gauss-Newton steps; the best place on the way wins."""
+        tried = [thing]
+        for blur in blurs:
+            tried.append(self._slide(tried[-1], blur))
+        costs = [self._cost(each) for each in tried[-2:]]
+        best = int(np.argmin(costs))
+        return self._fit_of(tried[-2:][best], costs[best])
+
+    def fit(self, thing: Thing) -> Fit:
+        """Where and how large the thing fits best."""
+        return self._polish(self._coarse(thing))
+
+    def rival(self, thing: Thing) -> Fit:
+        """The best fit of all other kinds, colours and attributes that differ at a glance."""
+        placed = [self._polish(self._coarse(other), (1.5, 1.0)) for other in self._others(thing)]
+        best = min(placed, key=lambda fit: fit.cost).thing
+        recoloured = [replace(best, colour=colour) for colour in COLOURS]
+        costs = [self._cost(other) for other in recoloured]
+        return self._polish(recoloured[int(np.argmin(costs))], (1.0, 0.0))
+
+    def _others(self, thing: Thing) -> Iterator[Thing]:
+        x0, y0, x1, y1 = self._window
+        crop = self._pixels[y0:y1, x0:x1]
+        counts = {name: int((_distance(crop, colour) < 20).sum()) for name, colour in COLOURS.items()}
+        colours = {thing.colour, max(counts, key=lambda name: counts[name])}
+        for kind in KINDS.values():
+            attributes = kind.attributes if len(kind.attributes) == 2 else kind.attributes[:1]
+            for attribute in attributes:
+                for colour in sorted(colours):
+                    yield Thing(kind=kind.name, colour=colour, attribute=attribute)
+
+
+def fitters(pixels: Floats, scene: Scene) -> list[Fitter]:
+    """One fitter for each thing of a scene."""
+    return [Fitter(pixels, scene.ground, cell, len(scene.things)) for cell in cells(scene.rows)]
