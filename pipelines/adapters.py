@@ -201,14 +201,13 @@ def count_tokens(pipe: DiffusionPipeline) -> tuple[Callable[[str], int], int]:
     return count, min(tokenizer.model_max_length for tokenizer in tokenizers)
 
 
-def closed_vocabulary(pipe: DiffusionPipeline) -> frozenset[str] | None:
-    """All words that the pipeline's tokenizers know, where other words are lost on them; None where none is."""
-    words: frozenset[str] | None = None
-    for tokenizer in _tokenizers(pipe):
-        if tokenizer.unk_token_id in tokenizer("zyzzyva", add_special_tokens=False).input_ids:
-            known = frozenset(word.removesuffix("</w>") for word in tokenizer.get_vocab())
-            words = known if words is None else words & known
-    return words
+_SMALL_VOCABULARY = 5000
+"""A tokenizer with at most so many entries serves a text encoder that was trained on few words (CLIP has 49408)."""
+
+
+def reads_free_text(pipe: DiffusionPipeline) -> bool:
+    """Whether the text encoders know more than the few words of a narrow world."""
+    return all(len(tokenizer) > _SMALL_VOCABULARY for tokenizer in _tokenizers(pipe))
 
 
 def _tokenizers(pipe: DiffusionPipeline) -> list[Any]:

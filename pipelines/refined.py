@@ -16,7 +16,7 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, closed_vocabulary, count_tokens, family_of
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, count_tokens, family_of, reads_free_text
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.inpainting import CropInpainter
 from refiner.pipelines.loop import Attempts, Parts, finish, refine
@@ -88,7 +88,7 @@ class RefinedPipeline:
         self.call_defaults = dict(call or {})
 
     @classmethod
-    def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:  # noqa: ANN401
+    def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
         """Wrap a loaded pipeline; ``options`` are those of the class."""
         return cls(pipe, detector=detector, **options)
 
@@ -102,7 +102,7 @@ class RefinedPipeline:
         reviser: Reviser | None = None,
         config: RefineConfig | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> RefinedPipeline:
         """Load a text-to-image pipeline and wrap it.
 
@@ -136,7 +136,7 @@ class RefinedPipeline:
             call=saved.call,
         )
 
-    def save_pretrained(self, folder: Where, **options: Any) -> None:  # noqa: ANN401
+    def save_pretrained(self, folder: Where, **options: Any) -> None:
         """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
 
         Detector and judge are noted by the ids they were loaded by; others are saved into sub-folders where they have
@@ -150,7 +150,7 @@ class RefinedPipeline:
                 places[name] = f"./{name}"
         SavedSettings(config=self.refine_config, call=self.call_defaults, **places).write(folder)
 
-    def to(self, *args: Any, **options: Any) -> RefinedPipeline:  # noqa: ANN401
+    def to(self, *args: Any, **options: Any) -> RefinedPipeline:
         """Move the pipeline as diffusers does, then detector and judge to its device; their dtype stays."""
         self.pipe.to(*args, **options)
         for part in (self.detector, self.judge):
@@ -158,7 +158,7 @@ class RefinedPipeline:
                 part.to(self.pipe.device)
         return self
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         if name in RefinedPipeline._OWN:
             raise AttributeError(name)
         return getattr(self.pipe, name)
@@ -180,7 +180,7 @@ class RefinedPipeline:
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_attempt: Callable[[Attempt], bool | None] | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> RefinedPipelineOutput | tuple[Images, list[RefinementResult]]:
         """Paint and refine one picture or several.
 
@@ -230,7 +230,7 @@ class RefinedPipeline:
         config: RefineConfig | None = None,
         height: int | None = None,
         width: int | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> Attempts:
         """Refine one picture, attempt by attempt; the generator's return value is the ``RefinementResult``.
 
@@ -335,7 +335,7 @@ def _converted(images: list[Image.Image], output_type: OutputType) -> Images:
 
 def _fitting_reviser(pipe: DiffusionPipeline) -> Reviser:
     count, limit = count_tokens(pipe)
-    return TemplateReviser(limit=limit, count=count, vocabulary=closed_vocabulary(pipe))
+    return TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
 
 
 def _load_detector(detector: Where, device: torch.device) -> Detector:

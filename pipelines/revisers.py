@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from refiner.pipelines.memory import Memory, remember
+from refiner.pipelines.memory import remember
 from refiner.protocols import Revision
 from refiner.taxonomy import Category
 from refiner.types import Attempt, Region
@@ -47,21 +47,14 @@ class TemplateReviser:
     Args:
         limit: longest prompt, in the unit of ``count``. CLIP reads 77 tokens, which about 50 words fill.
         count: length of a text, such as its number of tokens; None counts words.
-        vocabulary: all words that the text encoder knows, lower case, where it knows few; then no other word is
-            used, and flawed things are emphasised by repeating their part of the prompt. None: any word.
+        free_text: False for a text encoder that was trained on few words: then only words of the user's prompt are
+            used, and what was most flawed is emphasised by naming it once more.
     """
 
-    def __init__(
-        self,
-        *,
-        limit: int = 50,
-        count: Callable[[str], int] = _count_words,
-        vocabulary: Collection[str] | None = None,
-    ) -> None:
+    def __init__(self, *, limit: int = 50, count: Callable[[str], int] = _count_words, free_text: bool = True) -> None:
         self._limit = limit
         self._count = count
-        self._vocabulary = None if vocabulary is None else frozenset(vocabulary)
-        self._separator = ", " if vocabulary is None else " "
+        self._free_text = free_text
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
         """The user's prompt, then what should be there instead of every flaw seen so far, as far as it fits.
@@ -69,32 +62,32 @@ class TemplateReviser:
         The detector's explanations, which name defects, go to the negative prompt.
         """
         memories = remember(history)
-        wanted = self._fill(prompt, [self._emphasis(prompt, memory) for memory in memories])
-        unwanted = self._fill("", [_plain(memory.explanation) for memory in memories])
-        return Revision(prompt=wanted, negative_prompt=unwanted)
+        if not self._free_text:
+            named = filter(None, (clause_of(prompt, memory.name) for memory in memories))
+            return Revision(prompt=self._fill(prompt, list(named)[:1], " "))
+        return Revision(
+            prompt=self._fill(prompt, [_wanted(memory.name, memory.category) for memory in memories]),
+            negative_prompt=self._fill("", [_plain(memory.explanation) for memory in memories]),
+        )
 
     def for_region(self, prompt: str, region: Region) -> Revision:
         """The part of the prompt that the region's name belongs to (else all of it), and what should be there."""
         part = clause_of(prompt, region.name) or prompt
-        wanted = [] if self._vocabulary is not None else [_wanted(region.name, region.category)]
-        return Revision(prompt=self._fill(part, wanted), negative_prompt=self._fill("", [_plain(region.explanation)]))
+        if not self._free_text:
+            return Revision(prompt=part)
+        return Revision(
+            prompt=self._fill(part, [_wanted(region.name, region.category)]),
+            negative_prompt=self._fill("", [_plain(region.explanation)]),
+        )
 
-    def _emphasis(self, prompt: str, memory: Memory) -> str:
-        if self._vocabulary is None:
-            return _wanted(memory.name, memory.category)
-        return clause_of(prompt, memory.name) or ""
-
-    def _fill(self, start: str, additions: Sequence[str]) -> str:
-        """Join as many different additions as the limit and the vocabulary allow, in order; ``start`` always stays."""
+    def _fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
+        """Join as many different additions as the limit allows, in order; ``start`` always stays whole."""
         text = start
         for addition in dict.fromkeys(filter(None, additions)):
-            longer = f"{text}{self._separator}{addition}" if text else addition
-            if self._known(addition) and self._count(longer) <= self._limit:
+            longer = f"{text}{separator}{addition}" if text else addition
+            if self._count(longer) <= self._limit:
                 text = longer
         return text
-
-    def _known(self, text: str) -> bool:
-        return self._vocabulary is None or self._vocabulary.issuperset(_words(text))
 
 
 def clause_of(prompt: str, name: str) -> str | None:

@@ -28,7 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import BadImageError, ConfigError, InputError, WeightsError  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, closed_vocabulary  # noqa: E402
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, reads_free_text  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -436,13 +436,8 @@ def test_an_empty_prompt_is_refused(base: StableDiffusionPipeline) -> None:
         refined(base)("  ")
 
 
-def test_only_tokenizers_that_lose_words_have_a_closed_vocabulary(base: StableDiffusionPipeline) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    assert closed_vocabulary(base) is None
-    words = Tokenizer(models.WordLevel({"[unk]": 0, "red": 1, "hand": 2}, unk_token="[unk]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    pipe = stable_diffusion()
-    pipe.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[unk]")
-    assert closed_vocabulary(pipe) == {"[unk]", "red", "hand"}
+def test_a_text_encoder_of_few_words_gets_no_other_words(base: StableDiffusionPipeline) -> None:
+    assert not reads_free_text(base)
+    result = refined(base, relenting())(PROMPT, seed=0, strategy="regenerate").results[0]
+    assert result.attempts[1].prompt == f"{PROMPT} a red hand"
+    assert result.attempts[1].negative_prompt == ""

@@ -1,0 +1,101 @@
+"""The template reviser and the memory bank."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from refiner.pipelines import TemplateReviser
+from refiner.pipelines.memory import remember
+from refiner.pipelines.revisers import clause_of
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Attempt, Region, Size
+
+PROMPT = (
+    "a red hand with five fingers left of a green clock showing three o'clock above a blue sign on a sky background"
+)
+
+
+def flaw(name: str, explanation: str = "", severity: float = 1.0, category: Category = Category.ANATOMY) -> Region:
+    return Region(mask=None, box=(0, 0, 4, 4), name=name, explanation=explanation, severity=severity, category=category)
+
+
+def attempt(*regions: Region, accepted: bool = True, readable: bool = True) -> Attempt:
+    return Attempt(
+        index=0,
+        action="generate",
+        prompt=PROMPT,
+        seed=0,
+        image=Image.new("RGB", (8, 8)),
+        analysis=Analysis(size=Size(8, 8), regions=regions, detector="x") if readable else None,
+        accepted=accepted,
+        reason="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "clause"),
+    [
+        (PROMPT, "the finger of the red hand", "a red hand with five fingers on a sky background"),
+        (PROMPT, "clock", "a green clock showing three o'clock on a sky background"),
+        (PROMPT, "the signs", "a blue sign on a sky background"),
+        (PROMPT, "the horizon", None),
+        ("a black and white cat and a dog", "the cat's tail", "a black and white cat"),
+        ("a man, a woman; a child", "the woman", "a woman"),
+        ("a cat next to a cat", "the cat", None),
+        ("a cat facing left left of a dog", "dog", "a dog"),
+        ("", "dog", None),
+    ],
+)
+def test_a_region_gets_the_clause_that_speaks_of_it(prompt: str, name: str, clause: str | None) -> None:
+    assert clause_of(prompt, name) == clause
+
+
+def test_a_region_of_no_clause_gets_the_whole_prompt() -> None:
+    assert TemplateReviser(free_text=False).for_region(PROMPT, flaw("the horizon")).prompt == PROMPT
+
+
+def test_what_should_be_there_is_positive_and_defects_are_negative() -> None:
+    revision = TemplateReviser().for_region("a dog", flaw("the left paw", "six toes\nfused"))
+    assert revision.prompt == "a dog, a complete, well-formed left paw"
+    assert revision.negative_prompt == "six toes fused"
+
+
+@pytest.mark.parametrize("category", list(Category))
+def test_every_category_has_its_wording(category: Category) -> None:
+    assert "paw" in TemplateReviser().for_region("a dog", flaw("the paw", category=category)).prompt
+
+
+def test_memory_holds_accepted_and_rejected_attempts_worst_first() -> None:
+    history = [
+        attempt(flaw("the paw", "mild", 0.3)),
+        attempt(flaw("the eye", severity=0.5), flaw("The paw", "strong", 0.9), accepted=False),
+        attempt(readable=False),
+    ]
+    memories = remember(history)
+    assert [(memory.name, memory.explanation) for memory in memories] == [("The paw", "strong"), ("the eye", "")]
+    assert memories[0].burden == pytest.approx(1.2)
+    assert remember(history) == memories
+
+
+def test_few_words_mean_repeating_the_worst_clause_alone() -> None:
+    history = [attempt(flaw("the clock", "melted"), flaw("the hand", severity=0.5))]
+    revision = TemplateReviser(free_text=False).revise(PROMPT, history)
+    assert revision.prompt == f"{PROMPT} a green clock showing three o'clock on a sky background"
+    assert revision.negative_prompt == ""
+
+
+@given(names=st.lists(st.text(max_size=30), max_size=8), limit=st.integers(1, 60))
+def test_the_limit_holds_and_the_users_prompt_stays_whole(names: list[str], limit: int) -> None:
+    revision = TemplateReviser(limit=limit).revise("a dog", [attempt(*(flaw(name, name) for name in names))])
+    assert revision.prompt.startswith("a dog")
+    assert len(revision.prompt.split()) <= max(limit, 2)
+    assert len(revision.negative_prompt.split()) <= limit
+    assert "\n" not in revision.prompt
+    assert not set("()[]{}<>|\\") & set(revision.prompt + revision.negative_prompt)
+
+
+def test_without_memories_the_prompt_is_the_users() -> None:
+    assert TemplateReviser().revise(PROMPT, [attempt(readable=False)]).prompt == PROMPT
