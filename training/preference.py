@@ -1,0 +1,328 @@
+"""Train the micro judge: a CLIP in HPS's architecture and format, at the micro world's size.
+
+Stage 1 is CLIP's contrastive loss over clean pictures and captions; every batch holds near misses of each (another
+hour, word, kind or colour; colours or places swapped; a thing left out). Stage 2 adds HPS v2's preferences
+(arXiv 2306.09341, section 4): for one prompt and two pictures, cross-entropy over the pair's scaled cosines. The
+better one has no flaw, fewer flaws, no damage, or fits the caption; often it is another picture of the same caption,
+because that is what a judge is asked to choose from. Every picture gets the slight blur, noise and colour cast of a
+decoder, in amounts that say nothing about which one is better.
+
+Both stages are helped by dense labels (what stands in each cell of the picture, and is it flawed?) through a linear
+head on the image tower's third block, which is thrown away afterwards: with so few pictures, captions and preferences
+alone say too little about where to look.
+
+Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here stage 1 stands in for
+the one and the micro world's exact truth for the other. The image tower is open_clip's residual network in place of a
+transformer, and the tokenizer knows the words of the micro world alone.
+
+Run ``python -P -m refiner.training.preference --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.functional import normalize
+from transformers import PreTrainedTokenizerFast
+
+from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.metrics.hps import MEAN, STD, HPSScorer
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+from refiner.micro.world import SIZE
+from refiner.training.common import seed_everything
+from refiner.training.fit import FitSettings, fit
+from refiner.training.preference_data import ATTRIBUTES, PICTURES, Pool, build_pool, damage, decoder_look
+from refiner.training.preference_eval import evaluate
+
+CONTEXT_LENGTH = 44
+"""Tokens of a prompt, start and end included: the longest caption just fits."""
+_LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRecipe:
+    """Settings of a run; the defaults are those of the bundled weights."""
+
+    seed: int = 31
+    shards: int = 8
+    shard_size: int = 250
+    caption_steps: int = 150
+    caption_batch: int = 20
+    caption_rate: float = 2e-3
+    preference_steps: int = 900
+    preference_batch: int = 10
+    preference_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    contrastive_weight: float = 0.3  # of stage 1's loss in stage 2
+    dense_weight: float = 0.5
+
+
+def words() -> list[str]:
+    """Every word of the micro world's captions."""
+    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
+    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
+    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Words to ids; the end token has the largest id, because CLIP's text tower reads its answer there."""
+    names = ["<pad>", "<unk>", *words(), "<start>", "<end>"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z0-9']+"), "removed")
+    special = [("<start>", vocabulary["<start>"]), ("<end>", vocabulary["<end>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=CONTEXT_LENGTH,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+    )
+
+
+def model_config(vocabulary: int) -> dict[str, Any]:
+    """open_clip's ``model_cfg`` of the micro judge."""
+    return {
+        "embed_dim": 256,
+        "vision_cfg": {"image_size": SIZE, "layers": [1, 2, 1, 1], "width": 32, "head_width": 64},
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": vocabulary,
+            "hf_tokenizer_name": "refiner/hps-micro",
+            "width": 128,
+            "heads": 2,
+            "layers": 3,
+        },
+    }
+
+
+def build_scorer(seed: int) -> HPSScorer:
+    """The micro judge before training, written to a folder and read back as any other."""
+    seed_everything(seed)
+    tokenizer = build_tokenizer()
+    config = model_config(len(tokenizer))
+    with tempfile.TemporaryDirectory() as folder:
+        clip = open_clip.CLIP(**config)
+        HPSScorer(model=clip, tokenizer=tokenizer, config=config, name="").save_pretrained(folder)
+        scorer = HPSScorer.from_pretrained(folder, device="cpu")
+    scorer.model.visual.to(memory_format=torch.channels_last)
+    return scorer
+
+
+class Trainee(nn.Module):
+    """The judge's network and the head for dense labels."""
+
+    def __init__(self, clip: open_clip.CLIP) -> None:
+        super().__init__()
+        self.clip = clip
+        channels = 16 * model_config(0)["vision_cfg"]["width"]
+        self.sizes = [len(KINDS) + 1, len(COLOURS) + len(BACKGROUNDS), len(ATTRIBUTES), 1]
+        self.head = nn.Conv2d(channels, sum(self.sizes), 1)
+        self.block = torch.empty(0)
+        clip.visual.layer3.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.block = output
+
+    def images(self, pictures: Tensor) -> Tensor:
+        """Unit features (N, D) of pictures in [0, 1], seen through a decoder's eyes; ``dense_loss`` follows."""
+        pixels = normalize(decoder_look(pictures), list(MEAN), list(STD)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.clip.encode_image(pixels)
+        return functional.normalize(features.float(), dim=-1)
+
+    def dense_loss(self, labels: Tensor) -> Tensor:
+        """Cross-entropy of the last pictures' cells against labels (N, 4, 6, 6) as in ``Sample``."""
+        *logits, flaw = self.head(self.block.float()).split(self.sizes, dim=1)
+        loss = functional.binary_cross_entropy_with_logits(
+            flaw[:, 0], labels[:, 3].float(), pos_weight=torch.tensor(3.0)
+        )
+        for place, rows in enumerate(logits):
+            loss = loss + functional.cross_entropy(rows, labels[:, place], ignore_index=-1)
+        return loss
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor on the cosines."""
+        return self.clip.logit_scale.exp().clamp(max=_LARGEST_SCALE)
+
+
+def _text_features(scorer: HPSScorer, texts: list[str]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        features = scorer.model.encode_text(scorer.tokenizer(texts))
+    return functional.normalize(features.float(), dim=-1)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss with surplus texts.
+
+    Args:
+        images: unit features (N, D).
+        texts: unit features (M, D), M >= N; the first N belong to the images, the others are wrong for all of them.
+        captions: the M texts; where a surplus one reads like an image's own, it does not count against it.
+        scale: factor on the cosines.
+    """
+    count = len(images)
+    target = torch.arange(count)
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    own = torch.tensor([numbers[caption] for caption in captions])
+    same = (own[:count, None] == own[None]) & ~torch.eye(count, len(captions), dtype=torch.bool)
+    logits = (scale * images @ texts.T).masked_fill(same, -torch.inf)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :count].T, target)) / 2
+
+
+def preference_loss(better: Tensor, worse: Tensor, scale: Tensor) -> Tensor:
+    """HPS v2's loss of each pair, float (N,): cross-entropy over two scaled cosines, the better being the target."""
+    return functional.softplus(scale * (worse - better))
+
+
+_PAIRS = (
+    ("clean", "flawed"),
+    ("again", "flawed"),
+    ("clean", "worse"),
+    ("again", "worse"),
+    ("flawed", "worse"),
+    ("clean", "damaged"),
+    ("again", "damaged"),
+    ("clean", "rival"),
+    ("again", "rival"),
+)
+"""Which picture of a sample is better than which."""
+
+
+def _preferences(cosines: Mapping[str, Tensor], valid: Mapping[str, Tensor], scale: Tensor) -> Tensor:
+    losses, weights = [], []
+    for better, worse in _PAIRS:
+        losses.append(preference_loss(cosines[better], cosines[worse], scale))
+        weights.append(valid["more" if better == "flawed" else worse])
+    weight = torch.cat(weights).float()
+    return (torch.cat(losses) * weight).sum() / weight.sum()
+
+
+def _captions(pool: Pool, indices: np.ndarray) -> list[str]:
+    """Captions of the samples, then those of their rivals, then the surplus ones."""
+    rows = [pool.captions[index] for index in indices.tolist()]
+    return [row[0] for row in rows] + [row[1] for row in rows] + [text for row in rows for text in row[2:]]
+
+
+def train_captions(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: PreferenceRecipe, folder: Path) -> None:
+    """Stage 1: which caption belongs to which picture."""
+
+    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        indices = rng.choice(len(pool), recipe.caption_batch, replace=False)
+        pictures, labels = pool.take(indices, (("clean", "again")[step % 2], "rival"))
+        captions = _captions(pool, indices)
+        images = trainee.images(pictures)
+        contrast = contrastive_loss(images, _text_features(scorer, captions), captions, trainee.scale)
+        dense = trainee.dense_loss(labels)
+        figures = {"contrast": contrast.detach(), "dense": dense.detach(), "scale": trainee.scale.detach()}
+        return contrast + recipe.dense_weight * dense, figures
+
+    settings = _settings(recipe, recipe.caption_steps, recipe.caption_rate)
+    fit(trainee, loss_of_step, settings, folder, "captions")
+
+
+def train_preferences(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: PreferenceRecipe, folder: Path) -> None:
+    """Stage 2: which of two pictures a prompt would rather have."""
+    count = recipe.preference_batch
+
+    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        indices = rng.choice(len(pool), count, replace=False)
+        pictures, labels = pool.take(indices, PICTURES)
+        damaged, seen = damage(pictures[:count], pictures[count : 2 * count])
+        damaged_labels = torch.cat([labels[:count, :3], seen[:, None].long()], dim=1)
+        captions = _captions(pool, indices)
+        images, texts = trainee.images(torch.cat([pictures, damaged])), _text_features(scorer, captions)
+        feature = dict(zip((*PICTURES, "damaged"), images.split(count), strict=True))
+        cosines = {name: (rows * texts[:count]).sum(1) for name, rows in feature.items()}
+        every = torch.ones(count, dtype=torch.bool)
+        valid = {"damaged": seen.flatten(1).any(1), "more": pool.more[indices]}
+        valid |= dict.fromkeys(("flawed", "worse", "rival"), every)
+        preference = _preferences(cosines, valid, trainee.scale)
+        pairs = torch.cat([feature["clean"], feature["rival"]])
+        contrast = contrastive_loss(pairs, texts, captions, trainee.scale)
+        dense = trainee.dense_loss(torch.cat([labels, damaged_labels]))
+        right = {name: (cosines["again"] > cosines[name]).float().mean() for name in ("flawed", "damaged", "rival")}
+        figures = {"preference": preference.detach(), "contrast": contrast.detach(), "dense": dense.detach(), **right}
+        return preference + recipe.contrastive_weight * contrast + recipe.dense_weight * dense, figures
+
+    settings = _settings(recipe, recipe.preference_steps, recipe.preference_rate)
+    fit(trainee, loss_of_step, settings, folder, "preferences")
+
+
+def _settings(recipe: PreferenceRecipe, steps: int, rate: float) -> FitSettings:
+    return FitSettings(
+        steps=steps,
+        learning_rate=rate,
+        warmup=50,
+        weight_decay=recipe.weight_decay,
+        ema=0.995,
+        seed=recipe.seed,
+        report_every=25,
+        save_every=100,
+    )
+
+
+def train(runs: Path, recipe: PreferenceRecipe | None = None) -> HPSScorer:
+    """Both stages, or what is left of them; checkpoints and pool lie in ``runs/preference``."""
+    recipe = recipe or PreferenceRecipe()
+    folder = runs / "preference"
+    pool = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed)
+    scorer = build_scorer(recipe.seed)
+    trainee = Trainee(scorer.model)
+    train_captions(trainee, scorer, pool, recipe, folder)
+    train_preferences(trainee, scorer, pool, recipe, folder)
+    return scorer
+
+
+def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
+    """Write the judge's folder with its card."""
+    (out / "card.json").unlink(missing_ok=True)
+    scorer.save_pretrained(out)
+    write_card(
+        out,
+        name="hps-micro 1",
+        recipe="python -P -m refiner.training.preference",
+        seed=recipe.seed,
+        data=f"{recipe.shards * recipe.shard_size} captions of the micro world, six pictures each, and near misses",
+        domain="micro",
+        scores=scores,
+        settings=dataclasses.asdict(recipe),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and drawn pictures")
+    parser.add_argument("--out", type=Path, default=MICRO_WEIGHTS / "hps", help="folder of the finished judge")
+    parser.add_argument("--pairs", type=int, default=1400, help="held-out pairs of each sort to measure on")
+    arguments = parser.parse_args()
+    recipe = PreferenceRecipe()
+    scorer = train(arguments.runs, recipe)
+    save(scorer, arguments.out, recipe, {})
+    scores = evaluate(HPSScorer.from_pretrained(arguments.out), seed=recipe.seed + 1, pairs=arguments.pairs)
+    save(scorer, arguments.out, recipe, scores)
+    for name, value in scores.items():
+        print(f"{name:40s} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

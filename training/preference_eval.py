@@ -1,0 +1,95 @@
+"""How often a judge prefers the right one, on held-out pairs of the micro world."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from refiner.micro.flaws import FLAWS, FlawedPicture, inject
+from refiner.micro.world import Scene, place, render, sample_scene
+from refiner.protocols import Judge
+from refiner.training.preference_data import RIVALS, flawed_pair
+
+Retouch = Callable[[Sequence[Image.Image]], list[Image.Image]]
+_CHUNK = 64
+
+
+class _Votes:
+    """Pairs in waiting, and how many of each sort were decided rightly."""
+
+    def __init__(self, judge: Judge, retouch: Retouch | None) -> None:
+        self.judge, self.retouch = judge, retouch
+        self.images: list[Image.Image] = []
+        self.prompts: list[str] = []
+        self.sorts: list[tuple[str, ...]] = []
+        self.right: dict[str, list[bool]] = defaultdict(list)
+
+    def add(self, better: tuple[Image.Image, str], worse: tuple[Image.Image, str], *sorts: str) -> None:
+        """A pair of (picture, prompt), counted under each of ``sorts``."""
+        for image, prompt in (better, worse):
+            self.images.append(image)
+            self.prompts.append(prompt)
+        self.sorts.append(sorts)
+        if len(self.sorts) >= _CHUNK:
+            self.count()
+
+    def count(self) -> None:
+        """Decide the pairs in waiting."""
+        images = self.retouch(self.images) if self.retouch else self.images
+        scores = self.judge.score(images, self.prompts)
+        for sorts, better, worse in zip(self.sorts, scores[::2], scores[1::2], strict=True):
+            for sort in sorts:
+                self.right[sort].append(better > worse)
+        self.images, self.prompts, self.sorts = [], [], []
+
+
+def _flawed(kind: str, rng: np.random.Generator) -> FlawedPicture:
+    while True:
+        picture = inject(sample_scene(rng), rng, count=1, kinds=[kind])
+        if picture.kinds:
+            return picture
+
+
+def _changed(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    while True:
+        scene = sample_scene(rng)
+        if (changed := RIVALS[kind](scene, rng)) is not None:
+            return scene, changed
+
+
+def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None) -> dict[str, float]:
+    """Share of held-out pairs in which the judge prefers the right one (ties are wrong).
+
+    Args:
+        judge: scores pictures against prompts.
+        seed: of the pairs; not one that was trained on.
+        pairs: of each sort; they go round the kinds of flaws and of wrong captions.
+        retouch: what is done to every picture first, such as a round trip through an autoencoder.
+
+    Returns:
+        ``flaw`` (a clean picture against the same with one flaw), ``flaw/KIND``; ``flaw_elsewhere`` (against another
+        clean picture of the same caption); ``more_flaws`` (k against k + 1); ``caption`` (one picture, right and wrong
+        caption) and ``picture`` (one caption, right and wrong picture), each with ``/KIND`` of the change.
+    """
+    votes = _Votes(judge, retouch)
+    for index in range(pairs):
+        rng = np.random.default_rng([seed, index])
+        kind = list(FLAWS)[index % len(FLAWS)]
+        bad = _flawed(kind, rng)
+        text = bad.scene.caption
+        votes.add((render(bad.scene), text), (bad.image, text), "flaw", f"flaw/{kind}")
+        votes.add((render(place(bad.scene, rng)), text), (bad.image, text), "flaw_elsewhere")
+        scene = sample_scene(rng, count=int(rng.integers(2, 5)))
+        fewer, more = flawed_pair(scene, rng)
+        if len(more.kinds) > len(fewer.kinds):
+            votes.add((fewer.image, scene.caption), (more.image, scene.caption), "more_flaws")
+        change = list(RIVALS)[index % len(RIVALS)]
+        scene, other = _changed(change, rng)
+        image = render(scene)
+        votes.add((image, scene.caption), (image, other.caption), "caption", f"caption/{change}")
+        votes.add((image, scene.caption), (render(other), scene.caption), "picture", f"picture/{change}")
+    votes.count()
+    return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
