@@ -150,7 +150,7 @@ class Means:
 
 
 @contextlib.contextmanager
-def averaged_weights(module: nn.Module, ema: Ema) -> Any:  # noqa: ANN401
+def averaged_weights(module: nn.Module, ema: Ema) -> Any:
     """Within the block, the module holds the moving average."""
     own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     module.load_state_dict(ema.shadow)

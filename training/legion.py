@@ -5,9 +5,10 @@ CLS feature. ``LossWeights`` defaults to the paper's 1.0, 0.4 and 0.2.
 
 Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, and we start from nothing:
 
-* every weight is trained in stage 1, and the masks weigh more (``micro_recipe``);
-* the two towers get dense losses of their own through heads that are thrown away afterwards: the kind of flaw in each
-  patch for CLIP, the flawed pixels for SAM. They stand in for pretraining;
+* a stage 0 stands in for pretraining: both towers learn, through heads that are thrown away afterwards, which part of
+  which thing should be where, and which kind of flaw is where;
+* every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
+* position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
 * the CLS feature is trained by an auxiliary verdict loss in stage 1: LLaVA reads the patches alone, so that without it
   the frozen CLS of a tower trained from nothing would carry no more than chance;
 * LLaVA reads the tower's last layer, not the one before it: no layer is left unused.
@@ -18,7 +19,6 @@ Run ``python -P -m refiner.training.legion --help``.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPImageProcessor, PreTrainedTokenizerFast, SamImageProcessor
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+    SamImageProcessor,
+    SamVisionConfig,
+)
 
 from refiner.detectors.legion import LegionConfig, LegionDetector, LegionModel
+from refiner.errors import WeightsError
 from refiner.micro.world import SIZE
 from refiner.training.common import (
     Ema,
@@ -42,11 +49,12 @@ from refiner.training.common import (
 )
 from refiner.training.legion_data import (
     KIND_NAMES,
+    LABEL_SIDE,
     MEAN,
+    PART_NAMES,
     STD,
     Batch,
     Pool,
-    build_pool,
     build_tokenizer,
     sample_batch,
     vocabulary_texts,
@@ -63,10 +71,10 @@ class LossWeights:
     ce: float = 1.0
     bce: float = 0.4
     dice: float = 0.2
-    patches: float = 0.0
-    """Kind of flaw in each CLIP patch."""
-    pixels: float = 0.0
-    """Flawed pixels from SAM's embedding."""
+    flaws: float = 0.0
+    """Kind of flaw in each CLIP patch, flawed pixels from SAM's embedding."""
+    parts: float = 0.0
+    """Which part should be in each CLIP patch, and in each pixel from SAM's embedding."""
     verdict: float = 0.0
     """Real or fake from CLS, already in stage 1."""
 
@@ -95,11 +103,19 @@ class Recipe:
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
     weights: LossWeights = field(default_factory=LossWeights)
-    steps: int = 4000
+    tower_steps: int = 3500
+    """Of stage 0."""
+    steps: int = 4500
     """Of stage 1."""
     verdict_steps: int = 300
     """Of stage 2."""
-    batch: int = 32
+    first_shards: int = 6
+    """Shards of pictures to begin with."""
+    shards: int = 48
+    """Shards in the end."""
+    shard_every: int = 150
+    """Steps between one new shard and the next."""
+    batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.02
@@ -110,7 +126,7 @@ class Recipe:
 
 def micro_recipe() -> Recipe:
     """The recipe of the bundled detector: about an hour on one core."""
-    return Recipe(weights=LossWeights(ce=1.0, bce=4.0, dice=1.0, patches=1.0, pixels=1.0, verdict=0.3))
+    return Recipe(weights=LossWeights(ce=1.0, bce=4.0, dice=1.0, flaws=1.0, parts=0.5, verdict=0.3))
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> LegionModel:
@@ -154,8 +170,34 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> Legi
         max_new_tokens=256,
     )
     model = LegionModel(config)
-    nn.init.normal_(model.sam.shared_image_embedding.positional_embedding)  # transformers' own scale is far too wide
+    _initialise(model)
     return model
+
+
+@torch.no_grad()
+def _initialise(model: LegionModel) -> None:
+    """What lets towers learn from nothing; transformers' own values are meant to be overwritten by a checkpoint."""
+    nn.init.normal_(model.sam.shared_image_embedding.positional_embedding)
+    tower, encoder = model.llava.model.vision_tower, model.sam.vision_encoder
+    tower.embeddings.position_embedding.weight[1:] = 0.2 * _sines(tower.config)
+    encoder.pos_embed.copy_(0.2 * _sines(encoder.config).reshape(encoder.pos_embed.shape))
+    for embedding in (tower.embeddings.patch_embedding.weight, encoder.patch_embed.projection.weight):
+        nn.init.normal_(embedding, std=embedding[0].numel() ** -0.5)
+    for layer in tower.encoder.layers:
+        for weight in (layer.self_attn.out_proj.weight, layer.mlp.fc2.weight):
+            nn.init.normal_(weight, std=1e-3)
+    for layer in encoder.layers:
+        for weight in (layer.attn.proj.weight, layer.mlp.lin2.weight):
+            nn.init.normal_(weight, std=1e-3)
+
+
+def _sines(config: CLIPVisionConfig | SamVisionConfig) -> Tensor:
+    """Two-dimensional sines and cosines, float (patches, width)."""
+    side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
+    y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
+    rates = 100.0 ** (-torch.arange(quarter) / quarter)
+    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)
 
 
 def _sam_config(shape: Architecture) -> dict[str, object]:
@@ -183,49 +225,82 @@ def _sam_config(shape: Architecture) -> dict[str, object]:
 
 
 class Trainee(nn.Module):
-    """The model with the two heads that only training needs."""
+    """The model with the heads that only training needs."""
 
     def __init__(self, model: LegionModel, shape: Architecture) -> None:
         super().__init__()
         self.model = model
-        self.patch_head = nn.Linear(shape.clip_width, 1 + len(KIND_NAMES))
-        self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, 16, 1), nn.PixelShuffle(4))
+        self.patch_head = nn.Linear(shape.clip_width, 1 + len(KIND_NAMES) + len(PART_NAMES))
+        zoom = LABEL_SIDE * shape.sam_patch // SIZE
+        channels = (2 + len(PART_NAMES)) * zoom**2
+        self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, channels, 1), nn.PixelShuffle(zoom))
+        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # a given part is seldom in a given patch
 
     def losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-        """Stage 1's losses by name, unweighted; those of weight 0 are left out."""
+        """Stage 1's losses by name, weighted."""
         output = self.model(batch.ids, batch.pixels, batch.pixels)
         asked = batch.labels[:, 1:] != -100
         logits = output.logits[:, :-1][asked].float()
-        losses = {"ce": functional.cross_entropy(logits, batch.labels[:, 1:][asked])}
+        losses = {"ce": weights.ce * functional.cross_entropy(logits, batch.labels[:, 1:][asked])}
         if len(batch.rows):
             masks = _to_picture(output.mask_logits)
-            losses |= {"bce": functional.binary_cross_entropy_with_logits(masks, batch.masks)}
-            losses |= {"dice": dice_loss(masks.sigmoid(), batch.masks)}
-        if weights.patches:
-            losses["patches"] = self._patch_loss(output.vision, batch)
-        if weights.pixels:
-            losses["pixels"] = self._pixel_loss(output.sam, batch)
-        if weights.verdict and output.verdict_logits is not None:
-            losses["verdict"] = functional.cross_entropy(output.verdict_logits.float(), batch.real)
+            losses["bce"] = weights.bce * functional.binary_cross_entropy_with_logits(masks, batch.masks)
+            losses["dice"] = weights.dice * dice_loss(masks.sigmoid(), batch.masks)
+        return losses | self.dense_losses(output.vision, output.sam, batch, weights)
+
+    def tower_losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """Stage 0's losses by name, weighted."""
+        vision, ground = self.model.encode_image(batch.pixels), self.model.encode_ground(batch.pixels)
+        return self.dense_losses(vision, ground, batch, weights)
+
+    def dense_losses(self, vision: Tensor, ground: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """The losses of both towers' features, by name, weighted."""
+        kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
+        flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
+        losses = {
+            "flaws": weights.flaws * (_kind_loss(kinds, batch) + _flawed_loss(flawed[:, 0], batch)),
+            "parts": weights.parts * (_part_loss(parts, batch.parts) + _seen_loss(seen, batch.parts)),
+        }
+        verdict = self.model.verdict(vision)
+        if verdict is not None and weights.verdict:
+            losses["verdict"] = weights.verdict * functional.cross_entropy(verdict.float(), batch.real)
         return losses
 
-    def _patch_loss(self, vision: Tensor, batch: Batch) -> Tensor:
-        logits = self.patch_head(vision[:, 1:]).float()
-        side = round(logits.shape[1] ** 0.5)
-        shares = functional.adaptive_avg_pool2d(batch.masks[:, None], side).flatten(1)
-        target = torch.zeros(logits.shape[:2], dtype=torch.long)
-        for row, kind, share in zip(batch.rows.tolist(), batch.kinds.tolist(), shares, strict=True):
-            target[row][share > 0.06] = kind + 1
-        importance = torch.ones(logits.shape[-1])
-        importance[0] = 0.05
-        return functional.cross_entropy(logits.flatten(0, 1), target.flatten(), importance)
 
-    def _pixel_loss(self, ground: Tensor, batch: Batch) -> Tensor:
-        truth = torch.zeros(len(batch.ids), SIZE, SIZE)
-        truth = truth.index_add(0, batch.rows, batch.masks).clamp(max=1)
-        logits = _to_picture(self.pixel_head(ground)[:, 0])
-        bce = functional.binary_cross_entropy_with_logits(logits, truth)
-        return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
+def _kind_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth."""
+    side = round(logits.shape[1] ** 0.5)
+    shares = functional.adaptive_avg_pool2d(batch.masks[:, None], side).flatten(1)
+    target = torch.zeros(logits.shape[:2], dtype=torch.long)
+    for row, kind, share in zip(batch.rows.tolist(), batch.kinds.tolist(), shares, strict=True):
+        target[row][share > 0.06] = kind + 1
+    importance = torch.ones(logits.shape[-1])
+    importance[0] = 0.05
+    return functional.cross_entropy(logits.flatten(0, 1), target.flatten(), importance)
+
+
+def _flawed_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Flawed or not at each pixel: (B, 48, 48)."""
+    truth = torch.zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
+    logits = _to_picture(logits)
+    bce = functional.binary_cross_entropy_with_logits(logits, truth)
+    return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def _part_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Which parts should be in each patch: (B, N, parts); mean over the parts that are there."""
+    side = round(logits.shape[1] ** 0.5)
+    shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
+    truth = (functional.adaptive_avg_pool2d(shown, side) > 0.05).flatten(2).transpose(1, 2)[..., 1:].float()
+    total = functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    return total / truth.sum().clamp(min=1)
+
+
+def _seen_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Which part should be at each pixel: (B, 1 + parts, 48, 48); the background counts a fifth."""
+    importance = torch.ones(logits.shape[1])
+    importance[0] = 0.2
+    return functional.cross_entropy(logits, parts, importance)
 
 
 def _to_picture(logits: Tensor) -> Tensor:
@@ -250,15 +325,19 @@ class Setting:
 
     def batch(self, stage: int, step: int) -> Batch:
         """The batch of a step: drawn from seed, stage and step alone."""
-        seed = (self.recipe.seed, stage, step)
-        return sample_batch(self.pool, self.tokenizer, self.prompt_ids, seed=seed, size=self.recipe.batch)
+        recipe = self.recipe
+        before = (0, recipe.tower_steps, recipe.tower_steps + recipe.steps)[stage]
+        self.pool.grow(min(recipe.shards, recipe.first_shards + (before + step) // recipe.shard_every))
+        seed = (recipe.seed, stage, step)
+        return sample_batch(self.pool, self.tokenizer, self.prompt_ids, seed=seed, size=recipe.batch)
 
 
 def prepare(recipe: Recipe, pool: Pool, folder: Path) -> tuple[Setting, Trainee]:
     """Tokenizer, setting and a model with random weights."""
     seed_everything(recipe.seed)
-    tokenizer = build_tokenizer([PROMPT, *vocabulary_texts(pool)])
+    tokenizer = build_tokenizer([PROMPT, *vocabulary_texts(recipe.seed)])
     trainee = Trainee(build_model(tokenizer, recipe.architecture), recipe.architecture)
+    trainee.model.llava.set_attn_implementation("eager")  # three times faster than sdpa in bfloat16 on a CPU
     patches = (SIZE // recipe.architecture.clip_patch) ** 2
     image = tokenizer.convert_tokens_to_ids("<image>")
     prompt_ids = [
@@ -320,15 +399,23 @@ def run_stage(
     return ema
 
 
-def stage_one(setting: Setting, trainee: Trainee, until: int | None = None) -> Ema:
-    """Explain and localise."""
-    weights = setting.recipe.weights
-    factors = dataclasses.asdict(weights)
+def stage_zero(setting: Setting, trainee: Trainee) -> Ema:
+    """The two towers alone."""
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        return {name: factors[name] * value for name, value in trainee.losses(batch, weights).items()}
+        return trainee.tower_losses(batch, setting.recipe.weights)
 
-    trainee.model.llava.set_attn_implementation("eager")  # three times faster than sdpa in bfloat16 on a CPU
+    return run_stage(
+        setting, trainee, stage=0, steps=setting.recipe.tower_steps, loss=loss, parameters=trainee.parameters()
+    )
+
+
+def stage_one(setting: Setting, trainee: Trainee, until: int | None = None) -> Ema:
+    """Explain and localise."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        return trainee.losses(batch, setting.recipe.weights)
+
     return run_stage(
         setting,
         trainee,
@@ -380,8 +467,10 @@ def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtyp
 
 
 def train(recipe: Recipe, pool: Pool, folder: Path, out: Path) -> None:
-    """Both stages, resumed from ``folder`` where it holds checkpoints; the detector goes to ``out``."""
+    """All stages, resumed from ``folder`` where it holds checkpoints; the detector goes to ``out``."""
     setting, trainee = prepare(recipe, pool, folder)
+    if not (folder / "stage1.pt").exists():
+        stage_zero(setting, trainee)
     ema = stage_one(setting, trainee)
     trainee.load_state_dict(ema.shadow)
     ema = stage_two(setting, trainee)
@@ -391,23 +480,20 @@ def train(recipe: Recipe, pool: Pool, folder: Path, out: Path) -> None:
 
 def main() -> None:
     """``python -P -m refiner.training.legion --run runs/legion --out DIR``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--run", type=Path, default=Path("runs/legion"), help="checkpoints, log and pool")
+    parser = argparse.ArgumentParser(description="Train the bundled LEGION; goes on from the checkpoints of --run.")
+    parser.add_argument("--run", type=Path, default=Path("runs/legion"), help="checkpoints, log and pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained detector")
-    parser.add_argument("--shards", type=int, default=36, help="shards of 1000 pictures to draw ahead")
-    parser.add_argument("--steps", type=int, default=micro_recipe().steps, help="of stage 1")
     parser.add_argument("--export-only", action="store_true", help="write what the last checkpoint holds, then stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pool = Pool(build_pool(arguments.run / "pool", arguments.shards, 1000, 1))
-    recipe = dataclasses.replace(micro_recipe(), steps=arguments.steps)
+    pool = Pool(arguments.run / "pool")
     if not arguments.export_only:
-        train(recipe, pool, arguments.run, arguments.out)
+        train(micro_recipe(), pool, arguments.run, arguments.out)
         return
-    setting, trainee = prepare(recipe, pool, arguments.run)
+    setting, trainee = prepare(micro_recipe(), pool, arguments.run)
     state = load_checkpoint(arguments.run / "stage1.pt")
     if state is None:
-        raise SystemExit(f"expected a checkpoint in {arguments.run}, got none: train first.")
+        raise WeightsError(f"Expected a checkpoint of stage 1 in {str(arguments.run)!r}, got none: train first.")
     trainee.load_state_dict(state["ema"]["shadow"])
     export(setting, trainee.model, arguments.out)
 

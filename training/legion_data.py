@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from refiner.detectors.legion.grammar import SEVERITIES, Finding, compose
 from refiner.micro.flaws import FLAWS, inject
-from refiner.micro.world import SIZE, sample_scene
+from refiner.micro.things import COLOURS, KINDS
+from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
 from refiner.types import Region
@@ -32,6 +33,19 @@ MEAN, STD = 0.5, 0.5
 _LENGTH_STEP = 32
 """Answers are padded to multiples of this: kernels are prepared anew for every new shape."""
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
+
+LABEL_SIDE = SIZE // 2
+
+
+def _part_names() -> tuple[str, ...]:
+    things = [
+        Thing(kind=kind.name, colour="red", attribute=word) for kind in KINDS.values() for word in kind.attributes
+    ]
+    return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
+
+
+PART_NAMES = _part_names()
+"""Every part of every kind of thing."""
 
 Pixels = NDArray[np.uint8]
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
@@ -47,6 +61,18 @@ class Drawn(NamedTuple):
     findings: tuple[Finding, ...]
     kinds: tuple[int, ...]
     """Index into ``KIND_NAMES`` of each region."""
+    parts: Pixels
+    """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+
+
+def part_map(scene: Scene) -> Pixels:
+    """Which part of the flawless scene each second pixel shows."""
+    canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
+    pen = ImageDraw.Draw(canvas)
+    for shape in sorted(scene.shapes(), key=lambda shape: (shape.thing, shape.layer)):
+        label = 1 + PART_NAMES.index(f"{scene.things[shape.thing].kind}: {shape.part}")
+        pen.polygon([(x / 2 - 0.5, y / 2 - 0.5) for x, y in shape.points], fill=label, outline=label)
+    return np.asarray(canvas)
 
 
 def finding_of(region: Region) -> Finding:
@@ -75,7 +101,7 @@ def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
     regions = [picture.regions[index] for index in order]
     masks = np.stack([r.mask for r in regions]) if regions else np.zeros((0, SIZE, SIZE), dtype=np.bool_)
     kinds = tuple(KIND_NAMES.index(picture.kinds[index]) for index in order)
-    return Drawn(np.asarray(picture.image), masks, tuple(map(finding_of, regions)), kinds)
+    return Drawn(np.asarray(picture.image), masks, tuple(map(finding_of, regions)), kinds, part_map(scene))
 
 
 def _reading_key(region: Region) -> tuple[int, int]:
@@ -92,6 +118,7 @@ def write_shard(path: Path, seed: int, count: int) -> None:
     np.savez_compressed(
         buffer,
         images=np.stack([item.image for item in drawn]),
+        parts=np.stack([item.parts for item in drawn]),
         masks=np.packbits(np.concatenate([item.masks for item in drawn]), axis=-1),
         kinds=np.array([kind for item in drawn for kind in item.kinds], dtype=np.int64),
         counts=np.array([len(item.kinds) for item in drawn], dtype=np.int64),
@@ -100,39 +127,51 @@ def write_shard(path: Path, seed: int, count: int) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def build_pool(folder: Path, shards: int, count: int, seed: int) -> list[Path]:
-    """Write the shards that are not there yet; shard i is drawn from seed + i, whoever draws it."""
-    paths = [folder / f"pool-{seed + index}-{count}.npz" for index in range(shards)]
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, path in enumerate(paths):
-        if not path.exists():
-            write_shard(path, seed + index, count)
-            print(f"drawn {index + 1}/{shards} shards of {count} pictures", flush=True)
-    return paths
+SHARD = 1000
+"""Pictures in a shard."""
 
 
 class Pool:
-    """Shards in memory."""
+    """Shards of pictures in memory, drawn when first asked for and kept in a folder.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        files = [np.load(path) for path in paths]
-        self.images: Pixels = np.concatenate([file["images"] for file in files])
-        self.masks = np.concatenate([file["masks"] for file in files])
-        self.kinds = np.concatenate([file["kinds"] for file in files])
-        self.ends = np.concatenate([file["counts"] for file in files]).cumsum()
-        texts = [item for file in files for item in json.loads(file["texts"].tobytes())]
-        self.findings = [tuple(_finding(entry) for entry in item) for item in texts]
+    Args:
+        folder: of the shards; made if missing.
+        seed: shard i is drawn from seed + i, whoever draws it and when.
+    """
+
+    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD) -> None:
+        self.folder, self.seed, self.shard = folder, seed, shard
+        self.files: list[dict[str, NDArray[np.generic]]] = []
+        self.ends: list[NDArray[np.int64]] = []
+        self.findings: list[tuple[Finding, ...]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def grow(self, shards: int) -> None:
+        """Hold at least this many shards."""
+        while len(self.files) < shards:
+            seed = self.seed + len(self.files)
+            path = self.folder / f"pool-{seed}-{self.shard}.npz"
+            if not path.exists():
+                write_shard(path, seed, self.shard)
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file.files}
+            self.findings += [tuple(map(_finding, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
+            self.ends.append(arrays.pop("counts").cumsum())
+            self.files.append(arrays)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.files) * self.shard
 
     def __getitem__(self, index: int) -> Drawn:
-        part = slice(self.ends[index - 1] if index else 0, self.ends[index])
-        masks = np.unpackbits(self.masks[part], axis=-1, count=SIZE).astype(np.bool_)
-        return Drawn(self.images[index], masks, self.findings[index], tuple(self.kinds[part].tolist()))
+        shard, place = divmod(index, self.shard)
+        arrays, ends = self.files[shard], self.ends[shard]
+        part = slice(ends[place - 1] if place else 0, ends[place])
+        masks = np.unpackbits(arrays["masks"][part], axis=-1, count=SIZE).astype(np.bool_)
+        kinds = tuple(arrays["kinds"][part].tolist())
+        return Drawn(arrays["images"][place], masks, self.findings[index], kinds, arrays["parts"][place])
 
 
-def _finding(entry: dict[str, object]) -> Finding:
+def _finding(entry: Mapping[str, object]) -> Finding:
     return Finding(**{**entry, "category": Category(entry["category"]), "marks": ()})  # type: ignore[arg-type]
 
 
@@ -176,11 +215,23 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def vocabulary_texts(pool: Pool) -> list[str]:
+def vocabulary_texts(seed: int, scenes: int = 1500) -> list[str]:
     """Answers whose words are all that an answer of the micro world can hold."""
-    numbers = [compose(pool.findings[index]) for index in range(len(pool))]
+    rng = np.random.default_rng(seed)
+    answers = []
+    for kind in FLAWS:
+        for _ in range(scenes // len(FLAWS)):
+            scene = sample_scene(rng, 4)
+            answers.append(compose([finding_of(region) for region in inject(scene, rng, 4, [kind]).regions]))
+    numbers = [compose(_numbered(count)) for count in range(10)]
     tags = [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
-    return numbers + tags
+    names = [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
+    return answers + numbers + tags + names
+
+
+def _numbered(count: int) -> list[Finding]:
+    region = {"phrase": "", "name": "", "location": "", "explanation": "", "reasoning": "", "category": "shape"}
+    return [_finding({**region, "severity": 0.5}) for _ in range(count)]
 
 
 class Batch(NamedTuple):
@@ -198,6 +249,8 @@ class Batch(NamedTuple):
     """Int (S,): which picture each region is of."""
     kinds: Tensor
     """Int (S,): index into ``KIND_NAMES``."""
+    parts: Tensor
+    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
     real: Tensor
     """Int (B,): 1 for a clean picture, 0 for a flawed one, as LEGION's code labels them."""
 
@@ -226,6 +279,7 @@ def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_i
         masks=torch.from_numpy(np.concatenate([item.masks for item in items])).float(),
         rows=torch.tensor([row for row, item in enumerate(items) for _ in item.kinds], dtype=torch.long),
         kinds=torch.tensor([kind for item in items for kind in item.kinds], dtype=torch.long),
+        parts=torch.from_numpy(np.stack([item.parts for item in items])).long(),
         real=torch.tensor([0 if item.kinds else 1 for item in items]),
     )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from refiner.detectors.legion.grammar import Finding, parse
-from refiner.detectors.legion.loading import load_parts
-from refiner.detectors.legion.modeling import Answer, LegionModel
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
+from refiner.detectors.legion.grammar import Finding, parse
+from refiner.detectors.legion.loading import load_parts
+from refiner.detectors.legion.modeling import Answer, LegionModel
 from refiner.errors import ConfigError, UnreadableOutputError, WeightsError
 from refiner.masks import box_of, location_words
 from refiner.types import Analysis, Mask, Region, Size

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
-from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -16,9 +16,13 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     SamImageProcessor,
 )
+from transformers.utils import logging
 
+from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
+from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.errors import WeightsError
 from refiner.hub import read_card, verify
 
@@ -43,14 +47,26 @@ def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
         WeightsError: the folder is of another kind, incomplete or damaged.
     """
     config = read_config(folder)
-    if is_ours(config):
-        return _load_ours(folder, dtype)
-    if is_original(config):
-        return _load_original(folder, config, dtype)
+    with _no_progress_bars():
+        if is_ours(config):
+            return _load_ours(folder, dtype)
+        if is_original(config):
+            return _load_original(folder, config, dtype)
     raise WeightsError(
         f"Expected a LEGION detector in {str(folder)!r}, got a model of type {config.get('model_type')!r}: "
         "name a folder with LEGION weights."
     )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def _load_ours(folder: Path, dtype: torch.dtype | None) -> Parts:
     verify(folder)
     try:
         model, info = LegionModel.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         clip_processor = CLIPImageProcessor.from_pretrained(folder / "clip")
         sam_processor = SamImageProcessor.from_pretrained(folder / "sam")
     except (OSError, ValueError, RuntimeError) as error:
