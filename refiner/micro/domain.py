@@ -1,0 +1,87 @@
+"""Is this a picture of the micro world? Its models know nothing else, and must say so instead of guessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.errors import OutOfDomainError
+from refiner.micro.drawing import INK
+from refiner.micro.things import BACKGROUNDS, BROWN, COLOURS, WATER, WHITE
+from refiner.micro.world import SIZE
+
+_NEAR = 40.0
+"""Grey levels in any channel within which a pixel has a colour of the palette."""
+_FRAME = 2
+"""Width of the frame, in pixels, that the margin of every scene leaves to the background."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Law:
+    """A figure that every picture of the world keeps to."""
+
+    least: float
+    most: float = 1.0
+    told: str
+    """What the picture shows instead where the figure is out of range."""
+
+
+_LAWS = {
+    "ground": _Law(least=0.78, told="its border is no plain background of that world"),
+    "flat": _Law(least=0.35, told="it has few flat areas"),
+    "palette": _Law(least=0.72, told="its colours are others"),
+    "colour": _Law(least=0.012, told="it shows no thing of that world"),
+    "things": _Law(least=0.03, most=0.9, told="it shows no thing of that world"),
+}
+
+
+def _distances(pixels: NDArray[np.float32], colours: list[tuple[int, int, int]]) -> NDArray[np.float32]:
+    """Largest channel difference of each pixel to each colour, float32 (colours, H, W)."""
+    return np.stack([np.abs(pixels - np.array(colour, dtype=np.float32)).max(axis=2) for colour in colours])
+
+
+def measure(image: Image.Image) -> dict[str, float]:
+    """The figures that the check rests on, each a share of pixels in [0, 1], after resizing to 96 x 96.
+
+    ``ground``: border pixels near the one background that fits the border best; ``flat``: pixels like their
+    neighbours; ``palette``: pixels near any colour of the world; ``colour``: pixels near a thing's colour; ``things``:
+    pixels away from the background.
+    """
+    small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+    pixels = np.asarray(small, dtype=np.float32)
+    inner = np.zeros((SIZE, SIZE), dtype=np.bool_)
+    inner[_FRAME:-_FRAME, _FRAME:-_FRAME] = True
+    grounds = _distances(pixels, list(BACKGROUNDS.values()))
+    frame = [float((ground[~inner] < _NEAR / 2).mean()) for ground in grounds]
+    best = int(np.argmax([share - ground[~inner].mean() / 255 for share, ground in zip(frame, grounds, strict=True)]))
+    steps = np.maximum(
+        np.abs(np.diff(pixels, axis=0)).max(axis=2)[:, 1:], np.abs(np.diff(pixels, axis=1)).max(axis=2)[1:]
+    )
+    colours = _distances(pixels, list(COLOURS.values())).min(axis=0)
+    others = _distances(pixels, [INK, WHITE, BROWN, WATER]).min(axis=0)
+    return {
+        "ground": frame[best],
+        "flat": float((steps < 12).mean()),
+        "palette": float((np.minimum(np.minimum(colours, others), grounds[best]) < _NEAR).mean()),
+        "colour": float((colours < _NEAR).mean()),
+        "things": float((grounds[best] > _NEAR).mean()),
+    }
+
+
+def check(image: Image.Image) -> None:
+    """Do nothing for a picture of the micro world, flawed or blurry as it may be.
+
+    Raises:
+        OutOfDomainError: the picture is from elsewhere.
+    """
+    figures = measure(image)
+    for name, law in _LAWS.items():
+        if not law.least <= figures[name] <= law.most:
+            raise OutOfDomainError(
+                f"the micro models know only small drawings of the micro world, but this {image.width}x{image.height} "
+                f"picture is none ({law.told}): use a full-size model or detector id instead, such as "
+                "detector='Qwen/Qwen3-VL-8B-Instruct'."
+            )
