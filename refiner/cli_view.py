@@ -67,6 +67,7 @@ def progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
         redirect_stdout=False,
         redirect_stderr=False,
     )

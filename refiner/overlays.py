@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -192,11 +193,11 @@ def _tick(draw: ImageDraw.ImageDraw, centre: tuple[int, int], *, accepted: bool)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    text = text[: int(width)]  # no letter is narrower than a pixel
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fits = bisect.bisect(range(len(text)), width, key=lambda count: font.getlength(text[:count] + "..."))
+    return text[: max(0, fits - 1)].rstrip() + "..."
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, *, lines: int) -> list[str]:

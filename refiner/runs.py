@@ -53,7 +53,7 @@ def check_writable(folder: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _output_error("folder", path, error) from error
     return path
 
@@ -98,8 +98,8 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path
     return {name: folder / name for name in files}
 
 
-def _output_error(what: str, path: Path, error: OSError) -> OutputError:
-    reason = (error.strerror or str(error)).lower()
+def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputError:
+    reason = ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
     return OutputError(
         f"Expected to write the {what} {str(path)!r}, got {reason!r}: choose a writable place with free space."
     )
@@ -189,7 +189,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
         InputError: a field is missing or cannot be read.
     """
     try:
-        size = Size(*data["size"])
+        size = Size(*map(int, data["size"]))
         heatmap = None
         if data["heatmap"] is not None:
             packed = zlib.decompress(base64.b64decode(data["heatmap"]))
