@@ -23,8 +23,8 @@ from refiner.training.preference import (
     train,
 )
 from refiner.training.preference_data import (
-    CELLS,
     RIVALS,
+    changed_cells,
     damage,
     decoder_look,
     draw_sample,
@@ -59,11 +59,10 @@ def test_samples_repeat_and_agree_with_their_labels() -> None:
     assert np.array_equal(first.pictures, again.pictures)
     assert first.captions == again.captions
     assert len({*first.captions[:2]}) == 2
-    flaws = first.labels[:, 3].reshape(5, -1).any(1)
-    assert flaws.tolist() == [False, False, True, True, False]
-    changed = np.abs(first.pictures[2].astype(int) - first.pictures[0]).max(2) > 26
-    cells = changed.reshape(CELLS, 16, CELLS, 16).any((1, 3))
-    assert not (first.labels[2, 3].astype(bool) & ~cells).any()
+    pictures = torch.from_numpy(first.pictures).permute(0, 3, 1, 2) / 255
+    flawed = [bool(changed_cells(picture[None], pictures[:1]).any()) for picture in pictures]
+    assert flawed[0] is False
+    assert flawed[2:4] == [True, True]
 
 
 def test_thing_labels_name_every_thing() -> None:
@@ -78,15 +77,17 @@ def clean_pictures(count: int) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
 
 
-def test_damage_is_local_and_marked_where_it_is_seen() -> None:
+def test_damage_is_local_and_found_where_it_is_seen() -> None:
     pictures = clean_pictures(8)
     torch.manual_seed(0)
-    damaged, seen = damage(pictures, pictures.flip(0))
-    changed = (damaged - pictures).abs().amax(1) > 0.12
-    cells = functional.max_pool2d(changed.float()[:, None], 16)[:, 0].bool()
-    assert seen.any()
-    assert not (seen & ~cells).any()
+    damaged = damage(pictures, pictures.flip(0))
+    changed = (damaged - pictures).abs().amax(1) > 0.15
     assert changed.float().mean() < 0.15
+    cells = functional.max_pool2d(changed.float()[:, None], 8)[:, 0].bool()
+    marked = changed_cells(damaged, pictures)
+    assert marked.any()
+    assert (cells & ~marked).float().mean() < 0.01
+    assert not changed_cells(pictures, pictures).any()
 
 
 def test_a_decoders_look_is_slight() -> None:

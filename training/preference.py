@@ -7,9 +7,9 @@ better one has no flaw, fewer flaws, no damage, or fits the caption; often it is
 because that is what a judge is asked to choose from. Every picture gets the slight blur, noise and colour cast of a
 decoder, in amounts that say nothing about which one is better.
 
-Both stages are helped by dense labels (what stands in each cell of the picture, and is it flawed?) through a linear
-head on the image tower's third block, which is thrown away afterwards: with so few pictures, captions and preferences
-alone say too little about where to look.
+Both stages are helped by dense labels (what stands in each cell of the picture, and is it flawed?) through linear
+heads on the image tower's second and third block, which are thrown away afterwards: with so few pictures, captions
+and preferences alone say too little about where to look.
 
 Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here stage 1 stands in for
 the one and the micro world's exact truth for the other. The image tower is open_clip's residual network in place of a
@@ -26,6 +26,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,16 @@ from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE
 from refiner.training.common import seed_everything
 from refiner.training.fit import FitSettings, fit
-from refiner.training.preference_data import ATTRIBUTES, PICTURES, Pool, build_pool, damage, decoder_look
+from refiner.training.preference_data import (
+    ATTRIBUTES,
+    CELLS,
+    PICTURES,
+    Pool,
+    build_pool,
+    changed_cells,
+    damage,
+    decoder_look,
+)
 from refiner.training.preference_eval import evaluate
 
 CONTEXT_LENGTH = 44
@@ -59,15 +69,16 @@ class PreferenceRecipe:
     seed: int = 31
     shards: int = 8
     shard_size: int = 250
-    caption_steps: int = 150
+    caption_steps: int = 120
     caption_batch: int = 20
-    caption_rate: float = 2e-3
+    caption_rate: float = 1.5e-3
     preference_steps: int = 900
     preference_batch: int = 10
-    preference_rate: float = 1.5e-3
+    preference_rate: float = 1e-3
     weight_decay: float = 0.02
     contrastive_weight: float = 0.3  # of stage 1's loss in stage 2
-    dense_weight: float = 0.5
+    things_weight: float = 0.4
+    flaws_weight: float = 1.0
 
 
 def words() -> list[str]:
@@ -126,36 +137,44 @@ def build_scorer(seed: int) -> HPSScorer:
 
 
 class Trainee(nn.Module):
-    """The judge's network and the head for dense labels."""
+    """The judge's network and the heads for dense labels."""
 
     def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()
         self.clip = clip
-        channels = 16 * model_config(0)["vision_cfg"]["width"]
+        width = model_config(0)["vision_cfg"]["width"]
         self.sizes = [len(KINDS) + 1, len(COLOURS) + len(BACKGROUNDS), len(ATTRIBUTES), 1]
-        self.head = nn.Conv2d(channels, sum(self.sizes), 1)
-        self.block = torch.empty(0)
-        clip.visual.layer3.register_forward_hook(self._keep)
+        self.fine = nn.Conv2d(8 * width, 1, 1)
+        self.coarse = nn.Conv2d(16 * width, sum(self.sizes), 1)
+        self.blocks: dict[str, Tensor] = {}
+        for name in ("layer2", "layer3"):
+            clip.visual.get_submodule(name).register_forward_hook(partial(self._keep, name))
 
-    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self.block = output
+    def _keep(self, name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.blocks[name] = output
 
     def images(self, pictures: Tensor) -> Tensor:
-        """Unit features (N, D) of pictures in [0, 1], seen through a decoder's eyes; ``dense_loss`` follows."""
+        """Unit features (N, D) of pictures in [0, 1], each with a decoder's look; ``dense_loss`` goes with them."""
         pixels = normalize(decoder_look(pictures), list(MEAN), list(STD)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             features = self.clip.encode_image(pixels)
         return functional.normalize(features.float(), dim=-1)
 
-    def dense_loss(self, labels: Tensor) -> Tensor:
-        """Cross-entropy of the last pictures' cells against labels (N, 4, 6, 6) as in ``Sample``."""
-        *logits, flaw = self.head(self.block.float()).split(self.sizes, dim=1)
-        loss = functional.binary_cross_entropy_with_logits(
-            flaw[:, 0], labels[:, 3].float(), pos_weight=torch.tensor(3.0)
-        )
-        for place, rows in enumerate(logits):
-            loss = loss + functional.cross_entropy(rows, labels[:, place], ignore_index=-1)
-        return loss
+    def dense_loss(self, labels: Tensor, flaws: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of what stands in the last pictures' cells, and of flaws.
+
+        Args:
+            labels: (N, 3, 6, 6) as in ``Sample``.
+            flaws: bool (N, 12, 12).
+        """
+        *logits, coarse = self.coarse(self.blocks["layer3"].float()).split(self.sizes, dim=1)
+        fine, rare = self.fine(self.blocks["layer2"].float()), torch.tensor(4.0)
+        truth = flaws[:, None].float()
+        flaw = functional.binary_cross_entropy_with_logits(fine, truth, pos_weight=rare)
+        truth = functional.max_pool2d(truth, 2)
+        flaw = flaw + functional.binary_cross_entropy_with_logits(coarse, truth, pos_weight=rare)
+        things = [functional.cross_entropy(rows, labels[:, at], ignore_index=-1) for at, rows in enumerate(logits)]
+        return torch.stack(things).sum(), flaw
 
     @property
     def scale(self) -> Tensor:
@@ -221,6 +240,13 @@ def _captions(pool: Pool, indices: np.ndarray) -> list[str]:
     return [row[0] for row in rows] + [row[1] for row in rows] + [text for row in rows for text in row[2:]]
 
 
+def _flaws(pictures: Tensor, count: int) -> Tensor:
+    """Cells that are flawed, bool (N, 12, 12), in the order of ``PICTURES`` and then the damaged ones."""
+    clean, again, flawed, worse, rival, damaged = pictures.split(count)
+    pairs = ((clean, clean), (again, again), (flawed, clean), (worse, clean), (rival, rival), (damaged, clean))
+    return torch.cat([changed_cells(*pair) for pair in pairs])
+
+
 def train_captions(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: PreferenceRecipe, folder: Path) -> None:
     """Stage 1: which caption belongs to which picture."""
 
@@ -231,9 +257,9 @@ def train_captions(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: Pref
         captions = _captions(pool, indices)
         images = trainee.images(pictures)
         contrast = contrastive_loss(images, _text_features(scorer, captions), captions, trainee.scale)
-        dense = trainee.dense_loss(labels)
-        figures = {"contrast": contrast.detach(), "dense": dense.detach(), "scale": trainee.scale.detach()}
-        return contrast + recipe.dense_weight * dense, figures
+        things, _ = trainee.dense_loss(labels, torch.zeros(len(labels), 2 * CELLS, 2 * CELLS, dtype=torch.bool))
+        figures = {"contrast": contrast.detach(), "things": things.detach(), "scale": trainee.scale.detach()}
+        return contrast + recipe.things_weight * things, figures
 
     settings = _settings(recipe, recipe.caption_steps, recipe.caption_rate)
     fit(trainee, loss_of_step, settings, folder, "captions")
@@ -247,22 +273,24 @@ def train_preferences(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: P
         rng = np.random.default_rng([recipe.seed, 2, step])
         indices = rng.choice(len(pool), count, replace=False)
         pictures, labels = pool.take(indices, PICTURES)
-        damaged, seen = damage(pictures[:count], pictures[count : 2 * count])
-        damaged_labels = torch.cat([labels[:count, :3], seen[:, None].long()], dim=1)
-        captions = _captions(pool, indices)
-        images, texts = trainee.images(torch.cat([pictures, damaged])), _text_features(scorer, captions)
+        clean, again = pictures.split(count)[:2]
+        pictures, labels = torch.cat([pictures, damage(clean, again)]), torch.cat([labels, labels[:count]])
+        flaws = _flaws(pictures, count)
+        captions = _captions(pool, indices)[: 2 * count]
+        images, texts = trainee.images(pictures), _text_features(scorer, captions)
         feature = dict(zip((*PICTURES, "damaged"), images.split(count), strict=True))
         cosines = {name: (rows * texts[:count]).sum(1) for name, rows in feature.items()}
-        every = torch.ones(count, dtype=torch.bool)
-        valid = {"damaged": seen.flatten(1).any(1), "more": pool.more[indices]}
-        valid |= dict.fromkeys(("flawed", "worse", "rival"), every)
+        valid = dict.fromkeys(("flawed", "worse", "rival"), torch.ones(count, dtype=torch.bool))
+        valid |= {"damaged": flaws[-count:].flatten(1).any(1), "more": pool.more[indices]}
         preference = _preferences(cosines, valid, trainee.scale)
         pairs = torch.cat([feature["clean"], feature["rival"]])
         contrast = contrastive_loss(pairs, texts, captions, trainee.scale)
-        dense = trainee.dense_loss(torch.cat([labels, damaged_labels]))
+        things, flaw = trainee.dense_loss(labels, flaws)
         right = {name: (cosines["again"] > cosines[name]).float().mean() for name in ("flawed", "damaged", "rival")}
-        figures = {"preference": preference.detach(), "contrast": contrast.detach(), "dense": dense.detach(), **right}
-        return preference + recipe.contrastive_weight * contrast + recipe.dense_weight * dense, figures
+        losses = {"preference": preference, "contrast": contrast, "things": things, "flaw": flaw}
+        loss = preference + recipe.contrastive_weight * contrast
+        loss = loss + recipe.things_weight * things + recipe.flaws_weight * flaw
+        return loss, {name: value.detach() for name, value in losses.items()} | right
 
     settings = _settings(recipe, recipe.preference_steps, recipe.preference_rate)
     fit(trainee, loss_of_step, settings, folder, "preferences")

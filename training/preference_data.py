@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refiner.micro.flaws import FlawedPicture, inject
+from refiner.micro.flaws import VISIBLE, FlawedPicture, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
 from refiner.runs import atomic_write
@@ -160,20 +160,13 @@ def thing_labels(scene: Scene) -> NDArray[np.int64]:
     return labels
 
 
-def _flaw_cells(picture: FlawedPicture) -> NDArray[np.int64]:
-    mask = np.any([region.mask for region in picture.regions], axis=0)
-    side = SIZE // CELLS
-    cells: NDArray[np.int64] = (mask.reshape(CELLS, side, CELLS, side).sum((1, 3)) >= 3).astype(np.int64)
-    return cells
-
-
 class Sample(NamedTuple):
     """One caption's pictures."""
 
     pictures: NDArray[np.uint8]
     """(5, 96, 96, 3), in the order of ``PICTURES``."""
     labels: NDArray[np.int64]
-    """(5, 4, CELLS, CELLS): kind, colour and attribute as in ``thing_labels``, and whether there is a flaw."""
+    """(5, 3, CELLS, CELLS), as in ``thing_labels``."""
     more: bool
     """Whether ``worse`` has more flaws than ``flawed``."""
     captions: list[str]
@@ -186,13 +179,11 @@ def draw_sample(rng: np.random.Generator) -> Sample:
     again, other = place(scene, rng), rival(scene, rng)
     flawed, worse = flawed_pair(scene, rng)
     pictures = [render(scene), render(again), flawed.image, worse.image, render(other)]
-    clean = np.zeros((CELLS, CELLS), dtype=np.int64)
-    flaws = [clean, clean, _flaw_cells(flawed), _flaw_cells(worse), clean]
-    things = [thing_labels(each) for each in (scene, again, scene, scene, other)]
+    labels = [thing_labels(each) for each in (scene, again, scene, scene, other)]
     captions = [scene.caption, other.caption, *(rival(scene, rng).caption for _ in range(TEXT_RIVALS))]
     return Sample(
         np.stack([np.asarray(picture) for picture in pictures]),
-        np.stack([np.concatenate([thing, flaw[None]]) for thing, flaw in zip(things, flaws, strict=True)]),
+        np.stack(labels),
         len(worse.kinds) > len(flawed.kinds),
         captions,
     )
@@ -214,7 +205,7 @@ class Pool:
         return len(self.captions)
 
     def take(self, indices: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Named pictures of some samples: name by name, float (N, 3, 96, 96) in [0, 1], and labels (N, 4, 6, 6)."""
+        """Named pictures of some samples: name by name, float (N, 3, 96, 96) in [0, 1], and labels (N, 3, 6, 6)."""
         rows = [self.pictures[index // self.shard_size][index % self.shard_size] for index in indices.tolist()]
         places = [PICTURES.index(name) for name in names]
         pictures = np.concatenate([np.stack([row[place] for row in rows]) for place in places])
@@ -273,7 +264,7 @@ def _warp(pictures: Tensor, blobs: Tensor) -> Tensor:
     return functional.grid_sample(pictures, grid + shift, padding_mode="border", align_corners=False)
 
 
-def damage(pictures: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+def damage(pictures: Tensor, again: Tensor) -> Tensor:
     """Local damage of a generator's kind: bent, doubled, melted, or taken from another picture.
 
     Args:
@@ -281,12 +272,17 @@ def damage(pictures: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
         again: other clean pictures of the same captions.
 
     Returns:
-        The damaged pictures and, bool (B, CELLS, CELLS), where the damage can be seen. Draws from torch's generator.
+        The damaged pictures; on flat ground the damage may be invisible. Draws from torch's generator.
     """
     blobs = _blobs(pictures)
     wide = functional.avg_pool2d(functional.pad(pictures, (4, 4, 4, 4), mode="replicate"), 9, 1)
     sources = torch.stack([_warp(pictures, blobs), again, wide, pictures.roll(1, 0)])
     chosen = sources[torch.randint(len(sources), (len(pictures),)), torch.arange(len(pictures))]
-    out = torch.lerp(pictures, chosen, blobs)
-    changed = ((out - pictures).abs().amax(1, keepdim=True) > 0.12).float()
-    return out, functional.avg_pool2d(changed, SIZE // CELLS)[:, 0] * (SIZE // CELLS) ** 2 >= 6
+    return torch.lerp(pictures, chosen, blobs)
+
+
+def changed_cells(pictures: Tensor, clean: Tensor) -> Tensor:
+    """Where pictures visibly differ from the clean ones of the same places; bool (B, 2 * CELLS, 2 * CELLS)."""
+    side = SIZE // (2 * CELLS)
+    changed = ((pictures - clean).abs().amax(1, keepdim=True) > VISIBLE / 255).float()
+    return functional.avg_pool2d(changed, side)[:, 0] * side**2 >= 3
