@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,35 +85,30 @@ def run(
     prompts: int,
     seeds: int,
     folder: Path,
-    on_case: Callable[[int, int], None] | None = None,
+    track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> dict[str, Any]:
     """Run what ``folder`` does not hold yet, and sum up.
 
     Args:
-        pipe: the refined pipeline, as users get it.
+        pipe: the refined pipeline, as users get it; it must have a judge.
         prompts: number of held-out prompts.
         seeds: runs of each prompt.
-        folder: of the records; a run that was stopped is resumed from it.
-        on_case: told how many cases of how many are done.
+        folder: of ``records.jsonl``; a benchmark that was stopped is resumed from it.
+        track: wraps the cases that are still to run, for a progress bar.
 
     Returns:
         The document of ``summarise``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "records.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(record["prompt"], record["seed"]) for record in records}
-    todo = list(cases(prompts, seeds))
-    for position, case in enumerate(todo):
-        if on_case:
-            on_case(position, len(todo))
-        if (case.number, case.seed) not in done:
-            record = run_case(pipe, case)
-            with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(record) + "\n")
-            records.append(record)
-    wanted = {(case.number, case.seed) for case in todo}
-    return summarise([record for record in records if (record["prompt"], record["seed"]) in wanted])
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = {(record["prompt"], record["seed"]): record for record in map(json.loads, lines)}
+    wanted = list(cases(prompts, seeds))
+    for case in track([case for case in wanted if (case.number, case.seed) not in records]):
+        record = records[case.number, case.seed] = run_case(pipe, case)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record) + "\n")
+    return summarise([records[case.number, case.seed] for case in wanted])
 
 
 def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:

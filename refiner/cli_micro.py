@@ -28,6 +28,7 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     bench = commands.add_parser("bench", help="measure what refinement gains, against controls at equal cost")
     bench.add_argument("--prompts", type=int, default=100, help="held-out prompts (100)")
     bench.add_argument("--seeds", type=int, default=3, help="seeds of each prompt (3)")
+    bench.add_argument("--out", metavar="DIR", default="runs/bench", help="records, to resume from (runs/bench)")
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
 
@@ -60,9 +61,15 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
-    from refiner.micro.bench import bench
+    folder = check_writable(args.out)
+    with terminal.waiting("loading micro"):
+        from refiner.pipelines import RefinedPipeline
+        from refiner.pipelines.micro_bench import run
 
-    report: Json = bench(prompts=args.prompts, seeds=args.seeds)
+        pipe = RefinedPipeline.from_pretrained("micro")
+        pipe.set_progress_bar_config(disable=True)
+    track = lambda todo: terminal.track(todo, "refining", len(todo))  # noqa: E731
+    report: Json = run(pipe, args.prompts, args.seeds, folder, track)
     if args.json:
         terminal.document(report)
         return 0
@@ -75,11 +82,17 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
         table.add_row(system, *(f"{row[name]:.4g}" for name in columns))
     terminal.out.print(table)
     for pair, row in report["paired"].items():
-        low, high = row["ci95"]
-        terminal.say(f"{pair}: {row['change']:+.1%} oracle flaws (95 % interval {low:+.1%} to {high:+.1%})")
+        terminal.say(f"{pair}: {_change(row)}")
     never = report["never_worse"]
     terminal.say(
         f"never worse: {never['violations']} violations in {never['runs']} runs; "
         f"largest difference outside accepted masks: {never['outside_max_diff']}"
     )
     return 0
+
+
+def _change(row: Json) -> str:
+    low, high = row["ci95"]
+    if row["change"] is None or low is None:
+        return "no flaw to compare with"
+    return f"{row['change']:+.1%} oracle flaws (95 % interval {low:+.1%} to {high:+.1%})"
