@@ -21,16 +21,21 @@ from scipy import ndimage
 
 from refiner.errors import InputError
 from refiner.masks import components
-from refiner.micro.drawing import coverage, rasterise
+from refiner.micro.drawing import rasterise
 from refiner.micro.fitting import Fit, Floats, draw, fitters, square_of
-from refiner.micro.things import COLOURS
-from refiner.micro.world import SIZE, Scene, Thing, cells, parse_caption
+from refiner.micro.world import SIZE, Scene, cells, parse_caption
 from refiner.types import Mask
 
 DIFFERENT = 28.0
 """Grey levels in any channel by which a pixel of a flaw differs from what should be there."""
 _TOLERANCE = 30.0
 """Grey levels that a pixel may lie outside of what its neighbourhood should hold."""
+_TINT = 8.0
+"""Grey levels by which a decoder may shift a colour of the whole picture."""
+_JITTER = 0.125
+"""Pixels by which a fit may be off; thin lines look different at such a distance."""
+_RINGING = 0.3
+"""Share of the local contrast that a decoder may add beside an edge."""
 _SOFT = 0.55
 """Share of the local contrast that a decoder may lose."""
 _LOST = 0.55
@@ -113,7 +118,14 @@ def inspect(image: Image.Image, caption: str | Scene) -> Verdict:
         )
     scene = parse_caption(caption if isinstance(caption, str) else caption.caption)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return _Inspection(pixels, scene).verdict()
+    return _Inspection(pixels - _tint(pixels, scene), scene).verdict()
+
+
+def _tint(pixels: Floats, scene: Scene) -> Floats:
+    """How far the background's colour is off, float32 (3,), as far as a decoder may be."""
+    offset = pixels - np.array(scene.ground, dtype=np.float32)
+    plain = np.abs(offset).max(axis=2) < 4 * _TINT
+    return np.median(offset[plain], axis=0).clip(-_TINT, _TINT) if plain.any() else np.zeros(3, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,13 +151,18 @@ class _Inspection:
         self._drawn = self._render()
         for index in range(len(fits)):
             self._identify(index, fits[index])
-        self._drawn = self._render()
-        self._blur = min(_BLURS, key=lambda blur: float(np.minimum(np.abs(_soften(self._drawn, blur) - pixels), 60).sum()))
-        self._drawn = _soften(self._drawn, self._blur)
-        self._differs = np.abs(self._drawn - pixels).max(axis=2) > DIFFERENT
+        drawn = self._render()
+        self._blur = min(_BLURS, key=lambda blur: float(_clipped(_soften(drawn, blur) - pixels).sum()))
+        shifted = [self._render(dx, dy) for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
+        drawings = [_soften(each, self._blur) for each in (drawn, *shifted)]
+        self._least, self._most = np.min(drawings, axis=0), np.max(drawings, axis=0)
+        self._differs = np.maximum(self._least - pixels, pixels - self._most).max(axis=2) > DIFFERENT
 
-    def _render(self) -> Floats:
-        return np.asarray(rasterise(self._scene.shapes(), self._scene.ground, SIZE), dtype=np.float32)
+    def _render(self, across: int = 0, down: int = 0) -> Floats:
+        """The fitted scene, off by so many times the accuracy of a fit."""
+        offset = across * _JITTER, down * _JITTER
+        shapes = [replace(shape, points=shape.points + offset) for shape in self._scene.shapes()]
+        return np.asarray(rasterise(shapes, self._scene.ground, SIZE), dtype=np.float32)
 
     def _cell(self, index: int) -> tuple[slice, slice]:
         x0, y0, x1, y1 = (round(value) for value in self._cells[index])
@@ -155,9 +172,10 @@ class _Inspection:
         """Decide whether the thing is there, of the right kind and colour."""
         cell = self._cell(index)
         seen = self._pixels[cell]
-        plain = np.minimum(np.abs(seen - self._scene.ground).mean(axis=2), 60).sum()
-        miss = np.minimum(np.abs(seen - self._drawn[cell]).mean(axis=2), 60).sum()
-        empty = np.minimum(np.abs(self._drawn[cell] - self._scene.ground).mean(axis=2), 60).sum()
+        drawn = self._drawn[cell]
+        plain = _clipped(seen - self._scene.ground).sum()
+        miss = _clipped(seen - drawn).sum()
+        empty = _clipped(drawn - self._scene.ground).sum()
         share = 1 - float(miss / max(plain, 1.0))
         kind_ok = colour_ok = True
         if plain < 0.35 * empty:
@@ -189,9 +207,7 @@ class _Inspection:
         mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
         mask[self._cell(index)] = True
         wanted, seen = self._wanted[index], self._seen[index]
-        wrong = " and ".join(
-            name for name, right in (("kind", seen.kind_ok), ("colour", seen.colour_ok)) if not right
-        )
+        wrong = " and ".join(name for name, right in (("kind", seen.kind_ok), ("colour", seen.colour_ok)) if not right)
         return Finding(thing=index, part="thing", reason=f"no {wanted.colour} {wanted.kind}: wrong {wrong}", mask=mask)
 
     def _parts(self, index: int) -> list[_Candidate]:
@@ -225,24 +241,31 @@ class _Inspection:
         x0, y0, x1, y1 = window
         padded = np.pad(self._pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
         shifted = [
-            np.abs(drawn - padded[y0 + dy : y1 + dy, x0 + dx : x1 + dx]).max(axis=2) for dy in range(3) for dx in range(3)
+            np.abs(drawn - padded[y0 + dy : y1 + dy, x0 + dx : x1 + dx]).max(axis=2)
+            for dy in range(3)
+            for dx in range(3)
         ]
         return np.min(shifted, axis=0)
 
     def _blobs(self) -> list[_Candidate]:
         """Connected pixels that no part explains."""
-        low, high = _interval(self._drawn)
-        foreign = np.maximum(self._pixels - high, low - self._pixels).max(axis=2) > _TOLERANCE
+        low, high = _interval(self._least)[0], _interval(self._most)[1]
         contrast = (high - low).max(axis=2)
-        absent = np.maximum(self._drawn - self._high, self._low - self._drawn).max(axis=2)
-        seeds = foreign | (absent > np.maximum(_TOLERANCE, _SOFT * contrast))
+        foreign = np.maximum(self._pixels - high, low - self._pixels).max(axis=2)
+        absent = np.maximum(self._least - self._high, self._low - self._most).max(axis=2)
+        seeds = foreign > np.maximum(_TOLERANCE, _RINGING * contrast)
+        seeds |= absent > np.maximum(_TOLERANCE, _SOFT * contrast)
         near = ndimage.binary_dilation(seeds, iterations=2)
         grown = seeds | (near & self._differs)
         closed = ndimage.binary_closing(np.pad(grown, 4), structure=_DISC)[4:-4, 4:-4]
         found = []
         for blob in components(closed | grown):
             if (blob & seeds).sum() >= _BLOB:
-                found.append(_Candidate(thing=self._owner(blob), part="blob", reason="nothing in the caption explains it", mask=blob))
+                found.append(
+                    _Candidate(
+                        thing=self._owner(blob), part="blob", reason="nothing in the caption explains it", mask=blob
+                    )
+                )
         return found
 
     def _owner(self, blob: Mask) -> int:
@@ -256,6 +279,10 @@ def _interval(pixels: Floats) -> tuple[Floats, Floats]:
     """Least and largest value of each channel within one pixel."""
     size = (3, 3, 1)
     return ndimage.minimum_filter(pixels, size, mode="nearest"), ndimage.maximum_filter(pixels, size, mode="nearest")
+
+
+def _clipped(difference: Floats) -> Floats:
+    return np.minimum(np.abs(difference).mean(axis=2), 60.0)
 
 
 def _soften(pixels: Floats, blur: float) -> Floats:
