@@ -28,11 +28,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,10 +51,12 @@ from refiner.training.preference_data import (
     CELLS,
     PICTURES,
     Pool,
+    Retouch,
     build_pool,
     changed_cells,
     damage,
     decoder_look,
+    round_trip,
 )
 from refiner.training.preference_eval import evaluate
 
@@ -67,16 +70,16 @@ class PreferenceRecipe:
     """Settings of a run; the defaults are those of the bundled weights."""
 
     seed: int = 31
-    shards: int = 8
+    shards: int = 24
     shard_size: int = 250
-    caption_steps: int = 120
+    caption_steps: int = 400
     caption_batch: int = 20
     caption_rate: float = 1.5e-3
-    preference_steps: int = 900
-    preference_batch: int = 10
+    preference_steps: int = 2500
+    preference_batch: int = 20
     preference_rate: float = 1e-3
     weight_decay: float = 0.02
-    contrastive_weight: float = 0.3  # of stage 1's loss in stage 2
+    contrastive_weight: float = 0.5  # of stage 1's loss in stage 2
     things_weight: float = 0.4
     flaws_weight: float = 1.0
 
@@ -211,7 +214,7 @@ def preference_loss(better: Tensor, worse: Tensor, scale: Tensor) -> Tensor:
     return functional.softplus(scale * (worse - better))
 
 
-_PAIRS = (
+_DUELS = (
     ("clean", "flawed"),
     ("again", "flawed"),
     ("clean", "worse"),
@@ -219,32 +222,46 @@ _PAIRS = (
     ("flawed", "worse"),
     ("clean", "damaged"),
     ("again", "damaged"),
-    ("clean", "rival"),
-    ("again", "rival"),
 )
-"""Which picture of a sample is better than which."""
+"""Which picture of a sample is better than which; either is better than the rival's."""
 
 
-def _preferences(cosines: Mapping[str, Tensor], valid: Mapping[str, Tensor], scale: Tensor) -> Tensor:
-    losses, weights = [], []
-    for better, worse in _PAIRS:
-        losses.append(preference_loss(cosines[better], cosines[worse], scale))
-        weights.append(valid["more" if better == "flawed" else worse])
-    weight = torch.cat(weights).float()
-    return (torch.cat(losses) * weight).sum() / weight.sum()
+class _Round(NamedTuple):
+    """A batch of stage 2. Samples come three times: the better picture, the worse one, the rival's."""
+
+    pictures: Tensor
+    """(3 B, 3, 96, 96)."""
+    labels: Tensor
+    """(3 B, 3, 6, 6)."""
+    flaws: Tensor
+    """Bool (3 B, 12, 12)."""
+    seen: Tensor
+    """Bool (B,): whether one can tell the worse picture from the better."""
 
 
-def _captions(pool: Pool, indices: np.ndarray) -> list[str]:
+def _draw_round(pool: Pool, indices: NDArray[np.int64], rng: np.random.Generator) -> _Round:
+    count, names = len(indices), (*PICTURES, "damaged")
+    drawn, labels = pool.take(indices, PICTURES)
+    clean, again, flawed, worse, rival = drawn.split(count)
+    every = torch.stack([clean, again, flawed, worse, rival, damage(clean, again)])
+    cells = [changed_cells(picture, clean) for picture in (flawed, worse, every[-1])]
+    flaws = torch.stack([torch.zeros_like(cells[0])] * 2 + cells[:2] + [torch.zeros_like(cells[0])] + cells[2:])
+    places = torch.cat([labels, labels[:count]]).view(len(names), count, *labels.shape[1:])
+    duels = rng.integers(len(_DUELS), size=count)
+    duels[(duels == _DUELS.index(("flawed", "worse"))) & ~pool.more[indices].numpy()] = 0
+    better, poorer = torch.tensor([[names.index(name) for name in _DUELS[duel]] for duel in duels]).T
+    roles, samples = (
+        torch.cat([better, poorer, torch.full((count,), names.index("rival"))]),
+        torch.arange(count).repeat(3),
+    )
+    seen = flaws[poorer, torch.arange(count)].flatten(1).any(1)
+    return _Round(every[roles, samples], places[roles, samples], flaws[roles, samples], seen)
+
+
+def _captions(pool: Pool, indices: NDArray[np.int64]) -> list[str]:
     """Captions of the samples, then those of their rivals, then the surplus ones."""
     rows = [pool.captions[index] for index in indices.tolist()]
     return [row[0] for row in rows] + [row[1] for row in rows] + [text for row in rows for text in row[2:]]
-
-
-def _flaws(pictures: Tensor, count: int) -> Tensor:
-    """Cells that are flawed, bool (N, 12, 12), in the order of ``PICTURES`` and then the damaged ones."""
-    clean, again, flawed, worse, rival, damaged = pictures.split(count)
-    pairs = ((clean, clean), (again, again), (flawed, clean), (worse, clean), (rival, rival), (damaged, clean))
-    return torch.cat([changed_cells(*pair) for pair in pairs])
 
 
 def train_captions(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: PreferenceRecipe, folder: Path) -> None:
@@ -272,22 +289,18 @@ def train_preferences(trainee: Trainee, scorer: HPSScorer, pool: Pool, recipe: P
     def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         rng = np.random.default_rng([recipe.seed, 2, step])
         indices = rng.choice(len(pool), count, replace=False)
-        pictures, labels = pool.take(indices, PICTURES)
-        clean, again = pictures.split(count)[:2]
-        pictures, labels = torch.cat([pictures, damage(clean, again)]), torch.cat([labels, labels[:count]])
-        flaws = _flaws(pictures, count)
+        batch = _draw_round(pool, indices, rng)
         captions = _captions(pool, indices)[: 2 * count]
-        images, texts = trainee.images(pictures), _text_features(scorer, captions)
-        feature = dict(zip((*PICTURES, "damaged"), images.split(count), strict=True))
-        cosines = {name: (rows * texts[:count]).sum(1) for name, rows in feature.items()}
-        valid = dict.fromkeys(("flawed", "worse", "rival"), torch.ones(count, dtype=torch.bool))
-        valid |= {"damaged": flaws[-count:].flatten(1).any(1), "more": pool.more[indices]}
-        preference = _preferences(cosines, valid, trainee.scale)
-        pairs = torch.cat([feature["clean"], feature["rival"]])
-        contrast = contrastive_loss(pairs, texts, captions, trainee.scale)
-        things, flaw = trainee.dense_loss(labels, flaws)
-        right = {name: (cosines["again"] > cosines[name]).float().mean() for name in ("flawed", "damaged", "rival")}
+        better, poorer, rival = trainee.images(batch.pictures).split(count)
+        texts, scale = _text_features(scorer, captions), trainee.scale
+        good, bad, wrong = ((rows * texts[:count]).sum(1) for rows in (better, poorer, rival))
+        seen = batch.seen.float()
+        preference = (preference_loss(good, bad, scale) * seen).sum() / seen.sum().clamp(min=1)
+        preference = preference + preference_loss(good, wrong, scale).mean()
+        contrast = contrastive_loss(torch.cat([better, rival]), texts, captions, scale)
+        things, flaw = trainee.dense_loss(batch.labels, batch.flaws)
         losses = {"preference": preference, "contrast": contrast, "things": things, "flaw": flaw}
+        right = {"cleaner": (good > bad)[batch.seen].float().mean(), "fitting": (good > wrong).float().mean()}
         loss = preference + recipe.contrastive_weight * contrast
         loss = loss + recipe.things_weight * things + recipe.flaws_weight * flaw
         return loss, {name: value.detach() for name, value in losses.items()} | right
@@ -309,16 +322,26 @@ def _settings(recipe: PreferenceRecipe, steps: int, rate: float) -> FitSettings:
     )
 
 
-def train(runs: Path, recipe: PreferenceRecipe | None = None) -> HPSScorer:
-    """Both stages, or what is left of them; checkpoints and pool lie in ``runs/preference``."""
+def train(runs: Path, recipe: PreferenceRecipe | None = None, retouch: Retouch | None = None) -> HPSScorer:
+    """Both stages, or what is left of them; checkpoints and pool lie in ``runs/preference``.
+
+    ``retouch`` is done to half the pictures, see ``build_pool``; the bundled judge had the generator's autoencoder.
+    """
     recipe = recipe or PreferenceRecipe()
     folder = runs / "preference"
-    pool = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed)
+    pool = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed, retouch)
     scorer = build_scorer(recipe.seed)
     trainee = Trainee(scorer.model)
     train_captions(trainee, scorer, pool, recipe, folder)
     train_preferences(trainee, scorer, pool, recipe, folder)
     return scorer
+
+
+def measure(judge: HPSScorer, recipe: PreferenceRecipe, pairs: int, retouch: Retouch) -> dict[str, float]:
+    """Held-out figures on exact pictures, and under ``decoded/`` on retouched ones."""
+    scores = evaluate(judge, seed=recipe.seed + 1, pairs=pairs)
+    decoded = evaluate(judge, seed=recipe.seed + 2, pairs=pairs, retouch=retouch)
+    return scores | {f"decoded/{name}": value for name, value in decoded.items()}
 
 
 def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
@@ -342,11 +365,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and drawn pictures")
     parser.add_argument("--out", type=Path, default=MICRO_WEIGHTS / "hps", help="folder of the finished judge")
     parser.add_argument("--pairs", type=int, default=1400, help="held-out pairs of each sort to measure on")
+    parser.add_argument("--autoencoder", type=Path, default=MICRO_WEIGHTS / "generator" / "vae", help="its folder")
     arguments = parser.parse_args()
-    recipe = PreferenceRecipe()
-    scorer = train(arguments.runs, recipe)
+    if not arguments.autoencoder.is_dir():
+        parser.error(f"expected the folder of an autoencoder, got {str(arguments.autoencoder)!r}: train it first")
+    recipe, retouch = PreferenceRecipe(), round_trip(arguments.autoencoder)
+    scorer = train(arguments.runs, recipe, retouch)
     save(scorer, arguments.out, recipe, {})
-    scores = evaluate(HPSScorer.from_pretrained(arguments.out), seed=recipe.seed + 1, pairs=arguments.pairs)
+    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe, arguments.pairs, retouch)
     save(scorer, arguments.out, recipe, scores)
     for name, value in scores.items():
         print(f"{name:40s} {value:.3f}")

@@ -34,6 +34,8 @@ ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
+Retouch = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""Pictures (N, 96, 96, 3) to pictures."""
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
 
 
@@ -213,15 +215,22 @@ class Pool:
         return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255, labels
 
 
-def build_pool(folder: Path, shards: int, size: int, seed: int) -> Pool:
-    """Draw the shards that are not there yet, ``size`` samples each, and open them all."""
+def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch | None = None) -> Pool:
+    """Draw the shards that are not there yet, ``size`` samples each, and open them all.
+
+    ``retouch`` is done to every other shard, such as a round trip through the generator's autoencoder: what the judge
+    will see has come out of one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(shards):
         stem = folder / f"{index:03d}"
         if stem.with_suffix(".json").exists():
             continue
         samples = [draw_sample(np.random.default_rng([seed, index, number])) for number in range(size)]
-        np.save(stem.with_suffix(".npy"), np.stack([sample.pictures for sample in samples]))
+        pictures = np.stack([sample.pictures for sample in samples])
+        if retouch and index % 2:
+            pictures = retouch(pictures.reshape(-1, *pictures.shape[2:])).reshape(pictures.shape)
+        np.save(stem.with_suffix(".npy"), pictures)
         body = {
             "captions": [sample.captions for sample in samples],
             "more": [sample.more for sample in samples],
@@ -229,6 +238,26 @@ def build_pool(folder: Path, shards: int, size: int, seed: int) -> Pool:
         }
         atomic_write(stem.with_suffix(".json"), json.dumps(body))
     return Pool(folder, shards)
+
+
+def round_trip(autoencoder: Path) -> Retouch:
+    """What comes back from a diffusers autoencoder for pictures of the micro world."""
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(autoencoder).eval()
+
+    @torch.inference_mode()
+    def retouch(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        decoded = []
+        for chunk in torch.from_numpy(pictures).split(8):
+            pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.autocast("cpu", torch.bfloat16):
+                out = model.decode(model.encode(pixels).latent_dist.mean).sample.float()
+            decoded.append(((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
+        result: NDArray[np.uint8] = torch.cat(decoded).numpy()
+        return result
+
+    return retouch
 
 
 def decoder_look(pictures: Tensor) -> Tensor:

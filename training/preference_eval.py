@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,9 +10,8 @@ from PIL import Image
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.world import Scene, place, render, sample_scene
 from refiner.protocols import Judge
-from refiner.training.preference_data import RIVALS, flawed_pair
+from refiner.training.preference_data import RIVALS, Retouch, flawed_pair
 
-Retouch = Callable[[Sequence[Image.Image]], list[Image.Image]]
 _CHUNK = 64
 
 
@@ -38,7 +36,9 @@ class _Votes:
 
     def count(self) -> None:
         """Decide the pairs in waiting."""
-        images = self.retouch(self.images) if self.retouch else self.images
+        images = self.images
+        if self.retouch:
+            images = list(map(Image.fromarray, self.retouch(np.stack([np.asarray(image) for image in images]))))
         scores = self.judge.score(images, self.prompts)
         for sorts, better, worse in zip(self.sorts, scores[::2], scores[1::2], strict=True):
             for sort in sorts:
