@@ -116,14 +116,19 @@ def test_a_truncated_answer_is_never_clean() -> None:
     ("raw", "phrases", "explanations", "marks"),
     [
         (
-            "Upon examining the image. I have found: garbled text.\nTo elaborate, I have found the following artifacts. "
+            "Upon examining the image. I have found: bad text.\nTo elaborate, I have found the following artifacts. "
             "<p> Text on the right side of the column </p> [SEG] :The text is unrecognizable. "
             "<p> The left side of the column. </p> [SEG]:The left side is blurry.</s>",
             ["Text on the right side of the column", "The left side of the column"],
             ["The text is unrecognizable", "The left side is blurry"],
             [(0,), (1,)],
         ),
-        ("<p>the ear[SEG]it is melted<p> the eye </p>[SEG]", ["the ear", "the eye"], ["it is melted", ""], [(0,), (1,)]),
+        (
+            "<p>the ear[SEG]it melted<p> the eye </p>[SEG]",
+            ["the ear", "the eye"],
+            ["it is melted", ""],
+            [(0,), (1,)],
+        ),
         (
             "<p> two windows </p> [SEG] [SEG][SEG]: skewed <p> a door </p> [SEG]: skewed",
             ["two windows", "a door"],

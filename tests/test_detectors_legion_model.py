@@ -182,7 +182,10 @@ def test_an_original_folder_loads_whole_and_saves_as_ours(tmp_path: Path) -> Non
     detector = LegionDetector.from_pretrained(tmp_path / "original", device="cpu")
     own = detector.model.state_dict()
     for key, tensor in state.items():
-        if (name := rename_key(key)) and name not in ("llava.lm_head.weight", "llava.model.language_model.embed_tokens.weight"):
+        if (name := rename_key(key)) and name not in (
+            "llava.lm_head.weight",
+            "llava.model.language_model.embed_tokens.weight",
+        ):
             assert torch.equal(own[name], tensor), key
     assert detector.model.prediction_head is None
     assert detector.model.llava_config.vision_feature_layer == -2

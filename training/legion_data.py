@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from refiner.detectors.legion.grammar import SEVERITIES, Finding, compose
+from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
-from refiner.types import Region
+from refiner.types import Region, Size
 
 KIND_NAMES = tuple(FLAWS)
 CLEAN_SHARE = 0.35
@@ -215,18 +216,20 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def vocabulary_texts(seed: int, scenes: int = 1500) -> list[str]:
-    """Answers whose words are all that an answer of the micro world can hold."""
-    rng = np.random.default_rng(seed)
-    answers = []
-    for kind in FLAWS:
-        for _ in range(scenes // len(FLAWS)):
-            scene = sample_scene(rng, 4)
-            answers.append(compose([finding_of(region) for region in inject(scene, rng, 4, [kind]).regions]))
-    numbers = [compose(_numbered(count)) for count in range(10)]
-    tags = [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
-    names = [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
-    return answers + numbers + tags + names
+def vocabulary_texts() -> list[str]:
+    """Texts that hold every word an answer of the micro world can hold."""
+    rng = np.random.default_rng(0)
+    texts = [compose(_numbered(count)) for count in range(10)]
+    for kind in FLAWS.values():
+        for thing in kind.things:
+            while (scene := sample_scene(rng, 1)).things[0].kind != thing:
+                pass
+            texts += [compose([finding_of(region)]) for region in inject(scene, rng, 1, [kind.name]).regions]
+    middles = [(x, y) for y in (1, SIZE // 2, SIZE - 2) for x in (1, SIZE // 2, SIZE - 2)]
+    texts += [f", {location_words((x, y, x + 1, y + 1), Size(SIZE, SIZE))}" for x, y in middles]
+    texts += [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
+    texts += [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
+    return texts + [f"the {name.partition(': ')[2]} of" for name in PART_NAMES]
 
 
 def _numbered(count: int) -> list[Finding]:

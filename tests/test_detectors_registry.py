@@ -1,0 +1,82 @@
+"""Ids to detectors: the frozen table, other packages' families, and what is said of an id that nobody knows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from refiner.detectors import load_detector
+from refiner.detectors.registry import FAMILIES, families
+from refiner.errors import ModelNotFoundError, WeightsError
+from refiner.protocols import Detector
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package on the path that brings a family "oracle_of_tests" and tries to replace ours."""
+    (tmp_path / "plugin_for_tests.py").write_text(
+        "from refiner.detectors.scripted import ScriptedDetector\n"
+        "from refiner.types import Analysis, Size\n"
+        "def build(folder, device, dtype):\n"
+        "    answer = Analysis(size=Size(8, 8), detector=folder.name)\n"
+        "    return ScriptedDetector(lambda image: answer, name='from a plug-in')\n"
+    )
+    info = tmp_path / "plugin_for_tests-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-for-tests\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[refiner.detectors]\noracle_of_tests = plugin_for_tests:build\nlegion = plugin_for_tests:build\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "oracle_of_tests"
+
+
+@pytest.mark.parametrize("name", ["micro:nothing", "no-such-folder/at/all", "", " ", "what:ever", "legion:", "../..no"])
+def test_an_unknown_id_names_the_known_ones(name: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_detector(name)
+    if not name.startswith("legion:"):
+        assert "legion:<folder or hub id>" in str(caught.value)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="config names none"):
+        load_detector(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelNotFoundError, match="config names none"):
+        load_detector(tmp_path)
+    with pytest.raises(WeightsError, match="bert"):
+        load_detector(f"legion:{tmp_path}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": "refiner_legion"}'])
+def test_a_damaged_folder_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(WeightsError):
+        load_detector(f"legion:{tmp_path}")
+
+
+def test_other_packages_add_families_but_do_not_replace_ours(plugin: str, tmp_path: Path) -> None:
+    assert families()["legion"] is FAMILIES["legion"]
+    detector = load_detector(f"{plugin}:{tmp_path}")
+    assert isinstance(detector, Detector)
+    assert detector.name == "from a plug-in"
+    assert detector(Image.new("RGB", (8, 8))).detector == tmp_path.name
+    with pytest.raises(ModelNotFoundError, match=plugin):
+        load_detector("nobody:knows")
+
+
+def test_the_table_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        FAMILIES["mine"] = FAMILIES["legion"]  # type: ignore[index]
+
+
+def test_the_registry_imports_no_network_library() -> None:
+    code = (
+        "import sys, refiner.detectors; print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

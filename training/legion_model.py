@@ -1,0 +1,127 @@
+"""LEGION at the micro world's size, with weights from which it can learn from nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SamVisionConfig
+
+from refiner.detectors.legion import LegionConfig, LegionModel
+from refiner.micro.world import SIZE
+
+PROMPT = "<s>The <im_start><image><im_end> provides an overview of the picture. ASSISTANT:"
+"""The paper's frame around the image; the one fixed instruction after it would tell a model of one task nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes of the parts. Patches, widths and heads are those of ViTs; the picture is 96 x 96."""
+
+    clip_patch: int = 8
+    clip_width: int = 192
+    clip_layers: int = 6
+    text_width: int = 128
+    text_layers: int = 3
+    sam_patch: int = 8
+    sam_width: int = 128
+    sam_layers: int = 4
+    mask_width: int = 128
+    heads: int = 2
+    verdict_width: int = 256
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> LegionModel:
+    """A LEGION with random weights for this tokenizer."""
+    text = {
+        "model_type": "llama",
+        "hidden_size": shape.text_width,
+        "intermediate_size": 3 * shape.text_width,
+        "num_hidden_layers": shape.text_layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 1024,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": shape.clip_width,
+        "intermediate_size": 4 * shape.clip_width,
+        "num_hidden_layers": shape.clip_layers,
+        "num_attention_heads": shape.heads,
+        "image_size": SIZE,
+        "patch_size": shape.clip_patch,
+        "projection_dim": shape.clip_width,
+        "hidden_act": "gelu",
+    }
+    config = LegionConfig(
+        llava={
+            "text_config": text,
+            "vision_config": vision,
+            "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+            "image_seq_length": (SIZE // shape.clip_patch) ** 2,
+            "vision_feature_layer": -1,
+        },
+        sam=_sam_config(shape),
+        verdict_width=shape.verdict_width,
+        seg_token_id=tokenizer.convert_tokens_to_ids("[SEG]"),
+        prompt=PROMPT,
+        max_new_tokens=256,
+    )
+    model = LegionModel(config)
+    _initialise(model)
+    return model
+
+
+@torch.no_grad()
+def _initialise(model: LegionModel) -> None:
+    """What lets towers learn from nothing; transformers' own values are meant to be overwritten by a checkpoint."""
+    nn.init.normal_(model.sam.shared_image_embedding.positional_embedding)
+    tower, encoder = model.llava.model.vision_tower, model.sam.vision_encoder
+    tower.embeddings.position_embedding.weight[1:] = 0.2 * _sines(tower.config)
+    encoder.pos_embed.copy_(0.2 * _sines(encoder.config).reshape(encoder.pos_embed.shape))
+    for embedding in (tower.embeddings.patch_embedding.weight, encoder.patch_embed.projection.weight):
+        nn.init.normal_(embedding, std=embedding[0].numel() ** -0.5)
+    for layer in tower.encoder.layers:
+        for weight in (layer.self_attn.out_proj.weight, layer.mlp.fc2.weight):
+            nn.init.normal_(weight, std=1e-3)
+    for layer in encoder.layers:
+        for weight in (layer.attn.proj.weight, layer.mlp.lin2.weight):
+            nn.init.normal_(weight, std=1e-3)
+
+
+def _sines(config: CLIPVisionConfig | SamVisionConfig) -> Tensor:
+    """Two-dimensional sines and cosines, float (patches, width)."""
+    side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
+    y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
+    rates = 100.0 ** (-torch.arange(quarter) / quarter)
+    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)
+
+
+def _sam_config(shape: Architecture) -> dict[str, object]:
+    return {
+        "vision_config": {
+            "hidden_size": shape.sam_width,
+            "output_channels": shape.mask_width,
+            "num_hidden_layers": shape.sam_layers,
+            "num_attention_heads": shape.heads,
+            "image_size": SIZE,
+            "patch_size": shape.sam_patch,
+            "window_size": SIZE // shape.sam_patch // 2,
+            "global_attn_indexes": list(range(1, shape.sam_layers, 2)),
+            "num_pos_feats": shape.mask_width // 2,
+            "initializer_range": 0.02,
+        },
+        "prompt_encoder_config": {"hidden_size": shape.mask_width, "image_size": SIZE, "patch_size": shape.sam_patch},
+        "mask_decoder_config": {
+            "hidden_size": shape.mask_width,
+            "mlp_dim": 2 * shape.mask_width,
+            "num_attention_heads": shape.heads,
+            "iou_head_hidden_dim": shape.mask_width,
+        },
+    }
