@@ -44,6 +44,10 @@ _UNSUPPORTED = 0.4
 """Share of a part's pixels that must contradict it."""
 _BLOB = 5
 """Least number of unexplained pixels that count."""
+_BARE = 40.0
+"""Grey levels within which a pixel shows the background."""
+_TEETH = 3
+"""Least number of pixels too much, and of pixels too little, that make an edge ragged."""
 _SUSPICIOUS = 0.75
 """Things explained worse than this are compared with other kinds and colours."""
 _BLURS = (0.0, 0.45, 0.6, 0.75, 0.9)
@@ -153,6 +157,7 @@ class _Inspection:
             self._identify(index, fits[index])
         drawn = self._render()
         self._blur = min(_BLURS, key=lambda blur: float(_clipped(_soften(drawn, blur) - pixels).sum()))
+        self._drawn = _soften(drawn, self._blur)
         shifted = [self._render(dx, dy) for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
         drawings = [_soften(each, self._blur) for each in (drawn, *shifted)]
         self._least, self._most = np.min(drawings, axis=0), np.max(drawings, axis=0)
@@ -200,7 +205,7 @@ class _Inspection:
         whole = [self._whole(i) for i, seen in enumerate(self._seen) if not (seen.kind_ok and seen.colour_ok)]
         lost = {finding.thing for finding in whole}
         parts = [each for i in range(len(self._seen)) if i not in lost for each in self._parts(i)]
-        blobs = [each for each in self._blobs() if each.thing not in lost]
+        blobs = [each for each in (*self._blobs(), *self._ragged()) if each.thing not in lost]
         return Verdict(flaws=(*whole, *_merge([*parts, *blobs])), things=tuple(self._seen))
 
     def _whole(self, index: int) -> Finding:
@@ -257,9 +262,8 @@ class _Inspection:
         seeds |= absent > np.maximum(_TOLERANCE, _SOFT * contrast)
         near = ndimage.binary_dilation(seeds, iterations=2)
         grown = seeds | (near & self._differs)
-        closed = ndimage.binary_closing(np.pad(grown, 4), structure=_DISC)[4:-4, 4:-4]
         found = []
-        for blob in components(closed | grown):
+        for blob in components(_closed(grown)):
             if (blob & seeds).sum() >= _BLOB:
                 found.append(
                     _Candidate(
@@ -268,11 +272,37 @@ class _Inspection:
                 )
         return found
 
+    def _ragged(self) -> list[_Candidate]:
+        """Edges with teeth: pixels beside a silhouette where too much and too little take turns."""
+        wanted = np.abs(self._drawn - self._scene.ground).max(axis=2)
+        seen = np.abs(self._pixels - self._scene.ground).max(axis=2)
+        excess = self._differs & (wanted < _BARE) & (seen > wanted + _BARE)
+        lack = self._differs & (seen < _BARE) & (wanted > seen + _BARE)
+        turns = ndimage.binary_dilation(excess, _DISC) & ndimage.binary_dilation(lack, _DISC)
+        teeth = np.zeros_like(turns)
+        for stretch in components(turns):
+            here = ndimage.binary_dilation(stretch, iterations=2)
+            if min((excess & here).sum(), (lack & here).sum()) >= _TEETH:
+                teeth |= here & self._differs
+        found = []
+        for index in range(len(self._cells)):
+            mask = np.zeros_like(teeth)
+            mask[self._cell(index)] = teeth[self._cell(index)]
+            if mask.any():
+                mask = _closed(mask)
+                found.append(_Candidate(thing=index, part="edge", reason="the edge is ragged", mask=mask))
+        return found
+
     def _owner(self, blob: Mask) -> int:
         return int(np.argmax([blob[self._cell(index)].sum() for index in range(len(self._cells))]))
 
 
 _DISC = np.hypot(*np.indices((5, 5)) - 2) <= 2.3
+
+
+def _closed(mask: Mask) -> Mask:
+    """The mask without gaps of up to four pixels."""
+    return mask | ndimage.binary_closing(np.pad(mask, 4), structure=_DISC)[4:-4, 4:-4]
 
 
 def _interval(pixels: Floats) -> tuple[Floats, Floats]:
@@ -291,17 +321,15 @@ def _soften(pixels: Floats, blur: float) -> Floats:
 
 def _merge(candidates: Sequence[_Candidate]) -> list[Finding]:
     """Join what touches: one flaw for each connected group, named after its largest part."""
-    union = np.zeros((SIZE, SIZE), dtype=np.bool_)
+    groups: list[list[_Candidate]] = []
     for each in candidates:
-        union |= ndimage.binary_dilation(each.mask)
-    labels, count = ndimage.label(union, structure=np.ones((3, 3)))
+        near = ndimage.binary_dilation(each.mask, iterations=2)
+        touching = [group for group in groups if any((near & other.mask).any() for other in group)]
+        groups = [group for group in groups if group not in touching]
+        groups.append([each, *(other for group in touching for other in group)])
     findings = []
-    for label in range(1, count + 1):
-        group = [each for each in candidates if (labels[each.mask] == label).any()]
-        mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
-        for each in group:
-            mask |= each.mask
-        mask &= labels == label
+    for group in groups:
         first = max(group, key=lambda each: (each.part != "blob", int(each.mask.sum())))
+        mask = np.logical_or.reduce([each.mask for each in group])
         findings.append(Finding(thing=first.thing, part=first.part, reason=first.reason, mask=mask))
     return findings
