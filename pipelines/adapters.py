@@ -29,6 +29,8 @@ class Family:
     """Name of the inpainting class in diffusers."""
     denoiser: str = "unet"
     """Name of the component that is called at every step."""
+    rows: str = "sample"
+    """Name of its first argument, whose rows are counted."""
     multiple: int = 8
     """Heights and widths are multiples of this many pixels."""
 
@@ -80,8 +82,8 @@ class DiffusersPainter:
     @property
     def native(self) -> int:
         """Side of the square pictures that the model was trained on, in pixels."""
-        side = self._denoiser.config.sample_size
-        return int(side if isinstance(side, int) else max(side)) * self.cell
+        side = getattr(self._pipe, self._family.denoiser).config.sample_size
+        return (side if isinstance(side, int) else max(side)) * self.cell
 
     @property
     def cell(self) -> int:
@@ -142,11 +144,6 @@ class DiffusersPainter:
         self._pipe.maybe_free_model_hooks()
         return list(output.images)
 
-    @property
-    def _denoiser(self) -> torch.nn.Module:
-        module: torch.nn.Module = getattr(self._pipe, self._family.denoiser)
-        return module
-
     def _strength(self, strength: float) -> float:
         """At least one step's worth."""
         default = inspect.signature(type(self._pipe).__call__).parameters["num_inference_steps"].default
@@ -175,10 +172,9 @@ class DiffusersPainter:
         """Count the rows that pass through the denoiser."""
 
         def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            rows = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
-            self._rows += len(rows)
+            self._rows += len(args[0] if args else kwargs[self._family.rows])
 
-        handle = self._denoiser.register_forward_pre_hook(count, with_kwargs=True)
+        handle = getattr(self._pipe, self._family.denoiser).register_forward_pre_hook(count, with_kwargs=True)
         try:
             yield
         finally:

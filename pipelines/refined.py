@@ -154,8 +154,8 @@ class RefinedPipeline:
         """Move the pipeline as diffusers does, then detector and judge to its device; their dtype stays."""
         self.pipe.to(*args, **options)
         for part in (self.detector, self.judge):
-            if hasattr(part, "to"):
-                part.to(self.pipe.device)
+            if (move := getattr(part, "to", None)) is not None:
+                move(self.pipe.device)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -277,7 +277,7 @@ class RefinedPipeline:
                 try:
                     attempt = attempts.send(stop)
                 except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
+                    return end.value
                 bar.update()
                 stop = yield attempt
 
@@ -325,7 +325,7 @@ def _image(result: RefinementResult) -> Image.Image:
 def _converted(images: list[Image.Image], output_type: OutputType) -> Images:
     if output_type == "pil":
         return images
-    stacked = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in images])
+    stacked = np.stack([np.asarray(image, dtype=np.float32) / np.float32(255) for image in images])
     if output_type == "np":
         return stacked
     import torch

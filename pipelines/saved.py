@@ -22,7 +22,7 @@ class SavedSettings:
     """Which detector and judge belong to a pipeline, and the defaults of its calls."""
 
     detector: str | None = None
-    """Id or folder of the detector; None: the user must name one."""
+    """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must name one."""
     judge: str | None = None
     """Id or folder of the judge; None: there is none."""
     config: RefineConfig = field(default_factory=RefineConfig)
@@ -30,12 +30,15 @@ class SavedSettings:
     """Defaults for the diffusers pipeline's call, such as ``num_inference_steps``."""
 
     def write(self, folder: str | Path) -> None:
-        """Write ``refiner.json``; a detector or judge inside the folder is noted by its relative path.
+        """Write ``refiner.json``: of the config only what differs from the defaults, so that later defaults apply.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        atomic_write(Path(folder) / SETTINGS_FILE, dumps({"format": _FORMAT, **asdict(self)}) + "\n")
+        usual = asdict(RefineConfig())
+        config = {name: value for name, value in asdict(self.config).items() if value != usual[name]}
+        document = {"format": _FORMAT, **asdict(self), "config": config}
+        atomic_write(Path(folder) / SETTINGS_FILE, dumps(document) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedSettings:
@@ -53,8 +56,9 @@ class SavedSettings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format number")
-            config = data.pop("config")
-            config["strengths"] = tuple(config["strengths"])
+            config = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in data.pop("config").items()
+            }
             return cls(config=RefineConfig(**config), **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"Expected settings in {str(path)!r}, got some that fail with {error!r}.") from error

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from refiner.masks import dilate, iou
+from refiner.masks import dilate, iou, union
 from refiner.pipelines.config import RefineConfig
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Mask, Region, Size
@@ -17,6 +15,8 @@ Step = Literal["regenerate", "inpaint"]
 
 GLOBAL_CATEGORIES = frozenset({Category.OPTICS, Category.PERSPECTIVE})
 """Flaws that concern the whole scene unless they are small."""
+SAME_PATCH = 0.5
+"""Regions that, once grown, share at least this part of the smaller one are painted as one."""
 SAME_PLACE = 0.5
 """Masks with at least this intersection over union count as one place in two rounds."""
 
@@ -26,7 +26,7 @@ class Patch:
     """An area to repaint as one."""
 
     mask: Mask
-    """Bool (H, W): the flawed regions, grown."""
+    """Bool (H, W): the flawed regions, grown; disjoint from other patches."""
     region: Region
     """The worst of the flaws inside."""
     tries: int = 0
@@ -59,25 +59,32 @@ def is_local(region: Region, size: Size, config: RefineConfig) -> bool:
 def plan_patches(
     regions: Sequence[Region], size: Size, config: RefineConfig, failed: Sequence[Mask] = ()
 ) -> list[Patch]:
-    """Grow the regions, join those that then overlap, and keep the worst ``config.max_regions`` areas.
+    """Grow the regions, join those that then mostly overlap, and keep the worst ``config.max_regions`` areas.
 
-    The patches are disjoint, so that they can be painted independently and in any order. ``failed`` holds the masks
-    of earlier patches that did not get better.
+    Where the overlap is small, the pixels go to the worse flaw. The patches are disjoint, so that they can be painted
+    independently and in any order. ``failed`` holds the masks of earlier patches that did not get better.
     """
-    reach = config.dilate * max(size)
     patches: list[Patch] = []
     for region in sorted(regions, key=_burden, reverse=True):
-        mask = dilate(_area(region, size), reach)
-        touching = [patch for patch in patches if (patch.mask & mask).any()]
-        worst = touching[0].region if touching else region
-        joined = np.logical_or.reduce([mask, *(patch.mask for patch in touching)])
-        place = patches.index(touching[0]) if touching else len(patches)
-        patches = [patch for patch in patches if patch not in touching]
-        patches.insert(place, Patch(mask=joined, region=worst))
-    return [
-        Patch(mask=patch.mask, region=patch.region, tries=sum(iou(patch.mask, mask) >= SAME_PLACE for mask in failed))
-        for patch in patches[: config.max_regions]
-    ]
+        mask = dilate(_area(region, size), config.dilate * max(size))
+        free = mask & ~union((patch.mask for patch in patches), size)
+        overlaps = [_overlap(patch.mask, mask) for patch in patches]
+        most = max(overlaps, default=0.0)
+        if most >= SAME_PATCH:
+            host = overlaps.index(most)
+            patches[host] = replace(patches[host], mask=patches[host].mask | free)
+        elif free.any():
+            patches.append(Patch(mask=free, region=region))
+    return [replace(patch, tries=_tries(patch.mask, failed)) for patch in patches[: config.max_regions]]
+
+
+def _overlap(first: Mask, second: Mask) -> float:
+    """The share of the smaller mask that lies in the other."""
+    return float((first & second).sum() / min(first.sum(), second.sum()))
+
+
+def _tries(mask: Mask, failed: Sequence[Mask]) -> int:
+    return sum(iou(mask, other) >= SAME_PLACE for other in failed)
 
 
 def _burden(region: Region) -> float:

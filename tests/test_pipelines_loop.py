@@ -317,16 +317,18 @@ def test_the_strategy_follows_the_flaws() -> None:
     assert actions((large,), image=picture()) == ["inpaint"]
 
 
-def test_overlapping_regions_are_painted_as_one() -> None:
+@pytest.mark.parametrize(
+    ("boxes", "patches"), [(((4, 4, 10, 10), (5, 4, 12, 10)), 1), (((4, 4, 10, 10), (11, 4, 20, 10)), 2), (SPOTS, 3)]
+)
+def test_patches_are_disjoint_and_those_that_mostly_overlap_are_one(
+    boxes: tuple[tuple[int, int, int, int], ...], patches: int
+) -> None:
     painter = Painter([picture(SPOTS[0])])
-    near = tuple(region(box) for box in ((4, 4, 10, 10), (9, 4, 14, 10), (30, 20, 34, 24)))
-    run(
-        painter,
-        RefineConfig(max_rounds=1),
-        ScriptedDetector(lambda _i: Analysis(size=SIZE, regions=near, detector="x")),
-    )
-    assert len(painter.jobs) == 2
-    assert not (painter.jobs[0].mask & painter.jobs[1].mask).any()
+    analysis = Analysis(size=SIZE, regions=tuple(region(box) for box in boxes), detector="fixed")
+    run(painter, RefineConfig(max_rounds=1), ScriptedDetector(lambda _image: analysis))
+    assert len(painter.jobs) == patches
+    assert (sum(job.mask.astype(int) for job in painter.jobs) <= 1).all()
+    assert (analysis.mask <= np.logical_or.reduce([job.mask for job in painter.jobs])).all()
 
 
 def test_regeneration_learns_from_all_attempts_and_keeps_the_users_prompt() -> None:
