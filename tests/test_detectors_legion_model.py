@@ -271,9 +271,11 @@ def test_a_mask_is_asked_for_by_the_state_before_its_token() -> None:
         tokens = torch.full((2, 1), 6)
         output = model(torch.cat([prompt.expand(2, -1), tokens], 1), pixels, pixels)
         ground = model.encode_ground(pixels)
-        expected = model.decode_masks(ground, answer.states[:, 0])
+        expected, next_one = (model.decode_masks(ground, answer.states[:, place]) for place in (0, 1))
+        nothing = model.decode_masks(ground[:0], answer.states[:0, 0])
     assert torch.allclose(output.mask_logits, expected, atol=1e-5)
-    assert not torch.allclose(output.mask_logits, model.decode_masks(ground, answer.states[:, 1]), atol=1e-3)
+    assert not torch.allclose(output.mask_logits, next_one, atol=1e-6)
+    assert nothing.shape == (0, *expected.shape[1:])
 
 
 def test_an_answer_does_not_depend_on_its_neighbours() -> None:

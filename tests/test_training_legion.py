@@ -177,7 +177,7 @@ def test_one_batch_can_be_learnt(shards: Path, tmp_path: Path) -> None:
     batch = setting.batch(1, 0)
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=3e-3)
     history = []
-    for _ in range(25):
+    for _ in range(60):
         losses = trainee.losses(batch, RECIPE.weights)
         assert all(torch.isfinite(loss) for loss in losses.values())
         history.append({name: loss.item() for name, loss in losses.items()})

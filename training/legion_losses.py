@@ -114,5 +114,6 @@ def _to_picture(logits: Tensor) -> Tensor:
 
 def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     """Mean over the first axis of 1 - Dice, with LISA's scale and offset as LEGION's code has them; scalar."""
-    p, g = probability.flatten(1) / 1000, truth.flatten(1) / 1000
-    return (1 - (2 * (p * g).sum(1) + 1e-6) / (p.sum(1) + g.sum(1) + 1e-6)).mean()
+    p, g = probability.flatten(1), truth.flatten(1)
+    both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
+    return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()

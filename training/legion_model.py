@@ -86,6 +86,11 @@ def _initialise(model: LegionModel) -> None:
     encoder.pos_embed.copy_(0.2 * _sines(encoder.config).reshape(encoder.pos_embed.shape))
     for embedding in (tower.embeddings.patch_embedding.weight, encoder.patch_embed.projection.weight):
         nn.init.normal_(embedding, std=embedding[0].numel() ** -0.5)
+    for part in (model.sam.mask_decoder, model.text_hidden_fcs):
+        for module in part.modules():
+            if isinstance(module, nn.Linear | nn.ConvTranspose2d):
+                inputs = module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0]
+                nn.init.normal_(module.weight, std=inputs**-0.5)
     for layer in tower.encoder.layers:
         for weight in (layer.self_attn.out_proj.weight, layer.mlp.fc2.weight):
             nn.init.normal_(weight, std=1e-3)

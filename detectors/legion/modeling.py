@@ -139,8 +139,10 @@ class LegionModel(PreTrainedModel):
 
     def decode_masks(self, ground: Tensor, states: Tensor) -> Tensor:
         """Equation 3: SAM embeddings (S, C, h, w) and language states (S, D), row by row -> mask logits (S, 4h, 4w)."""
-        prompts = self.text_hidden_fcs(states)[:, None, None, :]
         height, width = ground.shape[-2:]
+        if not len(states):
+            return ground.new_zeros(0, 4 * height, 4 * width)
+        prompts = self.text_hidden_fcs(states)[:, None, None, :]
         dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, height, width)
         place = self.sam.get_image_wide_positional_embeddings().to(ground.dtype)
         masks, _ = self.sam.mask_decoder(
