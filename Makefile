@@ -29,6 +29,7 @@ types: .venv/installed-dev tree
 
 bench: .venv/installed
 	$(BIN)/refiner micro bench
+	$(BIN)/python tests/benchmarks/costs.py
 
 micro: .venv/installed
 	$(BIN)/refiner micro build

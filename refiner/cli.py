@@ -160,7 +160,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     rows: list[Json] = []
     pictures: dict[str, bytes] = {}
     code = DONE
-    for number, file in enumerate(terminal.track(args.images, "looking", len(args.images))):
+    for number, file in enumerate(terminal.track(args.images, "looking")):
         try:
             image = load_image(file)
         except InputError as error:

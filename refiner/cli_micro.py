@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 from rich.table import Table
@@ -26,11 +27,17 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     build.set_defaults(run=_build)
     bench = commands.add_parser("bench", help="measure what refinement gains, against controls at equal cost")
-    bench.add_argument("--prompts", type=int, default=100, help="held-out prompts (100)")
-    bench.add_argument("--seeds", type=int, default=3, help="seeds of each prompt (3)")
+    bench.add_argument("--prompts", type=_count, default=100, help="held-out prompts (100)")
+    bench.add_argument("--seeds", type=_count, default=3, help="seeds of each prompt (3)")
     bench.add_argument("--out", metavar="DIR", default="runs/bench", help="records, to resume from (runs/bench)")
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _render(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -51,7 +58,7 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
     runs, out = check_writable(args.runs), check_writable(args.out or MICRO_WEIGHTS)
     from refiner.training.micro import build
 
-    with terminal.waiting("training"):
+    with terminal.waiting(f"training; figures go to {runs}/*/log*"):
         build(runs, out)
     if args.json:
         terminal.document({"files": {path.name: str(path) for path in sorted(Path(out).iterdir())}})
@@ -68,11 +75,16 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
 
         pipe = RefinedPipeline.from_pretrained("micro")
         pipe.set_progress_bar_config(disable=True)
-    track = lambda todo: terminal.track(todo, "refining", len(todo))  # noqa: E731
+    track = functools.partial(terminal.track, what="refining")
     report: Json = run(pipe, args.prompts, args.seeds, folder, track)
     if args.json:
         terminal.document(report)
-        return 0
+    else:
+        _show_bench(report, terminal)
+    return 0
+
+
+def _show_bench(report: Json, terminal: Terminal) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     columns = ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
     table.add_column("system")
@@ -88,7 +100,6 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
         f"never worse: {never['violations']} violations in {never['runs']} runs; "
         f"largest difference outside accepted masks: {never['outside_max_diff']}"
     )
-    return 0
 
 
 def _change(row: Json) -> str:

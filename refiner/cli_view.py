@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -47,10 +47,10 @@ class Terminal:
         with self.err.status(Text(what)) if self.err.is_terminal else _nothing():
             yield
 
-    def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
         """Yield the items while a bar on stderr counts them."""
         with progress(self.err) as bars:
-            yield from bars.track(items, total=total, description=what)
+            yield from bars.track(items, description=what)
 
 
 @contextmanager
