@@ -70,12 +70,12 @@ class PreferenceRecipe:
     """Settings of a run; the defaults are those of the bundled weights."""
 
     seed: int = 31
-    shards: int = 24
+    shards: int = 12
     shard_size: int = 250
     caption_steps: int = 400
     caption_batch: int = 20
     caption_rate: float = 1.5e-3
-    preference_steps: int = 2500
+    preference_steps: int = 1400
     preference_batch: int = 20
     preference_rate: float = 1e-3
     weight_decay: float = 0.02
