@@ -48,7 +48,7 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: int = 32004,
         prompt: str = "",
         max_new_tokens: int = 512,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         self.llava = llava or {}
         self.sam = sam or {}
