@@ -14,9 +14,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from refiner.detectors.legion import LegionDetector
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
+from refiner.training import legion, preference, preference_data
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -28,11 +30,15 @@ from refiner.training.generator import (
     draw_pool,
     loss_of_pool,
 )
+from refiner.training.legion_data import Pool
+from refiner.training.legion_eval import write_scores
 from refiner.training.micro_data import draw_batch, to_tensor
 from refiner.training.micro_scores import score_autoencoder, score_generator
 
 CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
 """How the bundled pipeline paints unless it is told otherwise."""
+PAIRS = 1400
+"""Held-out pairs of each sort that the judge is measured on."""
 
 
 def train_autoencoder(runs: Path, recipe: AutoencoderRecipe | None = None) -> AutoencoderKL:
@@ -125,3 +131,14 @@ def build_generator(runs: Path, out: Path) -> None:
     train_generator(runs, train_autoencoder(runs), out)
     SavedSettings(detector="micro", judge="micro", call=CALL).write(out)
     write_generator_card(out)
+
+
+def build(runs: Path, out: Path) -> None:
+    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detector."""
+    build_generator(runs, out / "generator")
+    judge_recipe = preference.PreferenceRecipe()
+    retouch = preference_data.round_trip(AutoencoderKL.from_pretrained(out / "generator" / "vae"))
+    judge = preference.train(runs, judge_recipe, retouch)
+    preference.save(judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe, PAIRS, retouch))
+    legion.train(legion.micro_recipe(), Pool(runs / "legion" / "pool"), runs / "legion", out / "legion")
+    write_scores(out / "legion", LegionDetector.from_pretrained(out / "legion"), version=1)
