@@ -137,7 +137,7 @@ def build(runs: Path, out: Path) -> None:
     """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detector."""
     build_generator(runs, out / "generator")
     judge_recipe = preference.PreferenceRecipe()
-    retouch = preference_data.round_trip(AutoencoderKL.from_pretrained(out / "generator" / "vae"))
+    retouch = preference_data.round_trip(out / "generator" / "vae")
     judge = preference.train(runs, judge_recipe, retouch)
     preference.save(judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe, PAIRS, retouch))
     legion.train(legion.micro_recipe(), Pool(runs / "legion" / "pool"), runs / "legion", out / "legion")
