@@ -105,25 +105,24 @@ def _is_hub_id(repository: str) -> bool:
 def _download(repository: str, revision: str | None, kind: Kind) -> Path:
     from huggingface_hub import errors, snapshot_download
 
-    reason = "the hub cannot be reached and nothing is cached"
     try:
         if kind == "generator":
             from diffusers import DiffusionPipeline
 
             return Path(DiffusionPipeline.download(repository, revision=revision))
         return Path(snapshot_download(repository, revision=revision, ignore_patterns=_UNUSED_FORMATS))
-    except errors.GatedRepoError as error:
-        cause, reason = error, "its licence must be accepted on the hub first"
-    except errors.RevisionNotFoundError as error:
-        cause, reason = error, f"the hub knows no revision {revision!r} of it"
-    except errors.RepositoryNotFoundError as error:
-        cause, reason = error, "the hub knows no such model, or it is private"
     except (OSError, ValueError, errors.HTTPError) as error:
-        cause = error
-    raise ModelNotFoundError(
-        f"Expected to find the model {repository!r}, but {reason}: check the id and the network, "
-        f"or use a folder or a bundled model ({_known()})."
-    ) from cause
+        reasons = {
+            errors.GatedRepoError: "its licence must be accepted on the hub first",
+            errors.RevisionNotFoundError: f"the hub knows no revision {revision!r} of it",
+            errors.RepositoryNotFoundError: "the hub knows no such model, or it is private",
+        }
+        known = (reason for kind_of_error, reason in reasons.items() if isinstance(error, kind_of_error))
+        reason = next(known, "the hub cannot be reached and nothing is cached")
+        raise ModelNotFoundError(
+            f"Expected to find the model {repository!r}, but {reason}: check the id and the network, "
+            f"or use a folder or a bundled model ({_known()})."
+        ) from error
 
 
 def checksum(path: Path) -> str:

@@ -130,9 +130,10 @@ def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
     grey = values.astype(np.float64)
     if not np.isfinite(grey).all():
         raise InputError(f"Expected finite pixel values, got NaN or infinity in {name}: export it again.")
-    scales = (255.0, 65535.0, 2.0**31 - 1) if values.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        scales = (65535.0,)
+    if values.dtype.kind == "f":
+        scales = [1.0, 255.0, 65535.0]
+    else:
+        scales = [65535.0] if values.dtype.itemsize == 2 else [255.0, 65535.0, 2.0**31 - 1]
     top = next((scale for scale in scales if grey.max() <= scale), float(grey.max()))
     eight = np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8)
     return Image.fromarray(eight).convert("RGB")
