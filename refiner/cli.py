@@ -118,15 +118,19 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
             callback_on_step_end=view.on_step,
         )
         result = _collect(args.prompt, attempts, view)
-    names = ("model", "detector", "strategy", "rounds", "seed", "image")
-    files = save_result(result, folder, {name: getattr(args, name) for name in names})
+    settings = ("model", "detector", "strategy", "rounds", "seed", "image")
+    files = save_result(result, folder, {name: getattr(args, name) for name in settings})
     if args.json:
         terminal.document(result_summary(result, files))
     else:
         _tell(result, files, terminal)
     if result.stop == "interrupted":
         return INTERRUPTED
-    return DONE if "best" in files else FAILED
+    failure = result.attempts[result.best].error
+    if failure is not None:
+        terminal.complain(failure)
+        return FAILED
+    return DONE
 
 
 def _collect(prompt: str, attempts: Attempts, view: RoundsView) -> RefinementResult:

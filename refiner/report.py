@@ -16,7 +16,7 @@ from refiner.report_html import page
 from refiner.runs import atomic_write_all, check_writable, dumps, to_record
 from refiner.types import Attempt, RefinementResult
 
-_NUMBERED = re.compile(r"(attempt|regions)-\d+\.png")
+_OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after)\.png")
 
 
 def save_result(
@@ -49,7 +49,7 @@ def save_result(
     files["run.json"] = (dumps(record) + "\n").encode("utf-8")
     atomic_write_all(root, files)
     for path in root.iterdir():
-        if _NUMBERED.fullmatch(path.name) and path.name not in files:
+        if _OURS.fullmatch(path.name) and path.name not in files:
             with contextlib.suppress(OSError):
                 path.unlink()
     return {name: str(root / file) for name, file in names.items()}

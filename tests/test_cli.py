@@ -184,6 +184,16 @@ def test_refine_starts_from_a_picture(refine, tmp_path):
         assert np.array_equal(np.asarray(start), noise)
 
 
+def test_a_picture_that_nobody_could_judge_is_kept_but_is_a_failure(refine, tmp_path):
+    code, out, err = refine("--image", save(tmp_path / "babble.png", 0), "--rounds", "0", "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["stop"] == "unreadable"
+    assert document["attempts"][0]["analysis"] is None
+    assert Path(document["files"]["best"]).is_file()
+    assert "refiner: Expected a list of flaws, got babble." in err
+
+
 def test_what_was_painted_before_an_interrupt_is_kept(refine, detector, tmp_path):
     (Path(detector.removeprefix("spots:")) / "patience").write_text("1")
     code, out, _ = refine("--json", "--strategy", "regenerate")

@@ -85,7 +85,8 @@ def test_a_later_result_replaces_an_earlier_one(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "attempt-final.png").write_text("mine too")
     save_result(result(*(attempt(index) for index in range(5))), tmp_path)
-    files = save_result(result(attempt(0), attempt(1)), tmp_path)
+    files = save_result(result(attempt(0, image=None, analysis=None, accepted=False)), tmp_path)
+    assert set(files) == {"sheet", "report", "run"}
     left = {str(path) for path in tmp_path.iterdir()} - set(files.values())
     assert left == {str(tmp_path / "notes.txt"), str(tmp_path / "attempt-final.png")}
 
