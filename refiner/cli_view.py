@@ -95,7 +95,7 @@ class RoundsView:
         flaws, area = "-", "-"
         if attempt.analysis is not None:
             flaws, area = str(len(attempt.analysis.regions)), f"{100 * attempt.analysis.artifact_ratio:.1f} %"
-        scores = "  ".join(f"{score.name} {score.value:.4g}" for score in attempt.scores)
+        scores = "  ".join(f"{score.value:.4g}" for score in attempt.scores)
         verdict = Text("accepted", "green") if attempt.accepted else Text("rejected", "red")
         why = Text(attempt.error or attempt.reason)
         self._table.add_row(
@@ -116,7 +116,7 @@ def _rounds_table() -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("flaws", "area"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("judge", no_wrap=True)
+    table.add_column("judge", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("why", overflow="fold")
     table.add_column("time", justify="right", no_wrap=True)
