@@ -130,7 +130,7 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> str:
     for name in dict.fromkeys(score.name for score in best.scores):
         before, after = _score(start, name), _score(best, name)
         if before is not None and after is not None:
-            rows.append((name, *_change(before, after, ".3g")))
+            rows.append((name, *_change(before, after, ".4g")))
     rows.append(("Denoiser rows", "", f"{result.calls.denoiser_rows}"))
     rows.append(("Detector calls", "", f"{result.calls.detector_calls}"))
     rows.append(("Seconds", "", f"{sum(attempt.seconds for attempt in result.attempts):.1f}"))
@@ -272,6 +272,6 @@ def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool],
     return f"""<figure><p class="small">{escape(words)}</p>
 <svg viewBox="0 0 300 128" role="img" aria-label="{escape(words)}">
 <line class="grid" x1="44" x2="284" y1="24" y2="24"/><line class="grid" x1="44" x2="284" y1="96" y2="96"/>
-<text x="36" y="28" text-anchor="end">{high:.3g}</text><text x="36" y="100" text-anchor="end">{low:.3g}</text>
+<text x="36" y="28" text-anchor="end">{high:.4g}</text><text x="36" y="100" text-anchor="end">{low:.4g}</text>
 <polyline class="line" points="{" ".join(path)}"/>{dots}{marks}
 </svg></figure>"""
