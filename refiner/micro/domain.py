@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from refiner.errors import OutOfDomainError
 from refiner.micro.drawing import INK
@@ -30,11 +30,11 @@ class _Law:
 
 
 _LAWS = {
-    "ground": _Law(least=0.78, told="its border is no plain background of that world"),
-    "flat": _Law(least=0.35, told="it has few flat areas"),
-    "palette": _Law(least=0.72, told="its colours are others"),
-    "colour": _Law(least=0.012, told="it shows no thing of that world"),
-    "things": _Law(least=0.03, most=0.9, told="it shows no thing of that world"),
+    "ground": _Law(least=0.68, told="its border is no plain background of that world"),
+    "flat": _Law(least=0.33, told="it has few flat areas"),
+    "palette": _Law(least=0.65, told="its colours are others"),
+    "colour": _Law(least=0.02, told="it shows no thing of that world"),
+    "things": _Law(least=0.05, most=0.85, told="it shows no thing of that world"),
 }
 
 
@@ -57,14 +57,15 @@ def measure(image: Image.Image) -> dict[str, float]:
     grounds = _distances(pixels, list(BACKGROUNDS.values()))
     frame = [float((ground[~inner] < _NEAR / 2).mean()) for ground in grounds]
     best = int(np.argmax([share - ground[~inner].mean() / 255 for share, ground in zip(frame, grounds, strict=True)]))
+    smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)), dtype=np.float32)
     steps = np.maximum(
-        np.abs(np.diff(pixels, axis=0)).max(axis=2)[:, 1:], np.abs(np.diff(pixels, axis=1)).max(axis=2)[1:]
+        np.abs(np.diff(smooth, axis=0)).max(axis=2)[:, 1:], np.abs(np.diff(smooth, axis=1)).max(axis=2)[1:]
     )
     colours = _distances(pixels, list(COLOURS.values())).min(axis=0)
     others = _distances(pixels, [INK, WHITE, BROWN, WATER]).min(axis=0)
     return {
         "ground": frame[best],
-        "flat": float((steps < 12).mean()),
+        "flat": float((steps < 10).mean()),
         "palette": float((np.minimum(np.minimum(colours, others), grounds[best]) < _NEAR).mean()),
         "colour": float((colours < _NEAR).mean()),
         "things": float((grounds[best] > _NEAR).mean()),

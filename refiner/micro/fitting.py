@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -36,8 +37,6 @@ class Fit:
     thing: Thing
     cost: float
     """Sum over the window of the clipped distances; lower is better."""
-    share: float
-    """How much of what stands out from the background it explains: 1 all of it, 0 or less nothing."""
 
 
 def window_of(cell: tuple[float, float, float, float]) -> Window:
@@ -80,10 +79,14 @@ class Fitter:
         self._plain = _distance(pixels, ground)
         x0, y0, x1, y1 = self._window
         self._total = float(self._plain[y0:y1, x0:x1].sum())
-        even = (x0 + x0 % 2, y0 + y0 % 2, x1 - x1 % 2, y1 - y1 % 2)
-        self._corner = even[:2]
-        crop = pixels[even[1] : even[3], even[0] : even[2]]
-        self._half = crop.reshape(crop.shape[0] // 2, 2, crop.shape[1] // 2, 2, 3).mean(axis=(1, 3))
+
+    def _reduced(self, scale: int) -> tuple[Floats, tuple[int, int]]:
+        """The window shrunk by ``scale``, with a margin of one pixel repeated around it, and its upper left corner."""
+        x0, y0, x1, y1 = self._window
+        x0, y0, x1, y1 = (value - value % scale for value in (x0 + scale - 1, y0 + scale - 1, x1, y1))
+        crop = self._pixels[y0:y1, x0:x1]
+        small = crop.reshape(crop.shape[0] // scale, scale, crop.shape[1] // scale, scale, 3).mean(axis=(1, 3))
+        return np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge"), (x0 - scale, y0 - scale)
 
     def _cost(self, thing: Thing) -> float:
         square = square_of(thing, self._window)
@@ -94,34 +97,28 @@ class Fitter:
         gain = self._plain[y0:y1, x0:x1].sum() - _distance(self._pixels[y0:y1, x0:x1], drawn).sum()
         return self._total - float(gain)
 
-    def _fit_of(self, thing: Thing, cost: float) -> Fit:
-        return Fit(thing=thing, cost=cost, share=1 - cost / max(self._total, 1.0))
-
-    def _coarse(self, thing: Thing) -> Thing:
-        """The best place on a grid of 2 pixels, for sizes some 2 pixels apart."""
+    def _coarse(self, thing: Thing, scale: int) -> Fit:
+        """The best place on a grid of ``scale`` pixels, for sizes some 2 pixels apart; costs are comparable."""
         low, high = self._radii
-        best, place = np.inf, thing
-        for radius in np.linspace(low - 1, high + 1, max(3, round((high - low) / 2) + 2)):
-            side = int(np.ceil(radius + _REACH))
-            template = self._template(replace(thing, x=side / 2, y=side / 2, radius=float(radius) / 2), side)
-            padded = np.pad(self._half, ((3, 3), (3, 3), (0, 0)), mode="edge")
-            if padded.shape[0] < side or padded.shape[1] < side:
+        seen, corner = self._reduced(scale)
+        best, place = 0.0, replace(thing, x=corner[0] + SIZE / 4, y=corner[1] + SIZE / 4, radius=low)
+        for radius in np.linspace(low - 1, high + 1, max(2, round((high - low + 2) / scale) + 1)).tolist():
+            side = int(np.ceil(2 * (radius + _REACH) / scale))
+            if min(seen.shape[:2]) < side:
                 continue
-            views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
-            plain = np.lib.stride_tricks.sliding_window_view(_distance(padded, self._ground), (side, side))
+            middle = side * scale / 2
+            here = replace(thing, x=middle, y=middle, radius=radius)
+            drawn = draw(here.shapes(0, here.parts(self._ground)), self._ground, (0, 0, side * scale, side * scale))
+            template = drawn.reshape(side, scale, side, scale, 3).mean(axis=(1, 3))
+            views = sliding_window_view(seen, (side, side), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+            plain = sliding_window_view(_distance(seen, self._ground), (side, side))
             gains = (plain - _distance(views, template)).sum(axis=(2, 3))
             row, column = np.unravel_index(int(gains.argmax()), gains.shape)
-            if -gains.max() < best:
-                best = -float(gains.max())
-                x = self._corner[0] + 2 * (int(column) - 3) + side
-                y = self._corner[1] + 2 * (int(row) - 3) + side
-                place = replace(thing, x=float(x), y=float(y), radius=float(radius))
-        return place
-
-    def _template(self, thing: Thing, side: int) -> Floats:
-        full = replace(thing, x=2 * thing.x, y=2 * thing.y, radius=2 * thing.radius)
-        drawn = draw(full.shapes(0, full.parts(self._ground)), self._ground, (0, 0, 2 * side, 2 * side))
-        return drawn.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+            if gains.max() > best:
+                best = float(gains.max())
+                x, y = corner[0] + scale * int(column) + middle, corner[1] + scale * int(row) + middle
+                place = replace(thing, x=x, y=y, radius=radius)
+        return Fit(thing=place, cost=self._total - best * scale**2)
 
     def _slide(self, thing: Thing, blur: float) -> Thing:
         """One Gauss-Newton step of place and size under robust weights, on pictures blurred by ``blur`` pixels."""
@@ -145,23 +142,23 @@ class Fitter:
             radius=max(thing.radius + float(step[2]), 8.0),
         )
 
-    def _polish(self, thing: Thing, blurs: tuple[float, ...] = (1.5, 1.5, 1.0, 0.5, 0.0, 0.0)) -> Fit:
-        """Gauss-Newton steps; the best place on the way wins."""
+    def _polish(self, thing: Thing, blurs: tuple[float, ...]) -> Fit:
+        """Gauss-Newton steps; the better of the last two places wins."""
         tried = [thing]
         for blur in blurs:
             tried.append(self._slide(tried[-1], blur))
         costs = [self._cost(each) for each in tried[-2:]]
         best = int(np.argmin(costs))
-        return self._fit_of(tried[-2:][best], costs[best])
+        return Fit(thing=tried[-2:][best], cost=costs[best])
 
     def fit(self, thing: Thing) -> Fit:
         """Where and how large the thing fits best."""
-        return self._polish(self._coarse(thing))
+        return self._polish(self._coarse(thing, 2).thing, (1.5, 1.5, 1.0, 0.5, 0.0, 0.0))
 
     def rival(self, thing: Thing) -> Fit:
-        """The best fit of all other kinds, colours and attributes that differ at a glance."""
-        placed = [self._polish(self._coarse(other), (1.5, 1.0)) for other in self._others(thing)]
-        best = min(placed, key=lambda fit: fit.cost).thing
+        """The best fit of all kinds and colours, and of attributes that differ at a glance."""
+        placed = sorted((self._coarse(other, 4) for other in self._others(thing)), key=lambda fit: fit.cost)
+        best = min((self._polish(fit.thing, (2.0, 1.5, 1.0)) for fit in placed[:3]), key=lambda fit: fit.cost).thing
         recoloured = [replace(best, colour=colour) for colour in COLOURS]
         costs = [self._cost(other) for other in recoloured]
         return self._polish(recoloured[int(np.argmin(costs))], (1.0, 0.0))
@@ -172,7 +169,8 @@ class Fitter:
         counts = {name: int((_distance(crop, colour) < 20).sum()) for name, colour in COLOURS.items()}
         colours = {thing.colour, max(counts, key=lambda name: counts[name])}
         for kind in KINDS.values():
-            attributes = kind.attributes if len(kind.attributes) == 2 else kind.attributes[:1]
+            usual = thing.attribute if kind.name == thing.kind else kind.attributes[0]
+            attributes = kind.attributes if len(kind.attributes) == 2 else (usual,)
             for attribute in attributes:
                 for colour in sorted(colours):
                     yield Thing(kind=kind.name, colour=colour, attribute=attribute)

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from refiner.errors import InputError
-from refiner.masks import components
+from refiner.masks import components, iou
 from refiner.micro.drawing import rasterise
 from refiner.micro.fitting import Fit, Floats, draw, fitters, square_of
-from refiner.micro.world import SIZE, Scene, cells, parse_caption
-from refiner.types import Mask
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.world import SIZE, Scene, cells, parse_caption, render, sample_scene
+from refiner.types import Mask, Size
 
 DIFFERENT = 28.0
 """Grey levels in any channel by which a pixel of a flaw differs from what should be there."""
@@ -38,10 +40,10 @@ _RINGING = 0.3
 """Share of the local contrast that a decoder may add beside an edge."""
 _SOFT = 0.55
 """Share of the local contrast that a decoder may lose."""
-_LOST = 0.55
-"""A pixel contradicts its part when it misses this share of what the part adds to the picture."""
 _UNSUPPORTED = 0.4
-"""Share of a part's pixels that must contradict it."""
+"""A part is not seen when the picture misses this share of what the part adds to it."""
+_RUINED = 0.6
+"""A thing is not recognised when parts that make up this share of it are not seen."""
 _BLOB = 5
 """Least number of unexplained pixels that count."""
 _BARE = 40.0
@@ -50,6 +52,12 @@ _TEETH = 3
 """Least number of pixels too much, and of pixels too little, that make an edge ragged."""
 _SUSPICIOUS = 0.75
 """Things explained worse than this are compared with other kinds and colours."""
+_PRESENT = 0.35
+"""Least share of a thing's weight that its cell must show for the thing to be there at all."""
+_CLEARLY = 0.85
+"""Another kind or colour is the better one when its fit costs less than this share."""
+_FAINT = 24.0
+"""Least grey levels that a part must add to a pixel to be looked for there."""
 _BLURS = (0.0, 0.45, 0.6, 0.75, 0.9)
 """Softness that the whole picture may have, as Gaussian sigmas in pixels."""
 
@@ -132,30 +140,18 @@ def _tint(pixels: Floats, scene: Scene) -> Floats:
     return np.median(offset[plain], axis=0).clip(-_TINT, _TINT) if plain.any() else np.zeros(3, dtype=np.float32)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Candidate:
-    thing: int
-    part: str
-    reason: str
-    mask: Mask
-
-
 class _Inspection:
     """One picture under inspection."""
 
     def __init__(self, pixels: Floats, scene: Scene) -> None:
         self._pixels = pixels
         self._cells = cells(scene.rows)
-        self._wanted = scene.things
         self._fitters = fitters(pixels, scene)
         fits = [fitter.fit(thing) for fitter, thing in zip(self._fitters, scene.things, strict=True)]
         self._scene = replace(scene, things=tuple(fit.thing for fit in fits))
         self._low, self._high = _interval(pixels)
-        self._seen: list[SeenThing] = []
-        self._drawn = self._render()
-        for index in range(len(fits)):
-            self._identify(index, fits[index])
-        drawn = self._render()
+        self._drawn = drawn = self._render()
+        self._seen = [self._identify(index, fit) for index, fit in enumerate(fits)]
         self._blur = min(_BLURS, key=lambda blur: float(_clipped(_soften(drawn, blur) - pixels).sum()))
         self._drawn = _soften(drawn, self._blur)
         shifted = [self._render(dx, dy) for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
@@ -173,73 +169,73 @@ class _Inspection:
         x0, y0, x1, y1 = (round(value) for value in self._cells[index])
         return slice(y0, y1), slice(x0, x1)
 
-    def _identify(self, index: int, fit: Fit) -> None:
+    def _identify(self, index: int, fit: Fit) -> SeenThing:
         """Decide whether the thing is there, of the right kind and colour."""
         cell = self._cell(index)
-        seen = self._pixels[cell]
-        drawn = self._drawn[cell]
+        seen, drawn = self._pixels[cell], self._drawn[cell]
         plain = _clipped(seen - self._scene.ground).sum()
-        miss = _clipped(seen - drawn).sum()
         empty = _clipped(drawn - self._scene.ground).sum()
-        share = 1 - float(miss / max(plain, 1.0))
-        kind_ok = colour_ok = True
-        if plain < 0.35 * empty:
-            kind_ok = colour_ok = False
-        elif share < _SUSPICIOUS:
-            rival = self._fitters[index].rival(fit.thing)
-            if rival.cost < 0.85 * fit.cost:
-                kind_ok = rival.thing.kind == fit.thing.kind
-                colour_ok = rival.thing.colour == fit.thing.colour
-        self._seen.append(
-            SeenThing(
-                x=fit.thing.x,
-                y=fit.thing.y,
-                radius=fit.thing.radius,
-                kind_ok=kind_ok,
-                colour_ok=colour_ok,
-                share=share,
-            )
+        share = 1 - float(_clipped(seen - drawn).sum() / max(plain, 1.0))
+        found = plain > _PRESENT * empty
+        rival = self._fitters[index].rival(fit.thing) if found and share < _SUSPICIOUS else fit
+        best = rival.thing if rival.cost < _CLEARLY * fit.cost else fit.thing
+        return SeenThing(
+            x=fit.thing.x,
+            y=fit.thing.y,
+            radius=fit.thing.radius,
+            kind_ok=bool(found) and best.kind == fit.thing.kind,
+            colour_ok=bool(found) and best.colour == fit.thing.colour,
+            share=share,
         )
 
     def verdict(self) -> Verdict:
-        whole = [self._whole(i) for i, seen in enumerate(self._seen) if not (seen.kind_ok and seen.colour_ok)]
-        lost = {finding.thing for finding in whole}
-        parts = [each for i in range(len(self._seen)) if i not in lost for each in self._parts(i)]
-        blobs = [each for each in (*self._blobs(), *self._ragged()) if each.thing not in lost]
-        return Verdict(flaws=(*whole, *_merge([*parts, *blobs])), things=tuple(self._seen))
+        """Whole things first, then what is wrong with the others."""
+        flaws: list[Finding] = []
+        things = []
+        extras = [*self._blobs(), *self._ragged()]
+        for index, seen in enumerate(self._seen):
+            parts, lost = self._parts(index)
+            if lost > _RUINED:
+                seen = replace(seen, kind_ok=False)
+            things.append(seen)
+            if seen.kind_ok and seen.colour_ok:
+                flaws += _merge(parts, [extra for extra in extras if extra.thing == index])
+            else:
+                flaws.append(self._whole(index, seen))
+        return Verdict(flaws=tuple(flaws), things=tuple(things))
 
-    def _whole(self, index: int) -> Finding:
+    def _whole(self, index: int, seen: SeenThing) -> Finding:
         mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
         mask[self._cell(index)] = True
-        wanted, seen = self._wanted[index], self._seen[index]
+        thing = self._scene.things[index]
         wrong = " and ".join(name for name, right in (("kind", seen.kind_ok), ("colour", seen.colour_ok)) if not right)
-        return Finding(thing=index, part="thing", reason=f"no {wanted.colour} {wanted.kind}: wrong {wrong}", mask=mask)
+        return Finding(thing=index, part="thing", reason=f"no {thing.colour} {thing.kind}: wrong {wrong}", mask=mask)
 
-    def _parts(self, index: int) -> list[_Candidate]:
-        """Parts that the picture does not support."""
+    def _parts(self, index: int) -> tuple[list[Finding], float]:
+        """Parts that the picture does not support, and what share of the thing they make up."""
         thing = self._scene.things[index]
         parts = thing.parts(self._scene.ground)
         window = square_of(thing)
         x0, y0, x1, y1 = window
         whole = _soften(draw(thing.shapes(index, parts), self._scene.ground, window), self._blur)
         miss = self._miss(whole, window)
-        found = []
+        found, lost, total = [], 0.0, 0.0
         for name in dict.fromkeys(part.name for part in parts):
             rest = [part for part in parts if part.name != name]
             without = _soften(draw(thing.shapes(index, rest), self._scene.ground, window), self._blur)
             adds = np.abs(whole - without).max(axis=2)
-            own = adds > 24
-            if own.sum() < _BLOB:
+            adds[adds < _FAINT] = 0
+            if (adds > 0).sum() < _BLOB:
                 continue
-            contradicts = own & (miss > np.maximum(_LOST * adds, 20))
-            share = float((adds * contradicts).sum() / (adds * own).sum())
-            if share > _UNSUPPORTED:
+            total += float(adds.sum())
+            if np.minimum(miss, adds).sum() > _UNSUPPORTED * adds.sum():
                 mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
-                mask[y0:y1, x0:x1] = ndimage.binary_dilation(own)
+                mask[y0:y1, x0:x1] = ndimage.binary_dilation(adds > 0)
                 mask &= self._differs
                 if mask.sum() >= _BLOB:
-                    found.append(_Candidate(thing=index, part=name, reason=f"the {name} is not seen", mask=mask))
-        return found
+                    lost += float(adds.sum())
+                    found.append(Finding(thing=index, part=name, reason=f"the {name} is not seen", mask=mask))
+        return found, lost / max(total, 1.0)
 
     def _miss(self, drawn: Floats, window: tuple[int, int, int, int]) -> Floats:
         """Distance of each drawn pixel to the nearest of the picture's within one pixel, in grey levels."""
@@ -252,7 +248,7 @@ class _Inspection:
         ]
         return np.min(shifted, axis=0)
 
-    def _blobs(self) -> list[_Candidate]:
+    def _blobs(self) -> list[Finding]:
         """Connected pixels that no part explains."""
         low, high = _interval(self._least)[0], _interval(self._most)[1]
         contrast = (high - low).max(axis=2)
@@ -266,13 +262,13 @@ class _Inspection:
         for blob in components(_closed(grown)):
             if (blob & seeds).sum() >= _BLOB:
                 found.append(
-                    _Candidate(
+                    Finding(
                         thing=self._owner(blob), part="blob", reason="nothing in the caption explains it", mask=blob
                     )
                 )
         return found
 
-    def _ragged(self) -> list[_Candidate]:
+    def _ragged(self) -> list[Finding]:
         """Edges with teeth: pixels beside a silhouette where too much and too little take turns."""
         wanted = np.abs(self._drawn - self._scene.ground).max(axis=2)
         seen = np.abs(self._pixels - self._scene.ground).max(axis=2)
@@ -290,7 +286,7 @@ class _Inspection:
             mask[self._cell(index)] = teeth[self._cell(index)]
             if mask.any():
                 mask = _closed(mask)
-                found.append(_Candidate(thing=index, part="edge", reason="the edge is ragged", mask=mask))
+                found.append(Finding(thing=index, part="blob", reason="the edge is ragged", mask=mask))
         return found
 
     def _owner(self, blob: Mask) -> int:
@@ -319,17 +315,75 @@ def _soften(pixels: Floats, blur: float) -> Floats:
     return ndimage.gaussian_filter(pixels, (blur, blur, 0), mode="nearest") if blur else pixels
 
 
-def _merge(candidates: Sequence[_Candidate]) -> list[Finding]:
-    """Join what touches: one flaw for each connected group, named after its largest part."""
-    groups: list[list[_Candidate]] = []
-    for each in candidates:
-        near = ndimage.binary_dilation(each.mask, iterations=2)
-        touching = [group for group in groups if any((near & other.mask).any() for other in group)]
-        groups = [group for group in groups if group not in touching]
-        groups.append([each, *(other for group in touching for other in group)])
-    findings = []
-    for group in groups:
-        first = max(group, key=lambda each: (each.part != "blob", int(each.mask.sum())))
-        mask = np.logical_or.reduce([each.mask for each in group])
-        findings.append(Finding(thing=first.thing, part=first.part, reason=first.reason, mask=mask))
-    return findings
+def _merge(parts: Sequence[Finding], extras: Sequence[Finding]) -> list[Finding]:
+    """One flaw for each lost part, with the blobs that touch it, and one for each group of other blobs that touch.
+
+    A part that lies within another lost one (a pupil in an eye) is not counted again.
+    """
+    groups: list[list[Finding]] = []
+    for part in sorted(parts, key=lambda each: -int(each.mask.sum())):
+        if not any(2 * (part.mask & group[0].mask).sum() > part.mask.sum() for group in groups):
+            groups.append([part])
+    lost = len(groups)
+    for extra in extras:
+        near = ndimage.binary_dilation(extra.mask, iterations=2)
+        contact = [max(int((near & each.mask).sum()) for each in group) for group in groups]
+        if any(contact[:lost]):
+            groups[int(np.argmax(contact[:lost]))].append(extra)
+        else:
+            joined = [group for group, touch in zip(groups, contact, strict=True) if touch]
+            groups = [group for group, touch in zip(groups, contact, strict=True) if not touch]
+            groups.append([extra, *(each for group in joined for each in group)])
+    return [replace(group[0], mask=np.logical_or.reduce([each.mask for each in group])) for group in groups]
+
+
+def calibrate(pictures: int, seed: int) -> dict[str, Any]:
+    """Measure the referee on pictures whose truth is known.
+
+    Args:
+        pictures: how many of each kind of flaw; eight times as many clean ones, and as many clean and softened.
+        seed: the only source of chance.
+
+    Returns:
+        ``clean`` and ``softened`` (Gaussian blur of 0.6 pixels, noise and a tint): ``flaws`` a picture and flagged
+        ``area``; ``kinds``: for each kind of flaw the mean ``iou`` with the true mask, the share ``found`` (a quarter
+        of the true mask or more is flagged), ``flaws`` counted a picture; ``iou`` and ``found``, means over the kinds.
+    """
+    rng = np.random.default_rng(seed)
+    scenes = [sample_scene(rng) for _ in range(8 * pictures)]
+    clean = [inspect(render(scene), scene) for scene in scenes]
+    softened = [inspect(_softened(render(scene), rng), scene) for scene in scenes]
+    kinds = {name: _measure_kind(name, pictures, rng) for name in FLAWS}
+    return {
+        "clean": _burden(clean),
+        "softened": _burden(softened),
+        "kinds": kinds,
+        "iou": float(np.mean([each["iou"] for each in kinds.values()])),
+        "found": float(np.mean([each["found"] for each in kinds.values()])),
+    }
+
+
+def _burden(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    return {
+        "flaws": float(np.mean([verdict.count for verdict in verdicts])),
+        "area": float(np.mean([verdict.area for verdict in verdicts])),
+    }
+
+
+def _softened(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float32)
+    pixels = blurred + rng.normal(0, 3.5, blurred.shape) + rng.uniform(-6, 6, 3)
+    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+
+
+def _measure_kind(name: str, pictures: int, rng: np.random.Generator) -> dict[str, float]:
+    rows: list[tuple[float, bool, int]] = []
+    while len(rows) < pictures:
+        flawed = inject(sample_scene(rng), rng, 1, [name])
+        if not flawed.regions:
+            continue
+        truth = flawed.regions[0].pixels(Size(SIZE, SIZE))
+        verdict = inspect(flawed.image, flawed.scene)
+        rows.append((iou(truth, verdict.mask), 4 * (truth & verdict.mask).sum() >= truth.sum(), verdict.count))
+    means = np.mean(np.array(rows, dtype=np.float64), axis=0)
+    return dict(zip(("iou", "found", "flaws"), means.tolist(), strict=True))
