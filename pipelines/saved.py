@@ -56,7 +56,7 @@ class SavedSettings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format number")
-            config = {
+            config: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in data.pop("config").items()
             }
             return cls(config=RefineConfig(**config), **data)

@@ -100,7 +100,11 @@ def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
     picture = inject(scene, rng, count=count)
     order = sorted(range(len(picture.regions)), key=lambda index: _reading_key(picture.regions[index]))
     regions = [picture.regions[index] for index in order]
-    masks = np.stack([r.mask for r in regions]) if regions else np.zeros((0, SIZE, SIZE), dtype=np.bool_)
+    masks = (
+        np.stack([region.pixels(Size(SIZE, SIZE)) for region in regions])
+        if regions
+        else np.zeros((0, SIZE, SIZE), dtype=np.bool_)
+    )
     kinds = tuple(KIND_NAMES.index(picture.kinds[index]) for index in order)
     return Drawn(np.asarray(picture.image), masks, tuple(map(finding_of, regions)), kinds, part_map(scene))
 
@@ -167,7 +171,7 @@ class Pool:
         shard, place = divmod(index, self.shard)
         arrays, ends = self.files[shard], self.ends[shard]
         part = slice(ends[place - 1] if place else 0, ends[place])
-        masks = np.unpackbits(arrays["masks"][part], axis=-1, count=SIZE).astype(np.bool_)
+        masks = np.unpackbits(np.asarray(arrays["masks"][part], np.uint8), axis=-1, count=SIZE).astype(np.bool_)
         kinds = tuple(arrays["kinds"][part].tolist())
         return Drawn(arrays["images"][place], masks, self.findings[index], kinds, arrays["parts"][place])
 

@@ -85,14 +85,14 @@ def evaluate(
     named: dict[str, list[bool]] = defaultdict(list)
     for item, answer in read:
         _score_regions(item, answer, hits, named)
-    caught = np.mean([(answer.fake_probability or 0.0) > 0.5 for _, answer in read] or [0.0])
-    spared = np.mean([(answer.fake_probability or 0.0) <= 0.5 for answer in clean_read] or [0.0])
+    caught = np.mean([(answer.fake_probability or 0.0) > 0.5 for _, answer in read] or [False])
+    spared = np.mean([(answer.fake_probability or 0.0) <= 0.5 for answer in clean_read] or [False])
     scores = {
         "pixel_f1": pixel_f1([(answer.mask, union(item.masks, answer.size)) for item, answer in read]),
-        "found": float(np.mean([hit for row in hits.values() for hit in row] or [0.0])),
-        "right_category": float(np.mean([hit for row in named.values() for hit in row] or [0.0])),
+        "found": float(np.mean([hit for row in hits.values() for hit in row] or [False])),
+        "right_category": float(np.mean([hit for row in named.values() for hit in row] or [False])),
         "verdict_accuracy": float((caught + spared) / 2),
-        "clean_claimed": float(np.mean([bool(answer.regions) for answer in clean_read] or [0.0])),
+        "clean_claimed": float(np.mean([bool(answer.regions) for answer in clean_read] or [False])),
         "unreadable": 1 - (len(read) + len(clean_read)) / (2 * count),
     }
     scores |= {f"found/{kind}": float(np.mean(row)) for kind, row in sorted(hits.items())}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from refiner.detectors.legion import LegionDetector
 from refiner.hub import write_card
@@ -65,11 +66,11 @@ def train_autoencoder(runs: Path, recipe: AutoencoderRecipe | None = None) -> Au
     return model
 
 
-def _pool(autoencoder: AutoencoderKL, tokenizer: object, recipe: GeneratorRecipe, file: Path) -> LatentPool:
+def _pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, recipe: GeneratorRecipe, file: Path) -> LatentPool:
     if file.exists():
         tensors = load_file(file)
         return LatentPool(tensors["latents"], tensors["tokens"])
-    pool = draw_pool(autoencoder, tokenizer, recipe.pool, recipe.seed)  # type: ignore[arg-type]
+    pool = draw_pool(autoencoder, tokenizer, recipe.pool, recipe.seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(pool._asdict(), file)
     return pool

@@ -179,7 +179,9 @@ class LegionModel(PreTrainedModel):
         language, head = self.llava.model.language_model, self.llava.lm_head
         cache = DynamicCache(config=self.llava_config.text_config)
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
-        tokens, states, chances = [], [], []
+        tokens: list[Tensor] = []
+        states: list[Tensor] = []
+        chances: list[Tensor] = []
         open_rows = torch.ones(len(vision), dtype=torch.bool, device=vision.device)
         while open_rows.any() and len(tokens) < self.config.max_new_tokens:
             state = language(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]

@@ -92,7 +92,7 @@ def _paint(
 
 
 def rasterise(shapes: Sequence[Shape], background: Colour, size: int, scale: int = SUPERSAMPLING) -> Image.Image:
-    """Draw the shapes over a flat background; RGB, ``size`` x ``size``, antialiased by ``scale`` x ``scale`` samples."""
+    """Draw shapes over a flat background; RGB, ``size`` x ``size``, antialiased by ``scale`` x ``scale`` samples."""
     canvas = Image.new("RGB", (size * scale, size * scale), background)
     _paint(ImageDraw.Draw(canvas), shapes, [INK] * len(shapes), [shape.colour for shape in shapes], scale)
     return canvas.reduce(scale) if scale > 1 else canvas

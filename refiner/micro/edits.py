@@ -120,9 +120,9 @@ def garbled_letter(
         strokes = letter(glyph, place, mirrored=True)
     else:
         x, y, width, height = letter_box(place)
-        ends = rng.uniform((x, y), (x + width, y + height), (4, 2))
+        (x0, y0), (x1, y1) = rng.uniform((x, y), (x + width, y + height), (4, 2))[:2]
         other = pick(rng, [g for g in LETTERS if g != glyph and g not in "it"])
-        strokes = [*letter(other, place, mirrored=True)[:2], capsule(*ends[0], *ends[1], 0.16)]
+        strokes = [*letter(other, place, mirrored=True)[:2], capsule(x0, y0, x1, y1, 0.16)]
     kept = [part for part in parts if part.name != PLACES[place]]
     return [*kept, *(Part(PLACES[place], stroke, ink, 2) for stroke in strokes)], PLACES[place]
 

@@ -180,7 +180,8 @@ def parse_phrase(text: str) -> Thing:
     """
     for name, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(text.strip().lower()):
-            return Thing(kind=name, **match.groupdict())
+            found = match.groupdict()
+            return Thing(kind=name, colour=found["colour"], attribute=found.get("attribute", ""))
     raise InputError(
         f"expected one of the micro world's things, such as 'a red hand with five fingers'; got {text.strip()!r}"
     )
