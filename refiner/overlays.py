@@ -172,7 +172,7 @@ def _card(canvas: Image.Image, attempt: Attempt, corner: tuple[int, int], side: 
     draw.text((x + 26, y), f"{attempt.index}  {attempt.action}", font=_font(17), fill=INK)
     draw.text((x + side, y + 2), verdict, font=_font(14), fill=GOOD if attempt.accepted else BAD, anchor="ra")
     lines = [flaw_words(attempt.analysis)]
-    lines += ["  ".join(f"{score.name} {score.value:.3g}" for score in attempt.scores)] if attempt.scores else []
+    lines += ["  ".join(f"{score.name}: {score.value:.4g}" for score in attempt.scores)] if attempt.scores else []
     y += 28
     for text in lines:
         draw.text((x, y), _cut(text, _font(14), side), font=_font(14), fill=INK)

@@ -174,7 +174,7 @@ def _attempt(attempt: Attempt, result: RefinementResult) -> str:
     kept = attempt is result.attempts[result.best]
     verdict = "kept" if kept else "accepted" if attempt.accepted else "rejected"
     facts = [flaw_words(attempt.analysis)]
-    facts += [f"{score.name} {score.value:.4g}" for score in attempt.scores]
+    facts += [f"{score.name}: {score.value:.4g}" for score in attempt.scores]
     if attempt.analysis is not None and attempt.analysis.fake_probability is not None:
         facts.append(f"looks generated: {attempt.analysis.fake_probability:.0%}")
     facts += [f"seed {attempt.seed}", f"{attempt.seconds:.1f} s"]
