@@ -1,7 +1,7 @@
 # Everything runs from a checkout: `make demo` and `make test` install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-PROMPT ?= a red hand left of a green clock showing three o'clock on a sky background
+PROMPT ?= a red hand with five fingers left of a green clock showing three o'clock on a sky background
 OUT ?= out
 SHELL := /bin/bash
 
