@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from refiner.micro.drawing import Colour, Shape, rasterise
+from refiner.micro.drawing import SUPERSAMPLING, Colour, Shape, rasterise
 from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import RADII, SIZE, Scene, Thing, cells
 
@@ -45,12 +45,12 @@ def window_of(cell: tuple[float, float, float, float]) -> Window:
     return max(0, x0 - SLACK), max(0, y0 - SLACK), min(SIZE, x1 + SLACK), min(SIZE, y1 + SLACK)
 
 
-def draw(shapes: list[Shape], ground: Colour, window: Window) -> Floats:
+def draw(shapes: list[Shape], ground: Colour, window: Window, scale: int = SUPERSAMPLING) -> Floats:
     """Render shapes on a flat background inside a window; float32 (height, width, 3) in [0, 255]."""
     x0, y0, x1, y1 = window
     moved = [replace(shape, points=shape.points - (x0, y0)) for shape in shapes]
     side = max(x1 - x0, y1 - y0)
-    return np.asarray(rasterise(moved, ground, side), dtype=np.float32)[: y1 - y0, : x1 - x0]
+    return np.asarray(rasterise(moved, ground, side, scale), dtype=np.float32)[: y1 - y0, : x1 - x0]
 
 
 def _distance(first: Floats, second: Floats | Colour) -> Floats:
@@ -108,7 +108,8 @@ class Fitter:
                 continue
             middle = side * scale / 2
             here = replace(thing, x=middle, y=middle, radius=radius)
-            drawn = draw(here.shapes(0, here.parts(self._ground)), self._ground, (0, 0, side * scale, side * scale))
+            shapes = here.shapes(0, here.parts(self._ground))
+            drawn = draw(shapes, self._ground, (0, 0, side * scale, side * scale), SUPERSAMPLING // scale)
             template = drawn.reshape(side, scale, side, scale, 3).mean(axis=(1, 3))
             views = sliding_window_view(seen, (side, side), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
             plain = sliding_window_view(_distance(seen, self._ground), (side, side))

@@ -30,7 +30,7 @@ from refiner.types import Mask, Size
 
 DIFFERENT = 28.0
 """Grey levels in any channel by which a pixel of a flaw differs from what should be there."""
-_TOLERANCE = 30.0
+_TOLERANCE = 36.0
 """Grey levels that a pixel may lie outside of what its neighbourhood should hold."""
 _TINT = 8.0
 """Grey levels by which a decoder may shift a colour of the whole picture."""
@@ -84,8 +84,15 @@ class SeenThing:
     radius: float
     kind_ok: bool
     colour_ok: bool
+    turned: bool = False
+    """Whether it faces, or has its sun, on the other side."""
     share: float
     """How much of what stands out in its cell it explains, at most 1."""
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the captioned thing, its parts apart."""
+        return self.kind_ok and self.colour_ok and not self.turned
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,6 +192,7 @@ class _Inspection:
             radius=fit.thing.radius,
             kind_ok=bool(found) and best.kind == fit.thing.kind,
             colour_ok=bool(found) and best.colour == fit.thing.colour,
+            turned=best.kind == fit.thing.kind and best.attribute != fit.thing.attribute,
             share=share,
         )
 
@@ -195,10 +203,10 @@ class _Inspection:
         extras = [*self._blobs(), *self._ragged()]
         for index, seen in enumerate(self._seen):
             parts, lost = self._parts(index)
-            if lost > _RUINED:
+            if seen.right and lost > _RUINED:
                 seen = replace(seen, kind_ok=False)
             things.append(seen)
-            if seen.kind_ok and seen.colour_ok:
+            if seen.right:
                 flaws += _merge(parts, [extra for extra in extras if extra.thing == index])
             else:
                 flaws.append(self._whole(index, seen))
@@ -208,8 +216,9 @@ class _Inspection:
         mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
         mask[self._cell(index)] = True
         thing = self._scene.things[index]
-        wrong = " and ".join(name for name, right in (("kind", seen.kind_ok), ("colour", seen.colour_ok)) if not right)
-        return Finding(thing=index, part="thing", reason=f"no {thing.colour} {thing.kind}: wrong {wrong}", mask=mask)
+        checks = (("kind", seen.kind_ok), ("colour", seen.colour_ok), ("side", not seen.turned))
+        wrong = " and ".join(name for name, right in checks if not right)
+        return Finding(thing=index, part="thing", reason=f"not {thing.phrase}: wrong {wrong}", mask=mask)
 
     def _parts(self, index: int) -> tuple[list[Finding], float]:
         """Parts that the picture does not support, and what share of the thing they make up."""
@@ -318,11 +327,20 @@ def _soften(pixels: Floats, blur: float) -> Floats:
 def _merge(parts: Sequence[Finding], extras: Sequence[Finding]) -> list[Finding]:
     """One flaw for each lost part, with the blobs that touch it, and one for each group of other blobs that touch.
 
-    A part that lies within another lost one (a pupil in an eye) is not counted again.
+    A part that lies within another lost one (a pupil in an eye) is not counted again, nor are both parts of a
+    reflection.
     """
     groups: list[list[Finding]] = []
     for part in sorted(parts, key=lambda each: -int(each.mask.sum())):
-        if not any(2 * (part.mask & group[0].mask).sum() > part.mask.sum() for group in groups):
+        family = part.part.partition(" of ")[0]
+        home = [
+            group
+            for group in groups
+            if group[0].part.partition(" of ")[0] == family or 2 * (part.mask & group[0].mask).sum() > part.mask.sum()
+        ]
+        if home:
+            home[0].append(part)
+        else:
             groups.append([part])
     lost = len(groups)
     for extra in extras:
