@@ -36,6 +36,7 @@ class RefineConfig:
 
     dilate: float = 0.03  # a region grows by this share of the picture's longer side before it is repainted; >= 0
     feather: float = 0.02  # old and new pixels blend over this share of the longer side, inside the mask; >= 0
+    together: bool = False  # repaint all regions in one pass with the whole prompt, not each with its part of it
     crop_padding: float = 0.5  # context on each side of a region, as a share of its longer side; >= 0
     crop_min_side: float = 0.5  # smallest crop, as a share of the model's native side; in (0, 1]
     batch_size: int = 8  # crops in one call of the inpainting model; >= 1

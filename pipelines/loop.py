@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ from refiner import protocols
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
-from refiner.pipelines.strategies import Step, choose, is_local, plan_patches
+from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.runs import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
@@ -148,58 +149,62 @@ class _Refinement:
     # The three actions
 
     def _start(self) -> Attempt:
-        revision = Revision(prompt=self.prompt)
         if self.given is None:
-            return self._paint("generate", 0, revision)
+            return self._paint("generate", 0, Revision(prompt=self.prompt))
         # No model painted this picture: one that the detector cannot serve (OutOfDomainError) is the user's to mend.
         look = self._looks([self.given], (ModelError,))[0]
-        return self._record("given", self._seed(0), revision, look, compare(look, None, self.config))
+        origin = PaintJob(prompt=self.prompt, seed=self._seed(0))
+        return self._record("given", origin, look, compare(look, None, self.config))
 
     def _regenerate(self, round_: int) -> Attempt:
         return self._paint("regenerate", round_, self.parts.reviser.revise(self.prompt, tuple(self.attempts)))
 
     def _paint(self, action: Action, round_: int, revision: Revision) -> Attempt:
-        seed = self._seed(round_)
-        job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=seed)
+        job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
         try:
             look = self._look(self.parts.generator.generate([job]))[0]
         except ModelError as error:
             look = Look(image=None, error=str(error))
-        return self._record(action, seed, revision, look, compare(look, self.best, self.config))
+        return self._record(action, job, look, compare(look, self.best, self.config))
 
     def _inpaint(self, round_: int) -> Attempt:
-        """Repaint all patches of the best picture at once, several candidates each, and keep those that got better."""
+        """Repaint all patches of the best picture at once, and keep the candidates that got better."""
         base = self.best
         assert base is not None
         assert base.image is not None
         assert base.analysis is not None
-        size = base.analysis.size
-        patches = plan_patches(self._targets(), size, self.config, self.failed)
-        revisions = [self.parts.reviser.for_region(self.prompt, patch.region) for patch in patches]
-        counts = [self.config.candidate_count(patch.tries) for patch in patches]
-        jobs = [
-            InpaintJob(
-                image=base.image,
-                mask=patch.mask,
-                prompt=revision.prompt,
-                negative_prompt=self._negative(revision),
-                seed=self._seed(round_, number, candidate),
-                strength=self.config.strength(patch.tries),
-            )
-            for number, (patch, revision, count) in enumerate(zip(patches, revisions, counts, strict=True), start=1)
-            for candidate in range(count)
-        ]
+        patches = plan_patches(self._targets(), base.analysis.size, self.config, self.failed)
+        groups = [patches] if self.config.together else [[patch] for patch in patches]
+        jobs = [self._jobs(base.image, group, round_, number) for number, group in enumerate(groups, start=1)]
         nothing: Choice = (None,) * len(patches)
         try:
-            pictures = iter(_checked(self.parts.inpainter.inpaint(jobs), jobs))
-            candidates = [[next(pictures) for _ in range(count)] for count in counts]
+            pictures = iter(_checked(self.parts.inpainter.inpaint(list(chain(*jobs))), list(chain(*jobs))))
+            painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
+            candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
         except ModelError as error:
             look = Look(image=None, error=str(error))
             settled = Settled(nothing, look, compare(look, base, self.config))
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
-        return self._record("inpaint", jobs[0].seed, _joined(revisions), settled.look, settled.verdict, base.image)
+        return self._record("inpaint", _joined(list(chain(*jobs))), settled.look, settled.verdict, base.image)
+
+    def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
+        """The candidates of patches that are painted as one; the oftener they failed, the more of them."""
+        reviser, tries = self.parts.reviser, max(patch.tries for patch in group)
+        together = self.config.together
+        revision = Revision(prompt=self.prompt) if together else reviser.for_region(self.prompt, group[0].region)
+        return [
+            InpaintJob(
+                image=image,
+                mask=np.logical_or.reduce([patch.mask for patch in group]),
+                prompt=revision.prompt,
+                negative_prompt=self._negative(revision),
+                seed=self._seed(round_, number, candidate),
+                strength=self.config.strength(tries),
+            )
+            for candidate in range(self.config.candidate_count(tries))
+        ]
 
     # Looking and recording
 
@@ -215,13 +220,14 @@ class _Refinement:
 
     def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
         prompts = [self.prompt] * len(images)
+        answers = self._detect(images, recorded)
         judge = self.parts.judge
         scores = judge.score(images, prompts) if judge else [None] * len(images)
         return [
             Look(image=image, score=score, analysis=answer)
             if isinstance(answer, Analysis)
             else Look(image=image, score=score, error=str(answer))
-            for image, score, answer in zip(images, scores, self._detect(images, recorded), strict=True)
+            for image, score, answer in zip(images, scores, answers, strict=True)
         ]
 
     def _detect(
@@ -236,13 +242,7 @@ class _Refinement:
         return [answer for image in images for answer in self._detect([image], recorded)]
 
     def _record(
-        self,
-        action: Action,
-        seed: int,
-        revision: Revision,
-        look: Look,
-        verdict: Verdict,
-        source: Image.Image | None = None,
+        self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
         """Note an attempt, what it cost, and whether it is the best so far."""
         now, rows = time.monotonic(), self.parts.generator.spent().denoiser_rows
@@ -250,9 +250,9 @@ class _Refinement:
         attempt = Attempt(
             index=len(self.attempts),
             action=action,
-            prompt=revision.prompt,
-            negative_prompt=self._negative(revision),
-            seed=seed,
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            seed=job.seed,
             image=look.image,
             analysis=look.analysis,
             scores=(Score(name=judge.name, value=look.score),) if judge and look.score is not None else (),
@@ -287,11 +287,12 @@ def _checked(pictures: Sequence[Image.Image], jobs: Sequence[InpaintJob]) -> Seq
     return pictures
 
 
-def _joined(revisions: Sequence[Revision]) -> Revision:
-    """The different prompts of several patches as one text, for the record."""
-    return Revision(
-        prompt="; ".join(dict.fromkeys(revision.prompt for revision in revisions)),
-        negative_prompt=", ".join(filter(None, dict.fromkeys(revision.negative_prompt for revision in revisions))),
+def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
+    """The different prompts of several jobs as one, for the record."""
+    return PaintJob(
+        prompt="; ".join(dict.fromkeys(job.prompt for job in jobs)),
+        negative_prompt="; ".join(filter(None, dict.fromkeys(job.negative_prompt for job in jobs))),
+        seed=jobs[0].seed,
     )
 
 

@@ -331,6 +331,28 @@ def test_patches_are_disjoint_and_those_that_mostly_overlap_are_one(
     assert (analysis.mask <= np.logical_or.reduce([job.mask for job in painter.jobs])).all()
 
 
+def test_painted_together_all_regions_share_a_row_but_are_kept_one_by_one() -> None:
+    shades = iter([(0, 0, 1), GREEN])
+
+    class Striped(Painter):
+        """Mends the left half in its first picture and the right half in its second."""
+
+        def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
+            pictures = super().inpaint(jobs)
+            for number, image in enumerate(pictures):
+                image.paste(RED, (24 * (1 - number), 0, 24 * (2 - number), SIZE.height))
+            return pictures
+
+    painter = Striped([picture(*SPOTS[:2])], colour=lambda _job: next(shades))
+    result = run(painter, RefineConfig(together=True, candidates=2, max_rounds=1))
+    assert [job.prompt for job in painter.jobs] == [PROMPT, PROMPT]
+    assert painter.jobs[0].mask[7, 7]
+    assert painter.jobs[0].mask[7, 33]
+    assert result.attempts[1].calls == Calls(denoiser_rows=14, detector_calls=3)
+    assert result.stop == "clean"
+    assert (result.image.getpixel((7, 7)), result.image.getpixel((33, 7))) == ((0, 0, 1), GREEN)
+
+
 def test_regeneration_learns_from_all_attempts_and_keeps_the_users_prompt() -> None:
     painter = Painter([picture(SPOTS[0], ground=(n, n, n)) for n in range(9)])
     run(painter, RefineConfig(strategy="regenerate", max_rounds=2, negative_prompt="text"))
