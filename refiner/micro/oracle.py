@@ -21,35 +21,22 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from refiner.errors import InputError
-from refiner.masks import components, iou
+from refiner.masks import iou
 from refiner.micro.drawing import rasterise
 from refiner.micro.fitting import Fit, Floats, draw, fitters, square_of
 from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.residue import LEAST_PIXELS, Residue
 from refiner.micro.world import SIZE, Scene, cells, parse_caption, render, sample_scene
 from refiner.types import Mask, Size
 
-DIFFERENT = 28.0
-"""Grey levels in any channel by which a pixel of a flaw differs from what should be there."""
-_TOLERANCE = 36.0
-"""Grey levels that a pixel may lie outside of what its neighbourhood should hold."""
 _TINT = 8.0
 """Grey levels by which a decoder may shift a colour of the whole picture."""
 _JITTER = 0.125
 """Pixels by which a fit may be off; thin lines look different at such a distance."""
-_RINGING = 0.3
-"""Share of the local contrast that a decoder may add beside an edge."""
-_SOFT = 0.55
-"""Share of the local contrast that a decoder may lose."""
 _UNSUPPORTED = 0.4
 """A part is not seen when the picture misses this share of what the part adds to it."""
 _RUINED = 0.6
 """A thing is not recognised when parts that make up this share of it are not seen."""
-_BLOB = 5
-"""Least number of unexplained pixels that count."""
-_BARE = 40.0
-"""Grey levels within which a pixel shows the background."""
-_TEETH = 3
-"""Least number of pixels too much, and of pixels too little, that make an edge ragged."""
 _SUSPICIOUS = 0.75
 """Things explained worse than this are compared with other kinds and colours."""
 _PRESENT = 0.35
@@ -156,15 +143,12 @@ class _Inspection:
         self._fitters = fitters(pixels, scene)
         fits = [fitter.fit(thing) for fitter, thing in zip(self._fitters, scene.things, strict=True)]
         self._scene = replace(scene, things=tuple(fit.thing for fit in fits))
-        self._low, self._high = _interval(pixels)
         self._drawn = drawn = self._render()
         self._seen = [self._identify(index, fit) for index, fit in enumerate(fits)]
         self._blur = min(_BLURS, key=lambda blur: float(_clipped(_soften(drawn, blur) - pixels).sum()))
-        self._drawn = _soften(drawn, self._blur)
         shifted = [self._render(dx, dy) for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
         drawings = [_soften(each, self._blur) for each in (drawn, *shifted)]
-        self._least, self._most = np.min(drawings, axis=0), np.max(drawings, axis=0)
-        self._differs = np.maximum(self._least - pixels, pixels - self._most).max(axis=2) > DIFFERENT
+        self._residue = Residue(pixels, drawings, scene.ground)
 
     def _render(self, across: int = 0, down: int = 0) -> Floats:
         """The fitted scene, off by so many times the accuracy of a fit."""
@@ -200,7 +184,7 @@ class _Inspection:
         """Whole things first, then what is wrong with the others."""
         flaws: list[Finding] = []
         things = []
-        extras = [*self._blobs(), *self._ragged()]
+        extras = self._extras()
         for index, seen in enumerate(self._seen):
             parts, lost = self._parts(index)
             if seen.right and lost > _RUINED:
@@ -234,14 +218,14 @@ class _Inspection:
             without = _soften(draw(thing.shapes(index, rest), self._scene.ground, window), self._blur)
             adds = np.abs(whole - without).max(axis=2)
             adds[adds < _FAINT] = 0
-            if (adds > 0).sum() < _BLOB:
+            if (adds > 0).sum() < LEAST_PIXELS:
                 continue
             total += float(adds.sum())
             if np.minimum(miss, adds).sum() > _UNSUPPORTED * adds.sum():
                 mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
                 mask[y0:y1, x0:x1] = ndimage.binary_dilation(adds > 0)
-                mask &= self._differs
-                if mask.sum() >= _BLOB:
+                mask &= self._residue.differs
+                if mask.sum() >= LEAST_PIXELS:
                     lost += float(adds.sum())
                     found.append(Finding(thing=index, part=name, reason=f"the {name} is not seen", mask=mask))
         return found, lost / max(total, 1.0)
@@ -257,63 +241,19 @@ class _Inspection:
         ]
         return np.min(shifted, axis=0)
 
-    def _blobs(self) -> list[Finding]:
-        """Connected pixels that no part explains."""
-        low, high = _interval(self._least)[0], _interval(self._most)[1]
-        contrast = (high - low).max(axis=2)
-        foreign = np.maximum(self._pixels - high, low - self._pixels).max(axis=2)
-        absent = np.maximum(self._least - self._high, self._low - self._most).max(axis=2)
-        seeds = foreign > np.maximum(_TOLERANCE, _RINGING * contrast)
-        seeds |= absent > np.maximum(_TOLERANCE, _SOFT * contrast)
-        near = ndimage.binary_dilation(seeds, iterations=2)
-        grown = seeds | (near & self._differs)
-        found = []
-        for blob in components(_closed(grown)):
-            if (blob & seeds).sum() >= _BLOB:
-                found.append(
-                    Finding(
-                        thing=self._owner(blob), part="blob", reason="nothing in the caption explains it", mask=blob
-                    )
-                )
-        return found
-
-    def _ragged(self) -> list[Finding]:
-        """Edges with teeth: pixels beside a silhouette where too much and too little take turns."""
-        wanted = np.abs(self._drawn - self._scene.ground).max(axis=2)
-        seen = np.abs(self._pixels - self._scene.ground).max(axis=2)
-        excess = self._differs & (wanted < _BARE) & (seen > wanted + _BARE)
-        lack = self._differs & (seen < _BARE) & (wanted > seen + _BARE)
-        turns = ndimage.binary_dilation(excess, _DISC) & ndimage.binary_dilation(lack, _DISC)
-        teeth = np.zeros_like(turns)
-        for stretch in components(turns):
-            here = ndimage.binary_dilation(stretch, iterations=2)
-            if min((excess & here).sum(), (lack & here).sum()) >= _TEETH:
-                teeth |= here & self._differs
-        found = []
+    def _extras(self) -> list[Finding]:
+        """What no part explains, each with the thing in whose cell most of it lies."""
+        found = [(blob, "nothing in the caption explains it") for blob in self._residue.blobs()]
+        ragged = self._residue.ragged()
         for index in range(len(self._cells)):
-            mask = np.zeros_like(teeth)
-            mask[self._cell(index)] = teeth[self._cell(index)]
+            mask = np.zeros_like(ragged)
+            mask[self._cell(index)] = ragged[self._cell(index)]
             if mask.any():
-                mask = _closed(mask)
-                found.append(Finding(thing=index, part="blob", reason="the edge is ragged", mask=mask))
-        return found
+                found.append((mask, "the edge is ragged"))
+        return [Finding(thing=self._owner(mask), part="blob", reason=reason, mask=mask) for mask, reason in found]
 
     def _owner(self, blob: Mask) -> int:
         return int(np.argmax([blob[self._cell(index)].sum() for index in range(len(self._cells))]))
-
-
-_DISC = np.hypot(*np.indices((5, 5)) - 2) <= 2.3
-
-
-def _closed(mask: Mask) -> Mask:
-    """The mask without gaps of up to four pixels."""
-    return mask | ndimage.binary_closing(np.pad(mask, 4), structure=_DISC)[4:-4, 4:-4]
-
-
-def _interval(pixels: Floats) -> tuple[Floats, Floats]:
-    """Least and largest value of each channel within one pixel."""
-    size = (3, 3, 1)
-    return ndimage.minimum_filter(pixels, size, mode="nearest"), ndimage.maximum_filter(pixels, size, mode="nearest")
 
 
 def _clipped(difference: Floats) -> Floats:
