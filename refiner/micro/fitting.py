@@ -54,7 +54,8 @@ def draw(shapes: list[Shape], ground: Colour, window: Window, scale: int = SUPER
 
 
 def _distance(first: Floats, second: Floats | Colour) -> Floats:
-    return np.minimum(np.abs(first - np.asarray(second, dtype=np.float32)).mean(axis=-1), _CLIP)
+    difference: Floats = np.abs(first - np.asarray(second, dtype=np.float32)).mean(axis=-1)
+    return np.minimum(difference, _CLIP)
 
 
 def square_of(thing: Thing, window: Window = (0, 0, SIZE, SIZE)) -> Window:

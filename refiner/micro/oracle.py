@@ -23,9 +23,10 @@ from scipy import ndimage
 from refiner.errors import InputError
 from refiner.masks import iou
 from refiner.micro.drawing import rasterise
-from refiner.micro.fitting import Fit, Floats, draw, fitters, square_of
+from refiner.micro.fitting import Fit, Floats, Window, draw, fitters, square_of
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.residue import LEAST_PIXELS, Residue
+from refiner.micro.things import PLACES
 from refiner.micro.world import SIZE, Scene, cells, parse_caption, render, sample_scene
 from refiner.types import Mask, Size
 
@@ -35,6 +36,8 @@ _JITTER = 0.125
 """Pixels by which a fit may be off; thin lines look different at such a distance."""
 _UNSUPPORTED = 0.4
 """A part is not seen when the picture misses this share of what the part adds to it."""
+_GARBLED = 0.3
+"""A letter is garbled when its place differs, stroke by stroke, by this share of what the letter adds."""
 _RUINED = 0.6
 """A thing is not recognised when parts that make up this share of it are not seen."""
 _SUSPICIOUS = 0.75
@@ -211,7 +214,8 @@ class _Inspection:
         window = square_of(thing)
         x0, y0, x1, y1 = window
         whole = _soften(draw(thing.shapes(index, parts), self._scene.ground, window), self._blur)
-        miss = self._miss(whole, window)
+        misses = self._misses(whole, window)
+        miss = misses.min(axis=0)
         found, lost, total = [], 0.0, 0.0
         for name in dict.fromkeys(part.name for part in parts):
             rest = [part for part in parts if part.name != name]
@@ -221,25 +225,25 @@ class _Inspection:
             if (adds > 0).sum() < LEAST_PIXELS:
                 continue
             total += float(adds.sum())
-            if np.minimum(miss, adds).sum() > _UNSUPPORTED * adds.sum():
-                mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
-                mask[y0:y1, x0:x1] = ndimage.binary_dilation(adds > 0)
-                mask &= self._residue.differs
-                if mask.sum() >= LEAST_PIXELS:
-                    lost += float(adds.sum())
-                    found.append(Finding(thing=index, part=name, reason=f"the {name} is not seen", mask=mask))
+            around = ndimage.binary_dilation(adds > 0)
+            unseen = np.minimum(miss, adds).sum() > _UNSUPPORTED * adds.sum()
+            garbled = name in PLACES and (misses * around).sum(axis=(1, 2)).min() > _GARBLED * adds.sum()
+            mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
+            mask[y0:y1, x0:x1] = around
+            mask &= self._residue.differs
+            if (unseen or garbled) and mask.sum() >= LEAST_PIXELS:
+                lost += float(adds.sum()) if unseen else 0.0
+                reason = f"the {name} is not seen" if unseen else f"the {name} cannot be read"
+                found.append(Finding(thing=index, part=name, reason=reason, mask=mask))
         return found, lost / max(total, 1.0)
 
-    def _miss(self, drawn: Floats, window: tuple[int, int, int, int]) -> Floats:
-        """Distance of each drawn pixel to the nearest of the picture's within one pixel, in grey levels."""
+    def _misses(self, drawn: Floats, window: Window) -> Floats:
+        """Distance of the drawn pixels to the picture's for each of nine shifts, float32 (9, h, w), in grey levels."""
         x0, y0, x1, y1 = window
         padded = np.pad(self._pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        shifted = [
-            np.abs(drawn - padded[y0 + dy : y1 + dy, x0 + dx : x1 + dx]).max(axis=2)
-            for dy in range(3)
-            for dx in range(3)
-        ]
-        return np.min(shifted, axis=0)
+        shifted = [padded[y0 + dy : y1 + dy, x0 + dx : x1 + dx] for dy in range(3) for dx in range(3)]
+        misses: Floats = np.abs(drawn - np.stack(shifted)).max(axis=3)
+        return misses
 
     def _extras(self) -> list[Finding]:
         """What no part explains, each with the thing in whose cell most of it lies."""
@@ -257,7 +261,8 @@ class _Inspection:
 
 
 def _clipped(difference: Floats) -> Floats:
-    return np.minimum(np.abs(difference).mean(axis=2), 60.0)
+    distance: Floats = np.abs(difference).mean(axis=2)
+    return np.minimum(distance, 60.0)
 
 
 def _soften(pixels: Floats, blur: float) -> Floats:

@@ -58,8 +58,10 @@ class Residue:
         contrast = (high - low).max(axis=2)
         foreign = np.maximum(self._pixels - high, low - self._pixels).max(axis=2)
         absent = np.maximum(least - self._high, self._low - most).max(axis=2)
-        unexplained: Mask = foreign > np.maximum(_TOLERANCE, _RINGING * contrast)
-        return unexplained | (absent > np.maximum(_TOLERANCE, _SOFT * contrast))
+        unexplained: Mask = (foreign > np.maximum(_TOLERANCE, _RINGING * contrast)) | (
+            absent > np.maximum(_TOLERANCE, _SOFT * contrast)
+        )
+        return unexplained
 
     def ragged(self) -> Mask:
         """Edges with teeth: pixels beside a silhouette where too much and too little take turns."""
