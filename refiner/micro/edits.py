@@ -19,7 +19,6 @@ from refiner.micro.things import (
     NUMBERS,
     PLACES,
     SUN,
-    TICKS,
     WATER,
     Part,
     blend,
@@ -192,9 +191,10 @@ def jagged_edge(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random
     for part in parts:
         if part.name == name and not done:
             points, done = _dense(part.points, 0.16), True
-            centre = points.mean(axis=0)
-            push = rng.uniform(0.05, 0.14, (len(points), 1)) * np.where(np.arange(len(points)) % 2, 1, -1)[:, None]
-            part = part._replace(points=centre + (points - centre) * (1 + push))
+            outwards = points - points.mean(axis=0)
+            outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
+            push = rng.uniform(0.07, 0.14, (len(points), 1)) * np.where(np.arange(len(points)) % 2, 1, -1)[:, None]
+            part = part._replace(points=points + outwards * push)
         new.append(part)
     return new, name
 
@@ -215,7 +215,3 @@ def colour_bleed(parts: list[Part], thing: Thing, _ground: Colour, rng: np.rando
     lobes = rng.uniform(-0.16, 0.16, (3, 2))
     fill = blend(COLOURS[thing.colour], (255, 255, 255), 0.25)
     return [*parts, *(Part("bleed", ellipse(x + u, y + v, 0.22, 0.2), fill, 8) for u, v in lobes)], name
-
-
-LIMBS = {"finger": FINGERS, "leg": LEGS, "tick": TICKS, "letter": PLACES}
-"""Named groups of parts, for the table of flaws."""

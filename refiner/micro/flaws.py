@@ -18,7 +18,7 @@ from refiner.errors import ConfigError
 from refiner.masks import box_of, location_words
 from refiner.micro import edits
 from refiner.micro.drawing import coverage, rasterise
-from refiner.micro.things import COLOURS, KINDS
+from refiner.micro.things import COLOURS, KINDS, TICKS
 from refiner.micro.world import SIZE, Scene, Thing
 from refiner.taxonomy import Category
 from refiner.types import Mask, Region, Size
@@ -104,7 +104,7 @@ def _table() -> tuple[FlawKind, ...]:
         ("floating_tail", ("cat",), Category.PHYSICAL_LAW, 0.7, "the tail floats apart from the body", "a tail grows from its body", edits.floating_tail, None),
         ("second_hour_hand", ("clock",), _C, 0.7, "a second hour hand points elsewhere", "a clock has one hour hand", edits.second_hour_hand, None),
         ("missing_hand", ("clock",), _C, 0.7, "the {part} is missing", "a clock has two hands", edits.without("hour hand", "minute hand"), None),
-        ("missing_tick", ("clock",), Category.TEXT, 0.5, "the {part} is missing", "a dial has four ticks", edits.without(*edits.TICKS), None),
+        ("missing_tick", ("clock",), Category.TEXT, 0.5, "the {part} is missing", "a dial has four ticks", edits.without(*TICKS[1:]), None),
         ("garbled_letter", ("sign",), Category.TEXT, 0.7, "the {part} is garbled", "this is no letter of the alphabet", edits.garbled_letter, None),
         ("missing_letter", ("sign",), Category.TEXT, 0.6, "the {part} is missing", "the word has three letters", edits.without(*edits.PLACES), None),
         ("floating_board", ("sign",), Category.PHYSICAL_LAW, 0.8, "the post is missing and the board floats", "a sign needs a post to stand on", edits.without("post"), None),
