@@ -190,3 +190,24 @@ def test_other_sizes_and_captions_are_refused() -> None:
         inspect(Image.new("RGB", (64, 96)), pair())
     with pytest.raises(InputError, match="expected"):
         inspect(render(pair()), "a photograph of a dog")
+
+
+def test_what_the_bundled_autoencoder_decodes_counts_as_clean() -> None:
+    torch = pytest.importorskip("torch")
+    from diffusers import AutoencoderKL
+
+    from refiner.hub import resolve
+    from refiner.micro.domain import check
+
+    model = AutoencoderKL.from_pretrained(resolve("micro:generator", "generator"), subfolder="vae").eval()
+    rng = np.random.default_rng(77)
+    scenes = [sample_scene(rng) for _ in range(10)]
+    pixels = np.stack([np.asarray(render(scene)) for scene in scenes])
+    with torch.no_grad():
+        given = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        decoded = model.decode(model.encode(given).latent_dist.mean).sample.clamp(-1, 1)
+    images = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    for image in images:
+        check(Image.fromarray(image))
+    counts = [inspect(Image.fromarray(image), scene).count for image, scene in zip(images, scenes, strict=True)]
+    assert np.mean(counts) <= 0.2

@@ -30,9 +30,9 @@ class _Law:
 
 
 _LAWS = {
-    "ground": _Law(least=0.68, told="its border is no plain background of that world"),
+    "ground": _Law(least=0.6, told="its border is no plain background of that world"),
     "flat": _Law(least=0.33, told="it has few flat areas"),
-    "palette": _Law(least=0.65, told="its colours are others"),
+    "palette": _Law(least=0.62, told="its colours are others"),
     "colour": _Law(least=0.02, told="it shows no thing of that world"),
     "things": _Law(least=0.05, most=0.85, told="it shows no thing of that world"),
 }
