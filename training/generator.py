@@ -34,7 +34,7 @@ EMPHASISED = 0.15
 class GeneratorRecipe:
     """Settings of a run; the defaults are those of the bundled weights."""
 
-    steps: int = 4000
+    steps: int = 10_500
     batch: int = 32
     learning_rate: float = 5e-4
     warmup: int = 300

@@ -24,11 +24,15 @@ from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
+from refiner.training.natural import EXPLANATION, REASONING, Imperfect, Pixels, malformed, regions_of
 from refiner.types import Region, Size
 
-KIND_NAMES = tuple(FLAWS)
+KIND_NAMES = (*FLAWS, "malformed")
+"""The injected kinds, and what the generator does by itself."""
 CLEAN_SHARE = 0.35
-"""Share of pictures without a flaw."""
+"""Share of injected pictures without a flaw."""
+NATURAL_EVERY = 4
+"""Every so many shards one holds pictures that the generator repainted."""
 MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
 _LENGTH_STEP = 32
@@ -48,7 +52,10 @@ def _part_names() -> tuple[str, ...]:
 PART_NAMES = _part_names()
 """Every part of every kind of thing."""
 
-Pixels = NDArray[np.uint8]
+NATURAL_STRENGTHS = (0.2, 0.45, 0.55, 0.6, 0.65, 0.7)
+"""How far pictures with the generator's own flaws are repainted; at the first they mostly stay clean."""
+_BATCH = 20
+
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
 
 
@@ -98,15 +105,30 @@ def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
     scene = sample_scene(rng)
     count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
     picture = inject(scene, rng, count=count)
-    order = sorted(range(len(picture.regions)), key=lambda index: _reading_key(picture.regions[index]))
-    regions = [picture.regions[index] for index in order]
-    masks = (
-        np.stack([region.pixels(Size(SIZE, SIZE)) for region in regions])
-        if regions
-        else np.zeros((0, SIZE, SIZE), dtype=np.bool_)
-    )
-    kinds = tuple(KIND_NAMES.index(picture.kinds[index]) for index in order)
-    return Drawn(np.asarray(picture.image), masks, tuple(map(finding_of, regions)), kinds, part_map(scene))
+    return _drawn(np.asarray(picture.image), scene, picture.regions, picture.kinds)
+
+
+def draw_natural(imperfect: Imperfect, rng: np.random.Generator, count: int) -> list[Drawn]:
+    """``count`` pictures with the generator's own flaws, or with none where it made none worth naming."""
+    items: list[Drawn] = []
+    while len(items) < count:
+        scenes = [sample_scene(rng) for _ in range(_BATCH)]
+        strength = NATURAL_STRENGTHS[int(rng.integers(len(NATURAL_STRENGTHS)))]
+        pictures = imperfect.paint(scenes, strength, int(rng.integers(2**31)))
+        for picture, scene in zip(pictures, scenes, strict=True):
+            regions = regions_of(malformed(picture, scene), scene)
+            if regions is not None:
+                items.append(_drawn(picture, scene, regions, ["malformed"] * len(regions)))
+    return items[:count]
+
+
+def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Drawn:
+    order = sorted(range(len(regions)), key=lambda index: _reading_key(regions[index]))
+    masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
+    for row, index in enumerate(order):
+        masks[row] = regions[index].pixels(Size(SIZE, SIZE))
+    findings = tuple(finding_of(regions[index]) for index in order)
+    return Drawn(image, masks, findings, tuple(KIND_NAMES.index(kinds[index]) for index in order), part_map(scene))
 
 
 def _reading_key(region: Region) -> tuple[int, int]:
@@ -114,10 +136,8 @@ def _reading_key(region: Region) -> tuple[int, int]:
     return (3 * (y0 + y1)) // (2 * SIZE), x0 + x1
 
 
-def write_shard(path: Path, seed: int, count: int) -> None:
-    """Draw ``count`` pictures from ``seed`` and write them as one compressed file."""
-    rng = np.random.default_rng(seed)
-    drawn = [draw(rng) for _ in range(count)]
+def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
+    """Write pictures as one compressed file."""
     texts = [[dataclasses.asdict(finding) for finding in item.findings] for item in drawn]
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -142,10 +162,11 @@ class Pool:
     Args:
         folder: of the shards; made if missing.
         seed: shard i is drawn from seed + i, whoever draws it and when.
+        imperfect: paints the pictures with the generator's own flaws; None: all flaws are injected.
     """
 
-    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD) -> None:
-        self.folder, self.seed, self.shard = folder, seed, shard
+    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, imperfect: Imperfect | None = None) -> None:
+        self.folder, self.seed, self.shard, self.imperfect = folder, seed, shard, imperfect
         self.files: list[dict[str, NDArray[np.generic]]] = []
         self.ends: list[NDArray[np.int64]] = []
         self.findings: list[tuple[Finding, ...]] = []
@@ -155,14 +176,20 @@ class Pool:
         """Hold at least this many shards."""
         while len(self.files) < shards:
             seed = self.seed + len(self.files)
-            path = self.folder / f"pool-{seed}-{self.shard}.npz"
+            natural = self.imperfect is not None and len(self.files) % NATURAL_EVERY == NATURAL_EVERY - 1
+            path = self.folder / f"{'natural' if natural else 'pool'}-{seed}-{self.shard}.npz"
             if not path.exists():
-                write_shard(path, seed, self.shard)
+                write_shard(path, self._draw(np.random.default_rng(seed), natural))
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
             self.findings += [tuple(map(_finding, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
             self.ends.append(arrays.pop("counts").cumsum())
             self.files.append(arrays)
+
+    def _draw(self, rng: np.random.Generator, natural: bool) -> list[Drawn]:
+        if natural and self.imperfect is not None:
+            return draw_natural(self.imperfect, rng, self.shard)
+        return [draw(rng) for _ in range(self.shard)]
 
     def __len__(self) -> int:
         return len(self.files) * self.shard
@@ -233,6 +260,7 @@ def vocabulary_texts() -> list[str]:
     texts += [f", {location_words((x, y, x + 1, y + 1), Size(SIZE, SIZE))}" for x, y in middles]
     texts += [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
     texts += [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
+    texts += [f" {EXPLANATION}, because {REASONING} (".format(part="part", kind=kind) for kind in KINDS]
     return texts + [f"the {name.partition(': ')[2]} of" for name in PART_NAMES]
 
 
