@@ -1,4 +1,4 @@
-"""The micro judge's recipe: near misses, damage, losses, repeatable training, and what the bundled weights achieve."""
+"""The micro judge's recipe: near misses, labels, losses, repeatable training, and what its figures count."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ import pytest
 import torch
 from torch.nn import functional
 
+from refiner.hub import MICRO_WEIGHTS
 from refiner.metrics.hps import HPSScorer
 from refiner.micro.flaws import FLAWS
 from refiner.micro.things import KINDS
 from refiner.micro.world import parse_caption, render, sample_scene
-from refiner.training.preference import (
-    CONTEXT_LENGTH,
-    PreferenceRecipe,
-    build_tokenizer,
-    contrastive_loss,
-    preference_loss,
-    save,
-    train,
-)
+from refiner.training.natural import Imperfect
+from refiner.training.preference import PreferenceRecipe, save, train
 from refiner.training.preference_data import (
+    CELLS,
+    PICTURES,
     RIVALS,
-    changed_cells,
-    damage,
-    decoder_look,
+    cells_of,
+    draw_naturals,
     draw_sample,
     flawed_pair,
+    part_labels,
     rival,
+    round_trip,
     thing_labels,
 )
 from refiner.training.preference_eval import evaluate
+from refiner.training.preference_losses import Trainee, contrastive_loss, preference_loss
+from refiner.training.preference_model import CONTEXT_LENGTH, build_scorer, build_tokenizer
+from refiner.training.preference_pool import build_pool, decoder_look
+
+GENERATOR = MICRO_WEIGHTS / "generator"
 
 
 @pytest.mark.parametrize("kind", list(RIVALS))
@@ -58,17 +60,51 @@ def test_samples_repeat_and_agree_with_their_labels() -> None:
     first, again = (draw_sample(np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(first.pictures, again.pictures)
     assert first.captions == again.captions
-    assert len({*first.captions[:2]}) == 2
-    pictures = torch.from_numpy(first.pictures).permute(0, 3, 1, 2) / 255
-    flawed = [bool(changed_cells(picture[None], pictures[:1]).any()) for picture in pictures]
-    assert flawed[0] is False
-    assert flawed[2:4] == [True, True]
+    assert first.captions[0] not in first.captions[1:]
+    flawed = first.flaws.astype(bool).any(axis=(1, 2)).tolist()
+    assert flawed == [name in ("flawed", "worse") for name in PICTURES]
+    changed = np.abs(first.pictures[2].astype(int) - first.pictures[0]).max(axis=2) > 26
+    assert not (cells_of(changed) & (first.flaws[2] == 0)).any()
 
 
-def test_thing_labels_name_every_thing() -> None:
+def test_natural_samples_mark_what_the_generator_got_wrong() -> None:
+    samples = draw_naturals(np.random.default_rng(5), 3, Imperfect(GENERATOR), round_trip(GENERATOR / "vae"))
+    for sample in samples:
+        returned, better, poorer = (labels.astype(bool).sum() for labels in sample.flaws)
+        assert returned == 0
+        assert poorer > 0
+        assert set(sample.flaws[sample.flaws > 0].tolist()) == {len(FLAWS) + 1}
+        if sample.more:
+            assert poorer >= better
+        clean = np.asarray(sample.pictures[0], dtype=int)
+        wrong = np.abs(sample.pictures[2] - clean).max(axis=2) > 60
+        assert (cells_of(wrong) & sample.flaws[2].astype(bool)).any()
+
+
+def test_labels_name_every_thing_and_stay_on_it() -> None:
     scene = sample_scene(np.random.default_rng(6), count=4)
     kinds = {list(KINDS).index(thing.kind) for thing in scene.things}
-    assert kinds <= set(thing_labels(scene)[0].ravel().tolist())
+    labels = thing_labels(scene)
+    assert kinds < set(labels[0].ravel().tolist()) <= kinds | {len(KINDS)}
+    parts = part_labels(scene)
+    assert parts.shape[:2] == (CELLS, CELLS)
+    assert parts[labels[0] != len(KINDS)].any(axis=-1).mean() > 0.6
+    assert parts.any(axis=(0, 1)).sum() >= 3 * len(scene.things)
+
+
+def test_a_pool_gives_back_what_was_drawn(tmp_path: Path) -> None:
+    pool = build_pool(tmp_path, 2, 2, seed=1, retouch=lambda pictures: 255 - pictures)
+    pictures, labels = pool.take(np.array([1, 3]), ("worse", "rival"))
+    for place, (shard, number) in enumerate([(0, 1), (1, 1)]):
+        sample = draw_sample(np.random.default_rng([1, shard, number]))
+        assert pool.captions[2 * shard + number] == sample.captions
+        for at, name in enumerate(("worse", "rival")):
+            picture = sample.pictures[PICTURES.index(name)]
+            seen = (pictures[2 * at + place] * 255).round().byte().permute(1, 2, 0).numpy()
+            assert np.array_equal(seen, 255 - picture if shard else picture)
+            assert np.array_equal(labels.flaws[2 * at + place], sample.flaws[PICTURES.index(name)])
+            assert np.array_equal(labels.parts[2 * at + place].bool(), sample.parts[PICTURES.index(name)])
+            assert np.array_equal(labels.things[2 * at + place], sample.things[PICTURES.index(name)])
 
 
 def clean_pictures(count: int) -> torch.Tensor:
@@ -77,17 +113,15 @@ def clean_pictures(count: int) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
 
 
-def test_damage_is_local_and_found_where_it_is_seen() -> None:
-    pictures = clean_pictures(8)
-    torch.manual_seed(0)
-    damaged = damage(pictures, pictures.flip(0))
-    changed = (damaged - pictures).abs().amax(1) > 0.15
-    assert changed.float().mean() < 0.15
-    cells = functional.max_pool2d(changed.float()[:, None], 8)[:, 0].bool()
-    marked = changed_cells(damaged, pictures)
-    assert marked.any()
-    assert (cells & ~marked).float().mean() < 0.01
-    assert not changed_cells(pictures, pictures).any()
+def test_the_trainee_sees_as_the_judge_will() -> None:
+    scorer = build_scorer(0)
+    pictures, text = clean_pictures(2), sample_scene(np.random.default_rng(7)).caption
+    trainee = Trainee(scorer)
+    with torch.no_grad():
+        seen, read = trainee.see(pictures), trainee.read([text])
+    scores = scorer.score([render(sample_scene(rng)) for rng in [np.random.default_rng(7)]], [text])
+    assert float((seen.features[0] * read[0]).sum()) == pytest.approx(scores[0], abs=0.02)
+    assert seen.tokens.shape[:2] == (2, 1 + CELLS**2)
 
 
 def test_a_decoders_look_is_slight() -> None:
@@ -150,12 +184,12 @@ def test_evaluate_counts_ties_as_wrong_and_covers_every_kind() -> None:
 
 
 def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
-    recipe = PreferenceRecipe(
-        shards=2, shard_size=3, caption_steps=2, caption_batch=3, preference_steps=2, preference_batch=2
-    )
-    scorer = train(tmp_path / "first", recipe)
-    resumed = train(tmp_path / "first", recipe)
-    afresh = train(tmp_path / "second", recipe)
+    sizes = {"shards": 2, "shard_size": 3, "batch": 2, "natural_shards": 1, "natural_shard_size": 2, "naturals": 1}
+    recipe = PreferenceRecipe(steps=3, natural_from=1, **sizes)
+    retouch, imperfect = round_trip(GENERATOR / "vae"), Imperfect(GENERATOR)
+    scorer = train(tmp_path / "first", recipe, retouch, imperfect)
+    resumed = train(tmp_path / "first", recipe, retouch, imperfect)
+    afresh = train(tmp_path / "second", recipe, retouch, imperfect)
     for name, tensor in scorer.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
         assert torch.equal(tensor, afresh.model.state_dict()[name]), name
@@ -164,4 +198,4 @@ def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     scene = sample_scene(np.random.default_rng(9))
     wanted = scorer.score([render(scene)], [scene.caption])
     assert loaded.score([render(scene)], [scene.caption]) == pytest.approx(wanted, abs=5e-3)
-    assert loaded.name == "hps-micro 1"
+    assert loaded.name == "hps-micro 2"

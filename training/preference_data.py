@@ -1,13 +1,12 @@
-"""Pictures and captions for the micro judge, drawn ahead into shards, and what is done to them on the way.
+"""Captions of the micro world, pictures of them, and the truth about each patch: what the micro judge learns from.
 
-A sample is one caption with six pictures: two clean renders of it (other places and sizes), one with flaws, one with
-one flaw more, one of a rival caption that differs in a single thing, and (made on the way) one with local damage such
-as a generator's: parts melted, bent, doubled or taken from elsewhere.
+A sample of the world is one caption with five pictures: two clean renders of it (other places and sizes), one with
+flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has three,
+all of which a generator's decoder made: the clean one, and two with more and fewer of the generator's own mistakes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,25 +15,28 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from refiner.micro.flaws import VISIBLE, FlawedPicture, inject
+from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
-from refiner.runs import atomic_write
+from refiner.training.legion_data import PART_NAMES, part_map
+from refiner.training.natural import Imperfect, malformed
+from refiner.types import Mask
 
 PICTURES = ("clean", "again", "flawed", "worse", "rival")
-"""What a drawn sample's pictures are, in order."""
-TEXT_RIVALS = 3
+"""What a sample's pictures are, in order."""
+NATURAL = ("returned", "better", "poorer")
+"""The same for a natural sample."""
+TEXT_RIVALS = 5
 """Wrong captions of a sample beyond that of its rival picture."""
-CELLS = 6
-"""Dense labels come on a grid of CELLS x CELLS."""
+CELLS = 12
+"""Dense labels come on a grid of CELLS x CELLS: the image tower's patches."""
 ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
-Retouch = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+Pixels = NDArray[np.uint8]
+Retouch = Callable[[Pixels], Pixels]
 """Pictures (N, 96, 96, 3) to pictures."""
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
 
@@ -121,6 +123,15 @@ RIVALS: dict[str, Rival] = {
     "other_background": _other_background,
 }
 """Ways in which a scene can be nearly, but not quite, what the caption says."""
+_TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "swapped_places")
+"""How often each is drawn to learn from: the hard ones more often."""
+_OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
+_LEAST_SHARE = 0.06
+"""Of a patch that is flawed."""
+_LOW, _HIGH = (0.2, 0.5), (0.6, 0.95)
+"""Strengths at which the generator paints the better and the poorer picture of a natural sample."""
+_CLEARLY, _LEAST_MORE = 1.5, 8
+"""The poorer one has so many times the better one's wrong pixels, and so many beyond that."""
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:
@@ -131,24 +142,26 @@ def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple
             return changed
 
 
-def flawed_pair(scene: Scene, rng: np.random.Generator) -> tuple[FlawedPicture, FlawedPicture]:
+def flawed_pair(
+    scene: Scene, rng: np.random.Generator, kinds: list[str] | None = None
+) -> tuple[FlawedPicture, FlawedPicture]:
     """A picture with at least one flaw and another with one more of them where the scene has a thing left for it."""
     things = len(scene.things)
     while True:
         seed, count = int(rng.integers(2**62)), int(rng.integers(1, max(2, things)))
-        flawed = inject(scene, np.random.default_rng(seed), count=count)
+        flawed = inject(scene, np.random.default_rng(seed), count=count, kinds=kinds)
         again = seed if things > 1 else seed + 1
-        worse = inject(scene, np.random.default_rng(again), count=min(count + 1, things))
+        worse = inject(scene, np.random.default_rng(again), count=min(count + 1, things), kinds=kinds)
         if flawed.kinds and worse.kinds:
             return flawed, worse
 
 
-def thing_labels(scene: Scene) -> NDArray[np.int64]:
+def thing_labels(scene: Scene) -> NDArray[np.int8]:
     """What stands in each cell of a scene's picture, as classes (3, CELLS, CELLS).
 
     Kind (the last class is none), colour (the things' first, then the backgrounds'), attribute (-1 is none).
     """
-    labels = np.empty((3, CELLS, CELLS), dtype=np.int64)
+    labels = np.empty((3, CELLS, CELLS), dtype=np.int8)
     labels[0] = len(KINDS)
     labels[1] = len(COLOURS) + list(BACKGROUNDS).index(scene.background)
     labels[2] = -1
@@ -162,156 +175,107 @@ def thing_labels(scene: Scene) -> NDArray[np.int64]:
     return labels
 
 
+def part_labels(scene: Scene) -> Mask:
+    """Which parts of which things should show in each cell of a scene's picture: (CELLS, CELLS, parts)."""
+    shown = part_map(scene)
+    labels = np.zeros((CELLS, CELLS, 1 + len(PART_NAMES)), dtype=np.bool_)
+    y, x = np.indices(shown.shape) * CELLS // shown.shape[0]
+    labels[y, x, shown] = True
+    return labels[..., 1:]
+
+
+def cells_of(mask: Mask) -> Mask:
+    """The cells (CELLS, CELLS) of which a visible share is in a mask (96, 96)."""
+    side = SIZE // CELLS
+    share: Mask = mask.reshape(CELLS, side, CELLS, side).mean(axis=(1, 3)) > _LEAST_SHARE
+    return share
+
+
+def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
+    """Which kind of flaw is in each cell: (CELLS, CELLS), 1 + index into ``FLAWS``, 0 for none."""
+    labels = np.zeros((CELLS, CELLS), dtype=np.uint8)
+    for region, kind in zip(picture.regions, picture.kinds, strict=True):
+        assert region.mask is not None
+        labels[cells_of(region.mask)] = 1 + list(FLAWS).index(kind)
+    return labels
+
+
 class Sample(NamedTuple):
-    """One caption's pictures."""
+    """One caption's N pictures, each in the order of ``PICTURES`` or ``NATURAL``."""
 
     pictures: NDArray[np.uint8]
-    """(5, 96, 96, 3), in the order of ``PICTURES``."""
-    labels: NDArray[np.int64]
-    """(5, 3, CELLS, CELLS), as in ``thing_labels``."""
+    """(N, 96, 96, 3)."""
+    things: NDArray[np.int8]
+    """(N, 3, CELLS, CELLS), as in ``thing_labels``."""
+    parts: Mask
+    """(N, CELLS, CELLS, parts), as in ``part_labels``."""
+    flaws: NDArray[np.uint8]
+    """(N, CELLS, CELLS), as in ``flaw_labels``; the generator's own are of the kind after the last."""
     more: bool
-    """Whether ``worse`` has more flaws than ``flawed``."""
+    """Whether ``worse`` has more flaws than ``flawed``, or ``poorer`` clearly more than ``better``."""
     captions: list[str]
-    """The caption, that of the rival picture, and ``TEXT_RIVALS`` other wrong ones."""
+    """The caption; in a sample of the world also that of the rival picture, and ``TEXT_RIVALS`` other wrong ones."""
 
 
 def draw_sample(rng: np.random.Generator) -> Sample:
-    """A sample at random."""
+    """A sample at random; half of them have only flaws that are proper to one kind of thing."""
     scene = sample_scene(rng)
-    again, other = place(scene, rng), rival(scene, rng)
-    flawed, worse = flawed_pair(scene, rng)
+    again, other = place(scene, rng), rival(scene, rng, _TAUGHT)
+    flawed, worse = flawed_pair(scene, rng, _OF_ONE_THING if rng.random() < 0.5 else None)
     pictures = [render(scene), render(again), flawed.image, worse.image, render(other)]
-    labels = [thing_labels(each) for each in (scene, again, scene, scene, other)]
-    captions = [scene.caption, other.caption, *(rival(scene, rng).caption for _ in range(TEXT_RIVALS))]
+    scenes, clean = (scene, again, scene, scene, other), np.zeros((CELLS, CELLS), dtype=np.uint8)
     return Sample(
-        np.stack([np.asarray(picture) for picture in pictures]),
-        np.stack(labels),
-        len(worse.kinds) > len(flawed.kinds),
-        captions,
+        pictures=np.stack([np.asarray(picture) for picture in pictures]),
+        things=np.stack([thing_labels(each) for each in scenes]),
+        parts=np.stack([part_labels(each) for each in scenes]),
+        flaws=np.stack([clean, clean, flaw_labels(flawed), flaw_labels(worse), clean]),
+        more=len(worse.kinds) > len(flawed.kinds),
+        captions=[scene.caption, other.caption, *(rival(scene, rng, _TAUGHT).caption for _ in range(TEXT_RIVALS))],
     )
 
 
-class Pool:
-    """Samples that were drawn ahead; the pictures stay on disk."""
+def draw_naturals(rng: np.random.Generator, count: int, imperfect: Imperfect, retouch: Retouch) -> list[Sample]:
+    """Up to ``count`` natural samples, with the same two strengths of the generator's noise.
 
-    def __init__(self, folder: Path, shards: int) -> None:
-        stems = [folder / f"{index:03d}" for index in range(shards)]
-        self.pictures = [np.load(stem.with_suffix(".npy"), mmap_mode="r") for stem in stems]
-        texts = [json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")) for stem in stems]
-        self.captions: list[list[str]] = [row for text in texts for row in text["captions"]]
-        self.more = torch.tensor([flag for text in texts for flag in text["more"]])
-        self.labels = torch.cat([torch.tensor(text["labels"], dtype=torch.int8) for text in texts])
-        self.shard_size = len(self.pictures[0])
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def take(self, indices: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Named pictures of some samples: name by name, float (N, 3, 96, 96) in [0, 1], and labels (N, 3, 6, 6)."""
-        rows = [self.pictures[index // self.shard_size][index % self.shard_size] for index in indices.tolist()]
-        places = [PICTURES.index(name) for name in names]
-        pictures = np.concatenate([np.stack([row[place] for row in rows]) for place in places])
-        labels = torch.cat([self.labels[indices, place] for place in places]).long()
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255, labels
-
-
-def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch | None = None) -> Pool:
-    """Draw the shards that are not there yet, ``size`` samples each, and open them all.
-
-    ``retouch`` is done to every other shard, such as a round trip through the generator's autoencoder: what the judge
-    will see has come out of one.
+    A scene of which even the poorer picture came out well gives none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(shards):
-        stem = folder / f"{index:03d}"
-        if stem.with_suffix(".json").exists():
-            continue
-        samples = [draw_sample(np.random.default_rng([seed, index, number])) for number in range(size)]
-        pictures = np.stack([sample.pictures for sample in samples])
-        if retouch and index % 2:
-            pictures = retouch(pictures.reshape(-1, *pictures.shape[2:])).reshape(pictures.shape)
-        np.save(stem.with_suffix(".npy"), pictures)
-        body = {
-            "captions": [sample.captions for sample in samples],
-            "more": [sample.more for sample in samples],
-            "labels": [sample.labels.tolist() for sample in samples],
-        }
-        atomic_write(stem.with_suffix(".json"), json.dumps(body))
-    return Pool(folder, shards)
+    scenes = [sample_scene(rng) for _ in range(count)]
+    strengths, seed = (float(rng.uniform(*_LOW)), float(rng.uniform(*_HIGH))), int(rng.integers(2**31))
+    returned = retouch(np.stack([np.asarray(render(scene)) for scene in scenes]))
+    better, poorer = (imperfect.paint(scenes, strength, seed + at) for at, strength in enumerate(strengths))
+    samples = [_natural(scene, *pictures) for scene, *pictures in zip(scenes, returned, better, poorer, strict=True)]
+    return [sample for sample in samples if sample.flaws[-1].any()]
+
+
+def _natural(scene: Scene, returned: Pixels, better: Pixels, poorer: Pixels) -> Sample:
+    wrong = [malformed(picture, scene) for picture in (better, poorer)]
+    flaws = [cells_of(mask) * np.uint8(1 + len(FLAWS)) for mask in (np.zeros_like(wrong[0]), *wrong)]
+    fewer, more = (int(mask.sum()) for mask in wrong)
+    return Sample(
+        pictures=np.stack([returned, better, poorer]),
+        things=np.stack([thing_labels(scene)] * len(NATURAL)),
+        parts=np.stack([part_labels(scene)] * len(NATURAL)),
+        flaws=np.stack(flaws),
+        more=more > _CLEARLY * fewer + _LEAST_MORE,
+        captions=[scene.caption],
+    )
 
 
 def round_trip(autoencoder: Path) -> Retouch:
     """What comes back from a diffusers autoencoder for pictures of the micro world."""
     from diffusers import AutoencoderKL
 
-    model = AutoencoderKL.from_pretrained(autoencoder).eval()
+    model = AutoencoderKL.from_pretrained(autoencoder).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def retouch(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def retouch(pictures: Pixels) -> Pixels:
         decoded = []
         for chunk in torch.from_numpy(pictures).split(8):
             pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast("cpu", torch.bfloat16):
                 out = model.decode(model.encode(pixels).latent_dist.mean).sample.float()
             decoded.append(((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
-        result: NDArray[np.uint8] = torch.cat(decoded).numpy()
+        result: Pixels = torch.cat(decoded).numpy()
         return result
 
     return retouch
-
-
-def decoder_look(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] as a decoder might give them: a little soft, noisy and off in colour.
-
-    Each picture gets its own amounts, so that they say nothing about which one is flawed. Draws from torch's generator.
-    """
-    count = len(pictures)
-    softness = torch.rand(count, 1, 1, 1) ** 2
-    soft = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    out = torch.lerp(pictures, soft, 0.6 * softness)
-    gain = 1 + 0.04 * torch.randn(count, 1, 1, 1)
-    out = (out - 0.5) * gain + 0.5 + 0.012 * torch.randn(count, 3, 1, 1)
-    return (out + 0.025 * torch.rand(count, 1, 1, 1) ** 2 * torch.randn_like(out)).clamp(0, 1)
-
-
-def _blobs(pictures: Tensor) -> Tensor:
-    """One soft disc (B, 1, H, W) on an edge of each picture."""
-    count, _, height, width = pictures.shape
-    edges = (functional.max_pool2d(pictures, 3, 1, 1) - pictures).amax(1).flatten(1) + 1e-6
-    centre = torch.multinomial(edges, 1)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    rows, columns = (centre // width)[..., None], (centre % width)[..., None]
-    distance = ((y - rows) ** 2 + (x - columns) ** 2).float().sqrt()
-    return torch.sigmoid((4 + 10 * torch.rand(count, 1, 1) - distance) / 1.2)[:, None]
-
-
-def _warp(pictures: Tensor, blobs: Tensor) -> Tensor:
-    count, _, height, width = pictures.shape
-    field = functional.interpolate(torch.randn(count, 2, 12, 12), (height, width), mode="bicubic", align_corners=False)
-    shift = (field * blobs * 3.5 * 2 / width).permute(0, 2, 3, 1)
-    grid = functional.affine_grid(torch.eye(2, 3).expand(count, 2, 3), list(pictures.shape), align_corners=False)
-    return functional.grid_sample(pictures, grid + shift, padding_mode="border", align_corners=False)
-
-
-def damage(pictures: Tensor, again: Tensor) -> Tensor:
-    """Local damage of a generator's kind: bent, doubled, melted, or taken from another picture.
-
-    Args:
-        pictures: clean, float (B, 3, H, W) in [0, 1].
-        again: other clean pictures of the same captions.
-
-    Returns:
-        The damaged pictures; on flat ground the damage may be invisible. Draws from torch's generator.
-    """
-    blobs = _blobs(pictures)
-    wide = functional.avg_pool2d(functional.pad(pictures, (4, 4, 4, 4), mode="replicate"), 9, 1)
-    sources = torch.stack([_warp(pictures, blobs), again, wide, pictures.roll(1, 0)])
-    chosen = sources[torch.randint(len(sources), (len(pictures),)), torch.arange(len(pictures))]
-    return torch.lerp(pictures, chosen, blobs)
-
-
-def changed_cells(pictures: Tensor, clean: Tensor) -> Tensor:
-    """Where pictures visibly differ from the clean ones of the same places; bool (B, 2 * CELLS, 2 * CELLS)."""
-    side = SIZE // (2 * CELLS)
-    changed = ((pictures - clean).abs().amax(1, keepdim=True) > VISIBLE / 255).float()
-    return functional.avg_pool2d(changed, side)[:, 0] * side**2 >= 3
