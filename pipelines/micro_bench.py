@@ -4,15 +4,16 @@ For every held-out prompt and seed six systems make a picture: the start image a
 judge, without a detector, at no fewer denoiser rows than auto spent; the auto loop with the detector's masks put in
 random places, under auto's budget; and the three strategies. All share models, prompt, seed and so the start image.
 The oracle counts what is wrong with each result; neither detector, judge nor loop sees it. Every run is a line of
-``records.jsonl``: a benchmark that was stopped goes on where it was, and is summed up again without the models.
+``records.jsonl``: a benchmark that was stopped goes on where it was, if models and settings are still the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refiner.errors import ConfigError
 from refiner.masks import box_of, dilate
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
@@ -27,7 +29,7 @@ from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
 from refiner.pipelines.loop import finish
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.protocols import Detector, PaintJob
-from refiner.runs import derive_seed
+from refiner.runs import atomic_write, derive_seed, dumps
 from refiner.types import Analysis, Mask, RefinementResult, Region
 
 SYSTEMS = ("start", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
@@ -98,8 +100,12 @@ def run(
 
     Returns:
         The document of ``summarise``.
+
+    Raises:
+        ConfigError: the folder holds records that other models or settings made.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder / "models.json", _identity(pipe))
     file = folder / "records.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     records = {(record["prompt"], record["seed"]): record for record in map(json.loads, lines)}
@@ -109,6 +115,30 @@ def run(
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record) + "\n")
     return summarise([records[case.number, case.seed] for case in wanted])
+
+
+def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
+    """What a run's figures depend on, as plain JSON values."""
+    parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (pipe.detector, pipe.judge))]
+    digest = hashlib.sha256()
+    for part in parts:
+        if hasattr(part, "state_dict"):
+            for tensor in part.state_dict().values():
+                digest.update(tensor.float().cpu().numpy().tobytes())
+    made = {"weights": digest.hexdigest(), "config": asdict(pipe.refine_config), "call": dict(pipe.call_defaults)}
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _claim(path: Path, identity: dict[str, Any]) -> None:
+    """Note what makes the records of a folder, or check that it is what made those that it holds."""
+    if not path.exists():
+        atomic_write(path, dumps(identity) + "\n")
+    elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        raise ConfigError(
+            f"Expected records of these models and settings, got those of others in {str(path.parent)!r}: "
+            "name another folder, or delete it."
+        )
 
 
 def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:

@@ -80,14 +80,14 @@ class RoundsView:
         self._table = _rounds_table()
         self._bars = progress(console)
         self._task = self._bars.add_task("attempt 0", total=rounds + 1)
-        self._live = Live(Group(self._table, self._bars), console=console, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(self._bars, console=console, redirect_stdout=False, redirect_stderr=False)
 
     def __enter__(self) -> RoundsView:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.update(self._table)
+        self._live.update(self._table if self._table.rows else Text())
         self._live.stop()
 
     def add(self, attempt: Attempt) -> None:
@@ -101,6 +101,7 @@ class RoundsView:
         self._table.add_row(
             str(attempt.index), attempt.action, flaws, area, Text(scores), verdict, why, f"{attempt.seconds:.1f} s"
         )
+        self._live.update(Group(self._table, self._bars))
         self._bars.update(self._task, advance=1, description=f"attempt {attempt.index + 1}")
 
     def on_step(self, _pipe: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:

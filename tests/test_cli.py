@@ -331,6 +331,23 @@ def test_micro_render_draws_a_sheet(tmp_path, capsys):
         assert min(sheet.size) > 500
 
 
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from refiner.cli import main
+sys.exit(main(["micro", "render", "--out", sys.argv[1]]))
+"""
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_keeps_what_was_there(tmp_path):
+    (tmp_path / "micro.png").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-P", "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Expected to write" in done.stderr
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("micro.png", b"old")]
+
+
 @pytest.mark.parametrize("arguments", [[], ["refine"], ["detect"], ["micro"], ["refine", "x", "--strategy", "magic"]])
 def test_a_wrong_command_shows_the_right_one(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -70,7 +70,7 @@ class Imperfect:
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int) -> Pixels:
-        """The scenes' pictures, uint8 (N, 96, 96, 3), noised to ``strength`` in (0, 1] of the schedule and repainted."""
+        """The scenes' pictures, uint8 (N, 96, 96, 3), noised to ``strength`` in (0, 1] and denoised again."""
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
         with torch.autocast("cpu", torch.bfloat16):
             pictures = self._pipeline(
@@ -88,8 +88,8 @@ def malformed(picture: Pixels, scene: Scene) -> Mask:
     """Where a picture of a scene, uint8 (96, 96, 3), came out wrong; bool (96, 96).
 
     A pixel is wrong when its colour occurs nowhere within one pixel of the render, or the render's nowhere within one
-    pixel of it, once every thing was moved to where it fits best. Letters are too small for such tolerance: one is wrong
-    as a whole where its place looks different on the average.
+    pixel of it, once every thing was moved to where it fits best. Letters are too small for such tolerance: one is
+    wrong where its place looks different on the average.
     """
     wanted = _aligned(picture.astype(np.float32), scene)
     seen = picture - np.median(picture - wanted, axis=(0, 1)).clip(-8, 8)
