@@ -30,6 +30,7 @@ types: .venv/installed-dev tree
 bench: .venv/installed
 	$(BIN)/refiner micro bench
 	$(BIN)/python tests/benchmarks/costs.py
+	$(BIN)/python tests/benchmarks/referee.py
 
 micro: .venv/installed
 	$(BIN)/refiner micro build

@@ -219,10 +219,11 @@ class _Refinement:
         return self._looks(images, (ModelError, OutOfDomainError))
 
     def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
-        prompts = [self.prompt] * len(images)
         answers = self._detect(images, recorded)
         judge = self.parts.judge
-        scores = judge.score(images, prompts) if judge else [None] * len(images)
+        if self.best is None and all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers):
+            judge = None  # a first picture without a flaw ends the run: there is nothing to compare it with
+        scores = judge.score(images, [self.prompt] * len(images)) if judge else [None] * len(images)
         return [
             Look(image=image, score=score, analysis=answer)
             if isinstance(answer, Analysis)

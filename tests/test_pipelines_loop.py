@@ -111,8 +111,10 @@ def record(result: RefinementResult) -> list[tuple[object, ...]]:
 
 
 def test_a_clean_start_ends_at_once_and_costs_one_look() -> None:
+    """Not even the judge is asked: there is nothing to compare."""
     painter, detector = Painter([picture()]), ScriptedDetector(see)
     result = run(painter, detector=detector, judge=MeanJudge())
+    assert result.attempts[0].scores == ()
     assert (result.stop, result.best, len(result.attempts)) == ("clean", 0, 1)
     assert result.calls == Calls(denoiser_rows=10, detector_calls=1)
     assert len(detector.seen) == 1
