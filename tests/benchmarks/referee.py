@@ -1,0 +1,33 @@
+"""How well the referee sees: on clean renders, on softened ones, and on every kind of injected flaw.
+
+Run with ``make bench`` or ``python tests/benchmarks/referee.py [--pictures N] [--json]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from refiner.micro.oracle import calibrate
+
+SEED = 72
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=8, help="of each kind of flaw; eight times as many clean ones")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures = calibrate(options.pictures, SEED)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name in ("clean", "softened"):
+        print(f"{name:22s} {figures[name]['flaws']:.3f} flaws a picture, {figures[name]['area']:.3%} of the pixels")
+    for name, row in sorted(figures["kinds"].items(), key=lambda item: item[1]["iou"]):
+        print(f"{name:22s} IoU {row['iou']:.2f}, found {row['found']:.0%}, {row['flaws']:.2f} flaws counted")
+    print(f"{'all kinds':22s} IoU {figures['iou']:.2f}, found {figures['found']:.0%}")
+
+
+if __name__ == "__main__":
+    main()
