@@ -30,7 +30,7 @@ from refiner.training.preference_data import (
     thing_labels,
 )
 from refiner.training.preference_eval import evaluate
-from refiner.training.preference_losses import Trainee, contrastive_loss, preference_loss
+from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import CONTEXT_LENGTH, build_scorer, build_tokenizer
 from refiner.training.preference_pool import build_pool, decoder_look
 
@@ -150,6 +150,13 @@ def test_preference_loss_is_the_cross_entropy_of_the_pair() -> None:
     pair = torch.stack([better, worse], dim=1) * scale
     wanted = functional.cross_entropy(pair, torch.zeros(2, dtype=torch.long), reduction="none")
     torch.testing.assert_close(preference_loss(better, worse, scale), wanted)
+
+
+def test_both_pictures_of_a_duel_answer_to_one_prompt() -> None:
+    texts = torch.eye(3)
+    scores = duel_scores(torch.eye(3), texts, torch.tensor([[0, 1], [2, 2]]))
+    assert torch.equal(scores, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    assert torch.equal(duel_scores(texts, texts[[1, 1, 1]], torch.tensor([[0, 1]])), torch.tensor([[0.0, 1.0]]))
 
 
 def test_contrastive_loss() -> None:

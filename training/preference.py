@@ -36,7 +36,7 @@ from refiner.training.fit import FitSettings, fit
 from refiner.training.natural import Imperfect
 from refiner.training.preference_data import NATURAL, Retouch, round_trip
 from refiner.training.preference_eval import evaluate
-from refiner.training.preference_losses import Trainee, contrastive_loss, preference_loss
+from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import build_scorer
 from refiner.training.preference_pool import Labels, Pool, build_naturals, build_pool, decoder_look
 
@@ -83,7 +83,7 @@ class _Batch(NamedTuple):
     wrong: list[str]
     """Captions that belong to none of them."""
     pairs: dict[str, Tensor]
-    """Numbers (D, 2) of the better and the worse picture, by duel."""
+    """Numbers (D, 2) of the better and the worse picture, by duel; the prompt is the better one's caption."""
     fitting: list[int]
     """Numbers of the flawless pictures, each with a caption of its own."""
 
@@ -129,8 +129,8 @@ def losses_of_step(
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
     place = {caption: number for number, caption in enumerate(captions)}
     seen, texts, scale = trainee.see(decoder_look(batch.pictures)), trainee.read(captions), trainee.scale
-    fits = (seen.features * texts[[place[caption] for caption in batch.captions]]).sum(1)
-    duels = {name: fits[pairs] for name, pairs in batch.pairs.items()}
+    own = texts[[place[caption] for caption in batch.captions]]
+    duels = {name: duel_scores(seen.features, own, pairs) for name, pairs in batch.pairs.items()}
     better, worse = torch.cat(list(duels.values())).unbind(1)
     losses = {
         "preference": preference_loss(better, worse, scale).mean(),

@@ -46,6 +46,17 @@ def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: 
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :count].T, target)) / 2
 
 
+def duel_scores(images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
+    """Cosines (D, 2) of the better and the worse picture of pairs with one prompt: the better one's caption.
+
+    Args:
+        images: unit features (N, D).
+        texts: unit features (N, D) of the pictures' own captions.
+        pairs: numbers (D, 2) of the better and the worse picture.
+    """
+    return (images[pairs] * texts[pairs[:, :1]]).sum(2)
+
+
 def preference_loss(better: Tensor, worse: Tensor, scale: Tensor) -> Tensor:
     """HPS v2's loss of each pair, float (N,): cross-entropy over two scaled cosines, the better being the target."""
     return functional.softplus(scale * (worse - better))
