@@ -5,7 +5,8 @@ colour; colours or places swapped; a thing left out), and HPS v2's preferences (
 prompt and two pictures, cross-entropy over the pair's scaled cosines. The better one has no flaw, fewer flaws, or fits
 the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
 from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
-cast of a decoder, in amounts that say nothing about which one is better.
+cast of a decoder, in amounts that say nothing about which one is better. From a later step on, each batch also holds
+pictures with the generator's own mistakes, against others of the same scene that its decoder made as well.
 
 Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here the micro world's exact
 truth stands in for both. What each patch shows, which parts should be there, which kind of flaw is there, whether the
@@ -202,7 +203,8 @@ def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping
         name="hps-micro 2",
         recipe="python -P -m refiner.training.preference",
         seed=recipe.seed,
-        data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses",
+        data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
+        f"{recipe.natural_shards * recipe.natural_shard_size} scenes repainted by the generator",
         domain="micro",
         scores=scores,
         settings=dataclasses.asdict(recipe),
