@@ -94,7 +94,8 @@ def build_naturals(folder: Path, shards: int, size: int, seed: int, imperfect: I
     for index in range(shards):
         if (folder / f"{index:03d}.json").exists():
             continue
-        rng, samples = np.random.default_rng([seed, 1, index]), []
+        rng = np.random.default_rng([seed, 1, index])
+        samples: list[Sample] = []
         while len(samples) < size:
             samples += draw_naturals(rng, min(_PAINTED_AT_ONCE, size - len(samples)), imperfect, retouch)
         _write(folder, index, samples)
