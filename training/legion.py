@@ -7,7 +7,8 @@ Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, an
 
 * a stage 0 stands in for pretraining: both towers learn, through heads that are thrown away afterwards, which part of
   which thing should be where, and which kind of flaw is where;
-* a quarter of the pictures show the bundled generator's own flaws (``natural.py``) in place of injected ones;
+* half of the pictures show the bundled generator's own flaws (``natural.py``) in place of injected ones, and
+  the word for their number weighs more than the others;
 * every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
 * position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
 * the CLS feature is trained by an auxiliary verdict loss in stage 1: LLaVA reads the patches alone, so that without it
@@ -91,7 +92,7 @@ class Recipe:
 
 def micro_recipe() -> Recipe:
     """The recipe of the bundled detector: about an hour on one core."""
-    return Recipe(weights=LossWeights(ce=1.0, bce=4.0, dice=1.0, flaws=1.0, parts=0.5, verdict=0.3))
+    return Recipe(weights=LossWeights(ce=1.0, bce=4.0, dice=1.0, flaws=1.0, parts=0.5, count=0.3, verdict=0.5))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from refiner.detectors.legion.grammar import SEVERITIES, Finding, compose
+from refiner.detectors.legion.grammar import OPENING, SEVERITIES, Finding, compose
 from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import COLOURS, KINDS
@@ -31,7 +31,7 @@ KIND_NAMES = (*FLAWS, "malformed")
 """The injected kinds, and what the generator does by itself."""
 CLEAN_SHARE = 0.35
 """Share of injected pictures without a flaw."""
-NATURAL_EVERY = 4
+NATURAL_EVERY = 2
 """Every so many shards one holds pictures that the generator repainted."""
 MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
@@ -52,7 +52,7 @@ def _part_names() -> tuple[str, ...]:
 PART_NAMES = _part_names()
 """Every part of every kind of thing."""
 
-NATURAL_STRENGTHS = (0.2, 0.45, 0.55, 0.6, 0.65, 0.7)
+NATURAL_STRENGTHS = (0.3, 0.5, 0.6, 0.65, 0.7, 0.75)
 """How far pictures with the generator's own flaws are repainted; at the first they mostly stay clean."""
 _BATCH = 20
 
@@ -278,6 +278,8 @@ class Batch(NamedTuple):
     """Int (B, L): prompt and answer, padded on the right."""
     labels: Tensor
     """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    count: int
+    """Where in ``ids`` the word stands that says how many flaws there are."""
     masks: Tensor
     """Float (S, 96, 96) of 0 and 1."""
     rows: Tensor
@@ -311,6 +313,7 @@ def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_i
         pixels=normalise(np.stack([item.image for item in items])),
         ids=ids,
         labels=labels,
+        count=len(prompt_ids) + len(tokenizer.encode(OPENING, add_special_tokens=False)),
         masks=torch.from_numpy(np.concatenate([item.masks for item in items])).float(),
         rows=torch.tensor([row for row, item in enumerate(items) for _ in item.kinds], dtype=torch.long),
         kinds=torch.tensor([kind for item in items for kind in item.kinds], dtype=torch.long),

@@ -135,7 +135,7 @@ def write_scores(
         name=f"legion-micro {version}",
         recipe="python -P -m refiner.training.legion --run runs/legion --out DIR",
         seed=recipe.seed,
-        data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, every fourth with the generator's "
+        data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, every second with the generator's "
         "own flaws, the others with injected ones (35 % clean, half decoder-like)",
         domain="micro",
         scores={name: round(value, 4) for name, value in scores.items()},

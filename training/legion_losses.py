@@ -25,6 +25,8 @@ class LossWeights:
     """Kind of flaw in each CLIP patch, flawed pixels from SAM's embedding."""
     parts: float = 0.0
     """Which part should be in each CLIP patch, and in each pixel from SAM's embedding."""
+    count: float = 0.0
+    """The answer's word for how many flaws there are, once more: all else hangs on it, and ``ce`` is over all words."""
     verdict: float = 0.0
     """Real or fake from CLS, already in stage 1."""
 
@@ -47,6 +49,9 @@ class Trainee(nn.Module):
         asked = batch.labels[:, 1:] != -100
         logits = output.logits[:, :-1][asked].float()
         losses = {"ce": weights.ce * functional.cross_entropy(logits, batch.labels[:, 1:][asked])}
+        if weights.count:
+            said = output.logits[:, batch.count - 1].float()
+            losses["count"] = weights.count * functional.cross_entropy(said, batch.labels[:, batch.count])
         if len(batch.rows):
             masks = _to_picture(output.mask_logits)
             losses["bce"] = weights.bce * functional.binary_cross_entropy_with_logits(masks, batch.masks)

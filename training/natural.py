@@ -30,17 +30,17 @@ Floats = NDArray[np.float32]
 
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
-LEAST_PIXELS = 8
+LEAST_PIXELS = 12
 """Least number of wrong pixels that make a flaw."""
-CERTAINLY_CLEAN = 3
+CERTAINLY_CLEAN = 5
 """Pictures with fewer connected wrong pixels than this are clean; between the two nobody can tell."""
 MOST_REGIONS = 4
 """Beyond so many, a wrong part joins the largest flaw of its thing."""
 _STEPS = 10
 _GUIDANCE = 3.0
-_NUDGE = 2
+_NUDGE = 3
 """Pixels by which a thing may stand beside its place."""
-_WRONG = 45.0
+_WRONG = 50.0
 """Grey levels by which a pixel differs from all that the render shows within one pixel."""
 _SOFT = 0.45
 """Share of the local contrast that may be lost or gained: decoders are soft."""

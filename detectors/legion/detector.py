@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
-from refiner.detectors.legion.grammar import Finding, parse
+from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
 from refiner.detectors.legion.loading import load_parts
 from refiner.detectors.legion.modeling import Answer, LegionModel
 from refiner.errors import ConfigError, UnreadableOutputError, WeightsError
@@ -123,7 +123,7 @@ class LegionDetector:
         device, dtype = self.model.device, self.model.dtype
         pixels = self.clip_processor(images, return_tensors="pt")["pixel_values"].to(device, dtype)
         vision = self.model.encode_image(pixels)
-        answer = self.model.answer(self._prompt_ids().to(device), vision)
+        answer = self.model.answer(self._prompt_ids().to(device), vision, self._clean_ids())
         verdict = self.model.verdict(vision)
         fake = [None] * len(images) if verdict is None else verdict.float().softmax(-1)[:, 0].tolist()
         masks = self._masks(images, answer)
@@ -134,6 +134,12 @@ class LegionDetector:
         llava = self.model.llava_config
         repeats = torch.where(ids == llava.image_token_index, llava.image_seq_length, 1)
         return ids.repeat_interleave(repeats)
+
+    def _clean_ids(self) -> list[int]:
+        """The clean sentence's tokens up to the first that the beginning of a list does not share."""
+        clean, flawed = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (CLEAN, FLAWED))
+        pairs = enumerate(zip(clean, flawed, strict=False), start=1)
+        return list(clean[: next((place for place, (one, other) in pairs if one != other), 0)])
 
     def _masks(self, images: Sequence[Image.Image], answer: Answer) -> list[Tensor]:
         """Mask logits of each image's [SEG] tokens at image resolution: float (S, H, W) each."""

@@ -24,6 +24,8 @@ from refiner.taxonomy import Category
 
 OPENING = "Upon examining the image. I have found:"
 CLEAN = f"{OPENING} no artifacts."
+FLAWED = f"{OPENING} one artifact."
+"""How an answer with a single finding begins."""
 SEVERITIES: dict[str, float] = {
     "trace": 0.1,
     "faint": 0.2,

@@ -9,6 +9,7 @@ one place before it, the one that predicts it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,10 +171,15 @@ class LegionModel(PreTrainedModel):
         )
 
     @torch.inference_mode()
-    def answer(self, input_ids: Tensor, vision: Tensor) -> Answer:
+    def answer(self, input_ids: Tensor, vision: Tensor, clean: Sequence[int] = ()) -> Answer:
         """Decode greedily from one prompt (L,) shared by all images and their features (B, 1 + N, width).
 
         Rows that have ended go on until the longest has; what follows a row's end token means nothing.
+
+        Args:
+            clean: tokens of the sentence for a clean image up to where it differs from all others. The last of them is
+                taken only where it is likelier than not: there is one way to say that nothing is wrong and there are
+                many to begin a list, each of which may be less likely than that one.
         """
         end = self.llava_config.text_config.eos_token_id
         language, head = self.llava.model.language_model, self.llava.lm_head
@@ -187,6 +193,9 @@ class LegionModel(PreTrainedModel):
             state = language(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
             logits = head(state).float()
             logits[:, self.llava_config.image_token_index] = -torch.inf
+            if tokens and len(tokens) + 1 == len(clean):
+                agreed = (torch.stack(tokens, 1) == torch.tensor(clean[:-1], device=logits.device)).all(1)
+                logits[agreed & (logits.softmax(-1)[:, clean[-1]] < 0.5), clean[-1]] = -torch.inf
             chance, token = logits.softmax(-1).max(-1)
             tokens.append(token)
             states.append(state)
