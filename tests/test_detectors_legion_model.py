@@ -291,6 +291,28 @@ def test_an_answer_does_not_depend_on_its_neighbours() -> None:
             assert torch.allclose(alone.states[0], together.states[row, :length], atol=1e-5)
 
 
+def test_the_word_for_clean_is_taken_only_where_it_is_likelier_than_not() -> None:
+    """Whatever word plays its part: the greedy one falls where it is less likely than all others together."""
+    model = toy_model()
+    prompt = torch.tensor([1, *[9] * 16, 5])
+    with torch.no_grad():
+        vision = model.encode_image(torch.randn(1, 3, 32, 32))
+        plain = model.answer(prompt, vision)
+        word, chance = int(plain.tokens[0, 1]), float(plain.chances[0, 1])
+        assert chance < 0.5
+        lead = int(plain.tokens[0, 0])
+        reluctant = model.answer(prompt, vision, [lead, word])
+        assert reluctant.tokens[0, 0] == lead
+        assert reluctant.tokens[0, 1] != word
+        elsewhere = model.answer(prompt, vision, [lead + 1, word])
+        assert torch.equal(elsewhere.tokens, plain.tokens)
+        model.llava.lm_head.weight *= 100  # now it is sure
+        sure = model.answer(prompt, vision)
+        assert sure.chances[0, 1] > 0.5
+        begun = sure.tokens[0, :2].tolist()
+        assert torch.equal(model.answer(prompt, vision, begun).tokens, sure.tokens)
+
+
 def test_masks_follow_sams_resize_and_pad() -> None:
     """A mask that fills SAM's padded square fills the image alone, at its own resolution."""
     processor = SamImageProcessor(size={"longest_edge": 32}, pad_size={"height": 32, "width": 32})

@@ -43,7 +43,7 @@ TOY = Architecture(
 )
 RECIPE = Recipe(
     architecture=TOY,
-    weights=LossWeights(flaws=1.0, parts=0.5, verdict=0.3),
+    weights=LossWeights(flaws=1.0, parts=0.5, count=0.3, verdict=0.3),
     steps=6,
     verdict_steps=4,
     batch=3,
@@ -109,6 +109,14 @@ def test_a_shard_gives_back_what_was_drawn(shards: Path) -> None:
             assert np.array_equal(wanted.masks, got.masks)
             assert np.array_equal(wanted.parts, got.parts)
             assert (wanted.kinds, wanted.findings) == (got.kinds, got.findings)
+
+
+def test_a_batch_knows_where_the_number_of_flaws_stands(shards: Path, tmp_path: Path) -> None:
+    setting, _ = start(shards, tmp_path)
+    batch = setting.batch(1, 0)
+    words = [setting.tokenizer.decode([word]).strip() for word in batch.labels[:, int(batch.place)].tolist()]
+    numbers = {0: "no", 1: "one", 2: "two", 3: "three", 4: "four"}
+    assert words == [numbers[int((batch.rows == row).sum())] for row in range(len(batch.ids))]
 
 
 def test_part_maps_show_what_should_be_there() -> None:

@@ -278,8 +278,8 @@ class Batch(NamedTuple):
     """Int (B, L): prompt and answer, padded on the right."""
     labels: Tensor
     """Int (B, L): the answer's tokens where an answer stands, else -100."""
-    count: int
-    """Where in ``ids`` the word stands that says how many flaws there are."""
+    place: Tensor
+    """Int (): where in ``ids`` the word stands that says how many flaws there are."""
     masks: Tensor
     """Float (S, 96, 96) of 0 and 1."""
     rows: Tensor
@@ -313,7 +313,7 @@ def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_i
         pixels=normalise(np.stack([item.image for item in items])),
         ids=ids,
         labels=labels,
-        count=len(prompt_ids) + len(tokenizer.encode(OPENING, add_special_tokens=False)),
+        place=torch.tensor(len(prompt_ids) + len(tokenizer.encode(OPENING, add_special_tokens=False))),
         masks=torch.from_numpy(np.concatenate([item.masks for item in items])).float(),
         rows=torch.tensor([row for row, item in enumerate(items) for _ in item.kinds], dtype=torch.long),
         kinds=torch.tensor([kind for item in items for kind in item.kinds], dtype=torch.long),

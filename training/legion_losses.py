@@ -50,8 +50,9 @@ class Trainee(nn.Module):
         logits = output.logits[:, :-1][asked].float()
         losses = {"ce": weights.ce * functional.cross_entropy(logits, batch.labels[:, 1:][asked])}
         if weights.count:
-            said = output.logits[:, batch.count - 1].float()
-            losses["count"] = weights.count * functional.cross_entropy(said, batch.labels[:, batch.count])
+            place = int(batch.place)
+            said = output.logits[:, place - 1].float()
+            losses["count"] = weights.count * functional.cross_entropy(said, batch.labels[:, place])
         if len(batch.rows):
             masks = _to_picture(output.mask_logits)
             losses["bce"] = weights.bce * functional.binary_cross_entropy_with_logits(masks, batch.masks)
