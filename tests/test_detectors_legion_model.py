@@ -306,7 +306,7 @@ def test_the_word_for_clean_is_taken_only_where_it_is_likelier_than_not() -> Non
         assert reluctant.tokens[0, 1] != word
         elsewhere = model.answer(prompt, vision, [lead + 1, word])
         assert torch.equal(elsewhere.tokens, plain.tokens)
-        model.llava.lm_head.weight *= 100  # now it is sure
+        model.llava.lm_head.weight *= 1e5  # now it is sure
         sure = model.answer(prompt, vision)
         assert sure.chances[0, 1] > 0.5
         begun = sure.tokens[0, :2].tolist()
