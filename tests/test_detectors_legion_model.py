@@ -291,8 +291,8 @@ def test_an_answer_does_not_depend_on_its_neighbours() -> None:
             assert torch.allclose(alone.states[0], together.states[row, :length], atol=1e-5)
 
 
-def test_the_word_for_clean_is_taken_only_where_it_is_likelier_than_not() -> None:
-    """Whatever word plays its part: the greedy one falls where it is less likely than all others together."""
+def test_the_word_for_clean_is_taken_where_it_is_likely_enough_and_only_there() -> None:
+    """Whatever word plays its part: the greedy one falls below the threshold, another one stands above it."""
     model = toy_model()
     prompt = torch.tensor([1, *[9] * 16, 5])
     with torch.no_grad():
@@ -306,6 +306,10 @@ def test_the_word_for_clean_is_taken_only_where_it_is_likelier_than_not() -> Non
         assert reluctant.tokens[0, 1] != word
         elsewhere = model.answer(prompt, vision, [lead + 1, word])
         assert torch.equal(elsewhere.tokens, plain.tokens)
+        other = int(plain.tokens[0, 1]) - 1
+        model.config.clean_threshold = 0.0
+        assert model.answer(prompt, vision, [lead, other]).tokens[0, 1] == other
+        model.config.clean_threshold = 0.5
         model.llava.lm_head.weight *= 1e5  # now it is sure
         sure = model.answer(prompt, vision)
         assert sure.chances[0, 1] > 0.5

@@ -36,6 +36,7 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: id of ``[SEG]``.
         prompt: text before the answer; holds ``<image>`` exactly once.
         max_new_tokens: longest answer, in tokens.
+        clean_threshold: least probability, in [0, 1], at which the answer for a clean image is given.
     """
 
     model_type = "refiner_legion"
@@ -49,6 +50,7 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: int = 32004,
         prompt: str = "",
         max_new_tokens: int = 512,
+        clean_threshold: float = 0.5,
         **kwargs: Any,
     ) -> None:
         self.llava = llava or {}
@@ -57,6 +59,7 @@ class LegionConfig(PreTrainedConfig):
         self.seg_token_id = seg_token_id
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
+        self.clean_threshold = clean_threshold
         super().__init__(**kwargs)
 
 
@@ -178,8 +181,8 @@ class LegionModel(PreTrainedModel):
 
         Args:
             clean: tokens of the sentence for a clean image up to where it differs from all others. The last of them is
-                taken only where it is likelier than not: there is one way to say that nothing is wrong and there are
-                many to begin a list, each of which may be less likely than that one.
+                taken where it is as likely as the config's ``clean_threshold``, and only there: there is one way to
+                say that nothing is wrong and there are many to begin a list, each of which may be less likely.
         """
         end = self.llava_config.text_config.eos_token_id
         language, head = self.llava.model.language_model, self.llava.lm_head
@@ -193,10 +196,14 @@ class LegionModel(PreTrainedModel):
             state = language(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
             logits = head(state).float()
             logits[:, self.llava_config.image_token_index] = -torch.inf
+            probability = logits.softmax(-1)
             if tokens and len(tokens) + 1 == len(clean):
                 agreed = (torch.stack(tokens, 1) == torch.tensor(clean[:-1], device=logits.device)).all(1)
-                logits[agreed & (logits.softmax(-1)[:, clean[-1]] < 0.5), clean[-1]] = -torch.inf
-            chance, token = logits.softmax(-1).max(-1)
+                likely = probability[:, clean[-1]] >= self.config.clean_threshold
+                logits[agreed & likely, clean[-1]] = torch.inf
+                logits[agreed & ~likely, clean[-1]] = -torch.inf
+            token = logits.argmax(-1)
+            chance = probability.gather(1, token[:, None])[:, 0]
             tokens.append(token)
             states.append(state)
             chances.append(chance)
