@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROMPT ?= a red hand with five fingers left of a green clock showing three o'clock on a sky background
+SEED ?= 12
 OUT ?= out
 SHELL := /bin/bash
 
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test check format types bench micro tree clean
 
 demo: .venv/installed
-	$(BIN)/refiner refine "$(PROMPT)" --out $(OUT)
+	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -89,6 +89,8 @@ class RoundsView:
     def __exit__(self, *_: object) -> None:
         self._live.update(self._table if self._table.rows else Text())
         self._live.stop()
+        if self._table.rows and not self._live.console.is_terminal:
+            self._live.console.line()  # rich ends the last line on terminals alone
 
     def add(self, attempt: Attempt) -> None:
         """Show one more attempt."""
