@@ -12,7 +12,6 @@ from PIL import Image
 from refiner.detectors import load_detector
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
-from refiner.hub import micro_parts
 from refiner.masks import box_of
 from refiner.micro.flaws import inject
 from refiner.micro.world import render, sample_scene
@@ -35,9 +34,10 @@ def scripted() -> Detector:
     return ScriptedDetector(answer)
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"scripted": scripted}
-if "micro:legion" in micro_parts():
-    DETECTORS["micro:legion"] = lambda: load_detector("micro:legion", device="cpu")
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "scripted": scripted,
+    "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
+}
 
 
 @pytest.fixture(scope="module", params=sorted(DETECTORS))
@@ -114,7 +114,6 @@ def assert_same(first: Analysis, second: Analysis) -> None:
             assert np.count_nonzero(one.mask != other.mask) <= 2, "floating point may move a pixel or two"
 
 
-@pytest.mark.skipif("micro:legion" not in DETECTORS, reason="no bundled weights in this checkout")
 def test_legion_survives_saving(tmp_path: Path, images: list[Image.Image]) -> None:
     from refiner.detectors.legion import LegionDetector
 
