@@ -61,6 +61,8 @@ def test_samples_repeat_and_agree_with_their_labels() -> None:
     assert np.array_equal(first.pictures, again.pictures)
     assert first.captions == again.captions
     assert first.captions[0] not in first.captions[1:]
+    assert first.better[0].tolist() == [False, False, True, True, True]
+    assert not (first.better & first.better.T).any()
     flawed = first.flaws.astype(bool).any(axis=(1, 2)).tolist()
     assert flawed == [name in ("flawed", "worse") for name in PICTURES]
     changed = np.abs(first.pictures[2].astype(int) - first.pictures[0]).max(axis=2) > 26
@@ -70,12 +72,18 @@ def test_samples_repeat_and_agree_with_their_labels() -> None:
 def test_natural_samples_mark_what_the_generator_got_wrong() -> None:
     samples = draw_naturals(np.random.default_rng(5), 3, Imperfect(GENERATOR), round_trip(GENERATOR / "vae"))
     for sample in samples:
-        returned, better, poorer = (labels.astype(bool).sum() for labels in sample.flaws)
+        returned, better, poorer, repainted = (labels.astype(bool).sum() for labels in sample.flaws)
         assert returned == 0
         assert poorer > 0
         assert set(sample.flaws[sample.flaws > 0].tolist()) == {len(FLAWS) + 1}
-        if sample.more:
+        assert sample.better[0, 2]
+        assert not (sample.better & sample.better.T).any()
+        if sample.better[1, 2]:
             assert poorer >= better
+        if sample.better[3, 2]:
+            assert poorer >= repainted
+        changed = (sample.pictures[3] != sample.pictures[2]).any(axis=2)
+        assert 0 < changed.mean() < 0.9
         clean = np.asarray(sample.pictures[0], dtype=int)
         wrong = np.abs(sample.pictures[2] - clean).max(axis=2) > 60
         assert (cells_of(wrong) & sample.flaws[2].astype(bool)).any()
@@ -192,7 +200,7 @@ def test_evaluate_counts_ties_as_wrong_and_covers_every_kind() -> None:
 
 def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     sizes = {"shards": 2, "shard_size": 3, "batch": 2, "natural_shards": 1, "natural_shard_size": 2, "naturals": 1}
-    recipe = PreferenceRecipe(steps=3, natural_from=1, **sizes)
+    recipe = PreferenceRecipe(steps=4, reading=1, read=4, natural_from=2, **sizes)
     retouch, imperfect = round_trip(GENERATOR / "vae"), Imperfect(GENERATOR)
     scorer = train(tmp_path / "first", recipe, retouch, imperfect)
     resumed = train(tmp_path / "first", recipe, retouch, imperfect)
@@ -205,4 +213,4 @@ def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     scene = sample_scene(np.random.default_rng(9))
     wanted = scorer.score([render(scene)], [scene.caption])
     assert loaded.score([render(scene)], [scene.caption]) == pytest.approx(wanted, abs=5e-3)
-    assert loaded.name == "hps-micro 2"
+    assert loaded.name == "hps-micro 3"

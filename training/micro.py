@@ -145,7 +145,9 @@ def build(runs: Path, out: Path) -> None:
     retouch = preference_data.round_trip(out / "generator" / "vae")
     imperfect = Imperfect(out / "generator")
     judge = preference.train(runs, judge_recipe, retouch, imperfect)
-    preference.save(judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe, PAIRS, retouch))
+    preference.save(
+        judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe, PAIRS, retouch, imperfect)
+    )
     pool = Pool(runs / "legion" / "pool", imperfect=imperfect)
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")
     write_scores(out / "legion", LegionDetector.from_pretrained(out / "legion"), 2, imperfect)

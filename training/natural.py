@@ -34,6 +34,8 @@ LEAST_PIXELS = 12
 """Least number of wrong pixels that make a flaw."""
 CERTAINLY_CLEAN = 5
 """Pictures with fewer connected wrong pixels than this are clean; between the two nobody can tell."""
+OUTLINE = 2
+"""Pixels by which a region reaches beyond the wrong ones, as a person's outline of a flaw does."""
 MOST_REGIONS = 4
 """Beyond so many, a wrong part joins the largest flaw of its thing."""
 _STEPS = 10
@@ -139,9 +141,11 @@ def _owners(scene: Scene) -> Callable[[Mask], tuple[int, str]]:
 
 
 def _region(scene: Scene, index: int, part: str, mask: Mask) -> Region:
-    thing, box = scene.things[index], box_of(mask)
-    assert box is not None
+    thing = scene.things[index]
     share = float(mask.sum()) / (2 * thing.radius) ** 2
+    mask = ndimage.binary_dilation(mask, iterations=OUTLINE)
+    box = box_of(mask)
+    assert box is not None
     return Region(
         mask=mask,
         box=box,

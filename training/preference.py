@@ -6,7 +6,8 @@ prompt and two pictures, cross-entropy over the pair's scaled cosines. The bette
 the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
 from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
 cast of a decoder, in amounts that say nothing about which one is better. From a later step on, each batch also holds
-pictures with the generator's own mistakes, against others of the same scene that its decoder made as well.
+pictures with the generator's own mistakes, against others of the same scene that its decoder made as well, and against
+themselves with one place repainted. Before all that the text tower learns alone to tell what captions say.
 
 Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here the micro world's exact
 truth stands in for both. What each patch shows, which parts should be there, which kind of flaw is there, whether the
@@ -33,10 +34,11 @@ from torch import Tensor
 
 from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.metrics.hps import HPSScorer
+from refiner.micro.world import sample_scene
 from refiner.training.fit import FitSettings, fit
 from refiner.training.natural import Imperfect
 from refiner.training.preference_data import NATURAL, Retouch, round_trip
-from refiner.training.preference_eval import evaluate
+from refiner.training.preference_eval import evaluate, evaluate_natural
 from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import build_scorer
 from refiner.training.preference_pool import Labels, Pool, build_naturals, build_pool, decoder_look
@@ -49,12 +51,14 @@ class PreferenceRecipe:
     seed: int = 31
     shards: int = 16
     shard_size: int = 250
-    steps: int = 4000
+    steps: int = 5000
     batch: int = 6  # samples, with four pictures each
-    natural_shards: int = 16
-    natural_shard_size: int = 40
-    natural_from: int = 1200  # step from which natural samples are in the batch
-    naturals: int = 2  # of them, with three pictures each
+    reading: int = 800  # steps of the text tower alone, before any picture is seen
+    read: int = 96  # captions in such a step
+    natural_shards: int = 24
+    natural_shard_size: int = 100
+    natural_from: int = 2000  # step from which natural samples are in the batch
+    naturals: int = 3  # of them, with four pictures each
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     preference: float = 1.0  # this and the following are factors of the losses
@@ -69,8 +73,8 @@ class PreferenceRecipe:
 _WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
 """Pictures of a sample that are in the batch of even steps, and of odd ones."""
 _DUELS = {"cleaner": (0, 1), "much cleaner": (0, 2), "fewer": (1, 2), "fitting": (0, 3)}
-_NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2)}
-"""Which of a sample's pictures is better than which; second is better than third only where ``Pool.more`` says so."""
+_NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2), "mended": (3, 2), "spoiled": (2, 3)}
+"""Which of a sample's pictures is better than which, where ``Pool.better`` says so."""
 
 
 class _Batch(NamedTuple):
@@ -94,16 +98,17 @@ def _draw_batch(
 ) -> _Batch:
     indices = rng.choice(len(pool), count, replace=False)
     pictures, labels = pool.take(indices, names)
-    samples, more = torch.arange(count), pool.more[indices]
+    samples, places = torch.arange(count), [pool.names.index(name) for name in names]
     pairs = {
         name: torch.stack([better * count + samples, worse * count + samples], dim=1)[
-            more if (better, worse) == (1, 2) else slice(None)
+            pool.better[indices, places[better], places[worse]]
         ]
         for name, (better, worse) in duels.items()
     }
     rows = [pool.captions[index] for index in indices.tolist()]
     captions = [row[name == "rival"] for name in names for row in rows]
-    fitting = [place * count + at for place in (0, 3)[: len(names) // 2] for at in range(count)]
+    flawless = [place for place, name in enumerate(names) if name in ("clean", "again", "returned", "rival")]
+    fitting = [place * count + at for place in flawless for at in range(count)]
     return _Batch(pictures, labels, captions, [text for row in rows for text in row[2:]], pairs, fitting)
 
 
@@ -124,6 +129,9 @@ def losses_of_step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses by name of a step's batch, and the share of each duel that was decided rightly."""
     rng = np.random.default_rng([recipe.seed, 1, step])
+    if step < recipe.reading:
+        heard = [sample_scene(rng).caption for _ in range(recipe.read)]
+        return {"said": trainee.said_loss(trainee.read(heard), heard)}, {}
     batch = _draw_batch(world, rng, recipe.batch, _WORLD[step % 2], _DUELS)
     if natural:
         batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, NATURAL, _NATURAL_DUELS))
@@ -187,11 +195,15 @@ def train(
     return scorer
 
 
-def measure(judge: HPSScorer, recipe: PreferenceRecipe, pairs: int, retouch: Retouch) -> dict[str, float]:
-    """Held-out figures on exact pictures, and under ``decoded/`` on retouched ones."""
+def measure(
+    judge: HPSScorer, recipe: PreferenceRecipe, pairs: int, retouch: Retouch, imperfect: Imperfect
+) -> dict[str, float]:
+    """Held-out figures on exact pictures, under ``decoded/`` on retouched ones, and on the generator's mistakes."""
     scores = evaluate(judge, seed=recipe.seed + 1, pairs=pairs)
     decoded = evaluate(judge, seed=recipe.seed + 2, pairs=pairs, retouch=retouch)
-    return scores | {f"decoded/{name}": value for name, value in decoded.items()}
+    natural = evaluate_natural(judge, recipe.seed + 3, pairs, imperfect, retouch)
+    own = {f"generator/{name}": value for name, value in natural.items()}
+    return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
 
 
 def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
@@ -200,7 +212,7 @@ def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping
     scorer.save_pretrained(out)
     write_card(
         out,
-        name="hps-micro 2",
+        name="hps-micro 3",
         recipe="python -P -m refiner.training.preference",
         seed=recipe.seed,
         data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
@@ -221,9 +233,10 @@ def main() -> None:
     if not arguments.generator.is_dir():
         parser.error(f"expected the folder of the generator, got {str(arguments.generator)!r}: train it first")
     recipe, retouch = PreferenceRecipe(), round_trip(arguments.generator / "vae")
-    scorer = train(arguments.runs, recipe, retouch, Imperfect(arguments.generator))
+    imperfect = Imperfect(arguments.generator)
+    scorer = train(arguments.runs, recipe, retouch, imperfect)
     save(scorer, arguments.out, recipe, {})
-    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe, arguments.pairs, retouch)
+    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe, arguments.pairs, retouch, imperfect)
     save(scorer, arguments.out, recipe, scores)
     for name, value in scores.items():
         print(f"{name:40s} {value:.3f}")

@@ -1,8 +1,9 @@
 """Captions of the micro world, pictures of them, and the truth about each patch: what the micro judge learns from.
 
 A sample of the world is one caption with five pictures: two clean renders of it (other places and sizes), one with
-flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has three,
-all of which a generator's decoder made: the clean one, and two with more and fewer of the generator's own mistakes.
+flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has four,
+all of which a generator's decoder made: the clean one, two with more and fewer of the generator's own mistakes, and
+the worst of them with one place repainted, for better or for worse: what a judge of repairs is asked about.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refiner.masks import dilate, feather
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
 from refiner.training.legion_data import PART_NAMES, part_map
-from refiner.training.natural import Imperfect, malformed
-from refiner.types import Mask
+from refiner.training.natural import Imperfect, malformed, regions_of
+from refiner.types import Mask, Region
 
 PICTURES = ("clean", "again", "flawed", "worse", "rival")
 """What a sample's pictures are, in order."""
-NATURAL = ("returned", "better", "poorer")
+NATURAL = ("returned", "better", "poorer", "repainted")
 """The same for a natural sample."""
 TEXT_RIVALS = 5
 """Wrong captions of a sample beyond that of its rival picture."""
@@ -128,10 +130,13 @@ _TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "sw
 _OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
 _LEAST_SHARE = 0.06
 """Of a patch that is flawed."""
-_LOW, _HIGH = (0.2, 0.5), (0.6, 0.95)
+_LOW, _HIGH = (0.2, 0.7), (0.6, 0.95)
 """Strengths at which the generator paints the better and the poorer picture of a natural sample."""
-_CLEARLY, _LEAST_MORE = 1.5, 8
-"""The poorer one has so many times the better one's wrong pixels, and so many beyond that."""
+_CLEARLY, _LEAST_MORE = 1.2, 10
+"""The worse of two has so many times the other's wrong pixels, and so many beyond that."""
+_REACH = (2.0, 8.0)
+"""Pixels by which what is repainted goes beyond a flaw."""
+_FEATHER = 2.0
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:
@@ -211,8 +216,8 @@ class Sample(NamedTuple):
     """(N, CELLS, CELLS, parts), as in ``part_labels``."""
     flaws: NDArray[np.uint8]
     """(N, CELLS, CELLS), as in ``flaw_labels``; the generator's own are of the kind after the last."""
-    more: bool
-    """Whether ``worse`` has more flaws than ``flawed``, or ``poorer`` clearly more than ``better``."""
+    better: Mask
+    """(N, N): whether the first caption's prompt is clearly better served by one picture than by another."""
     captions: list[str]
     """The caption; in a sample of the world also that of the rival picture, and ``TEXT_RIVALS`` other wrong ones."""
 
@@ -224,12 +229,15 @@ def draw_sample(rng: np.random.Generator) -> Sample:
     flawed, worse = flawed_pair(scene, rng, _OF_ONE_THING if rng.random() < 0.5 else None)
     pictures = [render(scene), render(again), flawed.image, worse.image, render(other)]
     scenes, clean = (scene, again, scene, scene, other), np.zeros((CELLS, CELLS), dtype=np.uint8)
+    faults = np.array([0, 0, len(flawed.kinds), len(worse.kinds), 0])
+    better = faults[:, None] < faults
+    better[:2, -1] = True
     return Sample(
         pictures=np.stack([np.asarray(picture) for picture in pictures]),
         things=np.stack([thing_labels(each) for each in scenes]),
         parts=np.stack([part_labels(each) for each in scenes]),
         flaws=np.stack([clean, clean, flaw_labels(flawed), flaw_labels(worse), clean]),
-        more=len(worse.kinds) > len(flawed.kinds),
+        better=better,
         captions=[scene.caption, other.caption, *(rival(scene, rng, _TAUGHT).caption for _ in range(TEXT_RIVALS))],
     )
 
@@ -243,22 +251,37 @@ def draw_naturals(rng: np.random.Generator, count: int, imperfect: Imperfect, re
     strengths, seed = (float(rng.uniform(*_LOW)), float(rng.uniform(*_HIGH))), int(rng.integers(2**31))
     returned = retouch(np.stack([np.asarray(render(scene)) for scene in scenes]))
     better, poorer = (imperfect.paint(scenes, strength, seed + at) for at, strength in enumerate(strengths))
-    samples = [_natural(scene, *pictures) for scene, *pictures in zip(scenes, returned, better, poorer, strict=True)]
-    return [sample for sample in samples if sample.flaws[-1].any()]
+    rows = zip(scenes, returned, better, poorer, strict=True)
+    samples = [_natural(scene, np.stack(pictures), rng) for scene, *pictures in rows]
+    return [sample for sample in samples if sample is not None]
 
 
-def _natural(scene: Scene, returned: Pixels, better: Pixels, poorer: Pixels) -> Sample:
-    wrong = [malformed(picture, scene) for picture in (better, poorer)]
-    flaws = [cells_of(mask) * np.uint8(1 + len(FLAWS)) for mask in (np.zeros_like(wrong[0]), *wrong)]
-    fewer, more = (int(mask.sum()) for mask in wrong)
+def _natural(scene: Scene, pictures: Pixels, rng: np.random.Generator) -> Sample | None:
+    """The sample of a scene's three pictures, (3, 96, 96, 3); None where the last has no flaw."""
+    _, better, poorer = pictures
+    flaws = regions_of(malformed(poorer, scene), scene)
+    if not flaws:
+        return None
+    repainted = _repainted(poorer, better, flaws[int(rng.integers(len(flaws)))], float(rng.uniform(*_REACH)))
+    shown = [better, poorer, repainted]
+    wrong = np.stack([np.zeros((SIZE, SIZE), dtype=np.bool_), *(malformed(picture, scene) for picture in shown)])
+    pixels = wrong.sum(axis=(1, 2))
     return Sample(
-        pictures=np.stack([returned, better, poorer]),
+        pictures=np.concatenate([pictures, repainted[None]]),
         things=np.stack([thing_labels(scene)] * len(NATURAL)),
         parts=np.stack([part_labels(scene)] * len(NATURAL)),
-        flaws=np.stack(flaws),
-        more=more > _CLEARLY * fewer + _LEAST_MORE,
+        flaws=np.stack([cells_of(mask) * np.uint8(1 + len(FLAWS)) for mask in wrong]),
+        better=pixels > _CLEARLY * pixels[:, None] + _LEAST_MORE,
         captions=[scene.caption],
     )
+
+
+def _repainted(old: Pixels, new: Pixels, flaw: Region, reach: float) -> Pixels:
+    """A picture with the place of a flaw, and ``reach`` pixels around it, taken from another."""
+    assert flaw.mask is not None
+    weight = feather(dilate(flaw.mask, reach), _FEATHER)[..., None]
+    mixed: Pixels = np.rint(old * (1 - weight) + new * weight).astype(np.uint8)
+    return mixed
 
 
 def round_trip(autoencoder: Path) -> Retouch:

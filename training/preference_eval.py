@@ -10,9 +10,12 @@ from PIL import Image
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.world import Scene, place, render, sample_scene
 from refiner.protocols import Judge
-from refiner.training.preference_data import RIVALS, Retouch, flawed_pair
+from refiner.training.natural import Imperfect
+from refiner.training.preference_data import NATURAL, RIVALS, Retouch, draw_naturals, flawed_pair
 
 _CHUNK = 64
+_PAINTED = 20
+"""Scenes that are painted at once."""
 
 
 class _Votes:
@@ -91,5 +94,35 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
         image = render(scene)
         votes.add((image, scene.caption), (image, other.caption), "caption", f"caption/{change}")
         votes.add((image, scene.caption), (render(other), scene.caption), "picture", f"picture/{change}")
+    votes.count()
+    return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
+
+
+def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect, retouch: Retouch) -> dict[str, float]:
+    """The same on the generator's own mistakes in held-out scenes, where the truth is clear enough.
+
+    Args:
+        judge: scores pictures against prompts.
+        seed: of the scenes; not one that was trained on.
+        scenes: how many are painted.
+        imperfect: paints them.
+        retouch: the generator's round trip.
+
+    Returns:
+        ``natural`` (a decoded clean picture against one with mistakes), ``fewer`` (fewer against more), ``repainted``
+        (a picture against itself with one place repainted, whichever is better).
+    """
+    votes, rng = _Votes(judge, None), np.random.default_rng([seed, scenes])
+    names = {"returned": "natural", "better": "fewer", "repainted": "repainted"}
+    for _ in range(scenes // _PAINTED):
+        for sample in draw_naturals(rng, _PAINTED, imperfect, retouch):
+            shown = [(Image.fromarray(picture), sample.captions[0]) for picture in sample.pictures]
+            poorer = NATURAL.index("poorer")
+            for name, sort in names.items():
+                place = NATURAL.index(name)
+                if sample.better[place, poorer]:
+                    votes.add(shown[place], shown[poorer], sort)
+                elif sample.better[poorer, place]:
+                    votes.add(shown[poorer], shown[place], sort)
     votes.count()
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}

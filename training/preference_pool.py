@@ -47,11 +47,12 @@ class Pool:
         self.pictures = [np.load(stem.with_suffix(".npy"), mmap_mode="r") for stem in stems]
         texts = [json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")) for stem in stems]
         self.captions: list[list[str]] = [row for text in texts for row in text["captions"]]
-        self.more = torch.tensor([flag for text in texts for flag in text["more"]])
         files = [np.load(stem.with_suffix(".npz")) for stem in stems]
-        self.things, self.parts, self.flaws = (
-            np.concatenate([file[name] for file in files]) for name in ("things", "parts", "flaws")
+        self.things, self.parts, self.flaws, better = (
+            np.concatenate([file[name] for file in files]) for name in ("things", "parts", "flaws", "better")
         )
+        self.better = torch.from_numpy(better)
+        """As in ``Sample``, (samples, N, N)."""
         self.shard_size = len(self.pictures[0])
 
     def __len__(self) -> int:
@@ -112,9 +113,9 @@ def _write(folder: Path, index: int, samples: Sequence[Sample]) -> None:
         things=np.stack([sample.things for sample in samples]),
         parts=np.packbits(np.stack([sample.parts for sample in samples]), axis=-1),
         flaws=np.stack([sample.flaws for sample in samples]),
+        better=np.stack([sample.better for sample in samples]),
     )
-    body = {"captions": [sample.captions for sample in samples], "more": [sample.more for sample in samples]}
-    atomic_write(stem.with_suffix(".json"), json.dumps(body))
+    atomic_write(stem.with_suffix(".json"), json.dumps({"captions": [sample.captions for sample in samples]}))
 
 
 def decoder_look(pictures: Tensor) -> Tensor:
