@@ -17,11 +17,12 @@ from refiner.training.generator import (
     TextToLatent,
     assemble,
     build_tokenizer,
+    detail_weight,
     draw_pool,
     emphasise,
     loss_of_pool,
 )
-from refiner.training.micro_data import draw_batch, to_tensor
+from refiner.training.micro_data import HARDEST, draw_batch, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,23 @@ def test_batches_depend_on_their_seed_alone():
     assert np.array_equal(first, again)
     assert captions == same
     assert not np.array_equal(first, draw_batch(np.random.default_rng(4), 4)[0])
+
+
+def test_practice_shows_what_is_learnt_last():
+    _, captions = draw_batch(np.random.default_rng(6), 40, practice=1.0)
+    kinds = [{thing.kind for thing in parse_caption(caption).things} for caption in captions]
+    assert all(shown & set(HARDEST) for shown in kinds)
+    assert any(len(shown) == 1 for shown in kinds)
+    assert any(len(shown) == 4 for shown in kinds)
+
+
+def test_detail_weighs_more_and_one_on_the_average():
+    latents = torch.zeros(2, 4, 24, 24)
+    latents[:, :, 4:8, 4:8] = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    weight = detail_weight(latents)
+    assert weight.shape == (2, 1, 24, 24)
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3)), torch.ones(2))
+    assert weight[:, :, 4:8, 4:8].min() > 2 * weight[:, :, 12:, 12:].max()
 
 
 def test_the_autoencoder_learns_and_its_latents_get_unit_variance():

@@ -1,8 +1,8 @@
 """The micro world's generator: an ordinary Stable Diffusion pipeline at 96 px, trained from scratch.
 
 UNet and text encoder are trained together on latents of the frozen autoencoder, with v-prediction on a schedule that
-ends in pure noise (so that flat backgrounds get their true colour), stratified time steps, and captions dropped at
-random for classifier-free guidance.
+ends in pure noise (so that flat backgrounds get their true colour), stratified time steps, captions dropped at random
+for classifier-free guidance, and more weight and more pictures for what is small and hard.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ TOKENS = 64
 EMPHASISED = 0.15
 """Share of captions that name one thing twice: prompts that a reviser wrote then mean what they say."""
 
+PRACTICE = 0.6
+"""Share of pictures that must show what is learnt last."""
 DETAIL = 2.0
 """Weight of the share of the loss that goes by detail, against one that is the same everywhere."""
 
@@ -134,7 +136,7 @@ def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, 
     """Draw ``count`` pictures with their captions and encode both."""
     latents, tokens = [], []
     for start in range(0, count, 64):
-        pictures, captions = draw_batch(np.random.default_rng([seed, start]), min(64, count - start))
+        pictures, captions = draw_batch(np.random.default_rng([seed, start]), min(64, count - start), PRACTICE)
         rng = np.random.default_rng([seed, start, 1])
         captions = [emphasise(caption, rng) if rng.random() < EMPHASISED else caption for caption in captions]
         with torch.autocast("cpu", torch.bfloat16):

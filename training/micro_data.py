@@ -8,23 +8,37 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from refiner.micro.world import close_up, render, sample_scene
+from refiner.micro.world import Scene, close_up, render, sample_scene
 
-CLOSE_UPS = 0.15
-"""Share of enlarged single things among the training pictures: what inpainting crops look like."""
+CLOSE_UPS = 0.25
+"""Share of enlarged single things among the pictures of several: what inpainting crops look like."""
+HARDEST = ("clock", "sign")
+"""Kinds whose hands and letters a generator learns last."""
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """A random clean picture, RGB 96 x 96, with its caption."""
-    scene = sample_scene(rng)
+def draw_picture(rng: np.random.Generator, practice: float = 0.0) -> tuple[Image.Image, str]:
+    """A random clean picture, RGB 96 x 96, with its caption.
+
+    Args:
+        rng: the only source of chance.
+        practice: chance that the picture must show one of the ``HARDEST``.
+    """
+    scene, practised = sample_scene(rng), rng.random() < practice
+    while practised and not _hardest(scene):
+        scene = sample_scene(rng)
     if len(scene.things) > 1 and rng.random() < CLOSE_UPS:
-        return close_up(scene, int(rng.integers(len(scene.things))), rng)
+        choice = (practised and _hardest(scene)) or range(len(scene.things))
+        return close_up(scene, choice[int(rng.integers(len(choice)))], rng)
     return render(scene), scene.caption
 
 
-def draw_batch(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """``size`` random pictures as uint8 (size, 96, 96, 3), with their captions."""
-    pictures, captions = zip(*(draw_picture(rng) for _ in range(size)), strict=True)
+def _hardest(scene: Scene) -> list[int]:
+    return [number for number, thing in enumerate(scene.things) if thing.kind in HARDEST]
+
+
+def draw_batch(rng: np.random.Generator, size: int, practice: float = 0.0) -> tuple[NDArray[np.uint8], list[str]]:
+    """``size`` pictures of ``draw_picture`` as uint8 (size, 96, 96, 3), with their captions."""
+    pictures, captions = zip(*(draw_picture(rng, practice) for _ in range(size)), strict=True)
     return np.stack([np.asarray(picture) for picture in pictures]), list(captions)
 
 
