@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,19 +120,22 @@ def _score_regions(item: Drawn, answer: Analysis, hits: dict[str, list[bool]], n
             named[KIND_NAMES[kind]].append(answer.regions[best].category == finding.category)
 
 
-def write_scores(
-    folder: Path, detector: Detector, version: int, imperfect: Imperfect, count: int = 500
-) -> dict[str, float]:
-    """Measure the detector of a folder and write its ``card.json``; returns the scores."""
+def measure(detector: Detector, imperfect: Imperfect, count: int = 500) -> dict[str, float]:
+    """All held-out scores: on exact pictures, and without the kinds under ``decoded/`` and ``natural/``."""
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
-    scores |= {f"decoded/{name}": value for name, value in decoded.items() if "/" not in name}
     natural = evaluate_natural(detector, imperfect, count)
-    scores |= {f"natural/{name}": value for name, value in natural.items() if "/" not in name}
+    for name, others in (("decoded", decoded), ("natural", natural)):
+        scores |= {f"{name}/{key}": value for key, value in others.items() if "/" not in key}
+    return scores
+
+
+def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
+    """Write a detector's ``card.json`` with its scores."""
     recipe = micro_recipe()
     write_card(
         folder,
-        name=f"legion-micro {version}",
+        name="legion-micro 3",
         recipe="python -P -m refiner.training.legion --run runs/legion --out DIR",
         seed=recipe.seed,
         data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, every second with the generator's "
@@ -141,22 +144,19 @@ def write_scores(
         scores={name: round(value, 4) for name, value in scores.items()},
         settings=dataclasses.asdict(recipe),
     )
-    return scores
 
 
 def main() -> None:
-    """``python -P -m refiner.training.legion_eval FOLDER [--card VERSION]``."""
+    """``python -P -m refiner.training.legion_eval FOLDER [--card]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=500, help="flawed pictures, and as many clean ones")
-    parser.add_argument("--card", type=int, metavar="VERSION", help="write card.json into the folder")
+    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose own flaws to show")
+    parser.add_argument("--card", action="store_true", help="write card.json into the folder")
     arguments = parser.parse_args()
-    detector = load_detector(arguments.folder)
-    if arguments.card is None:
-        scores = evaluate(detector, arguments.count)
-    else:
-        imperfect = Imperfect(MICRO_WEIGHTS / "generator")
-        scores = write_scores(arguments.folder, detector, arguments.card, imperfect, arguments.count)
+    scores = measure(load_detector(arguments.folder), Imperfect(arguments.generator), arguments.count)
+    if arguments.card:
+        write_scores(arguments.folder, scores)
     print(json.dumps(scores, indent=1))
 
 

@@ -33,7 +33,7 @@ from refiner.training.generator import (
     loss_of_pool,
 )
 from refiner.training.legion_data import Pool
-from refiner.training.legion_eval import write_scores
+from refiner.training.legion_eval import measure, write_scores
 from refiner.training.micro_data import draw_batch, to_tensor
 from refiner.training.micro_scores import score_autoencoder, score_generator
 from refiner.training.natural import Imperfect
@@ -109,7 +109,7 @@ def write_generator_card(folder: Path, pictures: int = 200) -> None:
     rebuilt = score_autoencoder(pipeline.vae, pictures)
     write_card(
         folder,
-        name="generator-micro 1",
+        name="generator-micro 3",
         recipe="refiner micro build generator",
         seed=GeneratorRecipe().seed,
         data="clean renders of the micro world, drawn on the fly (training/micro_data.py)",
@@ -150,4 +150,5 @@ def build(runs: Path, out: Path) -> None:
     )
     pool = Pool(runs / "legion" / "pool", imperfect=imperfect)
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")
-    write_scores(out / "legion", LegionDetector.from_pretrained(out / "legion"), 2, imperfect)
+    detector = LegionDetector.from_pretrained(out / "legion")
+    write_scores(out / "legion", measure(detector, imperfect))
