@@ -1,0 +1,113 @@
+"""Polygons to masks and masks to other sizes, pixel by pixel as OpenCV draws them.
+
+The data sets' own tools rasterise ground truth with ``cv2.fillPoly`` and bring it to a model's size with nearest
+neighbours, so scores compare only where those pixels are the same. OpenCV is no dependency: the rules are written out
+here. Masks are bool (H, W), True = flawed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refiner.errors import ConfigError
+from refiner.types import Mask, Size
+
+_ONE = 1 << 16
+"""OpenCV keeps the columns of a polygon's edges in fixed point with 16 binary digits."""
+
+Points = NDArray[np.int64]
+
+
+def fill_polygons(polygons: Iterable[ArrayLike], size: Size) -> Mask:
+    """The mask of polygons as ``cv2.fillPoly`` fills them one by one: outline and inside, by the even-odd rule.
+
+    Args:
+        polygons: for each at least three finite (x, y) in pixels. Fractions are cut off and points outside are moved
+            to the image's border, as the evaluation scripts of X-AIGD and LEGION do before they draw.
+        size: of the image.
+
+    Returns:
+        bool (H, W); all False without polygons.
+
+    Raises:
+        ConfigError: fewer than three points, or points that are not finite pairs.
+    """
+    filled = np.zeros(tuple(size), dtype=np.bool_)
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+            raise ConfigError(
+                f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
+                "leave such polygons out."
+            )
+        ends = np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
+        starts = np.concatenate((ends[-1:], ends[:-1]))
+        _fill_inside(filled, starts, ends)
+        _draw_outline(filled, starts, ends)
+    return filled
+
+
+def _fill_inside(mask: Mask, starts: Points, ends: Points) -> None:
+    """Row by row the whole columns between each first and each second crossing of an edge."""
+    sloped = starts[:, 1] != ends[:, 1]
+    starts, ends = starts[sloped], ends[sloped]
+    downwards = (starts[:, 1] < ends[:, 1])[:, None]
+    upper, lower = np.where(downwards, starts, ends), np.where(downwards, ends, starts)
+    heights = lower[:, 1] - upper[:, 1]
+    edge, step = _spread(heights)
+    rise = (lower[:, 0] - upper[:, 0]) * _ONE
+    slopes = np.sign(rise) * (np.abs(rise) // heights)
+    rows = upper[edge, 1] + step
+    crossings = upper[edge, 0] * _ONE + step * slopes[edge]
+    order = np.lexsort((crossings, rows))
+    crossings = crossings[order]
+    first, last = (crossings[::2] + _ONE - 1) // _ONE, crossings[1::2] // _ONE
+    for row, start, stop in zip(rows[order][::2].tolist(), first.tolist(), (last + 1).tolist(), strict=True):
+        mask[row, start:stop] = True
+
+
+def _draw_outline(mask: Mask, starts: Points, ends: Points) -> None:
+    """Bresenham's lines with eight neighbours, each from its left end; on a tie the lesser step is not taken."""
+    leftwards = (starts[:, 0] > ends[:, 0])[:, None]
+    first, last = np.where(leftwards, ends, starts), np.where(leftwards, starts, ends)
+    reach = np.abs(last - first)
+    steep = reach[:, 1] > reach[:, 0]
+    major, minor = reach.max(axis=1), reach.min(axis=1)
+    edge, step = _spread(major + 1)
+    aside = -((major[edge] - 2 * minor[edge] * step) // np.maximum(2 * major[edge], 1))
+    across, down = np.where(steep[edge], aside, step), np.where(steep[edge], step, aside)
+    towards = np.sign(last[:, 1] - first[:, 1])
+    mask[first[edge, 1] + down * towards[edge], first[edge, 0] + across] = True
+
+
+def _spread(lengths: Points) -> tuple[Points, Points]:
+    """For each length n the numbers 0 to n - 1 in a row, and beside each of them whose they are."""
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def resize_nearest(mask: Mask, size: Size) -> Mask:
+    """The mask at another size, as ``cv2.resize`` with ``INTER_NEAREST`` picks its pixels; bool (H, W) of ``size``."""
+    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
+    return mask[rows[:, None], columns]
+
+
+def _nearest(old: int, new: int) -> Points:
+    """OpenCV inverts the scale twice in double precision; ``old / new`` would pick other pixels here and there."""
+    return np.minimum((np.arange(new) * (1.0 / (new / old))).astype(np.int64), old - 1)
+
+
+def centre_crop(mask: Mask, size: Size) -> Mask:
+    """The middle of a mask; it starts at half of what is left over, rounded down.
+
+    Raises:
+        ConfigError: the mask is smaller than ``size``.
+    """
+    height, width = mask.shape
+    if size.height > height or size.width > width:
+        raise ConfigError(f"Expected a mask of at least {tuple(size)} to crop, got {mask.shape}.")
+    top, left = (height - size.height) // 2, (width - size.width) // 2
+    return mask[top : top + size.height, left : left + size.width]
