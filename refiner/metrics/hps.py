@@ -8,32 +8,63 @@ open_clip resizes 8-bit pictures.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import open_clip
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import functional as transforms
 
-from refiner.errors import ConfigError, WeightsError
-from refiner.hub import checksum, read_card, resolve, verify
+from refiner.errors import ConfigError, InputError, ModelError, RefinerError
+from refiner.images import Source
+from refiner.metrics import hps_weights
+from refiner.metrics.hps_inputs import check_prompt, describe, paired, read
+from refiner.metrics.hps_texts import Captions
+from refiner.metrics.hps_weights import CONFIG_FILE, PUBLISHED_FILES, WEIGHTS_FILE, Version
 
-Version = Literal["v2.0", "v2.1"]
+__all__ = ["CONFIG_FILE", "MEAN", "PUBLISHED_FILES", "STD", "WEIGHTS_FILE", "HPSScorer", "Scored", "preprocess"]
 
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
-PUBLISHED_FILES: dict[str, str] = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
-"""Weights of the published versions: pickled dictionaries with the weights under ``state_dict``."""
-ARCHITECTURE = "ViT-H-14"
-"""What the published weights fit; a folder with an open_clip config names its own."""
+Mode = Literal["fp32", "compat"]
+Backend = Literal["open_clip", "hpsv2"]
+Transform = Callable[[Image.Image], Tensor]
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Scored(NamedTuple):
+    """What became of one picture."""
+
+    score: float | None
+    """Cosine in [-1, 1], a float32; None where there is an error."""
+    error: RefinerError | None = None
+    """InputError: a picture or prompt that cannot be used; ModelError: the network gave no finite score."""
+    notes: tuple[str, ...] = ()
+    """What was changed to make the picture or prompt usable, in words."""
+
+
+class _Ready(NamedTuple):
+    """A picture on its way to the network, or what is wrong with it."""
+
+    called: str
+    prompt: str
+    pixels: Tensor | None = None
+    """float32 (3, size, size)."""
+    error: RefinerError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def preprocess(image: Image.Image, size: int, *, antialias: bool = True) -> Tensor:
@@ -71,8 +102,13 @@ class HPSScorer:
         tokenizer: open_clip tokenizer that fits it.
         config: open_clip's ``model_cfg`` of the model.
         name: id and revision.
+        version: the published version of the weights, or "own".
         antialias: see ``preprocess``.
         batch_size: pictures per forward pass; it does not change the scores.
+        mode: see ``from_pretrained``.
+        workers: see ``from_pretrained``.
+        backend: where network, tokenizer and ``transform`` come from; named in the signature.
+        transform: RGB picture to float32 (3, size, size); None is ``preprocess``.
     """
 
     def __init__(
@@ -82,15 +118,23 @@ class HPSScorer:
         tokenizer: Any,
         config: dict[str, Any],
         name: str,
+        version: str = "own",
         antialias: bool = True,
         batch_size: int = 16,
+        mode: Mode = "fp32",
+        workers: int | None = None,
+        backend: Backend = "open_clip",
+        transform: Transform | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.config = config
         self.antialias = antialias
         self.batch_size = batch_size
-        self._name = name
+        self.mode = mode
+        self.workers = workers
+        self._name, self._version, self._backend = name, version, backend
+        self._transform = transform or self._preprocess
 
     @classmethod
     def from_pretrained(
@@ -101,36 +145,59 @@ class HPSScorer:
         device: str | torch.device | None = None,
         antialias: bool = True,
         batch_size: int = 16,
+        mode: Mode = "fp32",
+        workers: int | None = None,
+        backend: Backend = "open_clip",
     ) -> HPSScorer:
-        """Load weights, in float32.
+        """Load weights once, in float32.
 
         Args:
-            model: ``micro``, ``micro:hps``, hub id, published ``.pt`` file, or folder with either a published file or
-                open_clip's ``open_clip_config.json`` and ``open_clip_model.safetensors``.
-            version: which of the published weights; a folder in open_clip's format has but one.
+            model: ``micro``, ``micro:hps``, hub id (``xswu/HPSv2`` has the published weights), published ``.pt``
+                file, or folder with either a published file, open_clip's ``open_clip_config.json`` and
+                ``open_clip_model.safetensors``, or transformers' ``CLIPModel`` (as ``adams-story/HPSv2-hf``).
+            version: which of the published weights; folders in the other formats have but one.
             device: None means CUDA where there is one.
             antialias: of the resize, see ``preprocess``.
             batch_size: pictures per forward pass.
+            mode: ``fp32`` computes in float32 throughout. ``compat`` rounds as the reference does on a GPU: float16
+                autocast in the towers there, and everywhere a float16 product, in steps of 2**-12 from 0.25 to 0.5.
+            workers: threads that read and resize pictures while the network runs; None means none on a CPU, which
+                the network fills alone, and up to 8 beside a GPU.
+            backend: ``hpsv2`` takes network, tokenizer and preprocessing from that package, where it is installed.
 
         Raises:
             ModelNotFoundError: there is no such model.
             WeightsError: the weights are missing, damaged or of another kind.
+            ConfigError: an option out of its range, or a backend that is not installed or does not work.
         """
-        if version not in get_args(Version):
-            raise ConfigError(f"Expected version 'v2.0' or 'v2.1', got {version!r}: name one of these.")
+        for name, value, kind in (("version", version, Version), ("mode", mode, Mode), ("backend", backend, Backend)):
+            if value not in get_args(kind):
+                known = " or ".join(map(repr, get_args(kind)))
+                raise ConfigError(f"Expected {name} {known}, got {value!r}: name one of these.")
         if batch_size < 1:
             raise ConfigError(f"Expected a batch_size of at least 1, got {batch_size}: name a larger one.")
-        path = Path(model) if Path(model).is_file() else resolve(model, "judge")
-        folder = path if path.is_dir() else path.parent
-        weights = _weights_file(path, version)
-        config = _read_config(folder)
-        clip = _build(config, folder)
-        _load(clip, weights)
-        clip.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        name = _name_of(str(model), weights, version) + ("" if antialias else " antialias=off")
-        tokenizer = _tokenizer(folder)
+        if workers is not None and workers < 0:
+            raise ConfigError(f"Expected workers of at least 0, got {workers}: name 0 for none.")
+        checkpoint = hps_weights.find(model, version)
+        transform: Transform | None = None
+        if backend == "hpsv2":
+            from refiner.metrics import hps_package
+
+            clip, tokenizer, transform = hps_package.load(checkpoint, antialias=antialias)
+        else:
+            clip, tokenizer = hps_weights.load(checkpoint), hps_weights.tokenizer_of(checkpoint)
         return cls(
-            model=clip, tokenizer=tokenizer, config=config, name=name, antialias=antialias, batch_size=batch_size
+            model=clip.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            tokenizer=tokenizer,
+            config=checkpoint.config,
+            name=checkpoint.name + ("" if antialias else " antialias=off"),
+            version=checkpoint.version,
+            antialias=antialias,
+            batch_size=batch_size,
+            mode=mode,
+            workers=workers,
+            backend=backend,
+            transform=transform,
         )
 
     @property
@@ -138,37 +205,133 @@ class HPSScorer:
         """Id and revision."""
         return self._name
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Cosine of each picture with its prompt, in [-1, 1]; higher is better.
+    @property
+    def signature(self) -> str:
+        """All that the scores depend on; scores of different signatures do not compare."""
+        facts = {
+            "version": self._version,
+            "model": self._name.removesuffix(" antialias=off"),
+            "backend": self._backend,
+            "mode": self.mode,
+            "antialias": "on" if self.antialias else "off",
+            "size": self.config["vision_cfg"]["image_size"],
+            "score": "cosine",
+        }
+        return "|".join(["hps", *(f"{name}:{value}" for name, value in facts.items())])
+
+    def to(self, device: str | torch.device) -> HPSScorer:
+        """Move the network."""
+        self.model.to(device)
+        return self
+
+    def score(self, images: Iterable[Source], prompts: Iterable[str] | str) -> list[float]:
+        """Cosine of each picture with its prompt, in [-1, 1], float32 values; higher is better.
 
         Args:
-            images: of any size and mode.
-            prompts: one for each image; each different one is encoded once.
+            images: paths, Pillow images of any mode, or arrays, as ``refiner.load_image`` takes them. An iterator is
+                read as the network goes on, and its pictures are let go.
+            prompts: one for each image, or one for all; each different one is encoded once (within the last
+                4,096).
+
+        Raises:
+            ConfigError: not as many prompts as images.
+            InputError: the first picture or prompt that cannot be used; ``stream`` goes on after such.
+            ModelError: the network gave no finite score.
         """
-        if len(images) != len(prompts):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)} prompts.")
-        if not images:
-            return []
-        unique = list(dict.fromkeys(prompts))
-        rows = torch.tensor([unique.index(prompt) for prompt in prompts])
-        texts = torch.cat([self._encode_texts(unique[at : at + self.batch_size]) for at in self._starts(unique)])
-        pictures = torch.cat([self._encode_images(images[at : at + self.batch_size]) for at in self._starts(images)])
-        scores: list[float] = (pictures * texts[rows]).sum(1).tolist()
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            raise ConfigError(f"Expected a list of images, got {describe(images, 0)} alone: put it into a list.")
+        lists = isinstance(images, Sized) and isinstance(prompts, Sized) and not isinstance(prompts, str)
+        if lists and len(images) != len(prompts):  # type: ignore[arg-type]
+            raise ConfigError(
+                f"Expected one prompt for each of {len(images)} images, got {len(prompts)} prompts: "  # type: ignore[arg-type]
+                "pass as many."
+            )
+        scores = []
+        for outcome in self.stream(images, prompts):
+            if outcome.score is None:
+                raise outcome.error or ModelError("Expected a score, got none.")
+            scores.append(outcome.score)
         return scores
 
-    def _starts(self, items: Sequence[Any]) -> range:
-        return range(0, len(items), self.batch_size)
+    def stream(self, images: Iterable[Source], prompts: Iterable[str] | str) -> Iterator[Scored]:
+        """As ``score``, but one outcome for each image, in order, and errors among them instead of an end.
+
+        At most a few batches of pictures are held at a time, however many there are.
+
+        Raises:
+            ConfigError: images and prompts do not end together.
+        """
+        texts = Captions(self.model, self.tokenizer, self._precision())
+        ready = self._prepared(paired(images, prompts))
+        before: Iterable[Scored] = ()
+        while batch := list(itertools.islice(ready, self.batch_size)):
+            launched = self._launch(batch, texts)  # before the earlier results are waited for: a GPU never idles
+            yield from before
+            before = launched
+        yield from before
+
+    def _prepared(self, pairs: Iterator[tuple[Source, str]]) -> Iterator[_Ready]:
+        """Pictures ready for the network, in order, read ahead by threads where there are any."""
+        numbered = enumerate(pairs)
+        workers = self._workers()
+        if not workers:
+            yield from (self._prepare(number, *pair) for number, pair in numbered)
+            return
+        threads, waiting = torch.get_num_threads(), deque[Future[_Ready]]()
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                for number, pair in numbered:
+                    waiting.append(pool.submit(self._prepare, number, *pair))
+                    if len(waiting) >= 2 * self.batch_size:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                torch.set_num_threads(threads)
+
+    def _workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        return min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def _prepare(self, number: int, source: Source, prompt: str) -> _Ready:
+        called = describe(source, number)
+        try:
+            check_prompt(prompt, called)
+            image, notes = read(source)
+            return _Ready(called, prompt, self._transform(image), notes=notes)
+        except InputError as error:
+            return _Ready(called, prompt, error=error if called in str(error) else InputError(f"{called}: {error}"))
+
+    def _preprocess(self, image: Image.Image) -> Tensor:
+        return preprocess(image, self.config["vision_cfg"]["image_size"], antialias=self.antialias)
 
     @torch.inference_mode()
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(list(texts)).to(self.model.logit_scale.device)
-        return self.model.encode_text(tokens, normalize=True).float().cpu()
+    def _launch(self, batch: Sequence[_Ready], texts: Captions) -> Iterator[Scored]:
+        """Start a batch on its device; the outcomes wait for it."""
+        usable = [item for item in batch if item.pixels is not None]
+        if not usable:
+            return (Scored(None, item.error) for item in batch)
+        captions = texts.of([item.prompt for item in usable])
+        pixels = torch.stack([item.pixels for item in usable if item.pixels is not None])
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        with self._precision():
+            features = self.model.encode_image(pixels, normalize=True)
+        cosines = _cosines(features, torch.stack([caption.features for caption in captions]), self.mode)
+        return _outcomes(
+            [item._replace(pixels=None) for item in batch], cosines, [caption.notes for caption in captions]
+        )
 
-    @torch.inference_mode()
-    def _encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        size = self.config["vision_cfg"]["image_size"]
-        pixels = torch.stack([preprocess(image, size, antialias=self.antialias) for image in images])
-        return self.model.encode_image(pixels.to(self.model.logit_scale.device), normalize=True).float().cpu()
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.mode == "compat" and self._device.type == "cuda":
+            return torch.autocast("cuda", dtype=torch.float16)
+        return nullcontext()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder in open_clip's format: config, weights (float16, statistics float32) and tokenizer files.
@@ -190,81 +353,22 @@ class HPSScorer:
             self.tokenizer.save_pretrained(root)
 
 
-def _weights_file(path: Path, version: Version) -> Path:
-    if path.is_file():
-        return path
-    names = [WEIGHTS_FILE, PUBLISHED_FILES[version]]
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    raise WeightsError(
-        f"Expected HPS weights ({' or '.join(names)}) in {str(path)!r}, got neither: fetch the folder again."
-    )
+def _cosines(pictures: Tensor, texts: Tensor, mode: Mode) -> Tensor:
+    """Row by row, float32 (n,); in ``compat`` the product of float16 features, rounded to float16."""
+    if mode == "fp32":
+        return (pictures.float() * texts.float()).sum(1)
+    return (pictures.half().float() * texts.half().float()).sum(1).half().float()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        config: dict[str, Any] = open_clip.get_model_config(ARCHITECTURE)
-        config["vision_cfg"].setdefault("image_size", 224)
-        return config
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-        config["vision_cfg"].setdefault("image_size", 224)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"Expected an open_clip config in {str(path)!r}, got {error!r}: fetch it again.") from error
-    return config
-
-
-def _build(config: dict[str, Any], folder: Path) -> open_clip.CLIP:
-    names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-    try:
-        return open_clip.CLIP(**{name: config[name] for name in names if name in config})
-    except Exception as error:  # open_clip does not check what a config asks for
-        raise WeightsError(
-            f"Expected the config of a CLIP in {str(folder / CONFIG_FILE)!r}, got one that fails with {error!r}: "
-            "fetch it again."
-        ) from error
-
-
-def _tokenizer(folder: Path) -> Any:
-    own = (folder / CONFIG_FILE).is_file()
-    try:
-        return open_clip.get_tokenizer(f"local-dir:{folder}" if own else ARCHITECTURE)
-    except Exception as error:  # whatever transformers makes of damaged tokenizer files
-        raise WeightsError(
-            f"Expected a tokenizer in {str(folder)!r}, got one that fails with {error!r}: fetch the folder again."
-        ) from error
-
-
-def _load(model: open_clip.CLIP, weights: Path) -> None:
-    if weights.name == WEIGHTS_FILE:
-        verify(weights.parent)
-        state = load_file(weights)
-    else:
-        state = _read_pickle(weights)
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"Expected weights of the CLIP that the config describes, got others in {str(weights)!r}: "
-            "fetch the folder again."
-        ) from error
-
-
-def _read_pickle(weights: Path) -> dict[str, Tensor]:
-    try:
-        state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception as error:  # unpickling damaged bytes may raise anything
-        raise WeightsError(
-            f"Expected a checkpoint with a 'state_dict' of tensors, got {str(weights)!r}, which fails with "
-            f"{type(error).__name__}: fetch it again."
-        ) from error
-    return state
-
-
-def _name_of(model: str, weights: Path, version: Version) -> str:
-    if (weights.parent / "card.json").is_file():
-        return read_card(weights.parent).name
-    digest = checksum(weights)[:12]
-    return f"hps:{Path(model).name}@{digest}" + (f" {version}" if weights.name in PUBLISHED_FILES.values() else "")
+def _outcomes(batch: Sequence[_Ready], cosines: Tensor, notes: Sequence[tuple[str, ...]]) -> Iterator[Scored]:
+    found = zip(cosines.tolist(), notes, strict=True)
+    for item in batch:
+        if item.error:
+            yield Scored(None, item.error)
+            continue
+        score, note = next(found)
+        if math.isfinite(score):
+            yield Scored(score, notes=item.notes + note)
+        else:
+            message = f"Expected a finite score for {item.called}, got {score}: check the weights."
+            yield Scored(None, ModelError(message))

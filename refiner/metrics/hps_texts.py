@@ -1,0 +1,88 @@
+"""Prompts as features: each encoded once, without the padding."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KNOWN_PROMPTS = 4096
+"""Features of as many prompts are kept: 16 MiB for the published weights."""
+
+
+class Caption(NamedTuple):
+    """A prompt as the network sees it."""
+
+    features: Tensor
+    """Normalised, float (embed_dim,), on the model's device."""
+    notes: tuple[str, ...]
+    """Whether it had to be cut, in words."""
+
+
+class Captions:
+    """Encodes each prompt once, as long as it is among the last ``KNOWN_PROMPTS``.
+
+    Args:
+        model: open_clip's CLIP.
+        tokenizer: texts -> int64 (texts, context length).
+        precision: wraps the network's work.
+    """
+
+    def __init__(self, model: open_clip.CLIP, tokenizer: Any, precision: AbstractContextManager[Any]) -> None:
+        self._model, self._tokenizer, self._precision = model, tokenizer, precision
+        self._known: OrderedDict[str, Caption] = OrderedDict()
+
+    def of(self, prompts: Sequence[str]) -> list[Caption]:
+        """One caption for each prompt."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if new:
+            self._known.update(zip(new, self._encode(new), strict=True))
+        for prompt in prompts:
+            self._known.move_to_end(prompt)
+        captions = [self._known[prompt] for prompt in prompts]
+        while len(self._known) > KNOWN_PROMPTS:
+            self._known.popitem(last=False)
+        return captions
+
+    def _encode(self, prompts: Sequence[str]) -> list[Caption]:
+        tokens = self._tokenizer(list(prompts))
+        notes = [self._cut(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+        with self._precision:
+            features = text_features(self._model, tokens.to(self._model.logit_scale.device))
+        return [Caption(row.clone(), note) for row, note in zip(features, notes, strict=True)]
+
+    def _cut(self, prompt: str, row: Tensor) -> tuple[str, ...]:
+        """A note where a prompt has too many tokens; its end token then stands last in the row."""
+        length = len(row)
+        if int(row.argmax()) < length - 1 or int(self._tokenizer([prompt], length + 1).argmax()) < length:
+            return ()
+        return (f"prompt cut to {length} tokens",)
+
+
+def text_features(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """``model.encode_text``, normalised, without the work for the padding behind the longest prompt.
+
+    A token sees only those before it and the features are read at the last of a prompt, so what follows has no part in
+    them: most prompts need a quarter of the work.
+
+    Args:
+        tokens: int64 (n, context length), on the model's device.
+
+    Returns:
+        float (n, embed_dim).
+    """
+    whole = getattr(model, "text_pool_type", None) != "argmax" or model.attn_mask is None
+    if whole or not isinstance(model.text_projection, nn.Parameter):
+        return model.encode_text(tokens, normalize=True)
+    ends = tokens.argmax(dim=1)
+    length = int(ends.max()) + 1
+    hidden = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
+    pooled = model.ln_final(hidden[torch.arange(len(tokens), device=tokens.device), ends])
+    return functional.normalize(pooled @ model.text_projection, dim=-1)
