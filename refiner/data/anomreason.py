@@ -1,0 +1,238 @@
+"""AnomReason's files: image name -> list of anomalies, for predictions and references alike (arXiv 2510.10231).
+
+Two spellings of the fields are in use and both are read: ``Name``, ``Observed Phenomenon``, ``Reasoning``, ``Severity
+Score`` (the official evaluator's) and ``name``, ``phenomenon``, ``reasoning``, ``severity`` (the data set's README).
+Their severity runs from 0, completely irrational, to 100, realistic; it is turned here, and nowhere else, into ours:
+[0, 1], 1 = worst. A file that is no such JSON at all is refused; anything smaller is named, counted and passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from refiner.errors import InputError
+from refiner.runs import Json
+from refiner.types import Region
+
+_FIELDS = {
+    "observedphenomenon": "phenomenon",
+    "phenomenon": "phenomenon",
+    "reasoning": "reasoning",
+    "name": "name",
+    "severityscore": "severity",
+    "severity": "severity",
+}
+_SEVERITY = re.compile(r"(\d+(?:\.\d+)?)(?:\s*/\s*100(?!\d)|\s*%)?(?:[\s.,;:()].*)?", re.DOTALL)
+"""Such as ``25``, ``25/100`` and ``25/100 (moderately unrealistic).``"""
+
+
+class Problem(NamedTuple):
+    """Something in the input that could not be used as it stood; the run went on."""
+
+    kind: str
+    """One word for the table that counts them, such as ``empty_text``."""
+    file: str
+    where: str
+    """The image, and the anomaly's number from 0 where it is about one."""
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where}: {self.detail}"
+
+
+def count_problems(problems: Sequence[Problem]) -> dict[str, int]:
+    """How many there are of each kind, by name of the kind."""
+    return dict(sorted(Counter(problem.kind for problem in problems).items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anomaly:
+    """One anomaly as AnomReason describes it: the quadruple of the paper's section on structured annotations."""
+
+    name: str = ""
+    phenomenon: str = ""
+    """What is wrong; may be empty."""
+    reasoning: str = ""
+    """Why it cannot be; may be empty."""
+    severity: float | None = None
+    """In [0, 1], 1 = worst; None where the file gives none that can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnomalySet:
+    """A file of predictions or references."""
+
+    file: str
+    """Its path, for messages."""
+    images: Mapping[str, tuple[Anomaly, ...]]
+    """By the file's own keys."""
+    unreadable: frozenset[str] = frozenset()
+    """Keys of ``images`` whose value was no list of anomalies; they stand there without any."""
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def basename(key: str) -> str:
+    """The file name of an image's key, whichever way its slashes lean; images are matched by it."""
+    return PurePosixPath(key.replace("\\", "/")).name
+
+
+def read_anomalies(path: str | Path) -> AnomalySet:
+    """Read a file of predictions or references.
+
+    Text is stripped; null in place of a list means no anomalies, as with the official evaluator. Named and counted:
+    ``duplicate_key`` (the last one counts, as JSON readers have it), ``unreadable_image`` (no list),
+    ``unreadable_anomaly`` (no object; left out), ``unreadable_text`` (neither string nor number; taken as empty),
+    ``empty_text``, ``bad_severity`` (no number from 0 to 100; taken as none).
+
+    Raises:
+        InputError: there is no such file, or it is no JSON object.
+    """
+    problems: list[Problem] = []
+    document = _load(Path(path), problems)
+    images, unreadable = {}, set()
+    for key, value in document.items():
+        if value is not None and not isinstance(value, list):
+            unreadable.add(key)
+            detail = f"expected a list of anomalies, got {_kind(value)}"
+            problems.append(Problem("unreadable_image", str(path), key, detail))
+        entries = value if isinstance(value, list) else []
+        found = (_anomaly(entry, str(path), f"{key}, anomaly {at}", problems) for at, entry in enumerate(entries))
+        images[key] = tuple(anomaly for anomaly in found if anomaly is not None)
+    return AnomalySet(file=str(path), images=images, unreadable=frozenset(unreadable), problems=tuple(problems))
+
+
+def _load(path: Path, problems: list[Problem]) -> Json:
+    """The JSON object of a file; keys that stand twice in any object of it are noted."""
+
+    def collect(pairs: list[tuple[str, Any]]) -> Json:
+        for key, times in Counter(key for key, _ in pairs).items():
+            if times > 1:
+                problems.append(Problem("duplicate_key", str(path), key, f"given {times} times; the last one counts"))
+        return dict(pairs)
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=collect)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"Expected a JSON file of image name -> list of anomalies, got {str(path)!r}, which fails with "
+            f"{reason!r}: check path and content."
+        ) from error
+    if not isinstance(document, dict):
+        raise InputError(
+            f"Expected a JSON object of image name -> list of anomalies, got {_kind(document)} in {str(path)!r}: "
+            "write it as the official evaluator reads it."
+        )
+    return document
+
+
+def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Anomaly | None:
+    if not isinstance(entry, dict):
+        problems.append(Problem("unreadable_anomaly", file, where, f"expected an object, got {_kind(entry)}"))
+        return None
+    values: Json = {}
+    for key, value in entry.items():
+        name = _FIELDS.get("".join(c for c in key.lower() if c.isalnum()))
+        if name is not None and values.get(name) in (None, ""):
+            values[name] = value
+
+    def note(kind: str, detail: str) -> None:
+        problems.append(Problem(kind, file, where, detail))
+
+    texts = {name: _text(values.get(name), name, note) for name in ("name", "phenomenon", "reasoning")}
+    for name in ("phenomenon", "reasoning"):
+        if not texts[name]:
+            note("empty_text", f"the {name} is empty, so that it is like no other text")
+    return Anomaly(**texts, severity=_severity(values.get("severity"), note))
+
+
+def _text(value: Any, name: str, note: Callable[[str, str], None]) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value).strip()
+    note("unreadable_text", f"expected the {name} as text, got {_kind(value)}")
+    return ""
+
+
+def _severity(value: Any, note: Callable[[str, str], None]) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value) if abs(value) <= 100 else math.inf
+    elif isinstance(value, str) and (match := _SEVERITY.fullmatch(value.strip())):
+        number = float(match[1])
+    if not 0.0 <= number <= 100.0:
+        note("bad_severity", f"expected a severity from 0 (worst) to 100, got {str(value)[:60]!r}")
+        return None
+    return (100.0 - number) / 100.0
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def from_regions(regions: Sequence[Region]) -> tuple[Anomaly, ...]:
+    """What a detector found, as anomalies, so that it can be scored as AnomReason's predictions are."""
+    return tuple(
+        Anomaly(name=each.name, phenomenon=each.explanation, reasoning=each.reasoning, severity=each.severity)
+        for each in regions
+    )
+
+
+def to_document(images: Mapping[str, Sequence[Anomaly]]) -> Json:
+    """Anomalies by image in the official spelling, severity from 0 (worst) to 100; ``read_anomalies`` reads it back."""
+    return {key: [_to_entry(anomaly) for anomaly in anomalies] for key, anomalies in images.items()}
+
+
+def _to_entry(anomaly: Anomaly) -> Json:
+    entry: Json = {
+        "Name": anomaly.name,
+        "Observed Phenomenon": anomaly.phenomenon,
+        "Reasoning": anomaly.reasoning,
+    }
+    return entry if anomaly.severity is None else entry | {"Severity Score": 100.0 - 100.0 * anomaly.severity}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """A classifier's answers to "is this image generated?", by image."""
+
+    file: str
+    fake: Mapping[str, bool | None]
+    """By the file's own keys; None where the answer begins with neither yes nor no."""
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def read_answers(path: str | Path) -> Answers:
+    """Read a file of image name -> answer; its first alphabetic word, yes or no in any case, is what counts.
+
+    Named and counted: ``duplicate_key`` and ``unreadable_answer`` (taken as wrong).
+
+    Raises:
+        InputError: there is no such file, or it is no JSON object.
+    """
+    problems: list[Problem] = []
+    fake: dict[str, bool | None] = {}
+    for key, value in _load(Path(path), problems).items():
+        word = re.search("[a-z]+", str(value).lower()) if value is not None else None
+        fake[key] = {"yes": True, "no": False}.get(word[0]) if word else None
+        if fake[key] is None:
+            detail = f"expected an answer that begins with yes or no, got {str(value)[:60]!r}"
+            problems.append(Problem("unreadable_answer", str(path), key, detail))
+    return Answers(file=str(path), fake=fake, problems=tuple(problems))
+
+
+def label_of(key: str) -> bool | None:
+    """Whether an image is generated, by the folder in its key: ``1_fake``, ``0_real``, None where neither is there."""
+    parts = PurePosixPath(key.replace("\\", "/")).parts
+    return True if "1_fake" in parts else False if "0_real" in parts else None

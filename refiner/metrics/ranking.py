@@ -1,0 +1,280 @@
+"""Generators ranked by semantic realism: MAI, AF and CAP with bootstrap intervals, and who beats whom how surely.
+
+AnomReason (arXiv 2510.10231) ranks generators by these three, lower is better, and nowhere defines them. We read them
+as follows, with s the severity of an anomaly in [0, 1], 1 = worst (the paper's own scale runs from 100 down to 0):
+
+- AF, anomaly frequency: anomalies per image. Variant ``AF_share``: share of the images that have any.
+- MAI, mean anomaly intensity: mean s over all anomalies. Variant ``MAI_image``: mean over the images that have any of
+  the image's mean s.
+- CAP: AF times MAI, which is the mean over images of the sum of s. The ranking goes by it.
+
+All generators are compared on the same prompts; intervals and probabilities come from drawing those prompts anew, the
+same draws for every generator. Any other score of single images is ranked in the same way by ``rank_by_score``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.data.anomreason import Problem
+from refiner.errors import ConfigError, InputError
+
+Array = NDArray[np.float64]
+
+VERSION = 1
+"""Grows when equal input may give other numbers."""
+_DRAWS_AT_A_TIME = 2**20
+
+
+class Measure(NamedTuple):
+    """A quotient of two sums over images, and which way it should go."""
+
+    name: str
+    over: int
+    """Column of what is summed."""
+    under: int
+    """Column of what it is divided by; 0/0 is 0."""
+    higher_is_better: bool
+
+
+_IMAGES, _ANOMALIES, _INTENSITY, _FLAWED, _MEANS = range(5)
+ANOMALY_MEASURES = (
+    Measure("CAP", _INTENSITY, _IMAGES, False),
+    Measure("MAI", _INTENSITY, _ANOMALIES, False),
+    Measure("AF", _ANOMALIES, _IMAGES, False),
+    Measure("AF_share", _FLAWED, _IMAGES, False),
+    Measure("MAI_image", _MEANS, _FLAWED, False),
+)
+_DEFINITIONS = "CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How intervals are drawn."""
+
+    resamples: int = 2000
+    level: float = 0.95
+    """Share of the draws inside an interval, in (0, 1)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or not 0 < self.level < 1:
+            raise ConfigError(
+                f"Expected at least 1 resample and a level in (0, 1), got {self.resamples} and {self.level}: "
+                "change them."
+            )
+
+
+class Estimate(NamedTuple):
+    """A measure with the percentile interval of its bootstrap draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One generator."""
+
+    name: str
+    place: int
+    """1 is best; generators of equal value share a place."""
+    estimates: Mapping[str, Estimate]
+    """By name of the measure; the first one ranks."""
+
+
+class Duel(NamedTuple):
+    """How likely one generator is better than another, in [0, 1] each; an even half is a tie."""
+
+    overall: float
+    """Share of the bootstrap draws in which its measure is better; ties count half."""
+    per_prompt: float
+    """Share of the prompts for which its image is better; ties count half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Generators, best first."""
+
+    rows: tuple[Ranked, ...]
+    prompts: int
+    """How many prompts all of them have."""
+    duels: Mapping[tuple[str, str], Duel]
+    """By (one, other): how likely the one is better than the other."""
+    signature: str
+    problems: tuple[Problem, ...] = ()
+    """Prompts that not every generator has, and values that are no number; all of these are left out."""
+
+
+def rank_generators(
+    severities: Mapping[str, Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap | None = None
+) -> Ranking:
+    """Rank generators by CAP, with MAI, AF and the variants beside it.
+
+    Args:
+        severities: by generator, by prompt (or image id): severity of each anomaly, in [0, 1], 1 = worst. An anomaly
+            without a severity is named, counted and left out.
+        bootstrap: how intervals are drawn.
+
+    Raises:
+        InputError: there is no generator, or no prompt that all of them have.
+        ConfigError: a severity lies outside [0, 1].
+    """
+    problems: list[Problem] = []
+    prompts = _common(severities, problems)
+    tables = np.array(
+        [[_row(name, prompt, severities[name][prompt], problems) for prompt in prompts] for name in severities]
+    )
+    signature = f"ranking|version={VERSION}|{_DEFINITIONS}|severity=1_is_worst|zero_by_zero=0"
+    return _rank(list(severities), tables, ANOMALY_MEASURES, bootstrap or Bootstrap(), signature, problems)
+
+
+def rank_by_score(
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    name: str,
+    higher_is_better: bool = True,
+    bootstrap: Bootstrap | None = None,
+) -> Ranking:
+    """Rank generators by the mean of a score of their images, such as HPS or the share of flawed pixels.
+
+    Args:
+        scores: by generator, by prompt. A prompt whose score is NaN or infinite for one generator is named, counted
+            and left out for all.
+        name: of the score.
+        higher_is_better: which way it goes.
+        bootstrap: how intervals are drawn.
+
+    Raises:
+        InputError: there is no generator, or no prompt that all of them have a score for.
+    """
+    problems: list[Problem] = []
+    finite: dict[str, dict[str, float]] = {}
+    for generator, values in scores.items():
+        finite[generator] = {prompt: float(value) for prompt, value in values.items() if np.isfinite(value)}
+        for prompt in sorted(values.keys() - finite[generator].keys()):
+            detail = f"expected a finite {name}, got {values[prompt]}; left out"
+            problems.append(Problem("bad_score", generator, prompt, detail))
+    prompts = _common(finite, problems)
+    tables = np.array([[(1.0, finite[generator][prompt]) for prompt in prompts] for generator in finite])
+    signature = f"ranking|version={VERSION}|{name}=mean_over_images"
+    return _rank(
+        list(finite), tables, [Measure(name, 1, 0, higher_is_better)], bootstrap or Bootstrap(), signature, problems
+    )
+
+
+def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem]) -> list[str]:
+    """The prompts that every generator has, in an order that does not depend on the input's."""
+    if not tables:
+        raise InputError("Expected generators to rank, got none: name at least one.")
+    everything = set().union(*tables.values())
+    common = everything.intersection(*tables.values())
+    for name, table in tables.items():
+        for prompt in sorted(everything - table.keys()):
+            problems.append(Problem("missing_image", name, prompt, "other generators have it; left out for all"))
+    if not common:
+        raise InputError(
+            f"Expected prompts that all of {', '.join(tables)} have images for, got none: give the same prompts to all."
+        )
+    return sorted(common)
+
+
+def _row(name: str, prompt: str, severities: Sequence[float | None], problems: list[Problem]) -> tuple[float, ...]:
+    """What the measures sum of one image: the columns that ``ANOMALY_MEASURES`` names."""
+    known = [float(value) for value in severities if value is not None and not np.isnan(value)]
+    if len(known) < len(severities):
+        detail = f"{len(severities) - len(known)} anomalies without a severity; left out"
+        problems.append(Problem("missing_severity", name, prompt, detail))
+    if not all(0 <= value <= 1 for value in known):
+        raise ConfigError(
+            f"Expected severities in [0, 1], 1 = worst, for {prompt!r} of {name!r}, got {known}: "
+            "convert them as refiner.data.anomreason does."
+        )
+    mean = sum(known) / len(known) if known else 0.0
+    return 1.0, float(len(known)), sum(known), float(bool(known)), mean
+
+
+def _rank(
+    names: Sequence[str],
+    tables: Array,
+    measures: Sequence[Measure],
+    bootstrap: Bootstrap,
+    signature: str,
+    problems: Sequence[Problem],
+) -> Ranking:
+    """Rank by the first measure.
+
+    Args:
+        names: of the generators.
+        tables: (generators, prompts, columns).
+        measures: what is made of the columns.
+    """
+    over, under = ([measure[at] for measure in measures] for at in (1, 2))
+    sums = tables.sum(axis=1)
+    drawn = _draw(tables, bootstrap)
+    values, draws = _quotients(sums, over, under), _quotients(drawn, over, under)
+    tail = (1 - bootstrap.level) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail), axis=0)
+    cost = -values[:, 0] if measures[0].higher_is_better else values[:, 0]
+    rows = [
+        Ranked(
+            name=names[at],
+            place=1 + int((cost < cost[at]).sum()),
+            estimates={
+                measure.name: Estimate(float(values[at, each]), float(low[at, each]), float(high[at, each]))
+                for each, measure in enumerate(measures)
+            },
+        )
+        for at in sorted(range(len(names)), key=lambda at: (cost[at], names[at]))
+    ]
+    settings = f"resamples={bootstrap.resamples}|level={bootstrap.level:g}|seed={bootstrap.seed}"
+    return Ranking(
+        rows=tuple(rows),
+        prompts=tables.shape[1],
+        duels=_duels(names, draws[:, :, 0], _quotients(tables, over, under)[:, :, 0], measures[0].higher_is_better),
+        signature=f"{signature}|bootstrap=paired_percentile|{settings}",
+        problems=tuple(problems),
+    )
+
+
+def _quotients(sums: Array, over: Sequence[int], under: Sequence[int]) -> Array:
+    """(..., columns) -> (..., measures); 0 for 0/0."""
+    below = sums[..., under]
+    return np.divide(sums[..., over], below, out=np.zeros_like(below), where=below != 0)
+
+
+def _draw(tables: Array, bootstrap: Bootstrap) -> Array:
+    """Sums over prompts drawn with replacement, (resamples, generators, columns); the same prompts for all."""
+    generators, prompts, columns = tables.shape
+    flat = tables.transpose(1, 0, 2).reshape(prompts, -1)
+    rng = np.random.default_rng(bootstrap.seed)
+    at_a_time = max(1, _DRAWS_AT_A_TIME // prompts)
+    parts = []
+    for begin in range(0, bootstrap.resamples, at_a_time):
+        many = min(at_a_time, bootstrap.resamples - begin)
+        drawn = rng.integers(prompts, size=(many, prompts)) + prompts * np.arange(many)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=many * prompts).reshape(many, prompts)
+        parts.append(times @ flat)
+    return np.concatenate(parts).reshape(-1, generators, columns)
+
+
+def _duels(names: Sequence[str], draws: Array, images: Array, higher_is_better: bool) -> dict[tuple[str, str], Duel]:
+    """Args: ``draws`` (resamples, generators) and ``images`` (generators, prompts) of the measure that ranks."""
+    sign = 1.0 if higher_is_better else -1.0
+
+    def better(one: Array, other: Array) -> float:
+        # Rounded, because equal sums may come out unequal in the last bit.
+        return float((np.sign(np.round(sign * (one - other), 12)).mean() + 1) / 2)
+
+    return {
+        (names[one], names[other]): Duel(better(draws[:, one], draws[:, other]), better(images[one], images[other]))
+        for one in range(len(names))
+        for other in range(len(names))
+        if one != other
+    }
