@@ -13,9 +13,9 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -240,20 +240,21 @@ class HPSScorer:
         """
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             raise ConfigError(f"Expected a list of images, got {describe(images, 0)} alone: put it into a list.")
-        lists = isinstance(images, Sized) and isinstance(prompts, Sized) and not isinstance(prompts, str)
-        if lists and len(images) != len(prompts):  # type: ignore[arg-type]
+        counts = [len(given) for given in (images, prompts) if isinstance(given, Sized)]
+        if not isinstance(prompts, str) and len(set(counts)) == 2:
             raise ConfigError(
-                f"Expected one prompt for each of {len(images)} images, got {len(prompts)} prompts: "  # type: ignore[arg-type]
-                "pass as many."
+                f"Expected one prompt for each of {counts[0]} images, got {counts[1]} prompts: pass as many."
             )
         scores = []
-        for outcome in self.stream(images, prompts):
-            if outcome.score is None:
-                raise outcome.error or ModelError("Expected a score, got none.")
-            scores.append(outcome.score)
+        with closing(self.stream(images, prompts)) as outcomes:
+            for outcome in outcomes:
+                if outcome.score is None:
+                    assert outcome.error is not None
+                    raise outcome.error
+                scores.append(outcome.score)
         return scores
 
-    def stream(self, images: Iterable[Source], prompts: Iterable[str] | str) -> Iterator[Scored]:
+    def stream(self, images: Iterable[Source], prompts: Iterable[str] | str) -> Generator[Scored, None, None]:
         """As ``score``, but one outcome for each image, in order, and errors among them instead of an end.
 
         At most a few batches of pictures are held at a time, however many there are.
@@ -306,7 +307,8 @@ class HPSScorer:
             image, notes = read(source)
             return _Ready(called, prompt, self._transform(image), notes=notes)
         except InputError as error:
-            return _Ready(called, prompt, error=error if called in str(error) else InputError(f"{called}: {error}"))
+            message = str(error) if called in str(error) else f"{called}: {error}"
+            return _Ready(called, prompt, error=InputError(message))  # anew: a raised one holds on to the picture
 
     def _preprocess(self, image: Image.Image) -> Tensor:
         return preprocess(image, self.config["vision_cfg"]["image_size"], antialias=self.antialias)
