@@ -79,24 +79,33 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 12.5px/1.5 ui-monosp
 """
 
 
-def page(result: RefinementResult, record: Mapping[str, Any]) -> str:
-    """The whole HTML document of a result; ``record`` is its run record."""
-    painted = [attempt for attempt in result.attempts if attempt.image is not None]
-    start, best = (painted or result.attempts)[0], result.attempts[result.best]
-    pair = "".join(_figure(name, attempt) for name, attempt in (("Before", start), ("After", best)))
-    settings = dumps({"config": record["config"], "environment": record["environment"]})
+def document(title: str, body: str) -> str:
+    """A whole HTML page that needs nothing else; ``title`` is plain text, ``body`` is HTML."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(result.prompt)}</title>
+<title>{escape(title)}</title>
 <style>{_CSS}</style>
 </head>
 <body>
 <main>
-<p class="faint small">Refinement report</p>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def page(result: RefinementResult, record: Mapping[str, Any]) -> str:
+    """The whole HTML document of a result; ``record`` is its run record."""
+    painted = [attempt for attempt in result.attempts if attempt.image is not None]
+    start, best = (painted or result.attempts)[0], result.attempts[result.best]
+    pair = "".join(_figure(name, attempt) for name, attempt in (("Before", start), ("After", best)))
+    settings = dumps({"config": record["config"], "environment": record["environment"]})
+    body = f"""<p class="faint small">Refinement report</p>
 <h1>{escape(result.prompt)}</h1>
 <p>{_lead(result)}</p>
 {_figures(result, start, best)}
@@ -108,11 +117,8 @@ def page(result: RefinementResult, record: Mapping[str, Any]) -> str:
 {"".join(_attempt(attempt, result) for attempt in result.attempts)}
 <h2>Settings</h2>
 <p class="faint small">A trained model made or changed the pictures on this page, except those marked "given".</p>
-<details><summary>Configuration and versions</summary><pre>{escape(settings)}</pre></details>
-</main>
-</body>
-</html>
-"""
+<details><summary>Configuration and versions</summary><pre>{escape(settings)}</pre></details>"""
+    return document(result.prompt, body)
 
 
 def _lead(result: RefinementResult) -> str:
@@ -149,7 +155,8 @@ def _score(attempt: Attempt, name: str) -> float | None:
     return next((score.value for score in attempt.scores if score.name == name), None)
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """A picture inside a page."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
 
 
@@ -157,10 +164,10 @@ def _picture(attempt: Attempt, alt: str, side: int) -> str:
     if attempt.image is None:
         return '<div class="picture none">no picture</div>'
     shown = attempt.image if max(attempt.image.size) <= _SIDE else fitted(attempt.image, _SIDE)
-    layers = f'<img src="{_data_uri(shown)}" alt="{escape(alt)}">'
+    layers = f'<img src="{data_uri(shown)}" alt="{escape(alt)}">'
     if attempt.analysis is not None and attempt.analysis.regions:
         layer = marks(attempt.analysis, fitted(shown, side).size)
-        layers += f'<img src="{_data_uri(layer)}" alt="">'
+        layers += f'<img src="{data_uri(layer)}" alt="">'
     return f'<div class="picture">{layers}</div>'
 
 
