@@ -19,12 +19,15 @@ CORE = ("errors", "taxonomy", "types", "protocols", "masks", "runs", "images", "
 LAYERS = [
     [f"refiner.{name}" for name in CORE],
     ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
+    + [f"refiner.evaluate_{name}" for name in ("data", "plots", "report", "systems", "table", "tasks")]
     + ["refiner.micro", "refiner.data", "refiner.metrics"],
     ["refiner.detectors"],
     ["refiner.pipelines"],
     ["refiner.training", "refiner.demo"],
 ]
-DOORS = ("refiner", "refiner.__main__", "refiner.cli", "refiner.cli_micro", "refiner.cli_view")
+DOORS = ("refiner", "refiner.__main__", "refiner.cli") + tuple(
+    f"refiner.cli_{name}" for name in ("evaluate", "evaluate_files", "micro", "view")
+)
 """They may look up, inside functions."""
 LOOKS_UP = {("refiner.types", "refiner.report")}
 """Inside a function: ``RefinementResult.save``."""

@@ -1,0 +1,115 @@
+"""Folders of pictures, of any depth and format: what is there, whose it is, and its truth where that lies beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from refiner.data.anomreason import label_of
+from refiner.data.problems import Problem
+from refiner.errors import InputError
+from refiner.images import FORMATS
+from refiner.masks import box_of
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Mask, Region, Size
+
+SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".jp2", ".avif"}
+)
+"""What is taken for a picture."""
+MASKS: Final = "masks"
+"""The sub-folder of truth: ``masks/<picture without its suffix>.png``; pixels above 127 are flawed."""
+_LABELS: Final = frozenset({"0_real", "1_fake"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """The pictures below a folder, by name; none of them is read yet."""
+
+    root: Path
+    names: tuple[str, ...]
+    """Paths from the root with forward slashes, sorted."""
+
+    @classmethod
+    def open(cls, folder: str | Path, problems: list[Problem]) -> ImageFolder:
+        """List the pictures; hidden files are passed over, others that are no pictures are named (``ignored_file``).
+
+        Raises:
+            InputError: there is no such folder, or no picture in it.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise InputError(f"Expected a folder of pictures, got {str(root)!r}, which is none: check the path.")
+        names = []
+        for name in _files(root):
+            if PurePosixPath(name).suffix.lower() in SUFFIXES:
+                names.append(name)
+            else:
+                problems.append(Problem("ignored_file", str(root), name, "its suffix is not that of a picture"))
+        if not names:
+            raise InputError(f"Expected pictures ({', '.join(sorted(SUFFIXES))}) in {str(root)!r}, got none.")
+        return cls(root=root, names=tuple(sorted(names)))
+
+    def path(self, name: str) -> Path:
+        """Where a picture lies."""
+        return self.root / name
+
+    def truth(self, name: str, size: Size) -> Analysis | None:
+        """What ``masks/`` says of a picture of ``size``; None where the folder has no masks at all.
+
+        Raises:
+            InputError: the picture has no mask, or one that cannot be read or is of another size.
+        """
+        if not (self.root / MASKS).is_dir():
+            return None
+        path = self.root / MASKS / PurePosixPath(name).with_suffix(".png")
+        mask = read_mask(path, size)
+        box = box_of(mask)
+        # No mask tells of which kind a flaw is; nothing that is measured on such truth looks at the category.
+        region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
+        return Analysis(size=size, regions=region, detector=str(path))
+
+
+def _files(root: Path) -> Iterator[str]:
+    for folder, below, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        below[:] = [name for name in below if not name.startswith(".") and (place / name) != Path(MASKS)]
+        yield from ((place / name).as_posix() for name in files if not name.startswith("."))
+
+
+def read_mask(path: Path, size: Size) -> Mask:
+    """A mask from an 8-bit picture, True above 127; bool (H, W) of ``size``.
+
+    Raises:
+        InputError: missing, unreadable, or of another size.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            mask: Mask = np.asarray(image.convert("L")) > 127
+    except Exception as error:  # a decoder fed with damaged data may raise anything
+        raise InputError(f"Expected a mask in {str(path)!r}, got {error!r}: fetch or export it again.") from error
+    if mask.shape != tuple(size):
+        raise InputError(
+            f"Expected a mask of {size.width}x{size.height} pixels, as its picture, got "
+            f"{mask.shape[1]}x{mask.shape[0]} in {str(path)!r}: export it at the picture's size."
+        )
+    return mask
+
+
+def group_of(name: str) -> str:
+    """The part of a data set that a picture belongs to, such as its generator: the first folder of its path.
+
+    Folders that only say what is real (``0_real``, ``1_fake``) do not count; "" where no other is there.
+    """
+    return next((part for part in PurePosixPath(name).parts[:-1] if part not in _LABELS), "")
+
+
+def is_fake(name: str) -> bool | None:
+    """Whether a picture is generated, by a folder ``1_fake`` or ``0_real`` in its path; None where neither is there."""
+    return label_of(name)

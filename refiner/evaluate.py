@@ -1,0 +1,427 @@
+"""The harness: a data set and a system make one record a sample; records make a table.
+
+A run's folder holds ``run.json`` (what the records depend on) and ``records.jsonl``, one line a sample, appended as the
+samples are done and flushed batch by batch: whatever ends a run, the next one goes on after the last whole line. The
+table is made from the records alone, in the order of the data set. So a run that was resumed, merged from shards or
+scored again without the models gives the same table as one in a single stretch.
+
+A sample whose picture cannot be read, or that a model fails on, has a record with its error; it is tried again when a
+run is resumed. Anything else that goes wrong (a bug, a full disk, missing weights) ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from refiner.data.problems import Problem, count_problems
+from refiner.errors import ConfigError, InputError, ModelError, OutputError
+from refiner.evaluate_data import DataSet, Sample, digest
+from refiner.runs import Json, atomic_write, check_writable, dumps, environment
+
+SCHEMA = 1
+"""Version of records and ``run.json``."""
+RUN_FILE, PROBLEMS_FILE = "run.json", "problems.jsonl"
+
+Progress = Callable[[int, int], None]
+"""Takes how many samples are done in this run, and how many it has to do."""
+
+
+class System(Protocol):
+    """What is evaluated: it answers samples with plain JSON, from which all figures follow."""
+
+    batch_size: int
+    """How many samples it is given at a time; it must not change the answers."""
+
+    def identity(self) -> Json:
+        """All that the answers depend on: models, revisions, settings."""
+        ...
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """One answer for each sample.
+
+        Raises:
+            ModelError, InputError: it fails on one of the samples.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a data set: every ``count``-th sample from the ``number``-th on."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``i/n``, from ``1/n`` to ``n/n``.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        number, slash, count = text.partition("/")
+        if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise ConfigError(f"Expected a shard i/n from 1/n to n/n, such as 2/4, got {text!r}.")
+
+    def indices(self, samples: int) -> range:
+        """Numbers of its samples among so many."""
+        return range(self.number - 1, samples, self.count)
+
+    @property
+    def file(self) -> str:
+        """Name of its records."""
+        return "records.jsonl" if self.count == 1 else f"records-{self.number}-of-{self.count}.jsonl"
+
+
+class Records:
+    """Records of one file or several, read one by one in the order of the data set.
+
+    Where a sample has several records the first without an error counts, else the last. A line that is no whole record,
+    such as the last one of a run that was killed, is passed over.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = tuple(files)
+        self._places: dict[int, tuple[int, int, bool]] = {}
+        for number, file in enumerate(self.files):
+            for start, record in _lines(file):
+                known = self._places.get(record["index"])
+                failed = record["error"] is not None
+                if known is None or known[2]:
+                    self._places[record["index"]] = number, start, failed
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def done(self) -> set[int]:
+        """Numbers of the samples that need not be run again."""
+        return {index for index, (_, _, failed) in self._places.items() if not failed}
+
+    def __getitem__(self, index: int) -> Json:
+        number, start, _ = self._places[index]
+        with self.files[number].open("rb") as file:
+            file.seek(start)
+            record: Json = json.loads(file.readline())
+        return record
+
+    def __iter__(self) -> Iterator[Json]:
+        handles = [file.open("rb") for file in self.files]
+        try:
+            for index in sorted(self._places):
+                number, start, _ = self._places[index]
+                handles[number].seek(start)
+                yield json.loads(handles[number].readline())
+        finally:
+            for handle in handles:
+                handle.close()
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Json]]:
+    """Place and record of each whole line."""
+    start = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            record = _parsed(line)
+            if record is not None:
+                yield start, record
+            start += len(line)
+
+
+def _parsed(line: bytes) -> Json | None:
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    usable = isinstance(record, dict) and isinstance(record.get("index"), int) and "error" in record
+    return record if usable else None
+
+
+class Run(NamedTuple):
+    """A folder of records, with what made them."""
+
+    folder: Path
+    description: Json
+    """``run.json``."""
+    records: Records
+
+    @property
+    def samples(self) -> int:
+        """How many samples the data set has."""
+        return int(self.description["data"]["samples"])
+
+    @property
+    def missing(self) -> int:
+        """How many of them have no record."""
+        return self.samples - len(self.records)
+
+
+def describe(task: str, data: DataSet, specification: Json, system: System, scoring: Json) -> Json:
+    """``run.json``: all that records and table depend on, and where they were made."""
+    return {
+        "schema": SCHEMA,
+        "task": task,
+        "data": {**specification, "samples": len(data.names), "digest": digest(data.names)},
+        "system": system.identity(),
+        "scoring": scoring,
+        "problems": count_problems(data.problems),
+        "environment": environment(),
+    }
+
+
+def collect(
+    data: DataSet,
+    system: System,
+    description: Json,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Run the samples that the folder has no record of, and append their records.
+
+    Args:
+        data: the samples.
+        system: answers them.
+        description: from ``describe``.
+        folder: of the run; made where it is missing.
+        resume: go on with a run that the folder holds. Without it such a folder is refused.
+        shard: only these samples; None for all.
+        progress: is told how far it is.
+
+    Returns:
+        The run, with the records of this shard.
+
+    Raises:
+        ConfigError: the folder holds records of another run, or of this one and ``resume`` is not set.
+        OutputError: the folder cannot be written.
+    """
+    root, part = check_writable(folder), shard or Shard()
+    _claim(root, description, part, resume=resume)
+    atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
+    file = root / part.file
+    file.touch()
+    done = Records([file]).done()
+    left = [index for index in part.indices(len(data.names)) if index not in done]
+    finished = 0
+    with _Appending(file) as out:
+        for batch in _batches(data, left, system.batch_size):
+            out.write(_records(batch, system))
+            finished += len(batch)
+            if progress is not None:
+                progress(finished, len(left))
+    return Run(root, description, Records([file]))
+
+
+def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None:
+    path = root / RUN_FILE
+    if not path.exists():
+        atomic_write(path, dumps(description) + "\n")
+        return
+    check_same(read_description(root), description, root)
+    if (root / shard.file).exists() and not resume:
+        raise ConfigError(
+            f"Expected a folder without records, got those of an earlier run in {str(root)!r}: "
+            "pass --resume to go on with it, or name another folder."
+        )
+
+
+def check_same(first: Json, second: Json, place: Path) -> None:
+    """Compare what made the records of two runs.
+
+    Raises:
+        ConfigError: they differ; the message names where.
+    """
+    for name in ("schema", "task", "data", "system"):
+        old, new = (json.loads(json.dumps(each[name])) for each in (first, second))
+        if old != new:
+            raise ConfigError(
+                f"Expected records of this {name}, got those of another in {str(place)!r} "
+                f"({_difference(old, new)}): name another folder, or repeat the settings of that run."
+            )
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        return "; ".join(f"{name}: {old.get(name)!r:.80} there, {new.get(name)!r:.80} here" for name in names)
+    return f"{old!r:.80} there, {new!r:.80} here"
+
+
+def read_description(folder: str | Path) -> Json:
+    """The ``run.json`` of a folder.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = Path(folder) / RUN_FILE
+    try:
+        description: Json = json.loads(path.read_text(encoding="utf-8"))
+        if description["schema"] != SCHEMA:
+            raise ValueError(f"schema {description['schema']!r}, not {SCHEMA}")
+        _ = description["task"], description["data"]["samples"], description["system"], description["scoring"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected the folder of a run in {str(folder)!r}, got one whose {RUN_FILE} fails with {error!r}: "
+            "name the folder that --out wrote."
+        ) from error
+    return description
+
+
+def open_run(folder: str | Path) -> Run:
+    """A run from its folder, with the records of all shards there.
+
+    Raises:
+        InputError: there is no run.
+    """
+    root = Path(folder)
+    return Run(root, read_description(root), Records(_record_files(root)))
+
+
+def _record_files(root: Path) -> list[Path]:
+    return sorted(root.glob("records*.jsonl"))
+
+
+def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
+    """Join the records of shards, of one folder or several, into one run.
+
+    Raises:
+        InputError: a folder holds no run.
+        ConfigError: the folders hold different runs, or ``out`` holds one already that is none of them.
+        OutputError: ``out`` cannot be written.
+    """
+    roots = [Path(folder) for folder in folders]
+    descriptions = [read_description(root) for root in roots]
+    for root, description in zip(roots, descriptions, strict=True):
+        check_same(descriptions[0], description, root)
+    target = check_writable(out)
+    if (target / RUN_FILE).exists():
+        check_same(read_description(target), descriptions[0], target)
+    files = [file for root in roots for file in _record_files(root)]
+    part = target / ".records.part"
+    with _Appending(part, anew=True) as joined:
+        for record in Records(files):
+            joined.write([record])
+    for file in _record_files(target):
+        file.unlink()
+    part.replace(target / Shard().file)
+    for name in (RUN_FILE, PROBLEMS_FILE):
+        if roots[0].resolve() != target.resolve() and (roots[0] / name).is_file():
+            atomic_write(target / name, (roots[0] / name).read_bytes())
+    return open_run(target)
+
+
+Loaded = tuple[int, str, Sample | InputError]
+"""Number and name of a sample, and what came of reading it."""
+
+
+def _batches(data: DataSet, indices: Sequence[int], size: int) -> Iterator[list[Loaded]]:
+    """Samples in batches; while one is worked on the next is read."""
+
+    def read(part: Sequence[int]) -> list[Loaded]:
+        return [(index, data.names[index], _load(data, index)) for index in part]
+
+    parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, parts[0]) if parts else None
+        for following in [*parts[1:], None]:
+            if coming is None:
+                return
+            batch = coming.result()
+            coming = None if following is None else pool.submit(read, following)
+            yield batch
+
+
+def _load(data: DataSet, index: int) -> Sample | InputError:
+    try:
+        return data.load(index)
+    except InputError as error:
+        return error
+
+
+def _records(batch: Sequence[Loaded], system: System) -> list[Json]:
+    """A record for each sample of a batch."""
+    began = time.perf_counter()
+    samples = [sample for _, _, sample in batch if isinstance(sample, Sample)]
+    answers = iter(answer(system, samples))
+    rows = []
+    for index, name, sample in batch:
+        outcome = next(answers) if isinstance(sample, Sample) else sample
+        failure = outcome if isinstance(outcome, Exception) else None
+        row: Json = {"index": index, "name": name, "error": failure and _failure(failure)}
+        if isinstance(sample, Sample):
+            row |= {"group": sample.group, "prompt": sample.prompt, "truth": sample.truth_record()}
+        rows.append(row | {"answer": None if failure else outcome})
+    seconds = (time.perf_counter() - began) / len(batch)
+    return [row | {"seconds": round(seconds, 4)} for row in rows]
+
+
+def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError | InputError]:
+    """What the system says of each sample; where it fails on a batch, each is tried alone."""
+    if not samples:
+        return []
+    try:
+        return list(system(samples))
+    except (ModelError, InputError) as error:
+        if len(samples) == 1:
+            return [error]
+    return [outcome for sample in samples for outcome in answer(system, [sample])]
+
+
+def _failure(error: Exception) -> Json:
+    return {"kind": type(error).__name__, "detail": str(error)}
+
+
+class _Appending:
+    """A file that grows by whole lines; what a killed run left of a line is closed off first."""
+
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
+        self.path = path
+        try:
+            self.file = path.open("wb" if anew else "ab", buffering=0)
+            if not anew and not _ends_in_newline(path):
+                self.file.write(b"\n")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> _Appending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, records: Sequence[Json]) -> None:
+        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        data = memoryview(text.encode("utf-8", "surrogatepass"))
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(f"Expected to write {str(self.path)!r}, got {error!r}: choose a place with free space.")
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
+def read_problems(folder: str | Path) -> list[Problem]:
+    """What was wrong with the data set of a run, one by one; empty where that is not on record."""
+    path = Path(folder) / PROBLEMS_FILE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [Problem(**json.loads(line)) for line in lines]

@@ -1,0 +1,298 @@
+"""What a run goes over: samples by number, each with its picture, prompt and truth as far as there are any.
+
+A data set is named by a specification: ``FOLDER`` or ``folder:FOLDER`` (pictures of any layout), ``xaigd:FOLDER``,
+``prompts:FILE`` (nothing but prompts, to be painted), ``micro:N`` (N pictures of the micro world, every second one with
+flaws) and ``micro-prompts:N`` (captions of the micro world). Samples are read one by one when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from refiner.data.anomreason import Anomaly, AnomalySet, basename, from_regions, read_anomalies, to_document
+from refiner.data.folders import SUFFIXES, ImageFolder, group_of, is_fake
+from refiner.data.problems import Problem
+from refiner.data.prompts import match_prompts, read_prompts
+from refiner.data.xaigd import XaigdFolder, XaigdImage
+from refiner.errors import ConfigError, InputError
+from refiner.images import load_image
+from refiner.masks import box_of
+from refiner.micro.flaws import inject
+from refiner.micro.world import SIZE, Scene, sample_scene
+from refiner.runs import Json, analysis_to_dict
+from refiner.taxonomy import FROM_XAIGD
+from refiner.types import Analysis, Region, Size
+
+_HELD_OUT = 900_003
+"""First word of the micro pictures' seeds; no training draws from it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One picture, or one prompt to paint."""
+
+    name: str
+    """Unique in its data set."""
+    group: str = ""
+    """The part of the data set that it belongs to, such as its generator."""
+    prompt: str = ""
+    """What the picture shows; "" where that is not known."""
+    image: Image.Image | None = None
+    """RGB; None where the picture is still to be painted."""
+    fake: bool | None = None
+    """Whether it is generated (in the micro world: whether it has a flaw); None where that is not known."""
+    truth: Analysis | None = None
+    """The regions that are flawed; None where that is not known."""
+    categorised: bool = True
+    """Whether the truth tells of which kind its regions are."""
+    anomalies: tuple[Anomaly, ...] | None = None
+    """What is wrong, in words; None where that is not known."""
+
+    def truth_record(self) -> Json:
+        """The truth, ready for JSON."""
+        words = None if self.anomalies is None else to_document({"": self.anomalies})[""]
+        analysis = None if self.truth is None else analysis_to_dict(self.truth, arrays=True)
+        return {"fake": self.fake, "analysis": analysis, "categorised": self.categorised, "anomalies": words}
+
+
+class DataSet(Protocol):
+    """Samples by number. The same specification gives the same samples in the same order, everywhere."""
+
+    problems: list[Problem]
+    """What was wrong with the data set as a whole."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names, in order, each once."""
+        ...
+
+    def load(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            InputError: its picture or its truth cannot be read.
+        """
+        ...
+
+
+def digest(names: Iterable[str]) -> str:
+    """A fingerprint of names and their order, hexadecimal."""
+    total = hashlib.sha256()
+    for name in names:
+        total.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return total.hexdigest()[:16]
+
+
+def open_data(
+    specification: str,
+    *,
+    prompts: str | None = None,
+    references: str | None = None,
+    limit: int | None = None,
+) -> DataSet:
+    """Open a data set.
+
+    Args:
+        specification: see the module.
+        prompts: file of prompts for the pictures of a folder; pictures without one are left out, named and counted.
+        references: AnomReason's JSON of file name -> anomalies, as the truth in words; other pictures are left out.
+        limit: only the first so many samples.
+
+    Raises:
+        ConfigError: a specification that is not known, or that cannot have prompts or references of its own.
+        InputError: the data set is missing, damaged as a whole, or without samples.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"Expected a limit of at least 1 sample, got {limit}: leave it out for all of them.")
+    kind, colon, place = specification.partition(":")
+    known = {"folder", "xaigd", "prompts", "micro", "micro-prompts"}
+    if specification in ("micro", "micro-prompts") or (colon and kind in known):
+        data = _open_kind(kind, place, prompts, references)
+    else:
+        data = FolderData(specification, prompts=prompts, references=references)
+    if not data.names:
+        raise InputError(f"Expected samples in {specification!r}, got none that can be used: see what is wrong above.")
+    return data if limit is None or limit >= len(data.names) else _First(data, limit)
+
+
+def _open_kind(kind: str, place: str, prompts: str | None, references: str | None) -> DataSet:
+    if kind == "folder":
+        return FolderData(place, prompts=prompts, references=references)
+    if prompts or references:
+        option = "prompts" if prompts else "references"
+        raise ConfigError(f"Expected no {option} for {kind}: data, which has its own, got {prompts or references!r}.")
+    if kind == "xaigd":
+        return XaigdData(place)
+    if kind == "prompts":
+        return PromptData(place)
+    if place and not (place.isdecimal() and int(place)):
+        raise ConfigError(f"Expected a number of micro samples such as {kind}:100, got {place!r}: name one.")
+    return MicroData(int(place or 100), painted=kind == "micro")
+
+
+class _First:
+    """The first samples of a data set."""
+
+    def __init__(self, data: DataSet, count: int) -> None:
+        self.data, self.problems, self.names = data, data.problems, data.names[:count]
+
+    def load(self, index: int) -> Sample:
+        return self.data.load(index)
+
+
+class FolderData:
+    """A folder of pictures; with prompts, masks (``masks/`` in the folder) and references where there are any.
+
+    Whether a picture is generated is told by a folder ``1_fake`` or ``0_real`` in its path, its group by the first
+    other one.
+    """
+
+    def __init__(self, folder: str, *, prompts: str | None = None, references: str | None = None) -> None:
+        self.problems: list[Problem] = []
+        self.folder = ImageFolder.open(folder, self.problems)
+        self.names = self.folder.names
+        self.prompts: dict[str, str] = {}
+        self.references: dict[str, tuple[Anomaly, ...]] | None = None
+        if prompts is not None:
+            known = read_prompts(prompts, self.problems)
+            self.prompts = match_prompts(self.names, known, prompts, self.problems)
+            self.names = tuple(name for name in self.names if name in self.prompts)
+        if references is not None:
+            self.references = _match_references(self.names, read_anomalies(references), self.problems)
+            self.names = tuple(name for name in self.names if name in self.references)
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        name = self.names[index]
+        image = load_image(self.folder.path(name))
+        return Sample(
+            name=name,
+            group=group_of(name),
+            prompt=self.prompts.get(name, ""),
+            image=image,
+            fake=is_fake(name),
+            truth=self.folder.truth(name, Size(image.height, image.width)),
+            categorised=False,
+            anomalies=None if self.references is None else self.references[name],
+        )
+
+
+def _match_references(
+    names: Iterable[str], references: AnomalySet, problems: list[Problem]
+) -> dict[str, tuple[Anomaly, ...]]:
+    """References by the pictures' names; matched by the whole path, else by a file name that only one picture has."""
+    problems.extend(Problem(*problem) for problem in references.problems)
+    readable = {key: value for key, value in references.images.items() if key not in references.unreadable}
+    known = list(names)
+    owners: dict[str, list[str]] = {}
+    for name in known:
+        owners.setdefault(basename(name), []).append(name)
+    found = {name: readable[name] for name in known if name in readable}
+    for key, anomalies in readable.items():
+        candidates = owners.get(basename(key), [])
+        if key in found:
+            continue
+        if len(candidates) == 1:
+            found.setdefault(candidates[0], anomalies)
+        else:
+            kind = "duplicate_basename" if candidates else "missing_image"
+            detail = f"{len(candidates)} pictures have this name; left out"
+            problems.append(Problem(kind, references.file, key, detail))
+    for name in known:
+        if name not in found:
+            problems.append(Problem("missing_reference", references.file, name, "the picture has none; left out"))
+    return found
+
+
+class XaigdData:
+    """X-AIGD's annotated pictures: files ``{generator}/{uid}.*`` in the folder or in its ``images/``."""
+
+    def __init__(self, folder: str) -> None:
+        self.problems: list[Problem] = []
+        self.source = XaigdFolder.open(folder)
+        root = Path(folder) / "images"
+        self.root = root if root.is_dir() else Path(folder)
+        self.images: list[XaigdImage] = list(self.source.images(self.problems))
+        self.names = tuple(image.name for image in self.images)
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        item = self.images[index]
+        image = load_image(self._path(item))
+        if (image.height, image.width) != tuple(item.size):
+            raise InputError(
+                f"Expected {item.size.width}x{item.size.height} pixels, as its annotation says, got "
+                f"{image.width}x{image.height} in {str(self._path(item))!r}: fetch the picture again."
+            )
+        return Sample(name=item.name, group=item.generator, image=image, fake=True, truth=_xaigd_truth(item))
+
+    def _path(self, item: XaigdImage) -> Path:
+        folder = self.root / item.generator
+        for suffix in sorted(SUFFIXES):
+            if (path := folder / f"{item.uid}{suffix}").is_file():
+                return path
+        return folder / f"{item.uid}.png"
+
+
+def _xaigd_truth(item: XaigdImage) -> Analysis:
+    regions = []
+    for category in sorted(item.categories):
+        mask = item.mask(category)
+        box = box_of(mask)
+        if box is not None:
+            regions.append(Region(mask=mask, box=box, name=str(category), category=FROM_XAIGD[category]))
+    return Analysis(size=item.size, regions=tuple(regions), detector="x-aigd")
+
+
+class PromptData:
+    """Nothing but prompts, to be painted; named by the file's own keys or by their numbers."""
+
+    def __init__(self, file: str) -> None:
+        self.problems: list[Problem] = []
+        self.prompts = read_prompts(file, self.problems)
+        self.names = tuple(self.prompts)
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        name = self.names[index]
+        return Sample(name=name, group=group_of(name), prompt=self.prompts[name])
+
+
+class MicroData:
+    """Scenes of the micro world, as many of one thing as of two, three and four; with exact truth where painted."""
+
+    def __init__(self, count: int, *, painted: bool) -> None:
+        self.problems: list[Problem] = []
+        self.count, self.painted = count, painted
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """``00000`` and so on."""
+        return tuple(f"{index:05d}" for index in range(self.count))
+
+    def load(self, index: int) -> Sample:
+        """Draw one sample; every second picture has a flaw on one to all of its things."""
+        rng = np.random.default_rng([_HELD_OUT, index])
+        scene: Scene = sample_scene(rng, count=1 + index // 2 % 4)
+        things = len(scene.things)
+        place = {"name": self.names[index], "group": f"{things} thing{'s' if things > 1 else ''}"}
+        if not self.painted:
+            return Sample(**place, prompt=scene.caption)
+        flawed = index % 2 == 1
+        picture = inject(scene, rng, count=int(rng.integers(1, things + 1)) if flawed else 0)
+        return Sample(
+            **place,
+            prompt=scene.caption,
+            image=picture.image,
+            fake=flawed,
+            truth=Analysis(size=Size(SIZE, SIZE), regions=picture.regions, detector="micro truth"),
+            anomalies=from_regions(picture.regions),
+        )
