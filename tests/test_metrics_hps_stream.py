@@ -272,9 +272,15 @@ def test_a_broken_network_is_no_score() -> None:
 
 
 def test_signatures_tell_settings_apart() -> None:
-    signatures = [
-        build(**settings).signature
-        for settings in ({}, {"antialias": False}, {"mode": "compat"}, {"version": "v2.1"}, {"backend": "hpsv2"})
-    ]
+    ways = ({}, {"antialias": False}, {"mode": "compat"}, {"version": "v2.1"}, {"backend": "hpsv2"})
+    scorers = [build(**settings) for settings in ways]
+    signatures = [scorer.signature for scorer in scorers]
     assert signatures[0] == "hps|version:own|model:small|backend:open_clip|mode:fp32|antialias:on|size:32|score:cosine"
     assert len(set(signatures)) == len(signatures)
+    assert [scorer.name for scorer in scorers] == [
+        "small",
+        "small antialias=off",
+        "small mode=compat",
+        "small v2.1",
+        "small backend=hpsv2",
+    ]

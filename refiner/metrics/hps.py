@@ -190,7 +190,7 @@ class HPSScorer:
             model=clip.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer=tokenizer,
             config=checkpoint.config,
-            name=checkpoint.name + ("" if antialias else " antialias=off"),
+            name=checkpoint.name,
             version=checkpoint.version,
             antialias=antialias,
             batch_size=batch_size,
@@ -202,15 +202,21 @@ class HPSScorer:
 
     @property
     def name(self) -> str:
-        """Id and revision."""
-        return self._name
+        """Id and revision, and what departs from the usual."""
+        odd = {
+            self._version: self._version != "own",
+            "antialias=off": not self.antialias,
+            "mode=compat": self.mode == "compat",
+            "backend=hpsv2": self._backend == "hpsv2",
+        }
+        return " ".join([self._name, *(word for word, true in odd.items() if true)])
 
     @property
     def signature(self) -> str:
         """All that the scores depend on; scores of different signatures do not compare."""
         facts = {
             "version": self._version,
-            "model": self._name.removesuffix(" antialias=off"),
+            "model": self._name,
             "backend": self._backend,
             "mode": self.mode,
             "antialias": "on" if self.antialias else "off",

@@ -64,7 +64,7 @@ def find(model: str | Path, version: Version) -> Checkpoint:
     if (file.parent / "card.json").is_file():
         name = read_card(file.parent).name
     else:
-        name = f"hps:{Path(model).name}@{checksum(file)[:12]}" + (f" {version}" if published else "")
+        name = f"hps:{Path(model).name}@{checksum(file)[:12]}"
     return Checkpoint(file=file, config=_read_config(file), version=version if published else "own", name=name)
 
 

@@ -1,0 +1,156 @@
+"""HPS: our scoring against the bare network and against one picture at a time, and its memory over many pictures.
+
+All sides run in one process, in turn, on the same random weights, files and prompts, so that the ratios hold on any
+machine. ``bare`` is the network alone on tensors that are ready, every token of every prompt included. ``one by one``
+does what ``hpsv2.score`` does for each picture: read the checkpoint, load it, encode the prompt and the picture.
+
+Run with ``make bench`` or ``python tests/benchmarks/hps.py [--network ViT-H-14] [--pictures N] [--json]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from refiner.metrics.hps import HPSScorer, preprocess
+from refiner.metrics.hps_weights import CONFIG_FILE, PUBLISHED_FILES
+
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def write_checkpoint(config: dict[str, Any], folder: Path) -> None:
+    """Random weights in the published layout."""
+    with torch.device("meta"):
+        shapes = open_clip.CLIP(**config).state_dict()
+    torch.manual_seed(0)
+    state = {name: torch.empty(value.shape).normal_(0, 0.02).half() for name, value in shapes.items()}
+    torch.save({"state_dict": state}, folder / PUBLISHED_FILES["v2.1"])
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_cfg": config}))
+
+
+def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
+    """Smooth random pictures as JPEG."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number:05d}.jpg" for number in range(count)]
+    for path in paths:
+        coarse = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(path, quality=95)
+    return paths
+
+
+def prompts(count: int) -> list[str]:
+    """As many different prompts, of a usual length."""
+    return [f"a photograph of the red hand number {number}, studio light, highly detailed" for number in range(count)]
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Time of a call, the device's work included."""
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def speed(config: dict[str, Any], pictures: int, singles: int, batch: int, side: int, rounds: int) -> dict[str, Any]:
+    """Pictures a second of the three ways, medians over the rounds, and the ratios."""
+    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+        folder = Path(name)
+        write_checkpoint(config, folder)
+        paths = write_pictures(folder, pictures, side)
+        scorer = HPSScorer.from_pretrained(folder, batch_size=batch)
+        device, size = scorer.model.logit_scale.device, config["vision_cfg"].get("image_size", 224)
+        pixels = torch.stack([preprocess(Image.open(path), size) for path in paths]).to(device)
+        tokens = scorer.tokenizer(prompts(pictures)).to(device)
+
+        def bare() -> None:
+            for at in range(0, pictures, batch):
+                images = scorer.model.encode_image(pixels[at : at + batch], normalize=True)
+                texts = scorer.model.encode_text(tokens[at : at + batch], normalize=True)
+                (images * texts).sum(1).tolist()
+
+        def one_by_one() -> None:
+            for number in range(singles):
+                state = torch.load(folder / PUBLISHED_FILES["v2.1"], map_location=device, weights_only=True)
+                scorer.model.load_state_dict(state["state_dict"])
+                image = preprocess(Image.open(paths[number]), size)[None].to(device)
+                picture = scorer.model.encode_image(image, normalize=True)
+                (picture @ scorer.model.encode_text(tokens[number, None], normalize=True).T).tolist()
+
+        bare()
+        times: dict[str, list[float]] = {"bare": [], "ours": [], "one by one": []}
+        for _ in range(rounds):
+            times["bare"].append(seconds(bare, device) / pictures)
+            times["ours"].append(seconds(lambda: scorer.score(paths, prompts(pictures)), device) / pictures)
+            times["one by one"].append(seconds(one_by_one, device) / singles)
+        each = {way: statistics.median(found) for way, found in times.items()}
+        return {
+            "device": str(device),
+            "pictures a second": {way: round(1 / found, 3) for way, found in each.items()},
+            "ours / bare": round(each["bare"] / each["ours"], 3),
+            "ours / one by one": round(each["one by one"] / each["ours"], 2),
+        }
+
+
+def memory(first: int, last: int) -> dict[str, Any]:
+    """The process's peak memory in MiB after ``first`` and after ``last`` pictures, each with a prompt of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_checkpoint(SMALL, folder)
+        paths = write_pictures(folder, 50, 64)
+        scorer = HPSScorer.from_pretrained(folder, device="cpu")
+        peaks = {}
+
+        def endless() -> Iterator[Path]:
+            while True:
+                yield from paths
+
+        stream = scorer.stream((path for path, _ in zip(endless(), range(last), strict=False)), iter(prompts(last)))
+        for number, outcome in enumerate(stream, 1):
+            if outcome.error:
+                raise outcome.error
+            if number in (first, last):
+                peaks[number] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {f"MiB after {number}": round(peak, 1) for number, peak in peaks.items()} | {
+            "growth": round(peaks[last] / peaks[first] - 1, 4)
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--network", default="ViT-H-14", help="open_clip's name of the network that is timed, or small")
+    parser.add_argument("--pictures", type=int, default=16, help="pictures of a round")
+    parser.add_argument("--singles", type=int, default=2, help="pictures of a round that are scored one by one")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=int, default=20_000, help="pictures of the memory probe; 0: no probe")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    config = SMALL if given.network == "small" else open_clip.get_model_config(given.network)
+    found = {"network": given.network, "batch": given.batch, "side": given.side} | speed(
+        config, given.pictures, given.singles, given.batch, given.side, given.rounds
+    )
+    if given.memory:
+        found["memory"] = memory(min(1000, given.memory // 2), given.memory)
+    print(json.dumps(found, indent=None if given.json else 2))
+
+
+if __name__ == "__main__":
+    main()
