@@ -1,0 +1,130 @@
+"""ROUGE-L and BLEU-2: figures of the reference packages, and a slow reading of their rules."""
+
+import math
+import re
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refiner.errors import ConfigError
+from refiner.metrics.text import bleu_2, explanation_scores, longest_common_subsequence, rouge_l, split_words
+
+words = st.lists(
+    st.sampled_from(["the", "The", "left", "hand", "six", "a-b", "3.5", "é", "手", "_", "--", "it's"]), max_size=12
+)
+texts = words.map(" ".join)
+
+SIX = "the left hand has six fingers and a shadow"
+MAN = "The left hand of the man has six fingers."
+# candidate, reference -> precision, recall and F of rouge-score 0.1.2 (RougeScorer(["rougeL"]).score(reference,
+# candidate)), and nltk 3.10.4's sentence_bleu([reference], candidate, weights=(.5, .5), method1) of str.split words.
+GOLDEN = [
+    (SIX, MAN, 6 / 9, 6 / 9, 0.6666666666666666, 0.372677996249965),
+    ("A hand", "Two cats on a mat", 0.5, 0.2, 0.28571428571428575, 0.0),
+    ("", "Two cats", 0.0, 0.0, 0.0, 0.0),
+    ("two cats", "two cats", 1.0, 1.0, 1.0, 1.0),
+    ("one", "one", 1.0, 1.0, 1.0, 0.31622776601683794),
+]
+
+
+@pytest.mark.parametrize(("candidate", "reference", "precision", "recall", "f", "bleu"), GOLDEN)
+def test_figures_of_the_reference_packages(candidate, reference, precision, recall, f, bleu):
+    rouge = rouge_l(candidate, reference)
+    assert (rouge.precision, rouge.recall, rouge.f) == pytest.approx((precision, recall, f), abs=1e-12)
+    assert bleu_2(candidate, reference, words="space") == pytest.approx(bleu, abs=1e-12)
+
+
+def common_slowly(first, second):
+    @cache
+    def longest(left, right):
+        if left == 0 or right == 0:
+            return 0
+        if first[left - 1] == second[right - 1]:
+            return longest(left - 1, right - 1) + 1
+        return max(longest(left - 1, right), longest(left, right - 1))
+
+    return longest(len(first), len(second))
+
+
+@given(words, words)
+def test_the_longest_common_subsequence_is_the_tables(first, second):
+    assert longest_common_subsequence(first, second) == common_slowly(tuple(first), tuple(second))
+
+
+@given(texts, texts, st.sampled_from([0.5, 1.0, 1.2]))
+def test_rouge_l_follows_its_definition(candidate, reference, beta):
+    ours, theirs = (re.findall(r"[a-z0-9]+", text.lower()) for text in (candidate, reference))
+    common = common_slowly(tuple(ours), tuple(theirs))
+    found = rouge_l(candidate, reference, beta=beta)
+    if not common:
+        assert (found.precision, found.recall, found.f) == (0, 0, 0)
+        return
+    precision, recall = common / len(ours), common / len(theirs)
+    f = (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
+    assert (found.precision, found.recall, found.f) == pytest.approx((precision, recall, f))
+
+
+def bleu_slowly(candidate, reference):
+    if not set(candidate) & set(reference):
+        return 0.0
+    scores = []
+    for n in (1, 2):
+        ours = [tuple(candidate[at : at + n]) for at in range(len(candidate) - n + 1)]
+        theirs = [tuple(reference[at : at + n]) for at in range(len(reference) - n + 1)]
+        matches = sum(min(ours.count(gram), theirs.count(gram)) for gram in set(ours))
+        scores.append((matches or 0.1) / max(1, len(ours)))
+    short = math.exp(1 - len(reference) / len(candidate)) if len(candidate) < len(reference) else 1.0
+    return short * math.sqrt(scores[0] * scores[1])
+
+
+@given(texts, texts)
+def test_bleu_2_follows_its_definition(candidate, reference):
+    wanted = bleu_slowly(candidate.split(), reference.split())
+    assert bleu_2(candidate, reference, words="space") == pytest.approx(wanted, abs=1e-12)
+
+
+@given(texts)
+def test_a_text_is_like_itself(text):
+    assert rouge_l(text, text).f == (1.0 if split_words(text, "rouge") else 0.0)
+    if len(split_words(text, "unicode")) > 1:
+        assert bleu_2(text, text) == pytest.approx(1)
+
+
+def test_words_are_cut_by_the_named_rule():
+    text = "It's a 6-fingered naïve 手_x"
+    assert split_words(text, "rouge") == ["it", "s", "a", "6", "fingered", "na", "ve", "x"]
+    assert split_words(text, "unicode") == ["it", "s", "a", "6", "fingered", "naïve", "手", "x"]
+    assert split_words(text, "space") == text.split()
+    with pytest.raises(ConfigError, match="words of rouge"):
+        split_words(text, "13a")
+
+
+def test_many_texts_are_averaged_and_pooled():
+    found = explanation_scores([SIX, "A hand", "", "x"], [MAN, "Two cats on a mat", "Two", " "])
+    singles = [rouge_l(*pair[:2]).f for pair in GOLDEN[:2]]
+    assert found["rouge_l"] == pytest.approx(sum(singles) / 4)
+    assert (found["texts"], found["empty"]) == (4, 2)
+    # sacrebleu 2.6.0: BLEU(max_ngram_order=2, tokenize="none", smooth_method="none").corpus_score of these words
+    assert found["bleu_2_corpus"] == pytest.approx(0.3965459488572884, abs=1e-12)
+    assert len(set(found["signatures"].values())) == 3
+    assert explanation_scores([], [])["rouge_l"] == 0
+    other = explanation_scores([SIX], [MAN], beta=1.2, bleu_words="space")
+    assert "beta=1.2" in other["signatures"]["rouge_l"]
+    assert "words=space" in other["signatures"]["bleu_2"]
+
+
+def test_perfect_and_shuffled():
+    references = [f"{' '.join(f'w{at}n{number}' for at in range(8))}" for number in range(10)]
+    perfect = explanation_scores(references, references)
+    assert (perfect["rouge_l"], perfect["bleu_2"], perfect["bleu_2_corpus"]) == pytest.approx((1, 1, 1))
+    shuffled = explanation_scores(references[1:] + references[:1], references)
+    assert (shuffled["rouge_l"], shuffled["bleu_2"]) == (0, 0)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ConfigError, match="one reference for each of 1"):
+        explanation_scores(["a"], [])
+    with pytest.raises(ConfigError, match="beta above 0"):
+        rouge_l("a", "a", beta=0)
