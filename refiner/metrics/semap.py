@@ -1,0 +1,268 @@
+"""SemAP and SemF1: how well predicted anomalies say what the references say (AnomReason, arXiv 2510.10231).
+
+The default, ``protocol="official"``, is what the authors' evaluator computes, and not what the word average precision
+suggests. A pair's score is the BERTScore F1 of the phenomena, of the reasonings, or the mean of both (views ``phe``,
+``rea``, ``full``). Within an image the best pair is matched first, one to one, down to scores of 0. At each threshold
+the pairs that reach it are true positives; precision and F1 are averaged over thresholds, then over images. An image
+without anomalies on both sides scores 0. ``protocol="ranked"`` is our reading of the paper's precision-recall curves:
+predictions are ordered by severity, the worst first, and SemAP is the area under the interpolated curve.
+
+CSemAP and CSemF1 are the same after ``gate``: explanations count where the image was called generated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from refiner.data.anomreason import (
+    Anomaly,
+    AnomalySet,
+    Answers,
+    Problem,
+    basename,
+    label_of,
+    read_anomalies,
+    read_answers,
+)
+from refiner.errors import InputError
+from refiner.metrics.bertscore import BertScore, Tokens, compare
+from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, View, score
+from refiner.runs import Json
+
+_TEXTS_AT_A_TIME = 512
+
+
+class Match(NamedTuple):
+    """An image of both files."""
+
+    image: str
+    predictions: tuple[Anomaly, ...]
+    references: tuple[Anomaly, ...]
+
+
+def match_images(
+    predictions: AnomalySet, references: AnomalySet, missing: Literal["dropped", "empty"] = "dropped"
+) -> tuple[list[Match], list[Problem]]:
+    """Find the images of both files, in the order of their names, and name those of one file alone.
+
+    Images are matched by file name, whatever their folders. Where a file has several of one name, the images of that
+    name are matched by their whole path (the official evaluator stops there). Predictions that could not be read count
+    as predicted without anomalies; references that could not be read are left out.
+
+    Returns:
+        The images, and the problems ``duplicate_basename``, ``unknown_image`` and ``missing_image``.
+    """
+    matches: list[Match] = []
+    problems: list[Problem] = []
+    for image, predicted, referred in _same_image(predictions, references, problems):
+        if referred is None:
+            detail = "predicted, but not among the references; left out"
+            problems.append(Problem("unknown_image", predictions.file, image, detail))
+            continue
+        if predicted is None:
+            fate = "left out" if missing == "dropped" else "taken as predicted without anomalies"
+            problems.append(Problem("missing_image", references.file, image, f"without a prediction; {fate}"))
+        if referred not in references.unreadable and (predicted is not None or missing == "empty"):
+            found = predictions.images[predicted] if predicted is not None else ()
+            matches.append(Match(image, found, references.images[referred]))
+    return matches, problems
+
+
+def _same_image(
+    predictions: AnomalySet, references: AnomalySet, problems: list[Problem]
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Name, key among the predictions and key among the references of each image."""
+    groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, part in enumerate((predictions, references)):
+        for key in part.images:
+            groups[basename(key)][side].append(key)
+    for name, keys in sorted(groups.items()):
+        for part, own in zip((predictions, references), keys, strict=True):
+            if len(own) > 1:
+                detail = f"{len(own)} images have this name ({', '.join(sorted(own)[:3])}); matched by their whole path"
+                problems.append(Problem("duplicate_basename", part.file, name, detail))
+        if max(map(len, keys)) == 1:
+            yield name, next(iter(keys[0]), None), next(iter(keys[1]), None)
+        else:
+            for key in sorted({*keys[0], *keys[1]}):
+                yield key, key if key in keys[0] else None, key if key in keys[1] else None
+
+
+def similarities(
+    matches: Sequence[Match], encoder: BertScore, files: tuple[str, str], problems: list[Problem]
+) -> Iterator[Similarity]:
+    """Compare the anomalies of each image; about ``512`` texts are encoded at a time, each different one once.
+
+    Args:
+        matches: the images.
+        encoder: compares texts.
+        files: names of the files of predictions and references, for problems.
+        problems: ``long_text`` and ``empty_text`` are added to it, where the encoder read less than there is.
+    """
+    for chunk in _chunks(matches):
+        sides = [anomalies for each in chunk for anomalies in (each.predictions, each.references)]
+        texts = [text for side in sides for one in side for text in (one.phenomenon, one.reasoning)]
+        tokens = iter(encoder.encode(texts))
+        for each in chunk:
+            read = [
+                _read(each.image, part, tokens, file, encoder, problems)
+                for part, file in zip(each[1:], files, strict=True)
+            ]
+            (phenomena, reasonings), (wanted_phenomena, wanted_reasonings) = read
+            yield Similarity(
+                image=each.image,
+                phenomenon=compare(phenomena, wanted_phenomena).f1,
+                reasoning=compare(reasonings, wanted_reasonings).f1,
+                confidence=tuple(anomaly.severity for anomaly in each.predictions),
+            )
+
+
+def _read(
+    image: str,
+    anomalies: Sequence[Anomaly],
+    tokens: Iterator[Tokens],
+    file: str,
+    encoder: BertScore,
+    problems: list[Problem],
+) -> tuple[list[Tokens], list[Tokens]]:
+    """The tokens of the phenomena and those of the reasonings of one side of an image."""
+    fields: tuple[list[Tokens], list[Tokens]] = ([], [])
+    for at, anomaly in enumerate(anomalies):
+        for name, field in zip(("phenomenon", "reasoning"), fields, strict=True):
+            field.append(next(tokens))
+            where = f"{image}, anomaly {at}"
+            if field[-1].cut:
+                detail = f"the {name} is longer than the encoder's {encoder.max_length} tokens; its end is ignored"
+                problems.append(Problem("long_text", file, where, detail))
+            elif field[-1].empty and getattr(anomaly, name):
+                problems.append(Problem("empty_text", file, where, f"the encoder reads nothing in the {name}"))
+    return fields
+
+
+def _chunks(matches: Sequence[Match]) -> Iterator[list[Match]]:
+    chunk: list[Match] = []
+    texts = 0
+    for each in matches:
+        chunk.append(each)
+        texts += 2 * (len(each.predictions) + len(each.references))
+        if texts >= _TEXTS_AT_A_TIME:
+            yield chunk
+            chunk, texts = [], 0
+    if chunk:
+        yield chunk
+
+
+def evaluate(
+    predictions: AnomalySet, references: AnomalySet, encoder: BertScore, config: SemapConfig | None = None
+) -> SemapResult:
+    """SemAP and SemF1 of predictions against references.
+
+    Raises:
+        InputError: the two have no image in common.
+    """
+    config = config or SemapConfig()
+    matches, problems = match_images(predictions, references, config.missing)
+    if not matches:
+        names = [next(iter(part.images), "none") for part in (predictions, references)]
+        raise InputError(
+            f"Expected predictions for images of {references.file!r} (such as {names[1]!r}), got none in "
+            f"{predictions.file!r} (such as {names[0]!r}): give two files of the same images."
+        )
+    problems = [*predictions.problems, *references.problems, *problems]
+    compared = similarities(matches, encoder, (predictions.file, references.file), problems)
+    official = dataclasses.replace(config, view="full") == SemapConfig()
+    comparable = "yes" if encoder.published and official else "no"
+    result = score(compared, config, f"{encoder.signature}|comparable_with_published={comparable}")
+    return dataclasses.replace(result, problems=tuple(problems))
+
+
+def score_files(
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    encoder: str | Path | BertScore | None = None,
+    layer: int | None = None,
+    config: SemapConfig | None = None,
+    answers: str | Path | None = None,
+) -> SemapResult:
+    """SemAP and SemF1 of a file of predictions against one of references; with problems and per image.
+
+    Args:
+        predictions: JSON of image name -> list of anomalies.
+        references: the same.
+        encoder: see ``BertScore.from_pretrained``; or one that is loaded already.
+        layer: of the encoder.
+        config: what is counted.
+        answers: JSON of image name -> yes or no, for CSemAP and CSemF1.
+
+    Raises:
+        InputError: a file cannot be read, or they have no image in common.
+        ModelNotFoundError: there is no such encoder.
+        WeightsError: the encoder cannot be used.
+        ConfigError: it has no such layer.
+    """
+    predicted, referred = read_anomalies(predictions), read_anomalies(references)
+    gated = predicted if answers is None else gate(predicted, read_answers(answers))
+    if not isinstance(encoder, BertScore):
+        encoder = BertScore.from_pretrained(encoder, layer=layer)
+    result = evaluate(gated, referred, encoder, config)
+    return result if answers is None else dataclasses.replace(result, signature=f"c{result.signature}")
+
+
+def evaluate_files(
+    predictions: str | Path,
+    references: str | Path,
+    encoder: str | Path | BertScore | None = None,
+    layer: int | None = None,
+    view: View = "full",
+) -> Json:
+    """The document that ``refiner evaluate semap --json`` prints: see ``SemapResult.document``.
+
+    Raises:
+        UserError: as ``score_files``.
+    """
+    config = SemapConfig(view=view)
+    return score_files(predictions, references, encoder=encoder, layer=layer, config=config).document()
+
+
+class Accuracy(NamedTuple):
+    """How often a classifier's answers were right."""
+
+    value: float
+    """In [0, 1]; 0 where there is no image."""
+    images: int
+    unlabelled: int
+    """Images whose path says neither ``1_fake`` nor ``0_real``; they do not count."""
+
+
+def accuracy(answers: Answers) -> Accuracy:
+    """Share of the images, generated and real together, that were called what they are; an unreadable answer is not."""
+    right = [answer is label_of(key) for key, answer in answers.fake.items() if label_of(key) is not None]
+    return Accuracy(sum(right) / len(right) if right else 0.0, len(right), len(answers.fake) - len(right))
+
+
+def gate(predictions: AnomalySet, answers: Answers) -> AnomalySet:
+    """Predictions as CSemAP and CSemF1 count them: none where the image was not called generated.
+
+    An answer is looked up by the image's whole path, then by its file name where no other image has that. Images that
+    are real by their path (``0_real``) are left out. Named and counted: ``missing_answer``, ``real_image``.
+    """
+    by_name: dict[str, list[bool | None]] = defaultdict(list)
+    for key, answer in answers.fake.items():
+        by_name[basename(key)].append(answer)
+    images: dict[str, tuple[Anomaly, ...]] = {}
+    problems = [*predictions.problems, *answers.problems]
+    for key, anomalies in predictions.images.items():
+        if label_of(key) is False:
+            problems.append(Problem("real_image", predictions.file, key, "not a generated image; left out"))
+            continue
+        found = [answers.fake[key]] if key in answers.fake else by_name[basename(key)]
+        if len(found) != 1:
+            detail = f"expected one answer in {answers.file}, got {len(found)}; taken as not called generated"
+            problems.append(Problem("missing_answer", predictions.file, key, detail))
+        images[key] = anomalies if found == [True] else ()
+    return dataclasses.replace(predictions, images=images, problems=tuple(problems))
