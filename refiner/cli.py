@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refiner import __version__
+from refiner.cli_evaluate import add_evaluate
 from refiner.cli_micro import add_micro
 from refiner.cli_view import RoundsView, Terminal, show_analysis
 from refiner.errors import InputError, RefinerError, UserError
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_refine(commands.add_parser("refine", help="paint a picture, or take one, and make it better"))
     _add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
+    add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from refiner.data.problems import Problem, count_problems
-from refiner.errors import ConfigError, InputError, ModelError, OutputError
+from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate_data import DataSet, Sample, digest
+from refiner.evaluate_records import Appending, Records
 from refiner.runs import Json, atomic_write, check_writable, dumps, environment
 
 SCHEMA = 1
@@ -80,69 +81,6 @@ class Shard:
         return "records.jsonl" if self.count == 1 else f"records-{self.number}-of-{self.count}.jsonl"
 
 
-class Records:
-    """Records of one file or several, read one by one in the order of the data set.
-
-    Where a sample has several records the first without an error counts, else the last. A line that is no whole record,
-    such as the last one of a run that was killed, is passed over.
-    """
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.files = tuple(files)
-        self._places: dict[int, tuple[int, int, bool]] = {}
-        for number, file in enumerate(self.files):
-            for start, record in _lines(file):
-                known = self._places.get(record["index"])
-                failed = record["error"] is not None
-                if known is None or known[2]:
-                    self._places[record["index"]] = number, start, failed
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def done(self) -> set[int]:
-        """Numbers of the samples that need not be run again."""
-        return {index for index, (_, _, failed) in self._places.items() if not failed}
-
-    def __getitem__(self, index: int) -> Json:
-        number, start, _ = self._places[index]
-        with self.files[number].open("rb") as file:
-            file.seek(start)
-            record: Json = json.loads(file.readline())
-        return record
-
-    def __iter__(self) -> Iterator[Json]:
-        handles = [file.open("rb") for file in self.files]
-        try:
-            for index in sorted(self._places):
-                number, start, _ = self._places[index]
-                handles[number].seek(start)
-                yield json.loads(handles[number].readline())
-        finally:
-            for handle in handles:
-                handle.close()
-
-
-def _lines(file: Path) -> Iterator[tuple[int, Json]]:
-    """Place and record of each whole line."""
-    start = 0
-    with file.open("rb") as lines:
-        for line in lines:
-            record = _parsed(line)
-            if record is not None:
-                yield start, record
-            start += len(line)
-
-
-def _parsed(line: bytes) -> Json | None:
-    try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    usable = isinstance(record, dict) and isinstance(record.get("index"), int) and "error" in record
-    return record if usable else None
-
-
 class Run(NamedTuple):
     """A folder of records, with what made them."""
 
@@ -183,6 +121,7 @@ def collect(
     *,
     resume: bool = False,
     shard: Shard | None = None,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Run the samples that the folder has no record of, and append their records.
@@ -194,6 +133,7 @@ def collect(
         folder: of the run; made where it is missing.
         resume: go on with a run that the folder holds. Without it such a folder is refused.
         shard: only these samples; None for all.
+        engine: makes the records; None for ``work`` in this process.
         progress: is told how far it is.
 
     Returns:
@@ -211,10 +151,10 @@ def collect(
     done = Records([file]).done()
     left = [index for index in part.indices(len(data.names)) if index not in done]
     finished = 0
-    with _Appending(file) as out:
-        for batch in _batches(data, left, system.batch_size):
-            out.write(_records(batch, system))
-            finished += len(batch)
+    with Appending(file) as out:
+        for records in (engine or work)(data, system, left):
+            out.write(records)
+            finished += len(records)
             if progress is not None:
                 progress(finished, len(left))
     return Run(root, description, Records([file]))
@@ -306,7 +246,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
         check_same(read_description(target), descriptions[0], target)
     files = [file for root in roots for file in _record_files(root)]
     part = target / ".records.part"
-    with _Appending(part, anew=True) as joined:
+    with Appending(part, anew=True) as joined:
         for record in Records(files):
             joined.write([record])
     for file in _record_files(target):
@@ -318,25 +258,28 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     return open_run(target)
 
 
-Loaded = tuple[int, str, Sample | InputError]
+Engine = Callable[[DataSet, System, Sequence[int]], Iterator[list[Json]]]
+"""Makes the records of samples, by their numbers, in batches and in any order; each as ``work`` makes it."""
+
+_Loaded = tuple[int, str, Sample | InputError]
 """Number and name of a sample, and what came of reading it."""
 
 
-def _batches(data: DataSet, indices: Sequence[int], size: int) -> Iterator[list[Loaded]]:
-    """Samples in batches; while one is worked on the next is read."""
-
-    def read(part: Sequence[int]) -> list[Loaded]:
-        return [(index, data.names[index], _load(data, index)) for index in part]
-
-    parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+def work(data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
+    """Make the records of samples, batch by batch; while the system works on one batch the next is read."""
+    parts = [indices[start : start + system.batch_size] for start in range(0, len(indices), system.batch_size)]
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read, parts[0]) if parts else None
+        coming = pool.submit(_read, data, parts[0]) if parts else None
         for following in [*parts[1:], None]:
             if coming is None:
                 return
             batch = coming.result()
-            coming = None if following is None else pool.submit(read, following)
-            yield batch
+            coming = None if following is None else pool.submit(_read, data, following)
+            yield _records(batch, system)
+
+
+def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
+    return [(index, data.names[index], _load(data, index)) for index in indices]
 
 
 def _load(data: DataSet, index: int) -> Sample | InputError:
@@ -346,7 +289,7 @@ def _load(data: DataSet, index: int) -> Sample | InputError:
         return error
 
 
-def _records(batch: Sequence[Loaded], system: System) -> list[Json]:
+def _records(batch: Sequence[_Loaded], system: System) -> list[Json]:
     """A record for each sample of a batch."""
     began = time.perf_counter()
     samples = [sample for _, _, sample in batch if isinstance(sample, Sample)]
@@ -377,45 +320,6 @@ def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError 
 
 def _failure(error: Exception) -> Json:
     return {"kind": type(error).__name__, "detail": str(error)}
-
-
-class _Appending:
-    """A file that grows by whole lines; what a killed run left of a line is closed off first."""
-
-    def __init__(self, path: Path, *, anew: bool = False) -> None:
-        self.path = path
-        try:
-            self.file = path.open("wb" if anew else "ab", buffering=0)
-            if not anew and not _ends_in_newline(path):
-                self.file.write(b"\n")
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def __enter__(self) -> _Appending:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, records: Sequence[Json]) -> None:
-        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-        data = memoryview(text.encode("utf-8", "surrogatepass"))
-        try:
-            while data:
-                data = data[self.file.write(data) :]
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"Expected to write {str(self.path)!r}, got {error!r}: choose a place with free space.")
-
-
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return True
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
 
 
 def read_problems(folder: str | Path) -> list[Problem]:

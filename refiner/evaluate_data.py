@@ -26,7 +26,7 @@ from refiner.errors import ConfigError, InputError
 from refiner.images import load_image
 from refiner.masks import box_of
 from refiner.micro.flaws import inject
-from refiner.micro.world import SIZE, Scene, sample_scene
+from refiner.micro.world import SIZE, sample_scene
 from refiner.runs import Json, analysis_to_dict
 from refiner.taxonomy import FROM_XAIGD
 from refiner.types import Analysis, Region, Size
@@ -81,6 +81,11 @@ class DataSet(Protocol):
             InputError: its picture or its truth cannot be read.
         """
         ...
+
+
+def joined_text(anomalies: Iterable[Anomaly]) -> str:
+    """Anomalies as one text: phenomenon and reasoning of each, in order."""
+    return " ".join(f"{anomaly.phenomenon} {anomaly.reasoning}" for anomaly in anomalies)
 
 
 def digest(names: Iterable[str]) -> str:
@@ -281,15 +286,16 @@ class MicroData:
     def load(self, index: int) -> Sample:
         """Draw one sample; every second picture has a flaw on one to all of its things."""
         rng = np.random.default_rng([_HELD_OUT, index])
-        scene: Scene = sample_scene(rng, count=1 + index // 2 % 4)
+        scene = sample_scene(rng, count=1 + index // 2 % 4)
         things = len(scene.things)
-        place = {"name": self.names[index], "group": f"{things} thing{'s' if things > 1 else ''}"}
+        name, group = self.names[index], f"{things} thing{'s' if things > 1 else ''}"
         if not self.painted:
-            return Sample(**place, prompt=scene.caption)
+            return Sample(name=name, group=group, prompt=scene.caption)
         flawed = index % 2 == 1
         picture = inject(scene, rng, count=int(rng.integers(1, things + 1)) if flawed else 0)
         return Sample(
-            **place,
+            name=name,
+            group=group,
             prompt=scene.caption,
             image=picture.image,
             fake=flawed,

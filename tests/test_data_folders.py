@@ -98,7 +98,7 @@ def test_files_that_are_no_prompts(tmp_path: Path, name: str, data: bytes) -> No
 
 def test_a_missing_file_or_a_folder_of_prompts(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path / "none.csv", tmp_path / "none.txt", tmp_path):
-        with pytest.raises(InputError, match="^Expected"):
+        with pytest.raises(InputError, match=r"^Expected"):
             read_prompts(path, [])
 
 

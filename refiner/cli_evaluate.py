@@ -1,0 +1,326 @@
+"""``refiner evaluate``: figures of detectors, generators and refinement, over any number of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from refiner.cli_evaluate_files import add_files
+from refiner.cli_view import Terminal
+from refiner.errors import ConfigError, UserError
+from refiner.runs import Json, derive_seed
+
+if TYPE_CHECKING:
+    from refiner.evaluate import Progress as Reporting
+    from refiner.evaluate import Run, System
+    from refiner.evaluate_data import DataSet, Sample
+    from refiner.metrics.bertscore import BertScore
+    from refiner.metrics.css import SentenceEncoder
+    from refiner.metrics.hps import HPSScorer
+    from refiner.types import RefinementResult
+
+DONE, FAILED = 0, 1
+SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "view": "full"}
+"""What the figures depend on beside the records; may be changed by ``--rescore``."""
+_EVERY: Final = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+_TASKS: Final[Mapping[str, str]] = {
+    "detection": "generated or real (AJ)",
+    "localization": "masks against masks (PAD, mIoU, F1)",
+    "explanation": "words against words (SemAP, SemF1, ROUGE-L, BLEU-2, CSS)",
+    "realism": "how real pictures look, by generator (MAI, AF, CAP, PAR, HPS)",
+    "refinement": "before against after (HPS, PAR, flaws, SemAP)",
+}
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add a sub-command for each task, ``merge``, and those that score files alone."""
+    commands = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
+    for name, help_ in _TASKS.items():
+        task = commands.add_parser(name, help=help_)
+        _add_data(task)
+        _add_models(task, name)
+        _add_run(task)
+        task.set_defaults(run=_evaluate, task=name)
+    merge = commands.add_parser("merge", help="join the shards of a run, and make its table")
+    merge.add_argument("folders", nargs="+", metavar="DIR", help="folders that --shard wrote")
+    merge.add_argument("--out", metavar="DIR", required=True, help="where the joined run goes; may be one of them")
+    merge.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    merge.set_defaults(run=_merge)
+    add_files(commands)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", metavar="SPEC", help="FOLDER, xaigd:FOLDER, prompts:FILE, micro:N or micro-prompts:N")
+    data.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, for a folder")
+    data.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies, for a folder")
+    data.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+
+
+def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
+    models = parser.add_argument_group("models and measures")
+    if task == "refinement":
+        models.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
+        models.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
+        models.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
+        models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
+    own = " (the model's own)" if task == "refinement" else " (micro)"
+    default = None if task == "refinement" else "micro"
+    models.add_argument("--detector", default=default, help=f"micro, a folder, or a hub id{own}")
+    if task in ("realism", "refinement"):
+        words = "the model's own" if task == "refinement" else "none"
+        models.add_argument("--judge", help=f"HPS weights: micro, a folder, a file, or a hub id ({words})")
+    if task in ("explanation", "refinement"):
+        words = "none" if task == "refinement" else "distilbert-base-uncased where it is cached, else MiniLM"
+        models.add_argument("--encoder", help=f"text encoder for SemAP: a folder or hub id ({words})")
+        models.add_argument("--layer", type=int, metavar="N", help="of the encoder (the usual one)")
+        models.add_argument("--view", choices=("phe", "rea", "full"), help="(full)")
+    if task == "explanation":
+        models.add_argument("--sentence-encoder", help="for CSS: a folder or hub id, or default for MiniLM (no CSS)")
+    if task == "detection":
+        models.add_argument("--threshold", type=float, help="a probability above it says generated (0.5)")
+    if task != "refinement":
+        models.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", metavar="DIR", required=True, help="where records, table and report go")
+    run.add_argument("--resume", action="store_true", help="go on with the run in DIR; failed samples are tried again")
+    run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
+    run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR anew, without models")
+    run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+
+
+def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
+    given = {name: value for name in SCORING if (value := getattr(args, name, None)) is not None}
+    if args.rescore:
+        return _rescore(args, given, terminal)
+    if args.data is None:
+        raise ConfigError("Expected --data, such as a folder of pictures or micro:20, got none: name the data.")
+    from refiner.evaluate import Shard, collect, describe
+    from refiner.evaluate_tasks import build_task
+
+    shard = None if args.shard is None else Shard.parse(args.shard)
+    source = {name: getattr(args, name) for name in ("prompts", "references", "limit")}
+    data = _open({"specification": args.data, **source})
+    _tell_problems(data, terminal)
+    with terminal.waiting("loading models"):
+        system = _refining(args) if args.task == "refinement" else _looker(args)
+    description = describe(args.task, data, {"specification": args.data, **source}, system, {**SCORING, **given})
+    build_task(args.task, description["system"], description["scoring"])
+    with _speed(terminal, args.task) as report:
+        run = collect(data, system, description, args.out, resume=args.resume, shard=shard, progress=report)
+    if shard is not None and shard.count > 1:
+        return _tell_shard(run, shard.file, args, terminal)
+    return _finish(run, data, args, terminal)
+
+
+def _open(source: Json) -> DataSet:
+    from refiner.evaluate_data import open_data
+
+    names = ("prompts", "references", "limit")
+    return open_data(source["specification"], **{name: source[name] for name in names})
+
+
+def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
+    from refiner.evaluate import open_run
+
+    run = open_run(args.out)
+    if run.description["task"] != args.task:
+        raise ConfigError(
+            f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: name that task."
+        )
+    scoring = {**run.description["scoring"], **given}
+    return _finish(run._replace(description={**run.description, "scoring": scoring}), None, args, terminal)
+
+
+def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.evaluate import merge
+
+    return _finish(merge(args.folders, args.out), None, args, terminal)
+
+
+def _looker(args: argparse.Namespace) -> System:
+    from refiner.detectors import load_detector
+    from refiner.evaluate_systems import Looker
+
+    return Looker(
+        detector=load_detector(args.detector),
+        judge=_judge(getattr(args, "judge", None)),
+        encoder=_encoder(args) if args.task == "explanation" else None,
+        sentences=_sentences(getattr(args, "sentence_encoder", None)),
+        batch_size=args.batch_size,
+    )
+
+
+def _judge(name: str | None) -> HPSScorer | None:
+    if name is None:
+        return None
+    from refiner.metrics.hps import HPSScorer
+
+    return HPSScorer.from_pretrained(name)
+
+
+def _encoder(args: argparse.Namespace) -> BertScore:
+    from refiner.metrics.bertscore import BertScore
+
+    return BertScore.from_pretrained(args.encoder, layer=args.layer)
+
+
+def _sentences(name: str | None) -> SentenceEncoder | None:
+    if name is None:
+        return None
+    from refiner.metrics.css import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(None if name == "default" else name)
+
+
+def _refining(args: argparse.Namespace) -> System:
+    from refiner.evaluate_systems import Looker, Refining
+    from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.loop import finish
+
+    judge = _judge(args.judge)
+    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, **({"judge": judge} if judge else {}))
+    pipe.set_progress_bar_config(disable=True)
+    if pipe.judge is None:
+        raise ConfigError(f"Expected a judge for {args.model!r}, which has none of its own, got none: pass --judge.")
+    options = {"strategy": args.strategy, "max_rounds": args.rounds}
+
+    def refine(sample: Sample) -> RefinementResult:
+        seed = derive_seed(args.seed, sample.name)
+        return finish(pipe.stream(sample.prompt, image=sample.image, seed=seed, **options))
+
+    settings = {
+        "model": args.model,
+        "weights": _weights(args.model),
+        "detector": pipe.detector.name,
+        "config": dataclasses.asdict(pipe.refine_config),
+        "call": dict(pipe.call_defaults),
+        "seed": args.seed,
+        **options,
+    }
+    encoder = _encoder(args) if args.encoder or args.references else None
+    looker = Looker(judge=pipe.judge, encoder=encoder)
+    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out))
+
+
+def _weights(model: str) -> dict[str, str]:
+    """Checksum of each weight file of a pipeline."""
+    from refiner.hub import checksum, resolve
+
+    folder = resolve(model, "generator")
+    files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern))
+    return {path.relative_to(folder).as_posix(): checksum(path)[:16] for path in files}
+
+
+@contextmanager
+def _speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
+    """Tells on stderr how far a run is, how fast, and how long it will take: a bar, or a line now and then."""
+    began = last = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    bars = Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True,
+                    disable=not terminal.err.is_terminal, redirect_stdout=False, redirect_stderr=False)  # fmt: skip
+    bar = bars.add_task(task, total=None, speed="")
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        rate = done / max(now - began, 1e-9)
+        bars.update(bar, completed=done, total=total, speed=f"{rate:.3g} images/s")
+        if not terminal.err.is_terminal and now - last >= _EVERY:
+            last = now
+            left = (total - done) / rate
+            terminal.err.print(f"{task}: {done} of {total}, {rate:.3g} images/s, {_duration(left)} left", markup=False)
+
+    with bars:
+        yield report
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Make table and report, and show them."""
+    from refiner.evaluate_report import write_report
+    from refiner.evaluate_table import score
+
+    scored = score(run)
+    page = write_report(run, scored, data or _again(run))
+    if args.json:
+        terminal.document(scored.table)
+    else:
+        _show(scored.table, terminal)
+        terminal.say(f"report: {page}")
+    for failure in scored.failures:
+        terminal.complain(f"{failure.name}: {failure.kind}: {failure.detail}")
+    count, missing = sum(scored.table["errors"].values()), scored.table["missing"]
+    if count or missing:
+        terminal.complain(f"{count} samples without figures, {missing} not run, of {run.samples}.")
+    return FAILED if count or missing else DONE
+
+
+def _again(run: Run) -> DataSet | None:
+    """The data set of an earlier run, where it is still at hand and the same."""
+    from refiner.evaluate_data import digest
+
+    try:
+        data = _open(run.description["data"])
+    except UserError:
+        return None
+    return data if digest(data.names) == run.description["data"]["digest"] else None
+
+
+def _tell_shard(run: Run, file: str, args: argparse.Namespace, terminal: Terminal) -> int:
+    document = {"file": str(run.folder / file), "records": len(run.records), "samples": run.samples}
+    if args.json:
+        terminal.document(document)
+    else:
+        terminal.say(f"{document['records']} of {run.samples} samples: {document['file']}")
+        terminal.say(f"when all shards are done: refiner evaluate merge {args.out} --out {args.out}")
+    return DONE
+
+
+def _tell_problems(data: DataSet, terminal: Terminal) -> None:
+    from refiner.cli_evaluate_files import tell_problems
+
+    tell_problems(data.problems, terminal)
+
+
+def _show(table: Json, terminal: Terminal) -> None:
+    from refiner.evaluate_plots import number, words
+
+    grid = _grid()
+    grid.add_column("figure")
+    grid.add_column("value", justify="right")
+    grid.add_column("95 % interval")
+    figures = table["figures"]
+    for name, value in figures.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
+        grid.add_row(Text(words(name)), number(value), margin)
+    terminal.out.print(grid)
+    said = f"{table['scored']} of {table['samples']} samples scored"
+    problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
+    terminal.say("; ".join([said, *problems]))
+    terminal.say(f"signature: {table['signature']}")
+
+
+def _grid() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

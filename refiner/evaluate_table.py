@@ -1,0 +1,176 @@
+"""From a run's records to its table: one pass over the records, in the order of the data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import OutputError
+from refiner.evaluate import Run, read_problems
+from refiner.evaluate_tasks import Columns, Figures, Row, Task, Unscored, build_task
+from refiner.runs import Json, atomic_write, dumps
+
+TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
+
+
+class Failure(NamedTuple):
+    """A sample without figures."""
+
+    index: int
+    name: str
+    kind: str
+    detail: str
+
+
+class Scored(NamedTuple):
+    """A run's table, and what its report draws."""
+
+    table: Json
+    columns: Columns
+    """A number a scored sample."""
+    indices: NDArray[np.int64]
+    """Numbers of the scored samples."""
+    names: Sequence[str]
+    """Names of the scored samples."""
+    failures: Sequence[Failure]
+    """At most ``SHOWN``; the table counts them all."""
+
+
+SHOWN = 100
+"""How many failures the report and the command line name one by one."""
+
+
+class _Collected:
+    """Rows as columns of doubles: eight bytes a number, whatever their count."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, array[float]] = {}
+        self.indices = array("q")
+        self.names: list[str] = []
+        self.groups: list[str] = []
+
+    def add(self, record: Json, row: Row) -> None:
+        for name, value in row.items():
+            if name not in self.columns:
+                self.columns[name] = array("d", [np.nan]) * len(self.indices)
+            self.columns[name].append(np.nan if value is None else float(value))
+        self.indices.append(record["index"])
+        for column in self.columns.values():
+            if len(column) < len(self.indices):
+                column.append(np.nan)
+        self.names.append(record["name"])
+        self.groups.append(sys.intern(record["group"]))
+
+    def arrays(self) -> Columns:
+        """The columns that hold any number."""
+        columns = {name: np.asarray(values, dtype=np.float64) for name, values in self.columns.items()}
+        return {name: values for name, values in columns.items() if not np.isnan(values).all()}
+
+
+def score(run: Run) -> Scored:
+    """Make the table of a run from its records, and write ``table.json``, ``table.csv`` and ``samples.csv``.
+
+    Raises:
+        InputError: a record cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
+    collected, failures = _Collected(), list[Failure]()
+    errors: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    for record in run.records:
+        outcome = _row(task, record)
+        if isinstance(outcome, Unscored):
+            errors[outcome.kind] += 1
+            if len(failures) < SHOWN:
+                failures.append(Failure(record["index"], record["name"], *outcome))
+            continue
+        notes.update(kind for kind, _ in record["answer"]["notes"])
+        collected.add(record, outcome)
+    columns = collected.arrays()
+    table = _table(run, task, columns, collected, errors, notes)
+    atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
+    atomic_write(run.folder / TABLE_CSV, _table_csv(table))
+    _write_samples(run.folder / SAMPLES_CSV, columns, collected)
+    return Scored(table, columns, np.asarray(collected.indices), collected.names, failures)
+
+
+def _row(task: Task, record: Json) -> Row | Unscored:
+    if record["error"] is not None:
+        return Unscored(record["error"]["kind"], record["error"]["detail"])
+    return task.row(record)
+
+
+def _table(
+    run: Run, task: Task, columns: Columns, collected: _Collected, errors: Counter[str], notes: Counter[str]
+) -> Json:
+    groups = np.asarray(collected.groups, dtype=np.str_)
+    names = sorted({group for group in collected.groups if group})
+    scored = len(collected.names)
+    problems = Counter(run.description["problems"]) + notes
+    return {
+        "task": run.description["task"],
+        "data": run.description["data"],
+        "system": run.description["system"],
+        "signature": task.signature,
+        "samples": run.samples,
+        "scored": scored,
+        "missing": run.missing,
+        "errors": dict(sorted(errors.items())),
+        "problems": dict(sorted(problems.items())),
+        "figures": task.figures(columns) if scored else {},
+        "groups": {name: _group(task, columns, groups == name) for name in names} if len(names) > 1 else {},
+        "categories": task.categories(columns) if scored else {},
+    }
+
+
+def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:
+    own = {name: values[chosen] for name, values in columns.items()}
+    return {"scored": int(chosen.sum()), **task.figures(own)}
+
+
+def _table_csv(table: Json) -> str:
+    """One row for all samples, for each group and for each category."""
+    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
+    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
+    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
+    return csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+
+def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
+    """One row a sample, written as it is made."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["index", "name", "group", *columns])
+            for at, index in enumerate(collected.indices):
+                numbers = (float(values[at]) for values in columns.values())
+                cells = ("" if np.isnan(number) else repr(number).removesuffix(".0") for number in numbers)
+                writer.writerow([index, collected.names[at], collected.groups[at], *cells])
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.") from error
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
+    """A CSV file; missing and None values are empty cells, numbers are unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def problem_lines(run: Run) -> list[str]:
+    """What was wrong with the data, one sentence each; at most ``SHOWN``."""
+    return [str(problem) for problem in read_problems(run.folder)[:SHOWN]]

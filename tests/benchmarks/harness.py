@@ -1,0 +1,148 @@
+"""The evaluation harness alone, with a cheap probe for a detector: speed, memory over many samples, kills survived.
+
+``images_per_second`` is records, table and report together, in wall time of one process. ``memory`` is the peak of a
+process's resident set, in MiB. ``kills`` is how many of the runs that were ended with SIGKILL at random points, and
+then resumed, gave the table of a straight run.
+
+Run with ``make bench`` or ``python tests/benchmarks/harness.py [--samples N] [--kills N] [--json]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.evaluate import collect, describe
+from refiner.evaluate_data import Sample
+from refiner.evaluate_report import write_report
+from refiner.evaluate_systems import Looker
+from refiner.evaluate_table import score
+from refiner.masks import box_of
+from refiner.runs import derive_seed
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+SIDE = 256
+
+
+class Probe(ScriptedDetector):
+    """Calls bright pixels flawed, and remembers no picture."""
+
+    def __init__(self) -> None:
+        super().__init__([], name="probe")
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        return _analysis(np.asarray(image)[..., 0] > 100)
+
+
+class Squares:
+    """Pictures with one bright square, drawn when they are asked for; the truth is a little beside it."""
+
+    def __init__(self, count: int) -> None:
+        self.problems: list = []
+        self.names = tuple(f"{index:06d}" for index in range(count))
+
+    def load(self, index: int) -> Sample:
+        x, y, side = (derive_seed(name, index) % 100 for name in ("x", "y", "side"))
+        image = Image.new("RGB", (SIDE, SIDE), (30, 60, 90))
+        image.paste((200, 60, 90), (x, y, x + side + 20, y + side + 20))
+        truth = np.zeros((SIDE, SIDE), dtype=np.bool_)
+        truth[y + 3 : y + side + 20, x : x + side + 20] = True
+        return Sample(name=self.names[index], image=image, truth=_analysis(truth))
+
+
+def _analysis(mask: np.ndarray) -> Analysis:
+    box = box_of(mask)
+    assert box is not None
+    region = Region(mask=mask, box=box, name="square", category=Category.SHAPE)
+    return Analysis(size=Size(*mask.shape), regions=(region,), detector="probe")
+
+
+def evaluate(folder: Path, count: int, *, resume: bool = False) -> None:
+    """A whole run, or the rest of one."""
+    data, system = Squares(count), Looker(detector=Probe(), batch_size=8)
+    description = describe("localization", data, {"specification": "squares"}, system, {})
+    run = collect(data, system, description, folder, resume=resume)
+    write_report(run, score(run), data)
+
+
+def child(folder: Path, count: int) -> subprocess.Popen[str]:
+    """A run in a process of its own; it prints its peak of memory."""
+    arguments = ["--child", str(folder), "--samples", str(count)]
+    return subprocess.Popen([sys.executable, "-P", __file__, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def peak(folder: Path, count: int) -> float:
+    """MiB of a run."""
+    said, _ = child(folder, count).communicate()
+    return int(said) / 1024
+
+
+def survives(folder: Path, count: int, wanted: bytes) -> bool:
+    """Whether a run that is killed twice and resumed gives the wanted table."""
+    records = folder / "records.jsonl"
+    for _ in range(2):
+        process = child(folder, count)
+        size = records.stat().st_size if records.exists() else 0
+        target = size + random.randrange(1, 60_000)
+        while process.poll() is None and (not records.exists() or records.stat().st_size < target):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    evaluate(folder, count, resume=True)
+    return (folder / "table.json").read_bytes() == wanted
+
+
+def measure(samples: int, kills: int) -> dict[str, object]:
+    """All figures."""
+    with tempfile.TemporaryDirectory() as home:
+        root, few = Path(home), max(1, samples // 20)
+        memory = {str(count): round(peak(root / str(count), count), 1) for count in (few, samples)}
+        began = time.perf_counter()
+        evaluate(root / "straight", 400)
+        speed = 400 / (time.perf_counter() - began)
+        wanted = (root / "straight/table.json").read_bytes()
+        survived = sum(survives(root / f"kill-{number}", 400, wanted) for number in range(kills))
+    growth = memory[str(samples)] / memory[str(few)] - 1
+    return {
+        "images_per_second": round(speed, 1),
+        "memory": memory,
+        "memory_growth": round(growth, 4),
+        "kills": f"{survived} of {kills}",
+    }
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        evaluate(args.child, args.samples, resume=True)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    report = measure(args.samples, args.kills)
+    if args.json:
+        print(json.dumps(report))
+        return
+    for name, value in report.items():
+        print(f"{name.replace('_', ' ')}: {value}")
+
+
+if __name__ == "__main__":
+    main()
