@@ -1,6 +1,7 @@
 """X-AIGD's annotations: the same records from every format, and what becomes of broken ones."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.errors import InputError
+from refiner.errors import InputError, MissingExtraError
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Size
 
@@ -44,6 +45,32 @@ def test_records_are_read_wherever_they_lie(tmp_path, name, place):
     assert images[0].size == Size(20, 30)
     assert images[0].categories == {XaigdCategory.TEXTURE, XaigdCategory.PHYSICS}
     assert not problems
+
+
+def test_parquet_holds_the_same_records(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [record("u1") | {"image": {"bytes": b"?", "path": None}}, record("u2", labels=[]), record("u3", width=None)]
+    (tmp_path / "data").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data" / "labeled_test-00000-of-00001.parquet")
+    images, problems = read(tmp_path)
+    same, _ = read(write(tmp_path / "json", rows[1:2] + [record("u1")]))
+    assert [image.name for image in images] == ["gen/u1", "gen/u2"]
+    assert np.array_equal(images[0].mask(), same[1].mask())
+    assert [problem.where for problem in problems] == ["record 2"]
+    whole = (tmp_path / "data" / "labeled_test-00000-of-00001.parquet").read_bytes()
+    (tmp_path / "data" / "labeled_test-00000-of-00001.parquet").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match="fetch it again"):
+        read(tmp_path)
+    parquet.write_table(pyarrow.table({"uid": ["a"]}), tmp_path / "data" / "labeled_test-00000-of-00001.parquet")
+    assert count_problems(read(tmp_path)[1]) == {"bad_record": 1}
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "labeled_test.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match="refiner"):
+        read(tmp_path)
 
 
 def test_masks_are_drawn_by_category_and_together(tmp_path):

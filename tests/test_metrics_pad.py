@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from refiner.data.xaigd_predictions import compared_size, transform_truth
-from refiner.errors import ConfigError, InputError
+from refiner.errors import ConfigError, InputError, OutputError
 from refiner.metrics.pad import evaluate_pad
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Size
@@ -99,6 +99,7 @@ def test_agnostic_tables_against_an_independent_count(tmp_path, data):
     ]
     assert json.loads((tmp_path / "out" / "pad.json").read_text()) == found
     assert found["comparable"]
+    assert not list((tmp_path / "out").glob("*.part"))
     assert found["by_artifact_ratio"]["PAR=0"]["images"] == 1
 
 
@@ -202,6 +203,7 @@ def test_what_is_wrong_is_named_counted_and_passed_over(tmp_path, data):
     assert listed["small.png"] == "wrong_size"
     assert listed["half.png"] == listed["text.png"] == "unreadable_mask"
     assert listed["u99"] == "unknown_image"
+    assert any("small.png: expected 40x30 pixels, got 40x20" in problem for problem in found["problem_list"])
 
 
 def test_a_layout_without_any_prediction_is_pointed_out(tmp_path, data):
@@ -247,6 +249,17 @@ def test_instances_from_one_table(tmp_path, data):
     assert (tmp_path / "out" / "overall.csv").read_text().splitlines()[0] == INSTANCE_COLUMNS
     assert "overlap>0.5" in found["signature"]
     assert evaluate_pad(path, data, task="instance", overlap=0.25)["signature"] != found["signature"]
+
+
+def test_nothing_half_written_stays_behind(tmp_path, data):
+    (tmp_path / "p").mkdir()
+    Path(data.removeprefix("xaigd:"), "labeled_test.jsonl").write_bytes(b'{"generator": "g"}\n' * 3 + b"\xff\n")
+    with pytest.raises(InputError, match="fetch it again"):
+        evaluate_pad(tmp_path / "p", data, out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        evaluate_pad(tmp_path / "p", data, out=tmp_path / "file")
 
 
 def test_signatures_name_every_choice(tmp_path, data):

@@ -36,24 +36,30 @@ def fill_polygons(polygons: Iterable[ArrayLike], size: Size) -> Mask:
         ConfigError: fewer than three points, or points that are not finite pairs.
     """
     filled = np.zeros(tuple(size), dtype=np.bool_)
-    for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
-            raise ConfigError(
-                f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
-                "leave such polygons out."
-            )
-        ends = np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
-        starts = np.concatenate((ends[-1:], ends[:-1]))
-        _fill_inside(filled, starts, ends)
+    corners = [_whole_corners(polygon, size) for polygon in polygons]
+    if corners:
+        ends = np.concatenate(corners)
+        starts = np.concatenate([part for each in corners for part in (each[-1:], each[:-1])])
+        owners = np.repeat(np.arange(len(corners)), [len(each) for each in corners])
+        _fill_inside(filled, starts, ends, owners)
         _draw_outline(filled, starts, ends)
     return filled
 
 
-def _fill_inside(mask: Mask, starts: Points, ends: Points) -> None:
-    """Row by row the whole columns between each first and each second crossing of an edge."""
+def _whole_corners(polygon: ArrayLike, size: Size) -> Points:
+    points = np.asarray(polygon, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+        raise ConfigError(
+            f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
+            "leave such polygons out."
+        )
+    return np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
+
+
+def _fill_inside(mask: Mask, starts: Points, ends: Points, owners: Points) -> None:
+    """Polygon by polygon and row by row the whole columns between each first and each second crossing of an edge."""
     sloped = starts[:, 1] != ends[:, 1]
-    starts, ends = starts[sloped], ends[sloped]
+    starts, ends, owners = starts[sloped], ends[sloped], owners[sloped]
     downwards = (starts[:, 1] < ends[:, 1])[:, None]
     upper, lower = np.where(downwards, starts, ends), np.where(downwards, ends, starts)
     heights = lower[:, 1] - upper[:, 1]
@@ -62,9 +68,9 @@ def _fill_inside(mask: Mask, starts: Points, ends: Points) -> None:
     slopes = np.sign(rise) * (np.abs(rise) // heights)
     rows = upper[edge, 1] + step
     crossings = upper[edge, 0] * _ONE + step * slopes[edge]
-    order = np.lexsort((crossings, rows))
+    order = np.lexsort((crossings, rows, owners[edge]))
     crossings = crossings[order]
-    first, last = (crossings[::2] + _ONE - 1) // _ONE, crossings[1::2] // _ONE
+    first, last = -(-crossings[::2] // _ONE), crossings[1::2] // _ONE
     for row, start, stop in zip(rows[order][::2].tolist(), first.tolist(), (last + 1).tolist(), strict=True):
         mask[row, start:stop] = True
 

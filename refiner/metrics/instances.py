@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from refiner.data.problems import Problem
 from refiner.data.tables import read_csv
 from refiner.errors import ConfigError
+from refiner.masks import box_of
 from refiner.metrics.localization import ratio
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
@@ -81,10 +82,15 @@ def label_instances(mask: Mask) -> tuple[NDArray[np.int32], int]:
     """The instances of a bool (H, W) mask: int32 (H, W), 0 = none, 1 to n = which one; and n."""
     from scipy import ndimage
 
-    near = _dilate(_dilate(mask, 0), 1)
-    labels = np.empty(mask.shape, dtype=np.int32)
-    count = int(ndimage.label(near, structure=np.ones((3, 3), dtype=np.int8), output=labels))
-    labels[~mask] = 0
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    box = box_of(mask)
+    if box is None:
+        return labels, 0
+    x0, y0, x1, y1 = box
+    inside, window = mask[y0:y1, x0:x1], labels[y0:y1, x0:x1]
+    near = _dilate(_dilate(inside, 0), 1)
+    found, count = ndimage.label(near, structure=np.ones((3, 3), dtype=np.int8))
+    window[inside] = found[inside]
     return labels, count
 
 
@@ -112,9 +118,9 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
     if not 0 <= overlap <= 1:
         raise ConfigError(f"Expected an overlap in [0, 1], got {overlap!r}: name a share of the box's area.")
     silent = int(not boxes)
-    if not mask.any():
-        return InstanceCounts(fp=len(boxes), images=1, silent=silent)
     labels, count = label_instances(mask)
+    if not count:
+        return InstanceCounts(fp=len(boxes), images=1, silent=silent)
     found = np.zeros(count + 1, dtype=np.bool_)
     missed = invalid = 0
     for box in boxes:

@@ -12,11 +12,12 @@ import csv
 import io
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from refiner.data.xaigd_predictions import (
     transform_truth,
     unknown_predictions,
 )
-from refiner.errors import ConfigError, InputError
+from refiner.errors import ConfigError, InputError, OutputError
 from refiner.metrics import instances
 from refiner.metrics.instances import InstanceCounts, instance_row, match_boxes, read_boxes
 from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
@@ -108,7 +109,7 @@ def evaluate_pad(
         ``per_image`` (means of the images' own figures, both empty = 1), ``legion`` (mIoU and F1 by LEGION's reading)
         and, for ``agnostic``, ``by_artifact_ratio`` (PAR > 0 against PAR = 0). Then ``images``,
         ``missing_predictions`` (images without any), ``comparable`` (with figures of the official scripts),
-        ``problems`` (how many of each kind), ``split`` and ``signature``.
+        ``problems`` (how many of each kind), ``problem_list`` (in words), ``split`` and ``signature``.
 
     Raises:
         ConfigError: a setting out of its range.
@@ -120,9 +121,9 @@ def evaluate_pad(
     folder = None if out is None else check_writable(out)
     problems: list[Problem] = []
     scorer = (_Boxes if task == "instance" else _Masks)(Path(predictions), config, problems)
-    with _Records(folder) as records:
+    with _recorder(folder) as record:
         for image in source.images(problems):
-            scorer.add(image, records.write)
+            scorer.add(image, record)
     if not scorer.names:
         raise InputError(
             f"Expected images in the split {source.split!r}, got {len(problems)} unusable: fetch it again."
@@ -133,6 +134,7 @@ def evaluate_pad(
         "missing_predictions": scorer.missing,
         "comparable": all(problem.kind in _TOLERATED for problem in problems),
         "problems": count_problems(problems),
+        "problem_list": list(map(str, problems)),
         "split": source.split,
         "signature": f"{config.signature}|split={source.split}",
     }
@@ -271,32 +273,24 @@ def _place(image: XaigdImage, category: str) -> Json:
     return {"generator": image.generator, "uid": image.uid, "category": category}
 
 
-class _Records:
+@contextmanager
+def _recorder(folder: Path | None) -> Iterator[Record]:
     """Writes ``per_image.jsonl`` line by line; the file takes its name when all is well."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self.file: IO[str] | None = None
-
-    def __enter__(self) -> Self:
-        if self.folder is not None:
-            self.file = tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.folder, suffix=".part", delete=False
-            )
-        return self
-
-    def write(self, record: Json) -> None:
-        if self.file is not None:
-            self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.file is None or self.folder is None:
-            return
-        self.file.close()
-        if kind is None:
-            os.replace(self.file.name, self.folder / "per_image.jsonl")
-        else:
-            os.unlink(self.file.name)
+    if folder is None:
+        yield lambda record: None
+        return
+    part = folder / f".per_image.{secrets.token_hex(4)}.part"
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            yield lambda record: print(json.dumps(record, ensure_ascii=False), file=file)
+        os.replace(part, folder / "per_image.jsonl")
+    except OSError as error:
+        raise OutputError(
+            f"Expected to write {str(folder / 'per_image.jsonl')!r}, got {error.strerror!r}: "
+            "choose a place with free space."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_tables(folder: Path, document: Json, problems: Sequence[Problem]) -> None:
