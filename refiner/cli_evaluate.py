@@ -191,8 +191,7 @@ def _refining(args: argparse.Namespace) -> System:
     from refiner.pipelines import RefinedPipeline
     from refiner.pipelines.loop import finish
 
-    judge = _judge(args.judge)
-    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, **({"judge": judge} if judge else {}))
+    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=_judge(args.judge) or "saved")
     pipe.set_progress_bar_config(disable=True)
     if pipe.judge is None:
         raise ConfigError(f"Expected a judge for {args.model!r}, which has none of its own, got none: pass --judge.")

@@ -127,6 +127,8 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
 
         options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
         scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
+    if args.model.partition(":")[0] == "micro":
+        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
     outcomes = scorer.stream(map(folder.path, names), [prompts[name] for name in names])
     scores: dict[str, float] = {}
     for name, outcome in zip(terminal.track(names, "scoring"), outcomes, strict=True):

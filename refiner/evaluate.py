@@ -249,9 +249,10 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     with Appending(part, anew=True) as joined:
         for record in Records(files):
             joined.write([record])
-    for file in _record_files(target):
-        file.unlink()
     part.replace(target / Shard().file)
+    for file in _record_files(target):
+        if file.name != Shard().file:
+            file.unlink()
     for name in (RUN_FILE, PROBLEMS_FILE):
         if roots[0].resolve() != target.resolve() and (roots[0] / name).is_file():
             atomic_write(target / name, (roots[0] / name).read_bytes())

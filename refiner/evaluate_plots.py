@@ -59,21 +59,20 @@ def scatter(across: str, up: str, first: Values, second: Values) -> str:
     x, y = first[known], second[known]
     low, high = _range(np.concatenate((x, y)))
     shown = np.unique(np.linspace(0, len(x) - 1, min(DOTS, len(x))).round().astype(int))
-    size = _BOTTOM - _TOP
-    scale = size / (high - low)
-    left = (_LEFT + _RIGHT - size) / 2
+    size, left = 184, 58
+    scale, bottom = size / (high - low), _TOP + size
     dots = "".join(
-        f'<circle class="dot" r="2.2" cx="{left + (a - low) * scale:.1f}" cy="{_BOTTOM - (b - low) * scale:.1f}"/>'
+        f'<circle class="dot" r="2.2" cx="{left + (a - low) * scale:.1f}" cy="{bottom - (b - low) * scale:.1f}"/>'
         for a, b in zip(x[shown].tolist(), y[shown].tolist(), strict=True)
     )
-    frame = f'<rect class="frame" x="{left:.1f}" y="{_TOP}" width="{size}" height="{size}"/>'
-    frame += f'<line class="grid" x1="{left:.1f}" y1="{_BOTTOM}" x2="{left + size:.1f}" y2="{_TOP}"/>'
-    labels = _text(left, _BOTTOM + 14, number(low), "start") + _text(left + size, _BOTTOM + 14, number(high), "end")
+    frame = f'<rect class="frame" x="{left}" y="{_TOP}" width="{size}" height="{size}"/>'
+    frame += f'<line class="grid" x1="{left}" y1="{bottom}" x2="{left + size}" y2="{_TOP}"/>'
+    labels = _text(left, bottom + 14, number(low), "start") + _text(left + size, bottom + 14, number(high), "end")
     above, below = int((y > x).sum()), int((y < x).sum())
     caption = f"{words(up)} (up) against {words(across)}: {above} higher, {below} lower, {len(x) - above - below} equal"
     if len(shown) < len(x):
         caption += f"; {len(shown)} of {len(x)} shown"
-    return _figure(caption, frame + dots + labels)
+    return _figure(caption, frame + dots + labels, height=bottom + 18)
 
 
 def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequence[str]) -> str:
@@ -86,14 +85,14 @@ def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequenc
     parts = []
     for at, (name, row) in enumerate(rows.items()):
         y = 6 + at * step
-        parts.append(_text(150, y + step / 2, words(name), "end"))
+        parts.append(_text(170, y + step / 2, words(name), "end"))
         for place, value in enumerate(row):
-            length = 0.0 if value is None or np.isnan(value) else 230 * max(0.0, value) / top
+            length = 0.0 if value is None or np.isnan(value) else 370 * max(0.0, value) / top
             down = y + place * 14
-            parts.append(f'<rect class="fill s{place}" x="158" y="{down}" width="{length:.1f}" height="{thick}"/>')
-            parts.append(_text(158 + length + 5, down + 9, number(value), "start"))
+            parts.append(f'<rect class="fill s{place}" x="178" y="{down}" width="{length:.1f}" height="{thick}"/>')
+            parts.append(_text(178 + length + 5, down + 9, number(value), "start"))
     legend = ", ".join(f"{words(name)}{' (light)' if place else ''}" for place, name in enumerate(series))
-    return _figure(f"{title}: {legend}", "".join(parts), width=440, height=12 + step * len(rows), wide=True)
+    return _figure(f"{title}: {legend}", "".join(parts), width=620, height=12 + step * len(rows), wide=True)
 
 
 def _range(values: Values) -> tuple[float, float]:

@@ -29,7 +29,7 @@ _SIDE = 280
 _CSS = """
 .fill { fill: var(--bar); } .fill.s0 { fill: var(--ink); opacity: .75; } .fill.s1 { fill: var(--bar); }
 .dot { fill: var(--ink); opacity: .35; } .frame { fill: none; stroke: var(--rule); } .wide { grid-column: span 2; }
-.numbers td { white-space: nowrap; } .numbers td:first-child { width: auto; white-space: normal; }
+.numbers td { white-space: nowrap; } .numbers td:first-child { width: auto; min-width: 9em; white-space: normal; }
 .worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 20px; }
 .worst article { display: block; margin: 0; padding: 16px; } .worst .pair { gap: 10px; }
 .worst .pair.one { grid-template-columns: 1fr; } .worst img { width: 100%; display: block; border-radius: 4px; }

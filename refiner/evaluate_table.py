@@ -25,7 +25,6 @@ TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
 class Failure(NamedTuple):
     """A sample without figures."""
 
-    index: int
     name: str
     kind: str
     detail: str
@@ -92,7 +91,7 @@ def score(run: Run) -> Scored:
         if isinstance(outcome, Unscored):
             errors[outcome.kind] += 1
             if len(failures) < SHOWN:
-                failures.append(Failure(record["index"], record["name"], *outcome))
+                failures.append(Failure(record["name"], *outcome))
             continue
         notes.update(kind for kind, _ in record["answer"]["notes"])
         collected.add(record, outcome)
@@ -121,7 +120,7 @@ def _table(
         "task": run.description["task"],
         "data": run.description["data"],
         "system": run.description["system"],
-        "signature": task.signature,
+        "signature": "|".join([task.signature, *_models(run.description["system"])]),
         "samples": run.samples,
         "scored": scored,
         "missing": run.missing,
@@ -131,6 +130,12 @@ def _table(
         "groups": {name: _group(task, columns, groups == name) for name in names} if len(names) > 1 else {},
         "categories": task.categories(columns) if scored else {},
     }
+
+
+def _models(system: Json) -> list[str]:
+    """The models that made the answers, for the signature; that of an encoder is there already."""
+    facts = {**system.get("refiner", {}), **system}
+    return [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
 
 
 def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:

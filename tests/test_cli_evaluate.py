@@ -293,6 +293,8 @@ def test_hps_of_a_folder_names_every_picture(evaluate: Cli, tmp_path: Path) -> N
     assert document["mean"] == pytest.approx(sum(document["scores"].values()) / 2)
     assert "broken.png" in err
     assert "gone.png" in err
+    assert "knows only the micro world" in err
+    assert "hps-micro" in document["signature"]
     assert "1 InputError, 1 missing image, 1 missing prompt" in err
 
 

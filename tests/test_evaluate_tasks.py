@@ -108,6 +108,7 @@ def test_localization_of_perfect_shifted_missed_and_clean_pictures(tmp_path: Pat
     _, scored = measure(tmp_path, "localization", samples, answers)
     figures = scored.table["figures"]
     assert scored.columns["iou"].tolist() == [1, 32 / 96, 0, 1, 0]
+    assert scored.table["signature"].endswith("|detector=scripted")
     assert figures["IoU"] == (64 + 32) / (64 + 96 + 64 + 64)
     assert figures["IoU_per_image"] == pytest.approx((1 + 1 / 3 + 1) / 5)
     assert (figures["PAR>0_images"], figures["PAR=0_images"]) == (3, 2)
