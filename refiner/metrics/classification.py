@@ -23,9 +23,9 @@ VERSION = 1
 DEFAULT_THRESHOLD = 0.5
 
 NAME_COLUMNS: Final = ("image", "file", "filename", "name", "path", "id", "uid")
-TRUTH_COLUMNS: Final = ("label", "truth", "target", "y_true", "ground_truth", "gt", "is_fake")
+TRUTH_COLUMNS: Final = ("label", "truth", "target", "y_true", "ground_truth", "gt", "is_fake", "is_generated")
 VERDICT_COLUMNS: Final = ("prediction", "predicted", "pred", "y_pred", "verdict")
-SCORE_COLUMNS: Final = ("score", "fake_probability", "probability", "prob", "y_score")
+SCORE_COLUMNS: Final = ("score", "fake_probability", "probability", "prob", "y_score", "fake_score", "fake_prob")
 RATIO_COLUMNS: Final = ("par", "artifact_ratio")
 _WORDS = dict.fromkeys(("1", "1.0", "fake", "generated", "synthetic", "ai", "true", "yes"), True)
 _WORDS |= dict.fromkeys(("0", "0.0", "real", "natural", "authentic", "false", "no"), False)
