@@ -180,6 +180,8 @@ def test_bad_files_are_named_and_the_others_scored(scorer: HPSScorer, tmp_path: 
         (np.zeros((20, 20, 7)), "channels last"),
         (np.zeros((0, 20, 3)), "at least 16 pixels"),
         (Image.new("RGB", (4, 4)), "at least 16 pixels"),
+        (None, "got NoneType"),
+        (b"cat.png", "got bytes"),
     ],
 )
 def test_bad_pictures_in_memory_are_numbered(scorer: HPSScorer, image: Any, reason: str) -> None:

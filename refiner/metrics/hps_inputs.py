@@ -66,6 +66,10 @@ def read(source: Source) -> tuple[Image.Image, tuple[str, ...]]:
     Raises:
         InputError: it cannot be used.
     """
+    if not isinstance(source, str | Path | Image.Image | np.ndarray):
+        raise InputError(
+            f"Expected a path, a Pillow image or an array, got {type(source).__name__}: pass one of these."
+        )
     return load_image(source), _changes(source)
 
 
