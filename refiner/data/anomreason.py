@@ -96,7 +96,8 @@ def read_anomalies(path: str | Path) -> AnomalySet:
     """
     problems: list[Problem] = []
     document = _load(Path(path), problems)
-    images, unreadable = {}, set()
+    images: dict[str, tuple[Anomaly, ...]] = {}
+    unreadable: set[str] = set()
     for key, value in document.items():
         if value is not None and not isinstance(value, list):
             unreadable.add(key)

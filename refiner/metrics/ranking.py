@@ -173,7 +173,7 @@ def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem])
     """The prompts that every generator has, in an order that does not depend on the input's."""
     if not tables:
         raise InputError("Expected generators to rank, got none: name at least one.")
-    everything = set().union(*tables.values())
+    everything = set[str]().union(*tables.values())
     common = everything.intersection(*tables.values())
     for name, table in tables.items():
         for prompt in sorted(everything - table.keys()):
@@ -215,7 +215,7 @@ def _rank(
         tables: (generators, prompts, columns).
         measures: what is made of the columns.
     """
-    over, under = ([measure[at] for measure in measures] for at in (1, 2))
+    over, under = [measure.over for measure in measures], [measure.under for measure in measures]
     sums = tables.sum(axis=1)
     drawn = _draw(tables, bootstrap)
     values, draws = _quotients(sums, over, under), _quotients(drawn, over, under)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +73,9 @@ class Similarity:
 
     def fused(self, view: View) -> Floats:
         """Score of each pair in [0, 1], float32 (predictions, references)."""
-        share = np.float32(_SHARE[view])
-        return np.clip(share * self.phenomenon + (1 - share) * self.reasoning, 0, 1)
+        share, rest = np.float32(_SHARE[view]), np.float32(1 - _SHARE[view])
+        fused: Floats = np.clip(share * self.phenomenon + rest * self.reasoning, 0, 1)
+        return fused
 
     def to_dict(self) -> Json:
         """Ready for JSON, so that a run can be scored again without the encoder; ``from_dict`` reads it back."""
@@ -87,19 +88,20 @@ class Similarity:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Similarity:
+    def from_dict(cls, data: Mapping[str, Any]) -> Similarity:
         """The inverse of ``to_dict``, exact.
 
         Raises:
             InputError: a field is missing or cannot be read.
         """
         try:
-            shape: tuple[int, int] = tuple(data["shape"])  # type: ignore[arg-type,assignment]
-            matrices = {
-                name: np.array(data[name], dtype=np.float32).reshape(shape) for name in ("phenomenon", "reasoning")
-            }
-            confidence = tuple(data["confidence"])  # type: ignore[arg-type]
-            return cls(image=str(data["image"]), confidence=confidence, **matrices)
+            rows, columns = data["shape"]
+            return cls(
+                image=str(data["image"]),
+                phenomenon=np.array(data["phenomenon"], dtype=np.float32).reshape(rows, columns),
+                reasoning=np.array(data["reasoning"], dtype=np.float32).reshape(rows, columns),
+                confidence=tuple(data["confidence"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"Expected a record as Similarity.to_dict writes it, got one that fails with {error!r}: write it again."
