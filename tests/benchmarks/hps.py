@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import psutil
 import torch
 from PIL import Image
 
@@ -109,13 +109,13 @@ def speed(config: dict[str, Any], pictures: int, singles: int, batch: int, side:
 
 
 def memory(first: int, last: int) -> dict[str, Any]:
-    """The process's peak memory in MiB after ``first`` and after ``last`` pictures, each with a prompt of its own."""
+    """The process's largest memory in MiB up to ``first`` and up to ``last`` pictures, each with its own prompt."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(SMALL, folder)
         paths = write_pictures(folder, 50, 64)
         scorer = HPSScorer.from_pretrained(folder, device="cpu")
-        peaks = {}
+        process, peak, peaks = psutil.Process(), 0.0, {}
 
         def endless() -> Iterator[Path]:
             while True:
@@ -125,8 +125,10 @@ def memory(first: int, last: int) -> dict[str, Any]:
         for number, outcome in enumerate(stream, 1):
             if outcome.error:
                 raise outcome.error
+            if number % 50 == 0 or number in (first, last):
+                peak = max(peak, process.memory_info().rss / 2**20)
             if number in (first, last):
-                peaks[number] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                peaks[number] = peak
         return {f"MiB after {number}": round(peak, 1) for number, peak in peaks.items()} | {
             "growth": round(peaks[last] / peaks[first] - 1, 4)
         }
