@@ -32,6 +32,10 @@ bench: .venv/installed
 	$(BIN)/refiner micro bench
 	$(BIN)/python tests/benchmarks/costs.py
 	$(BIN)/python tests/benchmarks/referee.py
+	$(BIN)/python tests/benchmarks/localization.py
+	$(BIN)/python tests/benchmarks/semap.py --images 4
+	$(BIN)/python tests/benchmarks/harness.py
+	$(BIN)/python tests/benchmarks/hps.py
 
 micro: .venv/installed
 	$(BIN)/refiner micro build

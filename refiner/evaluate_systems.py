@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from refiner.data.anomreason import Anomaly, Problem, from_regions
+from refiner.data.anomreason import Anomaly, from_regions
+from refiner.data.problems import Problem
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.evaluate_data import Sample, digest, joined_text
 from refiner.images import ai_label, png_bytes

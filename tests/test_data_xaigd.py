@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
@@ -48,8 +50,6 @@ def test_records_are_read_wherever_they_lie(tmp_path, name, place):
 
 
 def test_parquet_holds_the_same_records(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     rows = [record("u1") | {"image": {"bytes": b"?", "path": None}}, record("u2", labels=[]), record("u3", width=None)]
     (tmp_path / "data").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data" / "labeled_test-00000-of-00001.parquet")

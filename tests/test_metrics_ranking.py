@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refiner.data.anomreason import count_problems
+from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError
 from refiner.metrics.ranking import Bootstrap, rank_by_score, rank_generators
 

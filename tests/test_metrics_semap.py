@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
-from refiner.data.anomreason import Anomaly, AnomalySet, Answers, count_problems
+from refiner.data.anomreason import Anomaly, AnomalySet, Answers
+from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.metrics.bertscore import BertScore
 from refiner.metrics.semap import accuracy, evaluate, evaluate_files, gate, match_images, score_files

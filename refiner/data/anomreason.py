@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
+from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.runs import Json
 from refiner.types import Region
@@ -31,25 +32,6 @@ _FIELDS = {
 }
 _SEVERITY = re.compile(r"(\d+(?:\.\d+)?)(?:\s*/\s*100(?!\d)|\s*%)?(?:[\s.,;:()].*)?", re.DOTALL)
 """Such as ``25``, ``25/100`` and ``25/100 (moderately unrealistic).``"""
-
-
-class Problem(NamedTuple):
-    """Something in the input that could not be used as it stood; the run went on."""
-
-    kind: str
-    """One word for the table that counts them, such as ``empty_text``."""
-    file: str
-    where: str
-    """The image, and the anomaly's number from 0 where it is about one."""
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.where}: {self.detail}"
-
-
-def count_problems(problems: Sequence[Problem]) -> dict[str, int]:
-    """How many there are of each kind, by name of the kind."""
-    return dict(sorted(Counter(problem.kind for problem in problems).items()))
 
 
 @dataclass(frozen=True, kw_only=True)

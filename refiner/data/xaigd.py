@@ -171,7 +171,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise MissingExtraError("Reading X-AIGD's parquet files", "pyarrow", "parquet") from error
+        raise MissingExtraError("Reading X-AIGD's parquet files", "pyarrow", "evaluate") from error
     try:
         with ParquetFile(file) as table:
             number = 0

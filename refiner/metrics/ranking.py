@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.anomreason import Problem
+from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.anomreason import Problem
+from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.runs import Json
 
