@@ -34,7 +34,7 @@ class RefineConfig:
     large_share: float = 0.35  # a flaw above this share of the picture is not local; in [0, 1]
     global_share: float = 0.10  # the same for flaws of light and perspective; in [0, 1]
 
-    dilate: float = 0.03  # a region grows by this share of the picture's longer side before it is repainted; >= 0
+    dilate: float = 0.06  # a region grows by this share of the picture's longer side before it is repainted; >= 0
     feather: float = 0.02  # old and new pixels blend over this share of the longer side, inside the mask; >= 0
     together: bool = False  # repaint all regions in one pass with the whole prompt, not each with its part of it
     crop_padding: float = 0.5  # context on each side of a region, as a share of its longer side; >= 0
