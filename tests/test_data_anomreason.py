@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from refiner.data.anomreason import (
     Anomaly,
     basename,
-    count_problems,
     from_regions,
     label_of,
     read_anomalies,
     read_answers,
     to_document,
 )
+from refiner.data.problems import count_problems
 from refiner.errors import InputError
 from refiner.taxonomy import Category
 from refiner.types import Region
