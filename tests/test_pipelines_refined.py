@@ -202,8 +202,9 @@ def test_it_paints_looks_and_mends(build: Callable[[], DiffusionPipeline]) -> No
     assert painted.any()
     assert np.array_equal(start[~painted], end[~painted])
     reach = np.zeros((SIDE, SIDE), dtype=bool)
+    grown = int(pipe.refine_config.dilate * SIDE)
     for x0, y0, x1, y1 in BOXES:
-        reach[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = True
+        reach[y0 - grown : y1 + grown, x0 - grown : x1 + grown] = True
     assert not (painted & ~reach).any()
 
 
