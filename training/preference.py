@@ -38,7 +38,7 @@ from refiner.micro.world import sample_scene
 from refiner.training.fit import FitSettings, fit
 from refiner.training.natural import Imperfect
 from refiner.training.preference_data import NATURAL, Retouch, round_trip
-from refiner.training.preference_eval import evaluate, evaluate_natural
+from refiner.training.preference_eval import measure
 from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import build_scorer
 from refiner.training.preference_pool import Labels, Pool, build_naturals, build_pool, decoder_look
@@ -195,17 +195,6 @@ def train(
     return scorer
 
 
-def measure(
-    judge: HPSScorer, recipe: PreferenceRecipe, pairs: int, retouch: Retouch, imperfect: Imperfect
-) -> dict[str, float]:
-    """Held-out figures on exact pictures, under ``decoded/`` on retouched ones, and on the generator's mistakes."""
-    scores = evaluate(judge, seed=recipe.seed + 1, pairs=pairs)
-    decoded = evaluate(judge, seed=recipe.seed + 2, pairs=pairs, retouch=retouch)
-    natural = evaluate_natural(judge, recipe.seed + 3, pairs, imperfect, retouch)
-    own = {f"generator/{name}": value for name, value in natural.items()}
-    return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
-
-
 def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
     """Write the judge's folder with its card."""
     (out / "card.json").unlink(missing_ok=True)
@@ -236,7 +225,7 @@ def main() -> None:
     imperfect = Imperfect(arguments.generator)
     scorer = train(arguments.runs, recipe, retouch, imperfect)
     save(scorer, arguments.out, recipe, {})
-    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe, arguments.pairs, retouch, imperfect)
+    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe.seed, arguments.pairs, retouch, imperfect)
     save(scorer, arguments.out, recipe, scores)
     for name, value in scores.items():
         print(f"{name:40s} {value:.3f}")

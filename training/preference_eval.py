@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from refiner.hub import MICRO_WEIGHTS, read_card
+from refiner.metrics.hps import HPSScorer
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.world import Scene, place, render, sample_scene
 from refiner.protocols import Judge
 from refiner.training.natural import Imperfect
-from refiner.training.preference_data import NATURAL, RIVALS, Retouch, draw_naturals, flawed_pair
+from refiner.training.preference_data import NATURAL, RIVALS, Retouch, draw_naturals, flawed_pair, round_trip
 
 _CHUNK = 64
 _PAINTED = 20
@@ -126,3 +131,33 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect,
                     votes.add(shown[poorer], shown[place], sort)
     votes.count()
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
+
+
+def measure(judge: Judge, seed: int, pairs: int, retouch: Retouch, imperfect: Imperfect) -> dict[str, float]:
+    """Held-out figures on exact pictures, under ``decoded/`` on retouched ones, and on the generator's mistakes.
+
+    ``seed`` is that of the judge's training.
+    """
+    scores = evaluate(judge, seed=seed + 1, pairs=pairs)
+    decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=retouch)
+    natural = evaluate_natural(judge, seed + 3, pairs, imperfect, retouch)
+    own = {f"generator/{name}": value for name, value in natural.items()}
+    return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
+
+
+def main() -> None:
+    """``python -P -m refiner.training.preference_eval [FOLDER]``: the figures of a judge's card, once more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=MICRO_WEIGHTS / "hps")
+    parser.add_argument("--pairs", type=int, default=500, help="held-out pairs of each sort")
+    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose mistakes to show")
+    arguments = parser.parse_args()
+    judge, card = HPSScorer.from_pretrained(arguments.folder), read_card(arguments.folder)
+    if card is None:
+        parser.error(f"expected a judge with a card.json, got {str(arguments.folder)!r}: name its folder")
+    retouch, imperfect = round_trip(arguments.generator / "vae"), Imperfect(arguments.generator)
+    print(json.dumps(measure(judge, card.seed, arguments.pairs, retouch, imperfect), indent=1))
+
+
+if __name__ == "__main__":
+    main()

