@@ -7,7 +7,7 @@ Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, an
 
 * a stage 0 stands in for pretraining: both towers learn, through heads that are thrown away afterwards, which part of
   which thing should be where, and which kind of flaw is where;
-* half of the pictures show the bundled generator's own flaws (``natural.py``) in place of injected ones, and
+* half of the pictures show the bundled generator's own flaws (``paintings.py``) in place of injected ones, and
   the word for their number weighs more than the others;
 * every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
 * position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
@@ -60,6 +60,7 @@ from refiner.training.legion_data import (
 from refiner.training.legion_losses import LossWeights, Trainee
 from refiner.training.legion_model import PROMPT, Architecture, build_model
 from refiner.training.natural import Imperfect
+from refiner.training.paintings import Gallery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +270,13 @@ def main() -> None:
     parser.add_argument(
         "--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="pipeline whose own flaws are learnt"
     )
+    parser.add_argument("--paintings", type=Path, default=Path("runs/paintings"), help="folder of its pictures")
     parser.add_argument("--export-only", action="store_true", help="write what the last checkpoint holds, then stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.export_only:
-        pool = Pool(arguments.run / "pool", imperfect=Imperfect(arguments.generator))
+        gallery = Gallery(arguments.paintings, Imperfect(arguments.generator))
+        pool = Pool(arguments.run / "pool", gallery=gallery)
         train(micro_recipe(), pool, arguments.run, arguments.out)
         return
     setting, trainee = prepare(micro_recipe(), Pool(arguments.run / "pool"), arguments.run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,8 @@ from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
-from refiner.training.natural import EXPLANATION, REASONING, Imperfect, Pixels, malformed, regions_of
+from refiner.training.natural import EXPLANATION, REASONING, Pixels, regions_of
+from refiner.training.paintings import Gallery, Painting
 from refiner.types import Region, Size
 
 KIND_NAMES = (*FLAWS, "malformed")
@@ -32,7 +34,7 @@ KIND_NAMES = (*FLAWS, "malformed")
 CLEAN_SHARE = 0.35
 """Share of injected pictures without a flaw."""
 NATURAL_EVERY = 2
-"""Every so many shards one holds pictures that the generator repainted."""
+"""Every so many shards one holds pictures that the generator painted."""
 MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
 _LENGTH_STEP = 32
@@ -51,10 +53,6 @@ def _part_names() -> tuple[str, ...]:
 
 PART_NAMES = _part_names()
 """Every part of every kind of thing."""
-
-NATURAL_STRENGTHS = (0.3, 0.5, 0.6, 0.65, 0.7, 0.75)
-"""How far pictures with the generator's own flaws are repainted; at the first they mostly stay clean."""
-_BATCH = 20
 
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
 
@@ -108,18 +106,13 @@ def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
     return _drawn(np.asarray(picture.image), scene, picture.regions, picture.kinds)
 
 
-def draw_natural(imperfect: Imperfect, rng: np.random.Generator, count: int) -> list[Drawn]:
-    """``count`` pictures with the generator's own flaws, or with none where it made none worth naming."""
-    items: list[Drawn] = []
-    while len(items) < count:
-        scenes = [sample_scene(rng) for _ in range(_BATCH)]
-        strength = NATURAL_STRENGTHS[int(rng.integers(len(NATURAL_STRENGTHS)))]
-        pictures = imperfect.paint(scenes, strength, int(rng.integers(2**31)))
-        for picture, scene in zip(pictures, scenes, strict=True):
-            regions = regions_of(malformed(picture, scene), scene)
-            if regions is not None:
-                items.append(_drawn(picture, scene, regions, ["malformed"] * len(regions)))
-    return items[:count]
+def natural(painting: Painting) -> list[Drawn]:
+    """A painting's pictures with what is wrong with them."""
+    items = []
+    for picture, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
+        regions = regions_of(flaws, scene)
+        items.append(_drawn(picture, scene, regions, ["malformed"] * len(regions)))
+    return items
 
 
 def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Drawn:
@@ -162,12 +155,14 @@ class Pool:
     Args:
         folder: of the shards; made if missing.
         seed: shard i is drawn from seed + i, whoever draws it and when.
-        imperfect: paints the pictures with the generator's own flaws; None: all flaws are injected.
+        shard: pictures in each, those of paintings apart.
+        gallery: paintings with the generator's own flaws, for every second shard; None: all flaws are injected.
     """
 
-    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, imperfect: Imperfect | None = None) -> None:
-        self.folder, self.seed, self.shard, self.imperfect = folder, seed, shard, imperfect
+    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, gallery: Gallery | None = None) -> None:
+        self.folder, self.seed, self.shard, self.gallery = folder, seed, shard, gallery
         self.files: list[dict[str, NDArray[np.generic]]] = []
+        self.starts = [0]
         self.ends: list[NDArray[np.int64]] = []
         self.findings: list[tuple[Finding, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,27 +170,30 @@ class Pool:
     def grow(self, shards: int) -> None:
         """Hold at least this many shards."""
         while len(self.files) < shards:
-            seed = self.seed + len(self.files)
-            natural = self.imperfect is not None and len(self.files) % NATURAL_EVERY == NATURAL_EVERY - 1
-            path = self.folder / f"{'natural' if natural else 'pool'}-{seed}-{self.shard}.npz"
+            index = len(self.files)
+            own = self.gallery is not None and index % NATURAL_EVERY == NATURAL_EVERY - 1
+            path = self.folder / f"{'natural' if own else 'pool'}-{self.seed + index}-{self.shard}.npz"
             if not path.exists():
-                write_shard(path, self._draw(np.random.default_rng(seed), natural))
+                write_shard(path, self._draw(index, own))
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
             self.findings += [tuple(map(_finding, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
             self.ends.append(arrays.pop("counts").cumsum())
             self.files.append(arrays)
+            self.starts.append(len(self.findings))
 
-    def _draw(self, rng: np.random.Generator, natural: bool) -> list[Drawn]:
-        if natural and self.imperfect is not None:
-            return draw_natural(self.imperfect, rng, self.shard)
+    def _draw(self, index: int, own: bool) -> list[Drawn]:
+        if own and self.gallery is not None:
+            return [item for painting in self.gallery[index // NATURAL_EVERY] for item in natural(painting)]
+        rng = np.random.default_rng(self.seed + index)
         return [draw(rng) for _ in range(self.shard)]
 
     def __len__(self) -> int:
-        return len(self.files) * self.shard
+        return len(self.findings)
 
     def __getitem__(self, index: int) -> Drawn:
-        shard, place = divmod(index, self.shard)
+        shard = bisect_right(self.starts, index) - 1
+        place = index - self.starts[shard]
         arrays, ends = self.files[shard], self.ends[shard]
         part = slice(ends[place - 1] if place else 0, ends[place])
         masks = np.unpackbits(np.asarray(arrays["masks"][part], np.uint8), axis=-1, count=SIZE).astype(np.bool_)

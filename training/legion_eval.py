@@ -18,12 +18,15 @@ from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.masks import iou, union
 from refiner.protocols import Detector
 from refiner.training.legion import micro_recipe
-from refiner.training.legion_data import KIND_NAMES, Drawn, decoder_like, draw, draw_natural
+from refiner.training.legion_data import KIND_NAMES, Drawn, decoder_like, draw, natural
 from refiner.training.natural import Imperfect
+from refiner.training.paintings import paint
 from refiner.types import Analysis, Mask
 
 HELD_OUT_SEED = 10_000_000
 """Pictures for measuring are drawn from here on; pools for training lie below."""
+_PAINTED = 20
+"""Scenes that are painted at once."""
 FOUND_IOU = 0.25
 """A true region is found when one claimed region overlaps it at least this much."""
 
@@ -82,8 +85,10 @@ def evaluate(
 
 
 def evaluate_natural(detector: Detector, imperfect: Imperfect, count: int) -> dict[str, float]:
-    """The same scores on ``count`` held-out pictures that the generator repainted, wherever it went wrong."""
-    items = draw_natural(imperfect, np.random.default_rng(HELD_OUT_SEED), count)
+    """The same scores on at least ``count`` held-out pictures that the generator painted, wherever it went wrong."""
+    rng, items = np.random.default_rng(HELD_OUT_SEED), list[Drawn]()
+    while len(items) < count:
+        items += [item for painting in paint(rng, _PAINTED, imperfect) for item in natural(painting)]
     return score(detector, [item for item in items if item.kinds], [item for item in items if not item.kinds])
 
 
@@ -135,7 +140,7 @@ def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
     recipe = micro_recipe()
     write_card(
         folder,
-        name="legion-micro 3",
+        name="legion-micro 4",
         recipe="python -P -m refiner.training.legion --run runs/legion --out DIR",
         seed=recipe.seed,
         data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, every second with the generator's "

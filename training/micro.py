@@ -20,7 +20,7 @@ from refiner.detectors.legion import LegionDetector
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
-from refiner.training import legion, preference, preference_data
+from refiner.training import legion, preference
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -37,6 +37,7 @@ from refiner.training.legion_eval import measure, write_scores
 from refiner.training.micro_data import draw_batch, to_tensor
 from refiner.training.micro_scores import score_autoencoder, score_generator
 from refiner.training.natural import Imperfect
+from refiner.training.paintings import Gallery
 
 CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
 """How the bundled pipeline paints unless it is told otherwise."""
@@ -142,13 +143,11 @@ def build(runs: Path, out: Path) -> None:
     """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detector."""
     build_generator(runs, out / "generator")
     judge_recipe = preference.PreferenceRecipe()
-    retouch = preference_data.round_trip(out / "generator" / "vae")
     imperfect = Imperfect(out / "generator")
-    judge = preference.train(runs, judge_recipe, retouch, imperfect)
-    preference.save(
-        judge, out / "hps", judge_recipe, preference.measure(judge, judge_recipe.seed, PAIRS, retouch, imperfect)
-    )
-    pool = Pool(runs / "legion" / "pool", imperfect=imperfect)
+    judge = preference.train(runs, judge_recipe, imperfect)
+    scores = preference.measure(judge, judge_recipe.seed, PAIRS, imperfect)
+    preference.save(judge, out / "hps", judge_recipe, scores)
+    pool = Pool(runs / "legion" / "pool", gallery=Gallery(runs / "paintings", imperfect))
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")
     detector = LegionDetector.from_pretrained(out / "legion")
     write_scores(out / "legion", measure(detector, imperfect))

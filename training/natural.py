@@ -1,26 +1,27 @@
-"""Flaws as the bundled generator makes them, with exact truth.
+"""Flaws as the bundled generator makes them, and what they are.
 
-A clean render's latents are noised part of the way and denoised again under the scene's caption. Things stay where they
-are, their details come out as this generator paints them: what differs from the render is what it got wrong. Detector
-and judge learn from such pictures beside the injected flaws; the oracle has no part in the labels, so that it stays a
-referee.
+A clean render's latents are noised, part of the way or wholly, and denoised again under the scene's caption. The
+referee says what came out wrong, as annotators do for the detectors of the papers: detector and judge learn from its
+annotations of such pictures, beside the injected flaws. The scenes on which anything is measured are others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
-from refiner.masks import box_of, components, location_words
+from refiner.masks import box_of, location_words
 from refiner.micro.drawing import visible
-from refiner.micro.fitting import square_of
-from refiner.micro.things import PLACES
+from refiner.micro.oracle import inspect
 from refiner.micro.world import SIZE, Scene, render
 from refiner.taxonomy import Category
 from refiner.types import Mask, Region, Size
@@ -30,26 +31,11 @@ Floats = NDArray[np.float32]
 
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
-LEAST_PIXELS = 12
-"""Least number of wrong pixels that make a flaw."""
-CERTAINLY_CLEAN = 5
-"""Pictures with fewer connected wrong pixels than this are clean; between the two nobody can tell."""
 OUTLINE = 2
 """Pixels by which a region reaches beyond the wrong ones, as a person's outline of a flaw does."""
-MOST_REGIONS = 4
-"""Beyond so many, a wrong part joins the largest flaw of its thing."""
-_STEPS = 10
+MOST_REGIONS = 9
+"""Of a picture: as many as an answer can count."""
 _GUIDANCE = 3.0
-_NUDGE = 3
-"""Pixels by which a thing may stand beside its place."""
-_WRONG = 50.0
-"""Grey levels by which a pixel differs from all that the render shows within one pixel."""
-_SOFT = 0.45
-"""Share of the local contrast that may be lost or gained: decoders are soft."""
-
-_GARBLED = 0.19
-"""Share of its contrast by which a letter's place may differ on the average."""
-
 _CATEGORIES: dict[Category, tuple[str, ...]] = {
     Category.TEXT: ("letter", "tick"),
     Category.OPTICS: ("shadow", "reflection", "sun"),
@@ -71,55 +57,75 @@ class Imperfect:
         self._pipeline.set_progress_bar_config(disable=True)
 
     @torch.inference_mode()
-    def paint(self, scenes: Sequence[Scene], strength: float, seed: int) -> Pixels:
-        """The scenes' pictures, uint8 (N, 96, 96, 3), noised to ``strength`` in (0, 1] and denoised again."""
+    def round_trip(self, pictures: Pixels) -> Pixels:
+        """What the generator's autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
+        decoded = []
+        for chunk in torch.from_numpy(pictures).split(8):
+            pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.autocast("cpu", torch.bfloat16):
+                latents = self._pipeline.vae.encode(pixels).latent_dist.mean
+                out = self._pipeline.vae.decode(latents).sample.float()
+            decoded.append(((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
+        result: Pixels = torch.cat(decoded).numpy()
+        return result
+
+    @torch.inference_mode()
+    def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:
+        """The scenes' pictures, uint8 (N, 96, 96, 3), noised to ``strength`` in (0, 1] and denoised again.
+
+        ``steps`` are those from pure noise.
+        """
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
         with torch.autocast("cpu", torch.bfloat16):
             pictures = self._pipeline(
                 [scene.caption for scene in scenes],
                 image=[render(scene) for scene in scenes],
                 strength=strength,
-                num_inference_steps=_STEPS,
+                num_inference_steps=steps,
                 guidance_scale=_GUIDANCE,
                 generator=generators,
             ).images
         return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def malformed(picture: Pixels, scene: Scene) -> Mask:
-    """Where a picture of a scene, uint8 (96, 96, 3), came out wrong; bool (96, 96).
+class Flaw(NamedTuple):
+    """One flaw of a picture."""
 
-    A pixel is wrong when its colour occurs nowhere within one pixel of the render, or the render's nowhere within one
-    pixel of it, once every thing was moved to where it fits best. Letters are too small for such tolerance: one is
-    wrong where its place looks different on the average.
+    thing: int
+    """Index into the scene's things."""
+    part: str
+    """Name of the thing's part."""
+    mask: Mask
+    """Bool (96, 96)."""
+
+
+def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:
+    """What the referee says of a picture of a scene, uint8 (96, 96, 3).
+
+    Returns:
+        The scene with every thing where, and as large as, the picture shows it; and the flaws. What no part explains
+        belongs to the part of which it covers most, small parts being favoured.
     """
-    wanted = _aligned(picture.astype(np.float32), scene)
-    seen = picture - np.median(picture - wanted, axis=(0, 1)).clip(-8, 8)
-    wrong = np.maximum(_gap(seen, wanted), _gap(wanted, seen)) > 0
-    for letter in _letters(scene):
-        wrong |= _garbled(seen, wanted, letter)
-    closed = ndimage.binary_closing(np.pad(wrong, 2), iterations=2)[2:-2, 2:-2]
-    return wrong | closed
+    verdict = inspect(Image.fromarray(picture), scene)
+    places = zip(scene.things, verdict.things, strict=True)
+    found = replace(scene, things=tuple(replace(t, x=s.x, y=s.y, radius=s.radius) for t, s in places))
+    seen = [flaw for flaw in verdict.flaws if flaw.mask.any()]
+    owner = _owners(found) if seen else None
+    flaws = []
+    for flaw in seen:
+        assert owner is not None
+        thing, part = owner(flaw.mask) if flaw.part in ("blob", "thing") else (flaw.thing, flaw.part)
+        flaws.append(Flaw(thing, part, flaw.mask))
+    return found, tuple(flaws)
 
 
-def regions_of(wrong: Mask, scene: Scene) -> list[Region] | None:
-    """What a mask of ``malformed`` means, part by part; None where nobody can tell whether it is a flaw.
-
-    Connected pixels belong to the part of which they cover most, small parts being favoured; specks on a thing join its
-    largest flaw.
-    """
-    blobs = [(blob, int(blob.sum())) for blob in components(wrong)]
-    if not any(size >= LEAST_PIXELS for _, size in blobs):
-        return None if any(size >= CERTAINLY_CLEAN for _, size in blobs) else []
-    owner = _owners(scene)
-    flaws: dict[tuple[int, str], Mask] = {}
-    for blob, size in sorted(blobs, key=lambda pair: -pair[1]):
-        key = owner(blob)
-        if size < LEAST_PIXELS or (key not in flaws and len(flaws) >= MOST_REGIONS):
-            key = next((known for known in flaws if known[0] == key[0]), key)
-        if size >= LEAST_PIXELS or key in flaws:
-            flaws[key] = flaws.get(key, np.zeros_like(blob)) | blob
-    return [_region(scene, *key, mask) for key, mask in flaws.items()]
+def regions_of(flaws: Sequence[Flaw], scene: Scene) -> list[Region]:
+    """Regions of the largest flaws; those of one part are one region."""
+    masks: dict[tuple[int, str], Mask] = {}
+    for thing, part, mask in flaws:
+        masks[thing, part] = masks.get((thing, part), np.zeros_like(mask)) | mask
+    largest = sorted(masks, key=lambda key: -int(masks[key].sum()))[:MOST_REGIONS]
+    return [_region(scene, *key, masks[key]) for key in largest]
 
 
 def _owners(scene: Scene) -> Callable[[Mask], tuple[int, str]]:
@@ -164,45 +170,3 @@ def category_of(part: str) -> Category:
         if any(word in part.split() for word in words):
             return category
     return Category.ANATOMY
-
-
-def _aligned(seen: Floats, scene: Scene) -> Floats:
-    """The scene's render with every thing nudged to where it fits the picture best, float32 (96, 96, 3)."""
-    clean = np.asarray(render(scene), dtype=np.float32)
-    out = clean.copy()
-    nudges = [(down, across) for down in range(-_NUDGE, _NUDGE + 1) for across in range(-_NUDGE, _NUDGE + 1)]
-    for thing in scene.things:
-        x0, y0, x1, y1 = square_of(thing)
-        moved = [np.roll(clean, nudge, axis=(0, 1))[y0:y1, x0:x1] for nudge in nudges]
-        costs = [np.minimum(np.abs(each - seen[y0:y1, x0:x1]), 60).sum() for each in moved]
-        out[y0:y1, x0:x1] = moved[int(np.argmin(costs))]
-    return out
-
-
-def _letters(scene: Scene) -> list[Mask]:
-    """Where each letter of each sign stands, a pixel around it included."""
-    masks: dict[tuple[int, str], Mask] = {}
-    shapes = scene.shapes()
-    for shape, mask in zip(shapes, visible(shapes, SIZE), strict=True):
-        if shape.part in PLACES:
-            key = shape.thing, shape.part
-            masks[key] = masks.get(key, np.zeros_like(mask)) | mask
-    return [ndimage.binary_dilation(mask) for mask in masks.values()]
-
-
-def _garbled(seen: Floats, wanted: Floats, letter: Mask) -> Mask:
-    """The wrong pixels of a letter's place, none where the letter can be read; bool (96, 96)."""
-    nudges = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
-    off = [np.abs(np.roll(wanted, nudge, axis=(0, 1)) - seen).max(axis=2) * letter for nudge in nudges]
-    best = min(off, key=np.sum)
-    contrast = np.ptp(wanted[letter], axis=0).max()
-    return best > _WRONG if best[letter].mean() > _GARBLED * contrast else np.zeros_like(letter)
-
-
-def _gap(pixels: Floats, other: Floats) -> Floats:
-    """How far pixels lie beyond what the other picture shows within one pixel, less what is tolerated; (96, 96)."""
-    low = ndimage.minimum_filter(other, (3, 3, 1), mode="nearest")
-    high = ndimage.maximum_filter(other, (3, 3, 1), mode="nearest")
-    beyond = np.maximum(pixels - high, low - pixels).max(axis=2)
-    gap: Floats = beyond - np.maximum(_WRONG, _SOFT * (high - low).max(axis=2))
-    return gap

@@ -37,7 +37,7 @@ from refiner.metrics.hps import HPSScorer
 from refiner.micro.world import sample_scene
 from refiner.training.fit import FitSettings, fit
 from refiner.training.natural import Imperfect
-from refiner.training.preference_data import NATURAL, Retouch, round_trip
+from refiner.training.paintings import VIEWS, Gallery
 from refiner.training.preference_eval import measure
 from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import build_scorer
@@ -55,8 +55,8 @@ class PreferenceRecipe:
     batch: int = 6  # samples, with four pictures each
     reading: int = 800  # steps of the text tower alone, before any picture is seen
     read: int = 96  # captions in such a step
-    natural_shards: int = 24
-    natural_shard_size: int = 100
+    natural_shards: int = 16
+    natural_shard_size: int = 250
     natural_from: int = 2000  # step from which natural samples are in the batch
     naturals: int = 3  # of them, with four pictures each
     learning_rate: float = 1e-3
@@ -134,7 +134,7 @@ def losses_of_step(
         return {"said": trainee.said_loss(trainee.read(heard), heard)}, {}
     batch = _draw_batch(world, rng, recipe.batch, _WORLD[step % 2], _DUELS)
     if natural:
-        batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, NATURAL, _NATURAL_DUELS))
+        batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, VIEWS, _NATURAL_DUELS))
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
     place = {caption: number for number, caption in enumerate(captions)}
     seen, texts, scale = trainee.see(decoder_look(batch.pictures)), trainee.read(captions), trainee.scale
@@ -151,27 +151,23 @@ def losses_of_step(
     return losses, won | {"scale": scale}
 
 
-def train(
-    runs: Path,
-    recipe: PreferenceRecipe | None = None,
-    retouch: Retouch | None = None,
-    imperfect: Imperfect | None = None,
-) -> HPSScorer:
+def train(runs: Path, recipe: PreferenceRecipe | None = None, imperfect: Imperfect | None = None) -> HPSScorer:
     """The whole training, or what is left of it; checkpoint and pools lie in ``runs/preference``.
 
     Args:
         runs: folder of all runs.
         recipe: None is that of the bundled weights.
-        retouch: done to half the pictures, see ``build_pool``; the bundled judge had the generator's autoencoder.
-        imperfect: paints the natural samples; without it, or without ``retouch``, there are none.
+        imperfect: the generator: half the pictures go through its autoencoder, and it paints the natural samples;
+            without it there are none of these.
     """
     recipe = recipe or PreferenceRecipe()
     folder, weights = runs / "preference", dataclasses.asdict(recipe)
+    retouch = imperfect.round_trip if imperfect else None
     world = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed, retouch)
     natural = None
-    if imperfect and retouch:
-        shards, size = recipe.natural_shards, recipe.natural_shard_size
-        natural = build_naturals(folder / "natural", shards, size, recipe.seed, imperfect, retouch)
+    if imperfect:
+        gallery = Gallery(runs / "paintings", imperfect, shard=recipe.natural_shard_size)
+        natural = build_naturals(folder / "natural", recipe.natural_shards, gallery)
     scorer = build_scorer(recipe.seed)
     trainee = Trainee(scorer)
 
@@ -201,11 +197,11 @@ def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping
     scorer.save_pretrained(out)
     write_card(
         out,
-        name="hps-micro 3",
+        name="hps-micro 4",
         recipe="python -P -m refiner.training.preference",
         seed=recipe.seed,
         data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
-        f"{recipe.natural_shards * recipe.natural_shard_size} scenes repainted by the generator",
+        f"{recipe.natural_shards * recipe.natural_shard_size} scenes painted by the generator",
         domain="micro",
         scores=scores,
         settings=dataclasses.asdict(recipe),
@@ -221,11 +217,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.generator.is_dir():
         parser.error(f"expected the folder of the generator, got {str(arguments.generator)!r}: train it first")
-    recipe, retouch = PreferenceRecipe(), round_trip(arguments.generator / "vae")
-    imperfect = Imperfect(arguments.generator)
-    scorer = train(arguments.runs, recipe, retouch, imperfect)
+    recipe, imperfect = PreferenceRecipe(), Imperfect(arguments.generator)
+    scorer = train(arguments.runs, recipe, imperfect)
     save(scorer, arguments.out, recipe, {})
-    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe.seed, arguments.pairs, retouch, imperfect)
+    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe.seed, arguments.pairs, imperfect)
     save(scorer, arguments.out, recipe, scores)
     for name, value in scores.items():
         print(f"{name:40s} {value:.3f}")

@@ -1,34 +1,29 @@
 """Captions of the micro world, pictures of them, and the truth about each patch: what the micro judge learns from.
 
 A sample of the world is one caption with five pictures: two clean renders of it (other places and sizes), one with
-flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has four,
-all of which a generator's decoder made: the clean one, two with more and fewer of the generator's own mistakes, and
-the worst of them with one place repainted, for better or for worse: what a judge of repairs is asked about.
+flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has those of
+a painting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from refiner.masks import dilate, feather
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
 from refiner.training.legion_data import PART_NAMES, part_map
-from refiner.training.natural import Imperfect, malformed, regions_of
-from refiner.types import Mask, Region
+from refiner.training.natural import Pixels
+from refiner.training.paintings import Painting
+from refiner.types import Mask
 
 PICTURES = ("clean", "again", "flawed", "worse", "rival")
 """What a sample's pictures are, in order."""
-NATURAL = ("returned", "better", "poorer", "repainted")
-"""The same for a natural sample."""
 TEXT_RIVALS = 5
 """Wrong captions of a sample beyond that of its rival picture."""
 CELLS = 12
@@ -37,7 +32,6 @@ ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
-Pixels = NDArray[np.uint8]
 Retouch = Callable[[Pixels], Pixels]
 """Pictures (N, 96, 96, 3) to pictures."""
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
@@ -130,13 +124,6 @@ _TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "sw
 _OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
 _LEAST_SHARE = 0.06
 """Of a patch that is flawed."""
-_LOW, _HIGH = (0.2, 0.7), (0.6, 0.95)
-"""Strengths at which the generator paints the better and the poorer picture of a natural sample."""
-_CLEARLY, _LEAST_MORE = 1.2, 10
-"""The worse of two has so many times the other's wrong pixels, and so many beyond that."""
-_REACH = (2.0, 8.0)
-"""Pixels by which what is repainted goes beyond a flaw."""
-_FEATHER = 2.0
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:
@@ -206,7 +193,7 @@ def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
 
 
 class Sample(NamedTuple):
-    """One caption's N pictures, each in the order of ``PICTURES`` or ``NATURAL``."""
+    """One caption's N pictures, each in the order of ``PICTURES`` or ``VIEWS``."""
 
     pictures: NDArray[np.uint8]
     """(N, 96, 96, 3)."""
@@ -242,63 +229,15 @@ def draw_sample(rng: np.random.Generator) -> Sample:
     )
 
 
-def draw_naturals(rng: np.random.Generator, count: int, imperfect: Imperfect, retouch: Retouch) -> list[Sample]:
-    """Up to ``count`` natural samples, with the same two strengths of the generator's noise.
-
-    A scene of which even the poorer picture came out well gives none.
-    """
-    scenes = [sample_scene(rng) for _ in range(count)]
-    strengths, seed = (float(rng.uniform(*_LOW)), float(rng.uniform(*_HIGH))), int(rng.integers(2**31))
-    returned = retouch(np.stack([np.asarray(render(scene)) for scene in scenes]))
-    better, poorer = (imperfect.paint(scenes, strength, seed + at) for at, strength in enumerate(strengths))
-    rows = zip(scenes, returned, better, poorer, strict=True)
-    samples = [_natural(scene, np.stack(pictures), rng) for scene, *pictures in rows]
-    return [sample for sample in samples if sample is not None]
-
-
-def _natural(scene: Scene, pictures: Pixels, rng: np.random.Generator) -> Sample | None:
-    """The sample of a scene's three pictures, (3, 96, 96, 3); None where the last has no flaw."""
-    _, better, poorer = pictures
-    flaws = regions_of(malformed(poorer, scene), scene)
-    if not flaws:
-        return None
-    repainted = _repainted(poorer, better, flaws[int(rng.integers(len(flaws)))], float(rng.uniform(*_REACH)))
-    shown = [better, poorer, repainted]
-    wrong = np.stack([np.zeros((SIZE, SIZE), dtype=np.bool_), *(malformed(picture, scene) for picture in shown)])
-    pixels = wrong.sum(axis=(1, 2))
+def natural_sample(painting: Painting) -> Sample:
+    """What a painting teaches; of two pictures the one with fewer flaws, on fewer pixels, is better."""
+    masks = [np.logical_or.reduce([np.zeros((SIZE, SIZE), bool), *(f.mask for f in flaws)]) for flaws in painting.flaws]
+    faults = np.array([(len(flaws), mask.sum()) for flaws, mask in zip(painting.flaws, masks, strict=True)])
     return Sample(
-        pictures=np.concatenate([pictures, repainted[None]]),
-        things=np.stack([thing_labels(scene)] * len(NATURAL)),
-        parts=np.stack([part_labels(scene)] * len(NATURAL)),
-        flaws=np.stack([cells_of(mask) * np.uint8(1 + len(FLAWS)) for mask in wrong]),
-        better=pixels > _CLEARLY * pixels[:, None] + _LEAST_MORE,
-        captions=[scene.caption],
+        pictures=painting.pictures,
+        things=np.stack([thing_labels(scene) for scene in painting.scenes]),
+        parts=np.stack([part_labels(scene) for scene in painting.scenes]),
+        flaws=np.stack([cells_of(mask) * np.uint8(1 + len(FLAWS)) for mask in masks]),
+        better=np.asarray((faults[:, None] < faults).all(axis=2)),
+        captions=[painting.scenes[0].caption],
     )
-
-
-def _repainted(old: Pixels, new: Pixels, flaw: Region, reach: float) -> Pixels:
-    """A picture with the place of a flaw, and ``reach`` pixels around it, taken from another."""
-    assert flaw.mask is not None
-    weight = feather(dilate(flaw.mask, reach), _FEATHER)[..., None]
-    mixed: Pixels = np.rint(old * (1 - weight) + new * weight).astype(np.uint8)
-    return mixed
-
-
-def round_trip(autoencoder: Path) -> Retouch:
-    """What comes back from a diffusers autoencoder for pictures of the micro world."""
-    from diffusers import AutoencoderKL
-
-    model = AutoencoderKL.from_pretrained(autoencoder).eval().to(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def retouch(pictures: Pixels) -> Pixels:
-        decoded = []
-        for chunk in torch.from_numpy(pictures).split(8):
-            pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast("cpu", torch.bfloat16):
-                out = model.decode(model.encode(pixels).latent_dist.mean).sample.float()
-            decoded.append(((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
-        result: Pixels = torch.cat(decoded).numpy()
-        return result
-
-    return retouch

@@ -16,7 +16,8 @@ from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.world import Scene, place, render, sample_scene
 from refiner.protocols import Judge
 from refiner.training.natural import Imperfect
-from refiner.training.preference_data import NATURAL, RIVALS, Retouch, draw_naturals, flawed_pair, round_trip
+from refiner.training.paintings import VIEWS, paint
+from refiner.training.preference_data import RIVALS, Retouch, flawed_pair, natural_sample
 
 _CHUNK = 64
 _PAINTED = 20
@@ -103,15 +104,14 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
 
 
-def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect, retouch: Retouch) -> dict[str, float]:
-    """The same on the generator's own mistakes in held-out scenes, where the truth is clear enough.
+def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect) -> dict[str, float]:
+    """The same on the generator's own mistakes in held-out scenes.
 
     Args:
         judge: scores pictures against prompts.
         seed: of the scenes; not one that was trained on.
         scenes: how many are painted.
         imperfect: paints them.
-        retouch: the generator's round trip.
 
     Returns:
         ``natural`` (a decoded clean picture against one with mistakes), ``fewer`` (fewer against more), ``repainted``
@@ -120,11 +120,11 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect,
     votes, rng = _Votes(judge, None), np.random.default_rng([seed, scenes])
     names = {"returned": "natural", "better": "fewer", "repainted": "repainted"}
     for _ in range(scenes // _PAINTED):
-        for sample in draw_naturals(rng, _PAINTED, imperfect, retouch):
+        for sample in map(natural_sample, paint(rng, _PAINTED, imperfect)):
             shown = [(Image.fromarray(picture), sample.captions[0]) for picture in sample.pictures]
-            poorer = NATURAL.index("poorer")
+            poorer = VIEWS.index("poorer")
             for name, sort in names.items():
-                place = NATURAL.index(name)
+                place = VIEWS.index(name)
                 if sample.better[place, poorer]:
                     votes.add(shown[place], shown[poorer], sort)
                 elif sample.better[poorer, place]:
@@ -133,14 +133,14 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect,
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
 
 
-def measure(judge: Judge, seed: int, pairs: int, retouch: Retouch, imperfect: Imperfect) -> dict[str, float]:
-    """Held-out figures on exact pictures, under ``decoded/`` on retouched ones, and on the generator's mistakes.
+def measure(judge: Judge, seed: int, pairs: int, imperfect: Imperfect) -> dict[str, float]:
+    """Held-out figures on exact pictures, under ``decoded/`` once decoded, and on the generator's mistakes.
 
     ``seed`` is that of the judge's training.
     """
     scores = evaluate(judge, seed=seed + 1, pairs=pairs)
-    decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=retouch)
-    natural = evaluate_natural(judge, seed + 3, pairs, imperfect, retouch)
+    decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=imperfect.round_trip)
+    natural = evaluate_natural(judge, seed + 3, pairs, imperfect)
     own = {f"generator/{name}": value for name, value in natural.items()}
     return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
 
@@ -155,8 +155,8 @@ def main() -> None:
     judge, card = HPSScorer.from_pretrained(arguments.folder), read_card(arguments.folder)
     if card is None:
         parser.error(f"expected a judge with a card.json, got {str(arguments.folder)!r}: name its folder")
-    retouch, imperfect = round_trip(arguments.generator / "vae"), Imperfect(arguments.generator)
-    print(json.dumps(measure(judge, card.seed, arguments.pairs, retouch, imperfect), indent=1))
+    imperfect = Imperfect(arguments.generator)
+    print(json.dumps(measure(judge, card.seed, arguments.pairs, imperfect), indent=1))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ from torch.nn import functional
 
 from refiner.runs import atomic_write
 from refiner.training.legion_data import PART_NAMES
-from refiner.training.natural import Imperfect
-from refiner.training.preference_data import NATURAL, PICTURES, Retouch, Sample, draw_naturals, draw_sample
-
-_PAINTED_AT_ONCE = 10
+from refiner.training.paintings import VIEWS, Gallery
+from refiner.training.preference_data import PICTURES, Retouch, Sample, draw_sample, natural_sample
 
 
 class Labels(NamedTuple):
@@ -90,17 +88,12 @@ def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch
     return Pool(folder, shards, PICTURES)
 
 
-def build_naturals(folder: Path, shards: int, size: int, seed: int, imperfect: Imperfect, retouch: Retouch) -> Pool:
-    """The same for natural samples."""
+def build_naturals(folder: Path, shards: int, gallery: Gallery) -> Pool:
+    """The same for natural samples, one shard for each of the gallery's."""
     for index in range(shards):
-        if (folder / f"{index:03d}.json").exists():
-            continue
-        rng = np.random.default_rng([seed, 1, index])
-        samples: list[Sample] = []
-        while len(samples) < size:
-            samples += draw_naturals(rng, min(_PAINTED_AT_ONCE, size - len(samples)), imperfect, retouch)
-        _write(folder, index, samples)
-    return Pool(folder, shards, NATURAL)
+        if not (folder / f"{index:03d}.json").exists():
+            _write(folder, index, [natural_sample(painting) for painting in gallery[index]])
+    return Pool(folder, shards, VIEWS)
 
 
 def _write(folder: Path, index: int, samples: Sequence[Sample]) -> None:

@@ -1,0 +1,160 @@
+"""Scenes as the generator paints them, well and badly: detector and judge learn its own flaws from them.
+
+A painting shows one scene four times, always through the generator's decoder: clean; with fewer of the generator's
+mistakes; with more; and the last with one place repainted from the one before, for better or for worse, which is what
+a judge of repairs is asked about.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refiner.masks import dilate, feather
+from refiner.micro.world import SIZE, Scene, Thing, render, sample_scene
+from refiner.runs import atomic_write
+from refiner.training.natural import Flaw, Imperfect, Pixels, annotate
+from refiner.types import Mask
+
+VIEWS = ("returned", "better", "poorer", "repainted")
+"""What a painting's pictures are, in order."""
+_THINGS = (0.4, 0.2, 0.2, 0.2)
+"""How often a scene has one thing, two, three and four: large single things come out worst."""
+_FLAWLESS = 0.25
+"""Share of the scenes without a flaw in the poorer picture that are kept."""
+_STEPS = (6, 13)
+"""Of the generator for the poorer picture, from a to below b: with few it errs more."""
+_FROM_NOTHING = 0.5
+"""Chance that the poorer picture is painted from noise alone, as a user's pictures are."""
+_HIGH, _LOW = (0.75, 1.0), (0.4, 0.85)
+"""Strengths of the generator's noise for the poorer picture, and for the better one."""
+_REACH = (2.0, 8.0)
+"""Pixels by which what is repainted goes beyond a flaw."""
+_SPOT = (3.0, 10.0)
+"""Radius in pixels of what is repainted where there is no flaw."""
+_FEATHER = 2.0
+_AT_ONCE = 10
+
+
+class Painting(NamedTuple):
+    """One caption's pictures and what is wrong with each, in the order of ``VIEWS``."""
+
+    scenes: tuple[Scene, ...]
+    """Where the things stand in each picture."""
+    pictures: Pixels
+    """Uint8 (4, 96, 96, 3)."""
+    flaws: tuple[tuple[Flaw, ...], ...]
+
+
+def paint(rng: np.random.Generator, count: int, imperfect: Imperfect) -> list[Painting]:
+    """Up to ``count`` scenes at random, painted with the same strengths of the generator's noise.
+
+    Most scenes of which even the poorer picture came out well are left out: there is little to learn from them.
+
+    Args:
+        rng: the only source of chance.
+        count: of scenes.
+        imperfect: the generator.
+    """
+    planned = [sample_scene(rng, int(rng.choice(4, p=_THINGS)) + 1) for _ in range(count)]
+    high = 1.0 if rng.random() < _FROM_NOTHING else float(rng.uniform(*_HIGH))
+    poorer = imperfect.paint(planned, high, int(rng.integers(2**31)), int(rng.integers(*_STEPS)))
+    said = [annotate(picture, scene) for picture, scene in zip(poorer, planned, strict=True)]
+    kept = [row for row, (_, flaws) in enumerate(said) if flaws or rng.random() < _FLAWLESS]
+    if not kept:
+        return []
+    said, scenes = [said[row] for row in kept], [said[row][0] for row in kept]
+    better = imperfect.paint(scenes, float(rng.uniform(*_LOW)), int(rng.integers(2**31)))
+    returned = imperfect.round_trip(np.stack([np.asarray(render(scene)) for scene in scenes]))
+    rows = zip(said, returned, better, poorer[kept], strict=True)
+    return [_painting(*each, np.stack(pictures), rng) for each, *pictures in rows]
+
+
+def _painting(scene: Scene, flaws: tuple[Flaw, ...], pictures: Pixels, rng: np.random.Generator) -> Painting:
+    """``pictures`` are all but the last; scene and flaws are those of the poorer one."""
+    _, better, poorer = pictures
+    place = flaws[int(rng.integers(len(flaws)))].mask if flaws else _spot(scene, rng)
+    repainted = _repainted(poorer, better, place, float(rng.uniform(*_REACH)))
+    said = [(scene, ()), annotate(better, scene), (scene, flaws), annotate(repainted, scene)]
+    return Painting(
+        scenes=tuple(each for each, _ in said),
+        pictures=np.concatenate([pictures, repainted[None]]),
+        flaws=tuple(each for _, each in said),
+    )
+
+
+def _spot(scene: Scene, rng: np.random.Generator) -> Mask:
+    """A disc somewhere on a thing."""
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE)
+    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
+    return spot
+
+
+def _repainted(old: Pixels, new: Pixels, place: Mask, reach: float) -> Pixels:
+    """A picture with a place, and ``reach`` pixels around it, taken from another."""
+    weight = feather(dilate(place, reach), _FEATHER)[..., None]
+    mixed: Pixels = np.rint(old * (1 - weight) + new * weight).astype(np.uint8)
+    return mixed
+
+
+class Gallery:
+    """Shards of paintings, each drawn when it is first asked for and kept in a folder.
+
+    Args:
+        folder: of the shards.
+        imperfect: the generator.
+        seed: with a shard's number, what it is drawn from, whoever draws it and when.
+        shard: paintings in each.
+    """
+
+    def __init__(self, folder: Path, imperfect: Imperfect, seed: int = 1, shard: int = 250) -> None:
+        self.folder, self.seed, self.shard = folder, seed, shard
+        self._imperfect = imperfect
+
+    def __getitem__(self, index: int) -> list[Painting]:
+        path = self.folder / f"{self.seed}-{self.shard}-{index:03d}.npz"
+        if not path.exists():
+            rng, paintings = np.random.default_rng([self.seed, index]), list[Painting]()
+            while len(paintings) < self.shard:
+                paintings += paint(rng, _AT_ONCE, self._imperfect)
+            _write(path, paintings[: self.shard])
+        return _read(path)
+
+
+def _write(path: Path, paintings: Sequence[Painting]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scenes = [[dataclasses.asdict(scene) for scene in painting.scenes] for painting in paintings]
+    names = [[[(flaw.thing, flaw.part) for flaw in flaws] for flaws in painting.flaws] for painting in paintings]
+    masks = [flaw.mask for painting in paintings for flaws in painting.flaws for flaw in flaws]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        pictures=np.stack([painting.pictures for painting in paintings]),
+        masks=np.packbits(np.array(masks, dtype=np.bool_).reshape(-1, SIZE, SIZE), axis=-1),
+        texts=np.frombuffer(json.dumps([scenes, names]).encode(), dtype=np.uint8),
+    )
+    atomic_write(path, buffer.getvalue())
+
+
+def _read(path: Path) -> list[Painting]:
+    with np.load(path) as file:
+        pictures, masks, texts = file["pictures"], file["masks"], json.loads(file["texts"].tobytes())
+    left = iter(np.unpackbits(masks, axis=-1, count=SIZE).astype(np.bool_))
+    paintings = []
+    for shown, scenes, names in zip(pictures, *texts, strict=True):
+        flaws = tuple(tuple(Flaw(thing, part, next(left)) for thing, part in each) for each in names)
+        paintings.append(Painting(tuple(map(_scene, scenes)), shown, flaws))
+    return paintings
+
+
+def _scene(entry: dict[str, Any]) -> Scene:
+    things = tuple(Thing(**thing) for thing in entry["things"])
+    return Scene(things=things, rows=tuple(entry["rows"]), background=entry["background"])
