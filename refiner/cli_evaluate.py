@@ -119,7 +119,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
         system = _refining(args) if args.task == "refinement" else _looker(args)
     description = describe(args.task, data, {"specification": args.data, **source}, system, {**SCORING, **given})
     build_task(args.task, description["system"], description["scoring"])
-    with _speed(terminal, args.task) as report:
+    with speed(terminal, args.task) as report:
         run = collect(data, system, description, args.out, resume=args.resume, shard=shard, progress=report)
     if shard is not None and shard.count > 1:
         return _tell_shard(run, shard.file, args, terminal)
@@ -157,14 +157,15 @@ def _looker(args: argparse.Namespace) -> System:
 
     return Looker(
         detector=load_detector(args.detector),
-        judge=_judge(getattr(args, "judge", None)),
+        judge=load_judge(getattr(args, "judge", None)),
         encoder=_encoder(args) if args.task == "explanation" else None,
         sentences=_sentences(getattr(args, "sentence_encoder", None)),
         batch_size=args.batch_size,
     )
 
 
-def _judge(name: str | None) -> HPSScorer | None:
+def load_judge(name: str | None) -> HPSScorer | None:
+    """HPS by its id; None stays None."""
     if name is None:
         return None
     from refiner.metrics.hps import HPSScorer
@@ -191,7 +192,7 @@ def _refining(args: argparse.Namespace) -> System:
     from refiner.pipelines import RefinedPipeline
     from refiner.pipelines.loop import finish
 
-    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=_judge(args.judge) or "saved")
+    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=load_judge(args.judge) or "saved")
     pipe.set_progress_bar_config(disable=True)
     if pipe.judge is None:
         raise ConfigError(f"Expected a judge for {args.model!r}, which has none of its own, got none: pass --judge.")
@@ -203,7 +204,7 @@ def _refining(args: argparse.Namespace) -> System:
 
     settings = {
         "model": args.model,
-        "weights": _weights(args.model),
+        "weights": weight_sums(args.model),
         "detector": pipe.detector.name,
         "config": dataclasses.asdict(pipe.refine_config),
         "call": dict(pipe.call_defaults),
@@ -215,7 +216,7 @@ def _refining(args: argparse.Namespace) -> System:
     return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out))
 
 
-def _weights(model: str) -> dict[str, str]:
+def weight_sums(model: str) -> dict[str, str]:
     """Checksum of each weight file of a pipeline."""
     from refiner.hub import checksum, resolve
 
@@ -225,7 +226,7 @@ def _weights(model: str) -> dict[str, str]:
 
 
 @contextmanager
-def _speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
+def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
     """Tells on stderr how far a run is, how fast, and how long it will take: a bar, or a line now and then."""
     began = last = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
@@ -303,7 +304,7 @@ def _tell_problems(data: DataSet, terminal: Terminal) -> None:
 def _show(table: Json, terminal: Terminal) -> None:
     from refiner.evaluate_plots import number, words
 
-    grid = _grid()
+    grid = plain_grid()
     grid.add_column("figure")
     grid.add_column("value", justify="right")
     grid.add_column("95 % interval")
@@ -321,5 +322,6 @@ def _show(table: Json, terminal: Terminal) -> None:
     terminal.say(f"signature: {table['signature']}")
 
 
-def _grid() -> Table:
+def plain_grid() -> Table:
+    """A table without lines."""
     return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

@@ -103,11 +103,11 @@ def test_a_missing_file_or_a_folder_of_prompts(tmp_path: Path) -> None:
 
 
 def test_pictures_find_their_prompts_by_path_by_name_and_by_number() -> None:
-    names = ["x/a.png", "y/b.jpg", "y/00002.webp", "z/a.png"]
-    prompts = {"x/a.png": "1", "b.jpg": "2", "00002": "3", "z/a.png": "4"}
+    names = ["x/a.png", "y/b.jpg", "y/00002.webp", "z/a.png", "x/c.png", "z/c.png"]
+    prompts = {"x/a.png": "1", "b.jpg": "2", "00002": "3", "z/a.png": "4", "x/c": "5", "z/c": "6"}
     problems: list[Problem] = []
     found = match_prompts(names, prompts, "p.json", problems)
-    assert found == dict(zip(names, "1234", strict=True))
+    assert found == dict(zip(names, "123456", strict=True))
     assert problems == []
 
 

@@ -99,9 +99,9 @@ def match_prompts(
 ) -> dict[str, str]:
     """Give each picture its prompt.
 
-    A picture is looked up by its whole name, then by its file name, then by that without the suffix; the latter two
-    only where no other picture has the same. Named and counted: ``missing_prompt``, ``missing_image`` (a prompt of no
-    picture) and ``duplicate_basename`` (a prompt that could be of several pictures).
+    A picture is looked up by its whole name, then by that without the suffix, then by its file name, then by that
+    without the suffix; each only where no other picture has the same. Named and counted: ``missing_prompt``,
+    ``missing_image`` (a prompt of no picture) and ``duplicate_basename`` (a prompt that could be of several pictures).
 
     Args:
         names: of the pictures; relative paths with forward slashes.
@@ -114,7 +114,7 @@ def match_prompts(
     known = list(names)
     found: dict[str, str] = {}
     used: set[str] = set()
-    for shorten in (str, _basename, _stem):
+    for shorten in (str, _without_suffix, _basename, _stem):
         owners: dict[str, list[str]] = defaultdict(list)
         for name in known:
             owners[shorten(name)].append(name)
@@ -142,3 +142,7 @@ def _basename(name: str) -> str:
 
 def _stem(name: str) -> str:
     return _basename(name).rpartition(".")[0] or _basename(name)
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(_basename(name)) + _stem(name)
