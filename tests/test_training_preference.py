@@ -32,7 +32,7 @@ from refiner.training.preference_data import (
 from refiner.training.preference_eval import evaluate
 from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import CONTEXT_LENGTH, build_scorer, build_tokenizer
-from refiner.training.preference_pool import build_pool, decoder_look
+from refiner.training.preference_pool import build_pool, decoder_look, shifted
 
 GENERATOR = MICRO_WEIGHTS / "generator"
 
@@ -133,6 +133,19 @@ def test_a_decoders_look_is_slight() -> None:
     assert looked.min() >= 0
     assert looked.max() <= 1
     assert 0.002 < (looked - pictures).abs().mean() < 0.05
+
+
+def test_a_shift_moves_each_picture_by_a_few_pixels() -> None:
+    pictures = clean_pictures(8)
+    torch.manual_seed(0)
+    moved = shifted(pictures)
+    assert moved.shape == pictures.shape
+    gaps = []
+    for before, after in zip(pictures, moved, strict=True):
+        near = [(after - before.roll((dy, dx), (1, 2)))[:, 3:-3, 3:-3] for dy in range(-3, 4) for dx in range(-3, 4)]
+        assert min(float(each.abs().max()) for each in near) == 0
+        gaps.append(float((after - before).abs().max()))
+    assert max(gaps) > 0
 
 
 def test_tokenizer_knows_the_world() -> None:

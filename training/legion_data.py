@@ -33,8 +33,8 @@ KIND_NAMES = (*FLAWS, "malformed")
 """The injected kinds, and what the generator does by itself."""
 CLEAN_SHARE = 0.35
 """Share of injected pictures without a flaw."""
-NATURAL_EVERY = 2
-"""Every so many shards one holds pictures that the generator painted."""
+INJECTED_EVERY = 3
+"""Every so many shards one holds injected flaws; the others hold pictures that the generator painted."""
 MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
 _LENGTH_STEP = 32
@@ -156,7 +156,7 @@ class Pool:
         folder: of the shards; made if missing.
         seed: shard i is drawn from seed + i, whoever draws it and when.
         shard: pictures in each, those of paintings apart.
-        gallery: paintings with the generator's own flaws, for every second shard; None: all flaws are injected.
+        gallery: paintings with the generator's own flaws, for two shards of three; None: all flaws are injected.
     """
 
     def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, gallery: Gallery | None = None) -> None:
@@ -171,7 +171,7 @@ class Pool:
         """Hold at least this many shards."""
         while len(self.files) < shards:
             index = len(self.files)
-            own = self.gallery is not None and index % NATURAL_EVERY == NATURAL_EVERY - 1
+            own = self.gallery is not None and index % INJECTED_EVERY > 0
             path = self.folder / f"{'natural' if own else 'pool'}-{self.seed + index}-{self.shard}.npz"
             if not path.exists():
                 write_shard(path, self._draw(index, own))
@@ -184,7 +184,9 @@ class Pool:
 
     def _draw(self, index: int, own: bool) -> list[Drawn]:
         if own and self.gallery is not None:
-            return [item for painting in self.gallery[index // NATURAL_EVERY] for item in natural(painting)]
+            return [
+                item for painting in self.gallery[index - index // INJECTED_EVERY - 1] for item in natural(painting)
+            ]
         rng = np.random.default_rng(self.seed + index)
         return [draw(rng) for _ in range(self.shard)]
 

@@ -143,7 +143,7 @@ def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
         name="legion-micro 4",
         recipe="python -P -m refiner.training.legion --run runs/legion --out DIR",
         seed=recipe.seed,
-        data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, every second with the generator's "
+        data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, two of three with the generator's "
         "own flaws, the others with injected ones (35 % clean, half decoder-like)",
         domain="micro",
         scores={name: round(value, 4) for name, value in scores.items()},

@@ -5,9 +5,10 @@ colour; colours or places swapped; a thing left out), and HPS v2's preferences (
 prompt and two pictures, cross-entropy over the pair's scaled cosines. The better one has no flaw, fewer flaws, or fits
 the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
 from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
-cast of a decoder, in amounts that say nothing about which one is better. From a later step on, each batch also holds
-pictures with the generator's own mistakes, against others of the same scene that its decoder made as well, and against
-themselves with one place repainted. Before all that the text tower learns alone to tell what captions say.
+cast of a decoder, and are moved by a few pixels, in amounts that say nothing about which one is better. From a later
+step on, each batch also holds pictures with the generator's own mistakes, against others of the same scene that its
+decoder made as well, and against themselves with one place repainted. Before all that the text tower learns alone to
+tell what captions say.
 
 Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here the micro world's exact
 truth stands in for both. What each patch shows, which parts should be there, which kind of flaw is there, whether the
@@ -41,7 +42,7 @@ from refiner.training.paintings import VIEWS, Gallery
 from refiner.training.preference_eval import measure
 from refiner.training.preference_losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference_model import build_scorer
-from refiner.training.preference_pool import Labels, Pool, build_naturals, build_pool, decoder_look
+from refiner.training.preference_pool import Labels, Pool, build_naturals, build_pool, decoder_look, shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,13 @@ class PreferenceRecipe:
     shards: int = 16
     shard_size: int = 250
     steps: int = 5000
-    batch: int = 6  # samples, with four pictures each
+    batch: int = 4  # samples, with four pictures each
     reading: int = 800  # steps of the text tower alone, before any picture is seen
     read: int = 96  # captions in such a step
     natural_shards: int = 16
     natural_shard_size: int = 250
     natural_from: int = 2000  # step from which natural samples are in the batch
-    naturals: int = 3  # of them, with four pictures each
+    naturals: int = 5  # of them, with four pictures each
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     preference: float = 1.0  # this and the following are factors of the losses
@@ -137,7 +138,7 @@ def losses_of_step(
         batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, VIEWS, _NATURAL_DUELS))
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
     place = {caption: number for number, caption in enumerate(captions)}
-    seen, texts, scale = trainee.see(decoder_look(batch.pictures)), trainee.read(captions), trainee.scale
+    seen, texts, scale = trainee.see(decoder_look(shifted(batch.pictures))), trainee.read(captions), trainee.scale
     own = texts[[place[caption] for caption in batch.captions]]
     duels = {name: duel_scores(seen.features, own, pairs) for name, pairs in batch.pairs.items()}
     better, worse = torch.cat(list(duels.values())).unbind(1)

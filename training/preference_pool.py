@@ -18,6 +18,8 @@ from refiner.training.legion_data import PART_NAMES
 from refiner.training.paintings import VIEWS, Gallery
 from refiner.training.preference_data import PICTURES, Retouch, Sample, draw_sample, natural_sample
 
+_SHIFT = 3
+
 
 class Labels(NamedTuple):
     """The truth about the patches of N pictures."""
@@ -123,3 +125,12 @@ def decoder_look(pictures: Tensor) -> Tensor:
     gain = 1 + 0.04 * torch.randn(count, 1, 1, 1)
     out = (out - 0.5) * gain + 0.5 + 0.012 * torch.randn(count, 3, 1, 1)
     return (out + 0.025 * torch.rand(count, 1, 1, 1) ** 2 * torch.randn_like(out)).clamp(0, 1)
+
+
+def shifted(pictures: Tensor) -> Tensor:
+    """Each picture moved by up to ``_SHIFT`` pixels, too little for the labels of its patches to change."""
+    height, width = pictures.shape[2:]
+    wide = functional.pad(pictures, (_SHIFT,) * 4, mode="replicate")
+    corners = torch.randint(2 * _SHIFT + 1, (len(pictures), 2)).tolist()
+    moved = [picture[:, y : y + height, x : x + width] for picture, (y, x) in zip(wide, corners, strict=True)]
+    return torch.stack(moved)
