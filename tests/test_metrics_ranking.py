@@ -71,6 +71,25 @@ def test_neither_order_nor_company_changes_an_interval():
         assert swapped["one"][name] == pytest.approx(alone[name], abs=1e-12)
 
 
+def test_pictures_of_a_prompt_are_drawn_together():
+    once = noisy(2, 60)
+    twice = {f"{prompt}-{copy}": values for prompt, values in once.items() for copy in "01"}
+    prompts_of = {image: image.rpartition("-")[0] for image in twice}
+    alone, together = (
+        rank_generators({"one": once}),
+        rank_generators({"one": twice}, prompts_of=prompts_of),
+    )
+    assert together.prompts == 60
+    for name, estimate in alone.rows[0].estimates.items():
+        assert together.rows[0].estimates[name] == pytest.approx(estimate, abs=1e-12)
+    apart = rank_generators({"one": twice}).rows[0].estimates["CAP"]
+    assert apart.high - apart.low < 0.8 * (alone.rows[0].estimates["CAP"].high - alone.rows[0].estimates["CAP"].low)
+    scores = {"one": {image: float(len(values)) for image, values in twice.items()}}
+    assert rank_by_score(scores, name="n", prompts_of=prompts_of).rows[0].estimates["n"] == pytest.approx(
+        alone.rows[0].estimates["AF"], abs=1e-12
+    )
+
+
 def test_interval_is_that_of_the_mean():
     values = np.random.default_rng(3).normal(0.25, 0.05, 400)
     scores = {"one": {str(at): float(value) for at, value in enumerate(values)}}

@@ -9,7 +9,8 @@ as follows, with s the severity of an anomaly in [0, 1], 1 = worst (the paper's 
 - CAP: AF times MAI, which is the mean over images of the sum of s. The ranking goes by it.
 
 All generators are compared on the same prompts; intervals and probabilities come from drawing those prompts anew, the
-same draws for every generator. Any other score of single images is ranked in the same way by ``rank_by_score``.
+same draws for every generator; pictures of one prompt are drawn together. Any other score of single images is ranked in
+the same way by ``rank_by_score``.
 """
 
 from __future__ import annotations
@@ -113,7 +114,10 @@ class Ranking:
 
 
 def rank_generators(
-    severities: Mapping[str, Mapping[str, Sequence[float | None]]], bootstrap: Bootstrap | None = None
+    severities: Mapping[str, Mapping[str, Sequence[float | None]]],
+    bootstrap: Bootstrap | None = None,
+    *,
+    prompts_of: Mapping[str, str] | None = None,
 ) -> Ranking:
     """Rank generators by CAP, with MAI, AF and the variants beside it.
 
@@ -121,6 +125,7 @@ def rank_generators(
         severities: by generator, by prompt (or image id): severity of each anomaly, in [0, 1], 1 = worst. An anomaly
             without a severity is named, counted and left out.
         bootstrap: how intervals are drawn.
+        prompts_of: the prompt of each image, where ``severities`` is by images of which several share a prompt.
 
     Raises:
         InputError: there is no generator, or no prompt that all of them have.
@@ -132,6 +137,7 @@ def rank_generators(
         [[_row(name, prompt, severities[name][prompt], problems) for prompt in prompts] for name in severities]
     )
     signature = f"ranking|version={VERSION}|{_DEFINITIONS}|severity=1_is_worst|zero_by_zero=0"
+    tables = _by_prompt(tables, prompts, prompts_of)
     return _rank(list(severities), tables, ANOMALY_MEASURES, bootstrap or Bootstrap(), signature, problems)
 
 
@@ -141,6 +147,7 @@ def rank_by_score(
     name: str,
     higher_is_better: bool = True,
     bootstrap: Bootstrap | None = None,
+    prompts_of: Mapping[str, str] | None = None,
 ) -> Ranking:
     """Rank generators by the mean of a score of their images, such as HPS or the share of flawed pixels.
 
@@ -150,6 +157,7 @@ def rank_by_score(
         name: of the score.
         higher_is_better: which way it goes.
         bootstrap: how intervals are drawn.
+        prompts_of: as of ``rank_generators``.
 
     Raises:
         InputError: there is no generator, or no prompt that all of them have a score for.
@@ -163,6 +171,7 @@ def rank_by_score(
             problems.append(Problem("bad_score", generator, prompt, detail))
     prompts = _common(finite, problems)
     tables = np.array([[(1.0, finite[generator][prompt]) for prompt in prompts] for generator in finite])
+    tables = _by_prompt(tables, prompts, prompts_of)
     signature = f"ranking|version={VERSION}|{name}=mean_over_images"
     return _rank(
         list(finite), tables, [Measure(name, 1, 0, higher_is_better)], bootstrap or Bootstrap(), signature, problems
@@ -183,6 +192,16 @@ def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem])
             f"Expected prompts that all of {', '.join(tables)} have images for, got none: give the same prompts to all."
         )
     return sorted(common)
+
+
+def _by_prompt(tables: Array, images: Sequence[str], prompts_of: Mapping[str, str] | None) -> Array:
+    """(generators, images, columns) -> (generators, prompts, columns): sums over the images of each prompt."""
+    if prompts_of is None:
+        return tables
+    prompts, places = np.unique([prompts_of[image] for image in images], return_inverse=True)
+    summed = np.zeros((tables.shape[0], len(prompts), tables.shape[2]))
+    np.add.at(summed, (slice(None), places), tables)
+    return summed
 
 
 def _row(name: str, prompt: str, severities: Sequence[float | None], problems: list[Problem]) -> tuple[float, ...]:
