@@ -2,9 +2,9 @@
 
 For every held-out prompt and seed six systems make a picture: the start image alone; the best of n pictures by the
 judge, without a detector, at no fewer denoiser rows than auto spent; the auto loop with the detector's masks put in
-random places, under auto's budget; and the three strategies. All share models, prompt, seed and so the start image.
-The oracle counts what is wrong with each result; when they run, neither detector, judge nor loop sees it. Every run is a line of
-``records.jsonl``: a benchmark that was stopped goes on where it was, if models and settings are still the same.
+random places, under auto's budget; and the three strategies. All share models, prompt, seed and so the start image. The
+oracle counts what is wrong with each result; when they run, neither detector, judge nor loop sees it. Every run is a
+line of ``records.jsonl``: a benchmark that was stopped goes on where it was, if models and settings are still the same.
 """
 
 from __future__ import annotations

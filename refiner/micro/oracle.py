@@ -1,8 +1,8 @@
 """The referee: what in a picture does not fit its caption, and where.
 
 It sees the picture and the caption, nothing else: no detector, no loop, no seed. Detector and judge learn from what it
-says of training pictures (``training/paintings.py``); when they run, they do not see it. It fits place and size of every thing
-(``fitting.py``), renders the scene so found, and compares in two ways, both forgiving about one pixel:
+says of training pictures (``training/paintings.py``); when they run, they do not see it. It fits place and size of
+every thing (``fitting.py``), renders the scene so found, and compares in two ways, both forgiving about one pixel:
 
 - every *part* (a finger, a pupil, a tick, a letter, a shadow) must be seen: where the picture looks as if the part
   were not there, the part is unsupported;
