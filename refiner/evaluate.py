@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import json
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError, InputError, ModelError
@@ -148,8 +151,7 @@ def collect(
     atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
     file = root / part.file
     file.touch()
-    done = Records([file]).done()
-    left = [index for index in part.indices(len(data.names)) if index not in done]
+    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records([file]).done()))
     finished = 0
     with Appending(file) as out:
         for records in (engine or work)(data, system, left):
@@ -268,15 +270,15 @@ _Loaded = tuple[int, str, Sample | InputError]
 
 def work(data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
     """Make the records of samples, batch by batch; while the system works on one batch the next is read."""
-    parts = [indices[start : start + system.batch_size] for start in range(0, len(indices), system.batch_size)]
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(_read, data, parts[0]) if parts else None
-        for following in [*parts[1:], None]:
-            if coming is None:
-                return
-            batch = coming.result()
-            coming = None if following is None else pool.submit(_read, data, following)
-            yield _records(batch, system)
+        coming = None
+        for start in range(0, len(indices), system.batch_size):
+            following = pool.submit(_read, data, indices[start : start + system.batch_size])
+            if coming is not None:
+                yield _records(coming.result(), system)
+            coming = following
+        if coming is not None:
+            yield _records(coming.result(), system)
 
 
 def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:

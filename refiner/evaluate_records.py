@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refiner.errors import OutputError
 from refiner.runs import Json
@@ -19,39 +24,47 @@ class Records:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = tuple(files)
-        self._places: dict[int, tuple[int, int, bool]] = {}
+        indices, numbers, starts, failed = array("q"), array("H"), array("q"), array("b")
         for number, file in enumerate(self.files):
             for start, record in _lines(file):
-                known = self._places.get(record["index"])
-                failed = record["error"] is not None
-                if known is None or known[2]:
-                    self._places[record["index"]] = number, start, failed
+                indices.append(record["index"])
+                numbers.append(number)
+                starts.append(start)
+                failed.append(record["error"] is not None)
+        met = np.arange(len(indices))
+        bad = np.array(failed, dtype=np.bool_)
+        order = np.lexsort((np.where(bad, -met, met), bad, np.array(indices)))
+        self._indices, first = np.unique(np.array(indices)[order], return_index=True)
+        chosen = order[first]
+        self._numbers, self._starts, self._failed = np.array(numbers)[chosen], np.array(starts)[chosen], bad[chosen]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
-    def done(self) -> set[int]:
-        """Numbers of the samples that need not be run again."""
-        return {index for index, (_, _, failed) in self._places.items() if not failed}
+    def done(self) -> NDArray[np.int64]:
+        """Numbers of the samples that need not be run again, ascending."""
+        return self._indices[~self._failed]
 
     def __getitem__(self, index: int) -> Json:
-        """The record of a sample."""
-        number, start, _ = self._places[index]
-        with self.files[number].open("rb") as file:
-            file.seek(start)
+        """The record of a sample.
+
+        Raises:
+            KeyError: it has none.
+        """
+        at = int(np.searchsorted(self._indices, index))
+        if at == len(self) or self._indices[at] != index:
+            raise KeyError(index)
+        with self.files[self._numbers[at]].open("rb") as file:
+            file.seek(self._starts[at])
             record: Json = json.loads(file.readline())
         return record
 
     def __iter__(self) -> Iterator[Json]:
-        handles = [file.open("rb") for file in self.files]
-        try:
-            for index in sorted(self._places):
-                number, start, _ = self._places[index]
+        with ExitStack() as stack:
+            handles = [stack.enter_context(file.open("rb")) for file in self.files]
+            for number, start in zip(self._numbers, self._starts, strict=True):
                 handles[number].seek(start)
                 yield json.loads(handles[number].readline())
-        finally:
-            for handle in handles:
-                handle.close()
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Json]]:
@@ -68,10 +81,11 @@ def _lines(file: Path) -> Iterator[tuple[int, Json]]:
 def _parsed(line: bytes) -> Json | None:
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    usable = isinstance(record, dict) and isinstance(record.get("index"), int) and "error" in record
-    return record if usable else None
+    if not isinstance(record, dict) or not isinstance(record.get("index"), int) or "error" not in record:
+        return None
+    return record if 0 <= record["index"] < 2**63 else None
 
 
 class Appending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from refiner.errors import OutputError
 from refiner.evaluate import Run, read_problems
-from refiner.evaluate_tasks import Columns, Figures, Row, Task, Unscored, build_task
+from refiner.evaluate_columns import BLOCK, Column, Columns, Texts
+from refiner.evaluate_tasks import Figures, Row, Task, Unscored, build_task
 from refiner.runs import Json, atomic_write, dumps
 
 TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
@@ -49,30 +50,31 @@ SHOWN = 100
 
 
 class _Collected:
-    """Rows as columns of doubles: eight bytes a number, whatever their count."""
+    """Rows as packed columns."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, array[float]] = {}
+        self.columns: dict[str, Column] = {}
         self.indices = array("q")
-        self.names: list[str] = []
-        self.groups: list[str] = []
+        self.names = Texts()
+        self.groups: dict[str, int] = {}
+        """Name of a group -> its number."""
+        self.group = array("l")
+        """Number of each sample's group."""
 
     def add(self, record: Json, row: Row) -> None:
         for name, value in row.items():
             if name not in self.columns:
-                self.columns[name] = array("d", [np.nan]) * len(self.indices)
+                self.columns[name] = Column(missing=len(self.indices))
             self.columns[name].append(np.nan if value is None else float(value))
         self.indices.append(record["index"])
-        for column in self.columns.values():
-            if len(column) < len(self.indices):
-                column.append(np.nan)
+        for name in self.columns.keys() - row.keys():
+            self.columns[name].append(np.nan)
         self.names.append(record["name"])
-        self.groups.append(sys.intern(record["group"]))
+        self.group.append(self.groups.setdefault(record["group"], len(self.groups)))
 
-    def arrays(self) -> Columns:
+    def known(self) -> Columns:
         """The columns that hold any number."""
-        columns = {name: np.asarray(values, dtype=np.float64) for name, values in self.columns.items()}
-        return {name: values for name, values in columns.items() if not np.isnan(values).all()}
+        return Columns({name: column for name, column in self.columns.items() if not column.empty})
 
 
 def score(run: Run) -> Scored:
@@ -95,7 +97,7 @@ def score(run: Run) -> Scored:
             continue
         notes.update(kind for kind, _ in record["answer"]["notes"])
         collected.add(record, outcome)
-    columns = collected.arrays()
+    columns = collected.known()
     table = _table(run, task, columns, collected, errors, notes)
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
     atomic_write(run.folder / TABLE_CSV, _table_csv(table))
@@ -112,8 +114,9 @@ def _row(task: Task, record: Json) -> Row | Unscored:
 def _table(
     run: Run, task: Task, columns: Columns, collected: _Collected, errors: Counter[str], notes: Counter[str]
 ) -> Json:
-    groups = np.asarray(collected.groups, dtype=np.str_)
-    names = sorted({group for group in collected.groups if group})
+    group = np.asarray(collected.group)
+    numbers = {name: collected.groups[name] for name in sorted(collected.groups) if name}
+    groups = {name: _group(task, columns, group == number) for name, number in numbers.items()}
     scored = len(collected.names)
     problems = Counter(run.description["problems"]) + notes
     return {
@@ -127,7 +130,7 @@ def _table(
         "errors": dict(sorted(errors.items())),
         "problems": dict(sorted(problems.items())),
         "figures": task.figures(columns) if scored else {},
-        "groups": {name: _group(task, columns, groups == name) for name in names} if len(names) > 1 else {},
+        "groups": groups if len(groups) > 1 else {},
         "categories": task.categories(columns) if scored else {},
     }
 
@@ -139,8 +142,7 @@ def _models(system: Json) -> list[str]:
 
 
 def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:
-    own = {name: values[chosen] for name, values in columns.items()}
-    return {"scored": int(chosen.sum()), **task.figures(own)}
+    return {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
 
 
 def _table_csv(table: Json) -> str:
@@ -158,10 +160,13 @@ def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
         with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["index", "name", "group", *columns])
+            groups, block = list(collected.groups), np.zeros((BLOCK, 0))
             for at, index in enumerate(collected.indices):
-                numbers = (float(values[at]) for values in columns.values())
-                cells = ("" if np.isnan(number) else repr(number).removesuffix(".0") for number in numbers)
-                writer.writerow([index, collected.names[at], collected.groups[at], *cells])
+                if at % BLOCK == 0 and columns:
+                    block = columns.block(at // BLOCK)
+                numbers = block[at % BLOCK].tolist()
+                cells = ("" if math.isnan(number) else repr(number).removesuffix(".0") for number in numbers)
+                writer.writerow([index, collected.names[at], groups[collected.group[at]], *cells])
         part.replace(path)
     except OSError as error:
         raise OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.") from error

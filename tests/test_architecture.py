@@ -19,7 +19,8 @@ CORE = ("errors", "taxonomy", "types", "protocols", "masks", "runs", "images", "
 LAYERS = [
     [f"refiner.{name}" for name in CORE],
     ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
-    + [f"refiner.evaluate_{name}" for name in ("data", "plots", "records", "report", "systems", "table", "tasks")]
+    + [f"refiner.evaluate_{name}" for name in ("columns", "data", "plots", "records", "report", "systems")]
+    + [f"refiner.evaluate_{name}" for name in ("table", "tasks")]
     + ["refiner.micro", "refiner.data", "refiner.metrics"],
     ["refiner.detectors"],
     ["refiner.pipelines"],

@@ -20,12 +20,13 @@ from PIL import Image
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, InputError, OutputError, UnreadableOutputError
 from refiner.evaluate import Run, Shard, System, answer, collect, describe, merge, open_run, work
+from refiner.evaluate_columns import BLOCK
 from refiner.evaluate_data import DataSet, MicroData, Sample
 from refiner.evaluate_records import Records
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.masks import box_of
-from refiner.runs import Json
+from refiner.runs import Json, analysis_to_dict
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 
@@ -106,6 +107,9 @@ def test_a_run_cut_off_at_any_byte_goes_on(whole: Run, tmp_path: Path, seed: int
 def test_a_damaged_line_is_run_again(whole: Run, tmp_path: Path) -> None:
     lines = (whole.folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     lines[4], lines[7], lines[9] = b"\0\0\0\n", b'{"index": "x"}\n', b"[1]\n"
+    lines[10:10] = [b'{"index": %d, "error": null}\n' % number for number in (-1, 2**63, 10**40)] + [
+        b"[" * 99_999 + b"\n"
+    ]
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines))
     (tmp_path / "run.json").write_bytes((whole.folder / "run.json").read_bytes())
     system = looker()
@@ -286,14 +290,20 @@ def test_progress_is_told_batch_by_batch(tmp_path: Path) -> None:
 
 
 class Endless:
-    """Small samples without end, drawn when they are asked for."""
+    """Small samples without end, drawn when they are asked for; their truth has a flaw of every kind."""
 
     def __init__(self, count: int) -> None:
         self.problems: list = []
         self.names = tuple(map(str, range(count)))
+        self.regions = tuple(flaw(at, category) for at, category in enumerate(Category))
 
     def load(self, index: int) -> Sample:
-        return Sample(name=self.names[index], image=Image.new("RGB", (64, 64)), prompt="a grey square " * 40)
+        truth = Analysis(size=Size(32, 32), regions=self.regions[index % 3 :], detector="truth")
+        return Sample(name=self.names[index], image=Image.new("RGB", (32, 32)), prompt="a square " * 40, truth=truth)
+
+
+def flaw(at: int, category: Category) -> Region:
+    return Region(mask=None, box=(at, 0, at + 9, 20 + at % 9), name="flaw", category=category)
 
 
 class Mute:
@@ -305,12 +315,13 @@ class Mute:
         return {"encoder": None, "sentences": None}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        return [{"score": 0.5, "analysis": None, "notes": [], "text": "x" * 5000} for _ in samples]
+        analysis = analysis_to_dict(Analysis(size=Size(32, 32), regions=(flaw(3, Category.TEXT),), detector="mute"))
+        return [{"score": 0.5, "analysis": analysis, "notes": [], "text": "x" * 5000} for _ in samples]
 
 
 def peak(folder: Path, count: int) -> int:
     data, system = Endless(count), Mute()
-    description = describe("realism", data, {"specification": "endless"}, system, SCORING)
+    description = describe("localization", data, {"specification": "endless"}, system, SCORING)
     tracemalloc.start()
     score(collect(data, system, description, folder))
     _, most = tracemalloc.get_traced_memory()
@@ -319,8 +330,8 @@ def peak(folder: Path, count: int) -> int:
 
 
 def test_memory_hardly_grows_with_the_samples(tmp_path: Path) -> None:
-    few, many = peak(tmp_path / "few", 200), peak(tmp_path / "many", 1200)
-    assert (many - few) / 1000 < 500, "bytes a sample; a record alone has 5600"
+    few, many = peak(tmp_path / "few", 2 * BLOCK), peak(tmp_path / "many", 3 * BLOCK)
+    assert (many - few) / BLOCK < 200, "bytes a sample; a record alone has 8000"
 
 
 def test_no_half_written_file_stays(whole: Run) -> None:

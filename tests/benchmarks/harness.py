@@ -1,7 +1,8 @@
 """The evaluation harness alone, with a cheap probe for a detector: speed, memory over many samples, kills survived.
 
-``images_per_second`` is records, table and report together, in wall time of one process. ``memory`` is the peak of a
-process's resident set, in MiB. ``kills`` is how many of the runs that were ended with SIGKILL at random points, and
+``images_per_second`` is records, table and report together, in wall time of one process, for pictures of 256x256.
+``memory`` is the peak of a process's resident set in MiB, for so many pictures of 64x64: it is the samples that count
+there, not their size. ``kills`` is how many of the runs that were ended with SIGKILL at random points, and
 then resumed, gave the table of a straight run.
 
 Run with ``make bench`` or ``python tests/benchmarks/harness.py [--samples N] [--kills N] [--json]``.
@@ -34,7 +35,7 @@ from refiner.runs import derive_seed
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 
-SIDE = 256
+SIDE, SMALL = 256, 64
 
 
 class Probe(ScriptedDetector):
@@ -50,16 +51,18 @@ class Probe(ScriptedDetector):
 class Squares:
     """Pictures with one bright square, drawn when they are asked for; the truth is a little beside it."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, side: int) -> None:
+        self.side = side
         self.problems: list = []
         self.names = tuple(f"{index:06d}" for index in range(count))
 
     def load(self, index: int) -> Sample:
-        x, y, side = (derive_seed(name, index) % 100 for name in ("x", "y", "side"))
-        image = Image.new("RGB", (SIDE, SIDE), (30, 60, 90))
-        image.paste((200, 60, 90), (x, y, x + side + 20, y + side + 20))
-        truth = np.zeros((SIDE, SIDE), dtype=np.bool_)
-        truth[y + 3 : y + side + 20, x : x + side + 20] = True
+        x, y, more = (derive_seed(name, index) % (self.side * 2 // 5) for name in ("x", "y", "side"))
+        side = self.side // 12 + more
+        image = Image.new("RGB", (self.side, self.side), (30, 60, 90))
+        image.paste((200, 60, 90), (x, y, x + side, y + side))
+        truth = np.zeros((self.side, self.side), dtype=np.bool_)
+        truth[y + 3 : y + side, x : x + side] = True
         return Sample(name=self.names[index], image=image, truth=_analysis(truth))
 
 
@@ -70,23 +73,23 @@ def _analysis(mask: np.ndarray) -> Analysis:
     return Analysis(size=Size(*mask.shape), regions=(region,), detector="probe")
 
 
-def evaluate(folder: Path, count: int, *, resume: bool = False) -> None:
+def evaluate(folder: Path, count: int, side: int = SIDE, *, resume: bool = False) -> None:
     """A whole run, or the rest of one."""
-    data, system = Squares(count), Looker(detector=Probe(), batch_size=8)
+    data, system = Squares(count, side), Looker(detector=Probe(), batch_size=8)
     description = describe("localization", data, {"specification": "squares"}, system, {})
     run = collect(data, system, description, folder, resume=resume)
     write_report(run, score(run), data)
 
 
-def child(folder: Path, count: int) -> subprocess.Popen[str]:
+def child(folder: Path, count: int, side: int = SIDE) -> subprocess.Popen[str]:
     """A run in a process of its own; it prints its peak of memory."""
-    arguments = ["--child", str(folder), "--samples", str(count)]
+    arguments = ["--child", str(folder), "--samples", str(count), "--side", str(side)]
     return subprocess.Popen([sys.executable, "-P", __file__, *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def peak(folder: Path, count: int) -> float:
     """MiB of a run."""
-    said, _ = child(folder, count).communicate()
+    said, _ = child(folder, count, SMALL).communicate()
     return int(said) / 1024
 
 
@@ -131,9 +134,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        evaluate(args.child, args.samples, resume=True)
+        evaluate(args.child, args.samples, args.side, resume=True)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     report = measure(args.samples, args.kills)
