@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from refiner import __version__
 from refiner.cli_evaluate import add_evaluate
 from refiner.cli_micro import add_micro
+from refiner.cli_rank import add_rank
 from refiner.cli_view import RoundsView, Terminal, show_analysis
 from refiner.errors import InputError, RefinerError, UserError
 from refiner.images import load_image, png_bytes
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_refine(commands.add_parser("refine", help="paint a picture, or take one, and make it better"))
     _add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
+    add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser
 

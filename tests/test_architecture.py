@@ -21,13 +21,14 @@ LAYERS = [
     ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
     + [f"refiner.evaluate_{name}" for name in ("columns", "data", "plots", "records", "report", "systems")]
     + [f"refiner.evaluate_{name}" for name in ("table", "tasks")]
+    + [f"refiner.{name}" for name in ("rank", "rank_report", "rank_table")]
     + ["refiner.micro", "refiner.data", "refiner.metrics"],
     ["refiner.detectors"],
     ["refiner.pipelines"],
     ["refiner.training", "refiner.demo"],
 ]
 DOORS = ("refiner", "refiner.__main__", "refiner.cli") + tuple(
-    f"refiner.cli_{name}" for name in ("evaluate", "evaluate_files", "micro", "view")
+    f"refiner.cli_{name}" for name in ("evaluate", "evaluate_files", "micro", "rank", "view")
 )
 """They may look up, inside functions."""
 LOOKS_UP = {("refiner.types", "refiner.report")}
