@@ -165,7 +165,7 @@ def _painting(
     from refiner.rank import Painting
 
     options = dict(call)
-    sides = {name: options.pop(name, None) for name in ("height", "width")}
+    sides: dict[str, Any] = {name: options.pop(name, None) for name in ("height", "width")}
     negative_prompt = options.pop("negative_prompt", None)
 
     def paint(jobs: Sequence[PaintJob]) -> list[Image.Image]:

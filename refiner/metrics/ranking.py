@@ -198,9 +198,10 @@ def _by_prompt(tables: Array, images: Sequence[str], prompts_of: Mapping[str, st
     """(generators, images, columns) -> (generators, prompts, columns): sums over the images of each prompt."""
     if prompts_of is None:
         return tables
-    prompts, places = np.unique([prompts_of[image] for image in images], return_inverse=True)
-    summed = np.zeros((tables.shape[0], len(prompts), tables.shape[2]))
-    np.add.at(summed, (slice(None), places), tables)
+    prompts = np.array([prompts_of[image] for image in images])
+    order = np.argsort(prompts, kind="stable")
+    _, firsts = np.unique(prompts[order], return_index=True)
+    summed: Array = np.add.reduceat(tables[:, order], firsts, axis=1)
     return summed
 
 
