@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -54,6 +54,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     merge = commands.add_parser("merge", help="join the shards of a run, and make its table")
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folders that --shard wrote")
     merge.add_argument("--out", metavar="DIR", required=True, help="where the joined run goes; may be one of them")
+    _add_records(merge)
     merge.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     merge.set_defaults(run=_merge)
     add_files(commands)
@@ -97,9 +98,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--out", metavar="DIR", required=True, help="where records, table and report go")
     run.add_argument("--resume", action="store_true", help="go on with the run in DIR; failed samples are tried again")
+    _add_records(run)
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
     run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR anew, without models")
     run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+
+
+def _add_records(parser: Any) -> None:
+    words = "format of the records when all are there; JSON Lines until then (jsonl)"
+    parser.add_argument("--records", choices=("jsonl", "parquet"), default="jsonl", help=words)
 
 
 def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -120,9 +127,11 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     description = describe(args.task, data, {"specification": args.data, **source}, system, {**SCORING, **given})
     build_task(args.task, description["system"], description["scoring"])
     with speed(terminal, args.task) as report:
-        run = collect(data, system, description, args.out, resume=args.resume, shard=shard, progress=report)
+        run = collect(
+            data, system, description, args.out, resume=args.resume, shard=shard, progress=report, records=args.records
+        )
     if shard is not None and shard.count > 1:
-        return _tell_shard(run, shard.file, args, terminal)
+        return _tell_shard(run, shard.file(args.records), args, terminal)
     return _finish(run, data, args, terminal)
 
 
@@ -148,7 +157,7 @@ def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
 def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.evaluate import merge
 
-    return _finish(merge(args.folders, args.out), None, args, terminal)
+    return _finish(merge(args.folders, args.out, records=args.records), None, args, terminal)
 
 
 def _looker(args: argparse.Namespace) -> System:

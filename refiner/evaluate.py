@@ -1,7 +1,8 @@
 """The harness: a data set and a system make one record a sample; records make a table.
 
 A run's folder holds ``run.json`` (what the records depend on) and ``records.jsonl``, one line a sample, appended as the
-samples are done and flushed batch by batch: whatever ends a run, the next one goes on after the last whole line. The
+samples are done and flushed batch by batch: whatever ends a run, the next one goes on after the last whole line. On
+request they become ``records.parquet`` when all are there (see ``refiner.evaluate_records``). The
 table is made from the records alone, in the order of the data set. So a run that was resumed, merged from shards or
 scored again without the models gives the same table as one in a single stretch.
 
@@ -18,14 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate_data import DataSet, Sample, digest
-from refiner.evaluate_records import Appending, Records
+from refiner.evaluate_records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
 from refiner.runs import Json, atomic_write, check_writable, dumps, environment
 
 SCHEMA = 1
@@ -78,10 +79,9 @@ class Shard:
         """Numbers of its samples among so many."""
         return range(self.number - 1, samples, self.count)
 
-    @property
-    def file(self) -> str:
+    def file(self, kind: RecordsFormat = "jsonl") -> str:
         """Name of its records."""
-        return "records.jsonl" if self.count == 1 else f"records-{self.number}-of-{self.count}.jsonl"
+        return f"records.{kind}" if self.count == 1 else f"records-{self.number}-of-{self.count}.{kind}"
 
 
 class Run(NamedTuple):
@@ -126,6 +126,7 @@ def collect(
     shard: Shard | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
+    records: RecordsFormat = "jsonl",
 ) -> Run:
     """Run the samples that the folder has no record of, and append their records.
 
@@ -138,6 +139,8 @@ def collect(
         shard: only these samples; None for all.
         engine: makes the records; None for ``work`` in this process.
         progress: is told how far it is.
+        records: what the records become when all are there; until then they are JSON Lines. A run can be resumed
+            with either.
 
     Returns:
         The run, with the records of this shard.
@@ -145,21 +148,31 @@ def collect(
     Raises:
         ConfigError: the folder holds records of another run, or of this one and ``resume`` is not set.
         OutputError: the folder cannot be written.
+        MissingExtraError: Parquet without pyarrow.
     """
+    if records == "parquet":
+        need_parquet()
     root, part = check_writable(folder), shard or Shard()
     _claim(root, description, part, resume=resume)
     atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
-    file = root / part.file
+    file = root / part.file()
     file.touch()
-    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records([file]).done()))
+    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_files_of(root, part)).done()))
     finished = 0
     with Appending(file) as out:
-        for records in (engine or work)(data, system, left):
-            out.write(records)
-            finished += len(records)
+        for rows in (engine or work)(data, system, left):
+            out.write(rows)
+            finished += len(rows)
             if progress is not None:
                 progress(finished, len(left))
-    return Run(root, description, Records([file]))
+    if records == "parquet":
+        to_parquet(_files_of(root, part), root / part.file("parquet"))
+        file.unlink()
+    return Run(root, description, Records(_files_of(root, part)))
+
+
+def _files_of(root: Path, shard: Shard) -> list[Path]:
+    return [path for kind in get_args(RecordsFormat) if (path := root / shard.file(kind)).exists()]
 
 
 def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None:
@@ -168,7 +181,7 @@ def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None
         atomic_write(path, dumps(description) + "\n")
         return
     check_same(read_description(root), description, root)
-    if (root / shard.file).exists() and not resume:
+    if _files_of(root, shard) and not resume:
         raise ConfigError(
             f"Expected a folder without records, got those of an earlier run in {str(root)!r}: "
             "pass --resume to go on with it, or name another folder."
@@ -228,11 +241,16 @@ def open_run(folder: str | Path) -> Run:
 
 
 def _record_files(root: Path) -> list[Path]:
-    return sorted(root.glob("records*.jsonl"))
+    return [path for kind in get_args(RecordsFormat) for path in sorted(root.glob(f"records*.{kind}"))]
 
 
-def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
+def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFormat = "jsonl") -> Run:
     """Join the records of shards, of one folder or several, into one run.
+
+    Args:
+        folders: that hold them, in any format.
+        out: folder of the joined run; may be one of them.
+        records: format of the joined records.
 
     Raises:
         InputError: a folder holds no run.
@@ -247,13 +265,10 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Run:
     if (target / RUN_FILE).exists():
         check_same(read_description(target), descriptions[0], target)
     files = [file for root in roots for file in _record_files(root)]
-    part = target / ".records.part"
-    with Appending(part, anew=True) as joined:
-        for record in Records(files):
-            joined.write([record])
-    part.replace(target / Shard().file)
+    joined = target / Shard().file(records)
+    (to_parquet if records == "parquet" else to_lines)(files, joined)
     for file in _record_files(target):
-        if file.name != Shard().file:
+        if file != joined:
             file.unlink()
     for name in (RUN_FILE, PROBLEMS_FILE):
         if roots[0].resolve() != target.resolve() and (roots[0] / name).is_file():

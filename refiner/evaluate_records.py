@@ -1,18 +1,33 @@
-"""The records of a run on disk: JSON Lines that grow by whole batches, and are read one by one in order."""
+"""The records of a run on disk: JSON Lines that grow by whole batches; or Parquet, made of them when a run is done.
+
+A Parquet file cannot be read before its last byte is written, so a run that may be killed never writes one as it goes:
+its records are JSON Lines first, and become ``.parquet`` in one step at the end. A row has ``index``, ``name``,
+``group``, ``prompt`` and ``error`` (its kind, or null) for those who look with other tools, and in ``record`` the line
+that JSON Lines would have.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import OutputError
+from refiner.errors import InputError, MissingExtraError, OutputError
 from refiner.runs import Json
+
+RecordsFormat = Literal["parquet", "jsonl"]
+"""In the order in which they are read: what is in JSON Lines is newer."""
+
+_TEXTS: Final = ("name", "group", "prompt")
+_ROWS: Final = 64
+"""Records in a row group, which is what is held in memory at a time."""
 
 
 class Records:
@@ -26,7 +41,7 @@ class Records:
         self.files = tuple(files)
         indices, numbers, starts, failed = array("q"), array("H"), array("q"), array("b")
         for number, file in enumerate(self.files):
-            for start, record in _lines(file):
+            for start, record in _entries(file):
                 indices.append(record["index"])
                 numbers.append(number)
                 starts.append(start)
@@ -54,28 +69,160 @@ class Records:
         at = int(np.searchsorted(self._indices, index))
         if at == len(self) or self._indices[at] != index:
             raise KeyError(index)
-        with self.files[self._numbers[at]].open("rb") as file:
-            file.seek(self._starts[at])
-            record: Json = json.loads(file.readline())
-        return record
+        with _reader(self.files[self._numbers[at]]) as reader:
+            return reader.at(int(self._starts[at]))
 
     def __iter__(self) -> Iterator[Json]:
         with ExitStack() as stack:
-            handles = [stack.enter_context(file.open("rb")) for file in self.files]
+            readers = [stack.enter_context(_reader(file)) for file in self.files]
             for number, start in zip(self._numbers, self._starts, strict=True):
-                handles[number].seek(start)
-                yield json.loads(handles[number].readline())
+                yield readers[number].at(int(start))
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Json]]:
-    """Place and record of each whole line."""
-    start = 0
-    with file.open("rb") as lines:
-        for line in lines:
+class _Reader(Protocol):
+    def at(self, place: int) -> Json:
+        """The record at a place."""
+        ...
+
+    def entries(self) -> Iterator[tuple[int, Json]]:
+        """Place of each record that is whole, with its ``index`` and ``error`` at least."""
+        ...
+
+
+class _LineReader:
+    """Places are bytes from the start of the file."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def at(self, place: int) -> Json:
+        self.file.seek(place)
+        record: Json = json.loads(self.file.readline())
+        return record
+
+    def entries(self) -> Iterator[tuple[int, Json]]:
+        start = 0
+        for line in self.file:
             record = _parsed(line)
             if record is not None:
                 yield start, record
             start += len(line)
+
+
+class _RowReader:
+    """Places are rows; the row group that was read last is kept."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+        counts = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+        self.ends = np.cumsum(counts)
+        self.group, self.lines = -1, list[str]()
+
+    def at(self, place: int) -> Json:
+        group = int(np.searchsorted(self.ends, place, side="right"))
+        if group != self.group:
+            column = self.table.read_row_group(group, columns=["record"], use_threads=False).column("record")
+            self.group, self.lines = group, column.to_pylist()
+        record: Json = json.loads(self.lines[place - int(self.ends[group])])
+        return record
+
+    def entries(self) -> Iterator[tuple[int, Json]]:
+        place = 0
+        for batch in self.table.iter_batches(batch_size=4096, columns=["index", "error"], use_threads=False):
+            for record in batch.to_pylist():
+                yield place, record
+                place += 1
+
+
+@contextmanager
+def _reader(file: Path) -> Iterator[_Reader]:
+    if file.suffix != ".parquet":
+        with file.open("rb") as lines:
+            yield _LineReader(lines)
+        return
+    parquet = need_parquet()
+    try:
+        with parquet.ParquetFile(file) as table:
+            yield _RowReader(table)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected records in {str(file)!r}, got a file that fails with {error!r}: delete it and pass --resume."
+        ) from error
+
+
+def need_parquet() -> Any:
+    """``pyarrow.parquet``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("Records as Parquet", "pyarrow", "evaluate") from error
+    return parquet
+
+
+def to_lines(files: Sequence[Path], target: Path) -> None:
+    """Put the records of files into one of JSON Lines, in order; it appears under its name when it is whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = target.with_name(f".{target.name}.part")
+    with Appending(part, anew=True) as out:
+        for record in Records(files):
+            out.write([record])
+    part.replace(target)
+
+
+def to_parquet(files: Sequence[Path], target: Path) -> None:
+    """Put the records of files into one Parquet file, in order; it appears under its name when it is whole.
+
+    Raises:
+        OutputError: it cannot be written.
+        MissingExtraError: pyarrow is not installed.
+    """
+    parquet, part = need_parquet(), target.with_name(f".{target.name}.part")
+    import pyarrow
+
+    text = pyarrow.string()
+    fields = [("index", pyarrow.int64()), *((name, text) for name in (*_TEXTS, "error", "record"))]
+    try:
+        with parquet.ParquetWriter(part, pyarrow.schema(fields), compression="zstd") as writer:
+            for rows in _bundles(Records(files)):
+                writer.write_table(pyarrow.Table.from_pylist(rows, writer.schema), row_group_size=_ROWS)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        raise _unwritten(target, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _bundles(records: Iterable[Json]) -> Iterator[list[Json]]:
+    rows: list[Json] = []
+    for record in records:
+        texts = {name: _plain(record[name]) if name in record else None for name in _TEXTS}
+        error = record["error"] and record["error"]["kind"]
+        rows.append({"index": record["index"], **texts, "error": error, "record": json.dumps(record)})
+        if len(rows) == _ROWS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _plain(text: str) -> str:
+    """Parquet's texts are valid Unicode: what is not becomes a question mark there, and stays in ``record``."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _entries(file: Path) -> Iterator[tuple[int, Json]]:
+    with _reader(file) as reader:
+        yield from reader.entries()
 
 
 def _parsed(line: bytes) -> Json | None:
@@ -106,7 +253,7 @@ class Appending:
             if not anew and not _ends_in_newline(path):
                 self.file.write(b"\n")
         except OSError as error:
-            raise self._failed(error) from error
+            raise _unwritten(path, error) from error
 
     def __enter__(self) -> Appending:
         return self
@@ -126,10 +273,11 @@ class Appending:
             while data:
                 data = data[self.file.write(data) :]
         except OSError as error:
-            raise self._failed(error) from error
+            raise _unwritten(self.path, error) from error
 
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"Expected to write {str(self.path)!r}, got {error!r}: choose a place with free space.")
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.")
 
 
 def _ends_in_newline(path: Path) -> bool:

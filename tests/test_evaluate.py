@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,8 @@ def test_a_damaged_line_is_run_again(whole: Run, tmp_path: Path) -> None:
     assert len(system.detector.seen) == 3  # type: ignore[union-attr]
 
 
-SLOW_RUN = """
-import sys, time
+NURSERY = """
+import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import test_evaluate as own
 from refiner.detectors.scripted import ScriptedDetector
@@ -128,25 +129,75 @@ def slowly(image):
     time.sleep(0.03)
     return own.spots(image)
 
-system = Looker(detector=ScriptedDetector(slowly, name="spots"), batch_size=3)
-own.run(own.Path(sys.argv[2]), system=system, resume=True)
+def work(folder, kind):
+    system = Looker(detector=ScriptedDetector(slowly, name="spots"), batch_size=3)
+    own.run(own.Path(folder), system=system, resume=True, records=kind)
+
+while job := sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        work(*job.rstrip().split("|"))
+        os._exit(0)
+    print(child, flush=True)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    print("over", flush=True)
+    sys.stdin.readline()
+    print(os.waitpid(child, 0)[1], flush=True)
 """
+"""Starts a process for each run that it is told of; so nothing is imported anew."""
+
+Nursery = subprocess.Popen[bytes]
 
 
-def test_a_run_killed_at_random_points_goes_on(whole: Run, tmp_path: Path) -> None:
-    rng = random.Random(time.time_ns())
-    records = tmp_path / "records.jsonl"
-    killed = 0
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-P", "-c", SLOW_RUN, str(Path(__file__).parent), str(tmp_path)])
-        size = records.stat().st_size if records.exists() else 0
-        target = size + rng.randrange(1, 12_000)
-        while process.poll() is None and (not records.exists() or records.stat().st_size < target):
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed
-    assert table(run(tmp_path, resume=True)) == expected(whole)
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    command = [sys.executable, "-P", "-c", NURSERY, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        yield process
+
+
+def killed(nursery: Nursery, folder: Path, kind: str, due: Callable[[], bool]) -> bool:
+    """Start a run, or go on with it, and end it by SIGKILL when that is due; False where it was done before."""
+    tell, hear = nursery.stdin, nursery.stdout
+    assert tell is not None
+    assert hear is not None
+    tell.write(f"{folder}|{kind}\n".encode())
+    child = int(hear.readline())
+    while not due() and not select.select([hear], [], [], 0.0005)[0]:
+        pass
+    os.kill(child, signal.SIGKILL)
+    assert hear.readline() == b"over\n"
+    tell.write(b"\n")
+    status = int(hear.readline())
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def held(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_a_run_killed_at_a_random_point_gives_the_same_table(
+    whole: Run, nursery: Nursery, tmp_path: Path, number: int
+) -> None:
+    """Ten runs, each killed twice, at points that are others every time; half of them become Parquet."""
+    kind, records = ("jsonl", "parquet")[number % 2], tmp_path / "records.jsonl"
+    target = random.Random(time.time_ns()).randrange(held(whole.folder / "records.jsonl"))
+    assert killed(nursery, tmp_path, kind, lambda: held(records) > target // 2)
+    killed(nursery, tmp_path, kind, lambda: held(records) > target)
+    assert table(run(tmp_path, resume=True, records=kind)) == expected(whole), target
+    assert [file.name for file in tmp_path.glob("records*")] == [f"records.{kind}"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_writes_parquet_gives_the_same_table(
+    whole: Run, nursery: Nursery, tmp_path: Path
+) -> None:
+    part = tmp_path / ".records.parquet.part"
+    killed(nursery, tmp_path, "parquet", part.exists)
+    assert table(run(tmp_path, resume=True, records="parquet")) == expected(whole)
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("count", [2, 3, 20])
