@@ -5,7 +5,7 @@ colour; colours or places swapped; a thing left out), and HPS v2's preferences (
 prompt and two pictures, cross-entropy over the pair's scaled cosines. The better one has no flaw, fewer flaws, or fits
 the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
 from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
-cast of a decoder, and are moved by a few pixels, in amounts that say nothing about which one is better. From a later
+cast of a decoder, in amounts that say nothing about which one is better, and are moved by a few pixels. From a later
 step on, each batch also holds pictures with the generator's own mistakes, against others of the same scene that its
 decoder made as well, and against themselves with one place repainted. Before all that the text tower learns alone to
 tell what captions say.
@@ -53,13 +53,13 @@ class PreferenceRecipe:
     shards: int = 16
     shard_size: int = 250
     steps: int = 5000
-    batch: int = 4  # samples, with four pictures each
+    batch: int = 3  # samples, with four pictures each
     reading: int = 800  # steps of the text tower alone, before any picture is seen
     read: int = 96  # captions in such a step
     natural_shards: int = 16
     natural_shard_size: int = 250
     natural_from: int = 2000  # step from which natural samples are in the batch
-    naturals: int = 5  # of them, with four pictures each
+    naturals: int = 6  # of them, with four pictures each
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     preference: float = 1.0  # this and the following are factors of the losses
@@ -83,6 +83,8 @@ class _Batch(NamedTuple):
 
     pictures: Tensor
     """(N, 3, 96, 96)."""
+    samples: list[int]
+    """Which sample each picture is of."""
     labels: Labels
     captions: list[str]
     """One for each picture."""
@@ -110,13 +112,22 @@ def _draw_batch(
     captions = [row[name == "rival"] for name in names for row in rows]
     flawless = [place for place, name in enumerate(names) if name in ("clean", "again", "returned", "rival")]
     fitting = [place * count + at for place in flawless for at in range(count)]
-    return _Batch(pictures, labels, captions, [text for row in rows for text in row[2:]], pairs, fitting)
+    return _Batch(
+        pictures,
+        samples.repeat(len(names)).tolist(),
+        labels,
+        captions,
+        [text for row in rows for text in row[2:]],
+        pairs,
+        fitting,
+    )
 
 
 def _join(first: _Batch, second: _Batch) -> _Batch:
     count = len(first.pictures)
     return _Batch(
         torch.cat([first.pictures, second.pictures]),
+        first.samples + [number + count for number in second.samples],
         Labels(*(torch.cat(both) for both in zip(first.labels, second.labels, strict=True))),
         first.captions + second.captions,
         first.wrong + second.wrong,
@@ -138,7 +149,11 @@ def losses_of_step(
         batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, VIEWS, _NATURAL_DUELS))
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
     place = {caption: number for number, caption in enumerate(captions)}
-    seen, texts, scale = trainee.see(decoder_look(shifted(batch.pictures))), trainee.read(captions), trainee.scale
+    seen, texts, scale = (
+        trainee.see(decoder_look(shifted(batch.pictures, batch.samples))),
+        trainee.read(captions),
+        trainee.scale,
+    )
     own = texts[[place[caption] for caption in batch.captions]]
     duels = {name: duel_scores(seen.features, own, pairs) for name, pairs in batch.pairs.items()}
     better, worse = torch.cat(list(duels.values())).unbind(1)

@@ -127,10 +127,14 @@ def decoder_look(pictures: Tensor) -> Tensor:
     return (out + 0.025 * torch.rand(count, 1, 1, 1) ** 2 * torch.randn_like(out)).clamp(0, 1)
 
 
-def shifted(pictures: Tensor) -> Tensor:
-    """Each picture moved by up to ``_SHIFT`` pixels, too little for the labels of its patches to change."""
+def shifted(pictures: Tensor, samples: Sequence[int]) -> Tensor:
+    """Pictures (B, 3, H, W) moved by up to ``_SHIFT`` pixels, too little for the labels of their patches to change.
+
+    Those of one sample move alike, so that they still differ in nothing but what is wrong with them. Draws from torch's
+    generator.
+    """
     height, width = pictures.shape[2:]
     wide = functional.pad(pictures, (_SHIFT,) * 4, mode="replicate")
-    corners = torch.randint(2 * _SHIFT + 1, (len(pictures), 2)).tolist()
+    corners = torch.randint(2 * _SHIFT + 1, (max(samples) + 1, 2))[list(samples)].tolist()
     moved = [picture[:, y : y + height, x : x + width] for picture, (y, x) in zip(wide, corners, strict=True)]
     return torch.stack(moved)
