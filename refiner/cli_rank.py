@@ -105,14 +105,14 @@ def _call(entrant: Entrant) -> dict[str, Option]:
         ModelNotFoundError: there is no such model.
         ConfigError: an option that its call does not take, or of another type.
     """
-    import diffusers
-
-    from refiner.pipelines.saved import SavedSettings
-
     try:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error} Nor is it a folder of pictures.") from error
+    import diffusers
+
+    from refiner.pipelines.saved import SavedSettings
+
     config = diffusers.DiffusionPipeline.load_config(folder)
     cls = getattr(diffusers, config["_class_name"])
     known = {

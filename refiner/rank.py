@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import expanduser, isdir
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -50,7 +51,7 @@ class Entrant:
     @property
     def paints(self) -> bool:
         """Whether it is a pipeline; else it is a folder of pictures."""
-        return not Path(self.place).is_dir() or (Path(self.place) / "model_index.json").is_file()
+        return not isdir(self.place) or (Path(self.place) / "model_index.json").is_file()
 
     @property
     def source(self) -> str:
@@ -85,15 +86,16 @@ def parse_entrants(texts: Sequence[str]) -> list[Entrant]:
 
 def _entrant(text: str) -> Entrant:
     name, _, place = text.partition("=")
-    if not _NAME.fullmatch(name) or name != name.strip(" .") or not place.strip():
+    if not _NAME.fullmatch(name) or name != name.strip(" .") or not place.strip() or "\0" in place:
         raise InputError(f"Expected {SYNTAX}, got {text!r}: write it so, with a name of letters and digits.")
+    place = expanduser(place)
     options: dict[str, Option] = {}
-    while not Path(place).is_dir() and (found := _OPTION.search(place)):
+    while not isdir(place) and (found := _OPTION.search(place)):
         if found[1] in options:
             raise InputError(f"Expected each option once, got {found[1]} twice in {text!r}: leave one out.")
         options[found[1]] = _value(found[2])
         place = place[: found.start()]
-    if not Path(place).is_dir() and (not place.strip() or "," in place):
+    if not isdir(place) and (not place.strip() or "," in place):
         raise InputError(f"Expected {SYNTAX}, got {text!r}: check the folder, or write options as option=value.")
     entrant = Entrant(name=name, place=place, options=dict(reversed(options.items())))
     if options and not entrant.paints:
@@ -138,13 +140,15 @@ def open_prompts(specification: str, *, seeds: int = 1, limit: int | None = None
     """
     if seeds < 1:
         raise ConfigError(f"Expected at least 1 seed, got {seeds}: name how many pictures of each prompt you want.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"Expected a limit of at least 1 prompt, got {limit}: leave it out for all of them.")
     drawn = specification.partition(":")[0] == "micro-prompts"
-    data = open_data(specification if drawn else f"prompts:{specification}", limit=limit)
+    data = open_data(specification if drawn else f"prompts:{specification}")
     called = {name: _without_suffix(name) for name in data.names}
     if len(set(called.values())) < len(called):
         called = {name: name for name in data.names}
     prompts, prompts_of = {}, {}
-    for index, name in enumerate(data.names):
+    for index, name in enumerate(data.names[:limit]):
         prompt = data.load(index).prompt
         for number in range(seeds):
             picture = called[name] if seeds == 1 else f"{called[name]}-{number}"
