@@ -6,37 +6,41 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from refiner.cli_evaluate_files import add_files
+from refiner.cli_evaluate_files import add_files, tell_problems
+from refiner.cli_evaluate_tables import DONE, FAILED, finish, finish_all, plain_grid, tell_shards
 from refiner.cli_view import Terminal
-from refiner.errors import ConfigError, UserError
+from refiner.errors import ConfigError
 from refiner.runs import Json, derive_seed
 
 if TYPE_CHECKING:
+    from refiner.distributed import RayEngine
     from refiner.evaluate import Progress as Reporting
-    from refiner.evaluate import Run, System
+    from refiner.evaluate import Run, Shard, System
     from refiner.evaluate_data import DataSet, Sample
     from refiner.metrics.bertscore import BertScore
     from refiner.metrics.css import SentenceEncoder
     from refiner.metrics.hps import HPSScorer
     from refiner.types import RefinementResult
 
-DONE, FAILED = 0, 1
-SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "view": "full"}
+__all__ = ["DONE", "FAILED", "SCORING", "add_evaluate", "load_judge", "plain_grid", "speed", "weight_sums"]
+
+SCORING: Final[Mapping[str, float | str]] = {
+    "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax",
+}  # fmt: skip
 """What the figures depend on beside the records; may be changed by ``--rescore``."""
 _EVERY: Final = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 _TASKS: Final[Mapping[str, str]] = {
     "detection": "generated or real (AJ)",
-    "localization": "masks against masks (PAD, mIoU, F1)",
-    "explanation": "words against words (SemAP, SemF1, ROUGE-L, BLEU-2, CSS)",
+    "localization": "masks against masks (PAD, mIoU, F1, region IoU, heat maps)",
+    "explanation": "words against words (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
     "realism": "how real pictures look, by generator (MAI, AF, CAP, PAR, HPS)",
     "refinement": "before against after (HPS, PAR, flaws, SemAP)",
 }
@@ -49,6 +53,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         task = commands.add_parser(name, help=help_)
         _add_data(task)
         _add_models(task, name)
+        if name in ("detection", "localization"):
+            _add_perturbations(task)
         _add_run(task)
         task.set_defaults(run=_evaluate, task=name)
     merge = commands.add_parser("merge", help="join the shards of a run, and make its table")
@@ -88,10 +94,21 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         models.add_argument("--view", choices=("phe", "rea", "full"), help="(full)")
     if task == "explanation":
         models.add_argument("--sentence-encoder", help="for CSS: a folder or hub id, or default for MiniLM (no CSS)")
-    if task == "detection":
+    if task in ("detection", "explanation"):
         models.add_argument("--threshold", type=float, help="a probability above it says generated (0.5)")
+    if task in ("localization", "explanation"):
+        models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
+    if task == "localization":
+        models.add_argument("--stretch", choices=("minmax", "none"), help="of heat maps, before 0.5 is cut (minmax)")
     if task != "refinement":
         models.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+
+
+def _add_perturbations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("robustness")
+    words = "spoil the pictures: jpeg:QUALITY, noise:SIGMA or blur:SIZE; one run each beside a clean one, in DIR"
+    group.add_argument("--perturb", nargs="+", metavar="KIND:LEVEL", help=words)
+    group.add_argument("--perturb-seed", type=int, default=0, metavar="N", help="of the noise (0)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +117,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", action="store_true", help="go on with the run in DIR; failed samples are tried again")
     _add_records(run)
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
+    run.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="ray has workers, here or in a cluster"
+    )
+    run.add_argument("--workers", type=int, metavar="N", help="of --engine ray, each with its own models (one a GPU)")
     run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR anew, without models")
     run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
 
@@ -115,49 +136,86 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
         return _rescore(args, given, terminal)
     if args.data is None:
         raise ConfigError("Expected --data, such as a folder of pictures or micro:20, got none: name the data.")
-    from refiner.evaluate import Shard, collect, describe
-    from refiner.evaluate_tasks import build_task
+    from refiner.evaluate import Shard
+    from refiner.evaluate_robustness import open_source, variants
 
     shard = None if args.shard is None else Shard.parse(args.shard)
-    source = {name: getattr(args, name) for name in ("prompts", "references", "limit")}
-    data = _open({"specification": args.data, **source})
-    _tell_problems(data, terminal)
-    with terminal.waiting("loading models"):
-        system = _refining(args) if args.task == "refinement" else _looker(args)
-    description = describe(args.task, data, {"specification": args.data, **source}, system, {**SCORING, **given})
-    build_task(args.task, description["system"], description["scoring"])
-    with speed(terminal, args.task) as report:
-        run = collect(
-            data, system, description, args.out, resume=args.resume, shard=shard, progress=report, records=args.records
-        )
+    source = {"specification": args.data, **{name: getattr(args, name) for name in ("prompts", "references", "limit")}}
+    perturbed = bool(getattr(args, "perturb", None))
+    parts = variants(args.perturb, args.perturb_seed) if perturbed else {"": {}}
+    data = open_source(source)
+    tell_problems(data.problems, terminal)
+    sources = {name: source | part for name, part in parts.items()}
+    runs = _collect(args, data, sources, {**SCORING, **given}, shard, terminal)
     if shard is not None and shard.count > 1:
-        return _tell_shard(run, shard.file(args.records), args, terminal)
-    return _finish(run, data, args, terminal)
+        return tell_shards(runs, shard.file(args.records), args, terminal)
+    return finish_all(runs, args, terminal) if perturbed else finish(runs[""], data, args, terminal)
 
 
-def _open(source: Json) -> DataSet:
-    from refiner.evaluate_data import open_data
+def _collect(
+    args: argparse.Namespace, data: DataSet, sources: Json, scoring: Json, shard: Shard | None, terminal: Terminal
+) -> dict[str, Run]:
+    """A run for each source of pictures, in a folder of that name."""
+    from refiner.evaluate import collect, describe
+    from refiner.evaluate_robustness import spoilt
+    from refiner.evaluate_tasks import build_task
 
-    names = ("prompts", "references", "limit")
-    return open_data(source["specification"], **{name: source[name] for name in names})
+    runs = {}
+    with _engine(args) as engine:
+        with terminal.waiting("loading models"):
+            system = _system(args) if engine is None else engine.deferred(partial(_system, args))
+        for name, source in sources.items():
+            pictures = spoilt(data, source)
+            description = describe(args.task, pictures, source, system, scoring)
+            build_task(args.task, description["system"], scoring)
+            with speed(terminal, f"{args.task} {name}".rstrip()) as report:
+                runs[name] = collect(
+                    pictures, system, description, Path(args.out) / name, resume=args.resume, shard=shard,
+                    engine=engine, progress=report, records=args.records,
+                )  # fmt: skip
+    return runs
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None]:
+    if args.engine == "ray":
+        from refiner.distributed import ray_engine
+
+        return ray_engine(args.workers)
+    if args.workers is not None:
+        raise ConfigError(f"Expected --workers with --engine ray, got {args.workers} without it: add --engine ray.")
+    return nullcontext()
+
+
+def _system(args: argparse.Namespace) -> System:
+    return _refining(args) if args.task == "refinement" else _looker(args)
 
 
 def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
     from refiner.evaluate import open_run
+    from refiner.evaluate_robustness import runs_below
 
-    run = open_run(args.out)
-    if run.description["task"] != args.task:
-        raise ConfigError(
-            f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: name that task."
-        )
-    scoring = {**run.description["scoring"], **given}
-    return _finish(run._replace(description={**run.description, "scoring": scoring}), None, args, terminal)
+    below = runs_below(args.out)
+    runs = {name: open_run(Path(args.out) / name) for name in below or [""]}
+    for name, run in runs.items():
+        if run.description["task"] != args.task:
+            raise ConfigError(
+                f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: name that task."
+            )
+        scoring = {**run.description["scoring"], **given}
+        runs[name] = run._replace(description={**run.description, "scoring": scoring})
+    return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
 
 
 def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.evaluate import merge
+    from refiner.evaluate_robustness import runs_below
 
-    return _finish(merge(args.folders, args.out, records=args.records), None, args, terminal)
+    below = runs_below(args.folders[0])
+    runs = {
+        name: merge([Path(folder) / name for folder in args.folders], Path(args.out) / name, records=args.records)
+        for name in below or [""]
+    }
+    return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
 
 
 def _looker(args: argparse.Namespace) -> System:
@@ -261,76 +319,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
-def _finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Make table and report, and show them."""
-    from refiner.evaluate_report import write_report
-    from refiner.evaluate_table import score
-
-    scored = score(run)
-    page = write_report(run, scored, data or _again(run))
-    if args.json:
-        terminal.document(scored.table)
-    else:
-        _show(scored.table, terminal)
-        terminal.say(f"report: {page}")
-    for failure in scored.failures:
-        terminal.complain(f"{failure.name}: {failure.kind}: {failure.detail}")
-    count, missing = sum(scored.table["errors"].values()), scored.table["missing"]
-    if count or missing:
-        terminal.complain(f"{count} samples without figures, {missing} not run, of {run.samples}.")
-    return FAILED if count or missing else DONE
-
-
-def _again(run: Run) -> DataSet | None:
-    """The data set of an earlier run, where it is still at hand and the same."""
-    from refiner.evaluate_data import digest
-
-    try:
-        data = _open(run.description["data"])
-    except UserError:
-        return None
-    return data if digest(data.names) == run.description["data"]["digest"] else None
-
-
-def _tell_shard(run: Run, file: str, args: argparse.Namespace, terminal: Terminal) -> int:
-    document = {"file": str(run.folder / file), "records": len(run.records), "samples": run.samples}
-    if args.json:
-        terminal.document(document)
-    else:
-        terminal.say(f"{document['records']} of {run.samples} samples: {document['file']}")
-        terminal.say(f"when all shards are done: refiner evaluate merge {args.out} --out {args.out}")
-    return DONE
-
-
-def _tell_problems(data: DataSet, terminal: Terminal) -> None:
-    from refiner.cli_evaluate_files import tell_problems
-
-    tell_problems(data.problems, terminal)
-
-
-def _show(table: Json, terminal: Terminal) -> None:
-    from refiner.evaluate_plots import number, words
-
-    grid = plain_grid()
-    grid.add_column("figure")
-    grid.add_column("value", justify="right")
-    grid.add_column("95 % interval")
-    figures = table["figures"]
-    for name, value in figures.items():
-        if name.endswith(("_low", "_high")):
-            continue
-        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
-        margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
-        grid.add_row(Text(words(name)), number(value), margin)
-    terminal.out.print(grid)
-    said = f"{table['scored']} of {table['samples']} samples scored"
-    problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
-    terminal.say("; ".join([said, *problems]))
-    terminal.say(f"signature: {table['signature']}")
-
-
-def plain_grid() -> Table:
-    """A table without lines."""
-    return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from refiner.data.anomreason import Anomaly, from_regions
@@ -81,6 +82,7 @@ class Looker:
             row: Json = {"analysis": None, "score": scored.score, "similarity": None, "css": None}
             notes = [["note", f"{sample.name}: {note}"] for note in scored.notes]
             if analysis is not None:
+                analysis = _sound(sample.name, analysis, notes)
                 row["analysis"] = analysis_to_dict(analysis, arrays=True)
                 row |= self._compared(sample, from_regions(analysis.regions), notes)
             rows.append(row | {"notes": notes})
@@ -119,6 +121,15 @@ class Looker:
             found["css"] = scores["css"]
             notes += [["long_text", f"{sample.name}: longer than the sentence encoder reads"]] * scores["cut"]
         return found
+
+
+def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
+    """The analysis, without a heat map that is none; ``notes`` says so."""
+    values = analysis.heatmap
+    if values is None or (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        return analysis
+    notes.append(["bad_heatmap", f"{name}: expected a heat map in [0, 1], got {values.min()} to {values.max()}"])
+    return replace(analysis, heatmap=None)
 
 
 class _Judged(NamedTuple):

@@ -18,6 +18,7 @@ from refiner.errors import OutputError
 from refiner.evaluate import Run, read_problems
 from refiner.evaluate_columns import BLOCK, Column, Columns, Texts
 from refiner.evaluate_tasks import Figures, Row, Task, Unscored, build_task
+from refiner.metrics.perturbations import Perturbation
 from refiner.runs import Json, atomic_write, dumps
 
 TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
@@ -123,7 +124,9 @@ def _table(
         "task": run.description["task"],
         "data": run.description["data"],
         "system": run.description["system"],
-        "signature": "|".join([task.signature, *_models(run.description["system"])]),
+        "signature": "|".join(
+            [task.signature, *_models(run.description["system"]), *_pictures(run.description["data"])]
+        ),
         "samples": run.samples,
         "scored": scored,
         "missing": run.missing,
@@ -139,6 +142,13 @@ def _models(system: Json) -> list[str]:
     """The models that made the answers, for the signature; that of an encoder is there already."""
     facts = {**system.get("refiner", {}), **system}
     return [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
+
+
+def _pictures(data: Json) -> list[str]:
+    """What was done to the pictures, for the signature."""
+    if "perturbation" not in data:
+        return []
+    return [Perturbation.parse(data["perturbation"]).signature, f"seed={data['perturbation_seed']}"]
 
 
 def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:

@@ -8,174 +8,40 @@ rows is that of the data set, so that sums come out the same to the last bit how
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from refiner.data.anomreason import from_regions
 from refiner.errors import ConfigError
 from refiner.evaluate_data import joined_text
-from refiner.masks import union
+from refiner.evaluate_figures import (
+    Columns,
+    Figures,
+    Plots,
+    Row,
+    Task,
+    Unscored,
+    found_analysis,
+    interval,
+    mean,
+    true_analysis,
+    with_interval,
+)  # fmt: skip
+from refiner.evaluate_localization import Localization, region_row, region_signature
 from refiner.metrics import classification, text
+from refiner.metrics.boxes import RegionRule
 from refiner.metrics.classification import BinaryCounts
-from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.metrics.heatmaps import HeatmapConfig
 from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.runs import Json, analysis_from_dict
-from refiner.taxonomy import Category, XaigdCategory
-from refiner.types import Analysis, Mask
+from refiner.taxonomy import Category
 
-Columns = Mapping[str, NDArray[np.float64]]
-Row = dict[str, float | None]
-Figures = dict[str, float | None]
-
-
-class Unscored(NamedTuple):
-    """Why a record has no figures."""
-
-    kind: str
-    detail: str
-
-
-class Plots(NamedTuple):
-    """What the report draws; by columns."""
-
-    histograms: tuple[str, ...]
-    worst: str
-    """The samples with the worst of these are shown as pictures."""
-    higher_is_better: bool
-    scatters: tuple[tuple[str, str], ...] = ()
-    bars: tuple[str, ...] = ()
-    """By figures of the categories."""
-
-
-class Task(Protocol):
-    """One kind of evaluation."""
-
-    plots: Plots
-
-    @property
-    def signature(self) -> str:
-        """All that the figures depend on beside the records."""
-        ...
-
-    def row(self, record: Json) -> Row | Unscored:
-        """The figures of one sample."""
-        ...
-
-    def figures(self, columns: Columns) -> Figures:
-        """The figures of many samples together."""
-        ...
-
-    def categories(self, columns: Columns) -> dict[str, Figures]:
-        """The same by category of flaw; empty where the task knows none."""
-        ...
-
-
-def mean(values: NDArray[np.float64]) -> float | None:
-    """Mean of the numbers that are there; None where there are none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def interval(values: NDArray[np.float64], draws: int = 1000) -> tuple[float | None, float | None]:
-    """The 95 % bootstrap interval of the mean, from a fixed seed; None where there are fewer than two numbers."""
-    known = values[~np.isnan(values)]
-    if len(known) < 2:
-        return None, None
-    rng = np.random.default_rng(0)
-    means = [known[rng.integers(len(known), size=len(known))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
-    """A mean with its interval."""
-    low, high = interval(values)
-    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-
-
-def _analysis(record: Json) -> Analysis:
-    return analysis_from_dict(record["answer"]["analysis"])
-
-
-_COUNTS = tuple(field.name for field in fields(PixelCounts))
-_SUMS = tuple(field.name for field in fields(PixelTotals) if field.name != "counts")
-
-
-def _pixel_row(counts: PixelCounts) -> Row:
-    totals = PixelTotals.of(counts)
-    return asdict(counts) | {name: float(getattr(totals, name)) for name in _SUMS}
-
-
-def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_]) -> PixelTotals:
-    counts = PixelCounts(**{name: int(columns[name][chosen].sum()) for name in _COUNTS})
-    sums: dict[str, Any] = {name: float(columns[name][chosen].sum()) for name in _SUMS}
-    sums |= {name: int(sums[name]) for name in ("images", "silent")}
-    return PixelTotals(counts=counts, **sums)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Localization:
-    """Masks against masks: LEGION's mIoU and F1, X-AIGD's PAD, PAR > 0 against PAR = 0, and by X-AIGD category."""
-
-    plots = Plots(
-        histograms=("iou", "f1", "par"), worst="f1", higher_is_better=True, scatters=(("par", "predicted_par"),),
-        bars=("IoU", "PixF1"),
-    )  # fmt: skip
-
-    @property
-    def signature(self) -> str:
-        """Version and rules."""
-        return f"localization|version={VERSION}|average=per_image,pooled|empty=1,0|categories=x-aigd"
-
-    def row(self, record: Json) -> Row | Unscored:
-        """Pixel counts of all flaws together and of each category."""
-        if record["truth"]["analysis"] is None:
-            return Unscored("missing_truth", "the sample has no mask to compare with")
-        found, truth = _analysis(record), analysis_from_dict(record["truth"]["analysis"])
-        row = _pixel_row(count_pixels(found.mask, truth.mask))
-        seen = {region.category.xaigd for region in (*found.regions, *truth.regions)}
-        for category in XaigdCategory if record["truth"]["categorised"] else ():
-            counts = PixelCounts(tn=truth.size.height * truth.size.width)
-            if category in seen:
-                counts = count_pixels(_of_category(found, category), _of_category(truth, category))
-            row |= {f"{name} {category}": getattr(counts, name) for name in _COUNTS}
-        return row
-
-    def figures(self, columns: Columns) -> Figures:
-        """Per image and pooled; and flagged shares by PAR."""
-        flawed = columns["par"] > 0
-        totals = _pixel_totals(columns, np.ones_like(flawed))
-        legion = totals.legion()
-        groups = by_artifact_ratio(_pixel_totals(columns, flawed), _pixel_totals(columns, ~flawed))
-        return {
-            "miou": legion["per_image"]["miou"],
-            "f1": legion["per_image"]["f1"],
-            "miou_pooled": legion["pooled"]["miou"],
-            "f1_pooled": legion["pooled"]["f1"],
-            **totals.pad(),
-            **{f"{name}_per_image": value for name, value in totals.pad_per_image().items()},
-            **{f"{group}_{name}": row[name] for group, row in groups.items() for name in ("images", "flagged")},
-            **{f"{group}_predicted_par": row["predicted_par"] for group, row in groups.items()},
-        }
-
-    def categories(self, columns: Columns) -> dict[str, Figures]:
-        """Pooled PAD figures by category."""
-        found: dict[str, Figures] = {}
-        for category in XaigdCategory:
-            if f"tp {category}" in columns:
-                sums = {name: int(np.nansum(columns[f"{name} {category}"])) for name in _COUNTS}
-                found[str(category)] = dict(PixelCounts(**sums).pad())
-        return found
-
-
-def _of_category(analysis: Analysis, category: XaigdCategory) -> Mask:
-    regions = (region for region in analysis.regions if region.category.xaigd is category)
-    return union((region.pixels(analysis.size) for region in regions), analysis.size)
+__all__ = [
+    "TASKS", "Columns", "Detection", "Explanation", "Figures", "Localization", "Plots", "Realism", "Refinement", "Row",
+    "Task", "Unscored", "build_task", "interval", "mean", "with_interval",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,31 +80,42 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones."""
+    """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones.
+
+    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too.
+    """
 
     config: SemapConfig
     encoder: str
     """Its signature."""
     sentences: str | None
     """That of the encoder for CSS; None without one."""
+    threshold: float = 0.5
+    """A probability above it says generated."""
+    region: RegionRule = "union"
     plots = Plots(histograms=("semap", "semf1"), worst="semf1", higher_is_better=True)
 
     @property
     def signature(self) -> str:
-        """Of SemAP, with the encoder's."""
+        """Of SemAP, with the encoder's; of the texts, the verdicts and the boxes."""
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
         joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
+        verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
         parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences, joined]
-        return ";".join(part for part in parts if part)
+        return ";".join(part for part in [*parts, verdicts, region_signature(self.region)] if part)
 
     def row(self, record: Json) -> Row | Unscored:
-        """SemAP, SemF1 and counts by threshold."""
+        """SemAP, SemF1 and counts by threshold; measures of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
         scored = score_image(Similarity.from_dict(record["answer"]["similarity"]), self.config)
-        said, true = joined_text(from_regions(_analysis(record).regions)), _true_text(record["truth"]["anomalies"])
+        found, truth = found_analysis(record), record["truth"]
+        said, true = joined_text(from_regions(found.regions)), _true_text(truth["anomalies"])
         row: Row = {"semap": scored.semap, "semf1": scored.semf1, "css": record["answer"]["css"]}
         row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
+        if truth["fake"] is not None and found.fake_probability is not None:
+            row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
+        row |= region_row(found, true_analysis(record), itemised=truth["categorised"], rule=self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
         for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
             row |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
@@ -246,7 +123,7 @@ class Explanation:
 
     def figures(self, columns: Columns) -> Figures:
         """Macro means with intervals; and of all images together, by threshold."""
-        names = [name for name in ("semap", "semf1", "rouge_l", "bleu_2", "css") if name in columns]
+        names = [name for name in _MEANS if name in columns]
         found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
         for tau in self.config.thresholds:
             counts = Counts(*(int(columns[f"{name}@{tau:g}"].sum()) for name in Counts._fields))
@@ -257,6 +134,9 @@ class Explanation:
     def categories(self, columns: Columns) -> dict[str, Figures]:
         """None."""
         return {}
+
+
+_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
 
 
 def _true_text(entries: Sequence[Json]) -> str:
@@ -282,7 +162,7 @@ class Realism:
         row: Row = {"score": record["answer"]["score"]}
         if record["answer"]["analysis"] is None:
             return row
-        analysis = _analysis(record)
+        analysis = found_analysis(record)
         row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
         row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
         row |= {"fake_probability": analysis.fake_probability}
@@ -382,9 +262,15 @@ class Refinement:
 _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = MappingProxyType(
     {
         "detection": lambda _system, scoring: Detection(threshold=scoring["threshold"]),
-        "localization": lambda _system, _scoring: Localization(),
+        "localization": lambda _system, scoring: Localization(
+            heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")), region=_region(scoring)
+        ),
         "explanation": lambda system, scoring: Explanation(
-            config=_semap(scoring), encoder=system["encoder"], sentences=system["sentences"]
+            config=_semap(scoring),
+            encoder=system["encoder"],
+            sentences=system["sentences"],
+            threshold=scoring.get("threshold", 0.5),
+            region=_region(scoring),
         ),
         "realism": lambda _system, _scoring: Realism(),
         "refinement": lambda system, scoring: Refinement(semap=_semap(scoring), encoder=system["encoder"]),
@@ -396,6 +282,11 @@ TASKS: Final = tuple(_BUILDERS)
 
 def _semap(scoring: Json) -> SemapConfig:
     return SemapConfig(view=scoring["view"])
+
+
+def _region(scoring: Json) -> RegionRule:
+    rule: RegionRule = scoring.get("region", "union")
+    return rule
 
 
 def build_task(name: str, system: Json, scoring: Json) -> Task:

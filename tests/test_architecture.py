@@ -19,8 +19,8 @@ CORE = ("errors", "taxonomy", "types", "protocols", "masks", "runs", "images", "
 LAYERS = [
     [f"refiner.{name}" for name in CORE],
     ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
-    + [f"refiner.evaluate_{name}" for name in ("columns", "data", "plots", "records", "report", "systems")]
-    + [f"refiner.evaluate_{name}" for name in ("table", "tasks")]
+    + [f"refiner.evaluate_{name}" for name in ("columns", "data", "figures", "localization", "plots", "records")]
+    + [f"refiner.evaluate_{name}" for name in ("report", "robustness", "systems", "table", "tasks")]
     + [f"refiner.{name}" for name in ("rank", "rank_report", "rank_table")]
     + ["refiner.micro", "refiner.data", "refiner.metrics"],
     ["refiner.detectors"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["refiner.training", "refiner.demo"],
 ]
 DOORS = ("refiner", "refiner.__main__", "refiner.cli") + tuple(
-    f"refiner.cli_{name}" for name in ("evaluate", "evaluate_files", "micro", "rank", "view")
+    f"refiner.cli_{name}" for name in ("evaluate", "evaluate_files", "evaluate_tables", "micro", "rank", "view")
 )
 """They may look up, inside functions."""
 LOOKS_UP = {("refiner.types", "refiner.report")}

@@ -160,10 +160,66 @@ def test_shards_merge_and_score_again(evaluate: Cli, detector: str, tmp_path: Pa
     assert "one of detection" in err
 
 
+def test_robustness_is_a_run_for_each_perturbation_beside_a_clean_one(
+    evaluate: Cli, detector: str, tmp_path: Path
+) -> None:
+    data = folder_of(tmp_path / "data", 4)
+    arguments = ("localization", "--data", data, "--detector", detector, "--json")
+    spoil = ("--perturb", "noise:0.3", "jpeg:5", "noise:0.01", "--perturb-seed", "3")
+    code, out, err = evaluate(*arguments, *spoil, "--out", tmp_path / "whole")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "whole/robustness.json").read_text())
+    assert set(document["runs"]) == {"clean", "noise-0.3", "jpeg-5", "noise-0.01"}
+    clean, noisy, calm = (document["runs"][name] for name in ("clean", "noise-0.3", "noise-0.01"))
+    plain = json.loads(evaluate(*arguments, "--out", tmp_path / "plain")[1])
+    assert clean["figures"]["IoU"] == plain["figures"]["IoU"] == calm["figures"]["IoU"]
+    assert noisy["figures"]["IoU"] < 0.9 * clean["figures"]["IoU"]
+    change = 100 * (noisy["figures"]["IoU"] / clean["figures"]["IoU"] - 1)
+    assert noisy["change"]["IoU"] == pytest.approx(change)
+    assert clean["signature"] == plain["signature"]
+    assert noisy["signature"].startswith(clean["signature"])
+    assert "perturbation=noise-0.3|" in noisy["signature"]
+    assert noisy["signature"].endswith("seed=3")
+    assert (tmp_path / "whole/robustness.csv").read_text().count("\n") == 5
+    assert {path.name for path in (tmp_path / "whole/jpeg-5").iterdir()} >= {"records.jsonl", "report.html"}
+    assert evaluate(*arguments, *spoil, "--out", tmp_path / "whole", "--resume")[1] == out
+    assert "another in" in evaluate(*arguments, *spoil[:-1], "4", "--out", tmp_path / "whole", "--resume")[2]
+    for number in (1, 2):
+        evaluate(*arguments, *spoil, "--out", tmp_path / "parts", "--shard", f"{number}/2")
+    joined = evaluate("merge", tmp_path / "parts", "--out", tmp_path / "parts", "--json")
+    assert sorted_runs(joined[1]) == sorted_runs(out)
+    assert evaluate("localization", "--rescore", "--out", tmp_path / "parts", "--json")[1] == joined[1]
+    shown = evaluate("localization", "--rescore", "--out", tmp_path / "parts")[1]
+    assert "noise-0.3" in shown
+    assert "%)" in shown
+
+
+def sorted_runs(document: str) -> list:
+    return sorted(json.loads(document)["runs"].items())
+
+
+def test_records_become_parquet(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    arguments = ("detection", "--data", "micro:5", "--detector", detector, "--json")
+    whole = evaluate(*arguments, "--out", tmp_path / "lines")[1]
+    assert evaluate(*arguments, "--out", tmp_path / "rows", "--records", "parquet")[1] == whole
+    assert [path.name for path in (tmp_path / "rows").glob("records*")] == ["records.parquet"]
+    assert evaluate("detection", "--rescore", "--out", tmp_path / "rows", "--json")[1] == whole
+    for number in (1, 2):
+        part = evaluate(*arguments, "--out", tmp_path / "parts", "--shard", f"{number}/2", "--records", "parquet")[1]
+        assert json.loads(part)["file"].endswith(f"records-{number}-of-2.parquet")
+    merge = ("merge", tmp_path / "parts", "--out", tmp_path / "parts", "--records", "parquet", "--json")
+    assert evaluate(*merge)[1] == whole
+    assert [path.name for path in (tmp_path / "parts").glob("records*")] == ["records.parquet"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("detection", "--out", "o"), "--data"),
+        (("detection", "--out", "o", "--data", "micro:2", "--perturb", "fog:3"), "jpeg:50"),
+        (("detection", "--out", "o", "--data", "micro:2", "--perturb", "blur:4"), "blur"),
+        (("detection", "--out", "o", "--data", "micro:2", "--perturb", "jpeg:50", "jpeg:50.0"), "twice"),
         (("detection", "--out", "o", "--data", "nowhere"), "folder of pictures"),
         (("detection", "--out", "o", "--data", "micro:2", "--shard", "3/2"), "1/n to n/n"),
         (("detection", "--out", "o", "--data", "micro:2", "--detector", "no such/detector at all"), "detector"),

@@ -128,6 +128,70 @@ def test_localization_by_category_counts_only_that_category(tmp_path: Path) -> N
     assert measure(tmp_path / "plain", "localization", plain, [answer])[1].table["categories"] == {}
 
 
+def warm(mask: Mask, hottest: float = 0.4) -> np.ndarray:
+    return np.where(mask, hottest, 0.1).astype(np.float32)
+
+
+def test_heat_maps_are_stretched_cut_and_compared_with_the_mask(tmp_path: Path) -> None:
+    first, second = area(0, 0, 8, 8), area(0, 4, 8, 12)
+    truths = [analysis(region(first)), analysis(region(first)), analysis(), analysis(region(first))]
+    maps = [warm(first), warm(second), np.full(tuple(SIZE), 0.9, dtype=np.float32), None]
+    answers = [replace(analysis(region(first)), heatmap=values) for values in maps]
+    samples = [sample(f"{at}", truth=truth) for at, truth in enumerate(truths)]
+    run, scored = measure(tmp_path, "localization", samples, answers)
+    figures = scored.table["figures"]
+    assert figures["heatmap_images"] == 3
+    assert figures["heatmap_IoU"] == (64 + 32) / (64 + 96)
+    assert figures["heatmap_IoU_per_image"] == pytest.approx((1 + 1 / 3 + 1) / 3)
+    assert figures["IoU"] == 64 * 3 / (64 * 4)
+    assert np.isnan(scored.columns["heatmap_iou"][3])
+    assert "heatmap|version=1|stretch=minmax" in scored.table["signature"]
+    plain = score(run._replace(description={**run.description, "scoring": {"stretch": "none"}})).table
+    assert plain["figures"]["heatmap_IoU"] == 0, "no map but the flat one goes above 0.5 as it is"
+    assert plain["figures"]["heatmap_PixP"] == 0
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -0.5, 1.5])
+def test_a_heat_map_out_of_range_is_counted_and_left_out(tmp_path: Path, wrong: float) -> None:
+    mask = area(0, 0, 8, 8)
+    answer = replace(analysis(region(mask)), heatmap=np.where(mask, wrong, 0.5).astype(np.float32))
+    _, scored = measure(tmp_path, "localization", [sample("a", truth=analysis(region(mask)))], [answer])
+    assert scored.table["problems"] == {"bad_heatmap": 1}
+    assert scored.table["figures"]["IoU"] == 1
+    assert "heatmap_IoU" not in scored.table["figures"]
+
+
+def test_boxes_are_compared_by_the_area_they_cover(tmp_path: Path) -> None:
+    wide, left, right = area(0, 0, 16, 8), area(0, 0, 8, 8), area(8, 0, 16, 8)
+    truths = [analysis(region(wide)), analysis(region(wide)), analysis()]
+    answers = [analysis(region(left), region(right)), analysis(), analysis(region(left))]
+    samples = [sample(f"{at}", truth=truth) for at, truth in enumerate(truths)]
+    run, scored = measure(tmp_path, "localization", samples, answers)
+    assert scored.columns["region_iou"][:2].tolist() == [1, 0]
+    assert np.isnan(scored.columns["region_iou"][2])
+    assert scored.table["figures"]["region_iou"] == 0.5
+    assert "region=union" in scored.table["signature"]
+    matched = score(run._replace(description={**run.description, "scoring": {"region": "matched"}})).table
+    assert matched["figures"]["region_iou"] == 0.125
+    lump = [sample("a", truth=truths[0], categorised=False)]
+    assert "region_iou" not in measure(tmp_path / "lump", "localization", lump, answers[:1])[1].table["figures"]
+
+
+def test_explanations_give_the_table_of_fakexplain(tmp_path: Path) -> None:
+    flaw, half = region(area(0, 0, 16, 8)), region(area(0, 0, 8, 8))
+    truths = [(True, analysis(flaw)), (True, analysis(flaw)), (False, analysis()), (False, analysis())]
+    samples = [
+        sample(f"{at}", fake=fake, truth=truth, anomalies=from_regions(truth.regions))
+        for at, (fake, truth) in enumerate(truths)
+    ]
+    answers = [analysis(flaw, fake=0.9), analysis(half, fake=0.3), analysis(fake=0.1), analysis(flaw, fake=0.2)]
+    _, scored = measure(tmp_path, "explanation", samples, answers, encoder=Echo())
+    figures = scored.table["figures"]
+    assert (figures["accuracy"], figures["region_iou"]) == (0.75, 0.75)
+    assert figures["bleu_2"] == figures["rouge_l"] == 1
+    assert "accuracy|version=1|decision=score>0.5" in scored.table["signature"]
+
+
 def test_detection_is_balanced_over_both_kinds(tmp_path: Path) -> None:
     samples = [sample(f"{at}", fake=at < 4) for at in range(6)] + [sample("unlabelled"), sample("mute", fake=True)]
     answers = [analysis(fake=p) for p in (0.9, 0.8, 0.5, 0.1, 0.2, 0.7, 0.9)] + [analysis()]
@@ -345,7 +409,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
     assert "script" not in names
     assert names.count("article") == 12
     assert names.count("img") == 24
-    assert names.count("svg") == 5
+    assert names.count("svg") == 6
     places = [attributes[key] for _, attributes in page.tags for key in ("src", "href") if key in attributes]
     assert all(place.startswith("data:image/png;base64,") for place in places)
     assert not re.search(r"url\(|@import", (tmp_path / "report.html").read_text())

@@ -102,3 +102,17 @@ def test_signatures_and_changes():
     assert len({each.signature for each in PERTURBATIONS.values()}) == len(PERTURBATIONS) == 9
     assert relative_change(50.0, 40.0) == -20
     assert relative_change(0.0, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "jpeg", "jpeg:", ":5", "jpeg:0", "jpeg:50.5", "noise:-1", "noise:nan", "noise:inf", "blur:4", "JPEG:5"]
+)
+def test_what_is_no_perturbation_is_said_in_one_sentence(text):
+    with pytest.raises(ConfigError, match="name one such as jpeg:50"):
+        Perturbation.parse(text)
+
+
+def test_perturbations_are_read_by_kind_and_level():
+    assert Perturbation.parse("jpeg:50") == PERTURBATIONS["jpeg-50"]
+    assert Perturbation.parse("noise:0.1") == PERTURBATIONS["noise-0.1"]
+    assert Perturbation.parse("blur:5").name == "blur-5"

@@ -43,6 +43,23 @@ class Perturbation:
                 f"{self.level!r}: see refiner.metrics.perturbations."
             )
 
+    @classmethod
+    def parse(cls, text: str) -> Perturbation:
+        """Read ``KIND:LEVEL``, such as ``jpeg:50``, ``noise:0.1`` or ``blur:5``.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        kind, _, level = text.partition(":")
+        known: dict[str, Literal["jpeg", "noise", "blur"]] = {"jpeg": "jpeg", "noise": "noise", "blur": "blur"}
+        try:
+            return cls(kind=known[kind], level=float(level))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                "Expected a perturbation jpeg:QUALITY (1 to 95), noise:SIGMA (0 or more) or blur:SIZE (odd), got "
+                f"{text!r}: name one such as jpeg:50."
+            ) from error
+
     @property
     def name(self) -> str:
         """Such as ``jpeg-50``."""
