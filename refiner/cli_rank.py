@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,8 @@ from rich.text import Text
 from refiner.cli_evaluate import DONE, FAILED, SCORING, load_judge, plain_grid, speed, weight_sums
 from refiner.cli_evaluate_files import tell_problems
 from refiner.cli_view import Terminal
-from refiner.errors import ConfigError, ModelNotFoundError
-from refiner.hub import resolve
+from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.hub import resolve, verify
 from refiner.runs import Json, check_writable
 
 if TYPE_CHECKING:
@@ -103,18 +104,16 @@ def _call(entrant: Entrant) -> dict[str, Option]:
 
     Raises:
         ModelNotFoundError: there is no such model.
-        ConfigError: an option that its call does not take, or of another type.
+        WeightsError: its folder cannot be read.
+        ConfigError: a pipeline of another family, or an option that its call does not take.
     """
     try:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error} Nor is it a folder of pictures.") from error
-    import diffusers
-
     from refiner.pipelines.saved import SavedSettings
 
-    config = diffusers.DiffusionPipeline.load_config(folder)
-    cls = getattr(diffusers, config["_class_name"])
+    cls = _pipeline_class(folder)
     known = {
         name: tuple(kind for kind in _PLAIN if kind in (get_args(parameter.annotation) or (parameter.annotation,)))
         for name, parameter in inspect.signature(cls.__call__, eval_str=True).parameters.items()
@@ -123,6 +122,24 @@ def _call(entrant: Entrant) -> dict[str, Option]:
     for name, value in entrant.options.items():
         _check_option(cls.__name__, name, value, {name: kinds for name, kinds in known.items() if kinds})
     return {**SavedSettings.read(folder).call, **entrant.options}
+
+
+def _pipeline_class(folder: Path) -> type:
+    import diffusers
+
+    from refiner.pipelines.adapters import FAMILIES
+
+    try:
+        name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"Expected a pipeline in {str(folder)!r}, got one whose model_index.json fails with {str(error)!r}: "
+            "fetch or save it again."
+        ) from error
+    cls = getattr(diffusers, str(name), object)
+    if not FAMILIES.keys() & {ancestor.__name__ for ancestor in cls.__mro__}:
+        raise ConfigError(f"Expected a pipeline of one of {', '.join(FAMILIES)}, got {name}: use one of them.")
+    return cls
 
 
 def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, tuple[type, ...]]) -> None:
@@ -137,24 +154,26 @@ def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, t
 
 
 class _Shelf:
-    """The pipeline that was used last: the next generator may be the same one with other options."""
+    """Generators may be one model with different options: its files are summed once, and it is loaded once in a row."""
 
     def __init__(self) -> None:
-        self.model = ""
-        self.pipe: Any = None
+        self.weights = functools.cache(weight_sums)
+        self._model = ""
+        self._pipe: Any = None
 
-    def get(self, model: str) -> Any:
+    def pipeline(self, model: str) -> Any:
         """A pipeline, on the GPU where there is one; the one before is let go first."""
-        if model != self.model:
+        if model != self._model:
             import torch
             from diffusers import DiffusionPipeline
 
-            self.model, self.pipe = model, None
+            self._model, self._pipe = "", None
             folder = resolve(model, "generator")
-            pipe = DiffusionPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-            pipe.set_progress_bar_config(disable=True)
-            self.pipe = pipe
-        return self.pipe
+            verify(folder)
+            self._pipe = DiffusionPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+            self._pipe.set_progress_bar_config(disable=True)
+            self._model = model
+        return self._pipe
 
 
 def _painting(
@@ -169,7 +188,7 @@ def _painting(
     negative_prompt = options.pop("negative_prompt", None)
 
     def paint(jobs: Sequence[PaintJob]) -> list[Image.Image]:
-        painter = DiffusersPainter(shelf.get(entrant.place), PaintSettings(**sides, options=options))
+        painter = DiffusersPainter(shelf.pipeline(entrant.place), PaintSettings(**sides, options=options))
         try:
             return painter.generate(jobs)
         except (TypeError, ValueError) as error:
@@ -182,7 +201,7 @@ def _painting(
 
     return Painting(
         paint=paint,
-        settings={"model": entrant.place, "weights": weight_sums(entrant.place), "call": dict(call)},
+        settings={"model": entrant.place, "weights": shelf.weights(entrant.place), "call": dict(call)},
         looker=looker,
         folder=root / entrant.name,
         seed=args.seed,

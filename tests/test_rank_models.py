@@ -1,0 +1,228 @@
+"""``refiner rank`` with pipelines that paint: seeds, options of the call, and runs that go on where they were."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from refiner.cli import main
+from refiner.pipelines.saved import SavedSettings
+
+torch.set_num_threads(1)
+
+PLUGIN = """
+import numpy as np
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.errors import UnreadableOutputError
+from refiner.masks import box_of
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+def answer(image):
+    pixels = np.asarray(image).astype(int)
+    if (pixels == 0).all():
+        return UnreadableOutputError("Expected a list of flaws, got babble.", raw="babble")
+    regions = []
+    for channel, category in ((0, Category.COLOR), (2, Category.SHAPE)):
+        mask = pixels[..., channel] > pixels[..., 1] + 20
+        if mask.any():
+            severity = round(float(pixels[..., channel][mask].mean()) / 255, 3)
+            regions.append(Region(mask=mask, box=box_of(mask), name="spot", category=category, severity=severity))
+    return Analysis(size=Size(*mask.shape), detector="spots", regions=tuple(regions))
+
+def build(folder, device, dtype):
+    return ScriptedDetector(answer, name="spots")
+"""
+PROMPTS = {"00": "a red hand", "01": "a green clock", "02": "a blue cat"}
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``refiner rank`` in ``tmp_path`` with a detector from a package of its own: red and blue are flawed.
+
+    The further arguments may name another detector. Gives exit code, stdout and stderr.
+    """
+    home = tmp_path / "plugin"
+    info = home / "spots_for_ranking-1.0.dist-info"
+    info.mkdir(parents=True)
+    (home / "spots_for_ranking.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-ranking\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_ranking:build\n")
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.delitem(sys.modules, "spots_for_ranking", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.json").write_text(json.dumps(PROMPTS))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        given = [str(argument) for argument in arguments]
+        given += [] if "--prompts" in given else ["--prompts", "p.json"]
+        given += [] if "--detector" in given else ["--detector", f"spots:{home}"]
+        code = main(["rank", *given])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random Stable Diffusion pipeline of a few thousand weights."""
+    torch.manual_seed(0)
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=8, sample_size=64,
+        ),
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=77),
+        unet=UNet2DConditionModel(
+            block_out_channels=(16, 32), layers_per_block=1, sample_size=32, cross_attention_dim=32, norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=8,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    pipe.save_pretrained(folder)
+    SavedSettings(call={"num_inference_steps": 2}).write(folder)
+    return str(folder)
+
+
+def test_identical_generators_tie(rank: Cli, model: str, tmp_path: Path) -> None:
+    document = json.loads(rank(f"one={model}", f"two={model}", "--out", "o", "--json")[1])
+    assert [row["place"] for row in document["systems"]] == [1, 1]
+    assert document["systems"][0]["figures"] == document["systems"][1]["figures"]
+    for table in document["wins"].values():
+        assert table["one"]["two"] == table["two"]["one"] == {"overall": 0.5, "per_prompt": 0.5}
+
+
+def test_neither_order_nor_batch_nor_company_changes_the_table(rank: Cli, model: str, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for red, name in enumerate(PROMPTS):
+        Image.new("RGB", (48, 40), (100 * red, 40, 40)).save(tmp_path / f"some/{name}.png")
+    systems = [f"b={model},num_inference_steps=3", "some=some", f"a={model}"]
+    first = rank(*systems, "--out", "one", "--json")[1]
+    assert rank(*reversed(systems), "--out", "two", "--batch-size", "1", "--json")[1] == first
+    (tmp_path / "p.json").write_text(json.dumps(dict(reversed(PROMPTS.items()))))
+    assert json.loads(rank(*systems, "--out", "three", "--json")[1])["systems"] == json.loads(first)["systems"]
+    alone = json.loads(rank("some=some", "--out", "four", "--json")[1])["systems"][0]["figures"]
+    assert next(row for row in json.loads(first)["systems"] if row["name"] == "some")["figures"] == alone
+
+
+def test_painted_pictures_rank_as_the_model_that_painted_them(rank: Cli, model: str, tmp_path: Path) -> None:
+    prompts = {"style/00": "a red hand", "01.jpg": "a green clock", "../02": "a blue cat"}
+    (tmp_path / "p.json").write_text(json.dumps(prompts))
+    rank(f"model={model}", "--out", "o", "--seed", "7", "--limit", "2")
+    painted = {path.relative_to(tmp_path / "o/model/pictures").as_posix() for path in tmp_path.rglob("o/**/*.png")}
+    assert painted == {"style/00.png", "01.png"}
+    arguments = ("folder=o/model/pictures", f"model={model}", "--seed", "7", "--limit", "2", "--out", "p", "--json")
+    document = json.loads(rank(*arguments)[1])
+    assert document["wins"]["CAP"]["folder"]["model"] == {"overall": 0.5, "per_prompt": 0.5}
+
+
+def test_several_pictures_of_a_prompt_differ_and_are_drawn_together(rank: Cli, model: str, tmp_path: Path) -> None:
+    code, out, err = rank(f"one={model}", f"two={model},guidance_scale=1.5", "--seeds", "2", "--out", "o", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["prompts"], document["pictures"]) == (3, 6)
+    files = sorted((tmp_path / "o/one/pictures").iterdir())
+    assert [path.name for path in files] == [f"{name}-{number}.png" for name in PROMPTS for number in (0, 1)]
+    assert len({path.read_bytes() for path in files}) == 6
+
+
+def test_a_killed_ranking_goes_on_and_takes_in_others(rank: Cli, model: str, tmp_path: Path) -> None:
+    one, two = f"one={model}", f"two={model},num_inference_steps=1"
+    straight = rank(one, two, "--out", "straight", "--json")[1]
+    rank(one, "--out", "cut", "--batch-size", "1")
+    records = tmp_path / "cut/one/records.jsonl"
+    records.write_bytes(records.read_bytes()[:-200])
+    (tmp_path / "cut/one/pictures/02.png").unlink()
+    code, out, err = rank(one, two, "--out", "cut")
+    assert (code, out) == (2, "")
+    assert "--resume" in err
+    assert rank(one, two, "--out", "cut", "--resume", "--json")[1] == straight
+    assert (tmp_path / "cut/one/pictures/02.png").is_file()
+    code, _, err = rank(one, f"two={model},num_inference_steps=4", "--out", "cut", "--resume")
+    assert code == 2
+    assert "num_inference_steps" in err
+    code, _, err = rank(one, two, "--out", "cut", "--resume", "--seed", "1")
+    assert code == 2
+    assert "seed" in err
+
+
+def test_the_bundled_models_are_ranked(rank: Cli, tmp_path: Path) -> None:
+    arguments = ("--prompts", "micro-prompts:2", "--detector", "micro", "--judge", "micro", "--by", "HPS")
+    systems = ("b=micro,num_inference_steps=8", "a=micro")
+    code, out, err = rank(*systems, *arguments, "--out", "o", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert set(document["wins"]) == {"CAP", "HPS", "PAR"}
+    assert document["orders"]["HPS"] == [row["name"] for row in document["systems"]]
+    values = [row["figures"]["HPS"]["value"] for row in document["systems"]]
+    assert -1 < values[1] <= values[0] < 1
+    assert "hps-micro" in document["signature"]
+    assert Image.open(tmp_path / "o/a/pictures/00000.png").info["Source"] == "AI-generated"
+
+
+def complains(rank: Cli, said: str, *arguments: str) -> None:
+    code, out, err = rank(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("refiner: Expected ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("steps=4", "num_inference_steps"),
+        ("prompt=x", "'prompt'"),
+        ("latents=1", "'latents'"),
+        ("num_inference_steps=four", "type int"),
+        ("num_inference_steps=4.5", "type int"),
+        ("num_inference_steps=0", "at least 1"),
+        ("num_inference_steps=true", "type int"),
+        ("guidance_scale=NaN", "type float"),
+        ("guidance_scale=", "type float"),
+    ],
+)
+def test_options_that_the_call_does_not_take(rank: Cli, model: str, options: str, said: str) -> None:
+    complains(rank, said, f"a={model},{options}")
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "model_index.json"),
+        ("{}", "model_index.json"),
+        ('{"_class_name": "DDPMPipeline"}', "DDPMPipeline"),
+        ('{"_class_name": "os.system"}', "os.system"),
+    ],
+)
+def test_folders_that_are_no_pipelines(rank: Cli, tmp_path: Path, index: str, said: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/model_index.json").write_text(index)
+    complains(rank, said, "a=m")
+
+
+def test_an_option_that_the_pipeline_refuses(rank: Cli, model: str) -> None:
+    complains(rank, "height=33", f"a={model},height=33")
