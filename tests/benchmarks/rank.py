@@ -1,0 +1,120 @@
+"""Whether ``refiner rank`` puts generators in the order of the referee, on the micro world.
+
+The bundled generator paints held-out prompts with few, more and many denoising steps. The bundled detector and judge
+rank the three by ``refiner rank``; the referee, which neither of them has seen, counts the flaws of the same pictures.
+Intervals and shares of won draws are over the same prompts in the same way for both.
+
+Run with ``make bench`` or ``python tests/benchmarks/rank.py [--prompts N] [--seeds N] [--steps N N N] [--out DIR]
+[--json]``; with ``--out`` a run that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refiner.cli import main as refiner
+from refiner.images import load_image
+from refiner.metrics.ranking import Ranking, rank_by_score
+from refiner.micro.oracle import inspect
+from refiner.rank import open_prompts, picture_file
+
+STEPS = (4, 10, 25)
+
+
+def ranked(prompts: str, seeds: int, steps: list[int], folder: Path) -> dict[str, Any]:
+    """The document of ``refiner rank``."""
+    systems = [f"{count} steps=micro,num_inference_steps={count}" for count in steps]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        settings = ["--prompts", prompts, "--seeds", str(seeds), "--judge", "micro", "--out", str(folder)]
+        code = refiner(["rank", *systems, *settings, "--resume", "--json"])
+    if code > 1:  # 1: some pictures are so bad that the detector refuses them; they are counted, and left out for all
+        raise SystemExit(code)
+    document: dict[str, Any] = json.loads(said.getvalue())
+    return document
+
+
+def refereed(prompts: str, seeds: int, names: list[str], folder: Path) -> Ranking:
+    """The same pictures ranked by the number of their flaws as the referee counts them."""
+    wanted = open_prompts(prompts, seeds=seeds)
+    flaws = {
+        name: {
+            picture: float(inspect(load_image(picture_file(folder / name, picture)), prompt).count)
+            for picture, prompt in wanted.prompts.items()
+        }
+        for name in sorted(names)
+    }
+    return rank_by_score(flaws, name="flaws", higher_is_better=False, prompts_of=wanted.prompts_of)
+
+
+def measure(prompts: int, seeds: int, steps: list[int], folder: Path) -> dict[str, Any]:
+    """Orders, figures with intervals, and shares of won draws, of both."""
+    specification = f"micro-prompts:{prompts}"
+    document = ranked(specification, seeds, steps, folder)
+    names = [system["name"] for system in document["systems"]]
+    referee = refereed(specification, seeds, names, folder)
+    order = [row.name for row in referee.rows]
+    figures = {system["name"]: dict(system["figures"]) for system in document["systems"]}
+    for row in referee.rows:
+        figures[row.name]["referee"] = row.estimates["flaws"]._asdict()
+    wins = {
+        by: [table[a][b]["overall"] for a, b in itertools.pairwise(order)] for by, table in document["wins"].items()
+    }
+    wins["referee"] = [referee.duels[pair].overall for pair in itertools.pairwise(order)]
+    return {
+        "prompts": prompts,
+        "seeds": seeds,
+        "pictures": document["of"],
+        "compared": document["pictures"],
+        "orders": {"referee": order, **document["orders"]},
+        "same_order": {by: found == order for by, found in document["orders"].items()},
+        "wins_along_the_referee's_order": wins,
+        "figures": {name: figures[name] for name in order},
+        "signature": document["signature"],
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report for people."""
+    pictures = f"{report['compared']} of {report['pictures']} pictures could be compared"
+    print(f"{report['prompts']} prompts; {pictures}; the referee saw all; 95 % intervals over prompts")
+    for name, row in report["figures"].items():
+        cells = [f"{key} {row[key]['value']:.3g} ({row[key]['low']:.3g} to {row[key]['high']:.3g})" for key in row]
+        print(f"{name}: {'; '.join(reversed(cells))}")
+    for by, order in report["orders"].items():
+        shares = ", ".join(f"{100 * share:.3g} %" for share in report["wins_along_the_referee's_order"][by])
+        verdict = (
+            "" if by == "referee" else " (the referee's order)" if report["same_order"][by] else " (another order)"
+        )
+        print(f"{by}: {', '.join(order)}{verdict}; draws won along the referee's order: {shares}")
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--out", type=Path, help="keep pictures and records here")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as home:
+        report = measure(args.prompts, args.seeds, args.steps, args.out or Path(home))
+    if args.json:
+        print(json.dumps(report))
+    else:
+        show(report)
+
+
+if __name__ == "__main__":
+    main()
