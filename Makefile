@@ -35,6 +35,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/localization.py
 	$(BIN)/python tests/benchmarks/semap.py --images 4
 	$(BIN)/python tests/benchmarks/harness.py
+	$(BIN)/python tests/benchmarks/rank.py
 	$(BIN)/python tests/benchmarks/hps.py
 
 micro: .venv/installed
