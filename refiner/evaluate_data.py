@@ -22,6 +22,7 @@ from refiner.data.folders import SUFFIXES, ImageFolder, group_of, is_fake
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.xaigd import XaigdFolder, XaigdImage
+from refiner.data.xaigd_pictures import EmbeddedPictures
 from refiner.errors import ConfigError, InputError
 from refiner.images import load_image
 from refiner.masks import box_of
@@ -218,7 +219,7 @@ def _match_references(
 
 
 class XaigdData:
-    """X-AIGD's annotated pictures: files ``{generator}/{uid}.*`` in the folder or in its ``images/``."""
+    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``."""
 
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
@@ -227,15 +228,17 @@ class XaigdData:
         self.root = root if root.is_dir() else Path(folder)
         self.images: list[XaigdImage] = list(self.source.images(self.problems))
         self.names = tuple(image.name for image in self.images)
+        self.embedded = EmbeddedPictures()
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
         item = self.images[index]
-        image = load_image(self._path(item))
+        image = None if item.row is None else self.embedded.read(*item.row)
+        image = image or load_image(self._path(item))
         if (image.height, image.width) != tuple(item.size):
             raise InputError(
-                f"Expected {item.size.width}x{item.size.height} pixels, as its annotation says, got "
-                f"{image.width}x{image.height} in {str(self._path(item))!r}: fetch the picture again."
+                f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its annotation says, got "
+                f"{image.width}x{image.height} in {str(self.root)!r}: fetch the picture again."
             )
         return Sample(name=item.name, group=item.generator, image=image, fake=True, truth=_xaigd_truth(item))
 

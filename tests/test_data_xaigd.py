@@ -1,17 +1,21 @@
 """X-AIGD's annotations: the same records from every format, and what becomes of broken ones."""
 
+import io
 import json
+import pickle
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
 from refiner.errors import InputError, MissingExtraError
+from refiner.evaluate_data import DataSet, open_data
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Size
 
@@ -173,3 +177,70 @@ def test_missing_folders_and_empty_ones_are_refused(tmp_path):
         XaigdFolder.open(tmp_path / "nowhere")
     with pytest.raises(InputError, match="got none"):
         XaigdFolder.open(tmp_path)
+
+
+def shade(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), (number, 7, 9)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def published(folder: Path, cells: list, group: int = 4) -> Path:
+    """The data set as it is published: pictures inside parquet files, in row groups."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    rows = [record(f"u{number}") | {"image": cell} for number, cell in enumerate(cells)]
+    file = folder / "data/labeled_test-00000-of-00001.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=group)
+    return folder
+
+
+def red(data: DataSet, index: int) -> int:
+    image = data.load(index).image
+    assert image is not None
+    return int(np.asarray(image)[0, 0, 0])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_pictures_are_read_from_the_parquet_file(tmp_path, plain):
+    cells = [shade(number) for number in range(11)]
+    published(tmp_path, cells if plain else [{"bytes": cell, "path": "x.png"} for cell in cells])
+    data = open_data(f"xaigd:{tmp_path}")
+    assert [red(data, index) for index in range(11)] == list(range(11))
+    assert [red(data, index) for index in (9, 2, 3, 3, 0, 10, 4)] == [9, 2, 3, 3, 0, 10, 4]
+    assert red(pickle.loads(pickle.dumps(data)), 5) == 5
+    sample = data.load(1)
+    assert (sample.name, sample.group, sample.fake) == ("gen/u1", "gen", True)
+    assert sample.truth is not None
+    assert {path.name for path in tmp_path.rglob("*")} == {"data", "labeled_test-00000-of-00001.parquet"}
+
+
+def test_a_row_without_a_picture_has_a_file_of_its_own(tmp_path):
+    published(tmp_path, [{"bytes": shade(0), "path": None}, {"bytes": None, "path": "u1.png"}, None])
+    (tmp_path / "images/gen").mkdir(parents=True)
+    (tmp_path / "images/gen/u1.png").write_bytes(shade(200))
+    data = open_data(f"xaigd:{tmp_path}")
+    assert [red(data, index) for index in (0, 1)] == [0, 200]
+    with pytest.raises(InputError, match=r"u2\.png.*does not exist"):
+        data.load(2)
+
+
+def test_bad_pictures_in_parquet_are_named_and_others_go_on(tmp_path):
+    small = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(small, format="PNG")
+    cells = [shade(0), shade(1)[:60], b"no picture", small.getvalue(), shade(4)]
+    published(tmp_path, [{"bytes": cell, "path": None} for cell in cells], group=2)
+    data = open_data(f"xaigd:{tmp_path}")
+    for index in (1, 2):
+        with pytest.raises(InputError, match=rf"row {index} of '.*labeled_test.*parquet'"):
+            data.load(index)
+    with pytest.raises(InputError, match=r"30x20 pixels of 'gen/u3'.*20x20"):
+        data.load(3)
+    assert [red(data, index) for index in (0, 4)] == [0, 4]
+
+
+def test_a_parquet_file_that_is_damaged_later_is_named(tmp_path):
+    published(tmp_path, [{"bytes": shade(number), "path": None} for number in range(3)])
+    data = open_data(f"xaigd:{tmp_path}")
+    (tmp_path / "data/labeled_test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"row 1 of .*fetch it again"):
+        data.load(1)

@@ -4,6 +4,7 @@ A folder holds splits, such as ``data/labeled_test-00000-of-00002.parquet``. The
 (``labeled_test.jsonl``) or a JSON list, which needs no pyarrow. A record has ``generator``, ``uid``, ``width``,
 ``height`` and ``labels``, a list of ``{"label": category, "points": [[x, y], ...]}``; no labels means no artifacts.
 An image whose record cannot be read is named, counted and left out: without its truth there is nothing to score.
+The pictures are in the parquet files too, as published (see ``refiner.data.xaigd_pictures``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from refiner.data.problems import Problem
 from refiner.data.raster import fill_polygons
+from refiner.data.xaigd_pictures import holds_pictures
 from refiner.errors import InputError, MissingExtraError
 from refiner.images import MAX_PIXELS
 from refiner.taxonomy import XaigdCategory
@@ -50,6 +52,8 @@ class XaigdImage:
     """Names the prompt and the paired real image; the same for all generators."""
     size: Size
     labels: tuple[XaigdLabel, ...]
+    row: tuple[Path, int] | None = None
+    """The parquet file that holds its picture, and the row there; None where the picture is a file of its own."""
 
     @property
     def name(self) -> str:
@@ -111,7 +115,10 @@ class XaigdFolder:
         """
         seen: set[str] = set()
         for file in self.files:
-            for where, row in _rows(file):
+            embedded = False
+            for number, (where, row) in enumerate(_rows(file)):
+                if number == 0:
+                    embedded = file.suffix == ".parquet" and holds_pictures(file)
                 image = _read_image(row, str(file), where, problems)
                 if image is None:
                     continue
@@ -120,7 +127,7 @@ class XaigdFolder:
                     problems.append(Problem("duplicate_image", str(file), image.name, detail))
                     continue
                 seen.add(image.name)
-                yield image
+                yield replace(image, row=(file, number)) if embedded else image
 
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
