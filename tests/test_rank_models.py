@@ -178,7 +178,8 @@ def test_the_bundled_models_are_ranked(rank: Cli, tmp_path: Path) -> None:
     values = [row["figures"]["HPS"]["value"] for row in document["systems"]]
     assert -1 < values[1] <= values[0] < 1
     assert "hps-micro" in document["signature"]
-    assert Image.open(tmp_path / "o/a/pictures/00000.png").info["Source"] == "AI-generated"
+    with Image.open(tmp_path / "o/a/pictures/00000.png") as picture:
+        assert picture.info["Source"] == "AI-generated"
 
 
 def complains(rank: Cli, said: str, *arguments: str) -> None:

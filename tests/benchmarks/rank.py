@@ -88,8 +88,9 @@ def show(report: dict[str, Any]) -> None:
     pictures = f"{report['compared']} of {report['pictures']} pictures could be compared"
     print(f"{report['prompts']} prompts; {pictures}; the referee saw all; 95 % intervals over prompts")
     for name, row in report["figures"].items():
-        cells = [f"{key} {row[key]['value']:.3g} ({row[key]['low']:.3g} to {row[key]['high']:.3g})" for key in row]
-        print(f"{name}: {'; '.join(reversed(cells))}")
+        shown = ((key, row[key]) for key in ("referee", "CAP", "MAI", "AF", "PAR", "HPS"))
+        cells = (f"{key} {each['value']:.3g} ({each['low']:.3g} to {each['high']:.3g})" for key, each in shown)
+        print(f"{name}: {'; '.join(cells)}")
     for by, order in report["orders"].items():
         shares = ", ".join(f"{100 * share:.3g} %" for share in report["wins_along_the_referee's_order"][by])
         verdict = (
