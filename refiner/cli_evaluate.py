@@ -137,6 +137,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.data is None:
         raise ConfigError("Expected --data, such as a folder of pictures or micro:20, got none: name the data.")
     from refiner.evaluate import Shard
+    from refiner.evaluate_data import contents
     from refiner.evaluate_robustness import open_source, variants
 
     shard = None if args.shard is None else Shard.parse(args.shard)
@@ -145,6 +146,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     parts = variants(args.perturb, args.perturb_seed) if perturbed else {"": {}}
     data = open_source(source)
     tell_problems(data.problems, terminal)
+    source |= {"contents": contents(args.data, prompts=args.prompts, references=args.references)}
     sources = {name: source | part for name, part in parts.items()}
     runs = _collect(args, data, sources, {**SCORING, **given}, shard, terminal)
     if shard is not None and shard.count > 1:

@@ -117,6 +117,7 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.data.folders import ImageFolder
     from refiner.data.problems import Problem
     from refiner.data.prompts import match_prompts, read_prompts
+    from refiner.evaluate_systems import note_kind
 
     problems: list[Problem] = []
     folder = ImageFolder.open(args.images, problems)
@@ -136,7 +137,7 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
             scores[name] = outcome.score
         else:
             problems.append(Problem(type(outcome.error).__name__, args.images, name, str(outcome.error)))
-        problems += [Problem("note", args.images, name, note) for note in outcome.notes]
+        problems += [Problem(note_kind(note), args.images, name, note) for note in outcome.notes]
     tell_problems(problems, terminal)
     mean = math.fsum(scores.values()) / len(scores) if scores else None
     document = {"scores": scores, "mean": mean, "signature": scorer.signature}

@@ -39,6 +39,8 @@ def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: T
 def _tell_failures(run: Run, scored: Scored, prefix: str, terminal: Terminal) -> int:
     for failure in scored.failures:
         terminal.complain(f"{prefix}{failure.name}: {failure.kind}: {failure.detail}")
+    for note in scored.notes:
+        terminal.complain(f"{prefix}{note}")
     count, missing = sum(scored.table["errors"].values()), scored.table["missing"]
     if count or missing:
         terminal.complain(f"{prefix}{count} samples without figures, {missing} not run, of {run.samples}.")

@@ -24,6 +24,7 @@ from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.xaigd import XaigdFolder, XaigdImage
 from refiner.data.xaigd_pictures import EmbeddedPictures
 from refiner.errors import ConfigError, InputError
+from refiner.hub import checksum
 from refiner.images import load_image
 from refiner.masks import box_of
 from refiner.micro.flaws import inject
@@ -95,6 +96,19 @@ def digest(names: Iterable[str]) -> str:
     for name in names:
         total.update(name.encode("utf-8", "surrogateescape") + b"\0")
     return total.hexdigest()[:16]
+
+
+def contents(specification: str, *, prompts: str | None = None, references: str | None = None) -> Json:
+    """Fingerprints of the files of words that a data set reads: a run goes on with the same ones only.
+
+    Args:
+        specification: as of ``open_data``, which has read it.
+        prompts: the same.
+        references: the same.
+    """
+    kind, _, place = specification.partition(":")
+    files = {"prompts": place if kind == "prompts" else prompts, "references": references}
+    return {name: checksum(Path(file))[:16] for name, file in files.items() if file is not None}
 
 
 def open_data(

@@ -63,7 +63,7 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
 <h2>Worst cases</h2>
 <div class="worst">{"".join(_worst(run, task, scored, data)) or "<p>None.</p>"}</div>
 {_failures(scored)}
-{_problems(table, problem_lines(run))}
+{_problems(table, [*problem_lines(run), *scored.notes])}
 <h2>Settings</h2>
 <p class="small">{escape(table["signature"])}</p>
 <details><summary>Data, system and versions</summary><pre>{escape(settings)}</pre></details>"""

@@ -80,7 +80,7 @@ class Looker:
         rows = []
         for sample, analysis, scored in zip(samples, analyses, self._scores(samples, images), strict=True):
             row: Json = {"analysis": None, "score": scored.score, "similarity": None, "css": None}
-            notes = [["note", f"{sample.name}: {note}"] for note in scored.notes]
+            notes = [[note_kind(note), f"{sample.name}: {note}"] for note in scored.notes]
             if analysis is not None:
                 analysis = _sound(sample.name, analysis, notes)
                 row["analysis"] = analysis_to_dict(analysis, arrays=True)
@@ -120,6 +120,7 @@ class Looker:
             scores = css_scores([joined_text(said)], [joined_text(sample.anomalies)], self.sentences)
             found["css"] = scores["css"]
             notes += [["long_text", f"{sample.name}: longer than the sentence encoder reads"]] * scores["cut"]
+            notes += [["empty_text", f"{sample.name}: nothing said, or nothing true; CSS 0"]] * scores["empty"]
         return found
 
 
@@ -130,6 +131,11 @@ def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
         return analysis
     notes.append(["bad_heatmap", f"{name}: expected a heat map in [0, 1], got {values.min()} to {values.max()}"])
     return replace(analysis, heatmap=None)
+
+
+def note_kind(note: str) -> str:
+    """The kind under which a judge's note is counted."""
+    return "long_text" if "cut to" in note else "note"
 
 
 class _Judged(NamedTuple):

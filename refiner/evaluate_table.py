@@ -44,10 +44,12 @@ class Scored(NamedTuple):
     """Names of the scored samples."""
     failures: Sequence[Failure]
     """At most ``SHOWN``; the table counts them all."""
+    notes: Sequence[str] = ()
+    """What could not be used of samples that have figures, one sentence each; at most ``SHOWN``."""
 
 
 SHOWN = 100
-"""How many failures the report and the command line name one by one."""
+"""How many failures and notes the report and the command line name one by one."""
 
 
 class _Collected:
@@ -89,6 +91,7 @@ def score(run: Run) -> Scored:
     collected, failures = _Collected(), list[Failure]()
     errors: Counter[str] = Counter()
     notes: Counter[str] = Counter()
+    named: list[str] = []
     for record in run.records:
         outcome = _row(task, record)
         if isinstance(outcome, Unscored):
@@ -96,14 +99,17 @@ def score(run: Run) -> Scored:
             if len(failures) < SHOWN:
                 failures.append(Failure(record["name"], *outcome))
             continue
-        notes.update(kind for kind, _ in record["answer"]["notes"])
+        for kind, note in record["answer"]["notes"]:
+            notes[kind] += 1
+            if len(named) < SHOWN:
+                named.append(note)
         collected.add(record, outcome)
     columns = collected.known()
     table = _table(run, task, columns, collected, errors, notes)
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
     atomic_write(run.folder / TABLE_CSV, _table_csv(table))
     _write_samples(run.folder / SAMPLES_CSV, columns, collected)
-    return Scored(table, columns, np.asarray(collected.indices), collected.names, failures)
+    return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
 
 
 def _row(task: Task, record: Json) -> Row | Unscored:

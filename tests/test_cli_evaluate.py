@@ -144,6 +144,20 @@ def test_going_on_must_be_asked_for(evaluate: Cli, detector: str, tmp_path: Path
     assert "samples: 3 there, 2 here" in err
 
 
+def test_prompts_that_were_mixed_up_since_are_refused(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    data, prompts = folder_of(tmp_path / "data", 2), tmp_path / "p.json"
+    arguments = ("realism", "--data", data, "--prompts", prompts, "--detector", detector, "--out", tmp_path / "o")
+    prompts.write_text(json.dumps({"0.png": "a hand", "1.png": "a clock", "gone.png": "a sign", "2.png": ""}))
+    code, _, err = evaluate(*arguments)
+    assert code == 0
+    assert json.loads((tmp_path / "o/table.json").read_text())["problems"] == {"empty_prompt": 1, "missing_image": 1}
+    assert "gone.png" in err
+    prompts.write_text(json.dumps({"0.png": "a clock", "1.png": "a hand"}))
+    code, _, err = evaluate(*arguments, "--resume")
+    assert code == 2
+    assert "contents" in err
+
+
 def test_shards_merge_and_score_again(evaluate: Cli, detector: str, tmp_path: Path) -> None:
     arguments = ("detection", "--data", "micro:5", "--detector", detector, "--json")
     whole = evaluate(*arguments, "--out", tmp_path / "whole")[1]

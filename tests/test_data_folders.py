@@ -211,6 +211,23 @@ def test_a_picture_without_a_usable_mask_cannot_be_loaded(tmp_path: Path, damage
         open_data(str(tmp_path)).load(0)
 
 
+def test_masks_of_no_picture_or_of_two_are_named_and_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "a.bmp", "x/a.png", "b.png"):
+        picture(tmp_path / name)
+    for name in ("a.png", "x/a.png", "b.png", "gone.png", "x/b.png"):
+        mask(tmp_path / "masks" / name, (2, 3, 10, 9))
+    (tmp_path / "masks/b.txt").write_text("x")
+    data = open_data(str(tmp_path))
+    assert kinds(data.problems) == {"unknown_image": 2, "duplicate_basename": 1, "ignored_file": 1}
+    assert {problem.where for problem in data.problems} == {"gone.png", "x/b.png", "a.png", "b.txt"}
+    for index, name in enumerate(data.names):
+        if name in ("a.png", "a.bmp"):
+            with pytest.raises(InputError, match="another picture too"):
+                data.load(index)
+        else:
+            assert data.load(index).truth is not None
+
+
 def test_a_damaged_picture_cannot_be_loaded_and_the_others_can(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     whole = picture(tmp_path / "b.png", (300, 300)).read_bytes()

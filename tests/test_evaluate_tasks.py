@@ -228,6 +228,50 @@ def test_texts_that_the_encoder_cannot_hold_are_counted(tmp_path: Path) -> None:
     assert scored.table["problems"] == {"long_text": 1}
 
 
+class Lengths:
+    """Sentence vectors of equal texts; whatever is longer than 20 letters is cut."""
+
+    signature = "lengths"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([[1.0, 0.0]] * len(texts), dtype=np.float32)
+
+    def is_cut(self, text: str) -> bool:
+        return len(text) > 20
+
+
+def test_texts_that_css_cannot_read_are_counted_and_named(tmp_path: Path) -> None:
+    flaw = region(area(0, 0, 8, 8))
+    samples = [sample(name, anomalies=(Anomaly(phenomenon="short", reasoning=""),)) for name in ("mute", "wordy")]
+    answers = [analysis(), analysis(flaw)]
+    _, scored = measure(
+        tmp_path, "explanation", samples, answers, encoder=Echo(), sentences=Lengths()  # type: ignore[arg-type]
+    )  # fmt: skip
+    problems = scored.table["problems"]
+    assert (problems["empty_text"], problems["long_text"]) == (1, 1)
+    assert [note.split(":")[0] for note in scored.notes if "CSS" in note or "sentence" in note] == ["mute", "wordy"]
+    page = (tmp_path / "report.html").read_text()
+    assert "wordy: longer than the sentence encoder reads" in page
+
+
+class Streaming:
+    """A judge with notes, as HPS has them."""
+
+    name = "streaming"
+
+    def stream(self, images: list, prompts: list[str]) -> list:
+        from refiner.metrics.hps import Scored as Outcome
+
+        return [Outcome(0.2, notes=("prompt cut to 77 tokens", "transparency laid over white")) for _ in prompts]
+
+
+def test_prompts_that_a_judge_cannot_hold_are_counted(tmp_path: Path) -> None:
+    samples = [sample("a", prompt="a hand " * 90)]
+    _, scored = measure(tmp_path, "realism", samples, [analysis()], judge=Streaming())
+    assert scored.table["problems"] == {"long_text": 1, "note": 1}
+    assert scored.notes[0] == "a: prompt cut to 77 tokens"
+
+
 def test_realism_by_generator(tmp_path: Path) -> None:
     flaws = [region(area(0, 0, 8, 8), severity=0.2), region(area(8, 0, 16, 8), Category.TEXT, severity=0.6)]
     samples = [sample(f"{group}/{at}", group=group, prompt=f"0.{at}") for group in ("good", "bad") for at in (1, 2)]

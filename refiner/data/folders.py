@@ -35,10 +35,15 @@ class ImageFolder:
     root: Path
     names: tuple[str, ...]
     """Paths from the root with forward slashes, sorted."""
+    twins: frozenset[str] = frozenset()
+    """Those that differ from another one in their suffix alone, so that a mask could be of either."""
 
     @classmethod
     def open(cls, folder: str | Path, problems: list[Problem]) -> ImageFolder:
-        """List the pictures; hidden files are passed over, others that are no pictures are named (``ignored_file``).
+        """List the pictures; hidden files are passed over.
+
+        Named and counted in ``problems``: ``ignored_file`` (no picture, or no mask), and of the masks
+        ``unknown_image`` (of no picture) and ``duplicate_basename`` (of several).
 
         Raises:
             InputError: there is no such folder, or no picture in it.
@@ -54,7 +59,7 @@ class ImageFolder:
                 problems.append(Problem("ignored_file", str(root), name, "its suffix is not that of a picture"))
         if not names:
             raise InputError(f"Expected pictures ({', '.join(sorted(SUFFIXES))}) in {str(root)!r}, got none.")
-        return cls(root=root, names=tuple(sorted(names)))
+        return cls(root=root, names=tuple(sorted(names)), twins=_match_masks(root, names, problems))
 
     def path(self, name: str) -> Path:
         """Where a picture lies."""
@@ -64,16 +69,46 @@ class ImageFolder:
         """What ``masks/`` says of a picture of ``size``; None where the folder has no masks at all.
 
         Raises:
-            InputError: the picture has no mask, or one that cannot be read or is of another size.
+            InputError: the picture has no mask, or one that cannot be read, is of another size or of another picture
+            too.
         """
         if not (self.root / MASKS).is_dir():
             return None
-        path = self.root / MASKS / PurePosixPath(name).with_suffix(".png")
+        path = self.root / MASKS / _mask_of(name)
+        if name in self.twins:
+            raise InputError(
+                f"Expected a mask of {name!r} alone, got {str(path)!r}, which is that of another picture too: "
+                "rename one of them."
+            )
         mask = read_mask(path, size)
         box = box_of(mask)
         # No mask tells of which kind a flaw is; nothing that is measured on such truth looks at the category.
         region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
         return Analysis(size=size, regions=region, detector=str(path))
+
+
+def _mask_of(name: str) -> str:
+    return PurePosixPath(name).with_suffix(".png").as_posix()
+
+
+def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> frozenset[str]:
+    """The pictures that share a mask; masks that are of no use are named."""
+    if not (root / MASKS).is_dir():
+        return frozenset()
+    owners: dict[str, list[str]] = {}
+    for name in names:
+        owners.setdefault(_mask_of(name), []).append(name)
+    file = str(root / MASKS)
+    for name in sorted(_files(root / MASKS)):
+        if PurePosixPath(name).suffix != ".png":
+            problems.append(Problem("ignored_file", file, name, "expected a mask whose name ends in .png"))
+        elif name not in owners:
+            problems.append(Problem("unknown_image", file, name, "there is no picture of this mask"))
+    for mask, shared in owners.items():
+        if len(shared) > 1:
+            detail = f"could be of {' or '.join(shared)}; no figures of these"
+            problems.append(Problem("duplicate_basename", file, mask, detail))
+    return frozenset(name for shared in owners.values() if len(shared) > 1 for name in shared)
 
 
 def _files(root: Path) -> Iterator[str]:
