@@ -34,6 +34,8 @@ PICTURES: Final = "pictures"
 """The sub-folder of a run that a model's pictures go to."""
 SYNTAX: Final = "NAME=FOLDER or NAME=MODEL,option=value,..., such as quick=micro,num_inference_steps=4"
 _NAME: Final = re.compile(r"\w[\w .+@-]{0,63}")
+_FILES: Final = (".json", ".csv", ".html")
+"""Endings of what lies beside the generators' folders."""
 _OPTION: Final = re.compile(r",\s*([A-Za-z_]\w*)=([^,]*)$")
 _PLAIN: Final = re.compile(r"[\w][\w .+()@-]{0,99}")
 
@@ -86,7 +88,8 @@ def parse_entrants(texts: Sequence[str]) -> list[Entrant]:
 
 def _entrant(text: str) -> Entrant:
     name, _, place = text.partition("=")
-    if not _NAME.fullmatch(name) or name != name.strip(" .") or not place.strip() or "\0" in place:
+    plain = _NAME.fullmatch(name) and name == name.strip(" .") and not name.casefold().endswith(_FILES)
+    if not plain or not place.strip() or "\0" in place:
         raise InputError(f"Expected {SYNTAX}, got {text!r}: write it so, with a name of letters and digits.")
     place = expanduser(place)
     options: dict[str, Option] = {}

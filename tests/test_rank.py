@@ -204,6 +204,7 @@ def complains(rank: Cli, said: str, *arguments: str) -> None:
         (("=clean",), "NAME=FOLDER"),
         (("a=",), "NAME=FOLDER"),
         (("../a=clean",), "NAME=FOLDER"),
+        (("rank.csv=clean",), "NAME=FOLDER"),
         (("a=clean", "A=many"), "a name of its own"),
         (("a=./nowhere",), "Nor is it a folder of pictures"),
         (("a=p.json/..",), "Nor is it a folder of pictures"),
