@@ -59,8 +59,8 @@ def region_row(found: Analysis, truth: Analysis | None, *, itemised: bool, rule:
     """
     if truth is None or not truth.regions or not itemised:
         return {}
-    boxes = ([region.box for region in analysis.regions] for analysis in (found, truth))
-    return {"region_iou": region_iou(*boxes, rule)}
+    ours, theirs = ([region.box for region in analysis.regions] for analysis in (found, truth))
+    return {"region_iou": region_iou(ours, theirs, rule)}
 
 
 def region_signature(rule: RegionRule) -> str:
