@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,8 @@ class Deferred:
 def ray_engine(workers: int | None = None) -> Iterator[RayEngine]:
     """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, for as long as the context lasts.
 
-    Where this process is connected to a cluster already, that one is used and left as it is.
+    Where this process is connected to a cluster already, that one is used and left as it is. What is printed meanwhile
+    goes to stderr: that is where Ray's word of workers that died belongs, which it prints on stdout.
 
     Args:
         workers: None for one a GPU, or one for every two cores where there is no GPU.
@@ -106,7 +108,9 @@ def ray_engine(workers: int | None = None) -> Iterator[RayEngine]:
         gpus = int(resources.get("GPU", 0))
         if gpus and not connected and "RAY_ADDRESS" not in os.environ and (workers or 1) > gpus:
             raise ConfigError(f"Expected at most {gpus} workers, one for each GPU, got {workers}: name fewer.")
-        yield RayEngine(workers=workers or gpus or max(1, int(resources["CPU"]) // 2), gpus=min(gpus, 1))
+        count = workers or gpus or max(1, int(resources.get("CPU", 0)) // 2)
+        with redirect_stdout(sys.stderr):
+            yield RayEngine(workers=count, gpus=min(gpus, 1))
     finally:
         if not connected:
             ray.shutdown()
