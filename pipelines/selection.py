@@ -143,16 +143,17 @@ def settle(board: Board, config: RefineConfig) -> Settled:
 def _best_candidate(
     board: Board, patch: int, trials: Sequence[Choice], looks: Sequence[Look], config: RefineConfig
 ) -> int | None:
+    """The candidate with the least burden in its patch, the judge deciding between equals; None: none is better."""
     assert board.base.analysis is not None
     mask = board.masks[patch]
-    burdens = [
-        (burden_within(look.analysis, mask), trial[patch])
+    ranked = [
+        (burden_within(look.analysis, mask), -(look.score or 0.0), trial[patch])
         for trial, look in zip(trials, looks, strict=True)
         if look.analysis is not None
     ]
-    if not burdens:
+    if not ranked:
         return None
-    least, candidate = min(burdens, key=lambda pair: pair[0])
+    least, _, candidate = min(ranked, key=lambda row: row[:2])
     return candidate if burden_within(board.base.analysis, mask) - least > config.min_burden_drop else None
 
 

@@ -185,6 +185,15 @@ def test_the_best_candidate_of_each_region_is_combined() -> None:
     assert result.attempts[1].calls.detector_calls == 3
 
 
+def test_the_judge_decides_between_candidates_that_the_detector_likes_as_well() -> None:
+    shades = [(0, 150, 0), (0, 250, 0), (0, 200, 0)]
+    left = iter(shades)
+    painter = Painter([picture(SPOTS[0])], colour=lambda _job: next(left))
+    result = run(painter, RefineConfig(candidates=3, max_rounds=1), judge=MeanJudge())
+    assert result.stop == "clean"
+    assert result.image.getpixel((7, 7)) == max(shades)
+
+
 @pytest.mark.parametrize("strategy", ["auto", "inpaint", "regenerate"])
 @pytest.mark.parametrize("seed", range(5))
 def test_never_worse_under_detector_and_judge(strategy: str, seed: int) -> None:
