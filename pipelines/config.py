@@ -27,7 +27,7 @@ class RefineConfig:
     max_denoiser_rows: int | None = None  # start no painting once so many rows are spent; None: no limit
     max_seconds: float | None = None  # start no painting after so many seconds; None: no limit
 
-    min_burden_drop: float = 1e-3  # a burden counts as smaller when it falls by more than this; severity x confidence
+    min_burden_drop: float = 0.1  # a burden counts as smaller when it falls by more than this; severity x confidence
     min_score_gain: float = 1e-4  # a judge's score counts as higher when it rises by more than this; the judge's unit
 
     max_regions: int = 8  # patches that are repainted in one round, worst first; >= 1

@@ -87,6 +87,7 @@ class _Refinement:
         self.best: Look | None = None
         self.best_index = 0
         self.failed: list[Mask] = []  # patches that did not get better, once for each try
+        self.in_vain = False  # the last repainting was not accepted, and nothing was painted anew since
         self.repeated = False  # a painter returned a picture that was seen before
         self.looked = 0  # images that went through the detector since the last attempt
         self.rows = parts.generator.spent().denoiser_rows  # at the last attempt
@@ -103,6 +104,7 @@ class _Refinement:
                     break
                 attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
                 idle = 0 if attempt.accepted else idle
+                self.in_vain = step == "inpaint" and not attempt.accepted
                 if (yield attempt):
                     return self._result("interrupted")
         return self._result(stop)
@@ -114,7 +116,8 @@ class _Refinement:
         return self.best.analysis if self.best else None
 
     def _steps(self) -> tuple[Step, ...]:
-        return choose(self._analysis, self.config, given=self.given is not None)
+        given = self.given is not None
+        return choose(self._analysis, self.config, given=given, repainted_in_vain=self.in_vain)
 
     def _targets(self) -> Sequence[Region]:
         """The flaws of the best picture that are to be repainted in place."""

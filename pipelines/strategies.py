@@ -33,20 +33,24 @@ class Patch:
     """How often repainting here has failed so far."""
 
 
-def choose(analysis: Analysis | None, config: RefineConfig, *, given: bool) -> tuple[Step, ...]:
+def choose(
+    analysis: Analysis | None, config: RefineConfig, *, given: bool, repainted_in_vain: bool = False
+) -> tuple[Step, ...]:
     """The steps of the next round; none where nothing can be done.
 
-    Local flaws are repainted, others call for a new picture, a mixture for both in this order. A picture that the
-    user gave is only ever repainted, unless ``strategy`` says otherwise. One that could not be analysed can only be
-    painted anew.
+    Local flaws are repainted, others call for a new picture, a mixture for both in this order; so do local ones after
+    a round in which repainting them was no help. A picture that the user gave is only ever repainted, unless
+    ``strategy`` says otherwise. One that could not be analysed can only be painted anew.
     """
     if analysis is None:
         return () if given or config.strategy == "inpaint" else ("regenerate",)
     if config.strategy != "auto":
         return (config.strategy,)
     local = sum(is_local(region, analysis.size, config) for region in analysis.regions)
-    if given or local == len(analysis.regions):
+    if given:
         return ("inpaint",)
+    if local == len(analysis.regions):
+        return ("regenerate",) if repainted_in_vain else ("inpaint",)
     return ("regenerate", "inpaint") if local else ("regenerate",)
 
 

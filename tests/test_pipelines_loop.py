@@ -168,7 +168,8 @@ def _score(image: Image.Image) -> float:
 def test_failed_regions_get_more_candidates_with_other_seeds_and_strength() -> None:
     painter = Painter([picture(SPOTS[0])], colour=lambda job: (255, 0, len(painter.jobs)))
     detector = ScriptedDetector(lambda image: Analysis(size=SIZE, regions=(region(SPOTS[0]),), detector="stubborn"))
-    config = RefineConfig(max_rounds=3, patience=3, candidates=1, max_candidates=2, strengths=(0.5, 0.9))
+    options = {"candidates": 1, "max_candidates": 2, "strengths": (0.5, 0.9)}
+    config = RefineConfig(strategy="inpaint", max_rounds=3, patience=3, **options)  # type: ignore[arg-type]
     result = run(painter, config, detector)
     assert result.stop == "rounds"
     assert [job.strength for job in painter.jobs] == [0.5, 0.9, 0.9, 0.9, 0.9]
@@ -266,7 +267,7 @@ def test_bad_pictures_of_the_inpainter_are_recorded_and_the_best_is_kept(fault: 
         return [Image.new("RGB", (8, 8))] * len(jobs) if fault == "wrong size" else []
 
     painter.inpaint = inpaint  # type: ignore[method-assign]
-    result = run(painter)
+    result = run(painter, RefineConfig(strategy="inpaint"))
     assert result.best == 0
     assert result.stop == "no_progress"
     assert all(attempt.error for attempt in result.attempts[1:])
@@ -310,6 +311,19 @@ def test_the_same_seed_gives_the_same_record_and_another_index_another() -> None
     first, again, other = (run(Painter([picture(*SPOTS)], colour), index=index) for index in (0, 0, 1))
     assert record(first) == record(again)
     assert record(first) != record(other)
+
+
+def test_auto_paints_anew_after_repainting_in_vain_and_then_repaints_again() -> None:
+    detector = ScriptedDetector(lambda image: Analysis(size=SIZE, regions=(region(SPOTS[0]),), detector="stubborn"))
+    grounds = [picture(SPOTS[0], ground=(n, n, n)) for n in range(9)]
+    for strategy, actions in (
+        ("auto", ["inpaint", "regenerate", "inpaint", "regenerate"]),
+        ("inpaint", ["inpaint"] * 4),
+    ):
+        shades = iter(range(99))
+        painter = Painter(grounds, colour=lambda _job: (255, 0, next(shades)))  # noqa: B023
+        result = run(painter, RefineConfig(max_rounds=4, patience=4, strategy=strategy), detector)  # type: ignore[arg-type]
+        assert [attempt.action for attempt in result.attempts[1:]] == actions
 
 
 def test_the_strategy_follows_the_flaws() -> None:

@@ -147,7 +147,7 @@ def flaws(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]] = BOXES
 
 def relenting() -> ScriptedDetector:
     """Finds ever smaller flaws."""
-    severities = iter(0.9**n for n in range(1000))
+    severities = iter(0.8**n for n in range(1000))
     return ScriptedDetector(lambda image: flaws(image, severity=next(severities)))
 
 

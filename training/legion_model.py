@@ -71,7 +71,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> Legi
         seg_token_id=tokenizer.convert_tokens_to_ids("[SEG]"),
         prompt=PROMPT,
         max_new_tokens=256,
-        clean_threshold=0.35,  # so that regions are claimed on no more than a tenth of clean pictures
+        clean_threshold=0.5,  # so that regions are claimed on no more than a tenth of clean pictures
     )
     model = LegionModel(config)
     _initialise(model)
