@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from refiner.cli import main
-from refiner.pipelines.saved import SavedSettings
 
 torch.set_num_threads(1)
 PROMPT = "a red hand left of a green clock"
@@ -72,39 +69,6 @@ def detector(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(home))
     monkeypatch.delitem(sys.modules, "spots_for_tests", raising=False)
     return f"spots:{home}"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a random Stable Diffusion pipeline of a few thousand weights."""
-    torch.manual_seed(0)
-    letters = [chr(code) for code in range(33, 127)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    text = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
-        bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2,
-            up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=8, sample_size=64,
-        ),
-        text_encoder=CLIPTextModel(text).eval(),
-        tokenizer=CLIPTokenizer(
-            vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=77
-        ),
-        unet=UNet2DConditionModel(
-            block_out_channels=(16, 32), layers_per_block=1, sample_size=32, cross_attention_dim=32, norm_num_groups=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=8,
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        ),
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    pipe.save_pretrained(folder)
-    SavedSettings(call={"num_inference_steps": 2}).write(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,64 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from refiner.cli import main
 from refiner.errors import InputError
 from refiner.rank import open_prompts, parse_entrants, picture_file
 
-PLUGIN = """
-import numpy as np
-from refiner.detectors.scripted import ScriptedDetector
-from refiner.errors import UnreadableOutputError
-from refiner.masks import box_of
-from refiner.taxonomy import Category
-from refiner.types import Analysis, Region, Size
-
-def answer(image):
-    pixels = np.asarray(image).astype(int)
-    if (pixels == 0).all():
-        return UnreadableOutputError("Expected a list of flaws, got babble.", raw="babble")
-    regions = []
-    for channel, category in ((0, Category.COLOR), (2, Category.SHAPE)):
-        mask = pixels[..., channel] > pixels[..., 1] + 20
-        if mask.any():
-            severity = round(float(pixels[..., channel][mask].mean()) / 255, 3)
-            regions.append(Region(mask=mask, box=box_of(mask), name="spot", category=category, severity=severity))
-    return Analysis(size=Size(*mask.shape), detector="spots", regions=tuple(regions))
-
-def build(folder, device, dtype):
-    return ScriptedDetector(answer, name="spots")
-"""
 PROMPTS = {"00": "a red hand", "01": "a green clock", "02": "a blue cat"}
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``refiner rank`` in ``tmp_path`` with a detector from a package of its own: red and blue are flawed.
-
-    The further arguments may name another detector. Gives exit code, stdout and stderr.
-    """
-    home = tmp_path / "plugin"
-    info = home / "spots_for_ranking-1.0.dist-info"
-    info.mkdir(parents=True)
-    (home / "spots_for_ranking.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-ranking\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_ranking:build\n")
-    monkeypatch.syspath_prepend(str(home))
-    monkeypatch.delitem(sys.modules, "spots_for_ranking", raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.json").write_text(json.dumps(PROMPTS))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        given = [str(argument) for argument in arguments]
-        given += [] if "--prompts" in given else ["--prompts", "p.json"]
-        given += [] if "--detector" in given else ["--detector", f"spots:{home}"]
-        code = main(["rank", *given])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def picture(path: Path, red: int = 0, blue: int = 0, grey: int = 90) -> None:

@@ -1,0 +1,104 @@
+"""What several files of tests share: a pipeline of a few thousand weights, and ``refiner rank`` in its own folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refiner.cli import main
+
+SPOTS = """
+import numpy as np
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.errors import UnreadableOutputError
+from refiner.masks import box_of
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+def answer(image):
+    pixels = np.asarray(image).astype(int)
+    if (pixels == 0).all():
+        return UnreadableOutputError("Expected a list of flaws, got babble.", raw="babble")
+    regions = []
+    for channel, category in ((0, Category.COLOR), (2, Category.SHAPE)):
+        mask = pixels[..., channel] > pixels[..., 1] + 20
+        if mask.any():
+            severity = round(float(pixels[..., channel][mask].mean()) / 255, 3)
+            regions.append(Region(mask=mask, box=box_of(mask), name="spot", category=category, severity=severity))
+    return Analysis(size=Size(*mask.shape), detector="spots", regions=tuple(regions))
+
+def build(folder, device, dtype):
+    return ScriptedDetector(answer, name="spots")
+"""
+PROMPTS = {"00": "a red hand", "01": "a green clock", "02": "a blue cat"}
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random Stable Diffusion pipeline of a few thousand weights."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from refiner.pipelines.saved import SavedSettings
+
+    torch.manual_seed(0)
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=8, sample_size=64,
+        ),
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=77),
+        unet=UNet2DConditionModel(
+            block_out_channels=(16, 32), layers_per_block=1, sample_size=32, cross_attention_dim=32, norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=8,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    pipe.save_pretrained(folder)
+    SavedSettings(call={"num_inference_steps": 2}).write(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``refiner rank`` in ``tmp_path`` with a detector from a package of its own: red and blue are flawed.
+
+    The further arguments may name another detector. Gives exit code, stdout and stderr.
+    """
+    home = tmp_path / "plugin"
+    info = home / "spots_for_ranking-1.0.dist-info"
+    info.mkdir(parents=True)
+    (home / "spots_for_ranking.py").write_text(SPOTS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-ranking\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_ranking:build\n")
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.delitem(sys.modules, "spots_for_ranking", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.json").write_text(json.dumps(PROMPTS))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        given = [str(argument) for argument in arguments]
+        given += [] if "--prompts" in given else ["--prompts", "p.json"]
+        given += [] if "--detector" in given else ["--detector", f"spots:{home}"]
+        code = main(["rank", *given])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
