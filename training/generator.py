@@ -29,7 +29,7 @@ TOKENS = 64
 EMPHASISED = 0.15
 """Share of captions that name one thing twice: prompts that a reviser wrote then mean what they say."""
 
-PRACTICE = 0.6
+PRACTICE = 0.3
 """Share of pictures that must show what is learnt last."""
 DETAIL = 2.0
 """Weight of the share of the loss that goes by detail, against one that is the same everywhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -12,8 +13,11 @@ from refiner.micro.world import Scene, close_up, render, sample_scene
 
 CLOSE_UPS = 0.25
 """Share of enlarged single things among the pictures of several: what inpainting crops look like."""
+THINGS = (0.55, 0.15, 0.15, 0.15)
+"""How often a picture has one thing, two, three and four: large things have more that can go wrong."""
 HARDEST = ("clock", "sign")
 """Kinds whose hands and letters a generator learns last."""
+_AT_ONCE = 8
 
 
 def draw_picture(rng: np.random.Generator, practice: float = 0.0) -> tuple[Image.Image, str]:
@@ -23,13 +27,17 @@ def draw_picture(rng: np.random.Generator, practice: float = 0.0) -> tuple[Image
         rng: the only source of chance.
         practice: chance that the picture must show one of the ``HARDEST``.
     """
-    scene, practised = sample_scene(rng), rng.random() < practice
+    scene, practised = _scene(rng), rng.random() < practice
     while practised and not _hardest(scene):
-        scene = sample_scene(rng)
+        scene = _scene(rng)
     if len(scene.things) > 1 and rng.random() < CLOSE_UPS:
         choice = (practised and _hardest(scene)) or range(len(scene.things))
         return close_up(scene, choice[int(rng.integers(len(choice)))], rng)
     return render(scene), scene.caption
+
+
+def _scene(rng: np.random.Generator) -> Scene:
+    return sample_scene(rng, 1 + int(rng.choice(len(THINGS), p=THINGS)))
 
 
 def _hardest(scene: Scene) -> list[int]:
@@ -45,3 +53,18 @@ def draw_batch(rng: np.random.Generator, size: int, practice: float = 0.0) -> tu
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(values: Tensor) -> NDArray[np.uint8]:
+    """``to_tensor`` backwards; what lies outside of [-1, 1] is clipped."""
+    pixels: NDArray[np.uint8] = ((values.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+@torch.no_grad()
+def round_trip(autoencoder: AutoencoderKL, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What an autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
+    chunks = (to_tensor(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE))
+    return np.concatenate(
+        [to_pixels(autoencoder.decode(autoencoder.encode(chunk).latent_dist.mean).sample) for chunk in chunks]
+    )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, render, sample_scene
-from refiner.training.micro_data import to_tensor
+from refiner.training.micro_data import round_trip
 
 HELD_OUT = 900_001
 """First word of every seed that is kept for measuring; no recipe draws from it."""
@@ -24,25 +24,17 @@ def held_out_scenes(count: int) -> list[Scene]:
     return [sample_scene(np.random.default_rng([HELD_OUT, i]), count=1 + i % 4) for i in range(count)]
 
 
-@torch.no_grad()
-def round_trip(autoencoder: AutoencoderKL, pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    """Encode and decode RGB pictures."""
-    pixels = to_tensor(np.stack([np.asarray(picture) for picture in pictures]))
-    decoded = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mean).sample
-    values = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(value) for value in values]
-
-
 def score_autoencoder(autoencoder: AutoencoderKL, count: int = 200) -> dict[str, Any]:
     """Flaws that the oracle finds on round trips of clean renders, a picture, and which parts they are."""
     autoencoder.eval()
     parts: dict[str, int] = defaultdict(int)
     error = 0.0
     for batch in _batches(held_out_scenes(count), 20):
-        originals = [render(scene) for scene in batch]
-        for scene, before, after in zip(batch, originals, round_trip(autoencoder, originals), strict=True):
-            error += float(np.abs(np.asarray(before, np.float32) - np.asarray(after)).mean() / count)
-            for flaw in inspect(after, scene).flaws:
+        originals = np.stack([np.asarray(render(scene)) for scene in batch])
+        returned = round_trip(autoencoder, originals)
+        error += float(np.abs(originals.astype(np.float32) - returned).mean(axis=(1, 2, 3)).sum() / count)
+        for scene, picture in zip(batch, returned, strict=True):
+            for flaw in inspect(Image.fromarray(picture), scene).flaws:
                 parts[f"{scene.things[flaw.thing].kind}: {flaw.part}"] += 1
     worst = dict(sorted(parts.items(), key=lambda item: -item[1])[:12])
     return {"pictures": count, "flaws": sum(parts.values()) / count, "mean_error_of_255": error, "parts": worst}

@@ -24,6 +24,7 @@ from refiner.micro.drawing import visible
 from refiner.micro.oracle import inspect
 from refiner.micro.world import SIZE, Scene, render
 from refiner.taxonomy import Category
+from refiner.training.micro_data import round_trip
 from refiner.types import Mask, Region, Size
 
 Pixels = NDArray[np.uint8]
@@ -56,18 +57,10 @@ class Imperfect:
         self._pipeline = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
         self._pipeline.set_progress_bar_config(disable=True)
 
-    @torch.inference_mode()
     def round_trip(self, pictures: Pixels) -> Pixels:
         """What the generator's autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
-        decoded = []
-        for chunk in torch.from_numpy(pictures).split(8):
-            pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast("cpu", torch.bfloat16):
-                latents = self._pipeline.vae.encode(pixels).latent_dist.mean
-                out = self._pipeline.vae.decode(latents).sample.float()
-            decoded.append(((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
-        result: Pixels = torch.cat(decoded).numpy()
-        return result
+        with torch.autocast("cpu", torch.bfloat16):
+            return round_trip(self._pipeline.vae, pictures)
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:

@@ -151,14 +151,12 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def close_up(scene: Scene, index: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """One thing of a scene, enlarged with whatever of its neighbours falls into the frame, and its caption."""
+    """One thing of a scene, enlarged and without its neighbours, and its caption."""
     thing = scene.things[index]
-    side = 2 * thing.radius * float(rng.uniform(1.12, 1.6))
-    shift = float(rng.uniform(-0.06, 0.06)) * side, float(rng.uniform(-0.06, 0.06)) * side
-    corner = thing.x - side / 2 + shift[0], thing.y - side / 2 + shift[1]
-    zoom = SIZE / side
-    shapes = [replace(shape, points=(shape.points - corner) * zoom) for shape in scene.shapes()]
-    return rasterise(shapes, scene.ground, SIZE), f"{thing.phrase} on a {scene.background} background"
+    radius = SIZE / 2 / float(rng.uniform(1.12, 1.6))
+    x, y = (SIZE * (0.5 + float(rng.uniform(-0.06, 0.06))) for _ in range(2))
+    near = Scene(things=(replace(thing, x=x, y=y, radius=radius),), rows=(1,), background=scene.background)
+    return render(near), near.caption
 
 
 def _phrase_pattern(kind: Kind) -> re.Pattern[str]:
