@@ -5,6 +5,7 @@
     RefinerError
     ├── UserError                 the caller can mend it; the CLI prints the message and exits with 2
     │   ├── ConfigError           an argument or setting out of its range
+    │   │   └── BadAnswerError    of what a detector says: see below
     │   ├── InputError            a prompt, image or file that cannot be used
     │   │   └── OutOfDomainError  an image from outside the world a model was trained on
     │   ├── ModelNotFoundError    an unknown model, detector or part id
@@ -13,7 +14,8 @@
     │   └── OutputError           a folder or disk that cannot be written
     └── ModelError                a model misbehaved; the loop records it on the attempt and goes on
         ├── UnreadableOutputError model text that could not be parsed (never to be taken for "clean")
-        └── BadImageError         a generator or inpainter returned something that is not a usable image
+        ├── BadImageError         a generator or inpainter returned something that is not a usable image
+        └── BadAnswerError        a detector's numbers, boxes or masks are out of their range, such as NaN
 
 Messages are one sentence that says what was expected, what came, and what to do. Anything else that is raised is a bug.
 """
@@ -74,3 +76,7 @@ class UnreadableOutputError(ModelError):
 
 class BadImageError(ModelError):
     """A generator or inpainter returned something that is not a usable image."""
+
+
+class BadAnswerError(ConfigError, ModelError):
+    """A detector's numbers, boxes or masks are out of their range, such as NaN."""

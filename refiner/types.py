@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.errors import ConfigError
+from refiner.errors import BadAnswerError, ConfigError
 from refiner.taxonomy import Category
 
 Mask = NDArray[np.bool_]
@@ -34,14 +34,14 @@ class Size(NamedTuple):
 
 def _check_unit(owner: str, name: str, value: float | None) -> None:
     if value is not None and not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{owner}.{name} must lie in [0, 1], got {value!r}.")
+        raise BadAnswerError(f"{owner}.{name} must lie in [0, 1], got {value!r}.")
 
 
 def _check_mask(owner: str, mask: Mask, size: Size | None = None) -> None:
     if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ConfigError(f"{owner}.mask must be a bool array (H, W), got {mask.dtype} with shape {mask.shape}.")
+        raise BadAnswerError(f"{owner}.mask must be a bool array (H, W), got {mask.dtype} with shape {mask.shape}.")
     if size is not None and mask.shape != tuple(size):
-        raise ConfigError(f"{owner}.mask must have the image's shape {tuple(size)}, got {mask.shape}.")
+        raise BadAnswerError(f"{owner}.mask must have the image's shape {tuple(size)}, got {mask.shape}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,12 +71,14 @@ class Region:
         _check_unit("Region", "score", self.score)
         x0, y0, x1, y1 = self.box
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
-            raise ConfigError(f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}.")
+            raise BadAnswerError(
+                f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}."
+            )
         if self.mask is not None:
             _check_mask("Region", self.mask)
             height, width = self.mask.shape
             if x1 > width or y1 > height:
-                raise ConfigError(f"Region.box must lie inside its mask of {width}x{height}, got {self.box}.")
+                raise BadAnswerError(f"Region.box must lie inside its mask of {width}x{height}, got {self.box}.")
 
     def pixels(self, size: Size) -> Mask:
         """The mask, or the filled box where there is none; bool (H, W) of ``size``."""
@@ -110,9 +112,11 @@ class Analysis:
             if region.mask is not None:
                 _check_mask("Analysis.regions", region.mask, self.size)
             if region.box[2] > self.size.width or region.box[3] > self.size.height:
-                raise ConfigError(f"Analysis.regions must lie inside the image of {self.size}, got box {region.box}.")
+                raise BadAnswerError(
+                    f"Analysis.regions must lie inside the image of {self.size}, got box {region.box}."
+                )
         if self.heatmap is not None and self.heatmap.shape != tuple(self.size):
-            raise ConfigError(f"Analysis.heatmap must have shape {tuple(self.size)}, got {self.heatmap.shape}.")
+            raise BadAnswerError(f"Analysis.heatmap must have shape {tuple(self.size)}, got {self.heatmap.shape}.")
 
     @property
     def mask(self) -> Mask:

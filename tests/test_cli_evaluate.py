@@ -14,7 +14,10 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from refiner.cli import main
+from refiner.detectors import load_detector
+from refiner.evaluate import collect, describe
 from refiner.evaluate_data import MicroData
+from refiner.evaluate_systems import Looker
 
 torch.set_num_threads(1)
 
@@ -34,7 +37,8 @@ def answer(image):
     box = box_of(mask)
     region = () if box is None else (Region(mask=mask, box=box, name="red", category=Category.COLOR, severity=0.4,
                                             explanation="six fingers", reasoning="a hand has five"),)
-    return Analysis(size=Size(*mask.shape), detector="spots", regions=region, fake_probability=float(mask.mean()))
+    share = float("nan") if pixels.min() > 250 else float(mask.mean())
+    return Analysis(size=Size(*mask.shape), detector="spots", regions=region, fake_probability=share)
 
 def build(folder, device, dtype):
     return ScriptedDetector(answer, name="spots")
@@ -207,6 +211,18 @@ def test_robustness_is_a_run_for_each_perturbation_beside_a_clean_one(
     assert "%)" in shown
 
 
+def test_an_answer_of_nan_costs_that_sample_alone_in_every_run(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "data", 4)
+    Image.new("RGB", (48, 40), "white").save(data / "1_fake/white.png")
+    Image.new("L", (48, 40)).save(data / "masks/1_fake/white.png")
+    arguments = ("--data", data, "--detector", detector, "--perturb", "jpeg:50", "--out", tmp_path / "o", "--json")
+    code, out, err = evaluate("detection", *arguments)
+    assert code == 1
+    for name, run in json.loads(out)["runs"].items():
+        assert (run["scored"], run["errors"]) == (4, {"BadAnswerError": 1})
+        assert f"{name}: 1_fake/white.png: BadAnswerError: Analysis.fake_probability must lie in [0, 1], got nan." in err
+
+
 def sorted_runs(document: str) -> list:
     return sorted(json.loads(document)["runs"].items())
 
@@ -265,6 +281,26 @@ def test_the_bundled_models_are_evaluated(evaluate: Cli, tmp_path: Path, task: s
     if task == "realism":
         assert -1 < document["figures"]["HPS"] < 1
         assert "hps" in document["system"]["judge"]
+
+
+def test_masks_of_nan_are_no_clean_picture(tmp_path: Path) -> None:
+    detector = load_detector("micro")
+    masks = detector._masks  # type: ignore[attr-defined]
+
+    def spoilt(images: list[Image.Image], answer: object) -> list[torch.Tensor]:
+        found = masks(images, answer)
+        for logits in found:
+            logits[:, 0, 0] = torch.nan
+        return found
+
+    detector._masks = spoilt  # type: ignore[attr-defined]
+    data = MicroData(2, painted=True)
+    system = Looker(detector=detector)
+    run = collect(data, system, describe("detection", data, {"specification": "micro"}, system, {}), tmp_path)
+    clean, flawed = run.records
+    assert clean["error"] is None
+    assert flawed["error"]["kind"] == "BadAnswerError"
+    assert "NaN" in flawed["error"]["detail"]
 
 
 # Files alone

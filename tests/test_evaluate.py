@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,41 @@ def test_failures_are_recorded_counted_and_do_not_spoil_their_batch(tmp_path: Pa
     assert "babble" in scored.failures[1].detail
     kept = {record["name"]: record["error"] for record in done.records}
     assert kept["picture 2"] == {"kind": "UnreadableOutputError", "detail": "Expected a list of flaws, got babble."}
+
+
+def outside(image: Image.Image, wrong: Callable[[Analysis], Analysis]) -> Analysis:
+    """An answer out of its range where the picture is white."""
+    found = spots(image)
+    return wrong(found) if np.asarray(image)[0, 0, 0] == 255 else found
+
+
+def all_over(**facts: object) -> Callable[[Analysis], Analysis]:
+    given = {"mask": None, "box": (0, 0, 9, 9), "name": "flaw", "category": Category.COLOR} | facts
+    return lambda found: replace(found, regions=(Region(**given),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        all_over(severity=np.nan),
+        all_over(score=np.float32("nan")),
+        all_over(mask=np.full((32, 32), np.nan)),
+        all_over(box=(0, 0, np.nan, 9)),
+        all_over(box=(0, 0, 9, np.inf)),
+        lambda found: replace(found, fake_probability=np.nan),
+        lambda found: replace(found, fake_probability=1.5),
+    ],
+)
+def test_an_answer_out_of_its_range_is_an_error_of_its_sample(
+    tmp_path: Path, wrong: Callable[[Analysis], Analysis]
+) -> None:
+    system = Looker(detector=ScriptedDetector(lambda image: outside(image, wrong), name="spots"), batch_size=4)
+    done = run(tmp_path, system=system, data=Nasty())
+    scored = score(done)
+    assert scored.table["errors"] == {"BadAnswerError": 2, "InputError": 2}
+    assert scored.table["scored"] == 5
+    assert [each.name for each in scored.failures if each.kind == "BadAnswerError"] == ["picture 2", "picture 6"]
+    assert all("got" in failure.detail for failure in scored.failures)
 
 
 def test_failed_samples_are_tried_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImagePr
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
 from refiner.detectors.legion.loading import load_parts
 from refiner.detectors.legion.modeling import Answer, LegionModel
-from refiner.errors import ConfigError, UnreadableOutputError, WeightsError
+from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError, WeightsError
 from refiner.masks import box_of, location_words
 from refiner.types import Analysis, Mask, Region, Size
 
@@ -216,8 +216,8 @@ def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Regi
     if not mask.any():
         mask = probability >= probability.max() / 2
     box = box_of(mask)
-    if box is None:
-        raise WeightsError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
+    if box is None or np.isnan(probability).any():
+        raise BadAnswerError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
     return Region(
         mask=mask,
         box=box,
