@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "FAILED", "SCORING", "add_evaluate", "load_judge", "plain_grid", "speed", "weight_sums"]
 
 SCORING: Final[Mapping[str, float | str]] = {
-    "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax",
+    "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax", "unreadable": "miss",
 }  # fmt: skip
 """What the figures depend on beside the records; may be changed by ``--rescore``."""
 _EVERY: Final = 30.0
@@ -98,6 +98,8 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         models.add_argument("--threshold", type=float, help="a probability above it says generated (0.5)")
     if task in ("localization", "explanation"):
         models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
+        words = "score answers that cannot be read as misses, or leave them out (miss)"
+        models.add_argument("--unreadable", choices=("miss", "omit"), help=words)
     if task == "localization":
         models.add_argument("--stretch", choices=("minmax", "none"), help="of heat maps, before 0.5 is cut (minmax)")
     if task != "refinement":

@@ -41,10 +41,17 @@ def _tell_failures(run: Run, scored: Scored, prefix: str, terminal: Terminal) ->
         terminal.complain(f"{prefix}{failure.name}: {failure.kind}: {failure.detail}")
     for note in scored.notes:
         terminal.complain(f"{prefix}{note}")
-    count, missing = sum(scored.table["errors"].values()), scored.table["missing"]
-    if count or missing:
-        terminal.complain(f"{prefix}{count} samples without figures, {missing} not run, of {run.samples}.")
-    return FAILED if count or missing else DONE
+    failed, missed, missing = _total(scored, "errors"), _total(scored, "misses"), scored.table["missing"]
+    if failed or missing:
+        as_missed = f" (and {missed} scored as missed)" if missed else ""
+        terminal.complain(
+            f"{prefix}{failed - missed} samples without figures{as_missed}, {missing} not run, of {run.samples}."
+        )
+    return FAILED if failed or missing else DONE
+
+
+def _total(scored: Scored, kind: str) -> int:
+    return sum(scored.table[kind].values())
 
 
 def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
@@ -127,7 +134,8 @@ def _show(table: Json, terminal: Terminal) -> None:
         margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
         grid.add_row(Text(words(name)), number(value), margin)
     terminal.out.print(grid)
-    said = f"{table['scored']} of {table['samples']} samples scored"
+    missed = sum(table["misses"].values())
+    said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as missed" if missed else "")
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
     terminal.say(f"signature: {table['signature']}")

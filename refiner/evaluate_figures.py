@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ from refiner.types import Analysis
 Columns = Mapping[str, NDArray[np.float64]]
 Row = dict[str, float | None]
 Figures = dict[str, float | None]
+
+Unreadable = Literal["miss", "omit"]
+"""What a sample counts as whose answer could not be read: as one where nothing was found, or not at all."""
+UNREADABLE: Final = frozenset({"UnreadableOutputError", "BadAnswerError"})
+"""Kinds of errors that say so: the detector did answer, and what it said is of no use."""
 
 
 class Unscored(NamedTuple):
@@ -47,6 +52,10 @@ class Task(Protocol):
 
     def row(self, record: Json) -> Row | Unscored:
         """The figures of one sample."""
+        ...
+
+    def miss(self, record: Json) -> Row | None:
+        """The figures of a sample whose answer could not be read; None where it has none."""
         ...
 
     def figures(self, columns: Columns) -> Figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from refiner.evaluate_figures import (
     Figures,
     Plots,
     Row,
+    Unreadable,
     Unscored,
     found_analysis,
     true_analysis,
@@ -25,7 +27,7 @@ from refiner.metrics.heatmaps import HeatmapConfig, compare_heatmap
 from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
 from refiner.runs import Json
 from refiner.taxonomy import XaigdCategory
-from refiner.types import Analysis, Mask
+from refiner.types import Analysis, Mask, Region
 
 _COUNTS = tuple(item.name for item in fields(PixelCounts))
 _SUMS = tuple(item.name for item in fields(PixelTotals) if item.name != "counts")
@@ -48,7 +50,7 @@ def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "")
     return PixelTotals(counts=counts, **sums)
 
 
-def region_row(found: Analysis, truth: Analysis | None, *, itemised: bool, rule: RegionRule) -> Row:
+def region_row(found: Sequence[Region], truth: Analysis | None, *, itemised: bool, rule: RegionRule) -> Row:
     """FakeXplain's region IoU of the boxes, where the truth has any.
 
     Args:
@@ -59,13 +61,14 @@ def region_row(found: Analysis, truth: Analysis | None, *, itemised: bool, rule:
     """
     if truth is None or not truth.regions or not itemised:
         return {}
-    ours, theirs = ([region.box for region in analysis.regions] for analysis in (found, truth))
+    ours, theirs = ([region.box for region in regions] for regions in (found, truth.regions))
     return {"region_iou": region_iou(ours, theirs, rule)}
 
 
-def region_signature(rule: RegionRule) -> str:
+def region_signature(rule: RegionRule, unreadable: Unreadable) -> str:
     """Of ``region_row``'s figure."""
-    return f"region-iou|version={BOXES_VERSION}|region={rule}|average=per_image|images=with true boxes|empty=0"
+    images = f"average=per_image|images=with true boxes|empty=0|unreadable={unreadable}"
+    return f"region-iou|version={BOXES_VERSION}|region={rule}|{images}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +76,13 @@ class Localization:
     """Masks against masks: LEGION's mIoU and F1, X-AIGD's PAD, PAR > 0 against PAR = 0, and by X-AIGD category.
 
     Beside them FakeXplain's region IoU where the truth has boxes, and X-AIGD's figures of heat maps where the detector
-    gives any.
+    gives any. An answer that could not be read is one without a mask where there is something to find, as a missing
+    prediction is for X-AIGD and FakeXplain; where there is nothing it has no figures, for it was not found clean.
     """
 
     heatmap: HeatmapConfig = _PROTOCOL
     region: RegionRule = "union"
+    unreadable: Unreadable = "miss"
     plots = Plots(
         histograms=("iou", "f1", "par", "region_iou", "heatmap_iou"), worst="f1", higher_is_better=True,
         scatters=(("par", "predicted_par"),), bars=("IoU", "PixF1"),
@@ -87,16 +92,27 @@ class Localization:
     def signature(self) -> str:
         """Version and rules; those of boxes and heat maps too."""
         masks = f"localization|version={VERSION}|average=per_image,pooled|empty=1,0|categories=x-aigd"
-        return f"{masks};{region_signature(self.region)};{self.heatmap.signature}"
+        regions = region_signature(self.region, self.unreadable)
+        return f"{masks}|unreadable={self.unreadable};{regions};{self.heatmap.signature}"
 
     def row(self, record: Json) -> Row | Unscored:
         """Pixel counts of all flaws together, of each category and of the heat map; region IoU."""
         found, truth = found_analysis(record), true_analysis(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
-        categorised = record["truth"]["categorised"]
+        return self._compared(found, truth, categorised=record["truth"]["categorised"])
+
+    def miss(self, record: Json) -> Row | None:
+        """Those of no mask at all, where there is a flaw to find."""
+        truth = true_analysis(record)
+        if self.unreadable == "omit" or truth is None or not truth.regions:
+            return None
+        found = Analysis(size=truth.size, detector="")
+        return self._compared(found, truth, categorised=record["truth"]["categorised"])
+
+    def _compared(self, found: Analysis, truth: Analysis, *, categorised: bool) -> Row:
         row = _pixel_row(count_pixels(found.mask, truth.mask))
-        row |= region_row(found, truth, itemised=categorised, rule=self.region)
+        row |= region_row(found.regions, truth, itemised=categorised, rule=self.region)
         if found.heatmap is not None:
             row |= _pixel_row(compare_heatmap(found.heatmap, truth.mask, self.heatmap), _HEATMAP)
         seen = {region.category.xaigd for region in (*found.regions, *truth.regions)}

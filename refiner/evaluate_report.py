@@ -72,7 +72,10 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
 
 def _lead(table: Json) -> str:
     said = [f"{table['scored']} of {table['samples']} samples scored"]
-    said += [f"{count} without figures ({escape(kind)})" for kind, count in table["errors"].items()]
+    misses = table["misses"]
+    said += [f"{count} of them as missed ({escape(kind)})" for kind, count in misses.items()]
+    without = {kind: count - misses.get(kind, 0) for kind, count in table["errors"].items()}
+    said += [f"{count} without figures ({escape(kind)})" for kind, count in without.items() if count]
     if table["missing"]:
         said.append(f"{table['missing']} not run yet")
     return "; ".join(said) + "."
@@ -150,7 +153,7 @@ def _card(record: Json, caption: str, pictures: Sequence[tuple[str, Image.Image]
 
 def _pictures(folder: Path, record: Json, data: DataSet | None) -> list[tuple[str, Image.Image]]:
     """What is shown of a sample: before and after, or what was said beside what is true; with their captions."""
-    answer = record["answer"]
+    answer = record["answer"] or {"analysis": None}
     if "before" in answer:
         looks = [(name, answer[key]) for name, key in (("before", "before"), ("kept", "best"))]
         return [shown for name, look in looks if (shown := _seen(name, folder / look["picture"], look["analysis"]))]
@@ -187,7 +190,7 @@ def _failures(scored: Scored) -> str:
     )
     count = sum(scored.table["errors"].values())
     more = f'<p class="small faint">The first {SHOWN} of {count}.</p>' if count > len(scored.failures) else ""
-    return f"<h2>Samples without figures</h2>{_table(f'<tbody>{lines}</tbody>')}{more}"
+    return f"<h2>Samples that failed</h2>{_table(f'<tbody>{lines}</tbody>')}{more}"
 
 
 def _problems(table: Json, lines: Sequence[str]) -> str:

@@ -104,8 +104,9 @@ def compare(tables: Mapping[str, Json]) -> Json:
         tables: name of a run -> its table; that of the clean one is ``clean``.
 
     Returns:
-        ``task``, ``data``, ``seed``, and for each of ``runs`` the ``scored`` samples, ``errors``, ``figures``, their
-        ``change`` against the clean ones in per cent (None where those are 0), and ``signature``.
+        ``task``, ``data``, ``seed``, and for each of ``runs`` the ``scored`` samples, ``errors``, ``misses`` (errors
+        that are scored), ``missing``, ``figures``, their ``change`` against the clean ones in per cent (None where
+        those are 0), and ``signature``.
 
     Raises:
         InputError: there is no table of the clean run.
@@ -118,7 +119,7 @@ def compare(tables: Mapping[str, Json]) -> Json:
         figures = {key: value for key, value in table["figures"].items() if not key.endswith(("_low", "_high"))}
         known = {key: value for key, value in figures.items() if value is not None and clean.get(key) is not None}
         change = {key: relative_change(clean[key], value) for key, value in known.items()}
-        runs[name] = {name: table[name] for name in ("scored", "errors", "missing", "signature")}
+        runs[name] = {name: table[name] for name in ("scored", "errors", "misses", "missing", "signature")}
         runs[name] |= {"figures": figures, "change": change}
     first = tables[CLEAN]
     seeds = {table["data"]["perturbation_seed"] for name, table in tables.items() if name != CLEAN}

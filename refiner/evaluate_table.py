@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from refiner.errors import OutputError
 from refiner.evaluate import Run, read_problems
 from refiner.evaluate_columns import BLOCK, Column, Columns, Texts
+from refiner.evaluate_figures import UNREADABLE
 from refiner.evaluate_tasks import Figures, Row, Task, Unscored, build_task
 from refiner.metrics.perturbations import Perturbation
 from refiner.runs import Json, atomic_write, dumps
@@ -25,7 +26,7 @@ TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
 
 
 class Failure(NamedTuple):
-    """A sample without figures."""
+    """A sample without an answer, or without figures."""
 
     name: str
     kind: str
@@ -89,38 +90,41 @@ def score(run: Run) -> Scored:
     """
     task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
     collected, failures = _Collected(), list[Failure]()
-    errors: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
+    errors, misses, notes = Counter[str](), Counter[str](), Counter[str]()
     named: list[str] = []
     for record in run.records:
-        outcome = _row(task, record)
-        if isinstance(outcome, Unscored):
-            errors[outcome.kind] += 1
+        row, failure = _outcome(task, record)
+        if failure is not None:
+            errors[failure.kind] += 1
+            misses[failure.kind] += row is not None
             if len(failures) < SHOWN:
-                failures.append(Failure(record["name"], *outcome))
-            continue
-        for kind, note in record["answer"]["notes"]:
-            notes[kind] += 1
-            if len(named) < SHOWN:
-                named.append(note)
-        collected.add(record, outcome)
+                failures.append(Failure(record["name"], *failure))
+        else:
+            for kind, note in record["answer"]["notes"]:
+                notes[kind] += 1
+                if len(named) < SHOWN:
+                    named.append(note)
+        if row is not None:
+            collected.add(record, row)
     columns = collected.known()
-    table = _table(run, task, columns, collected, errors, notes)
+    table = _table(run, task, columns, collected, (errors, +misses, notes))
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
     atomic_write(run.folder / TABLE_CSV, _table_csv(table))
     _write_samples(run.folder / SAMPLES_CSV, columns, collected)
     return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
 
 
-def _row(task: Task, record: Json) -> Row | Unscored:
-    if record["error"] is not None:
-        return Unscored(record["error"]["kind"], record["error"]["detail"])
-    return task.row(record)
+def _outcome(task: Task, record: Json) -> tuple[Row | None, Unscored | None]:
+    """The figures of a sample, and why it has none of its own; an answer that could not be read may have both."""
+    error = record["error"]
+    if error is not None:
+        return task.miss(record) if error["kind"] in UNREADABLE else None, Unscored(error["kind"], error["detail"])
+    row = task.row(record)
+    return (None, row) if isinstance(row, Unscored) else (row, None)
 
 
-def _table(
-    run: Run, task: Task, columns: Columns, collected: _Collected, errors: Counter[str], notes: Counter[str]
-) -> Json:
+def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts: tuple[Counter[str], ...]) -> Json:
+    errors, misses, notes = counts
     group = np.asarray(collected.group)
     numbers = {name: collected.groups[name] for name in sorted(collected.groups) if name}
     groups = {name: _group(task, columns, group == number) for name, number in numbers.items()}
@@ -137,6 +141,7 @@ def _table(
         "scored": scored,
         "missing": run.missing,
         "errors": dict(sorted(errors.items())),
+        "misses": dict(sorted(misses.items())),
         "problems": dict(sorted(problems.items())),
         "figures": task.figures(columns) if scored else {},
         "groups": groups if len(groups) > 1 else {},

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+
 from refiner.data.anomreason import from_regions
 from refiner.errors import ConfigError
 from refiner.evaluate_data import joined_text
@@ -21,6 +23,7 @@ from refiner.evaluate_figures import (
     Plots,
     Row,
     Task,
+    Unreadable,
     Unscored,
     found_analysis,
     interval,
@@ -37,6 +40,7 @@ from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.runs import Json, analysis_from_dict
 from refiner.taxonomy import Category
+from refiner.types import Region
 
 __all__ = [
     "TASKS", "Columns", "Detection", "Explanation", "Figures", "Localization", "Plots", "Realism", "Refinement", "Row",
@@ -67,6 +71,9 @@ class Detection:
         margin = probability - self.threshold
         return {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
 
+    def miss(self, record: Json) -> Row | None:
+        """None: AJ is of verdicts that were given."""
+
     def figures(self, columns: Columns) -> Figures:
         """AJ."""
         fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
@@ -82,7 +89,8 @@ class Detection:
 class Explanation:
     """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones.
 
-    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too.
+    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too. An answer that
+    could not be read says nothing: whatever is true is missed, and the verdict is wrong.
     """
 
     config: SemapConfig
@@ -93,6 +101,7 @@ class Explanation:
     threshold: float = 0.5
     """A probability above it says generated."""
     region: RegionRule = "union"
+    unreadable: Unreadable = "miss"
     plots = Plots(histograms=("semap", "semf1"), worst="semf1", higher_is_better=True)
 
     @property
@@ -101,21 +110,37 @@ class Explanation:
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
         joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
         verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
-        parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences, joined]
-        return ";".join(part for part in [*parts, verdicts, region_signature(self.region)] if part)
+        parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences]
+        parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
+        return ";".join(part for part in [*parts, region_signature(self.region, self.unreadable)] if part)
 
     def row(self, record: Json) -> Row | Unscored:
         """SemAP, SemF1 and counts by threshold; measures of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
-        scored = score_image(Similarity.from_dict(record["answer"]["similarity"]), self.config)
         found, truth = found_analysis(record), record["truth"]
-        said, true = joined_text(from_regions(found.regions)), _true_text(truth["anomalies"])
-        row: Row = {"semap": scored.semap, "semf1": scored.semf1, "css": record["answer"]["css"]}
-        row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
+        row: Row = {"css": record["answer"]["css"]}
         if truth["fake"] is not None and found.fake_probability is not None:
             row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
-        row |= region_row(found, true_analysis(record), itemised=truth["categorised"], rule=self.region)
+        return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
+
+    def miss(self, record: Json) -> Row | None:
+        """Those of nothing said and a wrong verdict."""
+        anomalies = record["truth"]["anomalies"]
+        if self.unreadable == "omit" or anomalies is None:
+            return None
+        nothing = np.zeros((0, len(anomalies)), dtype=np.float32)
+        silence = Similarity(image=record["name"], phenomenon=nothing, reasoning=nothing, confidence=())
+        row = self._compared(record, silence, ())
+        row |= {"accuracy": 0.0} if record["truth"]["fake"] is not None else {}
+        return row | ({"css": 0.0} if self.sentences and anomalies else {})
+
+    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Row:
+        truth, scored = record["truth"], score_image(similarity, self.config)
+        said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
+        row: Row = {"semap": scored.semap, "semf1": scored.semf1}
+        row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
+        row |= region_row(regions, true_analysis(record), itemised=truth["categorised"], rule=self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
         for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
             row |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
@@ -169,6 +194,9 @@ class Realism:
         for category in Category:
             row[f"n {category}"] = sum(region.category is category for region in analysis.regions)
         return row
+
+    def miss(self, record: Json) -> Row | None:
+        """None: how real the picture looks is not known."""
 
     def figures(self, columns: Columns) -> Figures:
         """Means with intervals; MAI, AF and CAP."""
@@ -236,6 +264,9 @@ class Refinement:
         row |= {name: answer[name] for name in ("rounds", "accepted", "failed")}
         return row | answer["calls"]
 
+    def miss(self, record: Json) -> Row | None:
+        """None: there is no picture that was looked at."""
+
     def figures(self, columns: Columns) -> Figures:
         """Means; changes with intervals; the shares of samples that got better and worse."""
         found: Figures = {}
@@ -263,7 +294,9 @@ _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = MappingProxyType(
     {
         "detection": lambda _system, scoring: Detection(threshold=scoring["threshold"]),
         "localization": lambda _system, scoring: Localization(
-            heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")), region=_region(scoring)
+            heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")),
+            region=_region(scoring),
+            unreadable=_unreadable(scoring),
         ),
         "explanation": lambda system, scoring: Explanation(
             config=_semap(scoring),
@@ -271,6 +304,7 @@ _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = MappingProxyType(
             sentences=system["sentences"],
             threshold=scoring.get("threshold", 0.5),
             region=_region(scoring),
+            unreadable=_unreadable(scoring),
         ),
         "realism": lambda _system, _scoring: Realism(),
         "refinement": lambda system, scoring: Refinement(semap=_semap(scoring), encoder=system["encoder"]),
@@ -286,6 +320,11 @@ def _semap(scoring: Json) -> SemapConfig:
 
 def _region(scoring: Json) -> RegionRule:
     rule: RegionRule = scoring.get("region", "union")
+    return rule
+
+
+def _unreadable(scoring: Json) -> Unreadable:
+    rule: Unreadable = scoring.get("unreadable", "miss")
     return rule
 
 

@@ -71,9 +71,7 @@ class Region:
         _check_unit("Region", "score", self.score)
         x0, y0, x1, y1 = self.box
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
-            raise BadAnswerError(
-                f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}."
-            )
+            raise BadAnswerError(f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}.")
         if self.mask is not None:
             _check_mask("Region", self.mask)
             height, width = self.mask.shape

@@ -134,6 +134,20 @@ def test_bad_samples_are_named_counted_and_passed_over(evaluate: Cli, detector: 
     assert "Traceback" not in err
 
 
+def test_answers_that_cannot_be_read_are_told_as_misses(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "data")
+    Image.new("RGB", (48, 40)).save(data / "1_fake/black.png")
+    Image.new("L", (48, 40), 255).save(data / "masks/1_fake/black.png")
+    arguments = ("localization", "--data", data, "--detector", detector, "--out", tmp_path / "o")
+    code, out, err = evaluate(*arguments)
+    assert code == 1
+    assert "7 of 7 samples scored, 1 as missed; 1 UnreadableOutputError" in out
+    assert "black.png" in err
+    assert "0 samples without figures (and 1 scored as missed), 0 not run, of 7." in err
+    out = evaluate("localization", "--rescore", "--unreadable", "omit", "--out", tmp_path / "o")[1]
+    assert "6 of 7 samples scored; 1 UnreadableOutputError" in out
+
+
 def test_going_on_must_be_asked_for(evaluate: Cli, detector: str, tmp_path: Path) -> None:
     arguments = ("detection", "--data", "micro:3", "--detector", detector, "--out", tmp_path / "o", "--json")
     first = evaluate(*arguments)[1]
@@ -218,9 +232,10 @@ def test_an_answer_of_nan_costs_that_sample_alone_in_every_run(evaluate: Cli, de
     arguments = ("--data", data, "--detector", detector, "--perturb", "jpeg:50", "--out", tmp_path / "o", "--json")
     code, out, err = evaluate("detection", *arguments)
     assert code == 1
+    said = "1_fake/white.png: BadAnswerError: Analysis.fake_probability must lie in [0, 1], got nan."
     for name, run in json.loads(out)["runs"].items():
         assert (run["scored"], run["errors"]) == (4, {"BadAnswerError": 1})
-        assert f"{name}: 1_fake/white.png: BadAnswerError: Analysis.fake_probability must lie in [0, 1], got nan." in err
+        assert f"{name}: {said}" in err
 
 
 def sorted_runs(document: str) -> list:

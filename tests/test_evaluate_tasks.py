@@ -17,7 +17,7 @@ from PIL import Image
 
 from refiner.data.anomreason import Anomaly, from_regions
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.errors import ConfigError, ModelError
+from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, UnreadableOutputError
 from refiner.evaluate import Run, collect, describe, open_run
 from refiner.evaluate_data import MicroData, Sample
 from refiner.evaluate_report import write_report
@@ -190,6 +190,77 @@ def test_explanations_give_the_table_of_fakexplain(tmp_path: Path) -> None:
     assert (figures["accuracy"], figures["region_iou"]) == (0.75, 0.75)
     assert figures["bleu_2"] == figures["rouge_l"] == 1
     assert "accuracy|version=1|decision=score>0.5" in scored.table["signature"]
+
+
+BABBLE = UnreadableOutputError("Expected a list of flaws, got babble.", raw="babble")
+
+
+def rescored(run: Run, **scoring: object) -> Scored:
+    return score(run._replace(description={**run.description, "scoring": {**SCORING, **scoring}}))
+
+
+def test_explanations_that_cannot_be_read_miss_all_that_is_true(tmp_path: Path) -> None:
+    flaw = region(area(0, 0, 16, 8))
+    truths = [(True, analysis(flaw, flaw)), (True, analysis(flaw)), (False, analysis()), (True, analysis(flaw))]
+    samples = [
+        sample(f"{at}", fake=fake, truth=truth, anomalies=from_regions(truth.regions))
+        for at, (fake, truth) in enumerate(truths)
+    ]
+    samples.append(sample("unknown"))
+    nan = BadAnswerError("Expected a severity in [0, 1], got nan.")
+    answers = [BABBLE, analysis(flaw, fake=0.9), BABBLE, nan, BABBLE]
+    run, scored = measure(tmp_path, "explanation", samples, answers, encoder=Echo(), batch_size=1)
+    table, figures = scored.table, scored.table["figures"]
+    assert (table["samples"], table["scored"]) == (5, 4)
+    assert table["errors"] == {"BadAnswerError": 1, "UnreadableOutputError": 3}
+    assert table["misses"] == {"BadAnswerError": 1, "UnreadableOutputError": 2}
+    assert figures["region_iou"] == pytest.approx(1 / 3)
+    assert figures["accuracy"] == 1 / 4
+    assert (figures["semap"], figures["semf1"]) == (1 / 4, 1 / 4)
+    assert figures["rouge_l"] == figures["bleu_2"] == pytest.approx(1 / 3)
+    assert (figures["tp@0.7"], figures["fp@0.7"], figures["fn@0.7"]) == (1, 0, 3)
+    assert table["signature"].count("unreadable=miss") == 3
+    assert "2 of them as missed (UnreadableOutputError)" in (tmp_path / "report.html").read_text()
+    omitted = rescored(run, unreadable="omit").table
+    assert (omitted["scored"], omitted["misses"]) == (1, {})
+    assert omitted["figures"]["accuracy"] == omitted["figures"]["region_iou"] == 1
+    assert omitted["signature"].count("unreadable=omit") == 3
+
+
+def test_css_of_an_answer_that_cannot_be_read_is_0(tmp_path: Path) -> None:
+    samples = [sample(f"{at}", anomalies=(Anomaly(phenomenon="short", reasoning=""),)) for at in range(2)]
+    answers = [analysis(region(area(0, 0, 8, 8))), BABBLE]
+    options = {"encoder": Echo(), "sentences": Lengths(), "batch_size": 1}
+    _, scored = measure(tmp_path, "explanation", samples, answers, **options)
+    assert scored.columns["css"].tolist() == [1, 0]
+
+
+def test_masks_that_cannot_be_read_are_missed_flaws_but_never_clean_pictures(tmp_path: Path) -> None:
+    flaw = region(area(0, 0, 8, 8), Category.TEXT)
+    samples = [sample("right", truth=analysis(flaw)), sample("babble", truth=analysis(flaw))]
+    samples += [sample("clean", truth=analysis()), sample("lump", truth=analysis(flaw), categorised=False)]
+    answers = [analysis(flaw), BABBLE, BABBLE, BABBLE]
+    run, scored = measure(tmp_path, "localization", samples, answers, batch_size=1)
+    table, figures = scored.table, scored.table["figures"]
+    assert (table["scored"], table["errors"], table["misses"]) == (
+        3, {"UnreadableOutputError": 3}, {"UnreadableOutputError": 2}
+    )  # fmt: skip
+    assert list(scored.names) == ["right", "babble", "lump"]
+    assert figures["region_iou"] == 0.5, "of the two that tell their flaws apart"
+    assert figures["IoU"] == figures["PixR"] == pytest.approx(1 / 3)
+    assert table["categories"]["low-level-symbol"]["IoU"] == 0.5
+    assert table["signature"].count("unreadable=miss") == 2
+    assert [failure.name for failure in scored.failures] == ["babble", "clean", "lump"]
+    assert rescored(run, unreadable="omit").table["figures"]["region_iou"] == 1
+
+
+def test_what_was_not_the_models_fault_is_no_miss(tmp_path: Path) -> None:
+    flaw = region(area(0, 0, 8, 8))
+    samples = [sample(f"{at}", truth=analysis(flaw)) for at in range(3)]
+    answers = [analysis(flaw), ModelError("Expected the server, got none."), InputError("Expected a picture.")]
+    _, scored = measure(tmp_path, "localization", samples, answers, batch_size=1)
+    assert (scored.table["scored"], scored.table["misses"]) == (1, {})
+    assert scored.table["figures"]["region_iou"] == 1
 
 
 def test_detection_is_balanced_over_both_kinds(tmp_path: Path) -> None:

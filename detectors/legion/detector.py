@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImagePr
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
 from refiner.detectors.legion.loading import load_parts
 from refiner.detectors.legion.modeling import Answer, LegionModel
-from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError, WeightsError
+from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
 from refiner.masks import box_of, location_words
 from refiner.types import Analysis, Mask, Region, Size
 
