@@ -7,95 +7,33 @@ flaws) and ``micro-prompts:N`` (captions of the micro world). Samples are read o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from refiner.data.anomreason import Anomaly, AnomalySet, basename, from_regions, read_anomalies, to_document
-from refiner.data.folders import SUFFIXES, ImageFolder, group_of, is_fake
+from refiner.data.anomreason import Anomaly, AnomalySet, basename, from_regions, read_anomalies
+from refiner.data.folders import ImageFolder, group_of, is_fake
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
-from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.data.xaigd_pictures import EmbeddedPictures
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate_annotated import XaigdData
+from refiner.evaluate_samples import DataSet, Sample, digest, joined_text
 from refiner.hub import checksum
 from refiner.images import load_image
-from refiner.masks import box_of
 from refiner.micro.flaws import inject
 from refiner.micro.world import SIZE, sample_scene
-from refiner.runs import Json, analysis_to_dict
-from refiner.taxonomy import FROM_XAIGD
-from refiner.types import Analysis, Region, Size
+from refiner.runs import Json
+from refiner.types import Analysis, Size
+
+__all__ = [
+    "DataSet", "FolderData", "MicroData", "PromptData", "Sample", "XaigdData", "contents", "digest", "joined_text",
+    "open_data",
+]  # fmt: skip
 
 _HELD_OUT = 900_003
 """First word of the micro pictures' seeds; no training draws from it."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
-    """One picture, or one prompt to paint."""
-
-    name: str
-    """Unique in its data set."""
-    group: str = ""
-    """The part of the data set that it belongs to, such as its generator."""
-    prompt: str = ""
-    """What the picture shows; "" where that is not known."""
-    image: Image.Image | None = None
-    """RGB; None where the picture is still to be painted."""
-    fake: bool | None = None
-    """Whether it is generated (in the micro world: whether it has a flaw); None where that is not known."""
-    truth: Analysis | None = None
-    """The regions that are flawed; None where that is not known."""
-    categorised: bool = True
-    """Whether the truth tells of which kind its regions are."""
-    anomalies: tuple[Anomaly, ...] | None = None
-    """What is wrong, in words; None where that is not known."""
-
-    def truth_record(self) -> Json:
-        """The truth, ready for JSON."""
-        words = None if self.anomalies is None else to_document({"": self.anomalies})[""]
-        analysis = None if self.truth is None else analysis_to_dict(self.truth, arrays=True)
-        return {"fake": self.fake, "analysis": analysis, "categorised": self.categorised, "anomalies": words}
-
-
-class DataSet(Protocol):
-    """Samples by number. The same specification gives the same samples in the same order, everywhere."""
-
-    problems: list[Problem]
-    """What was wrong with the data set as a whole."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The samples' names, in order, each once."""
-        ...
-
-    def load(self, index: int) -> Sample:
-        """Read one sample.
-
-        Raises:
-            InputError: its picture or its truth cannot be read.
-        """
-        ...
-
-
-def joined_text(anomalies: Iterable[Anomaly]) -> str:
-    """Anomalies as one text: phenomenon and reasoning of each, in order."""
-    return " ".join(f"{anomaly.phenomenon} {anomaly.reasoning}" for anomaly in anomalies)
-
-
-def digest(names: Iterable[str]) -> str:
-    """A fingerprint of names and their order, hexadecimal."""
-    total = hashlib.sha256()
-    for name in names:
-        total.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return total.hexdigest()[:16]
 
 
 def contents(specification: str, *, prompts: str | None = None, references: str | None = None) -> Json:
@@ -230,48 +168,6 @@ def _match_references(
         if name not in found:
             problems.append(Problem("missing_reference", references.file, name, "the picture has none; left out"))
     return found
-
-
-class XaigdData:
-    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``."""
-
-    def __init__(self, folder: str) -> None:
-        self.problems: list[Problem] = []
-        self.source = XaigdFolder.open(folder)
-        root = Path(folder) / "images"
-        self.root = root if root.is_dir() else Path(folder)
-        self.images: list[XaigdImage] = list(self.source.images(self.problems))
-        self.names = tuple(image.name for image in self.images)
-        self.embedded = EmbeddedPictures()
-
-    def load(self, index: int) -> Sample:
-        """Read one sample."""
-        item = self.images[index]
-        image = None if item.row is None else self.embedded.read(*item.row)
-        image = image or load_image(self._path(item))
-        if (image.height, image.width) != tuple(item.size):
-            raise InputError(
-                f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its annotation says, got "
-                f"{image.width}x{image.height} in {str(self.root)!r}: fetch the picture again."
-            )
-        return Sample(name=item.name, group=item.generator, image=image, fake=True, truth=_xaigd_truth(item))
-
-    def _path(self, item: XaigdImage) -> Path:
-        folder = self.root / item.generator
-        for suffix in sorted(SUFFIXES):
-            if (path := folder / f"{item.uid}{suffix}").is_file():
-                return path
-        return folder / f"{item.uid}.png"
-
-
-def _xaigd_truth(item: XaigdImage) -> Analysis:
-    regions = []
-    for category in sorted(item.categories):
-        mask = item.mask(category)
-        box = box_of(mask)
-        if box is not None:
-            regions.append(Region(mask=mask, box=box, name=str(category), category=FROM_XAIGD[category]))
-    return Analysis(size=item.size, regions=tuple(regions), detector="x-aigd")
 
 
 class PromptData:

@@ -19,8 +19,9 @@ CORE = ("errors", "taxonomy", "types", "protocols", "masks", "runs", "images", "
 LAYERS = [
     [f"refiner.{name}" for name in CORE],
     ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
-    + [f"refiner.evaluate_{name}" for name in ("columns", "data", "figures", "localization", "plots", "records")]
-    + [f"refiner.evaluate_{name}" for name in ("report", "robustness", "systems", "table", "tasks")]
+    + [f"refiner.evaluate_{name}" for name in ("annotated", "columns", "data", "figures", "localization", "plots")]
+    + [f"refiner.evaluate_{name}" for name in ("records", "report", "robustness", "samples", "systems", "table")]
+    + ["refiner.evaluate_tasks"]
     + [f"refiner.{name}" for name in ("rank", "rank_report", "rank_table")]
     + ["refiner.micro", "refiner.data", "refiner.metrics"],
     ["refiner.detectors"],

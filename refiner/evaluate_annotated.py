@@ -1,0 +1,58 @@
+"""Data sets with annotations of their own, as what is evaluated sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refiner.data.folders import SUFFIXES
+from refiner.data.problems import Problem
+from refiner.data.xaigd import XaigdFolder, XaigdImage
+from refiner.data.xaigd_pictures import EmbeddedPictures
+from refiner.errors import InputError
+from refiner.evaluate_samples import Sample
+from refiner.images import load_image
+from refiner.masks import box_of
+from refiner.taxonomy import FROM_XAIGD
+from refiner.types import Analysis, Region
+
+
+class XaigdData:
+    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``."""
+
+    def __init__(self, folder: str) -> None:
+        self.problems: list[Problem] = []
+        self.source = XaigdFolder.open(folder)
+        root = Path(folder) / "images"
+        self.root = root if root.is_dir() else Path(folder)
+        self.images: list[XaigdImage] = list(self.source.images(self.problems))
+        self.names = tuple(image.name for image in self.images)
+        self.embedded = EmbeddedPictures()
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        item = self.images[index]
+        image = None if item.row is None else self.embedded.read(*item.row)
+        image = image or load_image(self._path(item))
+        if (image.height, image.width) != tuple(item.size):
+            raise InputError(
+                f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its annotation says, got "
+                f"{image.width}x{image.height} in {str(self.root)!r}: fetch the picture again."
+            )
+        return Sample(name=item.name, group=item.generator, image=image, fake=True, truth=_xaigd_truth(item))
+
+    def _path(self, item: XaigdImage) -> Path:
+        folder = self.root / item.generator
+        for suffix in sorted(SUFFIXES):
+            if (path := folder / f"{item.uid}{suffix}").is_file():
+                return path
+        return folder / f"{item.uid}.png"
+
+
+def _xaigd_truth(item: XaigdImage) -> Analysis:
+    regions = []
+    for category in sorted(item.categories):
+        mask = item.mask(category)
+        box = box_of(mask)
+        if box is not None:
+            regions.append(Region(mask=mask, box=box, name=str(category), category=FROM_XAIGD[category]))
+    return Analysis(size=item.size, regions=tuple(regions), detector="x-aigd")
