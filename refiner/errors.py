@@ -7,7 +7,8 @@
     │   ├── ConfigError           an argument or setting out of its range
     │   │   └── BadAnswerError    of what a detector says: see below
     │   ├── InputError            a prompt, image or file that cannot be used
-    │   │   └── OutOfDomainError  an image from outside the world a model was trained on
+    │   │   ├── OutOfDomainError  an image from outside the world a model was trained on
+    │   │   └── MissingImageError an image file that is not there
     │   ├── ModelNotFoundError    an unknown model, detector or part id
     │   ├── WeightsError          a weights folder that is damaged or of another kind
     │   ├── MissingExtraError     an optional package that is not installed
@@ -39,6 +40,10 @@ class InputError(UserError, ValueError):
 
 class OutOfDomainError(InputError):
     """An image from outside the world that a model was trained on."""
+
+
+class MissingImageError(InputError):
+    """An image file that is not there."""
 
 
 class ModelNotFoundError(UserError, LookupError):

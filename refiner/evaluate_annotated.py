@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from refiner.data.folders import SUFFIXES
+from refiner.data.folders import SUFFIXES, find_pictures
 from refiner.data.problems import Problem
 from refiner.data.xaigd import XaigdFolder, XaigdImage
 from refiner.data.xaigd_pictures import EmbeddedPictures
-from refiner.errors import InputError
+from refiner.errors import InputError, MissingExtraError
 from refiner.evaluate_samples import Sample
 from refiner.images import load_image
 from refiner.masks import box_of
@@ -17,7 +19,11 @@ from refiner.types import Analysis, Region
 
 
 class XaigdData:
-    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``."""
+    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``.
+
+    A picture that no record of any split names is named and counted as ``missing_record``; a record whose picture is
+    nowhere is a sample with an error (``MissingImageError``).
+    """
 
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
@@ -27,6 +33,18 @@ class XaigdData:
         self.images: list[XaigdImage] = list(self.source.images(self.problems))
         self.names = tuple(image.name for image in self.images)
         self.embedded = EmbeddedPictures()
+        self.problems += self._without_record(deep=self.root != Path(folder))
+
+    def _without_record(self, *, deep: bool) -> Iterator[Problem]:
+        """The pictures that nothing is known of; ``deep`` as of ``find_pictures``."""
+        known = set(self.names)
+        files = [file for file in find_pictures(self.root, deep=deep) if file.rpartition(".")[0] not in known]
+        if files:
+            with suppress(InputError, MissingExtraError):  # a split that cannot be read tells of no picture
+                known.update(self.source.other_names())
+        for file in files:
+            if file.rpartition(".")[0] not in known:
+                yield Problem("missing_record", str(self.root), file, "no record of the data set names it; left out")
 
     def load(self, index: int) -> Sample:
         """Read one sample."""

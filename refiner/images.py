@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from refiner.errors import InputError
+from refiner.errors import InputError, MissingImageError
 from refiner.runs import atomic_write
 
 MAX_PIXELS = 64_000_000
@@ -63,7 +63,7 @@ def load_image(source: Source) -> Image.Image:
 def _check_file(path: Path, name: str) -> None:
     try:
         if not path.exists():
-            raise InputError(f"Expected an image file, got {name}, which does not exist: check the path.")
+            raise MissingImageError(f"Expected an image file, got {name}, which does not exist: check the path.")
         if not path.is_file():
             raise InputError(f"Expected an image file, got {name}, which is not a file: name the picture itself.")
         if path.stat().st_size == 0:

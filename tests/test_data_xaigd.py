@@ -14,10 +14,14 @@ from pyarrow import parquet
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
+from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import InputError, MissingExtraError
+from refiner.evaluate import collect, describe
 from refiner.evaluate_data import DataSet, open_data
+from refiner.evaluate_systems import Looker
+from refiner.evaluate_table import score
 from refiner.taxonomy import XaigdCategory
-from refiner.types import Size
+from refiner.types import Analysis, Size
 
 SQUARE = [[2, 3], [10, 3], [10.9, 8.2], [2, 8]]
 
@@ -222,6 +226,56 @@ def test_a_row_without_a_picture_has_a_file_of_its_own(tmp_path):
     assert [red(data, index) for index in (0, 1)] == [0, 200]
     with pytest.raises(InputError, match=r"u2\.png.*does not exist"):
         data.load(2)
+
+
+def pictures(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(shade(9))
+    return root
+
+
+@pytest.mark.parametrize("place", ["images", ""])
+def test_pictures_without_a_record_are_named(tmp_path, place):
+    write(tmp_path, [record("u1"), record("u2")])
+    write(tmp_path, [record("u3")], "labeled_train.jsonl")
+    found = ["gen/u1.png", "gen/u2.JPG", "gen/u3.png", "gen/u4.webp", "other/u1.png", "loose.png"]
+    pictures(tmp_path / place, *found, ".hidden/u1.png", "gen/.u1.png")
+    (tmp_path / place / "gen/notes.txt").write_text("no picture")
+    data = open_data(f"xaigd:{tmp_path}")
+    assert data.names == ("gen/u1", "gen/u2")
+    assert count_problems(data.problems) == {"missing_record": 3}
+    assert [problem.where for problem in data.problems] == ["loose.png", "gen/u4.webp", "other/u1.png"]
+    assert all(problem.file == str(tmp_path / place) for problem in data.problems)
+
+
+def test_pictures_are_looked_for_at_any_depth_where_there_is_nothing_else(tmp_path):
+    write(tmp_path, [record("u1")])
+    pictures(tmp_path, "images/gen/u1.png", "images/gen/more/u2.png", "predictions/gen/u1/mask.png")
+    assert [problem.where for problem in open_data(f"xaigd:{tmp_path}").problems] == ["gen/more/u2.png"]
+    (tmp_path / "images").rename(tmp_path / "gen-all")
+    assert [problem.where for problem in open_data(f"xaigd:{tmp_path}").problems] == []
+
+
+def test_other_splits_that_cannot_be_read_do_not_matter(tmp_path):
+    write(tmp_path, [record("u1")])
+    (tmp_path / "unlabeled_test.parquet").write_bytes(b"PAR1")
+    (tmp_path / "labeled_train.json").write_text('[3, {"uid": []}, "x"')
+    pictures(tmp_path, "gen/u1.png", "gen/u2.png")
+    assert count_problems(open_data(f"xaigd:{tmp_path}").problems) == {"missing_record": 1}
+
+
+def test_records_and_pictures_that_miss_each_other_are_in_the_table(tmp_path):
+    write(tmp_path / "d", [record("u1"), record("u2"), record("u3")])
+    pictures(tmp_path / "d/images", "gen/u1.png", "gen/u4.png")
+    data = open_data(f"xaigd:{tmp_path / 'd'}")
+    system = Looker(detector=ScriptedDetector(lambda _: Analysis(size=Size(20, 30), detector="none")))
+    run = collect(data, system, describe("localization", data, {"specification": "x"}, system, {}), tmp_path / "o")
+    scored = score(run)
+    assert scored.table["errors"] == {"MissingImageError": 2}
+    assert [failure.name for failure in scored.failures] == ["gen/u2", "gen/u3"]
+    assert scored.table["problems"] == {"missing_record": 1}
+    assert "gen/u4.png" in (tmp_path / "o/problems.jsonl").read_text()
 
 
 def test_bad_pictures_in_parquet_are_named_and_others_go_on(tmp_path):

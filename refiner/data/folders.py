@@ -87,6 +87,21 @@ class ImageFolder:
         return Analysis(size=size, regions=region, detector=str(path))
 
 
+def find_pictures(root: Path, *, deep: bool) -> Iterator[str]:
+    """Pictures below a folder by their paths from there, sorted; hidden ones are passed over.
+
+    Args:
+        root: the folder.
+        deep: however deep they lie; without it only those in the folder and in the folders directly in it.
+    """
+    for folder, below, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        below[:] = sorted(name for name in below if not name.startswith(".")) if deep or not place.parts else []
+        for name in sorted(files):
+            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in SUFFIXES:
+                yield (place / name).as_posix()
+
+
 def _mask_of(name: str) -> str:
     return PurePosixPath(name).with_suffix(".png").as_posix()
 

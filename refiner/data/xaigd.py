@@ -77,6 +77,8 @@ class XaigdFolder:
 
     split: str
     files: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    """Files of the other splits."""
 
     @classmethod
     def open(cls, folder: str | Path, split: str | None = None) -> XaigdFolder:
@@ -101,7 +103,20 @@ class XaigdFolder:
                 f"Expected {wanted} of X-AIGD (parquet, JSON Lines or JSON) in {str(root)!r}, got {known}: "
                 "name a split that is there, or fetch the data set again."
             )
-        return cls(split=split, files=tuple(sorted(splits[split])))
+        others = (path for name in sorted(splits) if name != split for path in sorted(splits[name]))
+        return cls(split=split, files=tuple(sorted(splits[split])), others=tuple(others))
+
+    def other_names(self) -> Iterator[str]:
+        """``generator/uid`` of the records of all other splits.
+
+        Raises:
+            InputError: a whole file is damaged.
+            MissingExtraError: parquet files without pyarrow.
+        """
+        for file in self.others:
+            for _, row in _rows(file):
+                if isinstance(row, Mapping):
+                    yield f"{row.get('generator')}/{row.get('uid')}"
 
     def images(self, problems: list[Problem]) -> Iterator[XaigdImage]:
         """Each image once, in the order of the files; what cannot be used is added to ``problems``.
