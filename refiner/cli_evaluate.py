@@ -68,7 +68,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--data", metavar="SPEC", help="FOLDER, xaigd:FOLDER, prompts:FILE, micro:N or micro-prompts:N")
+    words = "FOLDER, xaigd:FOLDER, fakexplained:FOLDER, prompts:FILE, micro:N or micro-prompts:N"
+    data.add_argument("--data", metavar="SPEC", help=words)
     data.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, for a folder")
     data.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies, for a folder")
     data.add_argument("--limit", type=int, metavar="N", help="only the first N samples")

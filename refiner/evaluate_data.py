@@ -1,8 +1,9 @@
 """What a run goes over: samples by number, each with its picture, prompt and truth as far as there are any.
 
 A data set is named by a specification: ``FOLDER`` or ``folder:FOLDER`` (pictures of any layout), ``xaigd:FOLDER``,
-``prompts:FILE`` (nothing but prompts, to be painted), ``micro:N`` (N pictures of the micro world, every second one with
-flaws) and ``micro-prompts:N`` (captions of the micro world). Samples are read one by one when they are asked for.
+``fakexplained:FOLDER``, ``prompts:FILE`` (nothing but prompts, to be painted), ``micro:N`` (N pictures of the micro
+world, every second one with flaws) and ``micro-prompts:N`` (captions of the micro world). Samples are read one by one
+when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from refiner.data.folders import ImageFolder, group_of, is_fake
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate_annotated import XaigdData
+from refiner.evaluate_annotated import FakexplainedData, XaigdData
 from refiner.evaluate_samples import DataSet, Sample, digest, joined_text
 from refiner.hub import checksum
 from refiner.images import load_image
@@ -28,8 +29,8 @@ from refiner.runs import Json
 from refiner.types import Analysis, Size
 
 __all__ = [
-    "DataSet", "FolderData", "MicroData", "PromptData", "Sample", "XaigdData", "contents", "digest", "joined_text",
-    "open_data",
+    "DataSet", "FakexplainedData", "FolderData", "MicroData", "PromptData", "Sample", "XaigdData", "contents", "digest",
+    "joined_text", "open_data",
 ]  # fmt: skip
 
 _HELD_OUT = 900_003
@@ -71,7 +72,7 @@ def open_data(
     if limit is not None and limit < 1:
         raise ConfigError(f"Expected a limit of at least 1 sample, got {limit}: leave it out for all of them.")
     kind, colon, place = specification.partition(":")
-    known = {"folder", "xaigd", "prompts", "micro", "micro-prompts"}
+    known = {"folder", "xaigd", "fakexplained", "prompts", "micro", "micro-prompts"}
     if specification in ("micro", "micro-prompts") or (colon and kind in known):
         data = _open_kind(kind, place, prompts, references)
     else:
@@ -89,6 +90,8 @@ def _open_kind(kind: str, place: str, prompts: str | None, references: str | Non
         raise ConfigError(f"Expected no {option} for {kind}: data, which has its own, got {prompts or references!r}.")
     if kind == "xaigd":
         return XaigdData(place)
+    if kind == "fakexplained":
+        return FakexplainedData(place)
     if kind == "prompts":
         return PromptData(place)
     if place and not (place.isdecimal() and int(place)):
@@ -139,6 +142,7 @@ class FolderData:
             fake=is_fake(name),
             truth=self.folder.truth(name, Size(image.height, image.width)),
             categorised=False,
+            itemised=False,
             anomalies=None if self.references is None else self.references[name],
         )
 

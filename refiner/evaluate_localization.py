@@ -50,16 +50,16 @@ def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "")
     return PixelTotals(counts=counts, **sums)
 
 
-def region_row(found: Sequence[Region], truth: Analysis | None, *, itemised: bool, rule: RegionRule) -> Row:
+def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Row:
     """FakeXplain's region IoU of the boxes, where the truth has any.
 
     Args:
         found: what the detector says.
         truth: what is true, if that is known.
-        itemised: whether the truth tells one flaw from another, and does not just join them in one mask.
+        facts: what a record has of the truth; one that does not tell flaws apart has no boxes of them.
         rule: see ``refiner.metrics.boxes``.
     """
-    if truth is None or not truth.regions or not itemised:
+    if truth is None or not truth.regions or not facts.get("itemised", facts["categorised"]):
         return {}
     ours, theirs = ([region.box for region in regions] for regions in (found, truth.regions))
     return {"region_iou": region_iou(ours, theirs, rule)}
@@ -100,7 +100,7 @@ class Localization:
         found, truth = found_analysis(record), true_analysis(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
-        return self._compared(found, truth, categorised=record["truth"]["categorised"])
+        return self._compared(found, truth, record["truth"])
 
     def miss(self, record: Json) -> Row | None:
         """Those of no mask at all, where there is a flaw to find."""
@@ -108,15 +108,15 @@ class Localization:
         if self.unreadable == "omit" or truth is None or not truth.regions:
             return None
         found = Analysis(size=truth.size, detector="")
-        return self._compared(found, truth, categorised=record["truth"]["categorised"])
+        return self._compared(found, truth, record["truth"])
 
-    def _compared(self, found: Analysis, truth: Analysis, *, categorised: bool) -> Row:
+    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Row:
         row = _pixel_row(count_pixels(found.mask, truth.mask))
-        row |= region_row(found.regions, truth, itemised=categorised, rule=self.region)
+        row |= region_row(found.regions, truth, facts, self.region)
         if found.heatmap is not None:
             row |= _pixel_row(compare_heatmap(found.heatmap, truth.mask, self.heatmap), _HEATMAP)
         seen = {region.category.xaigd for region in (*found.regions, *truth.regions)}
-        for category in XaigdCategory if categorised else ():
+        for category in XaigdCategory if facts["categorised"] else ():
             counts = PixelCounts(tn=truth.size.height * truth.size.width)
             if category in seen:
                 counts = count_pixels(_of_category(found, category), _of_category(truth, category))

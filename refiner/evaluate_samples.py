@@ -33,6 +33,8 @@ class Sample:
     """The regions that are flawed; None where that is not known."""
     categorised: bool = True
     """Whether the truth tells of which kind its regions are."""
+    itemised: bool = True
+    """Whether the truth tells one flaw from another, and does not just join them in one mask."""
     anomalies: tuple[Anomaly, ...] | None = None
     """What is wrong, in words; None where that is not known."""
 
@@ -40,7 +42,13 @@ class Sample:
         """The truth, ready for JSON."""
         words = None if self.anomalies is None else to_document({"": self.anomalies})[""]
         analysis = None if self.truth is None else analysis_to_dict(self.truth, arrays=True)
-        return {"fake": self.fake, "analysis": analysis, "categorised": self.categorised, "anomalies": words}
+        return {
+            "fake": self.fake,
+            "analysis": analysis,
+            "categorised": self.categorised,
+            "itemised": self.itemised,
+            "anomalies": words,
+        }
 
 
 class DataSet(Protocol):

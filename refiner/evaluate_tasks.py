@@ -140,7 +140,7 @@ class Explanation:
         said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
         row: Row = {"semap": scored.semap, "semf1": scored.semf1}
         row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
-        row |= region_row(regions, true_analysis(record), itemised=truth["categorised"], rule=self.region)
+        row |= region_row(regions, true_analysis(record), truth, self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
         for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
             row |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}

@@ -372,6 +372,31 @@ def test_explanations_are_scored_from_a_run(evaluate: Cli, detector: str, encode
     assert document["problems"] == {"missing_reference": 1}
 
 
+def test_fakexplained_gives_its_table(evaluate: Cli, detector: str, encoder: Path, tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "d/images", 5)
+    (data / "masks").rename(tmp_path / "masks")
+    Image.new("RGB", (48, 40)).save(data / "1_fake/black.png")
+    region = {"box": [4, 4, 44, 30], "description": "six fingers a hand has five"}
+    fakes = [{"image": f"1_fake/{name}.png", "label": "fake", "regions": [region]} for name in ("1", "3", "black")]
+    reals = [{"image": f"0_real/{number}.png", "label": "real"} for number in (0, 2)]
+    (data.parent / "annotations.json").write_text(json.dumps([*fakes, *reals, {"image": "gone.png", "label": "real"}]))
+    arguments = ("--data", f"fakexplained:{data.parent}", "--detector", detector, "--encoder", encoder, "--layer", "1")
+    code, out, err = evaluate(
+        "explanation", *arguments, "--threshold", "0.3", "--view", "phe", "--out", tmp_path / "o", "--json"
+    )
+    assert code == 1
+    document, area = json.loads(out), 40 * 26
+    assert document["errors"] == {"MissingImageError": 1, "UnreadableOutputError": 1}
+    assert (document["samples"], document["scored"], document["misses"]) == (6, 5, {"UnreadableOutputError": 1})
+    assert document["problems"]["missing_record"] == 1
+    figures = document["figures"]
+    assert figures["accuracy"] == 4 / 5
+    assert figures["region_iou"] == pytest.approx((area / (40 * 27) + area / (40 * 29) + 0) / 3)
+    assert figures["rouge_l"] == figures["bleu_2"] == pytest.approx(2 / 3)
+    assert "unreadable=miss" in document["signature"]
+    assert "0_real/4.png" in err, "no record names it"
+
+
 def test_pad_writes_the_official_tables(evaluate: Cli, tmp_path: Path) -> None:
     labels = [{"label": "low-level-symbol", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}]
     row = {"generator": "sdxl", "uid": "1", "width": 24, "height": 20, "labels": labels}

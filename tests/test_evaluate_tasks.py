@@ -173,7 +173,7 @@ def test_boxes_are_compared_by_the_area_they_cover(tmp_path: Path) -> None:
     assert "region=union" in scored.table["signature"]
     matched = score(run._replace(description={**run.description, "scoring": {"region": "matched"}})).table
     assert matched["figures"]["region_iou"] == 0.125
-    lump = [sample("a", truth=truths[0], categorised=False)]
+    lump = [sample("a", truth=truths[0], itemised=False)]
     assert "region_iou" not in measure(tmp_path / "lump", "localization", lump, answers[:1])[1].table["figures"]
 
 
@@ -238,7 +238,8 @@ def test_css_of_an_answer_that_cannot_be_read_is_0(tmp_path: Path) -> None:
 def test_masks_that_cannot_be_read_are_missed_flaws_but_never_clean_pictures(tmp_path: Path) -> None:
     flaw = region(area(0, 0, 8, 8), Category.TEXT)
     samples = [sample("right", truth=analysis(flaw)), sample("babble", truth=analysis(flaw))]
-    samples += [sample("clean", truth=analysis()), sample("lump", truth=analysis(flaw), categorised=False)]
+    samples += [sample("clean", truth=analysis())]
+    samples += [sample("lump", truth=analysis(flaw), categorised=False, itemised=False)]
     answers = [analysis(flaw), BABBLE, BABBLE, BABBLE]
     run, scored = measure(tmp_path, "localization", samples, answers, batch_size=1)
     table, figures = scored.table, scored.table["figures"]
