@@ -24,6 +24,7 @@ from torch import Tensor
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import checksum, resolve
 from refiner.metrics.encoders import offline_or
+from refiner.metrics.linear import through_onednn
 
 Floats = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -103,7 +104,7 @@ class BertScore:
         tokenizer: Any,
         layer: int,
         name: str,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         cache: TokenCache | None = None,
     ) -> None:
         if batch_tokens < 1:
@@ -124,7 +125,7 @@ class BertScore:
         *,
         layer: int | None = None,
         device: str | torch.device | None = None,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         cache: TokenCache | None = None,
     ) -> BertScore:
         """Load an encoder, in float32.
@@ -150,6 +151,7 @@ class BertScore:
         base = _base(label)
         chosen = LAYERS.get(base, depth) if layer is None else layer
         _cut(network, chosen, depth, label)
+        through_onednn(network)
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
             model=network,
@@ -228,9 +230,11 @@ class BertScore:
         # Byte-level tokenizers take a word after a space for another one than the same word at the start.
         spaced = type(self.tokenizer).__name__.startswith(("GPT2", "Roberta"))
         given = [f" {text}" if spaced else text for text in texts]
-        whole = self.tokenizer(given, verbose=False)["input_ids"]
-        cut = self.tokenizer(given, truncation=True, max_length=self.max_length)["input_ids"]
-        return [(ids, len(ids) < len(longer)) for ids, longer in zip(cut, whole, strict=True)]
+        limit = {"truncation": True, "max_length": self.max_length}
+        return [
+            (ids, False) if len(ids) <= self.max_length else (self.tokenizer(text, **limit)["input_ids"], True)
+            for text, ids in zip(given, self.tokenizer(given, verbose=False)["input_ids"], strict=True)
+        ]
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[Floats]:
