@@ -121,8 +121,9 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
 
     problems: list[Problem] = []
     folder = ImageFolder.open(args.images, problems)
-    prompts = match_prompts(folder.names, read_prompts(args.prompts, problems), args.prompts, problems)
-    names = [name for name in folder.names if name in prompts]
+    prompts = read_prompts(args.prompts, problems)
+    keys = match_prompts(folder.names, prompts, args.prompts, problems)
+    names = [name for name in folder.names if name in keys]
     with terminal.waiting(f"loading {args.model}"):
         from refiner.metrics.hps import HPSScorer
 
@@ -130,7 +131,7 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
     if args.model.partition(":")[0] == "micro":
         terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
-    outcomes = scorer.stream(map(folder.path, names), [prompts[name] for name in names])
+    outcomes = scorer.stream(map(folder.path, names), [prompts[keys[name]] for name in names])
     scores: dict[str, float] = {}
     for name, outcome in zip(terminal.track(names, "scoring"), outcomes, strict=True):
         if outcome.score is not None:

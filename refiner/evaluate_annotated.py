@@ -11,8 +11,7 @@ from refiner.data.fakexplained import FakexplainedFolder, FakexplainedImage, rea
 from refiner.data.folders import SUFFIXES, find_pictures, group_of
 from refiner.data.json_stream import Places
 from refiner.data.problems import Problem
-from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.data.xaigd_pictures import EmbeddedPictures
+from refiner.data.xaigd import XaigdFolder, XaigdImage, XaigdReader
 from refiner.errors import InputError, MissingExtraError
 from refiner.evaluate_samples import Sample
 from refiner.images import load_image
@@ -33,9 +32,13 @@ class XaigdData:
         self.source = XaigdFolder.open(folder)
         root = Path(folder) / "images"
         self.root = root if root.is_dir() else Path(folder)
-        self.images: list[XaigdImage] = list(self.source.images(self.problems))
-        self.names = tuple(image.name for image in self.images)
-        self.embedded = EmbeddedPictures()
+        self.places = Places(self.source.files)
+        names: list[str] = []
+        for image in self.source.images(self.problems):
+            names.append(image.name)
+            self.places.append(image.place)
+        self.names = tuple(names)
+        self.reader = XaigdReader()
         self.problems += self._without_record(deep=self.root != Path(folder))
 
     def _without_record(self, *, deep: bool) -> Iterator[Problem]:
@@ -51,8 +54,7 @@ class XaigdData:
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
-        item = self.images[index]
-        image = None if item.row is None else self.embedded.read(*item.row)
+        item, image = self.reader.read(self.places[index])
         image = image or load_image(self._path(item))
         if (image.height, image.width) != tuple(item.size):
             raise InputError(
@@ -90,7 +92,8 @@ class FakexplainedData:
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
         self.source = FakexplainedFolder.open(folder)
-        self.places, names = Places([self.source.file]), []
+        self.places = Places([self.source.file])
+        names: list[str] = []
         for image in self.source.images(self.problems):
             names.append(image.name)
             self.places.append(image.place)
@@ -105,7 +108,7 @@ class FakexplainedData:
         item = read_record(self.places[index])
         image = load_image(self.source.root / item.name)
         size = Size(image.height, image.width)
-        if item.size not in (None, size):
+        if item.size is not None and item.size != size:
             raise InputError(
                 f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its record says, got "
                 f"{size.width}x{size.height} in {str(self.source.root)!r}: fetch the picture again."

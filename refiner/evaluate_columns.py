@@ -1,4 +1,4 @@
-"""Columns of numbers and lists of names, packed: what is kept in memory of each sample while a table is made.
+"""Columns of numbers, packed: what is kept in memory of each sample while a table is made.
 
 Numbers are kept in blocks of ``BLOCK``; a full block takes the smallest type that holds its numbers exactly, and one
 of equal numbers takes next to nothing. So the counts of seven categories on twenty thousand pictures cost little more
@@ -8,8 +8,8 @@ than those of the categories that are there.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, overload
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,30 +100,3 @@ class Columns(Mapping[str, Floats]):
     def block(self, number: int) -> Floats:
         """A block of rows, float64 (rows, columns); of at least one column."""
         return np.stack([column.block(number) for column in self._columns.values()], axis=1)
-
-
-class Texts(Sequence[str]):
-    """Texts as one string of bytes; a text costs its letters and eight bytes."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("q")
-
-    def append(self, text: str) -> None:
-        """Add a text."""
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        place = range(len(self))[at]
-        start = self._ends[place - 1] if place else 0
-        return self._bytes[start : self._ends[place]].decode("utf-8", "surrogatepass")

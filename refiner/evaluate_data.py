@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from refiner.data.anomreason import Anomaly, AnomalySet, basename, from_regions, read_anomalies
+from refiner.data.anomreason import anomalies_at, basename, from_regions, index_anomalies
 from refiner.data.folders import ImageFolder, group_of, is_fake
+from refiner.data.json_stream import Place, Places
 from refiner.data.problems import Problem
-from refiner.data.prompts import match_prompts, read_prompts
+from refiner.data.prompts import Prompts, match_prompts, read_prompts
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate_annotated import FakexplainedData, XaigdData
 from refiner.evaluate_samples import DataSet, Sample, digest, joined_text
@@ -120,15 +121,20 @@ class FolderData:
         self.problems: list[Problem] = []
         self.folder = ImageFolder.open(folder, self.problems)
         self.names = self.folder.names
-        self.prompts: dict[str, str] = {}
-        self.references: dict[str, tuple[Anomaly, ...]] | None = None
+        self.prompts, self.keys = Prompts(), dict[str, str]()
+        """Prompts by their names; the name of each picture's."""
+        self.places: Places | None = None
+        """Where each picture's references are."""
         if prompts is not None:
-            known = read_prompts(prompts, self.problems)
-            self.prompts = match_prompts(self.names, known, prompts, self.problems)
-            self.names = tuple(name for name in self.names if name in self.prompts)
+            self.prompts = read_prompts(prompts, self.problems)
+            self.keys = match_prompts(self.names, self.prompts, prompts, self.problems)
+            self.names = tuple(name for name in self.names if name in self.keys)
         if references is not None:
-            self.references = _match_references(self.names, read_anomalies(references), self.problems)
-            self.names = tuple(name for name in self.names if name in self.references)
+            found = _match_references(self.names, references, self.problems)
+            self.names = tuple(name for name in self.names if name in found)
+            self.places = Places([Path(references)])
+            for name in self.names:
+                self.places.append(found[name])
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
@@ -137,40 +143,34 @@ class FolderData:
         return Sample(
             name=name,
             group=group_of(name),
-            prompt=self.prompts.get(name, ""),
+            prompt=self.prompts[self.keys[name]] if self.keys else "",
             image=image,
             fake=is_fake(name),
             truth=self.folder.truth(name, Size(image.height, image.width)),
             categorised=False,
             itemised=False,
-            anomalies=None if self.references is None else self.references[name],
+            anomalies=None if self.places is None else anomalies_at(self.places[index]),
         )
 
 
-def _match_references(
-    names: Iterable[str], references: AnomalySet, problems: list[Problem]
-) -> dict[str, tuple[Anomaly, ...]]:
+def _match_references(names: Iterable[str], file: str, problems: list[Problem]) -> dict[str, Place]:
     """References by the pictures' names; matched by the whole path, else by a file name that only one picture has."""
-    problems.extend(Problem(*problem) for problem in references.problems)
-    readable = {key: value for key, value in references.images.items() if key not in references.unreadable}
+    index = index_anomalies(file, problems)
     known = list(names)
+    found = {name: index.pop(name) for name in known if name in index}
     owners: dict[str, list[str]] = {}
-    for name in known:
+    for name in known if index else ():
         owners.setdefault(basename(name), []).append(name)
-    found = {name: readable[name] for name in known if name in readable}
-    for key, anomalies in readable.items():
+    for key, place in index.items():
         candidates = owners.get(basename(key), [])
-        if key in found:
-            continue
         if len(candidates) == 1:
-            found.setdefault(candidates[0], anomalies)
+            found.setdefault(candidates[0], place)
         else:
             kind = "duplicate_basename" if candidates else "missing_image"
-            detail = f"{len(candidates)} pictures have this name; left out"
-            problems.append(Problem(kind, references.file, key, detail))
+            problems.append(Problem(kind, file, key, f"{len(candidates)} pictures have this name; left out"))
     for name in known:
         if name not in found:
-            problems.append(Problem("missing_reference", references.file, name, "the picture has none; left out"))
+            problems.append(Problem("missing_reference", file, name, "the picture has none; left out"))
     return found
 
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.data.texts import Texts
 from refiner.errors import OutputError
 from refiner.evaluate import Run, read_problems
-from refiner.evaluate_columns import BLOCK, Column, Columns, Texts
+from refiner.evaluate_columns import BLOCK, Column, Columns
 from refiner.evaluate_figures import UNREADABLE
 from refiner.evaluate_tasks import Figures, Row, Task, Unscored, build_task
 from refiner.metrics.perturbations import Perturbation

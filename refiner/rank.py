@@ -201,7 +201,7 @@ class Pictures:
         """
         problems: list[Problem] = []
         images = ImageFolder.open(folder, problems)
-        owners = match_prompts(images.names, {name: name for name in prompts.prompts}, prompts.specification, problems)
+        owners = match_prompts(images.names, prompts.prompts, prompts.specification, problems)
         if not owners:
             raise InputError(
                 f"Expected pictures of the prompts in {folder!r}, such as '{next(iter(prompts.prompts))}.png', got "

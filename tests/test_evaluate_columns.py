@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refiner.evaluate_columns import BLOCK, Column, Columns, Texts
+from refiner.data.texts import Texts
+from refiner.evaluate_columns import BLOCK, Column, Columns
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 KINDS = [st.just(0.0), st.integers(0, 255).map(float), st.integers(0, 2**40).map(float), st.sampled_from([-0.0, 0.0])]

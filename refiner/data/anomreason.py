@@ -12,11 +12,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from refiner.data.json_stream import Item, Place, stream_object
 from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.runs import Json
@@ -81,33 +82,98 @@ def read_anomalies(path: str | Path) -> AnomalySet:
     images: dict[str, tuple[Anomaly, ...]] = {}
     unreadable: set[str] = set()
     for key, value in document.items():
-        if value is not None and not isinstance(value, list):
+        found = _anomalies(key, value, str(path), problems)
+        if found is None:
             unreadable.add(key)
-            detail = f"expected a list of anomalies, got {_kind(value)}"
-            problems.append(Problem("unreadable_image", str(path), key, detail))
-        entries = value if isinstance(value, list) else []
-        found = (_anomaly(entry, str(path), f"{key}, anomaly {at}", problems) for at, entry in enumerate(entries))
-        images[key] = tuple(anomaly for anomaly in found if anomaly is not None)
+        images[key] = found or ()
     return AnomalySet(file=str(path), images=images, unreadable=frozenset(unreadable), problems=tuple(problems))
 
 
-def _load(path: Path, problems: list[Problem]) -> Json:
-    """The JSON object of a file; keys that stand twice in any object of it are noted."""
+def index_anomalies(path: str | Path, problems: list[Problem]) -> dict[str, Place]:
+    """Where a file has the anomalies of each image, by the file's own keys; ``anomalies_at`` reads them.
+
+    What is wrong is added to ``problems``, as with ``read_anomalies``; keys of unreadable images are left out.
+
+    Raises:
+        InputError: there is no such file, or it is no JSON object.
+    """
+    file, found = Path(path), dict[str, Place]()
+    repeated: Counter[str] = Counter()
+    for key, item in _members(file, problems):
+        if found.pop(key, None) is not None:
+            repeated[key] += 1
+        if _anomalies(key, item.value, str(file), problems) is not None:
+            found[key] = Place(file, item.start, item.length)
+    for key, times in repeated.items():
+        problems.append(_duplicate(file, key, times + 1))
+    return found
+
+
+def anomalies_at(place: Place) -> tuple[Anomaly, ...]:
+    """The anomalies of one image.
+
+    Raises:
+        InputError: the file has changed since it was indexed.
+    """
+    try:
+        found = _anomalies("", place.read(), str(place.file), [])
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found is None:
+        raise InputError(
+            f"Expected a list of anomalies at byte {place.start} of {str(place.file)!r}, got something else: "
+            "leave the file as it is while it is evaluated."
+        )
+    return found
+
+
+def _members(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Item]]:
+    decoder = json.JSONDecoder(object_pairs_hook=_collector(path, problems))
+    try:
+        yield from stream_object(path, decoder)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_object(path, error) from error
+
+
+def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tuple[Anomaly, ...] | None:
+    """None where the value is no list."""
+    if value is not None and not isinstance(value, list):
+        problems.append(Problem("unreadable_image", file, key, f"expected a list of anomalies, got {_kind(value)}"))
+        return None
+    found = (_anomaly(entry, file, f"{key}, anomaly {at}", problems) for at, entry in enumerate(value or []))
+    return tuple(anomaly for anomaly in found if anomaly is not None)
+
+
+def _collector(path: Path, problems: list[Problem]) -> Callable[[list[tuple[str, Any]]], Json]:
+    """Makes JSON objects; keys that stand twice in one are noted."""
 
     def collect(pairs: list[tuple[str, Any]]) -> Json:
         for key, times in Counter(key for key, _ in pairs).items():
             if times > 1:
-                problems.append(Problem("duplicate_key", str(path), key, f"given {times} times; the last one counts"))
+                problems.append(_duplicate(path, key, times))
         return dict(pairs)
 
+    return collect
+
+
+def _duplicate(path: str | Path, key: str, times: int) -> Problem:
+    return Problem("duplicate_key", str(path), key, f"given {times} times; the last one counts")
+
+
+def _no_object(path: Path, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return InputError(
+        f"Expected a JSON file of image name -> list of anomalies, got {str(path)!r}, which fails with "
+        f"{reason!r}: check path and content."
+    )
+
+
+def _load(path: Path, problems: list[Problem]) -> Json:
+    """The JSON object of a file; keys that stand twice in any object of it are noted."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=collect)
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_collector(path, problems))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(
-            f"Expected a JSON file of image name -> list of anomalies, got {str(path)!r}, which fails with "
-            f"{reason!r}: check path and content."
-        ) from error
+        raise _no_object(path, error) from error
     if not isinstance(document, dict):
         raise InputError(
             f"Expected a JSON object of image name -> list of anomalies, got {_kind(document)} in {str(path)!r}: "

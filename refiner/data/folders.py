@@ -103,27 +103,29 @@ def find_pictures(root: Path, *, deep: bool) -> Iterator[str]:
 
 
 def _mask_of(name: str) -> str:
-    return PurePosixPath(name).with_suffix(".png").as_posix()
+    return name if name.endswith(".png") else PurePosixPath(name).with_suffix(".png").as_posix()
 
 
 def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> frozenset[str]:
     """The pictures that share a mask; masks that are of no use are named."""
     if not (root / MASKS).is_dir():
         return frozenset()
-    owners: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}
+    shared: dict[str, list[str]] = {}
     for name in names:
-        owners.setdefault(_mask_of(name), []).append(name)
+        first = owners.setdefault(_mask_of(name), name)
+        if first != name:
+            shared.setdefault(_mask_of(name), [first]).append(name)
     file = str(root / MASKS)
     for name in sorted(_files(root / MASKS)):
         if PurePosixPath(name).suffix != ".png":
             problems.append(Problem("ignored_file", file, name, "expected a mask whose name ends in .png"))
         elif name not in owners:
             problems.append(Problem("unknown_image", file, name, "there is no picture of this mask"))
-    for mask, shared in owners.items():
-        if len(shared) > 1:
-            detail = f"could be of {' or '.join(shared)}; no figures of these"
-            problems.append(Problem("duplicate_basename", file, mask, detail))
-    return frozenset(name for shared in owners.values() if len(shared) > 1 for name in shared)
+    for mask, twins in shared.items():
+        detail = f"could be of {' or '.join(twins)}; no figures of these"
+        problems.append(Problem("duplicate_basename", file, mask, detail))
+    return frozenset(name for twins in shared.values() for name in twins)
 
 
 def _files(root: Path) -> Iterator[str]:

@@ -66,6 +66,18 @@ class Item(NamedTuple):
     value: Any
 
 
+def first_letter(path: Path) -> str:
+    """What a text file begins with, but for blanks and a byte order mark; "" where there is nothing else.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        while (letter := file.read(1)).isspace():
+            pass
+        return letter
+
+
 def stream_lines(path: Path) -> Iterator[tuple[int, Item]]:
     """Number and value of each line that is not blank; a line that is no JSON comes as its text.
 

@@ -8,17 +8,41 @@ HPS v2 benchmark are.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from refiner.data.json_stream import first_letter, stream_list, stream_object
 from refiner.data.problems import Problem
 from refiner.data.tables import read_csv
+from refiner.data.texts import Texts
 from refiner.errors import InputError
 
 
-def read_prompts(path: str | Path, problems: list[Problem]) -> dict[str, str]:
+class Prompts(Mapping[str, str]):
+    """Name -> prompt, packed."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._texts = Texts()
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[self._numbers[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, name: str, prompt: str) -> None:
+        """Add a name that is not there yet."""
+        self._numbers[name] = len(self._texts)
+        self._texts.append(prompt)
+
+
+def read_prompts(path: str | Path, problems: list[Problem]) -> Prompts:
     """Read a file of prompts; spaces around them are cut off.
 
     Named and counted in ``problems``: ``duplicate_prompt`` (a name that is given twice; the first one counts),
@@ -28,7 +52,7 @@ def read_prompts(path: str | Path, problems: list[Problem]) -> dict[str, str]:
         InputError: the file is missing, of another format, or without any prompt.
     """
     file = Path(path)
-    prompts: dict[str, str] = {}
+    prompts = Prompts()
     for where, name, value in _entries(file):
         if not isinstance(value, str) or not _is_unicode(value):
             problems.append(Problem("unreadable_prompt", str(file), where, f"expected a text, got {value!r:.60}"))
@@ -37,7 +61,7 @@ def read_prompts(path: str | Path, problems: list[Problem]) -> dict[str, str]:
         elif name in prompts:
             problems.append(Problem("duplicate_prompt", str(file), where, "given before; the first one counts"))
         else:
-            prompts[name] = value.strip()
+            prompts.add(name, value.strip())
     if not prompts:
         raise InputError(f"Expected prompts in {str(file)!r}, got none that can be used: write name -> prompt into it.")
     return prompts
@@ -49,34 +73,23 @@ def _entries(file: Path) -> Iterator[tuple[str, str, Any]]:
         for line, row in read_csv(file, ("file", "prompt"), "prompts"):
             yield f"line {line}, {row['file']}", row["file"].strip(), row["prompt"]
         return
-    text = _text(file)
-    if file.suffix.lower() == ".txt":
-        lines = (line for line in text.splitlines() if line.strip())
-        yield from _numbered(lines)
-        return
     try:
-        document = json.loads(text, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:
-        raise _unusable(file, str(error)) from error
-    if text.lstrip().startswith("{"):
-        yield from ((name, name, value) for name, value in document)
-    elif isinstance(document, list):
-        yield from _numbered(document)
-    else:
-        raise _unusable(file, f"{document!r:.60}")
+        if file.suffix.lower() == ".txt":
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            yield from _numbered(line for line in lines if line.strip())
+        elif first_letter(file) == "[":
+            yield from _numbered(item.value for item in stream_list(file))
+        else:
+            for name, item in stream_object(file, json.JSONDecoder()):
+                yield name, name, item.value
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _unusable(file, reason or str(error)) from error
 
 
 def _numbered(values: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
     for number, value in enumerate(values):
         yield f"prompt {number}", f"{number:05d}", value
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _unusable(file, reason or str(error)) from error
 
 
 def _unusable(file: Path, reason: str) -> InputError:
@@ -95,7 +108,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def match_prompts(
-    names: Iterable[str], prompts: dict[str, str], file: str | Path, problems: list[Problem]
+    names: Iterable[str], prompts: Iterable[str], file: str | Path, problems: list[Problem]
 ) -> dict[str, str]:
     """Give each picture its prompt.
 
@@ -105,35 +118,53 @@ def match_prompts(
 
     Args:
         names: of the pictures; relative paths with forward slashes.
-        prompts: name -> prompt.
+        prompts: their names.
         file: where the prompts come from, for messages.
 
     Returns:
-        Name of the picture -> prompt; pictures without one are left out.
+        Name of the picture -> name of its prompt; pictures without one are left out.
     """
-    known = list(names)
+    known, left = list(names), list(prompts)
     found: dict[str, str] = {}
-    used: set[str] = set()
     for shorten in (str, _without_suffix, _basename, _stem):
-        owners: dict[str, list[str]] = defaultdict(list)
-        for name in known:
-            owners[shorten(name)].append(name)
-        for key in [key for key in prompts if key in owners and key not in used]:
-            used.add(key)
-            if len(owners[key]) > 1:
-                detail = f"{len(owners[key])} pictures have this name; give the prompt under their whole paths"
-                problems.append(Problem("duplicate_basename", str(file), key, detail))
-            elif owners[key][0] in found:
-                detail = f"{owners[key][0]} has a prompt under a longer name already; that one counts"
-                problems.append(Problem("duplicate_prompt", str(file), key, detail))
-            else:
-                found[owners[key][0]] = prompts[key]
+        if left:
+            left = _match(known, left, shorten, found, (str(file), problems))
     for name in known:
         if name not in found:
             problems.append(Problem("missing_prompt", str(file), name, "the picture has no prompt; left out"))
-    for name in [name for name in prompts if name not in used]:
+    for name in left:
         problems.append(Problem("missing_image", str(file), name, "there is no such picture; left out"))
     return found
+
+
+def _match(
+    names: list[str],
+    prompts: list[str],
+    shorten: Callable[[str], str],
+    found: dict[str, str],
+    notes: tuple[str, list[Problem]],
+) -> list[str]:
+    """Give pictures the prompts of their shortened names; the names of prompts that are of no picture are left."""
+    file, problems = notes
+    owners: dict[str, str] = {}
+    shared: Counter[str] = Counter()
+    for name in names:
+        short = shorten(name)
+        if owners.setdefault(short, name) != name:
+            shared[short] += 1
+    left = []
+    for key in prompts:
+        if key not in owners:
+            left.append(key)
+        elif shared[key]:
+            detail = f"{shared[key] + 1} pictures have this name; give the prompt under their whole paths"
+            problems.append(Problem("duplicate_basename", file, key, detail))
+        elif owners[key] in found:
+            detail = f"{owners[key]} has a prompt under a longer name already; that one counts"
+            problems.append(Problem("duplicate_prompt", file, key, detail))
+        else:
+            found[owners[key]] = key
+    return left
 
 
 def _basename(name: str) -> str:

@@ -9,19 +9,20 @@ The pictures are in the parquet files too, as published (see ``refiner.data.xaig
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from refiner.data.json_stream import Place, stream_lines, stream_list
 from refiner.data.problems import Problem
 from refiner.data.raster import fill_polygons
-from refiner.data.xaigd_pictures import holds_pictures
+from refiner.data.xaigd_pictures import COLUMN, ParquetRows, decoded
 from refiner.errors import InputError, MissingExtraError
 from refiner.images import MAX_PIXELS
 from refiner.taxonomy import XaigdCategory
@@ -52,8 +53,8 @@ class XaigdImage:
     """Names the prompt and the paired real image; the same for all generators."""
     size: Size
     labels: tuple[XaigdLabel, ...]
-    row: tuple[Path, int] | None = None
-    """The parquet file that holds its picture, and the row there; None where the picture is a file of its own."""
+    place: Place
+    """Where its record lies; ``XaigdReader`` reads it again."""
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ class XaigdFolder:
             MissingExtraError: parquet files without pyarrow.
         """
         for file in self.others:
-            for _, row in _rows(file):
+            for _, row, _ in _rows(file):
                 if isinstance(row, Mapping):
                     yield f"{row.get('generator')}/{row.get('uid')}"
 
@@ -130,11 +131,8 @@ class XaigdFolder:
         """
         seen: set[str] = set()
         for file in self.files:
-            embedded = False
-            for number, (where, row) in enumerate(_rows(file)):
-                if number == 0:
-                    embedded = file.suffix == ".parquet" and holds_pictures(file)
-                image = _read_image(row, str(file), where, problems)
+            for where, row, place in _rows(file):
+                image = _read_image(row, place, where, problems)
                 if image is None:
                     continue
                 if image.name in seen:
@@ -142,7 +140,42 @@ class XaigdFolder:
                     problems.append(Problem("duplicate_image", str(file), image.name, detail))
                     continue
                 seen.add(image.name)
-                yield replace(image, row=(file, number)) if embedded else image
+                yield image
+
+
+class XaigdReader:
+    """Reads records again, by their places, with their pictures where those are beside them in parquet files."""
+
+    def __init__(self) -> None:
+        self.rows = ParquetRows((*FIELDS, COLUMN))
+
+    def read(self, place: Place) -> tuple[XaigdImage, Image.Image | None]:
+        """A record, and its picture, upright RGB; None where that is a file of its own.
+
+        Raises:
+            InputError: file or picture cannot be read, or the file has changed since the data set was opened.
+        """
+        where = f"row {place.start} of {str(place.file)!r}"
+        if not place.length:
+            row = self.rows.read(place.file, place.start)
+            cell = row.get(COLUMN)
+            data = cell.get("bytes") if isinstance(cell, dict) else cell
+            return _again(row, place), decoded(data, where) if data else None
+        try:
+            return _again(place.read(), place), None
+        except (OSError, ValueError, RecursionError) as error:
+            raise _damaged(place.file, error) from error
+
+
+def _again(row: Any, place: Place) -> XaigdImage:
+    problems: list[Problem] = []
+    image = _read_image(row, place, "", problems)
+    if image is None:
+        raise InputError(
+            f"Expected the record that was at {place.start} in {str(place.file)!r}, got another "
+            f"({problems[0].detail}): leave the file as it is while it is evaluated."
+        )
+    return image
 
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
@@ -161,34 +194,23 @@ def _find_splits(root: Path) -> dict[str, list[Path]]:
     return {}
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """Place in the file and record, one by one; a line that is no JSON comes as its text."""
+def _rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
+    """Where it is in words, record and place, one by one; a line that is no JSON comes as its text."""
     if file.suffix == ".parquet":
         yield from _parquet_rows(file)
         return
     try:
-        with file.open(encoding="utf-8") as lines:
-            if file.suffix == ".jsonl":
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"line {number}", _parse_line(line)
-                return
-            rows = json.load(lines)
-        if not isinstance(rows, list):
-            raise ValueError("no list of records")
+        if file.suffix == ".jsonl":
+            for line, item in stream_lines(file):
+                yield f"line {line}", item.value, Place(file, item.start, item.length)
+            return
+        for number, item in enumerate(stream_list(file)):
+            yield f"record {number}", item.value, Place(file, item.start, item.length)
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
-    yield from ((f"record {number}", row) for number, row in enumerate(rows))
 
 
-def _parse_line(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -199,7 +221,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
             number = 0
             for batch in table.iter_batches(batch_size=64, columns=list(FIELDS)):
                 for row in batch.to_pylist():
-                    yield f"record {number}", row
+                    yield f"record {number}", row, Place(file, number, 0)
                     number += 1
     except (ArrowException, OSError, ValueError) as error:
         raise _damaged(file, error) from error
@@ -211,7 +233,8 @@ def _damaged(file: Path, error: Exception) -> InputError:
     )
 
 
-def _read_image(row: Any, file: str, where: str, problems: list[Problem]) -> XaigdImage | None:
+def _read_image(row: Any, origin: Place, where: str, problems: list[Problem]) -> XaigdImage | None:
+    file = str(origin.file)
     if not isinstance(row, Mapping) or any(row.get(name) is None for name in FIELDS[:-1]):
         problems.append(Problem("bad_record", file, where, f"expected the fields {', '.join(FIELDS)}"))
         return None
@@ -227,7 +250,9 @@ def _read_image(row: Any, file: str, where: str, problems: list[Problem]) -> Xai
         problems.append(Problem("bad_record", file, place, detail))
         return None
     known = _read_labels(labels, file, place, problems)
-    return None if known is None else XaigdImage(generator=generator, uid=uid, size=size, labels=known)
+    if known is None:
+        return None
+    return XaigdImage(generator=generator, uid=uid, size=size, labels=known, place=origin)
 
 
 def _is_name(text: str) -> bool:

@@ -7,7 +7,7 @@ disk: a few pictures are in memory at a time, and reading on from the last one c
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -22,39 +22,43 @@ _AHEAD: Final = 4
 """Pictures that are in memory at a time."""
 
 
-class EmbeddedPictures:
-    """Reads pictures by file and row; fastest in the order of the rows. Copies (by pickle) start afresh."""
+class ParquetRows:
+    """Reads rows by file and number; fastest in their order. Copies (by pickle) start afresh.
 
-    def __init__(self) -> None:
+    Args:
+        columns: that are read, as far as a file has them.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
         self._file: Path | None = None
-        self._cells: Iterator[Any] = iter(())
+        self._rows: Iterator[dict[str, Any]] = iter(())
         self._row, self._end = 0, 0
-        """Number of the cell that comes next, and of the first one after its row group."""
+        """Number of the row that comes next, and of the first one after its row group."""
 
-    def __reduce__(self) -> tuple[type[EmbeddedPictures], tuple[()]]:
-        return EmbeddedPictures, ()
+    def __reduce__(self) -> tuple[type[ParquetRows], tuple[tuple[str, ...]]]:
+        return ParquetRows, (self.columns,)
 
-    def read(self, file: Path, row: int) -> Image.Image | None:
-        """The picture in a row, upright RGB; None where the cell holds none.
+    def read(self, file: Path, row: int) -> dict[str, Any]:
+        """Columns of a row, by name.
 
         Raises:
-            InputError: the file or the picture cannot be read.
+            InputError: the file cannot be read.
         """
         from pyarrow import ArrowException
 
         try:
             if file != self._file or not self._row <= row < self._end:
                 self._open(file, row)
-            cell = next(islice(self._cells, row - self._row, None))
+            found = next(islice(self._rows, row - self._row, None))
             self._row = row + 1
         except (ArrowException, OSError, ValueError, StopIteration) as error:
             self._file = None
             raise InputError(
-                f"Expected a picture in row {row} of {str(file)!r}, got a file that fails with {error!r}: "
+                f"Expected a record in row {row} of {str(file)!r}, got a file that fails with {error!r}: "
                 "fetch it again."
             ) from error
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        return _decoded(data, f"row {row} of {str(file)!r}") if data else None
+        return found
 
     def _open(self, file: Path, row: int) -> None:
         from pyarrow.parquet import ParquetFile
@@ -63,23 +67,24 @@ class EmbeddedPictures:
         for group in range(table.num_row_groups):
             end = start + table.metadata.row_group(group).num_rows
             if row < end:
-                batches = table.iter_batches(_AHEAD, row_groups=[group], columns=[COLUMN], use_threads=False)
-                self._cells = (cell.as_py() for batch in batches for cell in batch.column(0))
+                batches = table.iter_batches(_AHEAD, row_groups=[group], columns=list(self.columns), use_threads=False)
+                self._rows = (found for batch in batches for found in batch.to_pylist())
                 self._file, self._row, self._end = file, start, end
                 return
             start = end
         raise ValueError(f"no row {row} among {start}")
 
 
-def holds_pictures(file: Path) -> bool:
-    """Whether a parquet file has a column of pictures."""
-    from pyarrow.parquet import ParquetFile
+def decoded(data: bytes, where: str) -> Image.Image:
+    """A picture from its file's bytes, upright RGB.
 
-    with ParquetFile(file) as table:
-        return COLUMN in table.schema_arrow.names
+    Args:
+        data: the bytes.
+        where: they come from, for messages.
 
-
-def _decoded(data: Any, where: str) -> Image.Image:
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return load_image(image)

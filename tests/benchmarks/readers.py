@@ -1,0 +1,198 @@
+"""Memory of the readers of data sets: the peak of a process that opens 1,000 and 20,000 pictures, in MiB.
+
+Every data set is opened as ``refiner evaluate`` opens it, and 1,000 of its samples are loaded, evenly spread. The
+pictures are one tiny file under many names: it is what a reader keeps of each sample that counts here. ``growth`` is
+that of the larger data set over the smaller one.
+
+Run with ``python tests/benchmarks/readers.py [--samples N] [--json] [KIND ...]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+SIDE, LOADED = 48, 1000
+WORDS = ("the", "hand", "of", "left", "six", "fingers", "shadow", "falls", "toward", "sun", "clock", "metallic", "fur")
+
+
+def sentence(rng: random.Random, words: int) -> str:
+    """Some words."""
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def png() -> bytes:
+    """A tiny picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (120, 90, 60)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def names(count: int) -> Iterator[str]:
+    """Names of pictures of ten generators."""
+    return (f"generator-{at % 10}/{at:08d}" for at in range(count))
+
+
+def paint(root: Path, count: int) -> None:
+    """One picture under many names."""
+    root.mkdir(parents=True)
+    (root / ".picture.png").write_bytes(png())
+    for number in range(10):
+        (root / f"generator-{number}").mkdir()
+    for name in names(count):
+        os.link(root / ".picture.png", root / f"{name}.png")
+
+
+def xaigd_rows(count: int) -> Iterator[dict[str, Any]]:
+    """Records with five polygons of twenty corners."""
+    rng = random.Random(0)
+    outlines = [[[rng.uniform(0, SIDE), rng.uniform(0, SIDE)] for _ in range(20)] for _ in range(5)]
+    labels = [{"label": "low-level-texture", "points": points} for points in outlines]
+    for name in names(count):
+        generator, _, uid = name.partition("/")
+        yield {"generator": generator, "uid": uid, "width": SIDE, "height": SIDE, "labels": labels}
+
+
+def write_lines(file: Path, rows: Iterator[dict[str, Any]], *, as_list: bool = False) -> None:
+    """JSON Lines, or one JSON list."""
+    with file.open("w", encoding="utf-8") as out:
+        out.write("[" if as_list else "")
+        for number, row in enumerate(rows):
+            out.write((", " if as_list and number else "") + json.dumps(row) + ("" if as_list else "\n"))
+        out.write("]" if as_list else "")
+
+
+def xaigd_lines(root: Path, count: int) -> dict[str, str]:
+    """X-AIGD as JSON Lines."""
+    paint(root / "images", count)
+    write_lines(root / "labeled_test.jsonl", xaigd_rows(count))
+    return {"specification": f"xaigd:{root}"}
+
+
+def xaigd_list(root: Path, count: int) -> dict[str, str]:
+    """X-AIGD as one JSON list."""
+    paint(root / "images", count)
+    write_lines(root / "labeled_test.json", xaigd_rows(count), as_list=True)
+    return {"specification": f"xaigd:{root}"}
+
+
+def xaigd_parquet(root: Path, count: int) -> dict[str, str]:
+    """X-AIGD as it is published, in row groups of a hundred."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    root.mkdir(parents=True)
+    cell, rows = {"bytes": png(), "path": None}, []
+    writer = None
+    for row in xaigd_rows(count):
+        rows.append(row | {"image": cell})
+        if len(rows) == 100:
+            table = pyarrow.Table.from_pylist(rows)
+            writer = writer or ParquetWriter(root / "labeled_test.parquet", table.schema)
+            writer.write_table(table)
+            rows = []
+    assert writer is not None
+    writer.close()
+    return {"specification": f"xaigd:{root}"}
+
+
+def fakexplained(root: Path, count: int) -> dict[str, str]:
+    """FakeXplained, with five boxes each."""
+    paint(root / "images", count)
+    rng = random.Random(0)
+    write_lines(
+        root / "annotations.json",
+        (
+            {"image": f"{name}.png", "label": "fake", "regions": [
+                {"box": [0, 0, 20, 30], "description": sentence(rng, 8)} for _ in range(5)
+            ]}
+            for name in names(count)
+        ),
+        as_list=True,
+    )  # fmt: skip
+    return {"specification": f"fakexplained:{root}"}
+
+
+def folder_prompts(root: Path, count: int) -> dict[str, str]:
+    """A folder with prompts of twenty words."""
+    paint(root / "pictures", count)
+    rng = random.Random(0)
+    (root / "prompts.json").write_text(json.dumps({f"{name}.png": sentence(rng, 20) for name in names(count)}))
+    return {"specification": str(root / "pictures"), "prompts": str(root / "prompts.json")}
+
+
+def folder_references(root: Path, count: int) -> dict[str, str]:
+    """A folder with four anomalies in words each."""
+    paint(root / "pictures", count)
+    rng = random.Random(0)
+    document = {
+        f"{name}.png": [
+            {"Name": "hand", "Observed Phenomenon": sentence(rng, 12), "Reasoning": sentence(rng, 12),
+             "Severity Score": "25/100"} for _ in range(4)
+        ] for name in names(count)
+    }  # fmt: skip
+    (root / "references.json").write_text(json.dumps(document))
+    return {"specification": str(root / "pictures"), "references": str(root / "references.json")}
+
+
+KINDS: dict[str, Callable[[Path, int], dict[str, str]]] = {
+    each.__name__: each
+    for each in (xaigd_lines, xaigd_list, xaigd_parquet, fakexplained, folder_prompts, folder_references)
+}
+
+
+def child(given: dict[str, str]) -> None:
+    """Open and load; prints the peak of this process in kB (VmHWM, which starts anew with a program)."""
+    from refiner.evaluate_data import open_data
+
+    data = open_data(**given)
+    assert not data.problems
+    count = len(data.names)
+    for index in range(0, count, max(1, count // LOADED)):
+        data.load(index).truth_record()
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+def peak(kind: str, count: int) -> float:
+    """MiB of a process."""
+    with tempfile.TemporaryDirectory() as home:
+        given = KINDS[kind](Path(home) / "data", count)
+        command = [sys.executable, "-P", __file__, "--child", json.dumps(given)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (all)")
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        child(json.loads(args.child))
+        return
+    report = {}
+    for kind in args.kinds or KINDS:
+        few, many = peak(kind, 1000), peak(kind, args.samples)
+        report[kind] = {"1000": round(few, 1), str(args.samples): round(many, 1), "growth": round(many / few - 1, 4)}
+        if not args.json:
+            print(f"{kind}: {few:.1f} MiB of 1000, {many:.1f} of {args.samples}: {many / few - 1:+.1%}", flush=True)
+    if args.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
