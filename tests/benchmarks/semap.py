@@ -3,7 +3,7 @@
 The authors' evaluator calls bert_score for every prediction and field, with that prediction repeated against all
 references of its image, and does so again for each view: the command in its README and its logs asks for all three. Its
 way is written here from bert_score's own steps: repeated texts of a call are encoded once, sorted by their number of
-words, in padded batches of 64. (bert_score 0.3.13 itself took as long, within 5 %.) Both ways run in turn, 20 images
+words, in padded batches of 64. (bert_score 0.3.13 itself took 3 % less.) Both ways run in turn, 20 images
 each, and the ratio is the median of the turns; the benchmark also says how far their similarities are apart.
 
 What bounds the ratio: with 6 anomalies on both sides the evaluator sends 84 texts of an image through the network for
