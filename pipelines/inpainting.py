@@ -83,6 +83,8 @@ class CropInpainter:
         flawed = box_of(job.mask)
         if flawed is None or job.mask.shape != tuple(size):
             raise InputError(f"Expected a mask of shape {tuple(size)} that is not empty, got {job.mask.shape}.")
+        if job.whole:
+            return 0, 0, size.width, size.height
         least = round(self._config.crop_min_side * self._native)
         return crop_box(flawed, size, padding=self._config.crop_padding, least=least)
 

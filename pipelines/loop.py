@@ -196,7 +196,8 @@ class _Refinement:
         """The candidates of patches that are painted as one; the oftener they failed, the more of them."""
         reviser, tries = self.parts.reviser, max(patch.tries for patch in group)
         together = self.config.together
-        revision = Revision(prompt=self.prompt) if together else reviser.for_region(self.prompt, group[0].region)
+        whole = Revision(prompt=self.prompt, whole=True)
+        revision = whole if together else reviser.for_region(self.prompt, group[0].region)
         return [
             InpaintJob(
                 image=image,
@@ -205,6 +206,7 @@ class _Refinement:
                 negative_prompt=self._negative(revision),
                 seed=self._seed(round_, number, candidate),
                 strength=self.config.strength(tries),
+                whole=revision.whole,
             )
             for candidate in range(self.config.candidate_count(tries))
         ]

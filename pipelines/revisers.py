@@ -71,10 +71,14 @@ class TemplateReviser:
         )
 
     def for_region(self, prompt: str, region: Region) -> Revision:
-        """The part of the prompt that the region's name belongs to (else all of it), and what should be there."""
+        """The part of the prompt that the region's name belongs to (else all of it), and what should be there.
+
+        Where only words of the prompt are used and all of them are, the revision says that it is ``whole``: a crop of
+        a hand's thumb should not be painted as a hand.
+        """
         part = clause_of(prompt, region.name) or prompt
         if not self._free_text:
-            return Revision(prompt=part)
+            return Revision(prompt=part, whole=part == prompt)
         return Revision(
             prompt=self._fill(part, [_wanted(region.name, region.category)]),
             negative_prompt=self._fill("", [_plain(region.explanation)]),

@@ -34,6 +34,8 @@ class InpaintJob:
     seed: int
     strength: float
     """Share of the noise schedule that is run, in (0, 1]; 1 forgets what was there."""
+    whole: bool = False
+    """Whether the prompt speaks of the whole picture, so that the model should see all of it, not a crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Revision:
 
     prompt: str
     negative_prompt: str = ""
+    whole: bool = False
+    """Whether a region's prompt speaks of the whole picture."""
 
 
 @runtime_checkable

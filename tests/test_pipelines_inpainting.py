@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ def test_crops_of_one_strength_and_size_go_through_together() -> None:
     assert [[crop.seed for crop in batch] for batch in model.batches] == [[0, 2], [4], [1, 3], [5]]
     for task, picture in zip(jobs, together, strict=True):
         assert picture.tobytes() == inpainter(Model()).inpaint([task])[0].tobytes()
+
+
+def test_a_prompt_for_the_whole_picture_shows_the_model_all_of_it() -> None:
+    model, small = Model(), job(Size(48, 64), (5, 5, 9, 9))
+    picture = inpainter(model).inpaint([replace(small, whole=True)])[0]
+    (crop,) = model.batches[0]
+    assert Size(crop.image.height, crop.image.width) == work_size((0, 0, 64, 48), 32, 8)
+    changed = (np.asarray(picture) != np.asarray(small.image)).any(axis=2)
+    assert changed.any()
+    assert not changed[~small.mask].any()
 
 
 def test_the_models_mask_covers_whole_latent_cells() -> None:

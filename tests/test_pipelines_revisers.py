@@ -54,7 +54,15 @@ def test_a_region_gets_the_clause_that_speaks_of_it(prompt: str, name: str, clau
 
 
 def test_a_region_of_no_clause_gets_the_whole_prompt() -> None:
-    assert TemplateReviser(free_text=False).for_region(PROMPT, flaw("the horizon")).prompt == PROMPT
+    revision = TemplateReviser(free_text=False).for_region(PROMPT, flaw("the horizon"))
+    assert (revision.prompt, revision.whole) == (PROMPT, True)
+
+
+def test_a_prompt_of_one_thing_is_painted_whole_unless_it_can_name_the_part() -> None:
+    prompt, thumb = "a red hand on a sky background", flaw("the thumb of the red hand")
+    assert TemplateReviser(free_text=False).for_region(prompt, thumb).whole
+    assert not TemplateReviser(free_text=True).for_region(prompt, thumb).whole
+    assert not TemplateReviser(free_text=False).for_region(f"a green clock, {prompt}", thumb).whole
 
 
 def test_what_should_be_there_is_positive_and_defects_are_negative() -> None:
