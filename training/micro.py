@@ -110,7 +110,7 @@ def write_generator_card(folder: Path, pictures: int = 200) -> None:
     rebuilt = score_autoencoder(pipeline.vae, pictures)
     write_card(
         folder,
-        name="generator-micro 4",
+        name="generator-micro 3",
         recipe="refiner micro build generator",
         seed=GeneratorRecipe().seed,
         data="clean renders of the micro world, drawn on the fly (training/micro_data.py)",
