@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from refiner.distributed import RayEngine
     from refiner.evaluate import Progress as Reporting
     from refiner.evaluate import Run, Shard, System
-    from refiner.evaluate_data import DataSet, Sample
+    from refiner.evaluate_samples import DataSet, Sample
     from refiner.metrics.bertscore import BertScore
     from refiner.metrics.css import SentenceEncoder
     from refiner.metrics.hps import HPSScorer

@@ -15,7 +15,7 @@ from refiner.runs import Json
 
 if TYPE_CHECKING:
     from refiner.evaluate import Run
-    from refiner.evaluate_data import DataSet
+    from refiner.evaluate_samples import DataSet
     from refiner.evaluate_table import Scored
 
 DONE, FAILED = 0, 1
@@ -96,8 +96,8 @@ def _show_robustness(document: Json, terminal: Terminal) -> None:
 
 def _again(run: Run) -> DataSet | None:
     """The data set of an earlier run, where it is still at hand and the same."""
-    from refiner.evaluate_data import digest
     from refiner.evaluate_robustness import open_source
+    from refiner.evaluate_samples import digest
 
     try:
         data = open_source(run.description["data"])

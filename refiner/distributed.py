@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from refiner import errors
 from refiner.errors import ConfigError, InputError, MissingExtraError, ModelError, UserError
 from refiner.evaluate import System, work
-from refiner.evaluate_data import DataSet, Sample
+from refiner.evaluate_samples import DataSet, Sample
 from refiner.runs import Json
 
 _AHEAD, _BLOCKS, _SHARES = 8, 10_000, 8

@@ -25,8 +25,8 @@ import numpy as np
 
 from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError, InputError, ModelError
-from refiner.evaluate_data import DataSet, Sample, digest
 from refiner.evaluate_records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
+from refiner.evaluate_samples import DataSet, Sample, digest
 from refiner.runs import Json, atomic_write, check_writable, dumps, environment
 
 SCHEMA = 1

@@ -21,18 +21,13 @@ from refiner.data.problems import Problem
 from refiner.data.prompts import Prompts, match_prompts, read_prompts
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate_annotated import FakexplainedData, XaigdData
-from refiner.evaluate_samples import DataSet, Sample, digest, joined_text
+from refiner.evaluate_samples import DataSet, Sample
 from refiner.hub import checksum
 from refiner.images import load_image
 from refiner.micro.flaws import inject
 from refiner.micro.world import SIZE, sample_scene
 from refiner.runs import Json
 from refiner.types import Analysis, Size
-
-__all__ = [
-    "DataSet", "FakexplainedData", "FolderData", "MicroData", "PromptData", "Sample", "XaigdData", "contents", "digest",
-    "joined_text", "open_data",
-]  # fmt: skip
 
 _HELD_OUT = 900_003
 """First word of the micro pictures' seeds; no training draws from it."""

@@ -11,8 +11,8 @@ from PIL import Image
 
 from refiner.errors import InputError
 from refiner.evaluate import Run
-from refiner.evaluate_data import DataSet
 from refiner.evaluate_plots import bars, histogram, number, scatter, words
+from refiner.evaluate_samples import DataSet
 from refiner.evaluate_table import SHOWN, Scored, problem_lines
 from refiner.evaluate_tasks import Task, build_task
 from refiner.images import load_image

@@ -13,7 +13,8 @@ from typing import Final
 
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate import RUN_FILE, read_description
-from refiner.evaluate_data import DataSet, Sample, open_data
+from refiner.evaluate_data import open_data
+from refiner.evaluate_samples import DataSet, Sample
 from refiner.evaluate_table import csv_text
 from refiner.metrics.perturbations import Perturbation, perturb, relative_change
 from refiner.runs import Json, atomic_write, dumps

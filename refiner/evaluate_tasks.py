@@ -16,7 +16,6 @@ import numpy as np
 
 from refiner.data.anomreason import from_regions
 from refiner.errors import ConfigError
-from refiner.evaluate_data import joined_text
 from refiner.evaluate_figures import (
     Columns,
     Figures,
@@ -32,6 +31,7 @@ from refiner.evaluate_figures import (
     with_interval,
 )  # fmt: skip
 from refiner.evaluate_localization import Localization, region_row, region_signature
+from refiner.evaluate_samples import joined_text
 from refiner.metrics import classification, text
 from refiner.metrics.boxes import RegionRule
 from refiner.metrics.classification import BinaryCounts

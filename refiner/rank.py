@@ -22,7 +22,8 @@ from refiner.data.folders import SUFFIXES, ImageFolder, group_of
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate_data import Sample, digest, open_data
+from refiner.evaluate_data import open_data
+from refiner.evaluate_samples import Sample, digest
 from refiner.evaluate_systems import Looker
 from refiner.images import ai_label, load_image, png_bytes
 from refiner.protocols import PaintJob

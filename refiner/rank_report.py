@@ -12,8 +12,8 @@ import numpy as np
 
 from refiner.errors import InputError
 from refiner.evaluate import Run
-from refiner.evaluate_data import DataSet
 from refiner.evaluate_plots import words
+from refiner.evaluate_samples import DataSet
 from refiner.overlays import flaw_words, overlay
 from refiner.rank_table import FIGURES, HIGHER_IS_BETTER, VARIANTS, short
 from refiner.report_html import data_uri, document

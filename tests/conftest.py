@@ -1,4 +1,5 @@
-"""What several files of tests share: a pipeline of a few thousand weights, and ``refiner rank`` in its own folder."""
+"""What several files of tests share: a pipeline of a few thousand weights, detectors from packages of their own, and
+``refiner rank`` in its own folder."""
 
 from __future__ import annotations
 
@@ -76,18 +77,37 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def write_plugin() -> Callable[[Path, str, str], str]:
+    """Write an installed package whose module is ``source``, with a detector "spots" that ``build`` makes.
+
+    Takes the folder, which is then to be put on the path, the package's name and the source; gives the detector's id.
+    """
+
+    def write(home: Path, package: str, source: str) -> str:
+        info = home / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (home / f"{package}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[refiner.detectors]\nspots = {package}:build\n")
+        return f"spots:{home}"
+
+    return write
+
+
 @pytest.fixture
-def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def rank(
+    write_plugin: Callable[[Path, str, str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Cli:
     """Run ``refiner rank`` in ``tmp_path`` with a detector from a package of its own: red and blue are flawed.
 
     The further arguments may name another detector. Gives exit code, stdout and stderr.
     """
     home = tmp_path / "plugin"
-    info = home / "spots_for_ranking-1.0.dist-info"
-    info.mkdir(parents=True)
-    (home / "spots_for_ranking.py").write_text(SPOTS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-ranking\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_ranking:build\n")
+    detector = write_plugin(home, "spots_for_ranking", SPOTS)
     monkeypatch.syspath_prepend(str(home))
     monkeypatch.delitem(sys.modules, "spots_for_ranking", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -96,7 +116,7 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def run(*arguments: object) -> tuple[int, str, str]:
         given = [str(argument) for argument in arguments]
         given += [] if "--prompts" in given else ["--prompts", "p.json"]
-        given += [] if "--detector" in given else ["--detector", f"spots:{home}"]
+        given += [] if "--detector" in given else ["--detector", detector]
         code = main(["rank", *given])
         said = capsys.readouterr()
         return code, said.out, said.err

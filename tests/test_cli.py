@@ -57,18 +57,14 @@ def build(folder, device, dtype):
 
 
 @pytest.fixture
-def detector(tmp_path, monkeypatch):
+def detector(write_plugin, tmp_path, monkeypatch):
     """Id of a detector from a package of its own: the brighter the square (8, 8, 24, 24), the worse."""
     home = tmp_path / "plugin"
-    info = home / "spots_for_tests-1.0.dist-info"
-    info.mkdir(parents=True)
-    (home / "spots_for_tests.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-tests\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_tests:build\n")
+    name = write_plugin(home, "spots_for_tests", PLUGIN)
     (home / "patience").write_text("1000")
     monkeypatch.syspath_prepend(str(home))
     monkeypatch.delitem(sys.modules, "spots_for_tests", raising=False)
-    return f"spots:{home}"
+    return name
 
 
 @pytest.fixture

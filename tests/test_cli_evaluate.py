@@ -48,17 +48,13 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def detector(write_plugin: Callable[[Path, str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Id of a detector from a package of its own: red is flawed."""
     home = tmp_path / "plugin"
-    info = home / "spots_for_evaluation-1.0.dist-info"
-    info.mkdir(parents=True)
-    (home / "spots_for_evaluation.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-evaluation\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_evaluation:build\n")
+    name = write_plugin(home, "spots_for_evaluation", PLUGIN)
     monkeypatch.syspath_prepend(str(home))
     monkeypatch.delitem(sys.modules, "spots_for_evaluation", raising=False)
-    return f"spots:{home}"
+    return name
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from refiner.data.folders import ImageFolder, group_of, read_mask
 from refiner.data.problems import Problem, count_problems
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate_data import MicroData, digest, open_data
+from refiner.evaluate_data import MicroData, open_data
+from refiner.evaluate_samples import digest
 from refiner.types import Size
 
 

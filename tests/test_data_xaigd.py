@@ -17,7 +17,8 @@ from refiner.data.xaigd import XaigdFolder, XaigdImage
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import InputError, MissingExtraError
 from refiner.evaluate import collect, describe
-from refiner.evaluate_data import DataSet, open_data
+from refiner.evaluate_data import open_data
+from refiner.evaluate_samples import DataSet
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.taxonomy import XaigdCategory

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,10 @@ from refiner.detectors import load_detector
 from refiner.distributed import Deferred, RayEngine, block_size, ray_engine
 from refiner.errors import ConfigError, MissingExtraError, ModelError, WeightsError
 from refiner.evaluate import System, collect, describe
-from refiner.evaluate_data import DataSet, FolderData, MicroData, open_data
+from refiner.evaluate_data import FolderData, MicroData, open_data
 from refiner.evaluate_records import Records
 from refiner.evaluate_robustness import spoilt
+from refiner.evaluate_samples import DataSet
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.runs import Json
@@ -96,19 +97,15 @@ class Spots(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def spots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spots]:
+def spots(write_plugin: Callable[[Path, str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spots]:
     home = tmp_path_factory.mktemp("plugin")
-    info = home / "spots_for_workers-1.0.dist-info"
-    info.mkdir()
-    (home / "spots_for_workers.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spots-for-workers\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[refiner.detectors]\nspots = spots_for_workers:build\n")
+    name = write_plugin(home, "spots_for_workers", PLUGIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(home))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_worker_niceness", "0")  # on a busy machine what is nicer starves
         patch.setenv("SPOTS_JOURNAL", str(home / "journal"))
-        yield Spots(f"spots:{home}", home / "journal")
+        yield Spots(name, home / "journal")
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, InputError, OutputError, UnreadableOutputError
 from refiner.evaluate import Run, Shard, System, answer, collect, describe, merge, open_run, work
 from refiner.evaluate_columns import BLOCK
-from refiner.evaluate_data import DataSet, MicroData, Sample
+from refiner.evaluate_data import MicroData
 from refiner.evaluate_records import Records
+from refiner.evaluate_samples import DataSet, Sample
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.masks import box_of

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import InputError, MissingExtraError, OutputError, UnreadableOutputError
 from refiner.evaluate import Run, Shard, collect, describe, merge, open_run
-from refiner.evaluate_data import Sample
+from refiner.evaluate_samples import Sample
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.types import Analysis, Region, Size

@@ -19,8 +19,9 @@ from refiner.data.anomreason import Anomaly, from_regions
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, UnreadableOutputError
 from refiner.evaluate import Run, collect, describe, open_run
-from refiner.evaluate_data import MicroData, Sample
+from refiner.evaluate_data import MicroData
 from refiner.evaluate_report import write_report
+from refiner.evaluate_samples import Sample
 from refiner.evaluate_systems import Looker, Refining
 from refiner.evaluate_table import Scored, score
 from refiner.evaluate_tasks import TASKS, build_task, interval

@@ -26,8 +26,8 @@ from PIL import Image
 
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.evaluate import collect, describe
-from refiner.evaluate_data import Sample
 from refiner.evaluate_report import write_report
+from refiner.evaluate_samples import Sample
 from refiner.evaluate_systems import Looker
 from refiner.evaluate_table import score
 from refiner.masks import box_of
