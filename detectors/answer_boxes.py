@@ -1,0 +1,159 @@
+"""Boxes as models write them, and where they lie in the image."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from refiner.errors import ConfigError
+from refiner.masks import clip_box
+from refiner.types import Box, Size
+
+Scale = Literal["unit", "thousand", "pixels"]
+"""What a coordinate counts: shares of the side, thousandths of it, or pixels of the image as the model saw it."""
+Order = Literal["xyxy", "yxyx"]
+
+MAX_BOXES = 20
+"""Boxes of one region that are kept: the first ones."""
+_SLACK = 0.02
+"""How far beyond the border a coordinate may lie, as a share of the side, and still be meant to lie on it."""
+_CORNERS = (
+    ("x0", "y0", "x1", "y1"),
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+)
+_NUMBER = re.compile(r"-?\d{1,9}(?:\.\d{1,9})?")
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxFormat:
+    """How a family of models writes boxes: Qwen3-VL in thousandths, Qwen2.5-VL in pixels, Gemini y before x."""
+
+    scale: Scale = "thousand"
+    order: Order = "xyxy"
+    """Of the four numbers of a list; boxes with named sides need none."""
+
+    def __post_init__(self) -> None:
+        for name, value, kind in (("scale", self.scale, Scale), ("order", self.order, Order)):
+            if value not in get_args(kind):
+                known = " or ".join(map(repr, get_args(kind)))
+                raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: name one of these.")
+
+
+def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
+    """The boxes (x0, y0, x1, y1) that a value of an answer gives, in its own scale; empty where it gives none.
+
+    Reads four numbers or numerals, two points, named sides, x, y, width and height, a text with four numbers, or a
+    list of these. Corners in the wrong order are swapped. Boxes with NaN or infinity are left out.
+    """
+    one = _box(value, form)
+    if one is not None:
+        return [one]
+    if not isinstance(value, list):
+        return []
+    return [box for item in value[:MAX_BOXES] if (box := _box(item, form)) is not None]
+
+
+def place_boxes(
+    answer: Sequence[Sequence[Corners]], size: Size, form: BoxFormat, shown: Size
+) -> list[list[Box] | list[None]]:
+    """Boxes in pixels of the image for each region of an answer; a single None where a region has none that is sure.
+
+    The scale is the family's, unless the boxes together cannot be in it and exactly one other fits them all.
+
+    Args:
+        answer: for each region its boxes, in the answer's own scale.
+        size: of the image.
+        form: how the family writes boxes.
+        shown: size of the image as the model saw it.
+    """
+    scale = _scale([box for boxes in answer for box in boxes], form.scale, shown)
+    placed: list[list[Box] | list[None]] = []
+    for boxes in answer:
+        own = [inside for box in boxes if (inside := _place(box, size, scale, shown)) is not None]
+        placed.append(own or [None])
+    return placed
+
+
+def _scale(boxes: Sequence[Corners], family: Scale, shown: Size) -> Scale:
+    fitting: list[Scale] = [scale for scale in get_args(Scale) if all(_fits(box, scale, shown) for box in boxes)]
+    shares = "unit" in fitting and any(value != int(value) for box in boxes for value in box)
+    if shares:
+        return "unit"
+    if family in fitting:
+        return family
+    return fitting[0] if len(fitting) == 1 else family
+
+
+def _sides(scale: Scale, size: Size) -> tuple[float, float]:
+    """What the full width and height count."""
+    if scale == "pixels":
+        return float(size.width), float(size.height)
+    return (1.0, 1.0) if scale == "unit" else (1000.0, 1000.0)
+
+
+def _fits(box: Corners, scale: Scale, shown: Size) -> bool:
+    width, height = _sides(scale, shown)
+    return (
+        -_SLACK * width <= box[0] <= box[2] <= (1 + _SLACK) * width
+        and -_SLACK * height <= box[1] <= box[3] <= (1 + _SLACK) * height
+    )
+
+
+def _place(box: Corners, size: Size, scale: Scale, shown: Size) -> Box | None:
+    if not _fits(box, scale, shown):
+        return None
+    width, height = _sides(scale, shown)
+    across, down = size.width / width, size.height / height
+    pixels = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return clip_box([round(value, 6) for value in pixels], size)
+
+
+def _box(value: Any, form: BoxFormat) -> Corners | None:
+    if isinstance(value, dict):
+        return _named(value)
+    if isinstance(value, str):
+        value = _NUMBER.findall(value[:200])
+    if not isinstance(value, list):
+        return None
+    if len(value) == 2 and all(isinstance(point, list) and len(point) == 2 for point in value):
+        value = [*value[0], *value[1]]
+    numbers = [_number(item) for item in value] if len(value) == 4 else []
+    if len(numbers) != 4 or any(number is None for number in numbers):
+        return None
+    a, b, c, d = (number for number in numbers if number is not None)
+    return _ordered((b, a, d, c) if form.order == "yxyx" else (a, b, c, d))
+
+
+def _named(sides: dict[str, Any]) -> Corners | None:
+    known = {"".join(c for c in key.lower() if c.isalnum()): _number(value) for key, value in sides.items()}
+    for names in _CORNERS:
+        numbers = [number for name in names if (number := known.get(name)) is not None]
+        if len(numbers) == 4:
+            return _ordered((numbers[0], numbers[1], numbers[2], numbers[3]))
+    x, y = known.get("x"), known.get("y")
+    width = known.get("width", known.get("w"))
+    height = known.get("height", known.get("h"))
+    if x is None or y is None or width is None or height is None or width < 0 or height < 0:
+        return None
+    return x, y, x + width, y + height
+
+
+def _ordered(box: Corners) -> Corners:
+    x0, y0, x1, y1 = box
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number below a thousand million, or None."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and abs(value) < 1e9 else None
