@@ -1,0 +1,254 @@
+"""What goes over the wire to an OpenAI-compatible endpoint, what comes back, and how it can go wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    import openai
+
+Rung = Literal["schema", "json", "text"]
+"""How much the server is asked to see to the form of an answer: it keeps to the schema, writes JSON, or is free."""
+RUNGS: tuple[Rung, ...] = ("schema", "json", "text")
+Finish = Literal["stop", "length"]
+Scrub = Callable[[str], str]
+
+MAX_BODY = 64_000_000
+"""Bytes of an answer that are read."""
+_REFUSALS = (400, 415, 422, 501)
+"""What servers answer to a field that they do not know."""
+_AGAIN = (408, 409, 425, 429)
+
+
+class Answered(NamedTuple):
+    """A chat completion."""
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class FaultError(Exception):
+    """A request failed; the message holds no key.
+
+    Args:
+        message: what came instead of an answer.
+        again: whether the same request may succeed later.
+        wait: seconds that the server asks to wait before that.
+        status: HTTP status, where there is one.
+        param: the field that the server names as the cause.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        again: bool,
+        wait: float | None = None,
+        status: int | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.again, self.wait, self.status, self.param = again, wait, status, param
+
+
+def scrubber(key: str) -> Scrub:
+    """A function that blots a key out of text, as it is and in the forms that servers echo it in."""
+    forms = {key, quote(key, safe=""), base64.b64encode(key.encode()).decode()} if len(key) >= 8 else set()
+    patterns = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
+    pattern = re.compile("|".join([*patterns, r"\bBearer\s+[^\s\"']+", r"\bsk-[\w*.-]{6,}"]))
+    return lambda text: pattern.sub("[key]", text)
+
+
+class Dialect:
+    """What a server has shown that it takes; shared by the threads that talk to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit_name = "max_tokens"
+        self._dropped: set[str] = set()
+        self._rungs: dict[str, Rung] = {}
+
+    def rung(self, schema: Mapping[str, Any] | None) -> Rung:
+        """Where to begin with a schema: at the first rung, or the one that has worked with it."""
+        if schema is None:
+            return "text"
+        with self._lock:
+            return self._rungs.get(_canonical(schema), "schema")
+
+    def remember(self, schema: Mapping[str, Any] | None, rung: Rung) -> None:
+        """This rung has worked with this schema."""
+        if schema is not None:
+            with self._lock:
+                self._rungs[_canonical(schema)] = rung
+
+    def body(
+        self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, temperature: float, seed: int | None
+    ) -> dict[str, Any]:
+        """The fields of a request beside model and messages."""
+        form = {
+            "schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
+            "json": {"type": "json_object"},
+            "text": None,
+        }[rung]
+        with self._lock:
+            fields = {
+                self._limit_name: max_tokens, "temperature": temperature, "seed": seed, "response_format": form,
+            }  # fmt: skip
+            return {name: value for name, value in fields.items() if value is not None and name not in self._dropped}
+
+    def adapt(self, body: Mapping[str, Any], fault: FaultError) -> bool:
+        """Learn from a refusal that names a field which can be spelled otherwise or left out."""
+        if fault.status not in _REFUSALS or fault.param not in body:
+            return False
+        with self._lock:
+            if fault.param == "max_tokens":
+                self._limit_name = "max_completion_tokens"
+            elif fault.param in ("temperature", "seed"):
+                self._dropped.add(fault.param)
+            else:
+                return False
+        return True
+
+
+def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
+    """The next rung down, where the fault may be a refusal of this one."""
+    named = (fault.param or "response_format").split(".")[0]
+    if rung == "text" or fault.status not in _REFUSALS or named not in ("response_format", "json_schema", "schema"):
+        return None
+    return RUNGS[RUNGS.index(rung) + 1]
+
+
+def messages(system: str, user: str, pictures: Sequence[str]) -> list[dict[str, Any]]:
+    """The conversation: pictures (data URLs) before the text."""
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+    content = [*shown, {"type": "text", "text": user}] if shown else user
+    opening = [{"role": "system", "content": system}] if system else []
+    return [*opening, {"role": "user", "content": content}]
+
+
+def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub) -> Answered:
+    """One request, at most about twice ``seconds`` long.
+
+    Raises:
+        FaultError: anything but a chat completion came back.
+    """
+    import httpx2
+    import openai
+
+    try:
+        with client.chat.completions.with_streaming_response.create(**dict(fields)) as response:
+            content = _collect(response.iter_bytes(), seconds)
+    except (openai.APITimeoutError, httpx2.TimeoutException):
+        raise _late(seconds) from None
+    except openai.APIStatusError as error:
+        raise _status_fault(error, scrub) from None
+    except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        cause = scrub(str(error.__cause__ or error))[:200]
+        raise FaultError(f"a connection that failed ({cause})", again=True) from None
+    except openai.OpenAIError as error:
+        raise FaultError(f"the error {scrub(str(error))[:200]!r}", again=False) from None
+    return read_body(content, scrub)
+
+
+def _late(seconds: float) -> FaultError:
+    return FaultError(f"no whole answer within {seconds:g} seconds", again=True)
+
+
+def _collect(chunks: Any, seconds: float) -> bytes:
+    began, content = time.monotonic(), bytearray()
+    for chunk in chunks:
+        content += chunk
+        if time.monotonic() - began > seconds:
+            raise _late(seconds)
+        if len(content) > MAX_BODY:
+            raise FaultError(f"more than {MAX_BODY:,} bytes", again=False)
+    return bytes(content)
+
+
+def _status_fault(error: openai.APIStatusError, scrub: Scrub) -> FaultError:
+    status, body = error.status_code, error.body
+    told = body if isinstance(body, dict) else {}
+    param, code = told.get("param"), told.get("code")
+    said = "" if status in (401, 403) else f" ({scrub(' '.join(error.response.text.split()))[:300]})"
+    return FaultError(
+        f"HTTP status {status}{said}",
+        again=(status in _AGAIN or (status >= 500 and status != 501)) and code != "insufficient_quota",
+        wait=_retry_after(error.response.headers),
+        status=status,
+        param=param if isinstance(param, str) else None,
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from a number of them or a date."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value) if value[:1].isdigit() else _seconds_until(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    moment = parsedate_to_datetime(date)
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+
+
+def read_body(content: bytes, scrub: Scrub) -> Answered:
+    """The completion in the body of an answer with status 200.
+
+    Raises:
+        FaultError: it is none, it is empty, or the model or a filter refuses to answer.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise FaultError("a body that is no JSON", again=True) from None
+    try:
+        choice = body["choices"][0]
+        message, reason = choice["message"], choice.get("finish_reason")
+        text = _text_of(message.get("content"))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        said = body.get("error") if isinstance(body, dict) else None
+        told = f" ({scrub(str(said))[:300]})" if said else ""
+        raise FaultError(f"JSON that is no chat completion{told}", again=True) from None
+    if reason == "content_filter" or (not text and message.get("refusal")):
+        raise FaultError(f"a refusal ({scrub(str(message.get('refusal') or 'content filter'))[:200]})", again=False)
+    if not text.strip() and reason != "length":
+        raise FaultError("an empty answer", again=True)
+    usage = body.get("usage")
+    return Answered(
+        text=scrub(text),
+        finish="length" if reason == "length" else "stop",
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+    )
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError
+    return content or ""
+
+
+def _count(usage: Any, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _canonical(schema: Mapping[str, Any]) -> str:
+    return json.dumps(schema, sort_keys=True)
