@@ -213,6 +213,16 @@ def without_specks(mask: Mask) -> Mask:
     return kept
 
 
+def thickened(image: Image.Image, ratio: int) -> Image.Image:
+    """The RGB image with copies of its last row or column below or to the right until no side is ``ratio`` times the
+    other; networks that keep proportions would scale a thinner one to nothing."""
+    least = -(-max(image.size) // ratio)
+    down, right = max(0, least - image.height), max(0, least - image.width)
+    if not down and not right:
+        return image
+    return Image.fromarray(np.pad(np.asarray(image), ((0, down), (0, right), (0, 0)), mode="edge"))
+
+
 class BaseGrounder(ABC):
     """What all grounders share: reading the picture and the prompts, and asking for each thing once."""
 

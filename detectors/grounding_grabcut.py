@@ -33,6 +33,8 @@ SMOOTHNESS = 3.0
 """Weight of a neighbour that looks the same, against log-likelihoods in nats."""
 NOISE = 0.05
 """Standard deviation of a colour, in units of the full range."""
+POINT_WEIGHT = 2.0
+"""How often the colour under a point counts as seen, as a share of the box's pixels."""
 _TRUST = 6.0
 """Bound on the log-likelihood ratio of a colour, in nats, so that a rare one does not outvote all neighbours."""
 _LEAST_SURROUND = 16
@@ -100,8 +102,10 @@ def _label(pixels: _Floats, inside: NDArray[np.bool_], fixed: _Floats) -> _Float
     """Probability (h, w) of each pixel of (h, w, 3) to be on the thing."""
     weights, colours = _neighbours(pixels), _colours(pixels)
     share = np.where(np.isnan(fixed), _central(inside), fixed)
+    said = inside & ~np.isnan(fixed)
+    colours_seen = colours * np.where(said, POINT_WEIGHT * inside.sum(), 1.0)[..., None]
     for _ in range(ROUNDS):
-        evidence = _evidence(colours, share)
+        evidence = colours @ _evidence(colours_seen, share)
         share = _settled(evidence, fixed)
         for _ in range(SWEEPS):
             share = _settled(evidence + SMOOTHNESS * _pull(2 * share - 1, weights), fixed)
@@ -120,14 +124,13 @@ def _central(inside: NDArray[np.bool_]) -> _Floats:
     return guess
 
 
-def _evidence(colours: _Floats, share: _Floats) -> _Floats:
-    """Log of how much more often a pixel's colour is seen on the thing than elsewhere, (h, w), from memberships
+def _evidence(seen: _Floats, share: _Floats) -> _Floats:
+    """Log of how much more often each colour is seen on the thing than elsewhere, (k,), from weighted memberships
     (h, w, k) and probabilities (h, w)."""
-    front = np.einsum("hwk,hw->k", colours, share) + 1e-3
-    back = np.einsum("hwk,hw->k", colours, 1 - share) + 1e-3
-    ratio = np.log(front / front.sum()) - np.log(back / back.sum())
-    evidence: _Floats = colours @ np.clip(ratio, -_TRUST, _TRUST)
-    return evidence
+    front = np.einsum("hwk,hw->k", seen, share) + 1e-3
+    back = np.einsum("hwk,hw->k", seen, 1 - share) + 1e-3
+    ratio: _Floats = np.log(front / front.sum()) - np.log(back / back.sum())
+    return np.clip(ratio, -_TRUST, _TRUST)
 
 
 def _settled(logits: _Floats, fixed: _Floats) -> _Floats:

@@ -9,32 +9,29 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForMaskGeneration,
     SamConfig,
     SamImageProcessor,
     SamModel,
 )
-from transformers.utils import logging
 
-from refiner.detectors.grounding import BaseGrounder, Prompt, Segment, to_segment
+from refiner.detectors.grounding import BaseGrounder, Prompt, Segment, thickened, to_segment
+from refiner.detectors.grounding_loading import check_complete, load_folder, no_progress_bars
 from refiner.detectors.legion.conversion import rename_key, sam_config
 from refiner.errors import BadAnswerError, ModelNotFoundError, WeightsError
-from refiner.hub import resolve, verify
+from refiner.hub import resolve
 from refiner.types import Mask, Size
 
 CHUNK = 32
@@ -42,7 +39,7 @@ CHUNK = 32
 KEPT = 8
 """Images whose embeddings are kept."""
 _THINNEST = 64
-"""Largest ratio of an image's sides; thinner images get copies of their last row or column."""
+"""Largest ratio of an image's sides that is encoded as it is."""
 
 MODEL_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -118,11 +115,14 @@ class SamGrounder(BaseGrounder):
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         wanted = torch.float32 if dtype is None and place.type == "cpu" else dtype
-        with _quiet():
-            if Path(path).suffix in (".pth", ".pt"):
-                model, processor, found = *_load_file(Path(path).expanduser(), wanted), "sam"
-            else:
-                model, processor, found = _load_folder(resolve(path, "detector"), wanted)
+        if Path(path).suffix in (".pth", ".pt"):
+            model, processor, kind = *_load_file(Path(path).expanduser(), wanted), "sam"
+        else:
+            folder = resolve(path, "detector")
+            model, processor, kind = load_folder(
+                folder, AutoModelForMaskGeneration, AutoImageProcessor, MODEL_TYPES, wanted
+            )
+        found = MODEL_TYPES[kind]
         if family not in (None, found):
             raise WeightsError(f"Expected a model of the {family} family in {str(path)!r}, got one of {found}.")
         return cls(model.to(place), processor, name=f"{found}:{Path(path).name}")
@@ -144,7 +144,7 @@ class SamGrounder(BaseGrounder):
         if key in self._views:
             self._views.move_to_end(key)
             return self._views[key]
-        view = self._encode(_thickened(image))
+        view = self._encode(thickened(image, _THINNEST))
         self._views[key] = view
         if len(self._views) > KEPT:
             self._views.popitem(last=False)
@@ -203,14 +203,6 @@ def _by_kind(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
         yield from (group[start : start + CHUNK] for start in range(0, len(group), CHUNK))
 
 
-def _thickened(image: Image.Image) -> Image.Image:
-    least = -(-max(image.size) // _THINNEST)
-    down, right = max(0, least - image.height), max(0, least - image.width)
-    if not down and not right:
-        return image
-    return Image.fromarray(np.pad(np.asarray(image), ((0, down), (0, right), (0, 0)), mode="edge"))
-
-
 def _patches(masks: Tensor, view: _View, prompts: Sequence[Prompt]) -> Iterator[Mask]:
     """Logits (N, h, w) of the decoder as bool masks of the prompts' windows in the image."""
     rows, columns = (_resampling(masks.shape[1 + axis], view, axis).to(masks.device) for axis in (0, 1))
@@ -230,43 +222,6 @@ def _resampling(side: int, view: _View, axis: int) -> Tensor:
     return interpolate(basis, view.size[axis], mode="linear", align_corners=False)[0].T
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load_folder(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any, str]:
-    try:
-        kind = AutoConfig.from_pretrained(folder).model_type
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"Expected a transformers folder in {str(folder)!r}, got {error}: fetch it again."
-        ) from error
-    if kind not in MODEL_TYPES:
-        raise WeightsError(
-            f"Expected a model of the SAM family in {str(folder)!r}, got one of type {kind!r}: name a folder of "
-            f"{', '.join(MODEL_TYPES)}."
-        )
-    verify(folder)
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder)
-        model, info = AutoModelForMaskGeneration.from_pretrained(
-            folder, dtype=dtype or "auto", output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise WeightsError(
-            f"Expected a whole {kind} folder in {str(folder)!r}, got {error}: fetch it again."
-        ) from error
-    _check_complete(folder, info)
-    return model, processor, MODEL_TYPES[kind]
-
-
 def _load_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     """A state dict of segment-anything, under the names of transformers."""
     if not path.is_file():
@@ -278,8 +233,8 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
             f"Expected whole weights in {str(path)!r}, got {type(error).__name__}: fetch it again."
         ) from error
     try:
-        state = {rename_key(f"model.grounding_encoder.{key}"): tensor for key, tensor in original.items()}
-        state.pop(None, None)
+        renamed = ((rename_key(f"model.grounding_encoder.{key}"), tensor) for key, tensor in original.items())
+        state = {key: tensor for key, tensor in renamed if key}
         shared = state["sam.prompt_encoder.shared_embedding.positional_embedding"]
         state["sam.shared_image_embedding.positional_embedding"] = shared
         config = SamConfig(**sam_config(state))
@@ -288,22 +243,11 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
             f"Expected the weights of segment-anything's SAM in {str(path)!r}, got another model's ({error!r}): "
             "name a sam_vit_*.pth file."
         ) from error
-    model, info = SamModel.from_pretrained(
-        None,
-        config=config,
-        state_dict={key.removeprefix("sam."): tensor for key, tensor in state.items()},
-        dtype=dtype or shared.dtype,
-        output_loading_info=True,
-    )
-    _check_complete(path, info)
+    named = {key.removeprefix("sam."): tensor for key, tensor in state.items()}
+    with no_progress_bars():
+        model, info = SamModel.from_pretrained(
+            None, config=config, state_dict=named, dtype=dtype or shared.dtype, output_loading_info=True
+        )
+    check_complete(path, info)
     side = config.vision_config.image_size
     return model, SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side})
-
-
-def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
-    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing or surplus or info.get("mismatched_keys"):
-        raise WeightsError(
-            f"Expected all of the model's weights in {str(path)!r} and no others, got missing {missing[:3]} and "
-            f"surplus {surplus[:3]}: fetch it again."
-        )
