@@ -37,6 +37,8 @@ POINT_WEIGHT = 2.0
 """How often the colour under a point counts as seen, as a share of the box's pixels."""
 _TRUST = 6.0
 """Bound on the log-likelihood ratio of a colour, in nats, so that a rare one does not outvote all neighbours."""
+_SAMPLE = 4096
+"""Pixels that the colours are found from, at most."""
 _LEAST_SURROUND = 16
 """Pixels of background that are needed; a box with fewer around it stays a box."""
 
@@ -116,7 +118,7 @@ def _central(inside: NDArray[np.bool_]) -> _Floats:
     """A first guess (h, w) for a box: 1 in its middle, falling to 0 at its sides."""
     guess = np.ones(inside.shape)
     for axis in (0, 1):
-        within = inside.any(1 - axis)
+        within = np.asarray(inside.any(1 - axis))
         count = int(within.sum())
         line = np.zeros(len(within))
         line[within] = np.minimum(1.0, 2 - 2 * np.abs(2 * (np.arange(count) + 0.5) / max(1, count) - 1))
@@ -167,6 +169,7 @@ def _colours(pixels: _Floats) -> _Floats:
     The colours are found by k-means, started from pixels that look least alike.
     """
     sample = pixels.reshape(-1, 3)
+    sample = sample[:: -(-len(sample) // _SAMPLE)]
     centres = [sample.mean(0)]
     for _ in range(COLOURS):
         far = np.min([((sample - centre) ** 2).sum(1) for centre in centres], axis=0)

@@ -242,6 +242,15 @@ def test_masks_have_the_size_of_any_image(grounder, size):
         assert segment.mask.any()
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_half_precision_draws_masks_too(folders, kind):
+    grounder = load_grounder(folders / kind, dtype=torch.bfloat16)
+    segments = grounder.segment(picture(), boxes=BOXES[:1], points=[[(9, 9, True)]])
+    segments += grounder.segment(picture(), points=[[(9, 9, True)]])
+    assert grounder.model.dtype == torch.bfloat16
+    assert [segment.source for segment in segments] == ["model"] * 2
+
+
 def test_the_oldest_embeddings_are_forgotten(checkpoint):
     grounder = load_grounder(checkpoint)
     images = [picture(seed=seed) for seed in range(9)]
