@@ -2,6 +2,7 @@
 
 A frozen table of families; nothing is imported before it is asked for. Other packages add families by an entry point
 of group ``refiner.detectors`` whose name is the family and whose value is a factory like those in ``FAMILIES``.
+The family ``vlm`` alone needs no folder: its model may stand behind an endpoint, ``vlm:<model>@<base url>``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from refiner.errors import ModelNotFoundError
+from refiner.errors import ConfigError, ModelNotFoundError
 from refiner.hub import micro_parts, resolve
 
 if TYPE_CHECKING:
@@ -33,10 +34,16 @@ def _legion(folder: Path, device: str | torch.device | None, dtype: torch.dtype 
     return LegionDetector.from_pretrained(folder, device=device, dtype=dtype)
 
 
-FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion})
+def _vlm(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
+    from refiner.detectors.vlm import load_vlm
+
+    return load_vlm(folder, device=device, dtype=dtype)
+
+
+FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion, "vlm": _vlm})
 """Family -> factory(folder, device, dtype)."""
 
-_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"refiner_legion": "legion"})
+_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"refiner_legion": "legion", "qwen2_5_vl": "vlm", "qwen3_vl": "vlm"})
 """``model_type`` in a folder's ``config.json`` -> family."""
 
 
@@ -57,23 +64,39 @@ def _lazy(target: str) -> Factory:
 
 
 def load_detector(
-    detector: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    detector: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    grounder: str | Path | None = None,
 ) -> Detector:
     """Load a detector by its id.
 
     Args:
         detector: ``micro`` or ``micro:legion`` (bundled), ``<family>:<folder or hub id>``, or a folder or hub id
-            whose ``config.json`` tells its family.
+            whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to run it
+            here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
+            endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``.
         device: None takes CUDA where there is one.
         dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        grounder: of a vision-language model, which gives boxes alone: id for ``load_grounder``, such as
+            ``sam:<path>``; None: ``grabcut``, which needs no weights.
 
     Raises:
         ModelNotFoundError: no such detector; the message names those that are known.
         WeightsError: its weights are damaged or of another kind.
+        ConfigError: a grounder for a detector that draws its own masks.
     """
     table = families()
     text = str(detector)
     family, colon, rest = text.partition(":")
+    if family == "vlm" and (colon or not Path(text).is_dir()):
+        return _named_vlm(rest, device, dtype, grounder)
+    if grounder is not None:
+        raise ConfigError(
+            f"Expected a grounder with vlm:<model> alone, got one with {text!r}, which draws its own masks: "
+            "leave the grounder out."
+        )
     if colon and family in table:
         return table[family](resolve(rest, "detector"), device, dtype)
     try:
@@ -84,6 +107,22 @@ def load_detector(
     if named not in table:
         raise ModelNotFoundError(f"Expected a detector, got {text!r}, whose config names none. {_known(table)}")
     return table[named](folder, device, dtype)
+
+
+def _named_vlm(
+    rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
+) -> Detector:
+    """What stands behind ``vlm:``; an ``@`` before http begins the address of an endpoint, any other a revision."""
+    from refiner.detectors.vlm import DEFAULT_GROUNDER, DEFAULT_MODEL, load_vlm
+
+    model, address, place = rest.partition("@http")
+    return load_vlm(
+        model or DEFAULT_MODEL,
+        base_url=f"http{place}" if address else None,
+        grounder=grounder or DEFAULT_GROUNDER,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _family_of(folder: Path) -> str | None:
@@ -98,5 +137,5 @@ def _family_of(folder: Path) -> str | None:
 
 def _known(table: Mapping[str, Factory]) -> str:
     bundled = [part for part in micro_parts() if part.removeprefix("micro:") in table]
-    names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table))]
+    names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table)), "vlm:<model>@<base url>"]
     return f"Known detectors: {', '.join(names)}."

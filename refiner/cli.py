@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what the picture shows")
     parser.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
-    parser.add_argument("--detector", help="micro, a folder, or a hub id (the model's own)")
+    parser.add_argument("--detector", help="micro, vlm:MODEL[@URL], a folder, or a hub id (the model's own)")
     parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
     parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
@@ -96,7 +96,8 @@ def _add_refine(parser: argparse.ArgumentParser) -> None:
 
 def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    parser.add_argument("--detector", default="micro", help="micro, a folder, or a hub id (micro)")
+    parser.add_argument("--detector", default="micro", help="micro, vlm:MODEL[@URL], a folder, or a hub id (micro)")
+    parser.add_argument("--grounder", help="draws the masks of vlm:MODEL: sam:PATH, grabcut or box (grabcut)")
     parser.add_argument("--out", metavar="DIR", help="where to write the pictures with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect)
@@ -178,7 +179,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
         if detector is None:
             from refiner.detectors import load_detector
 
-            detector = load_detector(args.detector)
+            detector = load_detector(args.detector, grounder=args.grounder)
         try:
             analysis = detector(image)
         except RefinerError as error:

@@ -1,0 +1,199 @@
+"""Any vision-language model as a detector: asked for flaws in words and boxes, asked again about each, then drawn.
+
+The model is a ``ChatBackend``, here or behind an endpoint; the masks come from a ``Grounder``. What is asked is
+written in ``refiner.detectors.vlm_questions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from refiner.detectors.answer_boxes import BoxFormat
+from refiner.detectors.answers import FoundRegion, read_regions
+from refiner.detectors.chat import ChatBackend, ChatReply, EndpointChat, Outcome
+from refiner.detectors.chat_pictures import fit_picture
+from refiner.detectors.grounding import Grounder, Segment, load_grounder
+from refiner.detectors.vlm_questions import box_format, finding, read_verdicts, verifying
+from refiner.errors import ConfigError, ModelError, RefinerError
+from refiner.masks import box_of, location_words
+from refiner.types import Analysis, Region, Size
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
+DEFAULT_GROUNDER = "grabcut"
+"""Needs no weights; ``Analysis.raw`` and the detector's name say so."""
+_PATCH = 28
+"""Models that count in pixels see pictures whose sides are multiples of this (Qwen2.5-VL), and at least two of it."""
+
+
+class VlmDetector:
+    """A vision-language model and a grounder; satisfies ``refiner.protocols.Detector``.
+
+    Two-step: the model lists whatever may be a flaw, then is shown its own list and judges it item by item, all in one
+    request for each picture. A region is dropped only where it is clearly denied; its ``score`` is the probability
+    that the second answer gives. Where that answer fails or cannot be read, the regions stay as they were found, and
+    ``raw`` says so. One-step: ``score`` is the confidence of the first answer.
+
+    A region whose box is missing or not sure is kept, with mask None and the whole picture as its box. ``raw`` holds
+    the model's answers, and who drew each mask. No verdict real or fake is given.
+
+    Args:
+        backend: the model.
+        grounder: turns boxes into masks; it sees each picture once, and only those with a box.
+        boxes: how the model writes boxes; None: as its name tells (``box_format``).
+        two_step: whether to verify.
+    """
+
+    def __init__(
+        self, backend: ChatBackend, *, grounder: Grounder, boxes: BoxFormat | None = None, two_step: bool = True
+    ) -> None:
+        self.backend, self.grounder, self.two_step = backend, grounder, two_step
+        self.boxes = boxes or box_format(backend.name)
+
+    @property
+    def name(self) -> str:
+        """Model, steps, and the grounder, which says where it is a fallback."""
+        return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """What is wrong with one picture.
+
+        Args:
+            image: any size; the model is shown it scaled down to ``backend.max_side``.
+            prompt: what the picture was to show; told to the model as data.
+
+        Raises:
+            UnreadableOutputError: the answer neither names regions nor clearly says that there are none.
+            ModelError: no answer came.
+            UserError: the backend cannot be used so, for example for want of a key.
+        """
+        return self.batch([image], None if prompt is None else [prompt])[0]
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """The same answers as one call each; the requests of all pictures go to the backend together.
+
+        Raises:
+            RefinerError: as for one picture; the first picture's that failed.
+        """
+        if prompts is not None and len(prompts) != len(images):
+            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        shown = [self._shown(image) for image in images]
+        questions = [
+            finding(picture, "" if prompts is None else prompts[index], self.boxes, thorough=self.two_step)
+            for index, picture in enumerate(shown)
+        ]
+        answers = [_answer(outcome) for outcome in self.backend.complete(questions)] if questions else []
+        sizes = [Size(image.height, image.width) for image in images]
+        found = [
+            read_regions(answer.text, size, boxes=self.boxes, shown=Size(picture.height, picture.width))
+            for answer, size, picture in zip(answers, sizes, shown, strict=True)
+        ]
+        raws = [answer.text for answer in answers]
+        if self.two_step:
+            self._verify(shown, sizes, found, raws)
+        return [self._analysis(*each) for each in zip(images, found, raws, strict=True)]
+
+    def _shown(self, image: Image.Image) -> Image.Image:
+        """The picture as the model sees it: nothing on the way may scale it further where boxes count its pixels."""
+        picture = fit_picture(image, self.backend.max_side)
+        if self.boxes.scale != "pixels":
+            return picture
+        most = max(2, self.backend.max_side // _PATCH)
+        width, height = (_PATCH * min(most, max(2, round(side / _PATCH))) for side in picture.size)
+        return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+    def _verify(
+        self,
+        shown: Sequence[Image.Image],
+        sizes: Sequence[Size],
+        found: list[list[FoundRegion]],
+        raws: list[str],
+    ) -> None:
+        """Ask about the regions found, drop those denied, and note the answers in ``raws``; in place."""
+        asked = [index for index, regions in enumerate(found) if regions]
+        questions = [verifying(shown[index], found[index], sizes[index], self.boxes) for index in asked]
+        outcomes = self.backend.complete(questions) if questions else []
+        for index, outcome in zip(asked, outcomes, strict=True):
+            try:
+                answer = _answer(outcome)
+                verdicts = read_verdicts(answer.text, found[index])
+            except ModelError as error:
+                raws[index] += f"\n\nNot verified: {error}"
+                continue
+            raws[index] += f"\n\nVerified:\n{answer.text}"
+            found[index] = [
+                replace(region, score=round(score, 6))
+                for region, score in zip(found[index], verdicts, strict=True)
+                if score is not None
+            ]
+
+    def _analysis(self, image: Image.Image, found: Sequence[FoundRegion], raw: str) -> Analysis:
+        boxes = [region.box for region in found if region.box is not None]
+        segments = self.grounder.segment(image, boxes=boxes) if boxes else []
+        if segments:
+            raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
+        size, drawn = Size(image.height, image.width), iter(segments)
+        regions = [_region(region, None if region.box is None else next(drawn), size) for region in found]
+        return Analysis(size=size, regions=tuple(regions), raw=raw, detector=self.name)
+
+
+def load_vlm(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    base_url: str | None = None,
+    grounder: str | Path = DEFAULT_GROUNDER,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> VlmDetector:
+    """A two-step ``VlmDetector`` by the names of its parts.
+
+    Args:
+        model: folder or hub id with an optional ``@revision``; with ``base_url``, what the server calls the model.
+        base_url: of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs here.
+        grounder: id for ``load_grounder``.
+        device: None takes CUDA where there is one; of the model here and of the grounder.
+        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+
+    Raises:
+        ModelNotFoundError, WeightsError: an unknown or damaged model or grounder.
+        MissingExtraError: the ``openai`` package is not installed.
+        ConfigError: an address with a key in it.
+    """
+    if base_url is not None:
+        chat: ChatBackend = EndpointChat(str(model), base_url=base_url)
+        form = box_format(str(model))
+    else:
+        from refiner.detectors.chat_local import LocalChat
+
+        chat = local = LocalChat.from_pretrained(model, device=device, dtype=dtype)
+        form = box_format(str(local.model.config.model_type))
+    return VlmDetector(chat, grounder=load_grounder(grounder, device=device, dtype=dtype), boxes=form)
+
+
+def _answer(outcome: Outcome) -> ChatReply:
+    if isinstance(outcome, RefinerError):
+        raise outcome
+    return outcome
+
+
+def _region(found: FoundRegion, segment: Segment | None, size: Size) -> Region:
+    mask = None if segment is None else segment.mask
+    box = (None if mask is None else box_of(mask)) or (0, 0, size.width, size.height)
+    return Region(
+        mask=mask,
+        box=box,
+        name=found.name,
+        location=found.location or ("" if mask is None else location_words(box, size)),
+        explanation=found.explanation,
+        reasoning=found.reasoning,
+        category=found.category,
+        severity=found.severity,
+        score=found.score,
+    )
