@@ -75,6 +75,20 @@ def test_softness_of_the_whole_picture_is_no_flaw(blur: float) -> None:
     assert sum(counts) == 0
 
 
+@pytest.mark.parametrize("radius", [20.0, 30.0, 39.0])
+@pytest.mark.parametrize(("longer", "flaws"), [(0.05, 0), (0.4, 1)])
+def test_what_a_part_may_be_off_by_is_in_proportion_to_its_thing(radius: float, longer: float, flaws: int) -> None:
+    hand = Thing(kind="hand", colour="red", x=SIZE / 2, y=SIZE / 2 + 4, radius=radius)
+    scene = Scene(things=(hand,), rows=(1,), background="sky")
+    stretched = []
+    for shape in scene.shapes():
+        if shape.part == "second finger":
+            tip = shape.points[:, 1] < hand.y - 0.5 * radius
+            shape = replace(shape, points=shape.points - np.outer(tip, (0, longer * radius)))
+        stretched.append(shape)
+    assert inspect(rasterise(stretched, scene.ground, SIZE), scene).count == flaws
+
+
 @pytest.mark.parametrize("part", ["left pupil", "right pupil", "nose", "mouth"])
 def test_a_lost_part_of_a_face_is_one_flaw_with_its_name(part: str) -> None:
     verdict = inspect(without(pair(), 0, part), pair())

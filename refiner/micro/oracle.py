@@ -2,7 +2,8 @@
 
 It sees the picture and the caption, nothing else: no detector, no loop, no seed. Detector and judge learn from what it
 says of training pictures (``training/paintings.py``); when they run, they do not see it. It fits place and size of
-every thing (``fitting.py``), renders the scene so found, and compares in two ways, both forgiving about one pixel:
+every thing (``fitting.py``), renders the scene so found, and compares in two ways, both forgiving about one pixel
+(about more where things are large):
 
 - every *part* (a finger, a pupil, a tick, a letter, a shadow) must be seen: where the picture looks as if the part
   were not there, the part is unsupported;
@@ -152,7 +153,8 @@ class _Inspection:
         self._blur = min(_BLURS, key=lambda blur: float(_clipped(_soften(drawn, blur) - pixels).sum()))
         shifted = [self._render(dx, dy) for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
         drawings = [_soften(each, self._blur) for each in (drawn, *shifted)]
-        self._residue = Residue(pixels, drawings, scene.ground)
+        radius = float(np.mean([fit.thing.radius for fit in fits]))
+        self._residue = Residue(pixels, drawings, scene.ground, radius)
 
     def _render(self, across: int = 0, down: int = 0) -> Floats:
         """The fitted scene, off by so many times the accuracy of a fit."""
