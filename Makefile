@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROMPT ?= a red hand with five fingers left of a green clock showing three o'clock on a sky background
-SEED ?= 12
+SEED ?= 134
 OUT ?= out
 SHELL := /bin/bash
 
