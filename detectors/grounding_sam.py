@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from refiner.detectors.grounding import BaseGrounder, Prompt, Segment, thickened, to_segment
-from refiner.detectors.grounding_loading import check_complete, load_folder, no_progress_bars
 from refiner.detectors.legion.conversion import rename_key, sam_config
+from refiner.detectors.loading import check_complete, load_folder, no_progress_bars
 from refiner.errors import BadAnswerError, ModelNotFoundError, WeightsError
 from refiner.hub import resolve
 from refiner.types import Mask, Size

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from refiner.detectors.grounding import thickened
-from refiner.detectors.grounding_loading import load_folder
+from refiner.detectors.loading import load_folder
 from refiner.errors import BadAnswerError, ConfigError, InputError, WeightsError
 from refiner.hub import resolve
 from refiner.masks import clip_box

@@ -414,64 +414,11 @@ def test_the_command_line(serve, tmp_path, capsys):
     assert KEY not in said + complaints
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A tiny random network of Qwen3-VL's architecture that writes nothing but letters."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import (
-        Qwen2TokenizerFast,
-        Qwen2VLImageProcessor,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    marks = [f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")]
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
-        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
-        "{% endfor %}<|im_start|>assistant\n"
-    )
-    tokenizer = Qwen2TokenizerFast(
-        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        additional_special_tokens=marks, chat_template=template,
-    )  # fmt: skip
-    start, end, image, video = tokenizer.convert_tokens_to_ids(marks[2:])
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 8192,
-            "rope_parameters": rope,
-        },
-        vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 16,
-            "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
-        },
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-    )  # fmt: skip
-    Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(
-            patch_size=16, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 1024, "longest_edge": 16384}
-        ),
-        tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=template,
-    ).save_pretrained(tmp_path)  # fmt: skip
-    torch.manual_seed(1)
-    model = Qwen3VLForConditionalGeneration(config)
-    letters = set(tokenizer.convert_tokens_to_ids([chr(code) for code in range(ord("a"), ord("z") + 1)]))
-    model.generation_config.suppress_tokens = [token for token in range(len(tokenizer)) if token not in letters]
-    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_a_model_that_runs_here(folder):
+def test_a_model_that_runs_here(tmp_path):
     """By its family or by its folder alone; that it has nothing to say is never taken for clean."""
+    from tiny_chat_models import save_viewer
+
+    folder = save_viewer(tmp_path / "model", context=8192)
     for name in (f"vlm:{folder}", folder):
         detector = load_detector(name, device="cpu")
         assert isinstance(detector, VlmDetector)
@@ -482,4 +429,4 @@ def test_a_model_that_runs_here(folder):
             detector(picture(RED), "a red square")
         assert len(caught.value.raw) == 8
     with pytest.raises(WeightsError):
-        load_detector(f"vlm:{folder.parent}")
+        load_detector(f"vlm:{tmp_path}")

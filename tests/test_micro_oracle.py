@@ -76,7 +76,7 @@ def test_softness_of_the_whole_picture_is_no_flaw(blur: float) -> None:
 
 
 @pytest.mark.parametrize("radius", [20.0, 30.0, 39.0])
-@pytest.mark.parametrize(("longer", "flaws"), [(0.05, 0), (0.4, 1)])
+@pytest.mark.parametrize(("longer", "flaws"), [(0.2, 0), (0.3, 1)])
 def test_what_a_part_may_be_off_by_is_in_proportion_to_its_thing(radius: float, longer: float, flaws: int) -> None:
     hand = Thing(kind="hand", colour="red", x=SIZE / 2, y=SIZE / 2 + 4, radius=radius)
     scene = Scene(things=(hand,), rows=(1,), background="sky")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     SamImageProcessor,
 )
-from transformers.utils import logging
 
 from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
 from refiner.detectors.legion.modeling import LegionConfig, LegionModel
+from refiner.detectors.loading import check_complete, no_progress_bars
 from refiner.errors import WeightsError
 from refiner.hub import read_card, verify
 
@@ -47,7 +45,7 @@ def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
         WeightsError: the folder is of another kind, incomplete or damaged.
     """
     config = read_config(folder)
-    with _no_progress_bars():
+    with no_progress_bars():
         if is_ours(config):
             return _load_ours(folder, dtype)
         if is_original(config):
@@ -56,17 +54,6 @@ def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
         f"Expected a LEGION detector in {str(folder)!r}, got a model of type {config.get('model_type')!r}: "
         "name a folder with LEGION weights."
     )
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -108,7 +95,7 @@ def _load_ours(folder: Path, dtype: torch.dtype | None) -> Parts:
         raise WeightsError(
             f"Expected a whole LEGION folder in {str(folder)!r}, got {error}: build it again."
         ) from error
-    _check_complete(folder, info)
+    check_complete(folder, info)
     card = read_card(folder) if (folder / "card.json").exists() else None
     name = card.name if card else f"legion:{folder.name}"
     return Parts(model, tokenizer, clip_processor, sam_processor, name, card.domain if card else "")
@@ -147,7 +134,7 @@ def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | 
         dtype=dtype or state["llava.lm_head.weight"].dtype,
         output_loading_info=True,
     )
-    _check_complete(folder, info)
+    check_complete(folder, info)
     side = config.sam["vision_config"]["image_size"]
     sam_processor = SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side})
     return Parts(model, tokenizer, clip_processor, sam_processor, f"legion:{folder.name}", "")
@@ -170,12 +157,3 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if not state:
         raise WeightsError(f"Expected weights (*.safetensors or *.bin) in {str(folder)!r}, got none: fetch them again.")
     return state
-
-
-def _check_complete(folder: Path, info: dict[str, Any]) -> None:
-    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing or surplus or info.get("mismatched_keys"):
-        raise WeightsError(
-            f"Expected all of LEGION's weights in {str(folder)!r} and no others, got missing {missing[:3]} and "
-            f"surplus {surplus[:3]}: fetch or build the folder again."
-        )

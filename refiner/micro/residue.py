@@ -1,6 +1,8 @@
 """What no part of a scene explains: connected pixels that differ from its render by more than softness and a nudge.
 
-Both are in proportion to the things: nobody calls a hand flawed because a finger is three per cent too long."""
+Both are in proportion to the things, by which a part may end, or stand, some 0.19 of the radius beside its place:
+nobody calls a hand flawed whose middle finger is a little longer than another's.
+"""
 
 from __future__ import annotations
 

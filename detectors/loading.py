@@ -1,4 +1,4 @@
-"""Folders of transformers to models, for the grounding room."""
+"""Folders of transformers to models: what the loaders of several detectors share."""
 
 from __future__ import annotations
 
