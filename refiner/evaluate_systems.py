@@ -18,8 +18,9 @@ from refiner.data.anomreason import Anomaly, from_regions
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.evaluate_samples import Sample, digest, joined_text
-from refiner.images import ai_label, png_bytes
+from refiner.images import png_bytes
 from refiner.protocols import Detector, Judge
+from refiner.provenance import ai_label
 from refiner.runs import Json, analysis_to_dict, atomic_write
 from refiner.types import Analysis, Attempt, RefinementResult
 

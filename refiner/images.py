@@ -188,16 +188,3 @@ def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | Non
 
 XMP = "XML:com.adobe.xmp"
 """The PNG key of an XMP packet."""
-
-_DIGITAL_SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-
-
-def ai_label(*, from_given_image: bool) -> dict[str, str]:
-    """PNG metadata that says the picture was made, or partly made, by a trained model (IPTC digital source type)."""
-    kind = "compositeWithTrainedAlgorithmicMedia" if from_given_image else "trainedAlgorithmicMedia"
-    packet = (
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        f'Iptc4xmpExt:DigitalSourceType="{_DIGITAL_SOURCES}{kind}"/></rdf:RDF></x:xmpmeta>'
-    )
-    return {XMP: packet, "Source": "AI-generated"}

@@ -25,8 +25,9 @@ from refiner.errors import ConfigError, InputError
 from refiner.evaluate_data import open_data
 from refiner.evaluate_samples import Sample, digest
 from refiner.evaluate_systems import Looker
-from refiner.images import ai_label, load_image, png_bytes
+from refiner.images import load_image, png_bytes
 from refiner.protocols import PaintJob
+from refiner.provenance import ai_label
 from refiner.runs import Json, atomic_write, derive_seed
 
 Option = bool | int | float | str | None

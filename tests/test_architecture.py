@@ -18,7 +18,8 @@ HOMES = {"refiner": "refiner", **{name: f"refiner.{name}" for name in ("demo", "
 CORE = ("errors", "taxonomy", "types", "protocols", "masks", "runs", "images", "hub")
 LAYERS = [
     [f"refiner.{name}" for name in CORE],
-    ["refiner.overlays", "refiner.report", "refiner.report_html", "refiner.evaluate", "refiner.distributed"]
+    ["refiner.overlays", "refiner.provenance", "refiner.report", "refiner.report_html"]
+    + ["refiner.evaluate", "refiner.distributed"]
     + [f"refiner.evaluate_{name}" for name in ("annotated", "columns", "data", "figures", "localization", "plots")]
     + [f"refiner.evaluate_{name}" for name in ("records", "report", "robustness", "samples", "systems", "table")]
     + ["refiner.evaluate_tasks"]
@@ -35,7 +36,7 @@ DOORS = ("refiner", "refiner.__main__", "refiner.cli") + tuple(
 LOOKS_UP = {("refiner.types", "refiner.report")}
 """Inside a function: ``RefinementResult.save``."""
 
-LIGHT = [*(f"refiner.{name}" for name in CORE), "refiner", "refiner.cli", "refiner.report"]
+LIGHT = [*(f"refiner.{name}" for name in CORE), "refiner", "refiner.cli", "refiner.provenance", "refiner.report"]
 LIGHT += [f"refiner.micro.{name}" for name in ("world", "flaws", "oracle")]
 HEAVY = {"torch", "diffusers", "transformers", "gradio", "torchvision", "open_clip", "accelerate"}
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from refiner.errors import InputError
-from refiner.images import XMP, ai_label, load_image, save_png
+from refiner.images import XMP, load_image, save_png
+from refiner.provenance import ai_label
 
 
 def gradient(width=40, height=30):

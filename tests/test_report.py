@@ -74,7 +74,8 @@ def test_painted_pictures_are_labelled_and_given_ones_are_not(tmp_path):
     with Image.open(files["start"]) as given, Image.open(files["best"]) as mended:
         assert XMP not in given.text
         assert "compositeWithTrainedAlgorithmicMedia" in mended.text[XMP]
-        assert json.loads(mended.text["refiner"])["seed"] == 1
+        record = json.loads(mended.text["refiner"])
+        assert record["attempts"][record["attempt"]]["seed"] == 1
     files = save_result(usual(), tmp_path)
     with Image.open(files["start"]) as made, Image.open(files["before_after"]) as pair:
         assert "/trainedAlgorithmicMedia" in made.text[XMP]
