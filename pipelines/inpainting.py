@@ -5,7 +5,8 @@ Nothing outside a job's mask changes, not by one grey level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from refiner.errors import BadImageError, InputError
 from refiner.masks import box_of, feather, ring
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
 from refiner.protocols import InpaintJob
 from refiner.types import Box, Mask, Size
 
@@ -44,7 +46,7 @@ class CropInpainter:
     """An inpainter over anything that paints crops.
 
     Crops of one strength and size go through the model together. They are independent rows there, so that a job's
-    picture is the same whatever else is in the batch.
+    picture is the same whatever else is in the batch. Where memory runs out, the batch is halved and stays so.
 
     Args:
         paint: the model.
@@ -60,23 +62,73 @@ class CropInpainter:
         self._multiple = multiple
         self._cell = cell
         self._config = config
+        self._batch = config.batch_size
+        self._remarks: list[str] = []
 
     def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
         """The whole pictures of the jobs, each repainted inside its mask.
 
+        Where only some crops come back unusable, their jobs' pictures stay as they were; ``remarks`` says why.
+
         Raises:
             InputError: an empty mask, or one of another size than its image.
-            BadImageError: the model returned a wrong number or size of pictures, or NaN.
+            BadImageError: not one crop came back usable, or there is no memory for a single one.
         """
         boxes = [self._box(job) for job in jobs]
         crops = [self._crop(job, box) for job, box in zip(jobs, boxes, strict=True)]
         painted: dict[int, Pixels] = {}
-        for batch in self._batches(crops):
-            pictures = self._paint([crops[index] for index in batch])
-            _check(pictures, [crops[index] for index in batch])
-            painted.update(zip(batch, pictures, strict=True))
+        for group in self._groups(crops):
+            painted.update(zip(group, self._paint_group([crops[index] for index in group]), strict=True))
+        faults = {index: fault for index, crop in enumerate(crops) if (fault := _fault(painted[index], crop))}
+        if crops and len(faults) == len(crops):
+            raise BadImageError(faults[0])
+        if faults:
+            reasons = " ".join(dict.fromkeys(faults.values()))
+            self._remarks.append(f"{len(faults)} of {len(crops)} crops stay as they were. {reasons}")
         reach = self._config.feather
-        return [paste(job, boxes[index], painted[index], reach * max(job.image.size)) for index, job in enumerate(jobs)]
+        return [
+            job.image if index in faults else paste(job, boxes[index], painted[index], reach * max(job.image.size))
+            for index, job in enumerate(jobs)
+        ]
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the calls since this was last asked, such as a batch that was too large."""
+        said, self._remarks = self._remarks, []
+        return said
+
+    def _paint_group(self, crops: Sequence[Crop]) -> list[Pixels]:
+        """Paint crops of one kind, as many at a time as memory holds."""
+        painted: list[Pixels] = []
+        while len(painted) < len(crops):
+            batch = crops[len(painted) : len(painted) + self._batch]
+            try:
+                pictures = self._paint(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            else:
+                if len(pictures) != len(batch):
+                    raise BadImageError(
+                        f"Expected {len(batch)} pictures from the inpainting model, got {len(pictures)}."
+                    )
+                painted += pictures
+                continue
+            self._halve(batch, said)
+        return painted
+
+    def _halve(self, batch: Sequence[Crop], said: str) -> None:
+        make_room()
+        width, height = batch[0].image.size
+        if len(batch) == 1:
+            raise BadImageError(
+                f"Expected memory for one crop of {width}x{height} pixels, got {said!r}: use a smaller model, dtype or "
+                "picture, or enable_model_cpu_offload()."
+            )
+        self._batch = len(batch) // 2
+        remark = f"Memory ran out with {len(batch)} crops of {width}x{height} pixels at once: now {self._batch}."
+        warnings.warn(remark, RuntimeWarning, stacklevel=2)
+        self._remarks.append(remark)
 
     def _box(self, job: InpaintJob) -> Box:
         size = Size(job.image.height, job.image.width)
@@ -101,14 +153,13 @@ class CropInpainter:
             strength=job.strength,
         )
 
-    def _batches(self, crops: Sequence[Crop]) -> Iterator[list[int]]:
+    def _groups(self, crops: Sequence[Crop]) -> list[list[int]]:
+        """The crops that may be rows of one batch."""
         groups: dict[Hashable, list[int]] = {}
         for index, crop in enumerate(crops):
             # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
             groups.setdefault((crop.strength, crop.image.size, bool(crop.negative_prompt)), []).append(index)
-        for group in groups.values():
-            for start in range(0, len(group), self._config.batch_size):
-                yield group[start : start + self._config.batch_size]
+        return list(groups.values())
 
 
 def crop_box(flawed: Box, size: Size, *, padding: float, least: int) -> Box:
@@ -148,18 +199,16 @@ def _whole_cells(mask: Mask, cell: int) -> Mask:
     return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
-def _check(pictures: Sequence[Pixels], crops: Sequence[Crop]) -> None:
-    if len(pictures) != len(crops):
-        raise BadImageError(f"Expected {len(crops)} pictures from the inpainting model, got {len(pictures)}.")
-    for picture, crop in zip(pictures, crops, strict=True):
-        if picture.shape != (*crop.mask.shape, 3):
-            raise BadImageError(
-                f"Expected a picture of shape {(*crop.mask.shape, 3)} from the inpainting model, got {picture.shape}."
-            )
-        if not np.isfinite(picture).all():
-            raise BadImageError(
-                "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
-            )
+def _fault(picture: Pixels, crop: Crop) -> str | None:
+    """What makes a painted crop unusable, as a sentence; None where it is usable."""
+    wanted = (*crop.mask.shape, 3)
+    if picture.shape != wanted:
+        return f"Expected a picture of shape {wanted} from the inpainting model, got {picture.shape}."
+    if not np.isfinite(picture).all():
+        return "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
+    if not picture.any() and np.asarray(crop.image).any():
+        return "Expected a picture from the inpainting model, got black: its safety checker blocked it."
+    return None
 
 
 def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> Image.Image:

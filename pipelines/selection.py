@@ -65,8 +65,9 @@ def burden_within(analysis: Analysis, mask: Mask) -> float:
     total = 0.0
     for region in analysis.regions:
         pixels = region.pixels(analysis.size)
-        if pixels.any():
-            total += region.severity * region.score * float(mask[pixels].mean())
+        area = np.count_nonzero(pixels)
+        if area:
+            total += region.severity * region.score * (np.count_nonzero(mask & pixels) / area)
     return total
 
 
