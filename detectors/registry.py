@@ -76,16 +76,17 @@ def load_detector(
         detector: ``micro`` or ``micro:legion`` (bundled), ``<family>:<folder or hub id>``, or a folder or hub id
             whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to run it
             here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
-            endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``.
+            endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
+            ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers.
         device: None takes CUDA where there is one.
         dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
         grounder: of a vision-language model, which gives boxes alone: id for ``load_grounder``, such as
-            ``sam:<path>``; None: ``grabcut``, which needs no weights.
+            ``sam:<path>``, instead of that in its id; None without one there: ``grabcut``, which needs no weights.
 
     Raises:
         ModelNotFoundError: no such detector; the message names those that are known.
         WeightsError: its weights are damaged or of another kind.
-        ConfigError: a grounder for a detector that draws its own masks.
+        ConfigError: a grounder for a detector that draws its own masks, or options that it does not have.
     """
     table = families()
     text = str(detector)
@@ -93,10 +94,7 @@ def load_detector(
     if family == "vlm" and (colon or not Path(text).is_dir()):
         return _named_vlm(rest, device, dtype, grounder)
     if grounder is not None:
-        raise ConfigError(
-            f"Expected a grounder with vlm:<model> alone, got one with {text!r}, which draws its own masks: "
-            "leave the grounder out."
-        )
+        with_grounder(text, grounder)
     if colon and family in table:
         return table[family](resolve(rest, "detector"), device, dtype)
     try:
@@ -109,17 +107,33 @@ def load_detector(
     return table[named](folder, device, dtype)
 
 
+def with_grounder(detector: str, grounder: str | Path) -> str:
+    """The id of a vision-language model with a grounder.
+
+    Raises:
+        ConfigError: the id is that of a detector that draws its own masks.
+    """
+    if detector.partition(":")[0] != "vlm":
+        raise ConfigError(
+            f"Expected a grounder with vlm:<model> alone, got one with {detector!r}, which draws its own masks: "
+            "leave the grounder out."
+        )
+    return f"{detector},grounder={grounder}"
+
+
 def _named_vlm(
     rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
 ) -> Detector:
-    """What stands behind ``vlm:``; an ``@`` before http begins the address of an endpoint, any other a revision."""
+    """What stands behind ``vlm:``."""
+    from refiner.detectors.chat_names import parse_name
     from refiner.detectors.vlm import DEFAULT_GROUNDER, DEFAULT_MODEL, load_vlm
 
-    model, address, place = rest.partition("@http")
+    name = parse_name(rest, ("grounder", "cache"))
     return load_vlm(
-        model or DEFAULT_MODEL,
-        base_url=f"http{place}" if address else None,
-        grounder=grounder or DEFAULT_GROUNDER,
+        name.model or DEFAULT_MODEL,
+        base_url=name.base_url,
+        grounder=grounder or name.options.get("grounder", DEFAULT_GROUNDER),
+        cache=name.options.get("cache"),
         device=device,
         dtype=dtype,
     )

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
 from refiner.detectors.answer_boxes import BoxFormat
 from refiner.detectors.answers import FoundRegion, read_regions
-from refiner.detectors.chat import ChatBackend, ChatReply, EndpointChat, Outcome
+from refiner.detectors.chat import ChatBackend, ChatReply, Outcome
+from refiner.detectors.chat_names import ChatName, load_chat
 from refiner.detectors.chat_pictures import fit_picture
 from refiner.detectors.grounding import Grounder, Segment, load_grounder
 from refiner.detectors.vlm_questions import box_format, finding, read_verdicts, verifying
@@ -149,6 +150,7 @@ def load_vlm(
     *,
     base_url: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
+    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> VlmDetector:
@@ -158,23 +160,19 @@ def load_vlm(
         model: folder or hub id with an optional ``@revision``; with ``base_url``, what the server calls the model.
         base_url: of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs here.
         grounder: id for ``load_grounder``.
+        cache: folder that keeps an endpoint's answers.
         device: None takes CUDA where there is one; of the model here and of the grounder.
         dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
 
     Raises:
         ModelNotFoundError, WeightsError: an unknown or damaged model or grounder.
         MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: an address with a key in it.
+        ConfigError: an address with a key in it, or a cache for a model that runs here.
     """
-    if base_url is not None:
-        chat: ChatBackend = EndpointChat(str(model), base_url=base_url)
-        form = box_format(str(model))
-    else:
-        from refiner.detectors.chat_local import LocalChat
-
-        chat = local = LocalChat.from_pretrained(model, device=device, dtype=dtype)
-        form = box_format(str(local.model.config.model_type))
-    return VlmDetector(chat, grounder=load_grounder(grounder, device=device, dtype=dtype), boxes=form)
+    options = {} if cache is None else {"cache": str(cache)}
+    chat = load_chat(ChatName(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
+    kind = model if base_url is not None else cast(Any, chat).model.config.model_type
+    return VlmDetector(chat, grounder=load_grounder(grounder, device=device, dtype=dtype), boxes=box_format(str(kind)))
 
 
 def _answer(outcome: Outcome) -> ChatReply:

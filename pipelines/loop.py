@@ -90,6 +90,7 @@ class _Refinement:
         self.in_vain = False  # the last repainting was not accepted, and nothing was painted anew since
         self.repeated = False  # a painter returned a picture that was seen before
         self.looked = 0  # images that went through the detector since the last attempt
+        self.notes: list[str] = []  # what the reviser had to say since then
         self.rows = parts.generator.spent().denoiser_rows  # at the last attempt
         self.started = self.clock = time.monotonic()
 
@@ -160,7 +161,8 @@ class _Refinement:
         return self._record("given", origin, look, compare(look, None, self.config))
 
     def _regenerate(self, round_: int) -> Attempt:
-        return self._paint("regenerate", round_, self.parts.reviser.revise(self.prompt, tuple(self.attempts)))
+        revision = self.parts.reviser.revise(self.prompt, tuple(self.attempts))
+        return self._paint("regenerate", round_, self._noted(revision))
 
     def _paint(self, action: Action, round_: int, revision: Revision) -> Attempt:
         job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
@@ -197,7 +199,7 @@ class _Refinement:
         reviser, tries = self.parts.reviser, max(patch.tries for patch in group)
         together = self.config.together
         whole = Revision(prompt=self.prompt, whole=True)
-        revision = whole if together else reviser.for_region(self.prompt, group[0].region)
+        revision = whole if together else self._noted(reviser.for_region(self.prompt, group[0].region))
         return [
             InpaintJob(
                 image=image,
@@ -212,6 +214,10 @@ class _Refinement:
         ]
 
     # Looking and recording
+
+    def _noted(self, revision: Revision) -> Revision:
+        self.notes += [revision.note] if revision.note else []
+        return revision
 
     def _seed(self, round_: int, region: int = 0, candidate: int = 0) -> int:
         return derive_seed(self.config.seed, self.index, round_, region, candidate)
@@ -264,12 +270,13 @@ class _Refinement:
             scores=(Score(name=judge.name, value=look.score),) if judge and look.score is not None else (),
             accepted=verdict.accepted,
             reason=verdict.reason,
+            note="; ".join(dict.fromkeys(self.notes)),
             painted=_difference(look.image, source) if look.image and source else None,
             error=look.error,
             seconds=now - self.clock,
             calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
         )
-        self.clock, self.rows, self.looked = now, rows, 0
+        self.clock, self.rows, self.looked, self.notes = now, rows, 0, []
         earlier = (other.image for other in self.attempts)
         self.repeated = look.image is not None and look.image in earlier
         self.attempts.append(attempt)

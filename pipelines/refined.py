@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refiner.detectors.chat_names import is_elsewhere
 from refiner.errors import BadImageError, ConfigError
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, count_tokens, family_of, reads_free_text
+from refiner.pipelines.chat_reviser import load_reviser
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.inpainting import CropInpainter
 from refiner.pipelines.loop import Attempts, Parts, finish, refine
@@ -55,7 +57,8 @@ class RefinedPipeline:
         pipe: text-to-image pipeline of a family in ``refiner.pipelines.adapters.FAMILIES``.
         detector: says what is wrong with a picture; or its id.
         judge: scores pictures against the user's prompt; or its id; None: the detector alone decides.
-        reviser: makes prompts; None: a ``TemplateReviser`` that fits the pipeline's text encoders.
+        reviser: makes prompts; or its id (see ``load_reviser``), such as ``chat:MODEL@URL``; None: a
+            ``TemplateReviser``. By id or as None it fits the pipeline's text encoders.
         config: defaults of all calls.
         call: defaults for the wrapped pipeline's call, such as ``{"num_inference_steps": 30}``.
 
@@ -72,18 +75,18 @@ class RefinedPipeline:
         *,
         detector: Detector | Where,
         judge: Judge | Where | None = None,
-        reviser: Reviser | None = None,
+        reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
     ) -> None:
         family_of(pipe)
         self.pipe = pipe
-        self._ids = {
-            name: str(part) for name, part in (("detector", detector), ("judge", judge)) if isinstance(part, str | Path)
-        }
+        parts = {"detector": detector, "judge": judge, "reviser": reviser}
+        self._ids = {name: str(part) for name, part in parts.items() if isinstance(part, str | Path)}
         self.detector = _load_detector(detector, pipe.device) if isinstance(detector, str | Path) else detector
         self.judge = _load_judge(judge, pipe.device) if isinstance(judge, str | Path) else judge
-        self.reviser = reviser or _fitting_reviser(pipe)
+        chosen = reviser or "template"
+        self.reviser = _load_reviser(chosen, pipe) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
         self.call_defaults = dict(call or {})
 
@@ -99,7 +102,7 @@ class RefinedPipeline:
         *,
         detector: Detector | Where | None = None,
         judge: Judge | Where | Literal["saved"] | None = "saved",
-        reviser: Reviser | None = None,
+        reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
@@ -110,13 +113,14 @@ class RefinedPipeline:
             model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
             detector: detector or its id; None: the one that was saved with the pipeline.
             judge: judge or its id; "saved": the one that was saved with the pipeline, if any; None: no judge.
-            reviser: see the class.
+            reviser: see the class; None: the one that was saved with the pipeline.
             config: see the class; None: what was saved with the pipeline.
             dtype: of the pipeline's weights; None: as diffusers does.
             options: for ``DiffusionPipeline.from_pretrained``.
 
         Raises:
-            ConfigError: no detector is named or saved, or the pipeline is of a family that is not served.
+            ConfigError: no detector is named or saved, one that was saved would send pictures and the key to another
+                machine, or the pipeline is of a family that is not served.
             ModelNotFoundError, WeightsError: a model that is unknown or damaged.
         """
         from diffusers import DiffusionPipeline
@@ -124,14 +128,14 @@ class RefinedPipeline:
         folder = resolve(model, "generator")
         verify(folder)
         saved = SavedSettings.read(folder)
-        chosen = detector or _inside(folder, saved.detector)
+        chosen = detector or _inside(folder, _trusted("detector", saved.detector))
         if chosen is None:
             raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
         return cls(
             DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options),
             detector=chosen,
             judge=_inside(folder, saved.judge) if judge == "saved" else judge,
-            reviser=reviser,
+            reviser=reviser or _trusted("reviser", saved.reviser),
             config=config or saved.config,
             call=saved.call,
         )
@@ -139,8 +143,8 @@ class RefinedPipeline:
     def save_pretrained(self, folder: Where, **options: Any) -> None:
         """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
 
-        Detector and judge are noted by the ids they were loaded by; others are saved into sub-folders where they have
-        a ``save_pretrained``, and must else be passed again to ``from_pretrained``.
+        Detector, judge and reviser are noted by the ids they were loaded by; detectors and judges without one are saved
+        into sub-folders where they have a ``save_pretrained``. All else must be passed again to ``from_pretrained``.
         """
         self.pipe.save_pretrained(folder, **options)
         places = dict(self._ids)
@@ -333,9 +337,10 @@ def _converted(images: list[Image.Image], output_type: OutputType) -> Images:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
-def _fitting_reviser(pipe: DiffusionPipeline) -> Reviser:
+def _load_reviser(reviser: str, pipe: DiffusionPipeline) -> Reviser:
     count, limit = count_tokens(pipe)
-    return TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
+    template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
+    return load_reviser(reviser, template, device=pipe.device)
 
 
 def _load_detector(detector: Where, device: torch.device) -> Detector:
@@ -351,6 +356,16 @@ def _load_judge(judge: Where, device: torch.device) -> Judge:
     if hasattr(scorer, "to"):
         scorer.to(device)
     return scorer
+
+
+def _trusted(part: str, saved: str | None) -> str | None:
+    """What was saved, unless it would send the user's pictures, prompts and key to a machine that a file names."""
+    if saved is not None and is_elsewhere(saved):
+        raise ConfigError(
+            f"Expected {part}=, because the one saved with this pipeline asks another machine, got none: pass "
+            f"{part}={saved!r} where you trust it."
+        )
+    return saved
 
 
 def _inside(folder: Path, place: str | None) -> Where | None:

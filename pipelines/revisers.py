@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from refiner.pipelines.memory import remember
+from refiner.pipelines.prompt_checks import FILLER, cleaned, words
 from refiner.protocols import Revision
 from refiner.taxonomy import Category
 from refiner.types import Attempt, Region
@@ -34,7 +35,6 @@ _SETTING = re.compile(
     r"^(.*?\S)(\s+(?:on|in|at|against)\s+(?:an?|the)\s+(?:(?!\s(?:on|in|at|against)\s)[^,;])+)$", re.IGNORECASE
 )
 """A prompt's things, and the place that they all share, at its end."""
-_FILLER = frozenset("a an the of on in at with and its his her their one to".split())  # noqa: SIM905
 
 
 def _count_words(text: str) -> int:
@@ -52,9 +52,9 @@ class TemplateReviser:
     """
 
     def __init__(self, *, limit: int = 50, count: Callable[[str], int] = _count_words, free_text: bool = True) -> None:
-        self._limit = limit
-        self._count = count
-        self._free_text = free_text
+        self.limit = limit
+        self.count = count
+        self.free_text = free_text
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
         """The user's prompt, then what should be there instead of every flaw seen so far, as far as it fits.
@@ -62,12 +62,12 @@ class TemplateReviser:
         The detector's explanations, which name defects, go to the negative prompt.
         """
         memories = remember(history)
-        if not self._free_text:
+        if not self.free_text:
             named = filter(None, (clause_of(prompt, memory.name) for memory in memories))
-            return Revision(prompt=self._fill(prompt, list(named)[:1], " "))
+            return Revision(prompt=self.fill(prompt, list(named)[:1], " "))
         return Revision(
-            prompt=self._fill(prompt, [_wanted(memory.name, memory.category) for memory in memories]),
-            negative_prompt=self._fill("", [_plain(memory.explanation) for memory in memories]),
+            prompt=self.fill(prompt, [_wanted(memory.name, memory.category) for memory in memories]),
+            negative_prompt=self.fill("", [cleaned(memory.explanation) for memory in memories]),
         )
 
     def for_region(self, prompt: str, region: Region) -> Revision:
@@ -77,19 +77,19 @@ class TemplateReviser:
         a hand's thumb should not be painted as a hand.
         """
         part = clause_of(prompt, region.name) or prompt
-        if not self._free_text:
+        if not self.free_text:
             return Revision(prompt=part, whole=part == prompt)
         return Revision(
-            prompt=self._fill(part, [_wanted(region.name, region.category)]),
-            negative_prompt=self._fill("", [_plain(region.explanation)]),
+            prompt=self.fill(part, [_wanted(region.name, region.category)]),
+            negative_prompt=self.fill("", [cleaned(region.explanation)]),
         )
 
-    def _fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
+    def fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
         """Join as many different additions as the limit allows, in order; ``start`` always stays whole."""
         text = start
         for addition in dict.fromkeys(filter(None, additions)):
             longer = f"{text}{separator}{addition}" if text else addition
-            if self._count(longer) <= self._limit:
+            if self.count(longer) <= self.limit:
                 text = longer
         return text
 
@@ -103,8 +103,8 @@ def clause_of(prompt: str, name: str) -> str | None:
     setting = _SETTING.match(prompt)
     body = setting[1] if setting else prompt
     clauses = [clause for clause in _JOINTS.split(body) if clause.strip()]
-    wanted = {_stem(word) for word in _words(name)} - _FILLER
-    shared = [len(wanted & {_stem(word) for word in _words(clause)}) for clause in clauses]
+    wanted = set(words(name)) - FILLER
+    shared = [len(wanted & set(words(clause))) for clause in clauses]
     most = max(shared, default=0)
     if most == 0 or shared.count(most) > 1:
         return None
@@ -112,18 +112,5 @@ def clause_of(prompt: str, name: str) -> str | None:
 
 
 def _wanted(name: str, category: Category) -> str:
-    bare = re.sub(r"^(?:an?|the)\s+", "", _plain(name), flags=re.IGNORECASE)
+    bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(name), flags=re.IGNORECASE)
     return _WANTED[category].format(name=bare) if bare else ""
-
-
-def _plain(text: str) -> str:
-    """Model text as prompt text: one line, without the marks that prompt syntaxes give a meaning."""
-    return " ".join(re.sub(r"[^\w\s',.-]", " ", text).split()).rstrip(".")
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def _stem(word: str) -> str:
-    return word.removesuffix("'s").removesuffix("s")

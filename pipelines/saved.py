@@ -19,12 +19,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSettings:
-    """Which detector and judge belong to a pipeline, and the defaults of its calls."""
+    """Which detector, judge and reviser belong to a pipeline, and the defaults of its calls."""
 
     detector: str | None = None
     """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must name one."""
     judge: str | None = None
     """Id or folder of the judge; None: there is none."""
+    reviser: str | None = None
+    """Id of the reviser; None: the template."""
     config: RefineConfig = field(default_factory=RefineConfig)
     call: Mapping[str, Any] = field(default_factory=dict)
     """Defaults for the diffusers pipeline's call, such as ``num_inference_steps``."""
@@ -56,6 +58,8 @@ class SavedSettings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format number")
+            if not all(isinstance(data.get(part) or "", str) for part in ("detector", "judge", "reviser")):
+                raise TypeError("a part that is not named by a text")
             config: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in data.pop("config").items()
             }

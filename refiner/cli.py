@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.loop import Attempts
     from refiner.protocols import Detector
 
+_GROUNDER = "draws the masks of vlm:MODEL: sam:PATH, grabcut or box (grabcut)"
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -85,6 +86,8 @@ def _add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what the picture shows")
     parser.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
     parser.add_argument("--detector", help="micro, vlm:MODEL[@URL], a folder, or a hub id (the model's own)")
+    parser.add_argument("--grounder", help=_GROUNDER)
+    parser.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
     parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
     parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
@@ -97,7 +100,7 @@ def _add_refine(parser: argparse.ArgumentParser) -> None:
 def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     parser.add_argument("--detector", default="micro", help="micro, vlm:MODEL[@URL], a folder, or a hub id (micro)")
-    parser.add_argument("--grounder", help="draws the masks of vlm:MODEL: sam:PATH, grabcut or box (grabcut)")
+    parser.add_argument("--grounder", help=_GROUNDER)
     parser.add_argument("--out", metavar="DIR", help="where to write the pictures with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect)
@@ -109,9 +112,11 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = check_writable(args.out)
     image = load_image(args.image) if args.image else None
     with terminal.waiting(f"loading {args.model}"):
+        from refiner.detectors.registry import with_grounder
         from refiner.pipelines import RefinedPipeline
 
-        pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector)
+        detector = with_grounder(args.detector or "micro", args.grounder) if args.grounder else args.detector
+        pipe = RefinedPipeline.from_pretrained(args.model, detector=detector, reviser=args.reviser)
         pipe.set_progress_bar_config(disable=True)
     with RoundsView(terminal.err, args.rounds) as view:
         attempts = pipe.stream(
@@ -123,7 +128,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
             callback_on_step_end=view.on_step,
         )
         result = _collect(args.prompt, attempts, view)
-    settings = ("model", "detector", "strategy", "rounds", "seed", "image")
+    settings = ("model", "detector", "grounder", "reviser", "strategy", "rounds", "seed", "image")
     files = save_result(result, folder, {name: getattr(args, name) for name in settings})
     if args.json:
         terminal.document(result_summary(result, files))
@@ -158,6 +163,9 @@ def _collect(prompt: str, attempts: Attempts, view: RoundsView) -> RefinementRes
 def _tell(result: RefinementResult, files: dict[str, str], terminal: Terminal) -> None:
     start, best = result.attempts[0], result.attempts[result.best]
     terminal.say(f"start: {flaw_words(start.analysis)}; kept attempt {best.index}: {flaw_words(best.analysis)}")
+    for attempt in result.attempts:
+        if attempt.note:
+            terminal.say(f"attempt {attempt.index}: {attempt.note}")
     for name in ("best", "before_after", "report"):
         if name in files:
             terminal.say(f"{name.replace('_', '/')}: {files[name]}")

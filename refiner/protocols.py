@@ -46,6 +46,8 @@ class Revision:
     negative_prompt: str = ""
     whole: bool = False
     """Whether a region's prompt speaks of the whole picture."""
+    note: str = ""
+    """What a reader of the run should know of it, such as why another reviser had to step in."""
 
 
 @runtime_checkable

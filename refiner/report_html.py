@@ -112,7 +112,7 @@ def page(result: RefinementResult, record: Mapping[str, Any]) -> str:
 <label class="toggle"><input type="checkbox" id="show" checked> Show what the detector found</label>
 <div class="pair">{pair}</div>
 <h2>Round by round</h2>
-<div class="charts">{"".join(_chart(*series) for series in _series(result))}</div>
+<div class="charts">{charts(result)}</div>
 <h2>Attempts</h2>
 {"".join(_attempt(attempt, result) for attempt in result.attempts)}
 <h2>Settings</h2>
@@ -191,6 +191,8 @@ def _attempt(attempt: Attempt, result: RefinementResult) -> str:
         prompt = f'<p class="prompt"><span class="faint">Prompt</span> {escape(attempt.prompt)}</p>'
     if attempt.negative_prompt:
         prompt += f'<p class="prompt"><span class="faint">Not</span> {escape(attempt.negative_prompt)}</p>'
+    if attempt.note:
+        prompt += f'<p class="prompt faint small">{escape(attempt.note)}</p>'
     return f"""<article{' class="kept"' if kept else ""}>
 <div>{_picture(attempt, attempt.prompt, 320)}</div>
 <div>
@@ -229,6 +231,11 @@ def _region(number: int, region: Region) -> str:
         f"{region.score:.0%}",
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def charts(result: RefinementResult) -> str:
+    """What detector and judge said of each attempt, a small SVG in a figure for each measure."""
+    return "".join(_chart(*series) for series in _series(result))
 
 
 Series = tuple[str, Sequence[float | None], Sequence[bool], bool]

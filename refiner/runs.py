@@ -236,6 +236,7 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
     record = result_summary(result, files)
     for row, attempt in zip(record["attempts"], result.attempts, strict=True):
         row["negative_prompt"] = attempt.negative_prompt
+        row["note"] = attempt.note
         row["error"] = attempt.error
         row["calls"] = _calls(attempt)
         row["painted"] = None if attempt.painted is None else rle_encode(attempt.painted)

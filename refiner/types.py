@@ -179,6 +179,8 @@ class Attempt:
     """Whether this picture became the best so far."""
     reason: str
     """Why it was accepted or rejected, in words."""
+    note: str = ""
+    """What the reviser had to say of its prompt; empty where it was the usual."""
     painted: Mask | None = None
     """Pixels that differ from the picture it was made from (inpainting only), bool (H, W)."""
     error: str | None = None
