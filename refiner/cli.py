@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refiner import __version__
+from refiner.cli_demo import add_demo
 from refiner.cli_evaluate import add_evaluate
 from refiner.cli_micro import add_micro
 from refiner.cli_rank import add_rank
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
+    add_demo(commands.add_parser("demo", help="all of it in a browser"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser
 

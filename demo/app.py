@@ -1,0 +1,155 @@
+"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from refiner.demo.examples import write_pictures
+from refiner.demo.gate import Gate
+from refiner.demo.settings import DemoSettings
+from refiner.demo.studio import Studio
+from refiner.demo.tab_detect import detect_tab
+from refiner.demo.tab_evaluate import evaluate_tab
+from refiner.demo.tab_refine import refine_tab
+from refiner.errors import ConfigError
+
+HERE: Final = Path(__file__).parent
+_THREADS: Final = 24
+"""Beside those that wait in line: for uploads, files and short handlers."""
+_FONTS: Final = ["system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "Arial", "sans-serif"]
+_HEADER: Final = """<header class="rf-header"><h1>refiner</h1>
+<p>Says what is wrong with a generated picture, where and why, mends it, and keeps only what is better.</p></header>"""
+
+
+def build(settings: DemoSettings) -> gr.Blocks:
+    """The app, not launched; models are loaded when they are first wanted."""
+    studio = Studio(settings)
+    examples = []
+    if "micro" in settings.models.values() or any(id_.startswith("micro") for id_ in settings.detectors.values()):
+        with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
+            examples = write_pictures(Path(folder))
+    age = settings.keep_seconds
+    with gr.Blocks(title="refiner", analytics_enabled=False, delete_cache=(min(600, age), age)) as demo:
+        gr.HTML(_HEADER, padding=False, js_on_load=None)
+        with gr.Tab("Refine"):
+            refine_tab(studio)
+        with gr.Tab("Detect"):
+            detect_tab(studio, examples)
+        with gr.Tab("Evaluate"):
+            evaluate_tab(studio)
+        demo.unload(_leaving(studio))
+    return demo
+
+
+def _leaving(studio: Studio) -> Callable[[gr.Request], None]:
+    def leave(request: gr.Request) -> None:
+        studio.desk.stop(str(request.session_hash))
+
+    return leave
+
+
+def serve(settings: DemoSettings, *, port: int | None, share: bool, ready: Callable[[str], None]) -> None:
+    """Serve the app until the process is interrupted.
+
+    Args:
+        settings: what is offered.
+        port: to listen on; None: the first free one from 7860 on.
+        share: whether Gradio's tunnel makes it public.
+        ready: gets the address once it is served.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    demo = build(settings)
+    demo.queue(max_size=4 * (settings.running + settings.waiting), default_concurrency_limit=None)
+    try:
+        _, local, public = demo.launch(
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            inbrowser=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api", "settings"],
+            max_threads=settings.running + settings.waiting + _THREADS,
+            max_file_size=settings.max_file_bytes,
+            app_kwargs={"middleware": [Middleware(Gate, max_upload=settings.max_request_bytes)]},
+            theme=_theme(),
+            css_paths=HERE / "style.css",
+            head_paths=HERE / "head.html",
+        )
+    except OSError as error:
+        raise ConfigError(f"Expected a free port, got {port}, which is taken: name another with --port.") from error
+    try:
+        ready(public or local)
+        demo.block_thread()
+    finally:
+        demo.close(verbose=False)
+
+
+def _theme() -> gr.themes.Base:
+    """Ink on paper, as in the reports; fonts that are on the machine."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.emerald,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_sm,
+        font=_FONTS,
+        font_mono=["ui-monospace", "Liberation Mono", "monospace"],
+    ).set(
+        body_background_fill="#f6f5f1",
+        body_background_fill_dark="#161615",
+        background_fill_primary_dark="#1f1f1d",
+        background_fill_secondary="#f6f5f1",
+        background_fill_secondary_dark="#161615",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#1f1f1d",
+        block_border_color="#dedbd3",
+        block_border_color_dark="#35342f",
+        border_color_primary="#dedbd3",
+        border_color_primary_dark="#35342f",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#161615",
+        button_primary_background_fill="#1f7a4d",
+        button_primary_background_fill_hover="#17613c",
+        button_primary_background_fill_dark="#1f7a4d",
+        button_primary_background_fill_hover_dark="#2a9460",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        input_border_color="#dedbd3",
+        input_border_color_dark="#35342f",
+        input_border_width="1px",
+        color_accent="#1f7a4d",
+        color_accent_soft="#e3efe8",
+        color_accent_soft_dark="#20342a",
+        slider_color="#1f7a4d",
+        slider_color_dark="#5fc894",
+        checkbox_background_color_selected="#1f7a4d",
+        checkbox_background_color_selected_dark="#2a9460",
+        checkbox_border_color_selected="#1f7a4d",
+        checkbox_border_color_selected_dark="#2a9460",
+        checkbox_label_background_fill="transparent",
+        checkbox_label_background_fill_dark="transparent",
+        checkbox_label_background_fill_hover="#f6f5f1",
+        checkbox_label_background_fill_hover_dark="#161615",
+        checkbox_label_border_color="#dedbd3",
+        checkbox_label_border_color_dark="#35342f",
+        checkbox_label_border_width="1px",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="#1f1f1d",
+        button_secondary_background_fill_hover="#f6f5f1",
+        button_secondary_background_fill_hover_dark="#2a2a27",
+        button_secondary_border_color="#dedbd3",
+        button_secondary_border_color_dark="#35342f",
+        button_border_width="1px",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+    )

@@ -1,0 +1,73 @@
+"""Gradio's components as this demo wants them: bounded, quiet, and safe to show what strangers wrote."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any, ParamSpec
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from refiner.demo import views
+from refiner.demo.messages import public_message
+
+P = ParamSpec("P")
+Row = tuple[Any, ...]
+"""A value for each output."""
+
+
+def picture(label: str, **options: Any) -> gr.Image:
+    """An image to upload or paste, handed on as a path; it is decoded by ``refiner.demo.uploads`` alone.
+
+    Gradio's own reading of the file would fail on what is no image without telling anyone why. (A subclass would be the
+    usual way; but Gradio writes a ``.pyi`` file beside the source of each subclass of its components.)
+    """
+    image = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], **options)
+    image.preprocess = _path_of  # type: ignore[method-assign]
+    return image
+
+
+def _path_of(payload: ImageData | None) -> str | None:
+    """The path of an uploaded file; Gradio has checked that it is one."""
+    if payload is None:
+        return None
+    if payload.path is None:
+        raise _refusal("Expected an uploaded picture, got none: upload a file.")
+    return payload.path
+
+
+def html(what: str, name: str) -> gr.HTML:
+    """A place for a view; ``what`` stands there until there is one."""
+    return gr.HTML(views.missing(what) if what else "", elem_id=name, padding=False, js_on_load=None)
+
+
+def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, Iterator[Row]]:
+    """The same generator; where it raises, the first output tells why, and so does the error that Gradio hands on.
+
+    Args:
+        function: yields a value for each output, the status line first.
+        outputs: how many.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[Row]:
+        try:
+            yield from function(*args, **kwargs)
+        except Exception as error:
+            message = public_message(error)
+            yield (views.status(message, kind="bad"), *nothing(outputs - 1))
+            raise _refusal(message) from None
+
+    return run
+
+
+def _refusal(message: str) -> gr.Error:
+    """Gradio shows the message of an error as HTML, so it is escaped."""
+    return gr.Error(escape(message, quote=False), print_exception=False)
+
+
+def nothing(count: int) -> list[Any]:
+    """Outputs that stay as they are."""
+    return [gr.skip() for _ in range(count)]

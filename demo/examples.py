@@ -1,0 +1,30 @@
+"""What a visitor can try at once: prompts and pictures of the world that the bundled models know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from refiner.images import save_png
+from refiner.micro.flaws import inject
+from refiner.micro.world import parse_caption
+
+PROMPTS: Final = (
+    "a red hand with five fingers left of a green clock showing three o'clock on a sky background",
+    "a blue cat with four legs facing left on a snow background",
+    "an orange face with two eyes smiling left of a green house by a pond on a rose background",
+)
+_PICTURES: Final = ((PROMPTS[0], "extra_finger", 3), (PROMPTS[1], "missing_leg", 5), (PROMPTS[2], "third_eye", 8))
+"""Caption, kind of the flaw, seed."""
+
+
+def write_pictures(folder: Path) -> list[str]:
+    """Draw flawed pictures into a folder; gives their paths."""
+    paths = []
+    for number, (caption, kind, seed) in enumerate(_PICTURES, start=1):
+        scene = parse_caption(caption)
+        flawed = inject(scene, np.random.default_rng(seed), len(scene.things), [kind])
+        paths.append(str(save_png(flawed.image, folder / f"example-{number}.png")))
+    return paths

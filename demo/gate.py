@@ -1,0 +1,132 @@
+"""The gate before the web server: it fetches nothing for strangers and reads no endless requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Server = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_JSON: Final = 2 * 2**20
+"""Bytes of a request that is no upload."""
+_API: Final = "/gradio_api"
+_FETCHING: Final = (f"{_API}/proxy=", f"{_API}/file=")
+"""Routes that Gradio would fetch addresses from."""
+
+
+class Gate:
+    """ASGI middleware before Gradio's routes.
+
+    Gradio fetches addresses that it finds in requests: ``file=http...``, ``proxy=http...``, and files of API calls that
+    have an address for a path. It refuses those of private networks by itself; this demo wants none at all.
+
+    Args:
+        app: what stands behind the gate.
+        max_upload: bytes of a request that uploads files.
+    """
+
+    def __init__(self, app: Server, max_upload: int) -> None:
+        self.app, self.max_upload = app, max_upload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it with status 403 or 413."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path = scope["path"]
+        if any(route in path and _is_address(path.partition(route)[2]) for route in _FETCHING):
+            return await _refuse(send, 403, "Files from other places are not fetched: upload them.")
+        if scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        uploading = path.rstrip("/").endswith(f"{_API}/upload")
+        limit = self.max_upload if uploading else MAX_JSON
+        if _announced(scope) > limit:
+            return await _refuse(send, 413, f"A request of more than {limit // 2**20} MiB is not read.")
+        if uploading:
+            return await self.app(scope, _counted(receive, limit), send)
+        body = await _read(receive, limit)
+        if body is None:
+            return await _refuse(send, 413, f"A request of more than {limit // 2**20} MiB is not read.")
+        if _names_address(body):
+            return await _refuse(send, 403, "Files from other places are not fetched: upload them.")
+        return await self.app(scope, _again(body, receive), send)
+
+
+def _is_address(place: str) -> bool:
+    return "://" in unquote(place) or unquote(place).lstrip("/\\").lower().startswith(("http:", "https:"))
+
+
+def _announced(scope: Scope) -> int:
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    """The same, cut off after so many bytes."""
+    seen = 0
+
+    async def next_message() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if seen > limit else message
+
+    return next_message
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            return None
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A request whose body was read already."""
+    given = False
+
+    async def next_message() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return next_message
+
+
+def _names_address(body: bytes) -> bool:
+    """Whether a file of the request lies at an address."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    todo = [document]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            place = item.get("path")
+            if isinstance(place, str) and _is_address(place):
+                return True
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+    return False
+
+
+async def _refuse(send: Send, status: int, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,247 @@
+"""Generators side by side for the demo: models that paint now, and pictures that were uploaded."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from PIL import Image
+
+from refiner.demo.jobs import Job, Tell
+from refiner.demo.studio import Studio
+from refiner.demo.uploads import read_upload
+from refiner.errors import ConfigError, InputError
+from refiner.images import save_png
+from refiner.rank import Painting, Pictures, PromptSet
+from refiner.runs import Json, atomic_write
+
+if TYPE_CHECKING:
+    from refiner.evaluate import Run, System
+    from refiner.evaluate_samples import Sample
+    from refiner.evaluate_systems import Looker
+    from refiner.pipelines import RefinedPipeline
+    from refiner.protocols import PaintJob
+
+Order = Literal["CAP", "HPS", "PAR"]
+
+_NAME: Final = re.compile(r"\w[\w +@-]{0,39}")
+_BATCH: Final = 2
+"""Pictures between two looks at whether the job was stopped."""
+_SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "unreadable": "miss"}
+_UPLOADS: Final = ".uploads"
+"""No name of a generator; no report shows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A generator to rank: a model that paints now, or pictures that are there."""
+
+    name: str
+    model: str = ""
+    """A label of ``DemoSettings.models``; empty: pictures."""
+    steps: int | None = None
+    """Of the denoiser; None: the model's own."""
+    files: tuple[str, ...] = ()
+    """Uploaded pictures, one for each prompt, in the order of their names."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name != self.name.strip(" ."):
+            raise InputError(
+                f"Expected a name of at most 40 letters, digits and spaces, got {self.name[:60]!r}: choose another."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest:
+    """What a user wants ranked."""
+
+    entries: tuple[Entry, ...]
+    prompts: tuple[str, ...]
+    detector: str
+    """A label of ``DemoSettings.detectors``."""
+    by: Order = "CAP"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Pictures of a generator are made and looked at."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """The ranking."""
+
+    document: Json
+    """From ``refiner.rank_table.rank_runs``."""
+    files: dict[str, str] = field(default_factory=dict)
+    """``csv`` and ``zip`` -> path."""
+
+
+def rank(studio: Studio, session: str, request: RankRequest, folder: Path) -> Iterator[Any]:
+    """Rank generators; yields ``Ranking`` as it goes, and ends with ``Ranked``.
+
+    Args:
+        studio: whose models are used.
+        session: of the user.
+        request: what is ranked.
+        folder: an empty one for all that is written.
+
+    Raises:
+        InputError: no prompts or too many, names that are used twice, or pictures that do not fit the prompts.
+        ConfigError: fewer than two generators.
+        BusyError: too many jobs are running or waiting.
+    """
+    _check(request, studio)
+    return studio.desk.run(session, lambda job, tell: tell(_rank(studio, request, folder, job, tell)))
+
+
+def _check(request: RankRequest, studio: Studio) -> None:
+    count = len(request.prompts)
+    if not 1 <= count <= studio.settings.max_prompts:
+        raise InputError(f"Expected 1 to {studio.settings.max_prompts} prompts, one a line, got {count}.")
+    longest = max(map(len, request.prompts))
+    if longest > studio.settings.max_prompt:
+        raise InputError(
+            f"Expected prompts of at most {studio.settings.max_prompt} letters, got {longest}: shorten them."
+        )
+    if len(request.entries) < 2:
+        raise ConfigError(
+            f"Expected at least two generators to rank, got {len(request.entries)}: tick another, or add pictures."
+        )
+    names = [entry.name.casefold() for entry in request.entries]
+    if len(set(names)) < len(names):
+        raise InputError("Expected a name of its own for each generator, got one twice: change it.")
+    for entry in request.entries:
+        if not entry.model and len(entry.files) != count:
+            raise InputError(
+                f"Expected {count} pictures of {entry.name!r}, one for each prompt in the order of their names, got "
+                f"{len(entry.files)}: add or remove some, or change the prompts."
+            )
+
+
+def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Tell) -> Ranked:
+    from refiner.evaluate_report import write_report
+    from refiner.evaluate_systems import Looker
+    from refiner.evaluate_table import score
+    from refiner.rank_report import write_rank_report
+    from refiner.rank_table import RANK_CSV, rank_runs, write_tables
+
+    prompts = _prompt_set(request.prompts)
+    # The judge is that of the first model that paints, or of the first that is offered.
+    model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
+    first = studio.refiner(model, request.detector, job, tell)
+    looker = Looker(detector=first.detector, judge=first.judge, batch_size=_BATCH)
+    runs: dict[str, Run] = {}
+    data: dict[str, Pictures] = {}
+    for entry in request.entries:
+        if entry.model:
+            refiner = studio.refiner(entry.model, request.detector, job, tell)
+            data[entry.name] = Pictures(prompts)
+            system: System = _painting(entry, refiner, looker, folder / entry.name, request.seed)
+        else:
+            data[entry.name] = _uploaded(entry, prompts, folder / _UPLOADS / entry.name, studio, job)
+            system = looker
+        runs[entry.name] = _collect(entry, data[entry.name], _Turns(studio, job, system), folder, tell)
+    document = rank_runs(runs, prompts.prompts_of, by=request.by)
+    shown = {name: pictures.painted(folder / name) for name, pictures in data.items()}
+    for name, run in runs.items():
+        write_report(run, score(run), shown[name])
+    write_tables(document, folder)
+    write_rank_report(document, runs, shown, folder)
+    return Ranked(document=document, files={"csv": str(folder / RANK_CSV), "zip": str(_zipped(folder))})
+
+
+def _prompt_set(texts: Sequence[str]) -> PromptSet:
+    prompts = {f"{number:05d}": text for number, text in enumerate(texts)}
+    return PromptSet(
+        specification="prompts of the demo",
+        prompts=prompts,
+        prompts_of={name: name for name in prompts},
+        settings={"prompts": list(texts), "references": None, "limit": None, "seeds": 1},
+        problems=(),
+    )
+
+
+def _uploaded(entry: Entry, prompts: PromptSet, folder: Path, studio: Studio, job: Job) -> Pictures:
+    """Copies of the uploaded pictures, named as their prompts."""
+    folder.mkdir(parents=True)
+    files = {}
+    for name, file in zip(prompts.prompts, sorted(entry.files, key=lambda path: Path(path).name), strict=True):
+        job.check()
+        files[name] = save_png(read_upload(file, studio.settings), folder / f"{name}.png")
+    return Pictures(prompts, files, entry.name)
+
+
+def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Path, seed: int) -> Painting:
+    from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
+
+    options = {**refiner.call_defaults, **({} if entry.steps is None else {"num_inference_steps": entry.steps})}
+
+    def paint(jobs: Sequence[PaintJob]) -> list[Image.Image]:
+        return DiffusersPainter(refiner.pipe, PaintSettings(options=options)).generate(jobs)
+
+    return Painting(
+        paint=paint,
+        settings={"model": entry.model, "call": options},
+        looker=looker,
+        folder=folder,
+        seed=seed,
+        batch_size=_BATCH,
+    )
+
+
+@dataclass
+class _Turns:
+    """A system that takes its turn at the models, and ends where the job is stopped."""
+
+    studio: Studio
+    job: Job
+    system: System
+
+    @property
+    def batch_size(self) -> int:
+        return self.system.batch_size
+
+    def identity(self) -> Json:
+        return self.system.identity()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        self.job.check()
+        with self.studio.desk.turn(self.job):
+            return self.system(samples)
+
+
+def _collect(entry: Entry, data: Pictures, system: System, folder: Path, tell: Tell) -> Run:
+    from refiner.evaluate import collect, describe
+
+    tell(Ranking(name=entry.name, done=0, total=len(data.names)))
+    steps = "" if entry.steps is None else f",num_inference_steps={entry.steps}"
+    settings = {"specification": f"{entry.model or 'uploaded pictures'}{steps}", **data.prompts.settings}
+    return collect(
+        data,
+        system,
+        describe("realism", data, settings, system, dict(_SCORING)),
+        folder / entry.name,
+        progress=lambda done, total: tell(Ranking(name=entry.name, done=done, total=total)),
+    )
+
+
+def _zipped(folder: Path) -> Path:
+    """All reports, tables and painted pictures in one file; without the uploads."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            place = path.relative_to(folder)
+            if path.is_file() and place.parts[0] != _UPLOADS:
+                archive.write(path, place.as_posix())
+    return atomic_write(folder / "ranking.zip", buffer.getvalue())

@@ -1,0 +1,240 @@
+"""What the demo does, without any web: models that are loaded once, and pictures that are refined and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from refiner.demo.jobs import Desk, Job, Loading, Tell, Waiting
+from refiner.demo.line import StoppedError
+from refiner.demo.messages import public_message, public_text
+from refiner.demo.settings import Choices, DemoSettings
+from refiner.errors import ConfigError, InputError, RefinerError
+from refiner.types import Analysis, Attempt, RefinementResult
+
+if TYPE_CHECKING:
+    from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.config import Strategy
+    from refiner.protocols import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineRequest:
+    """What a user wants refined."""
+
+    prompt: str
+    model: str
+    """A label of ``DemoSettings.models``."""
+    detector: str
+    """A label of ``DemoSettings.detectors``."""
+    strategy: Strategy = "auto"
+    rounds: int = 3
+    seed: int = 0
+    image: Image.Image | None = None
+    """A picture to refine instead of painting one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """An attempt is being made."""
+
+    attempt: int
+    step: int = 0
+    """Of the denoiser; 0: not begun, or looking at what was painted."""
+    steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """What is there so far."""
+
+    result: RefinementResult
+    over: bool
+    """Whether nothing more will come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What detectors said of one picture so far; a text where one could not say anything."""
+
+    answers: Mapping[str, Analysis | str]
+    over: bool
+
+
+Event = Waiting | Loading | Painting | Refined | Looked
+
+
+class Studio:
+    """The models of a demo, and its jobs.
+
+    Models are loaded when they are first wanted and stay loaded; all users share them and take turns.
+    """
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self.settings = settings
+        self.desk = Desk(settings.running, settings.waiting)
+        self._refiners: dict[tuple[str, str], RefinedPipeline] = {}
+        self._detectors: dict[str, Detector] = {}
+
+    def refine(self, session: str, request: RefineRequest) -> Iterator[Event]:
+        """Refine a picture, attempt by attempt; ends with a ``Refined`` that is over, if anything was painted.
+
+        A job that is stopped keeps the best picture so far.
+
+        Raises:
+            InputError: an empty or over-long prompt, or a picture that the detector cannot serve.
+            ConfigError: a setting out of its range, or a label that is not offered.
+            BusyError: too many jobs are running or waiting.
+            RefinerError: a model cannot be loaded.
+        """
+        self._check(request)
+        return self.desk.run(session, lambda job, tell: self._refine(request, job, tell))
+
+    def _check(self, request: RefineRequest) -> None:
+        _chosen(self.settings.models, request.model, "model")
+        _chosen(self.settings.detectors, request.detector, "detector")
+        if not request.prompt.strip():
+            raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
+        if len(request.prompt) > self.settings.max_prompt:
+            raise InputError(
+                f"Expected a prompt of at most {self.settings.max_prompt} letters, got {len(request.prompt)}: "
+                "shorten it."
+            )
+        if not 0 <= request.rounds <= self.settings.max_rounds:
+            raise ConfigError(f"Expected 0 to {self.settings.max_rounds} rounds, got {request.rounds}: choose fewer.")
+        if not 0 <= request.seed < 2**63:
+            raise ConfigError(f"Expected a seed from 0 to {2**63 - 1}, got {request.seed}: choose another.")
+
+    def _refine(self, request: RefineRequest, job: Job, tell: Tell) -> None:
+        seen: list[Attempt] = []
+
+        def on_step(pipe: Any, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            job.check()
+            tell(Painting(attempt=len(seen), step=step + 1, steps=getattr(pipe, "num_timesteps", None)))
+            return tensors
+
+        result = None
+        try:
+            pipe = self.refiner(request.model, request.detector, job, tell)
+            attempts = pipe.stream(
+                request.prompt,
+                image=request.image,
+                strategy=request.strategy,
+                max_rounds=request.rounds,
+                seed=request.seed,
+                callback_on_step_end=on_step,
+            )
+            while result is None:
+                tell(Painting(attempt=len(seen)))
+                with self.desk.turn(job):
+                    result = _advance(attempts, seen)
+                if result is None:
+                    tell(Refined(result=_so_far(request.prompt, seen), over=False))
+                    job.check()
+        except StoppedError:
+            result = _so_far(request.prompt, seen) if seen else None
+        if result is not None:
+            tell(Refined(result=replace(result, attempts=tuple(seen)), over=True))
+
+    def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[Event]:
+        """Ask detectors about a picture, one after the other; each ``Looked`` has one answer more.
+
+        Raises:
+            ConfigError: no detector, or a label that is not offered.
+            BusyError: too many jobs are running or waiting.
+        """
+        if not detectors:
+            raise ConfigError("Expected at least one detector, got none: tick one.")
+        for name in detectors:
+            _chosen(self.settings.detectors, name, "detector")
+        return self.desk.run(session, lambda job, tell: self._detect(image, detectors, job, tell))
+
+    def _detect(self, image: Image.Image, detectors: Sequence[str], job: Job, tell: Tell) -> None:
+        answers: dict[str, Analysis | str] = {}
+        for name in detectors:
+            try:
+                detector = self.detector(name, job, tell)
+                with self.desk.turn(job):
+                    answers[name] = _public(detector(image))
+            except RefinerError as error:
+                answers[name] = public_message(error)
+            tell(Looked(answers=dict(answers), over=len(answers) == len(detectors)))
+
+    def detector(self, label: str, job: Job, tell: Tell) -> Detector:
+        """A detector by its label; loaded once.
+
+        Raises:
+            RefinerError: it cannot be loaded.
+        """
+        with self.desk.turn(job):
+            if label not in self._detectors:
+                from refiner.detectors import load_detector
+
+                tell(Loading())
+                self._detectors[label] = load_detector(self.settings.detectors[label])
+            return self._detectors[label]
+
+    def refiner(self, model: str, detector: str, job: Job, tell: Tell) -> RefinedPipeline:
+        """A model behind a detector, by their labels; the model is loaded once, and onto the GPU where there is one.
+
+        Raises:
+            RefinerError: one of them cannot be loaded.
+        """
+        looker = self.detector(detector, job, tell)
+        with self.desk.turn(job):
+            if (model, detector) not in self._refiners:
+                tell(Loading())
+                self._refiners[model, detector] = self._load(model, looker)
+            return self._refiners[model, detector]
+
+    def _load(self, model: str, detector: Detector) -> RefinedPipeline:
+        import torch
+
+        from refiner.pipelines import RefinedPipeline
+
+        for (other, _), loaded in self._refiners.items():
+            if other == model:
+                return RefinedPipeline(
+                    loaded.pipe,
+                    detector=detector,
+                    judge=loaded.judge,
+                    reviser=loaded.reviser,
+                    config=loaded.refine_config,
+                    call=loaded.call_defaults,
+                )
+        refiner = RefinedPipeline.from_pretrained(self.settings.models[model], detector=detector)
+        refiner.set_progress_bar_config(disable=True)
+        return refiner.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _chosen(choices: Choices, label: str, what: str) -> None:
+    if label not in choices:
+        raise ConfigError(f"Expected one of the {what}s {', '.join(choices)}, got {label!r}: choose one of them.")
+
+
+def _advance(attempts: Any, seen: list[Attempt]) -> RefinementResult | None:
+    """One attempt more, or the result."""
+    try:
+        attempt: Attempt = next(attempts)
+    except StopIteration as end:
+        result: RefinementResult = end.value
+        return result
+    error = None if attempt.error is None else public_text(attempt.error)
+    analysis = None if attempt.analysis is None else _public(attempt.analysis)
+    seen.append(replace(attempt, error=error, reason=public_text(attempt.reason), analysis=analysis))
+    return None
+
+
+def _public(analysis: Analysis) -> Analysis:
+    """The same; where the detector is known by its folder, without the way there."""
+    return replace(analysis, detector=public_text(analysis.detector))
+
+
+def _so_far(prompt: str, seen: Sequence[Attempt]) -> RefinementResult:
+    """What is there, with the best of it."""
+    painted = [attempt.index for attempt in seen if attempt.image is not None]
+    best = max((attempt.index for attempt in seen if attempt.accepted), default=(painted or [0])[0])
+    return RefinementResult(prompt=prompt, attempts=tuple(seen), best=best, stop="interrupted")

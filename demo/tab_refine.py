@@ -1,0 +1,146 @@
+"""The tab that refines: wiring alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from refiner.demo import views
+from refiner.demo.components import Row, guarded, html, nothing, picture
+from refiner.demo.examples import PROMPTS
+from refiner.demo.studio import Refined, RefineRequest, Studio
+from refiner.demo.uploads import read_upload
+from refiner.pipelines.config import Strategy
+from refiner.report import save_result
+from refiner.runs import result_summary
+
+_OUTPUTS = 8
+_FILES = ("best", "run", "report")
+
+
+def refine_tab(studio: Studio) -> None:
+    """Prompt or picture in; before and after, plots and all attempts out."""
+    settings = studio.settings
+    with gr.Row(elem_classes="rf-split"):
+        with gr.Column(scale=2, min_width=300):
+            prompt = gr.Textbox(
+                PROMPTS[0], label="Prompt", lines=3, max_lines=6, max_length=settings.max_prompt, elem_id="rf-prompt"
+            )
+            gr.Examples(
+                [[text] for text in PROMPTS],
+                [prompt],
+                label="Try one of these",
+                api_visibility="private",
+                preload=False,
+            )
+            with gr.Row():
+                run = gr.Button("Refine", variant="primary", elem_id="rf-refine", scale=3)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="rf-stop", scale=1, min_width=90)
+            strategy = gr.Radio(
+                [("Choose for me", "auto"), ("Repaint flaws", "inpaint"), ("Paint anew", "regenerate")],
+                value="auto",
+                label="Strategy",
+            )
+            with gr.Row():
+                rounds = gr.Slider(0, settings.max_rounds, min(3, settings.max_rounds), step=1, label="Rounds")
+                seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
+            with gr.Accordion("Start from a picture of your own", open=False):
+                image = picture("Your picture", height=220, elem_id="rf-refine-image")
+            with gr.Accordion("Models", open=len(settings.models) > 1 or len(settings.detectors) > 1):
+                model = gr.Dropdown(list(settings.models), value=next(iter(settings.models)), label="Model")
+                detector = gr.Dropdown(list(settings.detectors), value=next(iter(settings.detectors)), label="Detector")
+        with gr.Column(scale=3, min_width=320):
+            status = html("", "rf-refine-status")
+            comparison = html("Before and after will stand here.", "rf-refine-comparison")
+            with gr.Row():
+                files = [
+                    gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
+                    for label, name in zip(("Picture", "Run record", "Report"), _FILES, strict=True)
+                ]
+    gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
+    plots = html("What detector and judge say of each attempt.", "rf-refine-plots")
+    gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
+    timeline = html("Every picture that is tried, with what is wrong with it.", "rf-refine-attempts")
+    summary = gr.JSON(visible=False)
+
+    handler = guarded(_refining(studio), _OUTPUTS)
+    inputs = [prompt, image, strategy, rounds, seed, model, detector]
+    outputs = [status, comparison, plots, timeline, summary, *files]
+    wire(studio, run, stop, handler, inputs, outputs, "refine", [prompt.submit])
+
+
+def wire(
+    studio: Studio,
+    run: gr.Button,
+    stop: gr.Button,
+    handler: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    name: str,
+    others: list[Any],
+) -> None:
+    """Start by a button (or other events) and stop by another; the buttons say which of them can be used now."""
+
+    def buttons(busy: bool) -> tuple[Any, Any]:
+        return gr.update(interactive=not busy), gr.update(interactive=busy)
+
+    def stopping(request: gr.Request) -> None:
+        studio.desk.stop(str(request.session_hash))
+
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    begin = gr.on([run.click, *others], lambda: buttons(True), None, [run, stop], **quiet)
+    work = begin.then(
+        handler, inputs, outputs, api_name=name, show_progress="hidden", concurrency_limit=None, trigger_mode="once"
+    )
+    work.then(lambda: buttons(False), None, [run, stop], **quiet)
+    stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
+
+
+def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
+    def refine(
+        prompt: str,
+        image: str | None,
+        strategy: Strategy,
+        rounds: int,
+        seed: int,
+        model: str,
+        detector: str,
+        request: gr.Request,
+    ) -> Iterator[Row]:
+        wanted = RefineRequest(
+            prompt=prompt or "",
+            model=model,
+            detector=detector,
+            strategy=strategy,
+            rounds=int(rounds or 0),
+            seed=int(seed or 0),
+            image=None if image is None else read_upload(image, studio.settings),
+        )
+        empty = [gr.update(value=None, interactive=False) for _ in _FILES]
+        yield (views.status("Starting.", 0.0), "", "", "", None, *empty)
+        result = None
+        for event in studio.refine(str(request.session_hash), wanted):
+            if not isinstance(event, Refined):
+                yield (views.progress(event, wanted.rounds), *nothing(_OUTPUTS - 1))
+                continue
+            result = event.result
+            if not event.over:
+                yield (gr.skip(), *_shown(result), *nothing(4))
+        if result is None:
+            yield (views.status("Stopped before there was a picture."), *nothing(_OUTPUTS - 1))
+            return
+        config = {"model": model, "detector": detector, "strategy": strategy, "rounds": wanted.rounds}
+        config |= {"seed": wanted.seed, "own_picture": image is not None}
+        with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
+            saved = save_result(result, folder, config)
+            buttons = [gr.update(value=saved.get(name), interactive=name in saved) for name in _FILES]
+            yield (views.outcome(result), *_shown(result), result_summary(result, {}), *buttons)
+
+    return refine
+
+
+def _shown(result: Any) -> Row:
+    return views.comparison(result), views.plots(result), views.timeline(result)

@@ -1,0 +1,58 @@
+"""Pictures that strangers send: bounded before they are decoded, told by their own names and never by the server's."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from refiner.demo.settings import DemoSettings
+from refiner.errors import InputError
+from refiner.images import FORMATS, load_image
+from refiner.overlays import fitted
+
+_DECODING: Final = threading.Lock()
+"""One picture is decoded at a time, so that many large ones at once do not fill the memory."""
+
+
+def read_upload(path: str | Path, settings: DemoSettings) -> Image.Image:
+    """Read an uploaded picture: upright, RGB, its longer side at most ``settings.max_side`` pixels.
+
+    Raises:
+        InputError: too many bytes or pixels, damaged, or no picture; the message holds the file's name alone.
+    """
+    file = Path(path)
+    try:
+        with _DECODING:
+            _check(file, settings)
+            image = load_image(file)
+            return fitted(image, settings.max_side) if max(image.size) > settings.max_side else image
+    except InputError as error:
+        raise InputError(str(error).replace(repr(str(file)), repr(file.name)).replace(str(file), file.name)) from error
+
+
+def _check(file: Path, settings: DemoSettings) -> None:
+    """The bounds that can be checked without decoding; what is no picture is left to ``load_image`` to tell."""
+    try:
+        size = file.stat().st_size
+        if size > settings.max_file_bytes:
+            raise InputError(
+                f"Expected a file of at most {settings.max_file_bytes / 2**20:.3g} MiB, got {size / 2**20:.1f} in "
+                f"{file.name!r}: scale it down first."
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                width, height = image.size
+    except InputError:
+        raise
+    except Exception:  # missing, damaged or a bomb: load_image says which
+        return
+    if width * height > settings.max_pixels:
+        raise InputError(
+            f"Expected at most {settings.max_pixels / 10**6:.3g} megapixels, got {width}x{height} in {file.name!r}: "
+            "scale it down first."
+        )
