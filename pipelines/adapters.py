@@ -1,9 +1,10 @@
-"""diffusers pipelines as the loop's generator and inpainter. A new family is a new row of ``FAMILIES``."""
+"""diffusers pipelines as the loop's generator and inpainter; what differs between them is in ``families``."""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from refiner.errors import BadImageError, ConfigError
+from refiner.errors import BadImageError
+from refiner.pipelines.blending import blended
+from refiner.pipelines.families import (
+    cell_of,
+    denoiser_of,
+    family_of,
+    inpaints,
+    multiple_of,
+    native_side,
+    takes,
+    tokenizers_of,
+)
 from refiner.pipelines.inpainting import Crop, Pixels
 from refiner.protocols import PaintJob
 from refiner.types import Calls
@@ -20,40 +32,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """What differs between families of text-to-image pipelines."""
-
-    inpaint: str
-    """Name of the inpainting class in diffusers."""
-    denoiser: str = "unet"
-    """Name of the component that is called at every step."""
-    rows: str = "sample"
-    """Name of its first argument, whose rows are counted."""
-    multiple: int = 8
-    """Heights and widths are multiples of this many pixels."""
-
-
-FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionPipeline": Family(inpaint="StableDiffusionInpaintPipeline"),
-    "StableDiffusionXLPipeline": Family(inpaint="StableDiffusionXLInpaintPipeline"),
-}
-"""By the name of a text-to-image class in diffusers; subclasses belong to the family of their nearest ancestor."""
-
-
-def family_of(pipe: DiffusionPipeline) -> Family:
-    """The family of a pipeline.
-
-    Raises:
-        ConfigError: none of its classes is in ``FAMILIES``.
-    """
-    for ancestor in type(pipe).__mro__:
-        if ancestor.__name__ in FAMILIES:
-            return FAMILIES[ancestor.__name__]
-    raise ConfigError(
-        f"Expected a pipeline of one of {', '.join(FAMILIES)}, got {type(pipe).__name__}: use one of them."
-    )
+_PER_PICTURE = frozenset({"image", "mask_image", "masked_image_latents", "latents", "strength", "padding_mask_crop"})
+"""Options that belong to one picture: those of the generator never reach inpainting, which sets its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,38 +42,54 @@ class PaintSettings:
 
     height: int | None = None  # pixels; None: the model's native side
     width: int | None = None  # pixels; None: the model's native side
+    native: int | None = None  # side of the pictures the model was trained on, in pixels; None: as the pipeline says
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the diffusers pipeline's call
+    inpaint_options: Mapping[str, Any] = field(default_factory=dict)  # the same for inpainting; they go before
 
 
 class DiffusersPainter:
-    """Generates pictures and paints crops with one text-to-image pipeline, whose weights both share.
+    """Generates pictures and paints crops with one text-to-image pipeline, whose weights both share, or with several.
 
-    The pipeline is used as it is at the time of each call (scheduler, device, adapters, progress bar) and left as
-    it was. Random numbers are drawn on the CPU, one generator for each picture: the same seed paints the same picture
+    Pipelines are used as they are at the time of each call (scheduler, device, adapters, progress bar) and left as they
+    were. Random numbers are drawn on the CPU, one generator for each picture: the same seed paints the same picture
     in any batch and starts from the same noise on any device.
+
+    Args:
+        pipe: paints pictures from text. One that can only repaint does so on an empty picture.
+        settings: sizes and options of the calls.
+        inpainter: paints crops, with ``inpaint_options`` and step callbacks alone; None: ``pipe`` does.
+        second_stage: takes the latents of ``pipe``, from ``denoising_end`` of the options on, and makes pictures of
+            them, as SDXL's refiner does; None: ``pipe`` does.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, settings: PaintSettings) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        settings: PaintSettings,
+        *,
+        inpainter: DiffusionPipeline | None = None,
+        second_stage: DiffusionPipeline | None = None,
+    ) -> None:
         self._pipe = pipe
-        self._family = family_of(pipe)
+        self._inpainter = pipe if inpainter is None else inpainter
+        self._second_stage = second_stage
         self._settings = settings
         self._rows = 0
 
     @property
     def native(self) -> int:
-        """Side of the square pictures that the model was trained on, in pixels."""
-        side = getattr(self._pipe, self._family.denoiser).config.sample_size
-        return (side if isinstance(side, int) else max(side)) * self.cell
+        """Side of the square crops that suit the inpainting model, in pixels."""
+        return self._settings.native or native_side(self._inpainter)
 
     @property
     def cell(self) -> int:
-        """Side of a latent cell, in pixels."""
-        return int(self._pipe.vae_scale_factor)
+        """Side of the squares that masks consist of, in pixels."""
+        return cell_of(self._inpainter)
 
     @property
     def multiple(self) -> int:
         """Heights and widths are multiples of this many pixels."""
-        return max(self._family.multiple, self.cell)
+        return multiple_of(self._inpainter)
 
     def spent(self) -> Calls:
         """Denoiser rows of all pictures and crops so far."""
@@ -108,103 +104,208 @@ class DiffusersPainter:
         return [self._generate(job) for job in jobs]
 
     def _generate(self, job: PaintJob) -> Image.Image:
-        with self._counting():
-            output = self._pipe(
-                prompt=job.prompt,
-                negative_prompt=job.negative_prompt or None,
-                height=self._settings.height or self.native,
-                width=self._settings.width or self.native,
-                generator=_seeded(job.seed),
-                output_type="np",
-                **self._settings.options,
-            )
-        pixels = np.asarray(output.images[0])
+        if inpaints(self._pipe):
+            options = self._settings.options
+            pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
+        elif self._second_stage is None:
+            pixels = self._call(self._pipe, self._request(job) | {"output_type": "np"})
+        else:
+            pixels = self._in_two_stages(job, self._second_stage)
         if not np.isfinite(pixels).all():
             raise BadImageError("Expected finite pixels from the generator, got NaN: try another dtype.")
         return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
+    def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
+        request = self._request(job)
+        latents = self._call(self._pipe, request | {"output_type": "latent"})[None]
+        both = {name: value for name, value in request.items() if name in takes(second) and name not in self._size()}
+        both.pop("denoising_end", None)
+        handed = {"denoising_start": request["denoising_end"]} if "denoising_end" in request else {}
+        return self._call(second, both | handed | {"image": latents, "output_type": "np"})
+
+    def _request(self, job: PaintJob) -> dict[str, Any]:
+        """The arguments of the generator's call; a negative prompt only where there is one and the family takes it."""
+        request = {**self._settings.options, **self._size()}
+        control = family_of(self._pipe).control
+        if control is not None and "control_image" in request:
+            request[control] = request.pop("control_image")
+        if job.negative_prompt and "negative_prompt" in takes(self._pipe):
+            request["negative_prompt"] = job.negative_prompt
+        return request | {"prompt": job.prompt, "generator": _seeded(job.seed)}
+
+    def _size(self, *, always: bool = False) -> dict[str, int]:
+        """Height and width in pixels; left to the pipeline where nothing is set."""
+        settings = self._settings
+        if not (always or settings.height or settings.width or settings.native):
+            return {}
+        side = settings.native or native_side(self._pipe)
+        return {"height": settings.height or side, "width": settings.width or side}
+
+    def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
+        with self._counting(pipe), _as_it_was(pipe):
+            return pipe(**request).images[0]
+
     def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Repaint crops of one size and one strength in one call; float (H, W, 3) in [0, 1] each."""
-        pipe = self._inpaint_pipe()
-        known = inspect.signature(type(pipe).__call__).parameters
-        width, height = crops[0].image.size
-        with self._counting():
-            output = pipe(
-                prompt=[crop.prompt for crop in crops],
-                negative_prompt=[crop.negative_prompt for crop in crops] if crops[0].negative_prompt else None,
-                image=[crop.image for crop in crops],
-                mask_image=[Image.fromarray(crop.mask).convert("L") for crop in crops],
-                height=height,
-                width=width,
-                strength=self._strength(crops[0].strength),
-                generator=[_seeded(crop.seed) for crop in crops],
-                output_type="np",
-                **{name: value for name, value in self._settings.options.items() if name in known},
-            )
-        self._pipe.maybe_free_model_hooks()
+        """Repaint crops of one size and one strength; float (H, W, 3) in [0, 1] each."""
+        painted: dict[int, Pixels] = {}
+        for batch in _batches(self._inpainter, crops):
+            pictures = self._repaint(self._inpainter, [crops[index] for index in batch], self._inpaint_options())
+            painted.update(zip(batch, pictures, strict=False))
+        return [painted[index] for index in sorted(painted)]
+
+    def _inpaint_options(self) -> dict[str, Any]:
+        """Another model than the generator has its own options; the callbacks are for both."""
+        shared = self._inpainter is self._pipe
+        options = {
+            name: value for name, value in self._settings.options.items() if shared or name.startswith("callback")
+        }
+        return {**options, **self._settings.inpaint_options}
+
+    def _repaint(self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[Pixels]:
+        """Repaint crops of one size and one strength in one call."""
+        family = family_of(owner)
+        (width, height), images = crops[0].image.size, [crop.image for crop in crops]
+        pipe = inpainting_pipe(owner)
+        strength = _strength(crops[0].strength, pipe or owner, options)
+        request: dict[str, Any] = {"strength": strength}
+        if pipe is None:
+            pipe = blended(owner, images, [crop.mask for crop in crops], strength=strength)
+        else:
+            masks = [Image.fromarray(crop.mask).convert("L") for crop in crops]
+            request |= {"image": images, "mask_image": masks}
+        if crops[0].negative_prompt:
+            request["negative_prompt"] = [crop.negative_prompt for crop in crops]
+        request |= {
+            "prompt": [crop.prompt for crop in crops],
+            "height": height,
+            "width": width,
+            "generator": [_seeded(crop.seed) for crop in crops],
+            "output_type": "np",
+            **family.fixed(height, width),
+        }
+        request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
+        known = takes(pipe)
+        with self._counting(owner), _as_it_was(owner), _with_config(denoiser_of(owner), family.asked):
+            output = pipe(**{name: value for name, value in request.items() if name in known})
+        owner.maybe_free_model_hooks()
         return list(output.images)
 
-    def _strength(self, strength: float) -> float:
-        """At least one step's worth."""
-        default = inspect.signature(type(self._pipe).__call__).parameters["num_inference_steps"].default
-        return max(strength, 1 / self._settings.options.get("num_inference_steps", default))
-
-    def _inpaint_pipe(self) -> DiffusionPipeline:
-        """The family's inpainting pipeline over the very same components; a scheduler of its own, set up alike.
-
-        The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
-        """
-        import diffusers
-
-        cls = getattr(diffusers, self._family.inpaint)
-        scheduler = self._pipe.scheduler
-        known = {**self._pipe.config, **self._pipe.components, "scheduler": None}
-        wanted = inspect.signature(cls.__init__).parameters
-        pipe = cls(**{name: known[name] for name in wanted if name in known})
-        pipe.scheduler = type(scheduler).from_config(scheduler.config)
-        if hasattr(self._pipe, "watermark"):
-            pipe.watermark = self._pipe.watermark
-        pipe.set_progress_bar_config(**getattr(self._pipe, "_progress_bar_config", {}))
-        return pipe
-
     @contextmanager
-    def _counting(self) -> Iterator[None]:
+    def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
         """Count the rows that pass through the denoiser."""
+        denoiser = denoiser_of(pipe)
 
         def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._rows += len(args[0] if args else kwargs[self._family.rows])
+            rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+            self._rows += len(rows)
 
-        handle = getattr(self._pipe, self._family.denoiser).register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        compiled = denoiser._compiled_call_impl
+        if compiled is None:
+            handle = denoiser.register_forward_pre_hook(count, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+        else:  # by Module.compile(): hooks would be compiled too, or left out
+
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                count(denoiser, args, kwargs)
+                return compiled(*args, **kwargs)
+
+            denoiser._compiled_call_impl = counted
+            try:
+                yield
+            finally:
+                denoiser._compiled_call_impl = compiled
+
+
+def inpainting_pipe(owner: DiffusionPipeline) -> DiffusionPipeline | None:
+    """The inpainting pipeline over the very same components; a scheduler of its own, set up alike.
+
+    The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
+
+    Returns:
+        None where diffusers has no inpainting class for the family.
+    """
+    import diffusers
+
+    name = family_of(owner).inpaint
+    if inpaints(owner):
+        pipe = copy.copy(owner)
+    elif name is None:
+        return None
+    else:
+        cls = getattr(diffusers, name)
+        known = {**owner.config, **owner.components, "scheduler": None}
+        wanted = inspect.signature(cls.__init__).parameters
+        pipe = cls(**{name: known[name] for name in wanted if name in known})
+        if hasattr(owner, "watermark"):
+            pipe.watermark = owner.watermark
+        pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
+    pipe.scheduler = type(owner.scheduler).from_config(owner.scheduler.config)
+    return pipe
+
+
+def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
+    """At least one step's worth, and a little more, lest rounding make it none."""
+    own = next((options[name] for name in ("timesteps", "sigmas") if options.get(name) is not None), None)
+    usual = takes(pipe)["num_inference_steps"].default
+    steps = options.get("num_inference_steps", usual) if own is None else len(own)
+    return min(max(strength, (1 + 1e-6) / steps), 1.0)
+
+
+def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> list[list[int]]:
+    """Which crops go through a model together: all, unless its prompts must be of one length."""
+    if not family_of(pipe).one_length:
+        return [list(range(len(crops)))]
+    tokenizer = tokenizers_of(pipe)[0]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, crop in enumerate(crops):
+        lengths = [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
+        groups.setdefault((lengths[0], lengths[1]), []).append(index)
+    return list(groups.values())
+
+
+@contextmanager
+def _as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Undo what some pipelines do in half precision: they leave their autoencoder in single precision."""
+    dtype = pipe.vae.dtype
+    try:
+        yield
+    finally:
+        if pipe.vae.dtype != dtype:
+            pipe.vae.to(dtype)
+
+
+@contextmanager
+def _with_config(denoiser: torch.nn.Module, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Have entries in a model's config that an inpainting class asks for and the model's class does not have."""
+    missing = {name: value for name, value in asked.items() if name not in denoiser.config}
+    if not missing:
+        yield
+        return
+    model = getattr(denoiser, "_orig_mod", denoiser)  # of what torch.compile returned
+    before = model._internal_dict
+    model.register_to_config(**missing)
+    try:
+        yield
+    finally:
+        model._internal_dict = before
+
+
+def _empty(job: PaintJob, *, height: int, width: int) -> Crop:
+    """A picture of nothing, to be painted all over."""
+    return Crop(
+        image=Image.new("RGB", (width, height), (127, 127, 127)),
+        mask=np.ones((height, width), dtype=bool),
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        seed=job.seed,
+        strength=1.0,
+    )
 
 
 def _seeded(seed: int) -> torch.Generator:
     import torch
 
     return torch.Generator("cpu").manual_seed(seed)
-
-
-def count_tokens(pipe: DiffusionPipeline) -> tuple[Callable[[str], int], int]:
-    """How many tokens a text has for the text encoder that reads most of it, and how many any of them can read."""
-    tokenizers = _tokenizers(pipe)
-
-    def count(text: str) -> int:
-        return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in tokenizers)
-
-    return count, min(tokenizer.model_max_length for tokenizer in tokenizers)
-
-
-_SMALL_VOCABULARY = 5000
-"""A tokenizer with at most so many entries serves a text encoder that was trained on few words (CLIP has 49408)."""
-
-
-def reads_free_text(pipe: DiffusionPipeline) -> bool:
-    """Whether the text encoders know more than the few words of a narrow world."""
-    return all(len(tokenizer) > _SMALL_VOCABULARY for tokenizer in _tokenizers(pipe))
-
-
-def _tokenizers(pipe: DiffusionPipeline) -> list[Any]:
-    return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]

@@ -17,9 +17,10 @@ from refiner.detectors.chat_names import is_elsewhere
 from refiner.errors import BadImageError, ConfigError
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, count_tokens, family_of, reads_free_text
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
 from refiner.pipelines.chat_reviser import load_reviser
 from refiner.pipelines.config import RefineConfig, Strategy
+from refiner.pipelines.families import check_pipelines, count_tokens, reads_free_text
 from refiner.pipelines.inpainting import CropInpainter
 from refiner.pipelines.loop import Attempts, Parts, finish, refine
 from refiner.pipelines.revisers import TemplateReviser
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     Images = list[Image.Image] | NDArray[np.float32] | torch.Tensor
 
 OutputType = Literal["pil", "np", "pt"]
+_FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
+"""How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
 Where = str | Path
 
 
@@ -51,23 +54,33 @@ class RefinedPipeline:
 
     It wraps the pipeline and owns no weights of its own. Every attribute that it does not define is the pipeline's,
     for reading and writing: ``scheduler = ...``, ``load_lora_weights(...)``, ``enable_model_cpu_offload()`` and the
-    like reach the wrapped pipeline, and so generation and inpainting alike.
+    like reach the wrapped pipeline, and so generation and inpainting alike. With pipelines of their own for inpainting
+    or a second stage, ``to``, ``enable_...``, ``disable_...`` and the progress bar reach those too; all else, such as
+    their scheduler, is set on them.
 
     Args:
-        pipe: text-to-image pipeline of a family in ``refiner.pipelines.adapters.FAMILIES``.
+        pipe: text-to-image pipeline of a family in ``refiner.pipelines.families.FAMILIES``, or any with an
+            ``inpainter``; one that can only repaint paints by repainting an empty picture.
         detector: says what is wrong with a picture; or its id.
         judge: scores pictures against the user's prompt; or its id; None: the detector alone decides.
         reviser: makes prompts; or its id (see ``load_reviser``), such as ``chat:MODEL@URL``; None: a
             ``TemplateReviser``. By id or as None it fits the pipeline's text encoders.
         config: defaults of all calls.
         call: defaults for the wrapped pipeline's call, such as ``{"num_inference_steps": 30}``.
+        inpainter: pipeline that repaints regions, or its id, such as one of FLUX Fill; None: ``pipe`` does.
+        inpaint_call: defaults for the call that repaints; they go before ``call``, which an ``inpainter`` never gets.
+        second_stage: pipeline from latents to pictures, or its id, such as SDXL's refiner, which takes over from
+            ``denoising_end`` of the call on; None: there is none.
+        native: side of the square pictures that the model was trained on, in pixels; None: as the pipeline says.
 
     Raises:
-        ConfigError: a pipeline of another family.
+        ConfigError: a pipeline that cannot paint from text, repaint, or be a second stage.
         ModelNotFoundError: an unknown detector or judge.
     """
 
-    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "_ids"})
+    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "_ids"}) | {
+        *("inpainter", "second_stage", "inpaint_call_defaults", "native")
+    }
 
     def __init__(
         self,
@@ -78,10 +91,17 @@ class RefinedPipeline:
         reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
+        inpainter: DiffusionPipeline | Where | None = None,
+        inpaint_call: Mapping[str, Any] | None = None,
+        second_stage: DiffusionPipeline | Where | None = None,
+        native: int | None = None,
     ) -> None:
-        family_of(pipe)
         self.pipe = pipe
+        self.inpainter = _load_pipeline(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
+        self.second_stage = _load_pipeline(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
+        check_pipelines(pipe, self.inpainter, self.second_stage)
         parts = {"detector": detector, "judge": judge, "reviser": reviser}
+        parts |= {"inpainter": inpainter, "second_stage": second_stage}
         self._ids = {name: str(part) for name, part in parts.items() if isinstance(part, str | Path)}
         self.detector = _load_detector(detector, pipe.device) if isinstance(detector, str | Path) else detector
         self.judge = _load_judge(judge, pipe.device) if isinstance(judge, str | Path) else judge
@@ -89,6 +109,8 @@ class RefinedPipeline:
         self.reviser = _load_reviser(chosen, pipe) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
         self.call_defaults = dict(call or {})
+        self.inpaint_call_defaults = dict(inpaint_call or {})
+        self.native = native
 
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
@@ -105,6 +127,8 @@ class RefinedPipeline:
         reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         dtype: torch.dtype | None = None,
+        inpainter: DiffusionPipeline | Where | None = None,
+        second_stage: DiffusionPipeline | Where | None = None,
         **options: Any,
     ) -> RefinedPipeline:
         """Load a text-to-image pipeline and wrap it.
@@ -116,6 +140,8 @@ class RefinedPipeline:
             reviser: see the class; None: the one that was saved with the pipeline.
             config: see the class; None: what was saved with the pipeline.
             dtype: of the pipeline's weights; None: as diffusers does.
+            inpainter: see the class; None: the one that was saved with the pipeline.
+            second_stage: see the class; None: the one that was saved with the pipeline.
             options: for ``DiffusionPipeline.from_pretrained``.
 
         Raises:
@@ -138,25 +164,37 @@ class RefinedPipeline:
             reviser=reviser or _trusted("reviser", saved.reviser),
             config=config or saved.config,
             call=saved.call,
+            inpainter=inpainter or _inside(folder, saved.inpainter),
+            inpaint_call=saved.inpaint_call,
+            second_stage=second_stage or _inside(folder, saved.second_stage),
+            native=saved.native,
         )
 
     def save_pretrained(self, folder: Where, **options: Any) -> None:
         """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
 
-        Detector, judge and reviser are noted by the ids they were loaded by; detectors and judges without one are saved
-        into sub-folders where they have a ``save_pretrained``. All else must be passed again to ``from_pretrained``.
+        Detector, judge, reviser and further pipelines are noted by the ids they were loaded by; those without one are
+        saved into sub-folders where they have a ``save_pretrained``. All else must be passed again to
+        ``from_pretrained``. ``options`` are those of diffusers.
         """
         self.pipe.save_pretrained(folder, **options)
         places = dict(self._ids)
-        for name in {"detector", "judge"} - places.keys():
+        for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
             if hasattr(part := getattr(self, name), "save_pretrained"):
-                part.save_pretrained(Path(folder) / name)
+                part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))
                 places[name] = f"./{name}"
-        SavedSettings(config=self.refine_config, call=self.call_defaults, **places).write(folder)
+        SavedSettings(
+            config=self.refine_config,
+            call=self.call_defaults,
+            inpaint_call=self.inpaint_call_defaults,
+            native=self.native,
+            **places,
+        ).write(folder)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
-        """Move the pipeline as diffusers does, then detector and judge to its device; their dtype stays."""
-        self.pipe.to(*args, **options)
+        """Move the pipelines as diffusers does, then detector and judge to their device; their dtype stays."""
+        for pipe in self._pipelines():
+            pipe.to(*args, **options)
         for part in (self.detector, self.judge):
             if (move := getattr(part, "to", None)) is not None:
                 move(self.pipe.device)
@@ -165,7 +203,19 @@ class RefinedPipeline:
     def __getattr__(self, name: str) -> Any:
         if name in RefinedPipeline._OWN:
             raise AttributeError(name)
-        return getattr(self.pipe, name)
+        found = getattr(self.pipe, name)
+        if not name.startswith(_FOR_ALL) or self.inpainter is self.second_stage is None:
+            return found
+
+        def on_all(*args: Any, **options: Any) -> None:
+            for pipe in self._pipelines():
+                if hasattr(pipe, name):
+                    getattr(pipe, name)(*args, **options)
+
+        return on_all
+
+    def _pipelines(self) -> list[DiffusionPipeline]:
+        return [pipe for pipe in (self.pipe, self.inpainter, self.second_stage) if pipe is not None]
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in RefinedPipeline._OWN:
@@ -251,7 +301,8 @@ class RefinedPipeline:
             width: pixels; None: the model's native side.
             options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
                 ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
-                inpainting; None stands for the pipeline's default.
+                inpainting; an ``inpainter`` gets the callbacks alone. A ControlNet's picture is ``control_image``.
+                None stands for the pipeline's default.
 
         Raises:
             InputError: an empty prompt, or an image that cannot be used.
@@ -260,7 +311,18 @@ class RefinedPipeline:
         changes = {"negative_prompt": negative_prompt, "strategy": strategy, "max_rounds": max_rounds, "seed": seed}
         settings = replace(config or self.refine_config, **_given(changes))
         calls = {**self.call_defaults, **_given(options)}
-        painter = DiffusersPainter(self.pipe, PaintSettings(height=height, width=width, options=calls))
+        sides = {"height": calls.pop("height", None), "width": calls.pop("width", None)}
+        painter = DiffusersPainter(
+            self.pipe,
+            PaintSettings(
+                **sides | _given({"height": height, "width": width}),
+                native=self.native,
+                options=calls,
+                inpaint_options=self.inpaint_call_defaults,
+            ),
+            inpainter=self.inpainter,
+            second_stage=self.second_stage,
+        )
         parts = Parts(
             generator=painter,
             inpainter=CropInpainter(
@@ -347,6 +409,15 @@ def _load_detector(detector: Where, device: torch.device) -> Detector:
     from refiner.detectors import load_detector
 
     return load_detector(detector, device=device)
+
+
+def _load_pipeline(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
+    """A further pipeline, in the dtype and on the device of the first."""
+    from diffusers import DiffusionPipeline
+
+    folder = resolve(model, "generator")
+    verify(folder)
+    return DiffusionPipeline.from_pretrained(folder, dtype=like.dtype).to(like.device)
 
 
 def _load_judge(judge: Where, device: torch.device) -> Judge:

@@ -15,11 +15,12 @@ from refiner.runs import atomic_write, dumps
 
 SETTINGS_FILE = "refiner.json"
 _FORMAT = 1
+_PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSettings:
-    """Which detector, judge and reviser belong to a pipeline, and the defaults of its calls."""
+    """Which detector, judge, reviser and further pipelines belong to a pipeline, and the defaults of its calls."""
 
     detector: str | None = None
     """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must name one."""
@@ -30,6 +31,14 @@ class SavedSettings:
     config: RefineConfig = field(default_factory=RefineConfig)
     call: Mapping[str, Any] = field(default_factory=dict)
     """Defaults for the diffusers pipeline's call, such as ``num_inference_steps``."""
+    inpainter: str | None = None
+    """Id or folder of the pipeline that repaints; None: the generator does."""
+    inpaint_call: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults for the call that repaints."""
+    second_stage: str | None = None
+    """Id or folder of the pipeline that finishes pictures; None: the generator does."""
+    native: int | None = None
+    """Side of the square pictures that the model was trained on, in pixels; None: as the pipeline says."""
 
     def write(self, folder: str | Path) -> None:
         """Write ``refiner.json``: of the config only what differs from the defaults, so that later defaults apply.
@@ -58,7 +67,7 @@ class SavedSettings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format number")
-            if not all(isinstance(data.get(part) or "", str) for part in ("detector", "judge", "reviser")):
+            if not all(isinstance(data.get(part) or "", str) for part in _PARTS):
                 raise TypeError("a part that is not named by a text")
             config: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in data.pop("config").items()

@@ -127,7 +127,7 @@ def _call(entrant: Entrant) -> dict[str, Option]:
 def _pipeline_class(folder: Path) -> type:
     import diffusers
 
-    from refiner.pipelines.adapters import FAMILIES
+    from refiner.pipelines.families import FAMILIES
 
     try:
         name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]

@@ -28,7 +28,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import BadImageError, ConfigError, InputError, WeightsError  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, reads_free_text  # noqa: E402
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, inpainting_pipe  # noqa: E402
+from refiner.pipelines.families import reads_free_text  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -296,7 +297,7 @@ def test_the_users_pipeline_is_left_as_it_was(base: StableDiffusionPipeline) -> 
 
 
 def test_generation_and_inpainting_share_every_weight(base: StableDiffusionPipeline) -> None:
-    inpaint = DiffusersPainter(base, PaintSettings())._inpaint_pipe()
+    inpaint = inpainting_pipe(base)
     for name, module in base.components.items():
         if isinstance(module, torch.nn.Module):
             assert getattr(inpaint, name) is module
