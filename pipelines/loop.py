@@ -10,24 +10,29 @@ and the judge.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError
+from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.judges import judges_of
+from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
-from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches
+from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.runs import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, Size, StopReason
 
+T = TypeVar("T")
 Attempts = Stream[Attempt, bool | None, RefinementResult]
 """Yields attempts and returns the result; sending True in ends it early, with stop reason "interrupted"."""
 
@@ -40,12 +45,28 @@ class Parts:
     """Its ``spent()`` counts the inpainter's rows too."""
     inpainter: protocols.Inpainter
     detector: protocols.Detector
-    judge: protocols.Judge | None = None
+    judge: protocols.Judge | Sequence[protocols.Judge] | None = None
+    """Of several, a picture must be worse under none."""
     reviser: protocols.Reviser
 
 
+@runtime_checkable
+class Remarking(Protocol):
+    """An inpainter that has something to say beside its pictures."""
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the calls since this was last asked."""
+        ...
+
+
 def refine(
-    parts: Parts, prompt: str, config: RefineConfig, *, image: Image.Image | None = None, index: int = 0
+    parts: Parts,
+    prompt: str,
+    config: RefineConfig,
+    *,
+    image: Image.Image | None = None,
+    index: int = 0,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Attempts:
     """Paint a picture (or take ``image``) and make it better, attempt by attempt.
 
@@ -55,6 +76,7 @@ def refine(
         config: all settings, the seed among them.
         image: RGB picture to start from; None paints one.
         index: number of the picture among those made with the same prompt and seed; it enters every seed.
+        interrupted: whether the run is to end with the best so far; what was being painted then is no picture.
 
     Raises:
         InputError: an empty prompt, an image that is not RGB, or a given image that the detector cannot serve.
@@ -63,7 +85,7 @@ def refine(
         raise InputError("Expected a prompt that says what the picture shows, got an empty one.")
     if image is not None and image.mode != "RGB":
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
-    return (yield from _Refinement(parts, prompt, config, index, image).run())
+    return (yield from _Refinement(parts, prompt, config, index, image, interrupted).run())
 
 
 def finish(attempts: Attempts, callback: Callable[[Attempt], bool | None] | None = None) -> RefinementResult:
@@ -81,8 +103,17 @@ def finish(attempts: Attempts, callback: Callable[[Attempt], bool | None] | None
 class _Refinement:
     """One refinement: the best picture so far, and how it came about."""
 
-    def __init__(self, parts: Parts, prompt: str, config: RefineConfig, index: int, given: Image.Image | None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        prompt: str,
+        config: RefineConfig,
+        index: int,
+        given: Image.Image | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
         self.parts, self.prompt, self.config, self.index, self.given = parts, prompt, config, index, given
+        self.judges, self.interrupted = judges_of(parts.judge), interrupted
         self.attempts: list[Attempt] = []
         self.best: Look | None = None
         self.best_index = 0
@@ -90,7 +121,7 @@ class _Refinement:
         self.in_vain = False  # the last repainting was not accepted, and nothing was painted anew since
         self.repeated = False  # a painter returned a picture that was seen before
         self.looked = 0  # images that went through the detector since the last attempt
-        self.notes: list[str] = []  # what the reviser had to say since then
+        self.notes: list[str] = []  # what the user should know of what happened since then
         self.rows = parts.generator.spent().denoiser_rows  # at the last attempt
         self.started = self.clock = time.monotonic()
 
@@ -123,7 +154,8 @@ class _Refinement:
     def _targets(self) -> Sequence[Region]:
         """The flaws of the best picture that are to be repainted in place."""
         assert self._analysis is not None
-        regions, size = self._analysis.regions, self._analysis.size
+        size = self._analysis.size
+        regions = repaintable(self._analysis.regions, size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
         return [region for region in regions if is_local(region, size, self.config)]
@@ -139,6 +171,8 @@ class _Refinement:
         return "rounds" if rounds >= self.config.max_rounds else "no_progress"
 
     def _must_stop(self) -> StopReason | None:
+        if self.interrupted():
+            return "interrupted"
         if self._analysis is not None and self._analysis.burden == 0:
             return "clean"
         if self.repeated:
@@ -167,10 +201,31 @@ class _Refinement:
     def _paint(self, action: Action, round_: int, revision: Revision) -> Attempt:
         job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
         try:
-            look = self._look(self.parts.generator.generate([job]))[0]
+            pictures = self._painted(lambda: self.parts.generator.generate([job]))
+            look = self._look([_whole(pictures)])[0]
         except ModelError as error:
             look = Look(image=None, error=str(error))
         return self._record(action, job, look, compare(look, self.best, self.config))
+
+    def _painted(self, paint: Callable[[], list[Image.Image]]) -> list[Image.Image]:
+        """What a model paints, unless memory runs out or the run is interrupted meanwhile."""
+        try:
+            pictures = paint()
+        except Exception as error:
+            if self.interrupted() and isinstance(error, ModelError):
+                raise BadImageError(_INTERRUPTED) from error
+            if not is_out_of_memory(error):
+                raise
+            said = first_line(error)
+        else:
+            if self.interrupted():
+                raise BadImageError(_INTERRUPTED)
+            return pictures
+        make_room()
+        raise BadImageError(
+            f"Expected enough memory to paint a picture, got {said!r}: use a smaller model, dtype or picture, or "
+            "enable_model_cpu_offload()."
+        )
 
     def _inpaint(self, round_: int) -> Attempt:
         """Repaint all patches of the best picture at once, and keep the candidates that got better."""
@@ -183,13 +238,16 @@ class _Refinement:
         jobs = [self._jobs(base.image, group, round_, number) for number, group in enumerate(groups, start=1)]
         nothing: Choice = (None,) * len(patches)
         try:
-            pictures = iter(_checked(self.parts.inpainter.inpaint(list(chain(*jobs))), list(chain(*jobs))))
+            every = list(chain(*jobs))
+            pictures = iter(_checked(self._painted(lambda: self.parts.inpainter.inpaint(every)), every))
             painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
             candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
         except ModelError as error:
             look = Look(image=None, error=str(error))
             settled = Settled(nothing, look, compare(look, base, self.config))
+        if isinstance(self.parts.inpainter, Remarking):
+            self.notes += self.parts.inpainter.remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
         return self._record("inpaint", _joined(list(chain(*jobs))), settled.look, settled.verdict, base.image)
@@ -207,7 +265,7 @@ class _Refinement:
                 prompt=revision.prompt,
                 negative_prompt=self._negative(revision),
                 seed=self._seed(round_, number, candidate),
-                strength=self.config.strength(tries),
+                strength=strength_of(group[0], self.config, tries),
                 whole=revision.whole,
             )
             for candidate in range(self.config.candidate_count(tries))
@@ -230,35 +288,35 @@ class _Refinement:
         return self._looks(images, (ModelError, OutOfDomainError))
 
     def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
-        answers = self._detect(images, recorded)
-        judge = self.parts.judge
+        prompts = [self.prompt] * len(images)
+        answers = _each(self._detect, images, prompts, recorded)
+        judges = self.judges
         if self.best is None and all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers):
-            judge = None  # a first picture without a flaw ends the run: there is nothing to compare it with
-        scores = judge.score(images, [self.prompt] * len(images)) if judge else [None] * len(images)
+            judges = ()  # a first picture without a flaw ends the run: there is nothing to compare it with
+        scores = [_each(_scored(judge), images, prompts, (ModelError,)) for judge in judges]
         return [
-            Look(image=image, score=score, analysis=answer)
-            if isinstance(answer, Analysis)
-            else Look(image=image, score=score, error=str(answer))
-            for image, score, answer in zip(images, scores, answers, strict=True)
+            _as_look(image, answer, [own[number] for own in scores])
+            for number, (image, answer) in enumerate(zip(images, answers, strict=True))
         ]
 
-    def _detect(
-        self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]
-    ) -> list[Analysis | Exception]:
+    def _detect(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
         self.looked += len(images)
-        try:
-            return list(self.parts.detector.batch(images, [self.prompt] * len(images)))
-        except recorded as error:
-            if len(images) == 1:
-                return [error]
-        return [answer for image in images for answer in self._detect([image], recorded)]
+        answers = list(self.parts.detector.batch(images, prompts))
+        if len(answers) != len(images):
+            raise BadAnswerError(f"Expected {len(images)} analyses of the detector, got {len(answers)}.")
+        for image, answer in zip(images, answers, strict=True):
+            if answer.size != (image.height, image.width):
+                raise BadAnswerError(
+                    f"Expected an analysis of {Size(image.height, image.width)} as the picture, got {answer.size}."
+                )
+        return answers
 
     def _record(
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
         """Note an attempt, what it cost, and whether it is the best so far."""
         now, rows = time.monotonic(), self.parts.generator.spent().denoiser_rows
-        judge = self.parts.judge
+        names = [judge.name for judge in self.judges] if look.scores else []
         attempt = Attempt(
             index=len(self.attempts),
             action=action,
@@ -267,7 +325,7 @@ class _Refinement:
             seed=job.seed,
             image=look.image,
             analysis=look.analysis,
-            scores=(Score(name=judge.name, value=look.score),) if judge and look.score is not None else (),
+            scores=tuple(Score(name=name, value=value) for name, value in zip(names, look.scores, strict=True)),
             accepted=verdict.accepted,
             reason=verdict.reason,
             note="; ".join(dict.fromkeys(self.notes)),
@@ -286,6 +344,64 @@ class _Refinement:
 
     def _result(self, stop: StopReason) -> RefinementResult:
         return RefinementResult(prompt=self.prompt, attempts=tuple(self.attempts), best=self.best_index, stop=stop)
+
+
+_INTERRUPTED = "Expected a whole picture, got an interrupt while it was painted."
+
+
+def _each(
+    ask: Callable[[Sequence[Image.Image], Sequence[str]], list[T]],
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    recorded: tuple[type[Exception], ...],
+) -> list[T | Exception]:
+    """An answer about each picture, or what went wrong with it; they are asked about one by one where all fail."""
+    try:
+        return [*ask(images, prompts)]
+    except Exception as error:
+        if not isinstance(error, recorded) and not is_out_of_memory(error):
+            raise
+        if len(images) == 1:
+            return [error]
+        ran_out = is_out_of_memory(error)
+    if ran_out:
+        make_room()
+    return [
+        answer
+        for image, prompt in zip(images, prompts, strict=True)
+        for answer in _each(ask, [image], [prompt], recorded)
+    ]
+
+
+def _scored(judge: protocols.Judge) -> Callable[[Sequence[Image.Image], Sequence[str]], list[float]]:
+    def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        scores = judge.score(images, prompts)
+        if len(scores) != len(images) or not all(map(math.isfinite, scores)):
+            raise BadAnswerError(f"Expected {len(images)} finite scores of {judge.name}, got {scores!r:.80}.")
+        return scores
+
+    return ask
+
+
+def _as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:
+    errors = [each for each in (answer, *scores) if isinstance(each, Exception)]
+    known = tuple(score for score in scores if not isinstance(score, Exception))
+    return Look(
+        image=image,
+        analysis=None if isinstance(answer, Exception) else answer,
+        scores=known if len(known) == len(scores) else (),
+        error=" ".join(first_line(each) if is_out_of_memory(each) else str(each) for each in errors) or None,
+    )
+
+
+def _whole(pictures: Sequence[Image.Image]) -> Image.Image:
+    """The one picture of a generator."""
+    if len(pictures) != 1:
+        raise BadImageError(f"Expected 1 picture from the generator, got {len(pictures)}.")
+    picture = pictures[0]
+    if not isinstance(picture, Image.Image) or picture.mode != "RGB":
+        raise BadImageError(f"Expected an RGB picture from the generator, got {picture!r:.80}.")
+    return picture
 
 
 def _checked(pictures: Sequence[Image.Image], jobs: Sequence[InpaintJob]) -> Sequence[Image.Image]:

@@ -22,8 +22,8 @@ class Look:
     """None where the model failed to paint."""
     analysis: Analysis | None = None
     """None where there is no image, or where the detector's answer could not be read."""
-    score: float | None = None
-    """The judge's; None without a judge or image."""
+    scores: tuple[float, ...] = ()
+    """The judges', in their order; empty without a judge or image."""
     error: str | None = None
 
 
@@ -37,25 +37,27 @@ class Verdict(NamedTuple):
 def compare(new: Look, best: Look | None, config: RefineConfig) -> Verdict:
     """Accept ``new`` only where it is nowhere worse than ``best`` and somewhere really better.
 
-    Its burden must not be larger and its score not lower; one of the two must improve by more than the margin. A
+    Its burden must not be larger and none of its scores lower; one of them must improve by more than the margin. A
     picture that could not be analysed is never better than another; any other is better than no picture.
     """
     if new.image is None or new.analysis is None:
         return Verdict(False, "could not be painted" if new.image is None else "could not be analysed")
+    if new.error is not None:
+        return Verdict(False, "could not be judged")
     if best is None or best.image is None:
         return Verdict(True, "the first picture that could be analysed")
-    gain, judged = 0.0, ""
-    if new.score is not None and best.score is not None:
-        gain, judged = new.score - best.score, f", score {best.score:.4f} -> {new.score:.4f}"
+    pairs = list(zip(best.scores, new.scores, strict=False))
+    gains = [after - before for before, after in pairs] or [0.0]
+    judged = "".join(f", score {before:.4f} -> {after:.4f}" for before, after in pairs)
     if best.analysis is None:
-        return Verdict(gain >= 0, f"the best so far could not be analysed{judged}")
+        return Verdict(min(gains) >= 0, f"the best so far could not be analysed{judged}")
     drop = best.analysis.burden - new.analysis.burden
     change = f"burden {best.analysis.burden:.3f} -> {new.analysis.burden:.3f}{judged}"
     if drop < 0:
         return Verdict(False, f"worse for the detector: {change}")
-    if gain < 0:
+    if min(gains) < 0:
         return Verdict(False, f"worse for the judge: {change}")
-    if drop > config.min_burden_drop or gain > config.min_score_gain:
+    if drop > config.min_burden_drop or max(gains) > config.min_score_gain:
         return Verdict(True, f"better: {change}")
     return Verdict(False, f"no better: {change}")
 
@@ -144,11 +146,12 @@ def settle(board: Board, config: RefineConfig) -> Settled:
 def _best_candidate(
     board: Board, patch: int, trials: Sequence[Choice], looks: Sequence[Look], config: RefineConfig
 ) -> int | None:
-    """The candidate with the least burden in its patch, the judge deciding between equals; None: none is better."""
+    """The candidate with the least burden in its patch, the judges, the first before the others, deciding between
+    equals; None: none is better."""
     assert board.base.analysis is not None
     mask = board.masks[patch]
     ranked = [
-        (burden_within(look.analysis, mask), -(look.score or 0.0), trial[patch])
+        (burden_within(look.analysis, mask), [-score for score in look.scores], trial[patch])
         for trial, look in zip(trials, looks, strict=True)
         if look.analysis is not None
     ]

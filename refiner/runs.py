@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from refiner.errors import ConfigError, InputError, OutputError
 from refiner.masks import rle_decode, rle_encode
@@ -40,6 +41,11 @@ def derive_seed(*parts: int | str) -> int:
     """
     key = json.dumps([str(part) if isinstance(part, str) else int(part) for part in parts])
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def picture_digest(image: Image.Image) -> str:
+    """A digest of a picture's size and pixels, the same for every file format that loses nothing."""
+    return hashlib.blake2b(f"{image.mode} {image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -242,10 +248,12 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
         row["painted"] = None if attempt.painted is None else rle_encode(attempt.painted)
         if attempt.analysis is not None:
             row["analysis"] = analysis_to_dict(attempt.analysis, arrays=True)
+    best = result.attempts[result.best].image
+    record |= {"picture": None if best is None else picture_digest(best), "settings": dict(result.settings)}
     record |= {"schema": SCHEMA, "config": dict(config or {}), "environment": environment()}
     record["environment"]["seconds"] = [round(attempt.seconds, 3) for attempt in result.attempts]
     try:
-        json.dumps(record["config"], allow_nan=False)
+        json.dumps([record["config"], record["settings"]], allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"A run's config must hold plain JSON values, got one that fails with {error}.") from error
     return record

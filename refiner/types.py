@@ -180,7 +180,7 @@ class Attempt:
     reason: str
     """Why it was accepted or rejected, in words."""
     note: str = ""
-    """What the reviser had to say of its prompt; empty where it was the usual."""
+    """What else the user should know, of the reviser's prompt or of memory that ran out; empty where all was usual."""
     painted: Mask | None = None
     """Pixels that differ from the picture it was made from (inpainting only), bool (H, W)."""
     error: str | None = None
@@ -198,6 +198,8 @@ class RefinementResult:
     best: int
     """Index into ``attempts`` of the picture that was kept."""
     stop: StopReason
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What made them, as plain JSON values (``refiner.pipelines.replay``); empty where that is not known."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):
