@@ -2,7 +2,8 @@
 
 A frozen table of families; nothing is imported before it is asked for. Other packages add families by an entry point
 of group ``refiner.detectors`` whose name is the family and whose value is a factory like those in ``FAMILIES``.
-The family ``vlm`` alone needs no folder: its model may stand behind an endpoint, ``vlm:<model>@<base url>``.
+The families ``vlm`` and ``parts`` alone need no folder: a model may stand behind an endpoint,
+``vlm:<model>@<base url>``, and parts have names, ``parts:hand,face@<model>``.
 """
 
 from __future__ import annotations
@@ -77,11 +78,13 @@ def load_detector(
             whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to run it
             here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
             endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
-            ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers.
+            ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers. Parts that are
+            repainted as a matter of course: ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``.
         device: None takes CUDA where there is one.
         dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
-        grounder: of a vision-language model, which gives boxes alone: id for ``load_grounder``, such as
-            ``sam:<path>``, instead of that in its id; None without one there: ``grabcut``, which needs no weights.
+        grounder: of a vision-language model or of parts, which give boxes alone: id for ``load_grounder``, such as
+            ``sam:<path>``, instead of that in its id; None without one there: ``grabcut``, or ``box`` for parts, which
+            need no weights.
 
     Raises:
         ModelNotFoundError: no such detector; the message names those that are known.
@@ -93,6 +96,8 @@ def load_detector(
     family, colon, rest = text.partition(":")
     if family == "vlm" and (colon or not Path(text).is_dir()):
         return _named_vlm(rest, device, dtype, grounder)
+    if family == "parts" and colon:
+        return _named_parts(rest, device, dtype, grounder)
     if grounder is not None:
         with_grounder(text, grounder)
     if colon and family in table:
@@ -108,15 +113,15 @@ def load_detector(
 
 
 def with_grounder(detector: str, grounder: str | Path) -> str:
-    """The id of a vision-language model with a grounder.
+    """The id of a vision-language model, or of parts, with a grounder.
 
     Raises:
         ConfigError: the id is that of a detector that draws its own masks.
     """
-    if detector.partition(":")[0] != "vlm":
+    if detector.partition(":")[0] not in ("vlm", "parts"):
         raise ConfigError(
-            f"Expected a grounder with vlm:<model> alone, got one with {detector!r}, which draws its own masks: "
-            "leave the grounder out."
+            f"Expected a grounder with vlm:<model> or parts:<names> alone, got one with {detector!r}, which draws its "
+            "own masks: leave the grounder out."
         )
     return f"{detector},grounder={grounder}"
 
@@ -139,6 +144,18 @@ def _named_vlm(
     )
 
 
+def _named_parts(
+    rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
+) -> Detector:
+    """What stands behind ``parts:``."""
+    from refiner.detectors.chat_names import parse_name
+    from refiner.detectors.parts import DEFAULT_GROUNDER, load_parts
+
+    name = parse_name(rest, ("grounder",))
+    chosen = grounder or name.options.get("grounder", DEFAULT_GROUNDER)
+    return load_parts(name.model, grounder=chosen, device=device, dtype=dtype)
+
+
 def _family_of(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -152,4 +169,5 @@ def _family_of(folder: Path) -> str | None:
 def _known(table: Mapping[str, Factory]) -> str:
     bundled = [part for part in micro_parts() if part.removeprefix("micro:") in table]
     names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table)), "vlm:<model>@<base url>"]
+    names.append("parts:<names>@<model>")
     return f"Known detectors: {', '.join(names)}."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_locators import save_locator
 
 from refiner.detectors import load_detector
 from refiner.detectors.scripted import ScriptedDetector
@@ -34,8 +36,14 @@ def scripted() -> Detector:
     return ScriptedDetector(answer)
 
 
+def parts() -> Detector:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_detector(f"parts:hand,face,text@{save_locator(Path(folder))}", device="cpu")
+
+
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "scripted": scripted,
+    "parts": parts,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
 }
 

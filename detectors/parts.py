@@ -1,0 +1,130 @@
+"""Parts that are repainted as a matter of course: hands, faces, text, or whatever words name.
+
+This is what ADetailer and its kin do: an open-vocabulary detector says where the parts are, not what is wrong with
+them. The less sure it is of what it sees, the likelier the part is misshapen: that doubt is the severity, so that the
+loop keeps a repainted part where it has become easier to recognise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from refiner.detectors.grounding import Grounder, Segment, load_grounder
+from refiner.detectors.grounding_text import Located, Locator, TextLocator, clean_phrase
+from refiner.errors import ConfigError
+from refiner.masks import box_of, location_words
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
+DEFAULT_GROUNDER = "box"
+"""The filled box, as for most of ADetailer's models."""
+REASONING = "This part is repainted as a matter of course: it was found, not examined."
+_TEXT = frozenset({"text", "sign", "letter", "word", "lettering", "logo", "label", "caption"})
+
+
+class PartsDetector:
+    """Finds parts by their names; satisfies ``refiner.protocols.Detector``.
+
+    Each region is one part: ``reasoning`` says that it is no flaw that was found, ``explanation`` is empty, so that
+    nothing of it enters a negative prompt. ``severity`` is one minus the locator's confidence, ``score`` is 1. The
+    category is ``text`` for parts that are read, else ``anatomy``. No verdict real or fake is given.
+
+    Args:
+        locator: from words to boxes.
+        grounder: from boxes to masks.
+        parts: what to look for, such as ``("hand", "face", "text")``.
+
+    Raises:
+        ConfigError: no part is named.
+    """
+
+    def __init__(self, locator: Locator, grounder: Grounder, parts: Sequence[str]) -> None:
+        self.locator, self.grounder = locator, grounder
+        self.parts = tuple(dict.fromkeys(filter(None, map(clean_phrase, parts))))
+        if not self.parts:
+            raise ConfigError(f"Expected the names of parts, such as hand,face, got {list(parts)!r}: name one.")
+
+    @property
+    def name(self) -> str:
+        """Parts and models."""
+        return f"parts:{','.join(self.parts)}@{self.locator.name}, masks by {self.grounder.name}"
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """Where the parts are; ``prompt`` is not read.
+
+        Raises:
+            BadAnswerError: the locator's scores or boxes are not finite.
+        """
+        found = self.locator.locate(image, self.parts)
+        segments = self.grounder.segment(image, boxes=[place.box for place in found]) if found else []
+        size = Size(image.height, image.width)
+        told = "; ".join(
+            f"{place.phrase} {place.score:.2f} (mask by {segment.source})"
+            for place, segment in zip(found, segments, strict=True)
+        )
+        regions = [_region(place, segment, size) for place, segment in zip(found, segments, strict=True)]
+        return Analysis(size=size, regions=tuple(regions), tags=("parts",), raw=told, detector=self.name)
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """The same answers as one call each."""
+        if prompts is not None and len(prompts) != len(images):
+            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        return [self(image) for image in images]
+
+    def to(self, device: str | torch.device) -> PartsDetector:
+        """Move the networks."""
+        for part in (self.locator, self.grounder):
+            if (model := getattr(part, "model", None)) is not None:
+                model.to(device)
+        return self
+
+
+def load_parts(
+    rest: str,
+    *,
+    grounder: str | Path = DEFAULT_GROUNDER,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> PartsDetector:
+    """A ``PartsDetector`` by what stands behind ``parts:`` in its id.
+
+    Args:
+        rest: names of parts with commas between, then optionally ``@`` and a folder or hub id of a locator, such as
+            ``hand,face@google/owlv2-base-patch16-ensemble``.
+        grounder: id for ``load_grounder``.
+        device: None takes CUDA where there is one.
+        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+
+    Raises:
+        ConfigError: no part is named.
+        ModelNotFoundError, WeightsError: an unknown or damaged locator or grounder.
+    """
+    names, _, model = rest.partition("@")
+    parts = names.split(",")
+    if not any(map(clean_phrase, parts)):
+        raise ConfigError(f"Expected the names of parts, such as parts:hand,face, got 'parts:{rest}': name one.")
+    locator = TextLocator.from_pretrained(model or DEFAULT_MODEL, device=device, dtype=dtype)
+    return PartsDetector(locator, load_grounder(grounder, device=device, dtype=dtype), parts)
+
+
+def _region(place: Located, segment: Segment, size: Size) -> Region:
+    mask = segment.mask
+    box = box_of(mask) or place.box
+    words = {word.removesuffix("s") for word in place.phrase.split()}
+    return Region(
+        mask=mask,
+        box=box,
+        name=f"the {place.phrase}",
+        location=location_words(box, size),
+        reasoning=REASONING,
+        category=Category.TEXT if words & _TEXT else Category.ANATOMY,
+        severity=round(1 - place.score, 6),
+    )
