@@ -69,8 +69,9 @@ class Trainee(nn.Module):
         kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
         flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
         losses = {
-            "flaws": weights.flaws * (_kind_loss(kinds, batch) + _flawed_loss(flawed[:, 0], batch)),
-            "parts": weights.parts * (_part_loss(parts, batch.parts) + _seen_loss(seen, batch.parts)),
+            "flaws": weights.flaws
+            * (kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + _flawed_loss(flawed[:, 0], batch)),
+            "parts": weights.parts * (part_loss(parts, batch.parts) + _seen_loss(seen, batch.parts)),
         }
         verdict = self.model.verdict(vision)
         if verdict is not None and weights.verdict:
@@ -78,12 +79,15 @@ class Trainee(nn.Module):
         return losses
 
 
-def _kind_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth."""
+def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth.
+
+    ``masks`` float (S, H, W), ``rows`` and ``kinds`` int (S,) are those of S flaws, as a ``Batch`` has them.
+    """
     side = round(logits.shape[1] ** 0.5)
-    shares = functional.adaptive_avg_pool2d(batch.masks[:, None], side).flatten(1)
+    shares = functional.adaptive_avg_pool2d(masks[:, None], side).flatten(1)
     target = torch.zeros(logits.shape[:2], dtype=torch.long)
-    for row, kind, share in zip(batch.rows.tolist(), batch.kinds.tolist(), shares, strict=True):
+    for row, kind, share in zip(rows.tolist(), kinds.tolist(), shares, strict=True):
         target[row][share > 0.06] = kind + 1
     importance = torch.ones(logits.shape[-1])
     importance[0] = 0.05
@@ -98,7 +102,7 @@ def _flawed_loss(logits: Tensor, batch: Batch) -> Tensor:
     return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
 
 
-def _part_loss(logits: Tensor, parts: Tensor) -> Tensor:
+def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
     """Which parts should be in each patch: (B, N, parts); mean over the parts that are there."""
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
