@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from refiner.pipelines.families import (
     denoiser_of,
     family_of,
     inpaints,
+    longest_side,
     multiple_of,
     native_side,
     takes,
@@ -163,6 +164,10 @@ class DiffusersPainter:
 
     def _repaint(self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[Pixels]:
         """Repaint crops of one size and one strength in one call."""
+        fitting = _fitting(crops[0].image.size, owner)
+        if fitting is not None:
+            painted = self._repaint(owner, [_resized(crop, fitting) for crop in crops], options)
+            return [_stretched(pixels, crops[0].image.size) for pixels in painted]
         family = family_of(owner)
         (width, height), images = crops[0].image.size, [crop.image for crop in crops]
         pipe = inpainting_pipe(owner)
@@ -244,6 +249,26 @@ def inpainting_pipe(owner: DiffusionPipeline) -> DiffusionPipeline | None:
         pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     pipe.scheduler = type(owner.scheduler).from_config(owner.scheduler.config)
     return pipe
+
+
+def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] | None:
+    """Width and height, in pixels, for crops that are too long for a pipeline; None for those that are not."""
+    longest, multiple = longest_side(pipe), multiple_of(pipe)
+    if longest is None or max(size) <= longest:
+        return None
+    scale = longest / max(size)
+    width, height = (max(multiple, int(side * scale) // multiple * multiple) for side in size)
+    return width, height
+
+
+def _resized(crop: Crop, size: tuple[int, int]) -> Crop:
+    mask = Image.fromarray(crop.mask).resize(size, Image.Resampling.NEAREST)
+    return replace(crop, image=crop.image.resize(size, Image.Resampling.LANCZOS), mask=np.asarray(mask))
+
+
+def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
+    return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:

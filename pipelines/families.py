@@ -48,15 +48,25 @@ class Family:
     """Arguments of the inpainting call that keep it at the size it is given."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the denoiser's config that the inpainting class asks for, and their values where they are missing."""
+    longest: Callable[[DiffusionPipeline], int] | None = None
+    """Longest side that the denoiser has positions for, in its patches of latent cells; None: any."""
     one_length: bool = False
     """Whether prompts of one batch must have equally many tokens, lest padding change the picture."""
     control: str | None = None
     """Name under which the generator's call takes ``control_image``."""
 
 
+def _square(pipe: DiffusionPipeline) -> int:
+    return math.isqrt(pipe.transformer.config.pos_embed_max_size)
+
+
+def _line(pipe: DiffusionPipeline) -> int:
+    return int(pipe.transformer.config.pos_embed_max_size)
+
+
 _SD = Family(inpaint="StableDiffusionInpaintPipeline")
 _SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
-_SD3 = Family(inpaint="StableDiffusion3InpaintPipeline", multiple=16)
+_SD3 = Family(inpaint="StableDiffusion3InpaintPipeline", multiple=16, longest=_line)
 _FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
 # Klein's call scales down what is larger than 1024 x 1024: crops stay below that, however their sides are rounded.
 _KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992)
@@ -92,7 +102,7 @@ FAMILIES: Mapping[str, Family] = {
     "SanaPipeline": Family(inpaint=None, multiple=32, fixed=_no_bins),
     "KolorsPipeline": Family(inpaint=None),
     "HunyuanDiTPipeline": Family(inpaint=None, multiple=16, fixed=_no_bins),
-    "AuraFlowPipeline": Family(inpaint=None, multiple=16, native=1024),
+    "AuraFlowPipeline": Family(inpaint=None, multiple=16, native=1024, longest=_square),
     "Lumina2Pipeline": Family(inpaint=None, multiple=16),
     "CogView4Pipeline": Family(inpaint=None, multiple=16, one_length=True),
 }
@@ -141,6 +151,14 @@ def cell_of(pipe: DiffusionPipeline) -> int:
 def multiple_of(pipe: DiffusionPipeline) -> int:
     """Heights and widths are multiples of this many pixels."""
     return math.lcm(family_of(pipe).multiple, cell_of(pipe))
+
+
+def longest_side(pipe: DiffusionPipeline) -> int | None:
+    """Longest side that a pipeline can paint, in pixels; None: any."""
+    longest = family_of(pipe).longest
+    if longest is None:
+        return None
+    return longest(pipe) * int(pipe.transformer.config.patch_size) * int(pipe.vae_scale_factor)
 
 
 def native_side(pipe: DiffusionPipeline) -> int:

@@ -1,0 +1,516 @@
+"""Tiny random pipelines of every family that is served, built from configs: no hub, nothing on disk."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ControlNetModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from diffusers.utils import logging
+from tiny_chat_models import TEXT_TEMPLATE, tokenizer_of
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    GlmConfig,
+    GlmModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+torch.set_num_threads(1)
+logging.set_verbosity_error()
+SIDE = 64
+"""Side of the pictures of the Stable Diffusion pipelines, in pixels."""
+LETTERS = [chr(code) for code in range(33, 127)]
+Pipe = TypeVar("Pipe", bound=DiffusionPipeline)
+
+
+def quiet(pipe: Pipe) -> Pipe:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# Tokenizers
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    return CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def gemma_tokenizer() -> GemmaTokenizer:
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    return GemmaTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=512)
+
+
+def bert_tokenizer() -> BertTokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    return BertTokenizer(vocab={word: n for n, word in enumerate(words)}, model_max_length=77)
+
+
+def qwen_tokenizer() -> Qwen2TokenizerFast:
+    return tokenizer_of(TEXT_TEMPLATE)
+
+
+def glm_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<unk>", "[gMASK]", "<sop>", *LETTERS]
+    core = Tokenizer(models.WordLevel(vocab={word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=[("[gMASK]", 2), ("<sop>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", padding_side="left", model_max_length=256
+    )  # fmt: skip
+
+
+# Text encoders
+
+
+def clip_config(words: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=words, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+
+
+def t5_encoder(cls: type = T5EncoderModel, config: type = T5Config, width: int = 32) -> T5EncoderModel:
+    return cls(config(vocab_size=128, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4)).eval()
+
+
+def qwen3(cls: type) -> Qwen3Model:
+    config = Qwen3Config(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    return cls(config).eval()
+
+
+def gemma2() -> Gemma2Model:
+    config = Gemma2Config(
+        vocab_size=128, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    return Gemma2Model(config).eval()
+
+
+# Autoencoders
+
+
+def autoencoder(blocks: int = 3, latent: int = 4, **options: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=[16] * blocks, down_block_types=["DownEncoderBlock2D"] * blocks,
+        up_block_types=["UpDecoderBlock2D"] * blocks, latent_channels=latent, norm_num_groups=8, sample_size=SIDE,
+        **options,
+    ).eval()  # fmt: skip
+
+
+def flux_autoencoder(blocks: int = 2, latent: int = 4) -> AutoencoderKL:
+    flux = {"shift_factor": 0.1159, "scaling_factor": 0.3611, "use_quant_conv": False, "use_post_quant_conv": False}
+    return autoencoder(blocks, latent, **flux)
+
+
+def flow() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler()
+
+
+# Stable Diffusion and its kin
+
+
+def unet(**options: Any) -> UNet2DConditionModel:
+    usual = {
+        "block_out_channels": (16, 32), "layers_per_block": 1, "sample_size": SIDE // 4, "in_channels": 4,
+        "out_channels": 4, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8, "attention_head_dim": 8,
+    }  # fmt: skip
+    return UNet2DConditionModel(**usual | options).eval()
+
+
+def controlnet(**options: Any) -> ControlNetModel:
+    model = ControlNetModel.from_unet(unet(**options), conditioning_embedding_out_channels=(8, 8, 8))
+    with torch.no_grad():
+        for parameter in model.parameters():  # the last layers start at zero
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def ddim() -> DDIMScheduler:
+    return DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction")
+
+
+def stable_diffusion(cls: type = diffusers.StableDiffusionPipeline, **options: Any) -> DiffusionPipeline:
+    torch.manual_seed(0)
+    words = clip_tokenizer()
+    inner = {"in_channels": 9} if options.pop("nine", False) else {}
+    if "ControlNet" in cls.__name__:
+        options["controlnet"] = controlnet(cross_attention_dim=32)
+    return quiet(
+        cls(
+            vae=autoencoder(), text_encoder=CLIPTextModel(clip_config(len(words))).eval(), tokenizer=words,
+            unet=unet(cross_attention_dim=32, **inner), scheduler=ddim(), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False, **options,
+        )
+    )  # fmt: skip
+
+
+def stable_diffusion_xl(cls: type = diffusers.StableDiffusionXLPipeline, **options: Any) -> DiffusionPipeline:
+    torch.manual_seed(0)
+    words = clip_tokenizer()
+    config = clip_config(len(words))
+    refiner = bool(options.get("requires_aesthetics_score"))
+    inner = {
+        "cross_attention_dim": 32 if refiner else 64, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": (5 if refiner else 6) * 8 + 32,
+    }  # fmt: skip
+    if "ControlNet" in cls.__name__:
+        options["controlnet"] = controlnet(**inner)
+    return quiet(
+        cls(
+            vae=autoencoder(), text_encoder=None if refiner else CLIPTextModel(config).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(config).eval(), tokenizer=None if refiner else words,
+            tokenizer_2=words, unet=unet(**inner), scheduler=ddim(), add_watermarker=False, **options,
+        )
+    )  # fmt: skip
+
+
+def stable_diffusion_3() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    words = clip_tokenizer()
+    config = clip_config(len(words))
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=16,
+    )  # fmt: skip
+    return quiet(
+        diffusers.StableDiffusion3Pipeline(
+            transformer=transformer.eval(), scheduler=flow(), vae=flux_autoencoder(latent=16),
+            text_encoder=CLIPTextModelWithProjection(config).eval(), tokenizer=words,
+            text_encoder_2=CLIPTextModelWithProjection(config).eval(), tokenizer_2=words,
+            text_encoder_3=t5_encoder(width=64), tokenizer_3=t5_tokenizer(),
+        )
+    )  # fmt: skip
+
+
+# FLUX and its kin
+
+
+def flux(cls: type = diffusers.FluxPipeline, channels: int = 16, **options: Any) -> DiffusionPipeline:
+    torch.manual_seed(0)
+    words = clip_tokenizer()
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=channels, out_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 4, 8],
+        guidance_embeds=cls is not diffusers.FluxPipeline,
+    )  # fmt: skip
+    return quiet(
+        cls(
+            scheduler=flow(), vae=flux_autoencoder(), text_encoder=CLIPTextModel(clip_config(len(words))).eval(),
+            tokenizer=words, text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(), transformer=transformer.eval(),
+            **options,
+        )
+    )  # fmt: skip
+
+
+def flux_klein() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.Flux2Transformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
+    )  # fmt: skip
+    return quiet(
+        diffusers.Flux2KleinPipeline(
+            scheduler=flow(), vae=vae.eval(), text_encoder=qwen3(Qwen3ForCausalLM), tokenizer=qwen_tokenizer(),
+            transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def chroma() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.ChromaTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=[4, 4, 8], approximator_hidden_dim=32, approximator_layers=1,
+        approximator_num_channels=16,
+    )  # fmt: skip
+    return quiet(
+        diffusers.ChromaPipeline(
+            scheduler=flow(), vae=flux_autoencoder(), text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
+            transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def qwen_image() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
+    )  # fmt: skip
+    text = {
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None,
+        "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return quiet(
+        diffusers.QwenImagePipeline(
+            scheduler=flow(), vae=vae.eval(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
+            text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        )
+    )  # fmt: skip
+
+
+def z_image() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, qk_norm=True, cap_feat_dim=16, rope_theta=256.0, axes_dims=[8, 4, 4], axes_lens=[600, 64, 64],
+    )  # fmt: skip
+    with torch.no_grad():  # they come uninitialised
+        transformer.x_pad_token.fill_(1)
+        transformer.cap_pad_token.fill_(1)
+    return quiet(
+        diffusers.ZImagePipeline(
+            scheduler=flow(), vae=flux_autoencoder(), text_encoder=qwen3(Qwen3Model), tokenizer=qwen_tokenizer(),
+            transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+# Families without an inpainting class
+
+
+def pixart_sigma() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
+        in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True,
+    )  # fmt: skip
+    return quiet(
+        diffusers.PixArtSigmaPipeline(
+            tokenizer=t5_tokenizer(), text_encoder=t5_encoder(), vae=autoencoder(), transformer=transformer.eval(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(),
+        )
+    )  # fmt: skip
+
+
+def sana() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        sample_size=16,
+    )  # fmt: skip
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv",
+        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )  # fmt: skip
+    return quiet(
+        diffusers.SanaPipeline(
+            tokenizer=gemma_tokenizer(), text_encoder=gemma2(), vae=vae.eval(), transformer=transformer.eval(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+        )
+    )  # fmt: skip
+
+
+@functools.cache
+def chatglm_words() -> str:
+    """Path of a sentencepiece model of letters, for as long as the process lives."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    sentencepiece = importlib.import_module("sentencepiece")
+    path = Path(folder) / "tokenizer.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(LETTERS), model_writer=file, vocab_size=98, model_type="char", minloglevel=2
+        )
+    return str(path)
+
+
+def kolors(cls: type = diffusers.KolorsPipeline) -> DiffusionPipeline:
+    torch.manual_seed(0)
+    config = ChatGLMConfig(
+        num_layers=2, padded_vocab_size=128, hidden_size=32, ffn_hidden_size=32, kv_channels=8, num_attention_heads=4,
+        seq_length=256, multi_query_attention=True, multi_query_group_num=2, rmsnorm=True, add_qkv_bias=True,
+        original_rope=True,
+    )  # fmt: skip
+    text_encoder = ChatGLMModel(config).eval()
+    with torch.no_grad():  # it comes uninitialised
+        for parameter in text_encoder.parameters():
+            parameter.normal_(0.5, 0.1)
+    inner = {
+        "cross_attention_dim": 32, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    }  # fmt: skip
+    return quiet(
+        cls(
+            vae=autoencoder(), text_encoder=text_encoder, unet=unet(**inner),
+            tokenizer=ChatGLMTokenizer(chatglm_words(), model_max_length=256),
+            scheduler=diffusers.EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading"),
+        )
+    )  # fmt: skip
+
+
+def hunyuan_dit() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.HunyuanDiT2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
+        cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=16, hidden_size=24,
+        activation_fn="gelu-approximate",
+    )  # fmt: skip
+    bert = BertConfig(vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37)
+    return quiet(
+        diffusers.HunyuanDiTPipeline(
+            vae=autoencoder(4), text_encoder=BertModel(bert).eval(), tokenizer=bert_tokenizer(),
+            transformer=transformer.eval(), scheduler=diffusers.DDPMScheduler(), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False, text_encoder_2=t5_encoder(),
+            tokenizer_2=t5_tokenizer(),
+        )
+    )  # fmt: skip
+
+
+def aura_flow() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4,
+        pos_embed_max_size=256,
+    )  # fmt: skip
+    return quiet(
+        diffusers.AuraFlowPipeline(
+            tokenizer=t5_tokenizer(), text_encoder=t5_encoder(UMT5EncoderModel, UMT5Config), vae=autoencoder(2),
+            transformer=transformer.eval(), scheduler=flow(),
+        )
+    )  # fmt: skip
+
+
+def lumina2() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, hidden_size=16, num_layers=1, num_refiner_layers=1,
+        num_attention_heads=2, num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(600, 64, 64),
+        cap_feat_dim=8,
+    )  # fmt: skip
+    return quiet(
+        diffusers.Lumina2Pipeline(
+            transformer=transformer.eval(), scheduler=flow(), vae=flux_autoencoder(4), text_encoder=gemma2(),
+            tokenizer=gemma_tokenizer(),
+        )
+    )  # fmt: skip
+
+
+def cogview4() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.CogView4Transformer2DModel(
+        patch_size=2, in_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2, out_channels=4,
+        text_embed_dim=32, time_embed_dim=8, condition_dim=4, sample_size=16,
+    )  # fmt: skip
+    text = GlmConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    return quiet(
+        diffusers.CogView4Pipeline(
+            tokenizer=glm_tokenizer(), text_encoder=GlmModel(text).eval(), vae=autoencoder(2),
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(
+                base_shift=0.25, max_shift=0.75, use_dynamic_shifting=True, time_shift_type="linear"
+            ),
+        )
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """How a family is built and called."""
+
+    build: Callable[[], DiffusionPipeline]
+    call: Mapping[str, Any] = field(default_factory=dict)
+    native: int | None = None
+    rows: int = 2
+    """Denoiser rows of one picture at one step without a negative prompt: 2 with guidance, 1 without."""
+    rows_with_negative: int = 2
+
+
+_SHORT = {"max_sequence_length": 48}
+_NO_BINS = {"use_resolution_binning": False}
+
+TINY: Mapping[str, Tiny] = {
+    "sd": Tiny(build=stable_diffusion),
+    "sd-inpaint": Tiny(build=functools.partial(stable_diffusion, diffusers.StableDiffusionInpaintPipeline, nine=True)),
+    "sdxl": Tiny(build=stable_diffusion_xl),
+    "sd3": Tiny(build=stable_diffusion_3, call=_SHORT, native=32),
+    "flux": Tiny(build=flux, call=_SHORT, native=32, rows=1, rows_with_negative=1),
+    "flux-klein": Tiny(build=flux_klein, call=_SHORT | {"text_encoder_out_layers": (0, 1, 2)}, native=32),
+    "qwen-image": Tiny(build=qwen_image, native=32, rows=1),
+    "z-image": Tiny(build=z_image, call=_SHORT, native=32),
+    "chroma": Tiny(build=chroma, call=_SHORT, native=32),
+    "pixart-sigma": Tiny(build=pixart_sigma, call=_SHORT | _NO_BINS | {"clean_caption": False}),
+    "sana": Tiny(build=sana, call=_SHORT | _NO_BINS | {"complex_human_instruction": None}, native=32),
+    "kolors": Tiny(build=kolors),
+    "hunyuan-dit": Tiny(build=hunyuan_dit, call=_NO_BINS),
+    "aura-flow": Tiny(build=aura_flow, call=_SHORT, native=32),
+    "lumina2": Tiny(build=lumina2, call=_SHORT),
+    "cogview4": Tiny(build=cogview4),
+}
+"""By a short name."""
