@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import secrets
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from refiner.detectors.chat_names import is_elsewhere
-from refiner.errors import BadImageError, ConfigError
+from refiner.errors import ConfigError
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
-from refiner.pipelines.chat_reviser import load_reviser
 from refiner.pipelines.config import RefineConfig, Strategy
-from refiner.pipelines.families import check_pipelines, count_tokens, reads_free_text
+from refiner.pipelines.families import check_pipelines
 from refiner.pipelines.inpainting import CropInpainter
+from refiner.pipelines.interrupts import Interrupt
+from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loop import Attempts, Parts, finish, refine
-from refiner.pipelines.revisers import TemplateReviser
-from refiner.pipelines.saved import SavedSettings
-from refiner.protocols import Detector, Judge, Reviser
+from refiner.pipelines.outputs import OutputType, converted, kept_image
+from refiner.pipelines.parts_by_id import (
+    Judges,
+    Where,
+    detector_on,
+    fitting_reviser,
+    id_of,
+    inside,
+    judges_on,
+    pipeline_like,
+    saved_judge,
+    trusted,
+)
+from refiner.pipelines.replay import settings_of
+from refiner.pipelines.safety import SafetyChecked
+from refiner.pipelines.saved import PARTS, SavedSettings
+from refiner.protocols import Detector, Reviser
+from refiner.runs import Json
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    Images = list[Image.Image] | NDArray[np.float32] | torch.Tensor
+    from refiner.pipelines.outputs import Images
 
-OutputType = Literal["pil", "np", "pt"]
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
-Where = str | Path
 
 
 class RefinedPipelineOutput(NamedTuple):
@@ -62,7 +72,9 @@ class RefinedPipeline:
         pipe: text-to-image pipeline of a family in ``refiner.pipelines.families.FAMILIES``, or any with an
             ``inpainter``; one that can only repaint paints by repainting an empty picture.
         detector: says what is wrong with a picture; or its id.
-        judge: scores pictures against the user's prompt; or its id; None: the detector alone decides.
+        judge: scores pictures against the user's prompt; or its id (see ``load_judge``), such as ``clip:PATH``; or a
+            list of them, of which none may see a worse picture; "auto": the bundled one beside a bundled detector;
+            None: the detector alone decides.
         reviser: makes prompts; or its id (see ``load_reviser``), such as ``chat:MODEL@URL``; None: a
             ``TemplateReviser``. By id or as None it fits the pipeline's text encoders.
         config: defaults of all calls.
@@ -78,7 +90,7 @@ class RefinedPipeline:
         ModelNotFoundError: an unknown detector or judge.
     """
 
-    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "_ids"}) | {
+    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "ids", "_runs"}) | {
         *("inpainter", "second_stage", "inpaint_call_defaults", "native")
     }
 
@@ -87,7 +99,7 @@ class RefinedPipeline:
         pipe: DiffusionPipeline,
         *,
         detector: Detector | Where,
-        judge: Judge | Where | None = None,
+        judge: Judges | Literal["auto"] = "auto",
         reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
@@ -97,16 +109,19 @@ class RefinedPipeline:
         native: int | None = None,
     ) -> None:
         self.pipe = pipe
-        self.inpainter = _load_pipeline(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
-        self.second_stage = _load_pipeline(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
+        self.inpainter = pipeline_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
+        self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
         check_pipelines(pipe, self.inpainter, self.second_stage)
+        if judge == "auto":
+            judge = "micro" if str(detector).partition(":")[0] == "micro" else None
         parts = {"detector": detector, "judge": judge, "reviser": reviser}
         parts |= {"inpainter": inpainter, "second_stage": second_stage}
-        self._ids = {name: str(part) for name, part in parts.items() if isinstance(part, str | Path)}
-        self.detector = _load_detector(detector, pipe.device) if isinstance(detector, str | Path) else detector
-        self.judge = _load_judge(judge, pipe.device) if isinstance(judge, str | Path) else judge
+        self.ids = {name: found for name, part in parts.items() if (found := id_of(part))}
+        self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
+        self.detector = detector_on(detector, pipe.device) if isinstance(detector, str | Path) else detector
+        self.judge = judges_on(judge, pipe.device)
         chosen = reviser or "template"
-        self.reviser = _load_reviser(chosen, pipe) if isinstance(chosen, str) else chosen
+        self.reviser = fitting_reviser(chosen, pipe) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
         self.call_defaults = dict(call or {})
         self.inpaint_call_defaults = dict(inpaint_call or {})
@@ -123,7 +138,7 @@ class RefinedPipeline:
         model: Where,
         *,
         detector: Detector | Where | None = None,
-        judge: Judge | Where | Literal["saved"] | None = "saved",
+        judge: Judges | Literal["saved"] = "saved",
         reviser: Reviser | str | None = None,
         config: RefineConfig | None = None,
         dtype: torch.dtype | None = None,
@@ -136,7 +151,7 @@ class RefinedPipeline:
         Args:
             model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
             detector: detector or its id; None: the one that was saved with the pipeline.
-            judge: judge or its id; "saved": the one that was saved with the pipeline, if any; None: no judge.
+            judge: see the class; "saved": what was saved with the pipeline, and "auto" where nothing was.
             reviser: see the class; None: the one that was saved with the pipeline.
             config: see the class; None: what was saved with the pipeline.
             dtype: of the pipeline's weights; None: as diffusers does.
@@ -154,31 +169,35 @@ class RefinedPipeline:
         folder = resolve(model, "generator")
         verify(folder)
         saved = SavedSettings.read(folder)
-        chosen = detector or _inside(folder, _trusted("detector", saved.detector))
+        chosen = detector or inside(folder, trusted("detector", saved.detector))
         if chosen is None:
             raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
-        return cls(
+        if judge == "saved":
+            judge = saved_judge(folder, saved)
+        refined = cls(
             DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options),
             detector=chosen,
-            judge=_inside(folder, saved.judge) if judge == "saved" else judge,
-            reviser=reviser or _trusted("reviser", saved.reviser),
+            judge=judge,
+            reviser=reviser or trusted("reviser", saved.reviser),
             config=config or saved.config,
             call=saved.call,
-            inpainter=inpainter or _inside(folder, saved.inpainter),
+            inpainter=inpainter or inside(folder, saved.inpainter),
             inpaint_call=saved.inpaint_call,
-            second_stage=second_stage or _inside(folder, saved.second_stage),
+            second_stage=second_stage or inside(folder, saved.second_stage),
             native=saved.native,
         )
+        refined.ids["model"] = str(model)
+        return refined
 
     def save_pretrained(self, folder: Where, **options: Any) -> None:
         """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
 
         Detector, judge, reviser and further pipelines are noted by the ids they were loaded by; those without one are
-        saved into sub-folders where they have a ``save_pretrained``. All else must be passed again to
-        ``from_pretrained``. ``options`` are those of diffusers.
+        saved into sub-folders where they have a ``save_pretrained``. All else, and several judges that were not all
+        loaded by ids, must be passed again to ``from_pretrained``. ``options`` are those of diffusers.
         """
         self.pipe.save_pretrained(folder, **options)
-        places = dict(self._ids)
+        places = {name: self.ids[name] for name in PARTS if name in self.ids}
         for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
             if hasattr(part := getattr(self, name), "save_pretrained"):
                 part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))
@@ -195,10 +214,25 @@ class RefinedPipeline:
         """Move the pipelines as diffusers does, then detector and judge to their device; their dtype stays."""
         for pipe in self._pipelines():
             pipe.to(*args, **options)
-        for part in (self.detector, self.judge):
+        for part in (self.detector, *judges_of(self.judge)):
             if (move := getattr(part, "to", None)) is not None:
                 move(self.pipe.device)
         return self
+
+    def interrupt(self) -> None:
+        """End what runs now with the best so far, from a callback or from any thread.
+
+        The picture that is being painted stops at its next denoising step and is left out; so are pictures of the call
+        that have not been begun. Setting ``_interrupt`` of the diffusers pipeline, as its own users do, does the same.
+        """
+        for run in list(self._runs):
+            run.set()
+
+    def replay(self, record: Mapping[str, Any], *, image: Source | None = None, **options: Any) -> RefinementResult:
+        """Make the kept picture of a run again, bit for bit; see ``refiner.pipelines.replay.replay``."""
+        from refiner.pipelines.replay import replay
+
+        return replay(self, record, image=None if image is None else load_image(image), **options)
 
     def __getattr__(self, name: str) -> Any:
         if name in RefinedPipeline._OWN:
@@ -256,6 +290,9 @@ class RefinedPipeline:
             InputError: an empty prompt, or an image that cannot be used.
             ConfigError: a setting out of its range.
             BadImageError: not one picture of a prompt could be painted.
+
+        Returns:
+            A picture for each prompt and number; after ``interrupt`` only those that were painted by then.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
@@ -263,12 +300,17 @@ class RefinedPipeline:
         texts = [text for text in prompts for _ in range(num_images_per_prompt)]
         given = None if image is None else load_image(image)
         painted: Counter[tuple[str, int]] = Counter()
-        results = []
+        results: list[RefinementResult] = []
+        interrupt = Interrupt(self.pipe)
         for text, number in zip(texts, self._seeds(seed, generator, options, len(texts)), strict=True):
-            attempts = self.stream(text, image=given, seed=number, index=painted[text, number], **options)
+            index = painted[text, number]
+            attempts = self.stream(text, image=given, seed=number, index=index, interrupt=interrupt, **options)
             painted[text, number] += 1
             results.append(finish(attempts, callback_on_attempt))
-        images = _converted([_image(result) for result in results], output_type)
+            if interrupt():
+                results = [result for result in results if result.attempts[result.best].image] or results
+                break
+        images = converted([kept_image(result) for result in results], output_type)
         return RefinedPipelineOutput(images, results) if return_dict else (images, results)
 
     def stream(
@@ -284,6 +326,7 @@ class RefinedPipeline:
         config: RefineConfig | None = None,
         height: int | None = None,
         width: int | None = None,
+        interrupt: Interrupt | None = None,
         **options: Any,
     ) -> Attempts:
         """Refine one picture, attempt by attempt; the generator's return value is the ``RefinementResult``.
@@ -299,6 +342,7 @@ class RefinedPipeline:
             config: all other settings of the loop; None: the pipeline's.
             height: pixels; None: the model's native side.
             width: pixels; None: the model's native side.
+            interrupt: ends the run once it is set, as ``RefinedPipeline.interrupt`` does; None: one of its own.
             options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
                 ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
                 inpainting; an ``inpainter`` gets the callbacks alone. A ControlNet's picture is ``control_image``.
@@ -312,19 +356,24 @@ class RefinedPipeline:
         settings = replace(config or self.refine_config, **_given(changes))
         calls = {**self.call_defaults, **_given(options)}
         sides = {"height": calls.pop("height", None), "width": calls.pop("width", None)}
+        sides |= _given({"height": height, "width": width})
+        start = None if image is None else load_image(image)
+        made_by = settings_of(self, config=settings, index=index, call=calls, image=start, **sides)
+        interrupt = interrupt or Interrupt(self.pipe)
+        self._runs.add(interrupt)
         painter = DiffusersPainter(
             self.pipe,
             PaintSettings(
-                **sides | _given({"height": height, "width": width}),
+                **sides,
                 native=self.native,
-                options=calls,
+                options=interrupt.listening(calls),
                 inpaint_options=self.inpaint_call_defaults,
             ),
             inpainter=self.inpainter,
             second_stage=self.second_stage,
         )
         parts = Parts(
-            generator=painter,
+            generator=SafetyChecked(painter) if self._has_safety_checker() else painter,
             inpainter=CropInpainter(
                 painter.paint, native=painter.native, multiple=painter.multiple, cell=painter.cell, config=settings
             ),
@@ -332,18 +381,20 @@ class RefinedPipeline:
             judge=self.judge,
             reviser=self.reviser,
         )
-        start = None if image is None else load_image(image)
-        attempts = refine(parts, prompt, settings, image=start, index=index)
-        return self._with_progress(attempts, settings.max_rounds + 1)
+        attempts = refine(parts, prompt, settings, image=start, index=index, interrupted=interrupt)
+        return self._with_progress(attempts, settings.max_rounds + 1, made_by)
 
-    def _with_progress(self, attempts: Attempts, total: int) -> Attempts:
+    def _has_safety_checker(self) -> bool:
+        return any(getattr(pipe, "safety_checker", None) is not None for pipe in self._pipelines())
+
+    def _with_progress(self, attempts: Attempts, total: int, made_by: Json) -> Attempts:
         with self.pipe.progress_bar(total=total) as bar:
             stop = None
             while True:
                 try:
                     attempt = attempts.send(stop)
                 except StopIteration as end:
-                    return end.value
+                    return replace(end.value, settings=made_by)
                 bar.update()
                 stop = yield attempt
 
@@ -376,68 +427,3 @@ def _draw(generator: torch.Generator) -> int:
     import torch
 
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-
-
-def _image(result: RefinementResult) -> Image.Image:
-    best = result.attempts[result.best]
-    if best.image is None:
-        raise BadImageError(
-            f"Expected a picture of {result.prompt!r}, but every attempt failed, at last with: "
-            f"{result.attempts[-1].error}"
-        )
-    return best.image
-
-
-def _converted(images: list[Image.Image], output_type: OutputType) -> Images:
-    if output_type == "pil":
-        return images
-    stacked = np.stack([np.asarray(image, dtype=np.float32) / np.float32(255) for image in images])
-    if output_type == "np":
-        return stacked
-    import torch
-
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
-
-
-def _load_reviser(reviser: str, pipe: DiffusionPipeline) -> Reviser:
-    count, limit = count_tokens(pipe)
-    template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
-    return load_reviser(reviser, template, device=pipe.device)
-
-
-def _load_detector(detector: Where, device: torch.device) -> Detector:
-    from refiner.detectors import load_detector
-
-    return load_detector(detector, device=device)
-
-
-def _load_pipeline(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
-    """A further pipeline, in the dtype and on the device of the first."""
-    from diffusers import DiffusionPipeline
-
-    folder = resolve(model, "generator")
-    verify(folder)
-    return DiffusionPipeline.from_pretrained(folder, dtype=like.dtype).to(like.device)
-
-
-def _load_judge(judge: Where, device: torch.device) -> Judge:
-    from refiner.metrics.hps import HPSScorer
-
-    scorer: Judge = HPSScorer.from_pretrained(resolve(judge, "judge"))
-    if hasattr(scorer, "to"):
-        scorer.to(device)
-    return scorer
-
-
-def _trusted(part: str, saved: str | None) -> str | None:
-    """What was saved, unless it would send the user's pictures, prompts and key to a machine that a file names."""
-    if saved is not None and is_elsewhere(saved):
-        raise ConfigError(
-            f"Expected {part}=, because the one saved with this pipeline asks another machine, got none: pass "
-            f"{part}={saved!r} where you trust it."
-        )
-    return saved
-
-
-def _inside(folder: Path, place: str | None) -> Where | None:
-    return folder / place if place and place.startswith("./") else place

@@ -15,7 +15,8 @@ from refiner.runs import atomic_write, dumps
 
 SETTINGS_FILE = "refiner.json"
 _FORMAT = 1
-_PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
+PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
+"""What may be named by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class SavedSettings:
 
     detector: str | None = None
     """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must name one."""
-    judge: str | None = None
-    """Id or folder of the judge; None: there is none."""
+    judge: str | list[str] | None = None
+    """Id or folder of the judge, or of several; None: there is none."""
     reviser: str | None = None
     """Id of the reviser; None: the template."""
     config: RefineConfig = field(default_factory=RefineConfig)
@@ -67,11 +68,21 @@ class SavedSettings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format number")
-            if not all(isinstance(data.get(part) or "", str) for part in _PARTS):
+            judges = data.get("judge")
+            named = [data.get(part) for part in PARTS if part != "judge"]
+            named += judges if isinstance(judges, list) else [judges]
+            if not all(isinstance(part or "", str) for part in named):
                 raise TypeError("a part that is not named by a text")
-            config: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in data.pop("config").items()
-            }
-            return cls(config=RefineConfig(**config), **data)
+            return cls(config=config_from(data.pop("config")), **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"Expected settings in {str(path)!r}, got some that fail with {error!r}.") from error
+
+
+def config_from(values: Mapping[str, Any]) -> RefineConfig:
+    """A config from JSON values of its fields; those that are missing take their defaults.
+
+    Raises:
+        TypeError: a field that there is not, or no mapping.
+        ConfigError: a setting out of its range.
+    """
+    return RefineConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
