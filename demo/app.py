@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +27,14 @@ _HEADER: Final = """<header class="rf-header"><h1>refiner</h1>
 <p>Says what is wrong with a generated picture, where and why, mends it, and keeps only what is better.</p></header>"""
 
 
-def build(settings: DemoSettings) -> gr.Blocks:
-    """The app, not launched; models are loaded when they are first wanted."""
-    studio = Studio(settings)
-    examples = []
-    if "micro" in settings.models.values() or any(id_.startswith("micro") for id_ in settings.detectors.values()):
-        with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
-            examples = write_pictures(Path(folder))
-    age = settings.keep_seconds
+def build(studio: Studio, examples: Sequence[str] = ()) -> gr.Blocks:
+    """The app, not launched.
+
+    Args:
+        studio: what it shows.
+        examples: paths of pictures to try, in a folder that the app may serve.
+    """
+    age = studio.settings.keep_seconds
     with gr.Blocks(title="refiner", analytics_enabled=False, delete_cache=(min(600, age), age)) as demo:
         gr.HTML(_HEADER, padding=False, js_on_load=None)
         with gr.Tab("Refine"):
@@ -54,11 +54,11 @@ def _leaving(studio: Studio) -> Callable[[gr.Request], None]:
     return leave
 
 
-def serve(settings: DemoSettings, *, port: int | None, share: bool, ready: Callable[[str], None]) -> None:
+def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str], None]) -> None:
     """Serve the app until the process is interrupted.
 
     Args:
-        settings: what is offered.
+        studio: what it shows.
         port: to listen on; None: the first free one from 7860 on.
         share: whether Gradio's tunnel makes it public.
         ready: gets the address once it is served.
@@ -66,7 +66,15 @@ def serve(settings: DemoSettings, *, port: int | None, share: bool, ready: Calla
     Raises:
         ConfigError: the port is taken.
     """
-    demo = build(settings)
+    with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
+        bundled = any(id_.startswith("micro") for id_ in studio.settings.detectors.values())
+        demo = build(studio, write_pictures(Path(folder)) if bundled else ())
+        _launch(demo, studio.settings, port, share, folder, ready)
+
+
+def _launch(
+    demo: gr.Blocks, settings: DemoSettings, port: int | None, share: bool, folder: str, ready: Callable[[str], None]
+) -> None:
     demo.queue(max_size=4 * (settings.running + settings.waiting), default_concurrency_limit=None)
     try:
         _, local, public = demo.launch(
@@ -81,6 +89,7 @@ def serve(settings: DemoSettings, *, port: int | None, share: bool, ready: Calla
             enable_monitoring=False,
             footer_links=["api", "settings"],
             max_threads=settings.running + settings.waiting + _THREADS,
+            allowed_paths=[folder],
             max_file_size=settings.max_file_bytes,
             app_kwargs={"middleware": [Middleware(Gate, max_upload=settings.max_request_bytes)]},
             theme=_theme(),

@@ -16,7 +16,11 @@ PROMPTS: Final = (
     "a blue cat with four legs facing left on a snow background",
     "an orange face with two eyes smiling left of a green house by a pond on a rose background",
 )
-_PICTURES: Final = ((PROMPTS[0], "extra_finger", 3), (PROMPTS[1], "missing_leg", 5), (PROMPTS[2], "third_eye", 8))
+_PICTURES: Final = (
+    (PROMPTS[0], "wrong_colour", 2),
+    (PROMPTS[1], "floating_tail", 1),
+    (PROMPTS[2], "wrong_reflection", 1),
+)
 """Caption, kind of the flaw, seed."""
 
 

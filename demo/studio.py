@@ -70,7 +70,7 @@ Event = Waiting | Loading | Painting | Refined | Looked
 class Studio:
     """The models of a demo, and its jobs.
 
-    Models are loaded when they are first wanted and stay loaded; all users share them and take turns.
+    Models are loaded when they are first wanted, and stay loaded; all users share them and take turns.
     """
 
     def __init__(self, settings: DemoSettings) -> None:
@@ -78,6 +78,15 @@ class Studio:
         self.desk = Desk(settings.running, settings.waiting)
         self._refiners: dict[tuple[str, str], RefinedPipeline] = {}
         self._detectors: dict[str, Detector] = {}
+
+    def warm(self) -> None:
+        """Load the first model and the first detector, so that mistakes show at once and no user waits for them.
+
+        Raises:
+            RefinerError: one of them cannot be loaded.
+        """
+        model, detector = next(iter(self.settings.models)), next(iter(self.settings.detectors))
+        self.refiner(model, detector, Job(session=""), lambda _event: None)
 
     def refine(self, session: str, request: RefineRequest) -> Iterator[Event]:
         """Refine a picture, attempt by attempt; ends with a ``Refined`` that is over, if anything was painted.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -19,7 +19,7 @@ from refiner.types import Analysis
 _OUTPUTS = 3
 
 
-def detect_tab(studio: Studio, examples: list[str]) -> None:
+def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
     """A picture in; what each detector says of it out.
 
     Args:

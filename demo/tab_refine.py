@@ -18,6 +18,7 @@ from refiner.report import save_result
 from refiner.runs import result_summary
 
 _OUTPUTS = 8
+_REFUSED = "The server could not use what was sent: load the page again, and upload the picture once more."
 _FILES = ("best", "run", "report")
 
 
@@ -90,11 +91,19 @@ def wire(
     def stopping(request: gr.Request) -> None:
         studio.desk.stop(str(request.session_hash))
 
+    def began() -> tuple[Any, ...]:
+        return *buttons(True), views.status("Starting.", 0.0)
+
+    def failed(told: str) -> Any:
+        """Where Gradio itself refuses the inputs, nothing was told yet."""
+        return gr.skip() if "rf-bad" in (told or "") else views.status(_REFUSED, kind="bad")
+
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    begin = gr.on([run.click, *others], lambda: buttons(True), None, [run, stop], **quiet)
+    begin = gr.on([run.click, *others], began, None, [run, stop, outputs[0]], **quiet)
     work = begin.then(
         handler, inputs, outputs, api_name=name, show_progress="hidden", concurrency_limit=None, trigger_mode="once"
     )
+    work.failure(failed, outputs[0], outputs[0], **quiet)
     work.then(lambda: buttons(False), None, [run, stop], **quiet)
     stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
 

@@ -45,6 +45,10 @@ def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         logging.getLogger("refiner.demo").addHandler(logging.StreamHandler(terminal.err.file))
         from refiner.demo.app import serve
+        from refiner.demo.studio import Studio
 
-        serve(settings, port=args.port, share=args.share, ready=lambda address: terminal.say(f"demo: {address}"))
+        studio = Studio(settings)
+        with terminal.waiting("loading models"):
+            studio.warm()
+        serve(studio, port=args.port, share=args.share, ready=lambda address: terminal.say(f"demo: {address}"))
     return 0

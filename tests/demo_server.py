@@ -1,0 +1,139 @@
+"""A demo in a process of its own, as ``refiner demo`` serves it: a tiny random pipeline, and detectors from a package.
+
+The detectors find the reddest patch of every picture and describe it in words that would do harm if they were taken for
+anything but text. How many pictures they may look at can be held back (``Served.allow``), so that a test decides when a
+job goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HOSTILE = (
+    "<img src=x onerror=\"window.harmed='markup'\">${window.harmed='template'}{{harmed}} **bold** [x](javascript:1)"
+)
+SECRET = "sk-testtesttesttesttest"
+
+DETECTORS = (
+    """
+import json, time
+from pathlib import Path
+import numpy as np
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.errors import UnreadableOutputError
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+HOSTILE = """
+    + repr(HOSTILE)
+    + """
+
+class Patches(ScriptedDetector):
+    def __init__(self, folder):
+        super().__init__(self.look, name=f"{folder}/patches 1")
+        self.folder, self.count = folder, 0
+
+    def look(self, image):
+        self.count += 1
+        (self.folder / "seen").write_text(str(self.count))
+        while self.count > int((self.folder / "allow").read_text() or 0):
+            time.sleep(0.02)
+        pixels = np.asarray(image).astype(float)
+        height, width = pixels.shape[:2]
+        if (pixels == 0).all():
+            return UnreadableOutputError(f"Expected flaws from {self.folder}/weights.bin with """
+    + SECRET
+    + """, got babble.", raw="")
+        if (pixels == 1).all():
+            raise RuntimeError(f"a bug in {self.folder} with """
+    + SECRET
+    + """")
+        side = max(8, min(height, width) // 3)
+        red = pixels[..., 0] - pixels[..., 1:].mean(axis=2)
+        at = max(
+            ((y, x) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)),
+            key=lambda corner: red[corner[0]:corner[0] + side, corner[1]:corner[1] + side].mean(),
+        )
+        mask = np.zeros((height, width), dtype=bool)
+        mask[at[0]:at[0] + side, at[1]:at[1] + side] = True
+        region = Region(
+            mask=mask, box=(at[1], at[0], at[1] + side, at[0] + side), name="the patch", location="somewhere",
+            explanation="a patch too red " + HOSTILE, reasoning="nothing is that red", category=Category.COLOR,
+            severity=float(np.clip(0.2 + pixels[mask].mean() / 400, 0, 1)), score=0.9,
+        )
+        heat = np.clip((red - red.min()) / (np.ptp(red) + 1e-6), 0, 1).astype(np.float32)
+        return Analysis(size=Size(height, width), detector=self.name, regions=(region,), fake_probability=0.75,
+                        heatmap=heat if (self.folder / "warm").exists() else None, raw=HOSTILE, tags=(HOSTILE,))
+
+def build(folder, device, dtype):
+    return Patches(Path(folder))
+"""
+)
+
+
+class Served:
+    """A demo that runs."""
+
+    def __init__(self, address: str, process: subprocess.Popen[str], homes: list[Path], log: Path) -> None:
+        self.address, self.process, self.homes, self.log = address, process, homes, log
+
+    def allow(self, pictures: int) -> None:
+        """Let the detectors look at so many pictures, counted from the server's start; the next ones wait."""
+        for home in self.homes:
+            part = home / "allow.part"
+            part.write_text(str(pictures))
+            part.replace(home / "allow")
+
+    def seen(self) -> int:
+        """How many pictures the first detector was asked about."""
+        told = self.homes[0] / "seen"
+        return int(told.read_text() or 0) if told.exists() else 0
+
+    def peak_memory(self) -> int:
+        """Bytes of memory the server has held at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+@contextmanager
+def served(model: str, write_plugin: object, folder: Path, *more: str) -> Iterator[Served]:
+    """Serve until the block is left. ``more`` are further arguments of ``refiner demo``."""
+    home, other, log = folder / "patches", folder / "warmer", folder / "log.txt"
+    first = write_plugin(home, "patches_for_demo", DETECTORS)
+    other.mkdir()
+    (other / "warm").touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "refiner", "demo", "--model", model, "--detector", first]
+    command += ["--detector", f"spots:{other}", "--port", str(port), *more]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH")))),
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
+        "OPENAI_API_KEY": SECRET,
+    }
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+    demo = Served(f"http://127.0.0.1:{port}/", process, [home, other], log)
+    demo.allow(10**9)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("demo: http"), line + log.read_text()
+        yield demo
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
