@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from PIL import Image
 
 from refiner.demo.jobs import Job, Tell
+from refiner.demo.settings import Choices
 from refiner.demo.studio import Studio
 from refiner.demo.uploads import read_upload
 from refiner.errors import ConfigError, InputError
@@ -33,6 +34,8 @@ _NAME: Final = re.compile(r"\w[\w +@-]{0,39}")
 _BATCH: Final = 2
 """Pictures between two looks at whether the job was stopped."""
 _SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "unreadable": "miss"}
+_STEPS: Final = (4, 10)
+"""Of the denoiser: quick variants of each model, beside its own number."""
 _UPLOADS: Final = ".uploads"
 """No name of a generator; no report shows it."""
 
@@ -54,6 +57,17 @@ class Entry:
             raise InputError(
                 f"Expected a name of at most 40 letters, digits and spaces, got {self.name[:60]!r}: choose another."
             )
+
+
+def model_entries(models: Choices) -> dict[str, Entry]:
+    """What each model can be ranked as: with few steps, and as it is usually called."""
+    found = {}
+    for label in models:
+        plain = re.sub(r"[^\w +@-]", "-", label)[:28].strip(" +@-") or "model"
+        for steps in (None, *_STEPS):
+            name = f"{plain} {steps} steps" if steps else plain
+            found[name] = Entry(name=name, model=label, steps=steps)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import gradio as gr
 
 from refiner.demo import views, views_rank
 from refiner.demo.components import Row, guarded, html, nothing
 from refiner.demo.examples import PROMPTS
-from refiner.demo.ranking import Entry, Order, Ranked, RankRequest, rank
-from refiner.demo.settings import Choices
+from refiner.demo.ranking import Entry, Order, Ranked, RankRequest, model_entries, rank
 from refiner.demo.studio import Studio
 from refiner.demo.tab_refine import wire
 
 _OUTPUTS = 5
-_STEPS: Final = (4, 10)
-"""Of the denoiser: quick variants of each model, beside its own number."""
 
 
 def evaluate_tab(studio: Studio) -> None:
@@ -66,17 +61,6 @@ def evaluate_tab(studio: Studio) -> None:
     handler = guarded(_ranking(studio, entries), _OUTPUTS)
     inputs = [prompts, models, *(part for folder in folders for part in folder), by, detector, seed]
     wire(studio, run, stop, handler, inputs, [status, table, summary, *files], "rank", [])
-
-
-def model_entries(models: Choices) -> dict[str, Entry]:
-    """What each model can be ranked as: with few steps, and as it is usually called."""
-    found = {}
-    for label in models:
-        plain = re.sub(r"[^\w +@-]", "-", label)[:28].strip(" -")
-        for steps in (None, *_STEPS):
-            name = f"{plain} {steps} steps" if steps else plain
-            found[name] = Entry(name=name, model=label, steps=steps)
-    return found
 
 
 def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterator[Row]]:
