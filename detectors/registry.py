@@ -74,9 +74,9 @@ def load_detector(
     """Load a detector by its id.
 
     Args:
-        detector: ``micro`` or ``micro:legion`` (bundled), ``<family>:<folder or hub id>``, or a folder or hub id
-            whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to run it
-            here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
+        detector: ``micro`` or ``micro:legion``, ``micro:vlm`` (bundled), ``<family>:<folder or hub id>``, or a folder
+            or hub id whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to
+            run it here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
             endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
             ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers. Parts that are
             repainted as a matter of course: ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``.
@@ -93,7 +93,7 @@ def load_detector(
     """
     table = families()
     text = str(detector)
-    family, colon, rest = text.partition(":")
+    family, colon, rest = _split(text)
     if family == "vlm" and (colon or not Path(text).is_dir()):
         return _named_vlm(rest, device, dtype, grounder)
     if family == "parts" and colon:
@@ -118,12 +118,17 @@ def with_grounder(detector: str, grounder: str | Path) -> str:
     Raises:
         ConfigError: the id is that of a detector that draws its own masks.
     """
-    if detector.partition(":")[0] not in ("vlm", "parts"):
+    if _split(detector)[0] not in ("vlm", "parts"):
         raise ConfigError(
             f"Expected a grounder with vlm:<model> or parts:<names> alone, got one with {detector!r}, which draws its "
             "own masks: leave the grounder out."
         )
     return f"{detector},grounder={grounder}"
+
+
+def _split(detector: str) -> tuple[str, str, str]:
+    """Family, colon and what stands behind it; the bundled vision-language model is one as any other."""
+    return ("vlm", ":", detector) if detector.partition(",")[0] == "micro:vlm" else detector.partition(":")
 
 
 def _named_vlm(

@@ -21,7 +21,9 @@ from refiner.detectors.chat_pictures import fit_picture
 from refiner.detectors.grounding import Grounder, Segment, load_grounder
 from refiner.detectors.vlm_questions import box_format, finding, read_verdicts, verifying
 from refiner.errors import ConfigError, ModelError, RefinerError
+from refiner.hub import read_card, verify
 from refiner.masks import box_of, location_words
+from refiner.micro.domain import check
 from refiner.types import Analysis, Region, Size
 
 if TYPE_CHECKING:
@@ -50,12 +52,19 @@ class VlmDetector:
         grounder: turns boxes into masks; it sees each picture once, and only those with a box.
         boxes: how the model writes boxes; None: as its name tells (``box_format``).
         two_step: whether to verify.
+        domain: "micro" for a model that knows only the micro world and must refuse other pictures; else "".
     """
 
     def __init__(
-        self, backend: ChatBackend, *, grounder: Grounder, boxes: BoxFormat | None = None, two_step: bool = True
+        self,
+        backend: ChatBackend,
+        *,
+        grounder: Grounder,
+        boxes: BoxFormat | None = None,
+        two_step: bool = True,
+        domain: str = "",
     ) -> None:
-        self.backend, self.grounder, self.two_step = backend, grounder, two_step
+        self.backend, self.grounder, self.two_step, self.domain = backend, grounder, two_step, domain
         self.boxes = boxes or box_format(backend.name)
 
     @property
@@ -71,6 +80,7 @@ class VlmDetector:
             prompt: what the picture was to show; told to the model as data.
 
         Raises:
+            OutOfDomainError: the model knows only the micro world, and this is no picture of it.
             UnreadableOutputError: the answer neither names regions nor clearly says that there are none.
             ModelError: no answer came.
             UserError: the backend cannot be used so, for example for want of a key.
@@ -85,6 +95,9 @@ class VlmDetector:
         """
         if prompts is not None and len(prompts) != len(images):
             raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        if self.domain == "micro":
+            for image in images:
+                check(image)
         shown = [self._shown(image) for image in images]
         questions = [
             finding(picture, "" if prompts is None else prompts[index], self.boxes, thorough=self.two_step)
@@ -171,8 +184,21 @@ def load_vlm(
     """
     options = {} if cache is None else {"cache": str(cache)}
     chat = load_chat(ChatName(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
-    kind = model if base_url is not None else cast(Any, chat).model.config.model_type
-    return VlmDetector(chat, grounder=load_grounder(grounder, device=device, dtype=dtype), boxes=box_format(str(kind)))
+    network = None if base_url is not None else cast(Any, chat).model
+    return VlmDetector(
+        chat,
+        grounder=load_grounder(grounder, device=device, dtype=dtype),
+        boxes=box_format(str(model) if network is None else str(network.config.model_type)),
+        domain="" if network is None else _domain(Path(network.name_or_path)),
+    )
+
+
+def _domain(folder: Path) -> str:
+    """The pictures that a model knows, by its card; "" where it has none."""
+    if not (folder / "card.json").exists():
+        return ""
+    verify(folder)
+    return read_card(folder).domain
 
 
 def _answer(outcome: Outcome) -> ChatReply:
