@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from refiner.detectors.legion import LegionDetector
+from refiner.detectors.vlm import load_vlm
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
-from refiner.training import legion, preference
+from refiner.training import legion, preference, vlm, vlm_eval
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -38,11 +39,14 @@ from refiner.training.micro_data import draw_batch, to_tensor
 from refiner.training.micro_scores import score_autoencoder, score_generator
 from refiner.training.natural import Imperfect
 from refiner.training.paintings import Gallery
+from refiner.training.vlm_data import Album
 
 CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
 """How the bundled pipeline paints unless it is told otherwise."""
 PAIRS = 1400
 """Held-out pairs of each sort that the judge is measured on."""
+PICTURES = 200
+"""Held-out pictures of each sort that the vision-language model is measured on."""
 
 
 def train_autoencoder(runs: Path, recipe: AutoencoderRecipe | None = None) -> AutoencoderKL:
@@ -140,14 +144,18 @@ def build_generator(runs: Path, out: Path) -> None:
 
 
 def build(runs: Path, out: Path) -> None:
-    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detector."""
+    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, both detectors."""
     build_generator(runs, out / "generator")
     judge_recipe = preference.PreferenceRecipe()
     imperfect = Imperfect(out / "generator")
     judge = preference.train(runs, judge_recipe, imperfect)
     scores = preference.measure(judge, judge_recipe.seed, PAIRS, imperfect)
     preference.save(judge, out / "hps", judge_recipe, scores)
-    pool = Pool(runs / "legion" / "pool", gallery=Gallery(runs / "paintings", imperfect))
+    gallery = Gallery(runs / "paintings", imperfect)
+    pool = Pool(runs / "legion" / "pool", gallery=gallery)
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")
     detector = LegionDetector.from_pretrained(out / "legion")
     write_scores(out / "legion", measure(detector, imperfect))
+    vlm.train(vlm.VlmRecipe(), Album(runs / "vlm" / "album", gallery), runs / "vlm", out / "legion", out / "vlm")
+    reader = load_vlm(out / "vlm", grounder="box")
+    vlm_eval.write_scores(out / "vlm", vlm_eval.measure(reader, vlm_eval.held_out(PICTURES, imperfect)))

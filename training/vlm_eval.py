@@ -151,8 +151,9 @@ def measure(detector: Detector, sets: Sets) -> dict[str, float]:
     return scores | {f"untold/{key}": value for key, value in own.items() if "/" not in key}
 
 
-def write_scores(folder: Path, scores: Mapping[str, float], recipe: VlmRecipe) -> None:
+def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
     """Write a model's ``card.json`` with its scores."""
+    recipe = VlmRecipe()
     write_card(
         folder,
         name="vlm-micro 1",
@@ -177,7 +178,7 @@ def main() -> None:
     detector = load_vlm(arguments.folder, grounder="box")
     scores = measure(detector, held_out(arguments.count, Imperfect(arguments.generator)))
     if arguments.card:
-        write_scores(arguments.folder, scores, VlmRecipe())
+        write_scores(arguments.folder, scores)
     print(json.dumps(scores, indent=1))
 
 
