@@ -102,25 +102,31 @@ def replay(
 
     settings, wanted = _settings_in(record)
     best = record["best"]
-    try:
-        config = replace(config_from(settings["config"]), max_seconds=None)
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"Expected settings that this version knows, got some that fail with {error}.") from error
     missing = [name for name in settings["unrecorded"] if name not in _WATCHING and name not in options]
     if missing:
         raise ConfigError(f"Expected {', '.join(missing)}, which the record could not hold, got none: pass it again.")
-    again = copy.copy(pipe)
-    again.call_defaults, again.inpaint_call_defaults = dict(settings["call"]), dict(settings["inpaint_call"])
-    again.native = settings["native"]
     place = {name: settings[name] for name in ("index", "height", "width")}
-    now = settings_of(again, config=config, call={**settings["call"], **options}, image=image, **place)
-    differences = [*_differences(settings, now), *_version_differences(record)]
+    try:
+        config = replace(config_from(settings["config"]), max_seconds=None)
+        again = _prepared(pipe, settings)
+        now = settings_of(again, config=config, call={**settings["call"], **options}, image=image, **place)
+        differences = [*_differences(settings, now), *_version_differences(record)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"Expected a record that this version knows, got one that fails with {error!r}.") from error
     if differences:
         raise ConfigError(f"Expected the run that the record describes, got {'; '.join(differences)}: load the same.")
     attempts = again.stream(record["prompt"], image=image, config=config, **place, **options)
     result = finish(attempts, lambda attempt: attempt.index == best)
     _check_picture(result, best, wanted)
     return result
+
+
+def _prepared(pipe: RefinedPipeline, settings: Json) -> RefinedPipeline:
+    """The same models with the record's defaults."""
+    again = copy.copy(pipe)
+    again.call_defaults, again.inpaint_call_defaults = dict(settings["call"]), dict(settings["inpaint_call"])
+    again.native = settings["native"]
+    return again
 
 
 def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
@@ -130,6 +136,7 @@ def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
         complete = {"pipeline", "detector", "config", "index", "height", "width", "call", "unrecorded", "image"}
         complete |= {"inpainter", "second_stage", "judges", "reviser", "inpaint_call", "native"}
         texts = isinstance(record["prompt"], str) and isinstance(wanted, str) and isinstance(best, int)
+        texts = texts and isinstance(settings["unrecorded"], list)
         if not texts or not complete <= settings.keys():
             raise KeyError("settings")
     except (KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from refiner.cli_demo import add_demo
 from refiner.cli_evaluate import add_evaluate
 from refiner.cli_micro import add_micro
 from refiner.cli_rank import add_rank
+from refiner.cli_replay import replay
 from refiner.cli_view import RoundsView, Terminal, show_analysis
 from refiner.errors import InputError, RefinerError, UserError
 from refiner.images import load_image, png_bytes
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from refiner.pipelines.loop import Attempts
     from refiner.protocols import Detector
 
-_GROUNDER = "draws the masks of vlm:MODEL: sam:PATH, grabcut or box (grabcut)"
+_DETECTOR = "micro, vlm:MODEL[@URL], parts:hand,face@MODEL, a folder, or a hub id"
+_GROUNDER = "draws the masks of vlm:MODEL and parts:NAMES: sam:PATH, grabcut or box (grabcut; box for parts)"
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -85,23 +88,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_refine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="what the picture shows")
-    parser.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
-    parser.add_argument("--detector", help="micro, vlm:MODEL[@URL], a folder, or a hub id (the model's own)")
+    parser.add_argument("prompt", nargs="?", help="what the picture shows")
+    parser.add_argument("--model", help="micro, a folder, or a hub id of a pipeline (micro)")
+    parser.add_argument("--detector", help=f"{_DETECTOR} (the model's own)")
     parser.add_argument("--grounder", help=_GROUNDER)
+    parser.add_argument(
+        "--judge", action="append", metavar="ID", help="micro, clip:MODEL, burden:DETECTOR or HPS; may be repeated"
+    )
     parser.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
     parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
     parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
+    parser.add_argument("--max-rows", type=int, metavar="N", help="start no painting after so many denoiser rows")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="start no painting after so many seconds")
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     parser.add_argument("--image", metavar="FILE", help="a picture to refine instead of painting one")
-    parser.add_argument("--out", metavar="DIR", default="out", help="where pictures, report and record go (out)")
+    parser.add_argument("--replay", metavar="FILE", help="make the picture of this run.json or picture again instead")
+    parser.add_argument("--out", metavar="DIR", help="where pictures, report and record go (out, replay)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
-    parser.set_defaults(run=_refine)
+    parser.set_defaults(run=_refine, wrong=parser.error)
 
 
 def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    parser.add_argument("--detector", default="micro", help="micro, vlm:MODEL[@URL], a folder, or a hub id (micro)")
+    parser.add_argument("--detector", default="micro", help=f"{_DETECTOR} (micro)")
     parser.add_argument("--grounder", help=_GROUNDER)
     parser.add_argument("--out", metavar="DIR", help="where to write the pictures with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
@@ -109,6 +118,11 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
 
 
 def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
+    if args.replay is not None:
+        return replay(args, terminal)
+    if args.prompt is None:
+        args.wrong("the following arguments are required: prompt")
+    args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
     folder = check_writable(args.out)
@@ -118,7 +132,10 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
         from refiner.pipelines import RefinedPipeline
 
         detector = with_grounder(args.detector or "micro", args.grounder) if args.grounder else args.detector
-        pipe = RefinedPipeline.from_pretrained(args.model, detector=detector, reviser=args.reviser)
+        pipe = RefinedPipeline.from_pretrained(
+            args.model, detector=detector, judge=args.judge or "saved", reviser=args.reviser
+        )
+        limits = {"max_denoiser_rows": args.max_rows, "max_seconds": args.max_seconds}
         pipe.set_progress_bar_config(disable=True)
     with RoundsView(terminal.err, args.rounds) as view:
         attempts = pipe.stream(
@@ -127,11 +144,13 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
             max_rounds=args.rounds,
             seed=args.seed,
             image=image,
+            config=replace(pipe.refine_config, **{name: most for name, most in limits.items() if most is not None}),
             callback_on_step_end=view.on_step,
         )
         result = _collect(args.prompt, attempts, view)
-    settings = ("model", "detector", "grounder", "reviser", "strategy", "rounds", "seed", "image")
-    files = save_result(result, folder, {name: getattr(args, name) for name in settings})
+    settings = ("model", "detector", "grounder", "judge", "reviser", "strategy", "rounds", "seed", "image")
+    config = {name: getattr(args, name) for name in settings} | limits
+    files = save_result(result, folder, config, made_from=args.image)
     if args.json:
         terminal.document(result_summary(result, files))
     else:

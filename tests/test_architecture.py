@@ -30,7 +30,8 @@ LAYERS = [
     ["refiner.training", "refiner.demo"],
 ]
 DOORS = ("refiner", "refiner.__main__", "refiner.cli") + tuple(
-    f"refiner.cli_{name}" for name in ("demo", "evaluate", "evaluate_files", "evaluate_tables", "micro", "rank", "view")
+    f"refiner.cli_{name}"
+    for name in ("demo", "evaluate", "evaluate_files", "evaluate_tables", "micro", "rank", "replay", "view")
 )
 """They may look up, inside functions."""
 LOOKS_UP = {("refiner.types", "refiner.report")}
