@@ -35,16 +35,24 @@ def _legion(folder: Path, device: str | torch.device | None, dtype: torch.dtype 
     return LegionDetector.from_pretrained(folder, device=device, dtype=dtype)
 
 
+def _probe(folder: Path, device: str | torch.device | None, _dtype: torch.dtype | None) -> Detector:
+    from refiner.detectors.probe import ProbeDetector
+
+    return ProbeDetector.from_pretrained(folder, device=device)
+
+
 def _vlm(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
     from refiner.detectors.vlm import load_vlm
 
     return load_vlm(folder, device=device, dtype=dtype)
 
 
-FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion, "vlm": _vlm})
+FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion, "probe": _probe, "vlm": _vlm})
 """Family -> factory(folder, device, dtype)."""
 
-_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"refiner_legion": "legion", "qwen2_5_vl": "vlm", "qwen3_vl": "vlm"})
+_MODEL_TYPES: Mapping[str, str] = MappingProxyType(
+    {"refiner_legion": "legion", "refiner_probe": "probe", "qwen2_5_vl": "vlm", "qwen3_vl": "vlm"}
+)
 """``model_type`` in a folder's ``config.json`` -> family."""
 
 
@@ -74,10 +82,11 @@ def load_detector(
     """Load a detector by its id.
 
     Args:
-        detector: ``micro`` or ``micro:legion``, ``micro:vlm`` (bundled), ``<family>:<folder or hub id>``, or a folder
-            or hub id whose ``config.json`` tells its family. Any vision-language model: ``vlm:<folder or hub id>`` to
-            run it here (``vlm`` alone: Qwen3-VL-8B-Instruct), or ``vlm:<model>@<base url>`` to ask an OpenAI-compatible
-            endpoint, such as ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
+        detector: ``micro`` (which is ``micro:legion``), ``micro:probe``, ``micro:vlm`` (bundled), ``<family>:<folder
+            or hub id>``, or a folder or hub id whose ``config.json`` tells its family. Any vision-language model:
+            ``vlm:<folder or hub id>`` to run it here (``vlm`` alone: Qwen3-VL-8B-Instruct), or
+            ``vlm:<model>@<base url>`` to ask an OpenAI-compatible endpoint, such as
+            ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
             ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers. Parts that are
             repainted as a matter of course: ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``.
         device: None takes CUDA where there is one.

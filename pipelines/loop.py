@@ -45,6 +45,7 @@ class Parts:
     """Its ``spent()`` counts the inpainter's rows too."""
     inpainter: protocols.Inpainter
     detector: protocols.Detector
+    """Where it runs the denoiser itself, its rows count too."""
     judge: protocols.Judge | Sequence[protocols.Judge] | None = None
     """Of several, a picture must be worse under none."""
     reviser: protocols.Reviser
@@ -122,7 +123,7 @@ class _Refinement:
         self.repeated = False  # a painter returned a picture that was seen before
         self.looked = 0  # images that went through the detector since the last attempt
         self.notes: list[str] = []  # what the user should know of what happened since then
-        self.rows = parts.generator.spent().denoiser_rows  # at the last attempt
+        self.rows = _rows(parts)  # at the last attempt
         self.started = self.clock = time.monotonic()
 
     def run(self) -> Attempts:
@@ -315,7 +316,7 @@ class _Refinement:
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
         """Note an attempt, what it cost, and whether it is the best so far."""
-        now, rows = time.monotonic(), self.parts.generator.spent().denoiser_rows
+        now, rows = time.monotonic(), _rows(self.parts)
         names = [judge.name for judge in self.judges] if look.scores else []
         attempt = Attempt(
             index=len(self.attempts),
@@ -427,3 +428,10 @@ def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
 
 def _difference(new: Image.Image, old: Image.Image) -> Mask:
     return np.any(np.asarray(new) != np.asarray(old), axis=2)
+
+
+def _rows(parts: Parts) -> int:
+    """Denoiser rows of generator, inpainter and detector so far."""
+    detector = parts.detector
+    own = detector.spent().denoiser_rows if isinstance(detector, protocols.Spender) else 0
+    return parts.generator.spent().denoiser_rows + own

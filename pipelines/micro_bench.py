@@ -28,9 +28,9 @@ from refiner.micro.world import Scene, sample_scene
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
 from refiner.pipelines.loop import finish
 from refiner.pipelines.refined import RefinedPipeline
-from refiner.protocols import Detector, PaintJob
+from refiner.protocols import Detector, PaintJob, Spender
 from refiner.runs import atomic_write, derive_seed, dumps
-from refiner.types import Analysis, Mask, RefinementResult, Region
+from refiner.types import Analysis, Calls, Mask, RefinementResult, Region
 
 SYSTEMS = ("start", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
 CONTROLS = ("start", "best_of_n", "shuffled")
@@ -51,6 +51,10 @@ class ShuffledDetector:
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
         answers = self.detector.batch(images, prompts)
         return [self._shuffled(answer, image) for answer, image in zip(answers, images, strict=True)]
+
+    def spent(self) -> Calls:
+        """Denoiser rows of the detector."""
+        return self.detector.spent() if isinstance(self.detector, Spender) else Calls()
 
     def _shuffled(self, analysis: Analysis, image: Image.Image) -> Analysis:
         rng = np.random.default_rng(derive_seed("shuffle", image.tobytes().hex()))

@@ -71,7 +71,7 @@ class RefinedPipeline:
     Args:
         pipe: text-to-image pipeline of a family in ``refiner.pipelines.families.FAMILIES``, or any with an
             ``inpainter``; one that can only repaint paints by repainting an empty picture.
-        detector: says what is wrong with a picture; or its id.
+        detector: says what is wrong with a picture; or its id. One with a method ``bind`` is lent the pipeline.
         judge: scores pictures against the user's prompt; or its id (see ``load_judge``), such as ``clip:PATH``; or a
             list of them, of which none may see a worse picture; "auto": the bundled one beside a bundled detector;
             None: the detector alone decides.
@@ -86,7 +86,8 @@ class RefinedPipeline:
         native: side of the square pictures that the model was trained on, in pixels; None: as the pipeline says.
 
     Raises:
-        ConfigError: a pipeline that cannot paint from text, repaint, or be a second stage.
+        ConfigError: a pipeline that cannot paint from text, repaint, or be a second stage, or that the detector cannot
+            look through.
         ModelNotFoundError: an unknown detector or judge.
     """
 
@@ -119,6 +120,8 @@ class RefinedPipeline:
         self.ids = {name: found for name, part in parts.items() if (found := id_of(part))}
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
         self.detector = detector_on(detector, pipe.device) if isinstance(detector, str | Path) else detector
+        if hasattr(self.detector, "bind"):
+            self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)
         chosen = reviser or "template"
         self.reviser = fitting_reviser(chosen, pipe) if isinstance(chosen, str) else chosen

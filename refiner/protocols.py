@@ -88,6 +88,15 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class Spender(Protocol):
+    """A detector that runs the generator's denoiser."""
+
+    def spent(self) -> Calls:
+        """Network work since construction."""
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Scores pictures against prompts; higher is better."""
 

@@ -1,0 +1,304 @@
+"""Flaws read off the generator's own denoiser: a small network over its features says where a picture went wrong.
+
+The picture is noised a little and shown to the denoiser with the prompt that it was painted from. What the denoiser
+would change, and the features it works with, tell where the picture is not what the prompt asks for: diffusion features
+(Tang et al. 2023, "Emergent Correspondence from Image Diffusion") under a probe of three convolutions. It costs a few
+rows of the denoiser a picture, and reads the prompt, which LEGION does not.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.errors import ConfigError, WeightsError
+from refiner.hub import read_card, resolve
+from refiner.masks import box_of, location_words
+from refiner.runs import atomic_write
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Calls, Mask, Region, Size
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+MODEL_TYPE = "refiner_probe"
+EXPLANATION = "the {part} is malformed"
+REASONING = "it should look like the {part} of a {kind}"
+_SEVERITIES = ((0.008, 0.5), (0.02, 0.7), (1.0, 0.9))
+"""Up to which share of the picture a region has which severity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What a probe looks at, and what it can say."""
+
+    generator: str
+    """Id of the pipeline whose denoiser it was trained on."""
+    channels: int
+    """Of the features."""
+    parts: tuple[str, ...]
+    """``kind: part`` of everything that may be flawed."""
+    categories: tuple[str, ...]
+    """Category of a flaw of each part."""
+    colours: tuple[str, ...]
+    """Of the things that the parts belong to."""
+    timestep: int = 150  # to which the picture is noised
+    draws: int = 2  # of the noise, over which features are averaged
+    width: int = 96  # channels inside the probe
+    threshold: float = 0.3  # probability from which a pixel belongs to a region
+    least_cells: float = 0.75  # smallest region, in latent cells
+
+
+class DenoiserFeatures:
+    """What a Stable Diffusion pipeline's denoiser makes of pictures.
+
+    Args:
+        pipe: of diffusers' ``StableDiffusionPipeline`` or a subclass.
+        timestep: to which pictures are noised.
+        draws: of the noise; the same for every picture.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, timestep: int, draws: int) -> None:
+        self.pipe, self.timestep, self.draws = pipe, timestep, draws
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image], prompt: str) -> Tensor:
+        """Features of pictures of one size and one prompt: float32 (N, C, h, w), one column for each latent cell.
+
+        In order: what the denoiser would change, in signs and in size, the latents, and the outputs of its up blocks.
+        """
+        pipe: Any = self.pipe
+        device, unet = pipe._execution_device, pipe.unet
+        states, _ = pipe.encode_prompt(prompt, device, 1, False)
+        pixels = pipe.image_processor.preprocess(list(images)).to(device, pipe.vae.dtype)
+        clean = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+        clean = clean.to(unet.dtype).repeat_interleave(self.draws, dim=0)
+        shape = (self.draws, *clean.shape[1:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).repeat(len(images), 1, 1, 1)
+        signal = pipe.scheduler.alphas_cumprod[self.timestep].to(device, unet.dtype)
+        noised = signal.sqrt() * clean + (1 - signal).sqrt() * noise.to(clean)
+        seen: list[Tensor] = []
+        thread = threading.get_ident()
+
+        def note(_block: nn.Module, _args: object, out: Tensor) -> None:
+            if threading.get_ident() == thread:
+                seen.append(out)
+
+        hooks = [block.register_forward_hook(note) for block in unet.up_blocks]
+        try:
+            rows = states.expand(len(clean), -1, -1)
+            said = unet(noised, noised.new_full((len(clean),), self.timestep), encoder_hidden_states=rows).sample
+        finally:
+            for hook in hooks:
+                hook.remove()
+        change = self._denoised(noised, said, signal) - clean
+        scaled = [functional.interpolate(each, size=clean.shape[2:]) for each in seen]
+        features = torch.cat([change, change.abs(), clean, *scaled], dim=1).float()
+        return features.unflatten(0, (len(images), self.draws)).mean(dim=1)
+
+    def _denoised(self, noised: Tensor, said: Tensor, signal: Tensor) -> Tensor:
+        """The clean latents that the denoiser believes in."""
+        if self.pipe.scheduler.config.prediction_type == "v_prediction":
+            return signal.sqrt() * noised - (1 - signal).sqrt() * said
+        return (noised - (1 - signal).sqrt() * said) / signal.sqrt()
+
+
+class Probe(nn.Module):
+    """Convolutions over features (N, C, h, w); gives logits (N, 1 + parts + colours, h, w), the flaw's first."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: ProbeConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
+        self.register_buffer("spread", torch.ones(config.channels, 1, 1))
+        self.drop = nn.Dropout2d(0.2)
+        self.enter = nn.Conv2d(config.channels, width, 1)
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+        self.far = nn.Conv2d(width, width, 3, padding=2, dilation=2)
+        self.whole = nn.Linear(2 * width, width)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+        self.leave = nn.Conv2d(width, 1 + len(config.parts) + len(config.colours), 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = functional.gelu(self.enter(self.drop((features - self.mean) / self.spread)))
+        hidden = hidden + functional.gelu(self.near(hidden))
+        hidden = hidden + functional.gelu(self.far(hidden))
+        pooled = torch.cat([hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3))], dim=1)
+        hidden = hidden + self.whole(pooled)[:, :, None, None]
+        logits: Tensor = self.leave(hidden + functional.gelu(self.last(hidden)))
+        return logits
+
+
+class ProbeDetector:
+    """A probe as a detector; satisfies ``refiner.protocols.Detector``.
+
+    ``bind`` lends it the pipeline that paints, so that no weight is loaded twice; without one it loads the pipeline
+    that it was trained on. A region's ``score`` is the mean probability of its pixels.
+
+    Args:
+        probe: the network.
+        config: its settings.
+        name: id and revision.
+        domain: "micro" for a probe that knows only the micro world and must refuse other pictures; else "".
+    """
+
+    def __init__(self, probe: Probe, config: ProbeConfig, *, name: str, domain: str = "") -> None:
+        self.model, self.config, self.domain = probe.eval(), config, domain
+        self._name = name
+        self._pipe: DiffusionPipeline | None = None
+        self._rows = 0
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ProbeDetector:
+        """Load a folder that ``save_pretrained`` wrote.
+
+        Raises:
+            WeightsError: the folder is of another kind, incomplete or damaged.
+        """
+        root = Path(folder)
+        try:
+            values = json.loads((root / "config.json").read_text(encoding="utf-8"))
+            values.pop("model_type")
+            config = ProbeConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+            probe = Probe(config)
+            probe.load_state_dict(load_file(root / "model.safetensors"))
+        except Exception as error:  # damaged files may raise anything
+            raise WeightsError(f"Expected a whole probe in {str(root)!r}, got {error}: train it again.") from error
+        card = read_card(root) if (root / "card.json").exists() else None
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        name = card.name if card else f"probe:{root.name}"
+        return cls(probe.to(place), config, name=name, domain=card.domain if card else "")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config and weights (safetensors); ``from_pretrained`` reads them back."""
+        root = Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        save_file(self.model.state_dict(), root / "model.safetensors")
+        atomic_write(
+            root / "config.json", json.dumps({"model_type": MODEL_TYPE, **asdict(self.config)}, indent=1) + "\n"
+        )
+
+    @property
+    def name(self) -> str:
+        """Id and revision."""
+        return self._name
+
+    def to(self, device: str | torch.device) -> ProbeDetector:
+        """Move the probe; the pipeline moves by itself."""
+        self.model.to(device)
+        return self
+
+    def bind(self, pipe: DiffusionPipeline) -> None:
+        """Look through this pipeline's denoiser from now on.
+
+        Raises:
+            ConfigError: its denoiser has other features than the probe was trained on.
+        """
+        channels = _feature_channels(pipe)
+        if channels != self.config.channels:
+            raise ConfigError(
+                f"Expected a denoiser with {self.config.channels} channels of features like that of "
+                f"{self.config.generator!r}, got {channels} from {type(pipe).__name__}: use a probe trained on it, or "
+                "another detector."
+            )
+        self._pipe = pipe
+
+    def spent(self) -> Calls:
+        """Denoiser rows so far."""
+        return Calls(denoiser_rows=self._rows)
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """What is wrong with one RGB picture; without its prompt, what would be wrong under an empty one.
+
+        Raises:
+            OutOfDomainError: the probe knows only the micro world, and this is no picture of it.
+        """
+        picture = image.convert("RGB")
+        if self.domain == "micro":
+            from refiner.micro.domain import check
+
+            check(picture)
+        return self._analysis(picture, self._logits(picture, prompt or ""))
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """The same answers as one call each."""
+        if prompts is not None and len(prompts) != len(images):
+            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        return [self(image, prompt) for image, prompt in zip(images, prompts or [""] * len(images), strict=True)]
+
+    @torch.inference_mode()
+    def _logits(self, picture: Image.Image, prompt: str) -> Tensor:
+        features = DenoiserFeatures(self._generator(), self.config.timestep, self.config.draws)([picture], prompt)
+        self._rows += self.config.draws
+        logits: Tensor = self.model(features.to(self.model.mean.device))
+        return logits[0].cpu()
+
+    def _generator(self) -> DiffusionPipeline:
+        if self._pipe is None:
+            from diffusers import DiffusionPipeline
+
+            pipe = DiffusionPipeline.from_pretrained(resolve(self.config.generator, "generator"))
+            self.bind(pipe.to(self.model.mean.device))
+        assert self._pipe is not None
+        return self._pipe
+
+    def _analysis(self, picture: Image.Image, logits: Tensor) -> Analysis:
+        size = Size(picture.height, picture.width)
+        large = functional.interpolate(logits[None, :1].sigmoid(), size=size, mode="bilinear")[0, 0].numpy()
+        heat = np.clip(large, 0, 1).astype(np.float32)
+        cell = size.height * size.width / (logits.shape[1] * logits.shape[2])
+        patches, count = ndimage.label(heat >= self.config.threshold)
+        masks = [patches == number for number in range(1, count + 1)]
+        words = functional.interpolate(logits[None, 1:], size=size)[0]
+        kept = [mask for mask in masks if mask.sum() >= self.config.least_cells * cell]
+        return Analysis(
+            size=size,
+            regions=tuple(self._region(mask, heat, words, size) for mask in kept),
+            fake_probability=float(heat.max()),
+            heatmap=heat,
+            detector=self.name,
+        )
+
+    def _region(self, mask: Mask, heat: np.ndarray[Any, np.dtype[np.float32]], words: Tensor, size: Size) -> Region:
+        config, inside = self.config, torch.from_numpy(mask)
+        parts, colours = words[:, inside].split([len(config.parts), len(config.colours)])
+        place = int(parts.softmax(0).mean(1).argmax())
+        kind, _, part = config.parts[place].partition(": ")
+        colour = config.colours[int(colours.softmax(0).mean(1).argmax())]
+        box = box_of(mask)
+        assert box is not None
+        share = float(mask.mean())
+        return Region(
+            mask=mask,
+            box=box,
+            name=f"the {part} of the {colour} {kind}",
+            location=location_words(box, size),
+            explanation=EXPLANATION.format(part=part),
+            reasoning=REASONING.format(part=part, kind=kind),
+            category=Category(config.categories[place]),
+            severity=next(severity for most, severity in _SEVERITIES if share <= most),
+            score=float(heat[mask].mean()),
+        )
+
+
+def _feature_channels(pipe: Any) -> int | None:
+    """Channels of the features of a pipeline's denoiser; None where they cannot be had."""
+    config = getattr(getattr(pipe, "unet", None), "config", None)
+    if config is None or not hasattr(pipe.scheduler, "alphas_cumprod") or "block_out_channels" not in config:
+        return None
+    return int(3 * config.in_channels + sum(config.block_out_channels))
