@@ -100,7 +100,7 @@ class DiffusersPainter:
         """Paint each job on its own, so that no picture depends on its neighbours, not even by rounding.
 
         Raises:
-            BadImageError: the model returned NaN.
+            BadImageError: the model returned NaN, or no picture.
         """
         return [self._generate(job) for job in jobs]
 
@@ -112,6 +112,9 @@ class DiffusersPainter:
             pixels = self._call(self._pipe, self._request(job) | {"output_type": "np"})
         else:
             pixels = self._in_two_stages(job, self._second_stage)
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+            got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
+            raise BadImageError(f"Expected an array (H, W, 3) from the generator, got {got}: have it heed output_type.")
         if not np.isfinite(pixels).all():
             raise BadImageError("Expected finite pixels from the generator, got NaN: try another dtype.")
         return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))

@@ -202,8 +202,9 @@ def _whole_cells(mask: Mask, cell: int) -> Mask:
 def _fault(picture: Pixels, crop: Crop) -> str | None:
     """What makes a painted crop unusable, as a sentence; None where it is usable."""
     wanted = (*crop.mask.shape, 3)
-    if picture.shape != wanted:
-        return f"Expected a picture of shape {wanted} from the inpainting model, got {picture.shape}."
+    shape = getattr(picture, "shape", None)
+    if shape != wanted:
+        return f"Expected a picture of shape {wanted} from the inpainting model, got {shape or picture!r:.80}."
     if not np.isfinite(picture).all():
         return "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
     if not picture.any() and np.asarray(crop.image).any():
