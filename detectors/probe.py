@@ -126,7 +126,7 @@ class Probe(nn.Module):
         width = config.width
         self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
         self.register_buffer("spread", torch.ones(config.channels, 1, 1))
-        self.drop = nn.Dropout2d(0.2)
+        self.drop = nn.Dropout2d(0.1)
         self.enter = nn.Conv2d(config.channels, width, 1)
         self.near = nn.Conv2d(width, width, 3, padding=1)
         self.far = nn.Conv2d(width, width, 3, padding=2, dilation=2)

@@ -153,8 +153,6 @@ def train(recipe: ProbeRecipe, shards: Sequence[Shard], folder: Path, generator:
         drawn = np.random.default_rng([recipe.seed, step]).choice(len(places), recipe.batch, replace=False)
         rows = [tuple(each[row] for each in shard) for shard, row in (places[place] for place in drawn)]
         features, *truth = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-        if step % 2:
-            features, *truth = (each.flip(-1) for each in (features, *truth))
         return loss(probe, features.float(), truth, recipe)
 
     settings = FitSettings(
