@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -146,7 +147,7 @@ class DiffusersPainter:
         return {"height": settings.height or side, "width": settings.width or side}
 
     def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with self._counting(pipe), _as_it_was(pipe):
+        with self._counting(pipe), _as_it_was(pipe), _chance(request["generator"].initial_seed()):
             return pipe(**request).images[0]
 
     def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
@@ -174,13 +175,12 @@ class DiffusersPainter:
         family = family_of(owner)
         (width, height), images = crops[0].image.size, [crop.image for crop in crops]
         pipe = inpainting_pipe(owner)
-        strength = _strength(crops[0].strength, pipe or owner, options)
-        request: dict[str, Any] = {"strength": strength}
-        if pipe is None:
-            pipe = blended(owner, images, [crop.mask for crop in crops], strength=strength)
-        else:
+        request: dict[str, Any] = {"strength": _strength(crops[0].strength, pipe, options)}
+        if inpaints(pipe):
             masks = [Image.fromarray(crop.mask).convert("L") for crop in crops]
             request |= {"image": images, "mask_image": masks}
+        else:
+            pipe = blended(pipe, images, [crop.mask for crop in crops], strength=request["strength"])
         if crops[0].negative_prompt:
             request["negative_prompt"] = [crop.negative_prompt for crop in crops]
         request |= {
@@ -227,21 +227,16 @@ class DiffusersPainter:
                 denoiser._compiled_call_impl = compiled
 
 
-def inpainting_pipe(owner: DiffusionPipeline) -> DiffusionPipeline | None:
-    """The inpainting pipeline over the very same components; a scheduler of its own, set up alike.
+def inpainting_pipe(owner: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline that repaints, over the very same components; a scheduler of its own, set up alike.
 
     The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
-
-    Returns:
-        None where diffusers has no inpainting class for the family.
     """
     import diffusers
 
     name = family_of(owner).inpaint
-    if inpaints(owner):
+    if name is None or inpaints(owner):
         pipe = copy.copy(owner)
-    elif name is None:
-        return None
     else:
         cls = getattr(diffusers, name)
         known = {**owner.config, **owner.components, "scheduler": None}
@@ -275,11 +270,12 @@ def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
-    """At least one step's worth, and a little more, lest rounding make it none."""
+    """At least one step's worth; of a share that rounding makes none of, the next larger number."""
     own = next((options[name] for name in ("timesteps", "sigmas") if options.get(name) is not None), None)
     usual = takes(pipe)["num_inference_steps"].default
     steps = options.get("num_inference_steps", usual) if own is None else len(own)
-    return min(max(strength, (1 + 1e-6) / steps), 1.0)
+    least = 1 / steps
+    return max(strength, least if steps * least >= 1 else math.nextafter(least, 1))
 
 
 def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> list[list[int]]:
@@ -292,6 +288,16 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> list[list[int]]:
         lengths = [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault((lengths[0], lengths[1]), []).append(index)
     return list(groups.values())
+
+
+@contextmanager
+def _chance(seed: int) -> Iterator[None]:
+    """Seed the random numbers of those who ask no generator, such as Stable Diffusion 3's ControlNet, for a while."""
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

@@ -36,8 +36,9 @@ def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
 class Family:
     """What differs between families of text-to-image pipelines."""
 
-    inpaint: str | None
-    """Name of the inpainting class in diffusers; None: there is none, so latents are blended."""
+    inpaint: str | None = None
+    """Name of the class in diffusers that repaints; None: the pipeline's own. If it takes no mask, latents are blended.
+    """
     multiple: int = 8
     """Heights and widths are multiples of this many pixels."""
     native: int | None = None
@@ -66,7 +67,8 @@ def _line(pipe: DiffusionPipeline) -> int:
 
 _SD = Family(inpaint="StableDiffusionInpaintPipeline")
 _SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
-_SD3 = Family(inpaint="StableDiffusion3InpaintPipeline", multiple=16, longest=_line)
+# Not StableDiffusion3InpaintPipeline: up to diffusers 0.42 it decodes without the autoencoder's shift, a tint.
+_SD3 = Family(multiple=16, longest=_line)
 _FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
 # Klein's call scales down what is larger than 1024 x 1024: crops stay below that, however their sides are rounded.
 _KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992)
@@ -84,12 +86,12 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusionXLControlNetPipeline": Family(inpaint=_SDXL.inpaint, control="image"),
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": _SD3,
+    "StableDiffusion3ControlNetPipeline": Family(inpaint="StableDiffusion3Pipeline", multiple=16, longest=_line),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
     "FluxControlNetPipeline": _FLUX,
-    "FluxFillPipeline": Family(inpaint="FluxFillPipeline", multiple=16),
-    "FluxKontextInpaintPipeline": Family(inpaint="FluxKontextInpaintPipeline", multiple=16, fixed=_size_as_asked),
+    "FluxFillPipeline": Family(multiple=16),
+    "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked),
     "Flux2KleinPipeline": _KLEIN,
     "Flux2KleinInpaintPipeline": _KLEIN,
     "QwenImagePipeline": _QWEN,
@@ -98,17 +100,17 @@ FAMILIES: Mapping[str, Family] = {
     "ZImageInpaintPipeline": _Z_IMAGE,
     "ChromaPipeline": _CHROMA,
     "ChromaInpaintPipeline": _CHROMA,
-    "PixArtSigmaPipeline": Family(inpaint=None, multiple=16, fixed=_no_bins),
-    "SanaPipeline": Family(inpaint=None, multiple=32, fixed=_no_bins),
-    "KolorsPipeline": Family(inpaint=None),
-    "HunyuanDiTPipeline": Family(inpaint=None, multiple=16, fixed=_no_bins),
-    "AuraFlowPipeline": Family(inpaint=None, multiple=16, native=1024, longest=_square),
-    "Lumina2Pipeline": Family(inpaint=None, multiple=16),
-    "CogView4Pipeline": Family(inpaint=None, multiple=16, one_length=True),
+    "PixArtSigmaPipeline": Family(multiple=16, fixed=_no_bins),
+    "SanaPipeline": Family(multiple=32, fixed=_no_bins),
+    "KolorsPipeline": Family(),
+    "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins),
+    "AuraFlowPipeline": Family(multiple=16, native=1024, longest=_square),
+    "Lumina2Pipeline": Family(multiple=16),
+    "CogView4Pipeline": Family(multiple=16, one_length=True),
 }
 """By the name of a class in diffusers; subclasses belong to the family of their nearest ancestor."""
 
-_STRANGER = Family(inpaint=None, multiple=16)
+_STRANGER = Family(multiple=16)
 """A pipeline of no known family: good for generating where another pipeline inpaints, or for inpainting as it is."""
 
 

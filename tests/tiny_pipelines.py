@@ -23,6 +23,8 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    SD3ControlNetModel,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
@@ -171,12 +173,16 @@ def unet(**options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**usual | options).eval()
 
 
-def controlnet(**options: Any) -> ControlNetModel:
-    model = ControlNetModel.from_unet(unet(**options), conditioning_embedding_out_channels=(8, 8, 8))
+def stirred(model: torch.nn.Module) -> torch.nn.Module:
+    """A ControlNet with an effect: its last layers start at zero."""
     with torch.no_grad():
-        for parameter in model.parameters():  # the last layers start at zero
+        for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
+
+
+def controlnet(**options: Any) -> ControlNetModel:
+    return stirred(ControlNetModel.from_unet(unet(**options), conditioning_embedding_out_channels=(8, 8, 8)))
 
 
 def ddim() -> DDIMScheduler:
@@ -218,20 +224,24 @@ def stable_diffusion_xl(cls: type = diffusers.StableDiffusionXLPipeline, **optio
     )  # fmt: skip
 
 
-def stable_diffusion_3() -> DiffusionPipeline:
+def stable_diffusion_3(cls: type = diffusers.StableDiffusion3Pipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     words = clip_tokenizer()
     config = clip_config(len(words))
     transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4,
+        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=16,
     )  # fmt: skip
+    options: dict[str, Any] = {}
+    if "ControlNet" in cls.__name__:
+        model = SD3ControlNetModel.from_transformer(transformer, num_layers=1, num_extra_conditioning_channels=0)
+        options["controlnet"] = stirred(model)
     return quiet(
-        diffusers.StableDiffusion3Pipeline(
+        cls(
             transformer=transformer.eval(), scheduler=flow(), vae=flux_autoencoder(latent=16),
             text_encoder=CLIPTextModelWithProjection(config).eval(), tokenizer=words,
             text_encoder_2=CLIPTextModelWithProjection(config).eval(), tokenizer_2=words,
-            text_encoder_3=t5_encoder(width=64), tokenizer_3=t5_tokenizer(),
+            text_encoder_3=t5_encoder(width=64), tokenizer_3=t5_tokenizer(), **options,
         )
     )  # fmt: skip
 
@@ -247,6 +257,9 @@ def flux(cls: type = diffusers.FluxPipeline, channels: int = 16, **options: Any)
         num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 4, 8],
         guidance_embeds=cls is not diffusers.FluxPipeline,
     )  # fmt: skip
+    if "ControlNet" in cls.__name__:
+        model = FluxControlNetModel.from_transformer(transformer, attention_head_dim=16, num_attention_heads=2)
+        options["controlnet"] = stirred(model)
     return quiet(
         cls(
             scheduler=flow(), vae=flux_autoencoder(), text_encoder=CLIPTextModel(clip_config(len(words))).eval(),
