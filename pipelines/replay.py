@@ -1,7 +1,7 @@
 """Making a picture again from its run record: what a run depends on, written down, compared, and run once more.
 
 ``settings_of`` is taken at the start of every run and lies in ``RefinementResult.settings``. Weights are told apart by
-a sample of each tensor, which costs next to nothing and sees LoRAs and fine-tunings as well as other checkpoints.
+a sample of each matrix, which costs next to nothing and sees LoRAs and fine-tunings as well as other checkpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.refined import RefinedPipeline
 
 _SAMPLES = 16
-"""Values of each tensor that are looked at."""
+"""Values of each matrix that are looked at."""
 _WATCHING = frozenset({"callback_on_step_end", "callback", "callback_steps", "callback_on_step_end_tensor_inputs"})
 """Arguments that look on, as a rule; where they do change a picture, the pixels tell."""
 _LIBRARIES = ("refiner", "diffusers", "transformers", "torch", "numpy", "pillow", "scipy", "open-clip-torch")
@@ -252,35 +252,40 @@ def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:
-    """A digest of what each network among ``components`` holds: names, shapes and a sample of each tensor.
+    """A digest of each network among ``components``: all tensors' names and sizes, and a sample of each matrix.
 
     None for a network whose weights are elsewhere at the moment, as with sequential offload.
     """
-    import torch
-
     found: dict[str, str | None] = {}
-    with torch.no_grad():
-        for name, network in sorted(components.items()):
-            if not hasattr(network, "named_parameters"):
-                continue
-            tensors = [*network.named_parameters(), *network.named_buffers()]
-            digest = hashlib.blake2b(str([(key, tuple(tensor.shape)) for key, tensor in tensors]).encode())
-            away = any(tensor.device.type == "meta" for _, tensor in tensors)
-            digest.update(b"" if away else _sampled([tensor for _, tensor in tensors]))
-            found[name] = None if away else digest.hexdigest()[:32]
+    for name, network in sorted(components.items()):
+        if not hasattr(network, "named_parameters"):
+            continue
+        tensors = list(_tensors_of(network))
+        digest = hashlib.blake2b(" ".join(f"{key}:{tensor.numel()}" for key, tensor in tensors).encode())
+        matrices = [tensor.detach() for _, tensor in tensors if tensor.ndim > 1 and tensor.numel()]
+        away = any(tensor.is_meta for tensor in matrices)
+        digest.update(b"" if away else _sampled(matrices))
+        found[name] = None if away else digest.hexdigest()[:32]
     return found
 
 
+def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of parameters and buffers, in one walk: large networks have thousands of modules."""
+    for name, module in network.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{name}.{key}", tensor
+
+
 def _sampled(tensors: Sequence[torch.Tensor]) -> bytes:
-    """Some values of each tensor as float32; one copy for all of one device."""
+    """Some values of each tensor as float32; one copy for all of one device and dtype."""
     import torch
 
-    samples: dict[torch.device, list[torch.Tensor]] = {}
+    samples: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in tensors:
-        if tensor.numel():
-            flat = tensor.detach().reshape(-1)
-            samples.setdefault(tensor.device, []).append(flat[:: -(-len(flat) // _SAMPLES)].to(torch.float32))
-    return b"".join(torch.cat(some).cpu().numpy().tobytes() for some in samples.values())
+        flat = tensor.reshape(-1)
+        samples.setdefault((tensor.device, tensor.dtype), []).append(flat[:: -(-len(flat) // _SAMPLES)])
+    return b"".join(torch.cat(some).to("cpu", torch.float32).numpy().tobytes() for some in samples.values())
 
 
 def _is_plain(value: object) -> bool:

@@ -109,8 +109,7 @@ def test_a_run_that_started_from_a_picture_needs_that_picture(model: str) -> Non
 
 
 def nudge(network: torch.nn.Module) -> None:
-    with torch.no_grad():
-        next(network.parameters()).view(-1)[0] += 1e-3
+    next(weights for weights in network.parameters() if weights.ndim > 1).data += 1e-3
 
 
 def other_scheduler(pipe: RefinedPipeline) -> None:
@@ -207,21 +206,21 @@ def test_records_that_are_none_are_refused(
         refined(model).replay(damaged)
 
 
-def test_fingerprints_see_every_tensor_and_nothing_else(model: str) -> None:
+def test_fingerprints_see_every_matrix_and_nothing_else(model: str) -> None:
     pipe = refined(model)
     first = fingerprints(pipe.components)
     assert set(first) == {"text_encoder", "unet", "vae"}
     assert fingerprints(refined(model).components) == first
-    for name in first:
-        for weights in getattr(pipe, name).parameters():
-            with torch.no_grad():
-                weights += 1
-            changed = fingerprints(pipe.components)
-            assert [key for key in first if changed[key] != first[key]] == [name]
-            with torch.no_grad():
-                weights -= 1
-            getattr(pipe, name).load_state_dict(getattr(refined(model), name).state_dict())
-            break
+    matrices = [weights for weights in pipe.unet.parameters() if weights.ndim > 1]
+    for weights in (*matrices[:3], *matrices[-3:]):
+        kept = weights.detach().clone()
+        weights.data += 0.01  # as peft fuses a LoRA: the tensor's version does not count this
+        changed = fingerprints(pipe.components)
+        assert [name for name in first if changed[name] != first[name]] == ["unet"]
+        weights.data.copy_(kept)
+    assert fingerprints(pipe.components) == first
+    pipe.unet.register_parameter("lora", torch.nn.Parameter(torch.zeros(1)))
+    assert fingerprints(pipe.components)["unet"] != first["unet"]
     assert fingerprints({"unet": pipe.unet.to("meta")}) == {"unet": None}
 
 
