@@ -11,6 +11,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -174,16 +175,17 @@ class EndpointSettings:
 class EndpointChat:
     """A chat model behind an OpenAI-compatible endpoint; a ``ChatBackend``.
 
-    A schema is asked for strictly, then as plain JSON mode, then in the text alone, as far down as the server
-    refuses; what worked is remembered. Connections that fail, late or broken answers, 429 and 5xx are tried again.
-    When several requests in a row got no answer at all, further ones are sent once each until one is answered.
+    A schema is asked for strictly, then as plain JSON mode, then in the text alone, as far down as the server refuses;
+    what worked is remembered, and so is whether the model takes a system turn. Connections that fail, late or broken
+    answers, 429 and 5xx are tried again. When several requests in a row got no answer at all, further ones are sent
+    once each until one is answered.
 
     Args:
         model: what the server calls it.
         base_url: such as ``http://127.0.0.1:8000/v1``; None: ``OPENAI_BASE_URL``, else the hosted service.
         key_variable: environment variable that holds the key. Where it is not set, none is sent that means anything.
         cache: folder that keeps answers; None keeps none. Sampled answers without a seed are never kept, nor are
-            those that broke off or have no JSON where a schema was asked for.
+            those that broke off or lack what a schema requires.
         settings: patience and limits.
 
     Raises:
@@ -219,6 +221,7 @@ class EndpointChat:
             timeout=patient,
             http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # nor the key elsewhere
         )
+        weakref.finalize(self, self._client.close)
         self._cache = None if cache is None else AnswerCache(cache)
         self._pictures = Pictures(self.settings.max_side)
         self._dialect = Dialect()
@@ -298,13 +301,14 @@ class EndpointChat:
         refusal: FaultError | None = None
         while True:
             attempts += 1
+            system = bool(request.system) and self._dialect.takes_system
             fields = self._dialect.body(
                 rung, request.schema, max_tokens=limit, temperature=request.temperature, seed=request.seed
             )
             try:
-                answered = self._send(request, urls, fields, retry=failures > 0)
+                answered = self._send(request, urls, fields, system=system, retry=failures > 0)
             except FaultError as fault:
-                if self._dialect.adapt(fields, fault):
+                if self._dialect.adapt(fields, fault, system=system):
                     continue
                 lower = lower_rung(rung, fault)
                 if lower is not None:
@@ -318,8 +322,10 @@ class EndpointChat:
                 return answered, attempts
             limit = min(2 * limit, self.settings.max_tokens)
 
-    def _send(self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, retry: bool) -> Answered:
-        conversation = messages(request.system, request.text, urls)
+    def _send(
+        self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
+    ) -> Answered:
+        conversation = messages(request.system, request.text, urls, takes_system=system)
         body = {"model": self.model, "messages": conversation, **fields}
         if self.settings.extra_body:
             body["extra_body"] = dict(self.settings.extra_body)
@@ -374,13 +380,14 @@ def _reply(answered: Answered, attempts: int) -> ChatReply:
 
 
 def _worth_keeping(answered: Answered, request: ChatRequest) -> bool:
-    """Whether the answer is whole: an unreadable one would otherwise stay so for ever."""
-    if answered.finish != "stop":
-        return False
+    """Whether the answer is whole, and has what the schema requires: an odd one would otherwise stay so for ever."""
+    if request.schema is None or answered.finish != "stop":
+        return answered.finish == "stop"
     try:
-        return request.schema is None or read_document(answered.text) is not None
+        document = read_document(answered.text)
     except UnreadableOutputError:
         return False
+    return isinstance(document, dict) and all(name in document for name in request.schema.get("required", ()))
 
 
 def _key(variable: str) -> str:

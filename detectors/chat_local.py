@@ -36,7 +36,7 @@ class LocalChat:
     Requests go through the network in batches, padded on the left, each answer being that of a batch of one (exactly
     in float32; in half precision rounding may tip near ties). Likeliest tokens unless a request has a temperature:
     those run one at a time, so that their seed alone decides. Where a model's chat template knows a switch for
-    thinking, it is off.
+    thinking, it is off; where it refuses a system turn or drops it, its words open the user's.
 
     Args:
         model: generates; it is set to evaluation.
@@ -75,6 +75,7 @@ class LocalChat:
         self._template = str(getattr(processor, "chat_template", None) or self._tokenizer.chat_template or "")
         if not self._template:
             raise WeightsError(f"Expected a chat template in {name!r}, got none: use a model tuned for chat.")
+        self._takes_system = self._shows_system()
 
     @classmethod
     def from_pretrained(
@@ -199,17 +200,26 @@ class LocalChat:
     def _conversation(self, request: ChatRequest) -> list[dict[str, Any]]:
         if request.images and not self.sees:
             raise InputError(f"Expected a model that sees pictures, got {self.name!r}, of text alone: name another.")
-        opening = [("system", request.system)] if request.system else []
-        turns: list[dict[str, Any]] = []
-        for role, text in [*opening, ("user", request.text)]:
-            if not self.sees:
-                turns.append({"role": role, "content": text})
-                continue
-            images = request.images if role == "user" else ()
-            shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in images]
-            turns.append({"role": role, "content": [*shown, {"type": "text", "text": text}]})
+        shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in request.images]
         self._ledger += Ledger(pictures=len(request.images))
-        return turns
+        if request.system and self._takes_system:
+            return [self._turn("system", request.system), self._turn("user", request.text, shown)]
+        return [self._turn("user", "\n\n".join(filter(None, (request.system, request.text))), shown)]
+
+    def _turn(self, role: str, text: str, shown: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        return {"role": role, "content": [*shown, {"type": "text", "text": text}] if self.sees else text}
+
+    def _shows_system(self) -> bool:
+        from jinja2 import TemplateError
+
+        probe = "words of the system"
+        try:
+            text = self.processor.apply_chat_template(
+                [self._turn("system", probe), self._turn("user", "words of the user")], tokenize=False
+            )
+        except TemplateError:
+            return False
+        return probe in text
 
     def _generate(
         self, conversations: list[list[dict[str, Any]]], requests: Sequence[ChatRequest], group: _Group

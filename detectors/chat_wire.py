@@ -28,6 +28,8 @@ MAX_BODY = 64_000_000
 _REFUSALS = (400, 415, 422, 501)
 """What servers answer to a field that they do not know."""
 _AGAIN = (408, 409, 425, 429)
+_NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\brole|\brole.{0,20}\bsystem\b|roles must alternate", re.IGNORECASE)
+"""What servers say where a model's chat template knows no system turn (Gemma, early Mistral)."""
 
 
 class Answered(NamedTuple):
@@ -78,6 +80,7 @@ class Dialect:
         self._lock = threading.Lock()
         self._limit_name = "max_tokens"
         self._dropped: set[str] = set()
+        self.takes_system = True
         self._rungs: dict[str, Rung] = {}
 
     def rung(self, schema: Mapping[str, Any] | None) -> Rung:
@@ -108,9 +111,14 @@ class Dialect:
             }  # fmt: skip
             return {name: value for name, value in fields.items() if value is not None and name not in self._dropped}
 
-    def adapt(self, body: Mapping[str, Any], fault: FaultError) -> bool:
-        """Learn from a refusal that names a field which can be spelled otherwise or left out."""
-        if fault.status not in _REFUSALS or fault.param not in body:
+    def adapt(self, body: Mapping[str, Any], fault: FaultError, *, system: bool) -> bool:
+        """Learn from a refusal of the ``system`` turn, or of a field that can be spelled otherwise or left out."""
+        if fault.status not in _REFUSALS:
+            return False
+        if system and _NO_SYSTEM.search(str(fault)):
+            self.takes_system = False
+            return True
+        if fault.param not in body:
             return False
         with self._lock:
             if fault.param == "max_tokens":
@@ -130,8 +138,10 @@ def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
     return RUNGS[RUNGS.index(rung) + 1]
 
 
-def messages(system: str, user: str, pictures: Sequence[str]) -> list[dict[str, Any]]:
-    """The conversation: pictures (data URLs) before the text."""
+def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: bool = True) -> list[dict[str, Any]]:
+    """The conversation: pictures (data URLs) before the text; without a system turn its words open the user's."""
+    if system and not takes_system:
+        return messages("", f"{system}\n\n{user}", pictures)
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
     content = [*shown, {"type": "text", "text": user}] if shown else user
     opening = [{"role": "system", "content": system}] if system else []

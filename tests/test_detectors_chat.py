@@ -317,6 +317,35 @@ def test_fields_that_a_server_does_not_take_are_spelled_otherwise_or_left_out(se
     assert server.bodies[-1]["max_completion_tokens"] == 1024
 
 
+@pytest.mark.parametrize(
+    "said", ["System role not supported", "Only user and assistant roles: no 'system' role", "roles must alternate"]
+)
+def test_where_a_model_takes_no_system_turn_its_words_open_the_users(serve, said):
+    def script(body, number):
+        return refusal(400, said) if body["messages"][0]["role"] == "system" else completion('{"word": "a"}')
+
+    server, chat = serve(script)
+    requests = [ChatRequest(user=user, system="Be brief.", schema=SCHEMA) for user in ("one", "two", "three")]
+    first = chat.complete(requests[:1])[0]
+    assert (first.text, first.attempts) == ('{"word": "a"}', 2)
+    assert all(reply.attempts == 1 for reply in chat.complete(requests[1:])), "it is remembered"
+    (turn,) = server.bodies[-1]["messages"]
+    assert turn["role"] == "user"
+    assert turn["content"].startswith("Be brief.\n\nt")
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema", "the form is asked for as before"
+
+
+def test_several_requests_may_learn_of_it_at_once(serve):
+    def script(body, number):
+        time.sleep(0.1)
+        return refusal(400, "System role not supported") if body["messages"][0]["role"] == "system" else completion()
+
+    _, chat = serve(script, concurrency=6)
+    assert [reply.text for reply in ask(chat, *map(str, range(12)), system="Be brief.")] == ["ok"] * 12
+    (bad,) = ask(serve(lambda body, number: refusal(400, "no system role here"))[1], "a", system="s")
+    assert "no system role here" in str(bad)
+
+
 def test_an_answer_that_breaks_off_is_asked_for_with_twice_the_length(serve):
     def script(body, number):
         length = body["max_tokens"]
@@ -439,6 +468,10 @@ def test_what_may_turn_out_otherwise_is_not_kept(serve, tmp_path):
     )
     assert [ask(chat, "form", schema=SCHEMA)[0].text for _ in range(3)] == ["I'd rather not"] + ['{"word": "a"}'] * 2
     assert len(server.bodies) == 2
+    for odd in ('{"error": "overloaded"}', "[]", '["word"]', "{}"):
+        said = iter([odd, '{"word": "b"}'])
+        _, other = serve(lambda body, number: completion(next(said)), tmp_path / str(len(odd)))  # noqa: B023
+        assert [ask(other, "form", schema=SCHEMA)[0].text for _ in range(3)] == [odd] + ['{"word": "b"}'] * 2
     for _ in range(2):
         ask(chat, "sampled", temperature=1.0)
     assert len(server.bodies) == 4

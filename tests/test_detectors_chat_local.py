@@ -135,6 +135,24 @@ def test_thinking_is_switched_off_where_the_template_knows_it(writer):
     assert reply.prompt_tokens == 2 + len("user\nhi") + 1 + 1 + len("assistant\n<think></think>")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+        "{% set messages = messages | selectattr('role', 'equalto', 'user') | list %}",
+    ],
+)
+def test_where_a_template_takes_no_system_turn_its_words_open_the_users(kind, folder, template):
+    usual = LocalChat.from_pretrained(folder, max_tokens=8)
+    images = (picture(1, (64, 64)),) if kind == "viewer" else ()
+    merged = ChatRequest(user="Be brief.\n\nWhat?", images=images, max_tokens=8)
+    (expected,) = usual.complete([merged])
+    usual.processor.chat_template = template + usual.processor.chat_template
+    chat = LocalChat(usual.model, usual.processor, name="gemma", max_tokens=8)
+    (reply,) = chat.complete([ChatRequest(user="What?", system="Be brief.", images=images, max_tokens=8)])
+    assert (reply.text, reply.prompt_tokens) == (expected.text, expected.prompt_tokens)
+
+
 def test_a_schema_stands_behind_the_text(writer):
     chat = LocalChat.from_pretrained(writer, max_tokens=8)
     plain, formed = chat.complete([ChatRequest(user="hi", max_tokens=8, schema=schema) for schema in (None, {"a": 1})])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import ascii_letters
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -16,6 +16,8 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
+
+from refiner.detectors.chat_local import LocalChat
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 TEXT_TEMPLATE = (
@@ -67,12 +69,19 @@ def save_writer(folder):
     return settle(Qwen2ForCausalLM(config), tokenizer, folder)
 
 
-def save_viewer(folder, context=1024):
-    """Folder of a model that sees pictures."""
-    torch.manual_seed(1)
+def _viewing_processor(words=()):
     tokenizer = tokenizer_of(IMAGE_TEMPLATE)
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    size = {"shortest_edge": 1024, "longest_edge": 16384}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, size=size),
+        tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=IMAGE_TEMPLATE,
+    )  # fmt: skip
+
+
+def _viewing_config(tokenizer, context):
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
-    config = Qwen3VLConfig(
+    return Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": context,
@@ -88,9 +97,59 @@ def save_viewer(folder, context=1024):
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
     )  # fmt: skip
-    size = {"shortest_edge": 1024, "longest_edge": 16384}
-    Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, size=size),
-        tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=IMAGE_TEMPLATE,
-    ).save_pretrained(folder)  # fmt: skip
-    return settle(Qwen3VLForConditionalGeneration(config), tokenizer, folder)
+
+
+def save_viewer(folder, context=1024):
+    """Folder of a model that sees pictures."""
+    processor = _viewing_processor()
+    processor.save_pretrained(folder)
+    torch.manual_seed(1)
+    model = Qwen3VLForConditionalGeneration(_viewing_config(processor.tokenizer, context))
+    return settle(model, processor.tokenizer, folder)
+
+
+def save_teller(folder, answers, requests):
+    """Folder of a model that sees pictures and then says one of ``answers``, whole, by what it saw.
+
+    Each answer is one token. Of the hidden state, number 0 says "answered", number 1 "not yet"; nothing but the
+    embeddings writes them, and they alone decide on the end token. ``requests``, at least as many as answers, are like
+    those that it will get: the state that is nearest, of those in which the first of them leave it, decides.
+    """
+    asked = {word for request in requests for word in f"{request.system} {request.text}".split() if len(word) > 2}
+    processor = _viewing_processor([*answers, *sorted(asked)])  # whole words, for speed
+    tokenizer = processor.tokenizer
+    torch.manual_seed(1)
+    model = Qwen3VLForConditionalGeneration(_viewing_config(tokenizer, 8192))
+    settle(model, tokenizer, folder)
+    said, end = tokenizer.convert_tokens_to_ids(list(answers)), tokenizer.eos_token_id
+    silent = [token for token in range(len(tokenizer)) if token not in {*said, end}]
+    model.generation_config.suppress_tokens = silent
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if len(weight) == 32 and name.endswith(("o_proj.weight", "down_proj.weight", "linear_fc2.weight")):
+                weight[:2] = 0
+        embeddings, head = model.get_input_embeddings().weight, model.lm_head.weight
+        embeddings[:, 0], embeddings[:, 1] = 0, 0.1
+        embeddings[said] = 0
+        embeddings[said, 0] = 1e4
+        seen = _last_states(model, processor, requests)
+        _, sizes, axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False)
+        whitened = axes[:4].T / sizes[:4].clamp(min=1e-3)
+        seeds = ((seen - seen.mean(0)) @ whitened)[: len(said)]
+        head[said] = seeds @ whitened.T
+        head[said, 0], head[said, 1] = 0, -(head[said] @ seen.mean(0) + seeds.square().sum(1) / 2) / seen.mean(0)[1]
+        head[end] = 0
+        head[end, 0], head[end, 1] = 1e9, -1e9
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _last_states(model, processor, requests):
+    """What the head gets where an answer begins, (N, 32)."""
+    states = []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1].clone()))
+    for request in requests:
+        LocalChat(model, processor, name="teller", max_tokens=1).complete([request])
+    hook.remove()
+    return torch.cat(states)
