@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, ModelError, ModelNotFoundError, UnreadableOutputError, WeightsError  # noqa: E402
-from refiner.pipelines import Parts, RefineConfig, TemplateReviser, finish, refine  # noqa: E402
+from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, finish, refine  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge, ClipJudge, judges_of, load_judge  # noqa: E402
 from refiner.protocols import InpaintJob, Judge, PaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
@@ -262,3 +263,43 @@ def test_too_few_scores_are_a_failure_too() -> None:
     result = run(Short())
     assert result.image == picture(0)
     assert "1 finite scores of short, got []" in result.attempts[0].error
+
+
+def test_a_pipeline_takes_several_judges_by_id_or_ready_and_saves_their_ids(
+    model: str, folder: Path, tmp_path: Path
+) -> None:
+    detector = ScriptedDetector(brightness)
+    ids = [f"clip:{folder}"] * 2
+    pipe = RefinedPipeline.from_pretrained(model, detector=detector, judge=ids)
+    pipe.set_progress_bar_config(disable=True)
+    assert [judge.name for judge in pipe.judge] == [f"clip:{folder.name}"] * 2
+    result = pipe(PROMPT, seed=0, max_rounds=0).results[0]
+    assert [score.name for score in result.attempts[0].scores] == [f"clip:{folder.name}"] * 2
+    assert [judge["name"] for judge in result.settings["judges"]] == [f"clip:{folder.name}"] * 2
+    assert pipe.to("cpu") is pipe
+    pipe.save_pretrained(tmp_path / "saved")
+    again = RefinedPipeline.from_pretrained(tmp_path / "saved", detector=detector)
+    assert [judge.name for judge in again.judge] == [f"clip:{folder.name}"] * 2
+    assert RefinedPipeline.from_pretrained(tmp_path / "saved", detector=detector, judge=None).judge is None
+    mixed = RefinedPipeline.from_pretrained(model, detector=detector, judge=[f"clip:{folder}", channel(0)])
+    assert [judge.name for judge in mixed.judge] == [f"clip:{folder.name}", "channel 0"]
+    mixed.save_pretrained(tmp_path / "mixed")
+    assert RefinedPipeline.from_pretrained(tmp_path / "mixed", detector=detector).judge is None
+
+
+@pytest.mark.parametrize("judge", ["burden:vlm:x@http://elsewhere.example/v1", 7, [7], {"a": 1}])
+def test_a_saved_judge_that_must_not_be_is_refused(model: str, tmp_path: Path, judge: object) -> None:
+    shutil.copytree(model, tmp_path / "saved")
+    document = json.loads((tmp_path / "saved" / "refiner.json").read_text())
+    for named in (judge, [judge]):
+        (tmp_path / "saved" / "refiner.json").write_text(json.dumps({**document, "judge": named}))
+        with pytest.raises((ConfigError, WeightsError), match="Expected"):
+            RefinedPipeline.from_pretrained(tmp_path / "saved", detector=ScriptedDetector([]))
+
+
+def test_a_bundled_detector_brings_the_bundled_judge(model: str) -> None:
+    pipe = RefinedPipeline.from_pretrained(model, detector="micro", judge="auto")
+    assert pipe.judge.name.startswith("hps-micro")
+    assert pipe.ids["judge"] == "micro"
+    scripted = RefinedPipeline.from_pretrained(model, detector=ScriptedDetector([]), judge="auto")
+    assert scripted.judge is None
