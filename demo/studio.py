@@ -178,6 +178,8 @@ class Studio:
         Raises:
             RefinerError: it cannot be loaded.
         """
+        if label in self._detectors:
+            return self._detectors[label]
         with self.desk.turn(job):
             if label not in self._detectors:
                 from refiner.detectors import load_detector
@@ -192,6 +194,8 @@ class Studio:
         Raises:
             RefinerError: one of them cannot be loaded.
         """
+        if (model, detector) in self._refiners:
+            return self._refiners[model, detector]
         looker = self.detector(detector, job, tell)
         with self.desk.turn(job):
             if (model, detector) not in self._refiners:

@@ -47,7 +47,7 @@ def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
             shown = html("What the detectors find will stand here.", "rf-detect-answers")
     summary = gr.JSON(visible=False)
     handler = guarded(_detecting(studio), _OUTPUTS)
-    wire(studio, run, stop, handler, [image, detectors], [status, shown, summary], "detect", [])
+    wire(studio, (run, stop), handler, [image, detectors], [status, shown, summary], [], "detect")
 
 
 def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:

@@ -60,7 +60,7 @@ def evaluate_tab(studio: Studio) -> None:
     summary = gr.JSON(visible=False)
     handler = guarded(_ranking(studio, entries), _OUTPUTS)
     inputs = [prompts, models, *(part for folder in folders for part in folder), by, detector, seed]
-    wire(studio, run, stop, handler, inputs, [status, table, summary, *files], "rank", [])
+    wire(studio, (run, stop), handler, inputs, [status, table, summary, *files], files, "rank")
 
 
 def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterator[Row]]:
@@ -88,17 +88,15 @@ def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterato
             by=by,
             seed=int(seed or 0),
         )
-        empty = [gr.update(value=None, interactive=False)] * 2
-        yield (views.status("Starting.", 0.0), "", None, *empty)
+        yield views.status("Starting.", 0.0), "", None, None, None
         with tempfile.TemporaryDirectory(prefix="refiner-demo-", ignore_cleanup_errors=True) as folder:
             for event in rank(studio, str(request.session_hash), wanted, Path(folder)):
                 if not isinstance(event, Ranked):
                     yield (views.progress(event), *nothing(_OUTPUTS - 1))
                     continue
-                buttons = [gr.update(value=path, interactive=True) for path in event.files.values()]
                 best = event.document["systems"][0]["name"]
                 said = views.status(f"Best by {event.document['by']}: {best}.", kind="good")
-                yield said, views_rank.ranking(event.document), event.document, *buttons
+                yield said, views_rank.ranking(event.document), event.document, *event.files.values()
                 return
         yield (views.status("Stopped before the ranking was complete."), *nothing(_OUTPUTS - 1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -70,41 +70,55 @@ def refine_tab(studio: Studio) -> None:
     handler = guarded(_refining(studio), _OUTPUTS)
     inputs = [prompt, image, strategy, rounds, seed, model, detector]
     outputs = [status, comparison, plots, timeline, summary, *files]
-    wire(studio, run, stop, handler, inputs, outputs, "refine", [prompt.submit])
+    wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
 
 
 def wire(
     studio: Studio,
-    run: gr.Button,
-    stop: gr.Button,
+    buttons: tuple[gr.Button, gr.Button],
     handler: Callable[..., Any],
     inputs: list[Any],
     outputs: list[Any],
+    files: list[gr.DownloadButton],
     name: str,
-    others: list[Any],
+    others: Sequence[Any] = (),
 ) -> None:
-    """Start by a button (or other events) and stop by another; the buttons say which of them can be used now."""
+    """Start by a button and stop by another; all buttons say whether they can be used now.
 
-    def buttons(busy: bool) -> tuple[Any, Any]:
-        return gr.update(interactive=not busy), gr.update(interactive=busy)
+    Args:
+        studio: whose jobs are stopped.
+        buttons: that start and that stop.
+        handler: what is started.
+        inputs: of the handler.
+        outputs: of the handler, the status line first.
+        files: those of the outputs that are downloaded.
+        name: of the endpoint.
+        others: further events that start it.
+    """
+    run, stop = buttons
+    usable = [run, stop, *files]
+
+    def state(busy: bool, *paths: str | None) -> list[Any]:
+        return [gr.update(interactive=on) for on in (not busy, busy, *(bool(path) for path in paths))]
 
     def stopping(request: gr.Request) -> None:
         studio.desk.stop(str(request.session_hash))
 
     def began() -> tuple[Any, ...]:
-        return *buttons(True), views.status("Starting.", 0.0)
+        return *state(True, *[None] * len(files)), views.status("Starting.", 0.0)
 
-    def failed(told: str) -> Any:
+    def failed(told: str) -> tuple[Any, ...]:
         """Where Gradio itself refuses the inputs, nothing was told yet."""
-        return gr.skip() if "rf-bad" in (told or "") else views.status(_REFUSED, kind="bad")
+        said = gr.skip() if "rf-bad" in (told or "") else views.status(_REFUSED, kind="bad")
+        return *state(False, *[None] * len(files)), said
 
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    begin = gr.on([run.click, *others], began, None, [run, stop, outputs[0]], **quiet)
+    begin = gr.on([run.click, *others], began, None, [*usable, outputs[0]], **quiet)
     work = begin.then(
         handler, inputs, outputs, api_name=name, show_progress="hidden", concurrency_limit=None, trigger_mode="once"
     )
-    work.failure(failed, outputs[0], outputs[0], **quiet)
-    work.then(lambda: buttons(False), None, [run, stop], **quiet)
+    work.failure(failed, outputs[0], [*usable, outputs[0]], **quiet)
+    work.success(lambda *paths: state(False, *paths), files or None, usable, **quiet)
     stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
 
 
@@ -128,8 +142,7 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
             seed=int(seed or 0),
             image=None if image is None else read_upload(image, studio.settings),
         )
-        empty = [gr.update(value=None, interactive=False) for _ in _FILES]
-        yield (views.status("Starting.", 0.0), "", "", "", None, *empty)
+        yield (views.status("Starting.", 0.0), "", "", "", None, *[None] * len(_FILES))
         result = None
         for event in studio.refine(str(request.session_hash), wanted):
             if not isinstance(event, Refined):
@@ -145,8 +158,8 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
         config |= {"seed": wanted.seed, "own_picture": image is not None}
         with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
             saved = save_result(result, folder, config)
-            buttons = [gr.update(value=saved.get(name), interactive=name in saved) for name in _FILES]
-            yield (views.outcome(result), *_shown(result), result_summary(result, {}), *buttons)
+            files = [saved.get(name) for name in _FILES]
+            yield (views.outcome(result), *_shown(result), result_summary(result, {}), *files)
 
     return refine
 
