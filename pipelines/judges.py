@@ -165,6 +165,30 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
     return wide / wide.norm(dim=-1, keepdim=True)
 
 
+class JointJudge:
+    """Several judges, of which none may see a worse picture.
+
+    The loop asks each of them. Where one number is wanted it is that of the first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        if not judges:
+            raise ConfigError("Expected at least one judge, got none: pass None for no judge.")
+        self.judges = tuple(judges)
+
+    @property
+    def name(self) -> str:
+        """The names of all."""
+        return " & ".join(judge.name for judge in self.judges)
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """The first judge's scores."""
+        return self.judges[0].score(images, prompts)
+
+
 def load_judge(judge: str | Path, device: str | torch.device | None = None) -> Judge:
     """Load a judge by its id.
 
@@ -190,8 +214,8 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
     return scorer
 
 
-def judges_of(judge: Judge | Sequence[Judge] | None) -> tuple[Judge, ...]:
+def judges_of(judge: Judge | None) -> tuple[Judge, ...]:
     """One judge, several or none, as a tuple."""
     if judge is None:
         return ()
-    return tuple(judge) if isinstance(judge, Sequence) else (judge,)
+    return judge.judges if isinstance(judge, JointJudge) else (judge,)

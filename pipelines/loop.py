@@ -46,8 +46,8 @@ class Parts:
     inpainter: protocols.Inpainter
     detector: protocols.Detector
     """Where it runs the denoiser itself, its rows count too."""
-    judge: protocols.Judge | Sequence[protocols.Judge] | None = None
-    """Of several, a picture must be worse under none."""
+    judge: protocols.Judge | None = None
+    """Or a ``JointJudge`` of several, under none of which a picture may be worse."""
     reviser: protocols.Reviser
 
 

@@ -11,7 +11,7 @@ from refiner.errors import ConfigError
 from refiner.hub import resolve, verify
 from refiner.pipelines.chat_reviser import load_reviser
 from refiner.pipelines.families import count_tokens, reads_free_text
-from refiner.pipelines.judges import load_judge
+from refiner.pipelines.judges import JointJudge, load_judge
 from refiner.pipelines.revisers import TemplateReviser
 from refiner.pipelines.saved import SETTINGS_FILE, SavedSettings
 from refiner.protocols import Detector, Judge, Reviser
@@ -47,12 +47,12 @@ def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
     return DiffusionPipeline.from_pretrained(folder, dtype=like.dtype).to(like.device)
 
 
-def judges_on(judge: Judges, device: torch.device) -> Judge | tuple[Judge, ...] | None:
-    """One judge, several or none; those that are named are loaded onto a device."""
+def judges_on(judge: Judges, device: torch.device) -> Judge | None:
+    """One judge, several as one, or none; those that are named are loaded onto a device."""
     if isinstance(judge, str | Path):
         return load_judge(judge, device)
     if isinstance(judge, Sequence):
-        return tuple(load_judge(one, device) if isinstance(one, str | Path) else one for one in judge)
+        return JointJudge([load_judge(one, device) if isinstance(one, str | Path) else one for one in judge])
     return judge
 
 

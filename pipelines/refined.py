@@ -200,7 +200,7 @@ class RefinedPipeline:
         loaded by ids, must be passed again to ``from_pretrained``. ``options`` are those of diffusers.
         """
         self.pipe.save_pretrained(folder, **options)
-        places = {name: self.ids[name] for name in PARTS if name in self.ids}
+        places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
         for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
             if hasattr(part := getattr(self, name), "save_pretrained"):
                 part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))

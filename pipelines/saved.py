@@ -85,4 +85,5 @@ def config_from(values: Mapping[str, Any]) -> RefineConfig:
         TypeError: a field that there is not, or no mapping.
         ConfigError: a setting out of its range.
     """
-    return RefineConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return RefineConfig(**read)

@@ -65,9 +65,12 @@ def _record(file: Path) -> Json:
     return document
 
 
-def _settings(record: Json) -> dict[str, Any]:
-    settings = record.get("settings")
-    return settings if isinstance(settings, dict) else {}
+def _settings(record: Json) -> Json:
+    return _mapping(record.get("settings"))
+
+
+def _mapping(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
 
 
 def _start(given: str | None, file: Path, record: Json) -> Image.Image | None:
@@ -91,7 +94,7 @@ def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
     from refiner.pipelines.parts_by_id import trusted
 
     settings = _settings(record)
-    ids = settings.get("ids") if isinstance(settings.get("ids"), dict) else {}
+    ids, painted = _mapping(settings.get("ids")), _mapping(settings.get("pipeline"))
     names = {name: value for name, value in ids.items() if isinstance(value, str)}
     model = args.model or names.get("model")
     if model is None:
@@ -100,15 +103,15 @@ def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
     if args.grounder:
         detector = with_grounder(detector or "micro", args.grounder)
     judges = args.judge or _judges(ids) or ("saved" if settings.get("judges") else None)
-    painted = settings.get("pipeline") if isinstance(settings.get("pipeline"), dict) else {}
     dtype = getattr(torch, str(painted.get("dtype")), None)
+    further: dict[str, Any] = {name: names[name] for name in ("inpainter", "second_stage") if name in names}
     pipe = RefinedPipeline.from_pretrained(
         model,
         detector=detector,
         judge=judges,
         reviser=args.reviser or trusted("reviser", names.get("reviser")),
         dtype=dtype if isinstance(dtype, torch.dtype) else None,
-        **{name: names[name] for name in ("inpainter", "second_stage") if name in names},
+        **further,
     )
     pipe.set_progress_bar_config(disable=True)
     if painted.get("device") == "cuda" and torch.cuda.is_available():

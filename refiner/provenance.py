@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -199,10 +199,11 @@ def slim(record: Mapping[str, object]) -> Json:
     environment = small["environment"]
     small["environment"] = {name: environment[name] for name in ("versions", "python")}
     small.pop("files", None)
-    return _without_folders(small)
+    cleaned: Json = _without_folders(small)
+    return cleaned
 
 
-def _without_folders(value: object) -> object:
+def _without_folders(value: Any) -> Any:
     """Whole paths in a JSON document, also behind the family of an id, by their last part alone."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
@@ -305,4 +306,4 @@ def _metadata(path: str | Path) -> tuple[dict[str, str], bytes | None]:
         ) from error
     if XMP not in texts and isinstance(packet, bytes):
         texts[XMP] = packet.decode("utf-8", errors="replace")
-    return {key: str(value) for key, value in texts.items() if isinstance(value, str)}, profile
+    return {str(key): str(value) for key, value in texts.items() if isinstance(value, str)}, profile

@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, ModelError, ModelNotFoundError, UnreadableOutputError, WeightsError  # noqa: E402
 from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, finish, refine  # noqa: E402
-from refiner.pipelines.judges import BurdenJudge, ClipJudge, judges_of, load_judge  # noqa: E402
+from refiner.pipelines.judges import BurdenJudge, ClipJudge, JointJudge, judges_of, load_judge  # noqa: E402
 from refiner.protocols import InpaintJob, Judge, PaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, Calls, RefinementResult, Region, Size  # noqa: E402
@@ -145,10 +145,16 @@ def test_a_burden_is_a_score_of_which_nothing_is_the_best() -> None:
 
 
 def test_one_several_or_none() -> None:
-    one = BurdenJudge(ScriptedDetector([]))
-    assert judges_of(None) == judges_of([]) == ()
-    assert judges_of(one) == judges_of([one]) == (one,)
-    assert judges_of([one, one]) == (one, one)
+    one, other = (BurdenJudge(ScriptedDetector([flawed(burden)], name=f"d {burden}")) for burden in (1.0, 0.5))
+    both = JointJudge([one, other])
+    assert isinstance(both, Judge)
+    assert both.name == "burden:d 1.0 & burden:d 0.5"
+    assert judges_of(None) == ()
+    assert judges_of(one) == (one,)
+    assert judges_of(both) == (one, other)
+    assert both.score([picture(0)], [PROMPT]) == [-1.0]
+    with pytest.raises(ConfigError, match="at least one judge"):
+        JointJudge([])
 
 
 @dataclass
@@ -190,7 +196,7 @@ def brightness(image: Image.Image) -> Analysis:
     return flawed(float(np.asarray(image).mean()) / 255)
 
 
-def run(judge: Judge | Sequence[Judge] | None, seed: int = 0, **settings: object) -> RefinementResult:
+def run(judge: Judge | None, seed: int = 0, **settings: object) -> RefinementResult:
     painter = Painter(seed)
     parts = Parts(
         generator=painter, inpainter=painter, detector=ScriptedDetector(brightness), judge=judge,
@@ -204,7 +210,7 @@ def run(judge: Judge | Sequence[Judge] | None, seed: int = 0, **settings: object
 def test_of_several_judges_none_ever_sees_a_worse_picture(seed: int) -> None:
     judges = [channel(0), channel(1), channel(2)]
     for count in (1, 2, 3):
-        result = run(judges[:count], seed)
+        result = run(JointJudge(judges[:count]), seed)
         kept = [attempt for attempt in result.attempts if attempt.accepted]
         for before, after in itertools.pairwise(kept):
             assert after.analysis.burden <= before.analysis.burden
@@ -217,13 +223,12 @@ def test_a_judge_alone_is_one_of_one() -> None:
     def told(result: RefinementResult) -> list[object]:
         return [(attempt.accepted, attempt.reason, attempt.scores) for attempt in result.attempts]
 
-    assert told(run(channel(0))) == told(run([channel(0)]))
-    assert told(run(None)) == told(run([]))
+    assert told(run(channel(0))) == told(run(JointJudge([channel(0)])))
 
 
 def test_each_of_several_has_a_veto() -> None:
     against = Taste("contrary", lambda image: -float(np.asarray(image)[..., 0].mean()))
-    result = run([channel(0), against])
+    result = run(JointJudge([channel(0), against]))
     assert result.best == 0
     darker = [attempt.reason for attempt in result.attempts[1:] if "worse for the detector" not in attempt.reason]
     assert darker
@@ -241,7 +246,7 @@ def test_a_judge_that_fails_accepts_nothing_and_loses_nothing(fault: float | Mod
             raise fault
         return fault
 
-    result = run([channel(0), Taste("broken", answer)])
+    result = run(JointJudge([channel(0), Taste("broken", answer)]))
     assert (result.best, result.image) == (0, first)
     for attempt in result.attempts[1:]:
         assert not attempt.accepted
@@ -272,17 +277,17 @@ def test_a_pipeline_takes_several_judges_by_id_or_ready_and_saves_their_ids(
     ids = [f"clip:{folder}"] * 2
     pipe = RefinedPipeline.from_pretrained(model, detector=detector, judge=ids)
     pipe.set_progress_bar_config(disable=True)
-    assert [judge.name for judge in pipe.judge] == [f"clip:{folder.name}"] * 2
+    assert [judge.name for judge in judges_of(pipe.judge)] == [f"clip:{folder.name}"] * 2
     result = pipe(PROMPT, seed=0, max_rounds=0).results[0]
     assert [score.name for score in result.attempts[0].scores] == [f"clip:{folder.name}"] * 2
     assert [judge["name"] for judge in result.settings["judges"]] == [f"clip:{folder.name}"] * 2
     assert pipe.to("cpu") is pipe
     pipe.save_pretrained(tmp_path / "saved")
     again = RefinedPipeline.from_pretrained(tmp_path / "saved", detector=detector)
-    assert [judge.name for judge in again.judge] == [f"clip:{folder.name}"] * 2
+    assert [judge.name for judge in judges_of(again.judge)] == [f"clip:{folder.name}"] * 2
     assert RefinedPipeline.from_pretrained(tmp_path / "saved", detector=detector, judge=None).judge is None
     mixed = RefinedPipeline.from_pretrained(model, detector=detector, judge=[f"clip:{folder}", channel(0)])
-    assert [judge.name for judge in mixed.judge] == [f"clip:{folder.name}", "channel 0"]
+    assert [judge.name for judge in judges_of(mixed.judge)] == [f"clip:{folder.name}", "channel 0"]
     mixed.save_pretrained(tmp_path / "mixed")
     assert RefinedPipeline.from_pretrained(tmp_path / "mixed", detector=detector).judge is None
 
