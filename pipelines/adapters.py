@@ -312,7 +312,7 @@ def _as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
 
 
 @contextmanager
-def _with_config(denoiser: torch.nn.Module, asked: Mapping[str, Any]) -> Iterator[None]:
+def _with_config(denoiser: Any, asked: Mapping[str, Any]) -> Iterator[None]:
     """Have entries in a model's config that an inpainting class asks for and the model's class does not have."""
     missing = {name: value for name, value in asked.items() if name not in denoiser.config}
     if not missing:

@@ -130,7 +130,7 @@ def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Ten
 
 
 @contextmanager
-def _precise(vae: torch.nn.Module) -> Iterator[None]:
+def _precise(vae: Any) -> Iterator[None]:
     """Autoencoders that overflow in half precision work in single precision for a while, as when they decode."""
     import torch
 

@@ -168,7 +168,8 @@ def native_side(pipe: DiffusionPipeline) -> int:
     fixed = family_of(pipe).native
     if fixed is not None:
         return fixed
-    side = getattr(pipe, "default_sample_size", None) or denoiser_of(pipe).config.sample_size
+    config: Any = denoiser_of(pipe).config
+    side = getattr(pipe, "default_sample_size", None) or config.sample_size
     return (side if isinstance(side, int) else max(side)) * int(pipe.vae_scale_factor)
 
 
