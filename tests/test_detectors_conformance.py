@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +42,24 @@ def parts() -> Detector:
         return load_detector(f"parts:hand,face,text@{save_locator(Path(folder))}", device="cpu")
 
 
+def vision_language() -> Detector:
+    """A tiny network of Qwen3-VL's architecture that says one of three answers by what it sees."""
+    from tiny_chat_models import save_teller
+
+    from refiner.detectors.vlm_questions import box_format, finding
+
+    flaws = [{"name": f"thing {n}", "category": "shape", "bbox_2d": [90 * n, 9, 90 * n + 200, 600]} for n in range(2)]
+    answers = [json.dumps({"regions": found, "verdicts": []}) for found in (flaws[:1], flaws, [])]
+    rng = np.random.default_rng(1)
+    questions = [finding(render(sample_scene(rng)), "", box_format("qwen"), thorough=True) for _ in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        save_teller(folder, answers, questions)
+        return load_detector(f"vlm:{folder}", device="cpu", grounder="box")
+
+
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "scripted": scripted,
+    "vlm": vision_language,
     "parts": parts,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
 }
