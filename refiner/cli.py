@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 a model failed; 2 the user can mend it; 130 interrupted.
     """
     args = _parser().parse_args(argv)
+    if args.run is _refine and args.prompt is args.replay is None:
+        args.wrong("the following arguments are required: prompt")
     terminal = Terminal()
     try:
         with _muted_libraries():
@@ -120,8 +122,6 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
 def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.replay is not None:
         return replay(args, terminal)
-    if args.prompt is None:
-        args.wrong("the following arguments are required: prompt")
     args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
