@@ -80,7 +80,8 @@ def _counted(receive: Receive, limit: int) -> Receive:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    parts, size, more = [], 0, True
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":

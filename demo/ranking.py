@@ -165,7 +165,9 @@ def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Te
         else:
             data[entry.name] = _uploaded(entry, prompts, folder / _UPLOADS / entry.name, studio, job)
             system = looker
-        runs[entry.name] = _collect(entry, data[entry.name], _Turns(studio, job, system), folder, tell)
+        runs[entry.name] = _collect(
+            entry, data[entry.name], _Turns(studio, job, system, system.batch_size), folder, tell
+        )
     document = rank_runs(runs, prompts.prompts_of, by=request.by)
     shown = {name: pictures.painted(folder / name) for name, pictures in data.items()}
     for name, run in runs.items():
@@ -221,10 +223,7 @@ class _Turns:
     studio: Studio
     job: Job
     system: System
-
-    @property
-    def batch_size(self) -> int:
-        return self.system.batch_size
+    batch_size: int
 
     def identity(self) -> Json:
         return self.system.identity()

@@ -64,7 +64,8 @@ class Looked:
     over: bool
 
 
-Event = Waiting | Loading | Painting | Refined | Looked
+RefineEvent = Waiting | Loading | Painting | Refined
+DetectEvent = Waiting | Loading | Looked
 
 
 class Studio:
@@ -88,7 +89,7 @@ class Studio:
         model, detector = next(iter(self.settings.models)), next(iter(self.settings.detectors))
         self.refiner(model, detector, Job(session=""), lambda _event: None)
 
-    def refine(self, session: str, request: RefineRequest) -> Iterator[Event]:
+    def refine(self, session: str, request: RefineRequest) -> Iterator[RefineEvent]:
         """Refine a picture, attempt by attempt; ends with a ``Refined`` that is over, if anything was painted.
 
         A job that is stopped keeps the best picture so far.
@@ -148,7 +149,7 @@ class Studio:
         if result is not None:
             tell(Refined(result=replace(result, attempts=tuple(seen)), over=True))
 
-    def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[Event]:
+    def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[DetectEvent]:
         """Ask detectors about a picture, one after the other; each ``Looked`` has one answer more.
 
         Raises:
@@ -237,7 +238,8 @@ def _advance(attempts: Any, seen: list[Attempt]) -> RefinementResult | None:
         return result
     error = None if attempt.error is None else public_text(attempt.error)
     analysis = None if attempt.analysis is None else _public(attempt.analysis)
-    seen.append(replace(attempt, error=error, reason=public_text(attempt.reason), analysis=analysis))
+    said = {"reason": public_text(attempt.reason), "note": public_text(attempt.note)}
+    seen.append(replace(attempt, error=error, analysis=analysis, **said))
     return None
 
 

@@ -120,6 +120,8 @@ def _card(attempt: Attempt, result: RefinementResult) -> str:
     said = f'<p class="rf-reason">{words(reason)}</p>'
     if attempt.error:
         said += f'<p class="rf-error">{words(attempt.error)}</p>'
+    if attempt.note:
+        said += f'<p class="rf-faint rf-small">{words(attempt.note)}</p>'
     if attempt.prompt != result.prompt:
         said += f'<p class="rf-prompt"><span class="rf-faint">Prompt</span> {words(attempt.prompt)}</p>'
     if attempt.negative_prompt:
