@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,17 @@ def write_plugin() -> Callable[[Path, str, str], str]:
         return f"spots:{home}"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def transformers_server() -> Iterator[str]:
+    """Address of a ``transformers serve`` on loopback, which serves the folder that a request names as its model."""
+    pytest.importorskip("torch")
+    from chat_servers import TransformersServer
+
+    server = TransformersServer()
+    yield server.url
+    server.stop()
 
 
 @pytest.fixture
