@@ -48,9 +48,9 @@ CLEAN_SHARE = 0.3
 """Share of the pictures of injected flaws that have none; of painted ones a quarter and more are clean."""
 UNTOLD = 0.25
 """Share of the questions that do not tell the caption."""
-UNLIKE = 0.15
+UNLIKE = 0.3
 """Share of the told captions that ask for something else than the picture shows."""
-CHECKED = 0.25
+CHECKED = 0.15
 """Share of the questions that ask whether claims are true."""
 HASTY = 0.2
 """Share of the other questions that ask for clear flaws alone, as one-step detectors do."""

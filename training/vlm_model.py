@@ -271,7 +271,8 @@ def token_importance(tokenizer: Qwen2TokenizerFast) -> Tensor:
     importance = torch.ones(len(tokenizer))
     importance[tokenizer.convert_tokens_to_ids(list(connectives()))] = 0.1
     importance[tokenizer.convert_tokens_to_ids([told()[1], tokenizer.eos_token])] = 0.1
-    importance[tokenizer.convert_tokens_to_ids([FOUND, CLEAN])] = 3.0
+    importance[tokenizer.convert_tokens_to_ids([*coordinates(", "), *coordinates("]")])] = 2.5
+    importance[tokenizer.convert_tokens_to_ids([FOUND, CLEAN])] = 4.0
     importance[tokenizer.convert_tokens_to_ids([NEXT, LAST])] = 1.5
     return importance
 
