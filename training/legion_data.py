@@ -69,6 +69,8 @@ class Drawn(NamedTuple):
     """Index into ``KIND_NAMES`` of each region."""
     parts: Pixels
     """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+    caption: str = ""
+    """Of the scene; empty where it was not kept."""
 
 
 def part_map(scene: Scene) -> Pixels:
@@ -121,7 +123,8 @@ def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequen
     for row, index in enumerate(order):
         masks[row] = regions[index].pixels(Size(SIZE, SIZE))
     findings = tuple(finding_of(regions[index]) for index in order)
-    return Drawn(image, masks, findings, tuple(KIND_NAMES.index(kinds[index]) for index in order), part_map(scene))
+    numbers = tuple(KIND_NAMES.index(kinds[index]) for index in order)
+    return Drawn(image, masks, findings, numbers, part_map(scene), scene.caption)
 
 
 def _reading_key(region: Region) -> tuple[int, int]:

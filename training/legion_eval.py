@@ -47,17 +47,17 @@ def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool =
 
 
 def analyse(detector: Detector, items: Sequence[Drawn]) -> list[Analysis | None]:
-    """One analysis a picture, None where the detector's text could not be read."""
-    images = [Image.fromarray(item.image) for item in items]
+    """One analysis a picture and its caption, None where the detector's text could not be read."""
+    images, captions = [Image.fromarray(item.image) for item in items], [item.caption for item in items]
     try:
-        return list(detector.batch(images))
+        return list(detector.batch(images, captions))
     except UnreadableOutputError:
-        return [_alone(detector, image) for image in images]
+        return [_alone(detector, *pair) for pair in zip(images, captions, strict=True)]
 
 
-def _alone(detector: Detector, image: Image.Image) -> Analysis | None:
+def _alone(detector: Detector, image: Image.Image, caption: str) -> Analysis | None:
     try:
-        return detector(image)
+        return detector(image, caption)
     except UnreadableOutputError:
         return None
 

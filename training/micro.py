@@ -16,12 +16,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from refiner.detectors import load_detector
 from refiner.detectors.legion import LegionDetector
 from refiner.detectors.vlm import load_vlm
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
-from refiner.training import legion, preference, vlm, vlm_eval
+from refiner.training import legion, preference, probe, vlm, vlm_eval
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -144,7 +145,7 @@ def build_generator(runs: Path, out: Path) -> None:
 
 
 def build(runs: Path, out: Path) -> None:
-    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, both detectors."""
+    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detectors."""
     build_generator(runs, out / "generator")
     judge_recipe = preference.PreferenceRecipe()
     imperfect = Imperfect(out / "generator")
@@ -156,6 +157,8 @@ def build(runs: Path, out: Path) -> None:
     legion.train(legion.micro_recipe(), pool, runs / "legion", out / "legion")
     detector = LegionDetector.from_pretrained(out / "legion")
     write_scores(out / "legion", measure(detector, imperfect))
+    probe.build(runs / "probe", runs / "paintings", out / "generator", out / "probe")
+    probe.write_scores(out / "probe", measure(load_detector(out / "probe"), imperfect))
     vlm.train(vlm.VlmRecipe(), Album(runs / "vlm" / "album", gallery), runs / "vlm", out / "legion", out / "vlm")
     reader = load_vlm(out / "vlm", grounder="box")
     vlm_eval.write_scores(out / "vlm", vlm_eval.measure(reader, vlm_eval.held_out(PICTURES, imperfect)))

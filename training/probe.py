@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refiner.detectors.probe import DenoiserFeatures, Probe, ProbeConfig, ProbeDetector
-from refiner.hub import MICRO_WEIGHTS
+from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.micro.things import COLOURS
 from refiner.micro.world import SIZE
 from refiner.training.fit import FitSettings, fit
@@ -43,7 +43,7 @@ class ProbeRecipe:
 
     shards: int = 10  # of the gallery
     held: int = 1  # of them, the first ones, that are kept for choosing settings
-    steps: int = 1400
+    steps: int = 1500
     batch: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
@@ -169,6 +169,20 @@ def build(run: Path, paintings: Path, generator: Path, out: Path, recipe: ProbeR
     gallery = Gallery(paintings, Imperfect(generator))
     shards = [open_shard(pipe, gallery, index, run / "features") for index in range(recipe.held, recipe.shards)]
     train(recipe, shards, run, "micro").save_pretrained(out)
+
+
+def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe | None = None) -> None:
+    """Write a probe's ``card.json`` with its scores."""
+    write_card(
+        folder,
+        name="probe-micro 1",
+        recipe="python -P -m refiner.training.probe --run runs/probe --out DIR",
+        seed=(recipe or ProbeRecipe()).seed,
+        data="the generator's own pictures of scenes of the micro world, annotated by the referee",
+        domain="micro",
+        scores={name: round(value, 4) for name, value in scores.items()},
+        settings=dataclasses.asdict(recipe or ProbeRecipe()),
+    )
 
 
 def main() -> None:
