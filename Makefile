@@ -37,6 +37,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/harness.py
 	$(BIN)/python tests/benchmarks/rank.py
 	$(BIN)/python tests/benchmarks/hps.py
+	$(BIN)/python tests/benchmarks/vlm.py --count 48
 
 micro: .venv/installed
 	$(BIN)/refiner micro build
