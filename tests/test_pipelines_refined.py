@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +13,14 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from diffusers import (  # noqa: E402
-    AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
-from diffusers.utils import logging  # noqa: E402
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: E402
+from tiny_parts import SIDE  # noqa: E402
+from tiny_pipelines import ddim, stable_diffusion, stable_diffusion_xl  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import BadImageError, ConfigError, InputError, WeightsError  # noqa: E402
@@ -34,106 +31,7 @@ from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
 
-torch.set_num_threads(1)
-logging.set_verbosity_error()
-SIDE = 64
-Pipe = TypeVar("Pipe", bound=DiffusionPipeline)
 PROMPT = "a red hand left of a green clock"
-
-
-def tokenizer() -> CLIPTokenizer:
-    letters = [chr(code) for code in range(33, 127)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    return CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=77)
-
-
-def text_config(words: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        projection_dim=32,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-
-
-def autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=[16, 16, 16],
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SIDE,
-    )
-
-
-def unet(**options: object) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        sample_size=SIDE // 4,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
-        attention_head_dim=8,
-        **options,
-    )
-
-
-def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction")
-
-
-def quiet(pipe: Pipe) -> Pipe:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def stable_diffusion(cls: type = StableDiffusionPipeline) -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    words = tokenizer()
-    return quiet(
-        cls(
-            vae=autoencoder(),
-            text_encoder=CLIPTextModel(text_config(len(words))).eval(),
-            tokenizer=words,
-            unet=unet(cross_attention_dim=32),
-            scheduler=scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    )
-
-
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
-    torch.manual_seed(0)
-    words = tokenizer()
-    config = text_config(len(words))
-    return quiet(
-        StableDiffusionXLPipeline(
-            vae=autoencoder(),
-            text_encoder=CLIPTextModel(config).eval(),
-            text_encoder_2=CLIPTextModelWithProjection(config).eval(),
-            tokenizer=words,
-            tokenizer_2=words,
-            unet=unet(
-                cross_attention_dim=64,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=6 * 8 + 32,
-            ),
-            scheduler=scheduler(),
-            add_watermarker=False,
-        )
-    )
 
 
 BOXES = ((8, 8, 20, 20), (40, 40, 52, 52))
@@ -248,7 +146,7 @@ def test_streaming_gives_the_same_attempts_as_the_call(base: StableDiffusionPipe
 @pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_xl])
 def test_many_regions_in_one_batch_equal_single_runs(build: Callable[[], DiffusionPipeline], schedule: type) -> None:
     pipe = build()
-    pipe.scheduler = schedule.from_config({**scheduler().config, "skip_prk_steps": True})
+    pipe.scheduler = schedule.from_config({**ddim().config, "skip_prk_steps": True})
     painter = DiffusersPainter(pipe, PaintSettings(options={"num_inference_steps": 6}))
     inpainter = CropInpainter(
         painter.paint, native=painter.native, multiple=painter.multiple, cell=painter.cell, config=RefineConfig()
