@@ -35,7 +35,12 @@ def evaluate_tab(studio: Studio) -> None:
                 folders = [
                     (
                         gr.Textbox(f"pictures {letter}", label=f"Name {letter}"),
-                        gr.File(label=f"Pictures {letter}", file_count="multiple", height=120),
+                        gr.File(
+                            label=f"Pictures {letter}",
+                            file_count="multiple",
+                            height=120,
+                            elem_id=f"rf-pictures-{letter}",
+                        ),
                     )
                     for letter in ("A", "B")
                 ]
