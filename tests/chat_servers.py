@@ -184,8 +184,8 @@ class _Proxying(BaseHTTPRequestHandler):
             return
         with self.server.lock:
             self.server.spoiled[fault] += 1
-        (FAULTS | ODD_ANSWERS)[fault](self, status, data)
         self.close_connection = True
+        (FAULTS | ODD_ANSWERS)[fault](self, status, data)
 
     def _relay(self, body):
         with self.server.lock:
@@ -202,6 +202,7 @@ class _Proxying(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(length or len(data)))
+        self.send_header("connection", "close")
         if retry_after:
             self.send_header("retry-after", retry_after)
         self.end_headers()

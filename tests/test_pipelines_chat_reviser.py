@@ -480,7 +480,7 @@ def test_the_command_line(serve, model, tmp_path, capsys):
 
 
 def test_refine_with_a_vision_language_model_and_a_grounder(serve, model, tmp_path, capsys):
-    regions = {"regions": [{"name": "the hand", "category": "anatomy", "bbox_2d": [0, 0, 500, 500]}]}
+    regions = {"regions": [{"name": "the hand", "category": "anatomy", "bbox_2d": [0, 0, 500, 500]}], "verdicts": []}
     server, _ = serve(lambda text: json.dumps(regions))
     code = main(
         [
