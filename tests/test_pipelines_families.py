@@ -256,6 +256,15 @@ def test_what_was_saved_is_loaded_again_here_and_by_diffusers(name: str, tmp_pat
     assert pictures[0] == pictures[1] != given.tobytes()
 
 
+def test_kleins_masks_consist_of_whole_tokens() -> None:
+    """Smaller squares would be half masked."""
+    pipe, cell = built("flux-klein"), painter_of("flux-klein").cell
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :cell, cell : 2 * cell] = 1
+    tokens = inpainting_pipe(pipe).prepare_mask_latents(mask, 1, 1, 32, 32, torch.float32, torch.device("cpu"))
+    assert sorted(tokens.flatten().tolist())[-2:] == [0, 1]
+
+
 # What blending must be, where there is no inpainting class
 
 SCHEDULERS = [
