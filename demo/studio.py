@@ -147,7 +147,7 @@ class Studio:
         except StoppedError:
             result = _so_far(request.prompt, seen) if seen else None
         if result is not None:
-            tell(Refined(result=replace(result, attempts=tuple(seen)), over=True))
+            tell(Refined(result=replace(result, attempts=tuple(seen), settings=_told(result.settings)), over=True))
 
     def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[DetectEvent]:
         """Ask detectors about a picture, one after the other; each ``Looked`` has one answer more.
@@ -241,6 +241,15 @@ def _advance(attempts: Any, seen: list[Attempt]) -> RefinementResult | None:
     said = {"reason": public_text(attempt.reason), "note": public_text(attempt.note)}
     seen.append(replace(attempt, error=error, analysis=analysis, **said))
     return None
+
+
+def _told(value: Any) -> Any:
+    """Settings as strangers may read them."""
+    if isinstance(value, Mapping):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(item) for item in value]
+    return public_text(value) if isinstance(value, str) else value
 
 
 def _public(analysis: Analysis) -> Analysis:
