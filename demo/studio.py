@@ -238,8 +238,8 @@ def _advance(attempts: Any, seen: list[Attempt]) -> RefinementResult | None:
         return result
     error = None if attempt.error is None else public_text(attempt.error)
     analysis = None if attempt.analysis is None else _public(attempt.analysis)
-    said = {"reason": public_text(attempt.reason), "note": public_text(attempt.note)}
-    seen.append(replace(attempt, error=error, analysis=analysis, **said))
+    reason, note = public_text(attempt.reason), public_text(attempt.note)
+    seen.append(replace(attempt, error=error, analysis=analysis, reason=reason, note=note))
     return None
 
 

@@ -172,9 +172,11 @@ class ProbeDetector:
         """
         root = Path(folder)
         try:
-            values = json.loads((root / "config.json").read_text(encoding="utf-8"))
+            values: dict[str, Any] = json.loads((root / "config.json").read_text(encoding="utf-8"))
             values.pop("model_type")
-            config = ProbeConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+            for name in ("parts", "categories", "colours"):
+                values[name] = tuple(values[name])
+            config = ProbeConfig(**values)
             probe = Probe(config)
             probe.load_state_dict(load_file(root / "model.safetensors"))
         except Exception as error:  # damaged files may raise anything

@@ -62,6 +62,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "vlm": vision_language,
     "parts": parts,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
+    "micro:probe": lambda: load_detector("micro:probe", device="cpu"),
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
 }
 

@@ -83,7 +83,9 @@ def take_features(pipe: StableDiffusionPipeline, paintings: Sequence[Painting], 
     return features16
 
 
-def labels(paintings: Sequence[Painting], side: int) -> tuple[NDArray[np.float32], ...]:
+def labels(
+    paintings: Sequence[Painting], side: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Flaws, parts and colours of the pictures that are learnt from, as in ``Shard``, on ``side`` cells a side."""
     shape = (len(paintings), len(_SHOWN), side, side)
     flaws = np.zeros(shape, dtype=np.float32)
@@ -101,7 +103,8 @@ def labels(paintings: Sequence[Painting], side: int) -> tuple[NDArray[np.float32
                     cells = _shares(mask, side) > 0
                     words[:, place, row][:, cells] = [[PART_NAMES.index(name)], [colours.index(thing.colour)]]
             flaws[place, row] = _shares(whole, side)
-    return tuple(each.reshape(-1, side, side) for each in (flaws, *words))
+    flat = (-1, side, side)
+    return flaws.reshape(flat), words[0].reshape(flat), words[1].reshape(flat)
 
 
 def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
@@ -198,8 +201,8 @@ def main() -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(1)
-    places = [arguments.pop(name) for name in ("run", "paintings", "generator", "out")]
-    build(*places, ProbeRecipe(**arguments))
+    run, paintings, generator, out = (arguments.pop(name) for name in ("run", "paintings", "generator", "out"))
+    build(run, paintings, generator, out, ProbeRecipe(**arguments))
 
 
 if __name__ == "__main__":
