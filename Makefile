@@ -36,6 +36,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/semap.py --images 4
 	$(BIN)/python tests/benchmarks/harness.py
 	$(BIN)/python tests/benchmarks/rank.py
+	$(BIN)/python tests/benchmarks/readers.py
 	$(BIN)/python tests/benchmarks/hps.py
 	$(BIN)/python tests/benchmarks/vlm.py --count 48
 
