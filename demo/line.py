@@ -6,14 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from refiner.errors import UserError
+from refiner.errors import BusyError
 
 _PATIENCE = 0.5
 """Seconds after which one who waits looks whether it was called off."""
-
-
-class BusyError(UserError):
-    """There is no room for another one."""
 
 
 class StoppedError(Exception):

@@ -12,7 +12,8 @@
     │   ├── ModelNotFoundError    an unknown model, detector or part id
     │   ├── WeightsError          a weights folder that is damaged or of another kind
     │   ├── MissingExtraError     an optional package that is not installed
-    │   └── OutputError           a folder or disk that cannot be written
+    │   ├── OutputError           a folder or disk that cannot be written
+    │   └── BusyError             no room to wait: to be tried again
     └── ModelError                a model misbehaved; the loop records it on the attempt and goes on
         ├── UnreadableOutputError model text that could not be parsed (never to be taken for "clean")
         ├── BadImageError         a generator or inpainter returned something that is not a usable image
@@ -65,6 +66,10 @@ class MissingExtraError(UserError, ImportError):
 
 class OutputError(UserError, OSError):
     """A folder or disk that cannot be written."""
+
+
+class BusyError(UserError):
+    """There is no room to wait: to be tried again."""
 
 
 class ModelError(RefinerError):

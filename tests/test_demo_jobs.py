@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from refiner.demo.jobs import Desk, Waiting
-from refiner.demo.line import BusyError, Line, StoppedError
+from refiner.demo.line import Line, StoppedError
+from refiner.errors import BusyError
 
 SOON = 30.0
 """Seconds within which anything that can happen has happened."""

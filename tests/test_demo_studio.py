@@ -18,11 +18,10 @@ torch = pytest.importorskip("torch")
 from demo_server import DETECTORS, SECRET  # noqa: E402
 
 from refiner.demo.jobs import Waiting  # noqa: E402
-from refiner.demo.line import BusyError  # noqa: E402
 from refiner.demo.ranking import Entry, Ranked, RankRequest, model_entries, rank  # noqa: E402
 from refiner.demo.settings import DemoSettings  # noqa: E402
 from refiner.demo.studio import Looked, Painting, Refined, RefineRequest, Studio  # noqa: E402
-from refiner.errors import ConfigError, InputError, ModelNotFoundError  # noqa: E402
+from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.types import Analysis  # noqa: E402
 
