@@ -28,6 +28,7 @@ from refiner.detectors.chat_wire import (
     Dialect,
     FaultError,
     Finish,
+    hide_in_logs,
     lower_rung,
     messages,
     scrubber,
@@ -222,6 +223,7 @@ class EndpointChat:
             http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # nor the key elsewhere
         )
         weakref.finalize(self, self._client.close)
+        weakref.finalize(self, hide_in_logs(self._scrub))
         self._cache = None if cache is None else AnswerCache(cache)
         self._pictures = Pictures(self.settings.max_side)
         self._dialect = Dialect()

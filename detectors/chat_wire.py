@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import re
 import threading
@@ -23,6 +24,8 @@ RUNGS: tuple[Rung, ...] = ("schema", "json", "text")
 Finish = Literal["stop", "length"]
 Scrub = Callable[[str], str]
 
+_WIRE_LOGGERS = ("httpcore", "httpx", "openai")
+"""How the names of the loggers begin that tell of requests and answers."""
 MAX_BODY = 64_000_000
 """Bytes of an answer that are read."""
 _REFUSALS = (400, 415, 422, 501)
@@ -71,6 +74,36 @@ def scrubber(key: str) -> Scrub:
     patterns = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
     pattern = re.compile("|".join([*patterns, r"\bBearer\s+[^\s\"']+", r"\bsk-[\w*.-]{6,}"]))
     return lambda text: pattern.sub("[key]", text)
+
+
+class _Hiding(logging.Filter):
+    """Blots the key out of what libraries log of the wire at DEBUG, where servers may echo it."""
+
+    def __init__(self, scrub: Scrub) -> None:
+        super().__init__()
+        self.scrub = scrub
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.scrub(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text, record.exc_info = self.scrub(logging.Formatter().formatException(record.exc_info)), None
+        return True
+
+
+def hide_in_logs(scrub: Scrub) -> Callable[[], None]:
+    """Scrub the logs of the libraries that speak to endpoints, once they are imported; gives back what ends it."""
+    hiding = _Hiding(scrub)
+    loggers = [
+        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(_WIRE_LOGGERS)
+    ]
+    for logger in loggers:
+        logger.addFilter(hiding)
+
+    def end() -> None:
+        for logger in loggers:
+            logger.removeFilter(hiding)
+
+    return end
 
 
 class Dialect:

@@ -162,6 +162,7 @@ class ProbeDetector:
         self._name = name
         self._pipe: DiffusionPipeline | None = None
         self._rows = 0
+        self._turn = threading.Lock()  # tokenizers keep padding as state: two at once encode prompts wrongly
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ProbeDetector:
@@ -245,8 +246,10 @@ class ProbeDetector:
 
     @torch.inference_mode()
     def _logits(self, picture: Image.Image, prompt: str) -> Tensor:
-        features = DenoiserFeatures(self._generator(), self.config.timestep, self.config.draws)([picture], prompt)
-        self._rows += self.config.draws
+        with self._turn:
+            look = DenoiserFeatures(self._generator(), self.config.timestep, self.config.draws)
+            features = look([picture], prompt)
+            self._rows += self.config.draws
         logits: Tensor = self.model(features.to(self.model.mean.device))
         return logits[0].cpu()
 

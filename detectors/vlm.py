@@ -6,8 +6,8 @@ written in ``refiner.detectors.vlm_questions``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ from refiner.detectors.chat_names import ChatName, load_chat
 from refiner.detectors.chat_pictures import fit_picture
 from refiner.detectors.grounding import Grounder, Segment, load_grounder
 from refiner.detectors.vlm_questions import box_format, finding, read_verdicts, verifying
-from refiner.errors import ConfigError, ModelError, RefinerError
+from refiner.errors import ConfigError, RefinerError
 from refiner.hub import read_card, verify
 from refiner.masks import box_of, location_words
 from refiner.micro.domain import check
@@ -91,28 +91,88 @@ class VlmDetector:
         """The same answers as one call each; the requests of all pictures go to the backend together.
 
         Raises:
-            RefinerError: as for one picture; the first picture's that failed.
+            RefinerError: as for one picture; the first picture's that failed. ``outcomes`` loses no other's analysis.
+        """
+        analyses = []
+        for outcome in self.outcomes(images, prompts):
+            if isinstance(outcome, RefinerError):
+                raise outcome
+            analyses.append(outcome)
+        return analyses
+
+    def outcomes(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+    ) -> list[Analysis | RefinerError]:
+        """As ``batch``, but an error takes the place of the analysis of each picture that failed.
+
+        Raises:
+            ConfigError: the numbers of images and prompts differ.
         """
         if prompts is not None and len(prompts) != len(images):
             raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
-        if self.domain == "micro":
-            for image in images:
-                check(image)
-        shown = [self._shown(image) for image in images]
-        questions = [
-            finding(picture, "" if prompts is None else prompts[index], self.boxes, thorough=self.two_step)
-            for index, picture in enumerate(shown)
-        ]
-        answers = [_answer(outcome) for outcome in self.backend.complete(questions)] if questions else []
-        sizes = [Size(image.height, image.width) for image in images]
-        found = [
-            read_regions(answer.text, size, boxes=self.boxes, shown=Size(picture.height, picture.width))
-            for answer, size, picture in zip(answers, sizes, shown, strict=True)
-        ]
-        raws = [answer.text for answer in answers]
+        looks = [_Look(image, prompt) for image, prompt in zip(images, prompts or [""] * len(images), strict=True)]
+        self._each(self._show, looks)
+        self._find(_going_on(looks))
         if self.two_step:
-            self._verify(shown, sizes, found, raws)
-        return [self._analysis(*each) for each in zip(images, found, raws, strict=True)]
+            self._verify([look for look in _going_on(looks) if look.found])
+        self._each(self._draw, looks)
+        return [look.outcome for look in looks if look.outcome is not None]
+
+    def _each(self, step: Callable[[_Look], None], looks: Sequence[_Look]) -> None:
+        for look in _going_on(looks):
+            try:
+                step(look)
+            except RefinerError as error:
+                look.outcome = error
+
+    def _show(self, look: _Look) -> None:
+        if self.domain == "micro":
+            check(look.image)
+        look.shown = self._shown(look.image)
+
+    def _find(self, looks: Sequence[_Look]) -> None:
+        """Ask for all flaws of each picture."""
+        questions = [finding(look.shown, look.prompt, self.boxes, thorough=self.two_step) for look in looks]
+        outcomes = self.backend.complete(questions) if questions else []
+        for look, outcome in zip(looks, outcomes, strict=True):
+            try:
+                look.raw = _answer(outcome).text
+                shown = Size(look.shown.height, look.shown.width)
+                look.found = read_regions(look.raw, look.size, boxes=self.boxes, shown=shown)
+            except RefinerError as error:
+                look.outcome = error
+
+    def _verify(self, looks: Sequence[_Look]) -> None:
+        """Ask about the regions found, drop those denied, and note the answers."""
+        told = ["" if self.domain == "micro" else look.prompt for look in looks]  # that one never learnt to hear it
+        questions = [
+            verifying(look.shown, look.found, look.size, self.boxes, prompt)
+            for look, prompt in zip(looks, told, strict=True)
+        ]
+        outcomes = self.backend.complete(questions) if questions else []
+        for look, outcome in zip(looks, outcomes, strict=True):
+            try:
+                answer = _answer(outcome)
+                verdicts = read_verdicts(answer.text, look.found)
+            except RefinerError as error:
+                look.raw += f"\n\nNot verified: {error}"
+                continue
+            look.raw += f"\n\nVerified:\n{answer.text}"
+            look.found = [
+                replace(region, score=round(score, 6))
+                for region, score in zip(look.found, verdicts, strict=True)
+                if score is not None
+            ]
+
+    def _draw(self, look: _Look) -> None:
+        """Ask for the masks, and put all together."""
+        boxes = [region.box for region in look.found if region.box is not None]
+        segments = self.grounder.segment(look.image, boxes=boxes) if boxes else []
+        if segments:
+            look.raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
+        drawn = iter(segments)
+        regions = [_region(region, None if region.box is None else next(drawn), look.size) for region in look.found]
+        look.outcome = Analysis(size=look.size, regions=tuple(regions), raw=look.raw, detector=self.name)
 
     def _shown(self, image: Image.Image) -> Image.Image:
         """The picture as the model sees it: nothing on the way may scale it further where boxes count its pixels."""
@@ -122,40 +182,6 @@ class VlmDetector:
         most = max(2, self.backend.max_side // _PATCH)
         width, height = (_PATCH * min(most, max(2, round(side / _PATCH))) for side in picture.size)
         return picture.resize((width, height), Image.Resampling.BICUBIC)
-
-    def _verify(
-        self,
-        shown: Sequence[Image.Image],
-        sizes: Sequence[Size],
-        found: list[list[FoundRegion]],
-        raws: list[str],
-    ) -> None:
-        """Ask about the regions found, drop those denied, and note the answers in ``raws``; in place."""
-        asked = [index for index, regions in enumerate(found) if regions]
-        questions = [verifying(shown[index], found[index], sizes[index], self.boxes) for index in asked]
-        outcomes = self.backend.complete(questions) if questions else []
-        for index, outcome in zip(asked, outcomes, strict=True):
-            try:
-                answer = _answer(outcome)
-                verdicts = read_verdicts(answer.text, found[index])
-            except ModelError as error:
-                raws[index] += f"\n\nNot verified: {error}"
-                continue
-            raws[index] += f"\n\nVerified:\n{answer.text}"
-            found[index] = [
-                replace(region, score=round(score, 6))
-                for region, score in zip(found[index], verdicts, strict=True)
-                if score is not None
-            ]
-
-    def _analysis(self, image: Image.Image, found: Sequence[FoundRegion], raw: str) -> Analysis:
-        boxes = [region.box for region in found if region.box is not None]
-        segments = self.grounder.segment(image, boxes=boxes) if boxes else []
-        if segments:
-            raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
-        size, drawn = Size(image.height, image.width), iter(segments)
-        regions = [_region(region, None if region.box is None else next(drawn), size) for region in found]
-        return Analysis(size=size, regions=tuple(regions), raw=raw, detector=self.name)
 
 
 def load_vlm(
@@ -199,6 +225,27 @@ def _domain(folder: Path) -> str:
         return ""
     verify(folder)
     return read_card(folder).domain
+
+
+@dataclass
+class _Look:
+    """What is known of one picture so far."""
+
+    image: Image.Image
+    prompt: str
+    shown: Image.Image = field(init=False)
+    """As the model sees it."""
+    found: list[FoundRegion] = field(default_factory=list)
+    raw: str = ""
+    outcome: Analysis | RefinerError | None = None
+
+    @property
+    def size(self) -> Size:
+        return Size(self.image.height, self.image.width)
+
+
+def _going_on(looks: Sequence[_Look]) -> list[_Look]:
+    return [look for look in looks if look.outcome is None]
 
 
 def _answer(outcome: Outcome) -> ChatReply:

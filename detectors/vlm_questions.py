@@ -86,15 +86,13 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
         else "Name only what you would point out to others."
     )
     kinds = "\n".join(f"- {kind}: {words}" for kind, words in _KINDS.items())
-    wanted = plain_text(prompt, MAX_PROMPT)
-    told = f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
     text = (
         f"Go over the picture part by part and list every flaw in it. {doubt} Style alone is no flaw.\n"
         "For each flaw: name (the thing, in a few words), location (where in the picture, in words), explanation "
         "(what is wrong), reasoning (why it cannot be), category, severity (0 negligible to 1 ruins the picture), "
         f"confidence (0 to 1), and {_box_key(form)}: {_box_words(form, picture)}.\n"
         f"Categories:\n{kinds}\n"
-        f'A picture without flaws has the answer {{"regions": []}}.{told}'
+        f'A picture without flaws has the answer {{"regions": []}}.{_told(prompt)}'
     )
     return ChatRequest(
         user=text, system=_SYSTEM, images=(picture,), schema=_list_schema("regions", _region_fields(form)),
@@ -102,7 +100,9 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
     )  # fmt: skip
 
 
-def verifying(picture: Image.Image, found: Sequence[FoundRegion], size: Size, form: BoxFormat) -> ChatRequest:
+def verifying(
+    picture: Image.Image, found: Sequence[FoundRegion], size: Size, form: BoxFormat, prompt: str = ""
+) -> ChatRequest:
     """The question whether each of the flaws found is there.
 
     Args:
@@ -110,6 +110,7 @@ def verifying(picture: Image.Image, found: Sequence[FoundRegion], size: Size, fo
         found: with boxes in pixels of the image.
         size: of the image.
         form: the model's coordinates.
+        prompt: what the picture was to show; empty where that is not known.
     """
     items = [
         {"item": number, "name": region.name, "location": region.location, "explanation": region.explanation}
@@ -118,7 +119,7 @@ def verifying(picture: Image.Image, found: Sequence[FoundRegion], size: Size, fo
     ]
     text = (
         "These flaws were claimed of the picture; some of the claims may be wrong:\n"
-        f"{_quoted(items)}\n"
+        f"{_quoted(items)}{_told(prompt)}\n"
         f"Boxes are {_box_words(form, picture)}.\n"
         "Look at each place anew and answer for each item by its number: evidence (what is to be seen there), verdict "
         "(present, absent or unsure), and probability_of_flaw (0: surely no flaw, 1: surely a flaw)."
@@ -127,6 +128,12 @@ def verifying(picture: Image.Image, found: Sequence[FoundRegion], size: Size, fo
         user=text, system=_SYSTEM, images=(picture,), schema=_list_schema("verdicts", _VERDICTS),
         max_tokens=256 + 128 * len(found),
     )  # fmt: skip
+
+
+def _told(prompt: str) -> str:
+    """What the picture was to show, as a model is told it."""
+    wanted = plain_text(prompt, MAX_PROMPT)
+    return f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
 
 
 def read_verdicts(text: str, found: Sequence[FoundRegion]) -> list[float | None]:

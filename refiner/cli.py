@@ -114,6 +114,9 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     parser.add_argument("--detector", default="micro", help=f"{_DETECTOR} (micro)")
     parser.add_argument("--grounder", help=_GROUNDER)
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--prompt", metavar="TEXT", help="what the pictures were to show, for detectors that read it")
+    wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, each picture's own")
     parser.add_argument("--out", metavar="DIR", help="where to write the pictures with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect)
@@ -197,7 +200,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     detector: Detector | None = None
     rows: list[Json] = []
     pictures: dict[str, bytes] = {}
-    code = DONE
+    code, prompts = DONE, _prompts(args, terminal)
     for number, file in enumerate(terminal.track(args.images, "looking")):
         try:
             image = load_image(file)
@@ -210,7 +213,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
 
             detector = load_detector(args.detector, grounder=args.grounder)
         try:
-            analysis = detector(image)
+            analysis = detector(image, prompts[number])
         except RefinerError as error:
             terminal.complain(f"{file}: {error}")
             code = max(code, USER_ERROR if isinstance(error, UserError) else FAILED)
@@ -225,3 +228,22 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.json:
         terminal.document(rows)
     return code
+
+
+def _prompts(args: argparse.Namespace, terminal: Terminal) -> list[str | None]:
+    """What each picture was to show, as far as that was said."""
+    if args.prompts is None:
+        return [args.prompt] * len(args.images)
+    from refiner.data.problems import Problem
+    from refiner.data.prompts import match_prompts, read_prompts
+
+    problems: list[Problem] = []
+    prompts = read_prompts(args.prompts, problems)
+    names = [Path(file).as_posix() for file in args.images]
+    keys = match_prompts(names, prompts, args.prompts, [])
+    for problem in problems:
+        terminal.complain(problem)
+    for name in names:
+        if name not in keys:
+            terminal.complain(f"{name}: no prompt of its own in {args.prompts}, so it is looked at without one.")
+    return [prompts[keys[name]] if name in keys else None for name in names]

@@ -29,6 +29,8 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     bench = commands.add_parser("bench", help="measure what refinement gains, against controls at equal cost")
     bench.add_argument("--prompts", type=_count, default=100, help="held-out prompts (100)")
     bench.add_argument("--seeds", type=_count, default=3, help="seeds of each prompt (3)")
+    bench.add_argument("--detector", help="whose flaws are mended (the bundled pipeline's own)")
+    bench.add_argument("--reviser", help="who revises prompts: template, or chat:MODEL[@URL] (template)")
     bench.add_argument("--out", metavar="DIR", default="runs/bench", help="records, to resume from (runs/bench)")
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
@@ -73,7 +75,7 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
         from refiner.pipelines import RefinedPipeline
         from refiner.pipelines.micro_bench import run
 
-        pipe = RefinedPipeline.from_pretrained("micro")
+        pipe = RefinedPipeline.from_pretrained("micro", detector=args.detector, reviser=args.reviser)
         pipe.set_progress_bar_config(disable=True)
     track = functools.partial(terminal.track, what="refining")
     report: Json = run(pipe, args.prompts, args.seeds, folder, track)

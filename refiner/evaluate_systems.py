@@ -153,7 +153,12 @@ def _similarity(
     from refiner.metrics.semap import Match, similarities
 
     problems: list[Problem] = []
-    found = next(similarities([Match(name, said, true)], encoder, ("prediction", "reference"), problems))
+    found = next(similarities([Match(name, said, true)], encoder, ("prediction", "reference"), problems), None)
+    if found is None:
+        reasons = [str(each) for each in problems if each.kind == "not_finite"]
+        raise ModelError(
+            f"Expected finite features from the text encoder, got others ({reasons[0]}): look at the text."
+        )
     notes += [[each.kind, str(each)] for each in problems]
     return found.to_dict()
 

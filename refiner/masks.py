@@ -112,8 +112,12 @@ def feather(mask: Mask, inner_pixels: float) -> NDArray[np.float32]:
         return mask.astype(np.float32)
     from scipy import ndimage
 
-    depth = ndimage.distance_transform_edt(mask) / (inner_pixels + 1)
-    return np.minimum(depth, 1.0).astype(np.float32)
+    weights = np.zeros(mask.shape, dtype=np.float32)
+    if (box := box_of(mask)) is not None:
+        x0, y0, x1, y1 = box
+        near = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)  # nothing further away is nearest
+        weights[near] = np.minimum(ndimage.distance_transform_edt(mask[near]) / (inner_pixels + 1), 1.0)
+    return weights
 
 
 def components(mask: Mask) -> list[Mask]:

@@ -63,7 +63,7 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
     body = f"""<style>{_CSS}</style>
 <p class="faint small">Ranking of generators</p>
 <h1>{escape(title)}</h1>
-<p>{_lead(document_)}</p>
+<p>{escape(lead(document_))}</p>
 {_table(document_["systems"], document_["by"])}
 <h2>Figures and their 95 % intervals</h2>
 <div class="charts">{"".join(_forests(document_["systems"]))}</div>
@@ -81,12 +81,13 @@ marked. Best generator first.</p>
     return atomic_write(folder / REPORT_FILE, document(title, body))
 
 
-def _lead(document_: Json) -> str:
+def lead(document_: Json) -> str:
+    """By what systems are ranked, on how many pictures, and what went wrong; not escaped yet."""
     by = document_["by"]
     way = "higher" if by in HIGHER_IS_BETTER else "lower"
     said = [f"Ranked by {by}, {way} is better", f"{document_['pictures']} of {document_['of']} pictures compared"]
     said += [
-        f"{escape(system['name'])}: {count} {escape(words(kind))}"
+        f"{system['name']}: {count} {words(kind)}"
         for system in document_["systems"]
         for kind, count in {**system["errors"], **system["problems"]}.items()
     ]

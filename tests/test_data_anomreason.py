@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from refiner.data.anomreason import (
     Anomaly,
+    anomalies_at,
     basename,
     from_regions,
+    index_anomalies,
     label_of,
     read_anomalies,
     read_answers,
     to_document,
 )
-from refiner.data.problems import count_problems
+from refiner.data.problems import Problem, count_problems
 from refiner.errors import InputError
 from refiner.taxonomy import Category
 from refiner.types import Region
@@ -143,6 +145,24 @@ def test_keys_given_twice_are_named_and_the_last_one_counts(write):
     assert len(found.images["a.png"]) == 1
     assert count_problems(found.problems) == {"duplicate_key": 1}
     assert "2 times" in found.problems[0].detail
+
+
+def test_keys_given_twice_are_counted_once_however_the_file_is_read(write):
+    """An object is decoded again where the end of what was read so far falls into its image."""
+    twice = b'{"phenomenon": "x", "phenomenon": "y", "reasoning": "' + b"z" * 700 + b'"}'
+    images = b", ".join(b'"%d.png": [%s, %s]' % (at, twice, twice) for at in range(400))
+    path = write(b'{"a.png": 7, "a.png": [], "a.png": 7, ' + images + b"}")
+    streamed: list[Problem] = []
+    found = index_anomalies(path, streamed)
+    whole = read_anomalies(path)
+    assert len(found) == 400
+    assert anomalies_at(found["3.png"]) == whole.images["3.png"]
+    for problems in (streamed, whole.problems):
+        named = [each.where for each in problems if each.kind == "duplicate_key"]
+        inner = [f"{at}.png, anomaly {number}, phenomenon" for at in range(400) for number in (0, 1)]
+        assert sorted(named) == sorted(["a.png", *inner])
+    said = [each.detail for each in streamed if (each.kind, each.where) == ("duplicate_key", "a.png")]
+    assert said == ["given 3 times; the last one counts"]
 
 
 @pytest.mark.parametrize(

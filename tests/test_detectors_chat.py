@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import logging
@@ -504,7 +505,7 @@ def test_the_key_appears_nowhere(serve, tmp_path, caplog, capfd):
         "no": completion(None, refusal=echo), "429": refusal(429, echo, code="insufficient_quota"),
         "302": (302, {"location": f"/v1/{KEY}"}, b""), "cut": "cut",
     }  # fmt: skip
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     _, chat = serve(lambda body, number: answers[text_of(body)], tmp_path, attempts=2)
     outcomes = ask(chat, *answers)
     trail = [
@@ -526,6 +527,21 @@ def test_the_key_appears_nowhere(serve, tmp_path, caplog, capfd):
         assert base64.b64encode(KEY.encode()).decode() not in text
         assert "sk-secre" not in text
     assert sum(isinstance(outcome, RefinerError) for outcome in outcomes) == len(answers) - 1
+    assert "receive_response_headers" in caplog.text, "the wire was logged"
+    assert "[key]" in caplog.text
+
+
+def test_logs_are_left_alone_in_the_end(serve):
+    server, chat = serve(lambda body, number: completion())
+    gc.collect()
+    logger = logging.getLogger("openai._base_client")
+    before = len(logger.filters)
+    other = EndpointChat("m", base_url=server.url)
+    assert len(logger.filters) == before + 1
+    del other
+    gc.collect()
+    assert len(logger.filters) == before
+    assert ask(chat, "a")[0].text == "ok"
 
 
 def test_the_key_comes_from_the_variable_that_is_named(serve, monkeypatch):

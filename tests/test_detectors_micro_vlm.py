@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from chat_servers import FAULTS, FaultProxy, settle_environment
 from PIL import Image
 
 from refiner.detectors import load_detector
+from refiner.detectors.chat import EndpointChat, EndpointSettings
 from refiner.detectors.chat_local import LocalChat
 from refiner.detectors.vlm import VlmDetector
 from refiner.detectors.vlm_questions import finding
@@ -79,6 +83,35 @@ def test_an_answer_that_breaks_off_is_an_error_and_never_clean(detector, scenes)
     for outcome, answer in zip(outcomes, whole, strict=True):
         assert outcome == () or isinstance(outcome, str)
         assert bool(outcome) == answer.raw.startswith('{"regions": [{')
+
+
+@pytest.mark.timeout(900)
+def test_behind_a_server_it_answers_as_here(detector, scenes, transformers_server, monkeypatch):
+    """Through ``transformers serve``, and a proxy that spoils every request once."""
+    settle_environment(monkeypatch)
+    rng = np.random.default_rng(1)
+    pictures = [inject(scene, rng, 1).image for scene in scenes[:5]] + [render(scenes[5])]
+    captions = [scene.caption for scene in scenes[:3]] + [""] * 3
+    faults = itertools.cycle(fault for fault in FAULTS if fault != "late")
+    proxy = FaultProxy(transformers_server, lambda body, number: None if number else next(faults))
+    try:
+        settings = EndpointSettings(timeout=300, backoff=0.01, concurrency=4)
+        chat = EndpointChat(str(MICRO_WEIGHTS / "vlm"), base_url=proxy.url, settings=settings)
+        there = VlmDetector(chat, grounder=detector.grounder, boxes=detector.boxes, domain=detector.domain)
+        answers = there.batch(pictures, captions)
+        chat.close()
+    finally:
+        proxy.stop()
+    assert [_told(answer) for answer in answers] == [_told(answer) for answer in detector.batch(pictures, captions)]
+    assert any("Verified:" in answer.raw for answer in answers)
+    assert sum(proxy.spoiled.values()) == sum(1 + bool(answer.raw.startswith('{"regions": [{')) for answer in answers)
+    assert chat.ledger.failed == 0
+
+
+def _told(answer):
+    """All of an analysis that the model has said."""
+    regions = [(r.name, r.explanation, r.category, r.severity, r.box, r.score) for r in answer.regions]
+    return answer.raw, regions
 
 
 def test_questions_are_few_tokens(detector, scenes):

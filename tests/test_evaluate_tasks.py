@@ -301,6 +301,46 @@ def test_texts_that_the_encoder_cannot_hold_are_counted(tmp_path: Path) -> None:
     assert scored.table["problems"] == {"long_text": 1}
 
 
+class Faulty(Echo):
+    """Gives NaN for one text."""
+
+    def encode(self, texts: list[str]) -> list:
+        tokens = super().encode(texts)
+        return [
+            each._replace(vectors=each.vectors * np.nan) if text == "four fingers" else each
+            for text, each in zip(texts, tokens, strict=True)
+        ]
+
+
+class FaultySentences:
+    """The same of whole texts."""
+
+    signature = "faulty"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        if any("four fingers" in text for text in texts):
+            raise ModelError("Expected finite features from the encoder, got others of 'four fingers'.")
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+    def is_cut(self, text: str) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("encoders", [{"encoder": Faulty()}, {"encoder": Echo(), "sentences": FaultySentences()}])
+def test_a_text_encoder_that_gives_nan_costs_those_samples_alone(tmp_path: Path, encoders: dict) -> None:
+    right = region(area(0, 0, 8, 8))
+    wrong = replace(right, explanation="four fingers")
+    samples = [sample(f"{at}", anomalies=from_regions([right])) for at in range(4)]
+    answers = [analysis(right), analysis(right, wrong), analysis(wrong), analysis(right)]
+    run, scored = measure(tmp_path, "explanation", samples, 2 * answers, **encoders)
+    assert scored.table["errors"] == {"ModelError": 2}
+    assert (scored.table["scored"], scored.table["figures"]["semap"]) == (2, 1.0)
+    assert [failure.name for failure in scored.failures] == ["1", "2"]
+    assert all("finite" in failure.detail for failure in scored.failures)
+    assert "finite" in (tmp_path / "report.html").read_text()
+    assert list(run.records.done()) == [0, 3], "the others are tried again when the run is resumed"
+
+
 class Lengths:
     """Sentence vectors of equal texts; whatever is longer than 20 letters is cut."""
 

@@ -110,6 +110,14 @@ def test_feather_never_leaves_the_mask(mask, pixels):
     assert weights.max(initial=0) <= 1
 
 
+@given(masks, radii)
+def test_feather_is_the_distance_to_the_nearest_pixel_outside(mask, pixels):
+    outside = np.argwhere(~mask)
+    for y, x in np.argwhere(mask) if len(outside) and pixels else ():
+        nearest = np.sqrt(((outside - (y, x)) ** 2).sum(axis=1).min())
+        assert feather(mask, pixels)[y, x] == np.float32(min(nearest / (pixels + 1), 1.0))
+
+
 def test_feather_reaches_one_inside_but_keeps_the_image_border():
     mask = np.zeros((20, 20), dtype=bool)
     mask[:, :12] = True

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertModel, BertTokenizerFast, DistilBertConfig, DistilBertModel
 
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, ModelError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore, Scores, TokenCache
 
 LEARNT = (
@@ -290,6 +290,17 @@ def spoil(folder: Path, change) -> None:
     save_file(state, file, metadata={"format": "pt"})
 
 
+def spoil_word(folder: Path, word: str) -> None:
+    """Let the encoder give NaN for every text with a word."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) == len(VOCABULARY):
+            tensor[VOCABULARY.index(word)] = float("nan")
+        return tensor
+
+    spoil(folder, change)
+
+
 def spoil_json(folder: Path, **values) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -343,8 +354,18 @@ def test_layers_that_share_their_weights_cannot_be_cut(damaged: Path) -> None:
 
 def test_weights_that_are_no_numbers(damaged: Path) -> None:
     spoil(damaged, lambda tensor: tensor * float("nan"))
-    with pytest.raises(WeightsError, match="finite"):
-        load(damaged).pairs(["hand"], ["hand"])
+    for compare in (load(damaged).pairs, load(damaged).all_pairs):
+        with pytest.raises(ModelError, match=r"finite features.*got others of 'hand'"):
+            compare(["hand"], ["hand"])
+
+
+def test_a_text_that_the_encoder_fails_on_costs_no_other(folder: Path, damaged: Path) -> None:
+    spoil_word(damaged, "glass")
+    texts = ["a hand", "glass floats", "the clock", "six fingers"]
+    given, wanted = load(damaged).encode(texts), load(folder).encode(texts)
+    assert [tokens.finite for tokens in given] == [True, False, True, True]
+    for one, other in zip(given, wanted, strict=True):
+        assert not one.finite or np.abs(one.vectors - other.vectors).max() < 1e-6
 
 
 def test_remote_code_and_pickled_code_are_not_run(damaged: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, ModelError, ModelNotFoundError, WeightsError
 from refiner.metrics.css import SentenceEncoder, css_scores
 
 WORDS = ["the", "left", "hand", "has", "six", "fingers", "cat", "clock", "a", "no"]
@@ -60,6 +60,15 @@ def test_long_texts_are_cut_and_counted(folder):
     assert css_scores([long], [long + " cat"], encoder) | {"cut": 2, "css": pytest.approx(1)} == css_scores(
         [long], [long + " cat"], encoder
     )
+
+
+def test_an_encoder_that_gives_nan_is_named_with_the_text(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight[encoder.tokenizer.vocab["cat"]] = float("nan")
+    assert css_scores(["the hand"], ["a clock"], encoder)["texts"] == 1
+    with pytest.raises(ModelError, match=r"finite.*'a cat'"):
+        css_scores(["the hand", "a cat"], ["a clock", "no clock"], encoder)
 
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,24 @@ def test_weights_keep_names_and_values() -> None:
     through_onednn(model)
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_change_are_laid_out_anew() -> None:
+    model, inputs = network(), torch.randn(5, 48)
+    through_onednn(model)
+    with torch.inference_mode():
+        before = model(inputs)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    copied = copy.deepcopy(model)
+    model[2].weight = nn.Parameter(model[2].weight * 3)
+    with torch.inference_mode():
+        once, both = copied(inputs), model(inputs)
+        for layer in model:
+            layer.__class__ = nn.Linear if isinstance(layer, nn.Linear) else layer.__class__
+        assert torch.allclose(both, model(inputs), rtol=0, atol=1e-5)
+    assert not torch.allclose(once, before, atol=1e-3)
+    assert not torch.allclose(once, both, atol=1e-3)
 
 
 def test_columns_that_do_not_lie_side_by_side() -> None:

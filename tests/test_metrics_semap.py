@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
 from refiner.data.anomreason import Anomaly, AnomalySet, Answers
 from refiner.data.problems import count_problems
-from refiner.errors import ConfigError, InputError, ModelNotFoundError
+from refiner.errors import ConfigError, InputError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore
 from refiner.metrics.semap import accuracy, evaluate, evaluate_files, gate, match_images, score_files
 from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, match, score, score_image
@@ -347,6 +348,39 @@ def test_every_bad_input_is_named_and_the_run_goes_on(files, encoder):
     assert by_name["text.png"].predictions == 0
     assert by_name["entries.png"].predictions == 1
     assert all(problem.where and problem.file.endswith(".json") for problem in result.problems)
+
+
+def failing(folder: Path, copy: Path, words: Sequence[str]) -> BertScore:
+    """The encoder of these tests, but with NaN for every text that has one of the words."""
+    shutil.copytree(folder, copy)
+    state = load_file(copy / "model.safetensors")
+    state["embeddings.word_embeddings.weight"][[5 + WORDS.index(word) for word in words]] = float("nan")
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    return BertScore.from_pretrained(copy, layer=0, device="cpu")
+
+
+def test_an_encoder_that_gives_nan_costs_the_images_of_those_texts(files, folder, encoder, tmp_path):
+    predictions, references = some(6, 0), some(6, 1)
+    references["2.png"][1]["reasoning"] = "hq hr"
+    predictions["4.png"][0]["phenomenon"] = "hr"
+    faulty = failing(folder, tmp_path / "faulty", ["hr"])
+    result = score_files(*files(predictions, references), encoder=faulty)
+    assert [image.image for image in result.images] == ["0.png", "1.png", "3.png", "5.png"]
+    named = [problem for problem in result.problems if problem.kind == "not_finite"]
+    assert [(Path(problem.file).name, problem.where) for problem in named] == [
+        ("references.json", "2.png, anomaly 1"),
+        ("predictions.json", "4.png, anomaly 0"),
+    ]
+    for name in ("2.png", "4.png"):
+        del predictions[name], references[name]
+    rest = score_files(*files(predictions, references), encoder=encoder)
+    assert (result.semap, result.semf1) == pytest.approx((rest.semap, rest.semf1), abs=1e-6)
+    assert result.by_threshold == rest.by_threshold
+
+
+def test_an_encoder_that_gives_nan_for_all_is_refused(files, folder, tmp_path):
+    with pytest.raises(WeightsError, match="each of 2 images"):
+        score_files(*files(some(2, 0), some(2, 1)), encoder=failing(folder, tmp_path / "faulty", WORDS))
 
 
 def sets(predictions: Sequence[str], references: Sequence[str]) -> tuple[AnomalySet, AnomalySet]:

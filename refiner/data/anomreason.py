@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -98,14 +98,17 @@ def index_anomalies(path: str | Path, problems: list[Problem]) -> dict[str, Plac
         InputError: there is no such file, or it is no JSON object.
     """
     file, found = Path(path), dict[str, Place]()
+    unreadable: set[str] = set()
     repeated: Counter[str] = Counter()
-    for key, item in _members(file, problems):
-        if found.pop(key, None) is not None:
+    for key, item in _members(file):
+        if found.pop(key, None) is not None or key in unreadable:
             repeated[key] += 1
-        if _anomalies(key, item.value, str(file), problems) is not None:
+        if _anomalies(key, item.value, str(file), problems) is None:
+            unreadable.add(key)
+        else:
             found[key] = Place(file, item.start, item.length)
     for key, times in repeated.items():
-        problems.append(_duplicate(file, key, times + 1))
+        problems.append(_duplicate(file, "", key, times + 1))
     return found
 
 
@@ -127,10 +130,9 @@ def anomalies_at(place: Place) -> tuple[Anomaly, ...]:
     return found
 
 
-def _members(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Item]]:
-    decoder = json.JSONDecoder(object_pairs_hook=_collector(path, problems))
+def _members(path: Path) -> Iterator[tuple[str, Item]]:
     try:
-        yield from stream_object(path, decoder)
+        yield from stream_object(path, json.JSONDecoder(object_pairs_hook=_Object))
     except (OSError, ValueError, RecursionError) as error:
         raise _no_object(path, error) from error
 
@@ -144,20 +146,19 @@ def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tupl
     return tuple(anomaly for anomaly in found if anomaly is not None)
 
 
-def _collector(path: Path, problems: list[Problem]) -> Callable[[list[tuple[str, Any]]], Json]:
-    """Makes JSON objects; keys that stand twice in one are noted."""
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys were given how many times, where that is more than once."""
 
-    def collect(pairs: list[tuple[str, Any]]) -> Json:
-        for key, times in Counter(key for key, _ in pairs).items():
-            if times > 1:
-                problems.append(_duplicate(path, key, times))
-        return dict(pairs)
-
-    return collect
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        pairs = list(pairs)
+        super().__init__(pairs)
+        times = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
+        self.repeated = {key: count for key, count in times.items() if count > 1}
 
 
-def _duplicate(path: str | Path, key: str, times: int) -> Problem:
-    return Problem("duplicate_key", str(path), key, f"given {times} times; the last one counts")
+def _duplicate(path: str | Path, where: str, key: str, times: int) -> Problem:
+    place = f"{where}, {key}" if where else key
+    return Problem("duplicate_key", str(path), place, f"given {times} times; the last one counts")
 
 
 def _no_object(path: Path, error: Exception) -> InputError:
@@ -168,17 +169,18 @@ def _no_object(path: Path, error: Exception) -> InputError:
     )
 
 
-def _load(path: Path, problems: list[Problem]) -> Json:
-    """The JSON object of a file; keys that stand twice in any object of it are noted."""
+def _load(path: Path, problems: list[Problem]) -> _Object:
+    """The JSON object of a file; images that stand twice in it are noted."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_collector(path, problems))
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
     except (OSError, ValueError, RecursionError) as error:
         raise _no_object(path, error) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, _Object):
         raise InputError(
             f"Expected a JSON object of image name -> list of anomalies, got {_kind(document)} in {str(path)!r}: "
             "write it as the official evaluator reads it."
         )
+    problems.extend(_duplicate(path, "", key, times) for key, times in document.repeated.items())
     return document
 
 
@@ -186,6 +188,8 @@ def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Anom
     if not isinstance(entry, dict):
         problems.append(Problem("unreadable_anomaly", file, where, f"expected an object, got {_kind(entry)}"))
         return None
+    for key, times in getattr(entry, "repeated", {}).items():
+        problems.append(_duplicate(file, where, key, times))
     values: Json = {}
     for key, value in entry.items():
         name = _FIELDS.get("".join(c for c in key.lower() if c.isalnum()))

@@ -71,8 +71,9 @@ def _fill_inside(mask: Mask, starts: Points, ends: Points, owners: Points) -> No
     order = np.lexsort((crossings, rows, owners[edge]))
     crossings = crossings[order]
     first, last = -(-crossings[::2] // _ONE), crossings[1::2] // _ONE
-    for row, start, stop in zip(rows[order][::2].tolist(), first.tolist(), (last + 1).tolist(), strict=True):
-        mask[row, start:stop] = True
+    pixels, left = mask.reshape(-1), rows[order][::2] * mask.shape[1]
+    for start, stop in zip((left + first).tolist(), (left + last + 1).tolist(), strict=True):
+        pixels[start:stop] = True
 
 
 def _draw_outline(mask: Mask, starts: Points, ends: Points) -> None:

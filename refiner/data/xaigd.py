@@ -119,8 +119,8 @@ class XaigdFolder:
                 if isinstance(row, Mapping):
                     yield f"{row.get('generator')}/{row.get('uid')}"
 
-    def images(self, problems: list[Problem]) -> Iterator[XaigdImage]:
-        """Each image once, in the order of the files; what cannot be used is added to ``problems``.
+    def images(self, problems: list[Problem], names: set[str] | None = None) -> Iterator[XaigdImage]:
+        """Each image once, in the order of the files; what cannot be used is added to ``problems``, names to ``names``.
 
         Kinds of problems: ``bad_record``, ``unknown_category``, ``bad_polygon`` and ``duplicate_image`` (of which the
         first counts).
@@ -129,17 +129,18 @@ class XaigdFolder:
             InputError: a whole file is damaged.
             MissingExtraError: parquet files without pyarrow.
         """
-        seen: set[str] = set()
+        seen: set[str] = set() if names is None else names
         for file in self.files:
             for where, row, place in _rows(file):
                 image = _read_image(row, place, where, problems)
                 if image is None:
                     continue
-                if image.name in seen:
+                name = image.name
+                if name in seen:
                     detail = "its name was there before; the first one counts"
-                    problems.append(Problem("duplicate_image", str(file), image.name, detail))
+                    problems.append(Problem("duplicate_image", str(file), name, detail))
                     continue
-                seen.add(image.name)
+                seen.add(name)
                 yield image
 
 

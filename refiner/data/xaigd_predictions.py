@@ -65,17 +65,20 @@ def read_prediction(folder: Path, size: Size, problems: list[Problem]) -> Mask |
             Problem("unreadable_mask", str(folder), "", f"expected a folder of masks, got {error.strerror}")
         )
         return None
-    joined: Mask | None = None
+    masks: list[Mask] = []
+    pictures = 0
     for name in names:
         path = folder / name
         if not name.endswith(".png"):
             problems.append(Problem("ignored_file", str(path), "", "expected a name that ends in .png"))
             continue
+        pictures += 1
         mask = _read_mask(path, size, problems)
-        joined = np.zeros(tuple(size), dtype=np.bool_) if joined is None else joined
         if mask is not None:
-            joined |= mask
-    return joined
+            masks = [masks[0] | mask] if masks else [mask]
+    if masks:
+        return masks[0]
+    return np.zeros(tuple(size), dtype=np.bool_) if pictures else None
 
 
 def _read_mask(path: Path, size: Size, problems: list[Problem]) -> Mask | None:
@@ -92,16 +95,17 @@ def _read_mask(path: Path, size: Size, problems: list[Problem]) -> Mask | None:
     except Exception as error:  # a decoder fed with damaged data may raise anything
         problems.append(Problem("unreadable_mask", str(path), "", f"expected a PNG, got {error!r}"))
         return None
-    mask: Mask = grey > 127
+    mask: Mask = grey if grey.dtype == np.bool_ else grey > 127
     if not mask.any() and grey.any():
         problems.append(Problem("faint_mask", str(path), "", f"no value above 127; the largest is {grey.max()}"))
     return mask
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
+    """Grey values from 0 to 255; of a picture of one bit a pixel its bits."""
     if image.mode.startswith("I"):
         return np.asarray(image) >> 8
-    return np.asarray(image if image.mode == "L" else image.convert("L"))
+    return np.asarray(image if image.mode in ("1", "L") else image.convert("L"))
 
 
 def unknown_predictions(root: Path, known: Collection[str], *, fine_grained: bool) -> Iterator[Problem]:

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refiner.errors import ConfigError, WeightsError
-from refiner.hub import checksum, resolve
-from refiner.metrics.encoders import offline_or
+from refiner.errors import ConfigError, ModelError
+from refiner.hub import resolve
+from refiner.metrics.encoders import base_name, cut, default_encoder, digest, load_encoder, max_length
 from refiner.metrics.linear import through_onednn
 
 Floats = NDArray[np.float32]
@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 
 _COSINES = 2**24
 """How many cosines of tokens are held at a time (64 MiB)."""
+_ENOUGH = 256
+"""Tokens that keep a processor busy: a batch that has as many takes no longer text, so that hardly any are padding."""
 
 PUBLISHED_ENCODER, PUBLISHED_LAYER = "distilbert-base-uncased", 5
 """What the AnomReason authors' evaluator uses; numbers from another encoder or layer do not compare with theirs."""
@@ -52,6 +54,11 @@ class Tokens(NamedTuple):
     def empty(self) -> bool:
         """Whether nothing but special tokens is there; such a text is like no other, not even another empty one."""
         return not self.weights.any()
+
+    @property
+    def finite(self) -> bool:
+        """Whether the encoder gave numbers; else every score with this text is NaN."""
+        return bool(np.isfinite(self.vectors).all())
 
 
 class Scores(NamedTuple):
@@ -114,7 +121,7 @@ class BertScore:
         self.cache = cache or TokenCache()
         self.encoded = 0
         """Texts that went through the network since construction."""
-        self.max_length = _max_length(model, tokenizer)
+        self.max_length = max_length(model, tokenizer)
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         self._unweighted = [token for token in ends if token is not None]
 
@@ -145,19 +152,19 @@ class BertScore:
             WeightsError: it is damaged or no encoder.
             ConfigError: it has no such layer.
         """
-        label, folder = _default() if model is None else (str(model), resolve(model, "judge"))
-        network, tokenizer = _load(folder)
+        label, folder = default_encoder(PUBLISHED_ENCODER) if model is None else (str(model), resolve(model, "judge"))
+        network, tokenizer = load_encoder(folder)
         depth: int = network.config.num_hidden_layers
-        base = _base(label)
+        base = base_name(label)
         chosen = LAYERS.get(base, depth) if layer is None else layer
-        _cut(network, chosen, depth, label)
+        cut(network, chosen, depth, label)
         through_onednn(network)
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
             model=network,
             tokenizer=tokenizer,
             layer=chosen,
-            name=f"{base}@{_digest(folder)}",
+            name=f"{base}@{digest(folder)}",
             batch_tokens=batch_tokens,
             cache=cache,
         )
@@ -178,16 +185,15 @@ class BertScore:
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """The texts' tokens, in order; each different text goes through the network once, and none that is cached.
 
-        Texts are stripped; code points that no UTF-8 can hold are replaced.
-
-        Raises:
-            WeightsError: the encoder gives something else than finite numbers.
+        Texts are stripped; code points that no UTF-8 can hold are replaced. What the encoder makes of a text may be
+        something else than finite numbers: see ``Tokens.finite``.
         """
         cleaned = [text.strip().encode("utf-8", "replace").decode("utf-8") for text in texts]
         known = {text: self.cache.get(self.signature, text) for text in dict.fromkeys(cleaned)}
         new = [text for text, tokens in known.items() if tokens is None]
         ids = self._ids(new)
-        for batch in _batches([len(row) for row, _ in ids], self.batch_tokens):
+        enough = _ENOUGH if self.model.device.type == "cpu" else self.batch_tokens
+        for batch in _batches([len(row) for row, _ in ids], self.batch_tokens, enough):
             vectors = self._forward([ids[at][0] for at in batch])
             for at, rows in zip(batch, vectors, strict=True):
                 known[new[at]] = self._tokens(ids[at], rows)
@@ -199,8 +205,12 @@ class BertScore:
         return [tokens for text in cleaned if (tokens := known[text]) is not None]
 
     def all_pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
-        """Every candidate against every reference; float32 (candidates, references) each. 0 where a text is empty."""
-        tokens = self.encode([*candidates, *references])
+        """Every candidate against every reference; float32 (candidates, references) each. 0 where a text is empty.
+
+        Raises:
+            ModelError: the encoder gives something else than finite numbers.
+        """
+        tokens = self._sound([*candidates, *references])
         return compare(tokens[: len(candidates)], tokens[len(candidates) :])
 
     def pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
@@ -210,18 +220,29 @@ class BertScore:
 
         Raises:
             ConfigError: there are not as many references as candidates.
+            ModelError: the encoder gives something else than finite numbers.
         """
         if len(candidates) != len(references):
             raise ConfigError(
                 f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: "
                 "give as many, or call all_pairs."
             )
-        tokens = self.encode([*candidates, *references])
+        tokens = self._sound([*candidates, *references])
         ours, theirs = tokens[: len(candidates)], tokens[len(candidates) :]
         low, high = _floors(ours), _floors(theirs)
         each = [slice(at, at + 1) for at in range(len(candidates))]
         rows = [np.ravel(_compare(ours[at], theirs[at], low[at], high[at])) for at in each]
         return Scores(*np.array(rows, dtype=np.float32).reshape(-1, 3).T)
+
+    def _sound(self, texts: Sequence[str]) -> list[Tokens]:
+        tokens = self.encode(texts)
+        for text, each in zip(texts, tokens, strict=True):
+            if not each.finite:
+                raise ModelError(
+                    f"Expected finite features from the encoder {self.name!r}, got others of {text[:60]!r}: "
+                    "leave the text out, or fetch the weights again."
+                )
+        return tokens
 
     def _ids(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """Token ids of each text, and whether they had to be cut."""
@@ -250,10 +271,6 @@ class BertScore:
         return [vectors[: len(row)].copy() for vectors, row in zip(unit, rows, strict=True)]
 
     def _tokens(self, ids: tuple[list[int], bool], vectors: Floats) -> Tokens:
-        if not np.isfinite(vectors).all():
-            raise WeightsError(
-                f"Expected finite features from the encoder {self.name!r}, got others: fetch its weights again."
-            )
         return Tokens(vectors, (~np.isin(ids[0], self._unweighted)).astype(np.float32), ids[1])
 
 
@@ -281,7 +298,8 @@ def _compare(
     columns = [at for at, tokens in enumerate(references) if not tokens.empty]
     if rows and columns:
         right, column_starts, column_weights = _stack([references[at] for at in columns])
-        for batch in _batches([len(candidates[at].weights) for at in rows], _COSINES // len(right)):
+        most = _COSINES // len(right)
+        for batch in _batches([len(candidates[at].weights) for at in rows], most, most):
             part = [rows[at] for at in batch]
             left, row_starts, row_weights = _stack([candidates[at] for at in part])
             cosines = left @ right.T
@@ -309,100 +327,19 @@ def _stack(texts: Sequence[Tokens]) -> tuple[Floats, NDArray[np.int64], Array]:
     return np.concatenate([text.vectors for text in texts]), starts, np.concatenate(weights)
 
 
-def _batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Numbers of rows, by length; each batch holds with its padding at most ``limit`` tokens, or one row."""
+def _batches(lengths: Sequence[int], limit: int, enough: int) -> list[list[int]]:
+    """Numbers of rows, by length.
+
+    Args:
+        lengths: of the rows.
+        limit: tokens that a batch may hold with its padding; a longer row is a batch of its own.
+        enough: tokens from which on a batch takes no longer row.
+    """
     batches: list[list[int]] = []
     for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
-        if not batches or (len(batches[-1]) + 1) * lengths[at] > limit:
+        last = lengths[batches[-1][-1]] if batches else 0
+        full = batches and lengths[at] > last and len(batches[-1]) * last >= enough
+        if not batches or full or (len(batches[-1]) + 1) * lengths[at] > limit:
             batches.append([])
         batches[-1].append(at)
     return batches
-
-
-def _default() -> tuple[str, Path]:
-    """Label and folder of the encoder that is used where none is named."""
-    cached = _cached(PUBLISHED_ENCODER) or _cached(f"distilbert/{PUBLISHED_ENCODER}")
-    if cached is not None:
-        return PUBLISHED_ENCODER, cached
-    return offline_or(PUBLISHED_ENCODER)
-
-
-def _cached(repository: str) -> Path | None:
-    """Where the hub's cache holds a whole copy of a model."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if _weights(folder) and (folder / "config.json").is_file() else None
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    trusted = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **trusted)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-    except Exception as error:  # whatever transformers makes of damaged or foreign files
-        raise WeightsError(
-            f"Expected an encoder in transformers' format in {str(folder)!r}, got one that fails with "
-            f"{str(error).splitlines()[0][:200]!r}: fetch the folder again."
-        ) from error
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    # Without any of these transformers makes up a tokenizer that knows no word.
-    vocabularies = {*tokenizer.vocab_files_names.values(), "tokenizer.json"} - {"tokenizer_config.json"}
-    found = None
-    if missing:
-        found = f"none for {missing[0]}"
-    elif model.config.is_encoder_decoder:
-        found = "an encoder with a decoder"
-    elif not any((folder / name).is_file() for name in vocabularies):
-        found = "no vocabulary beside it"
-    if found is not None:
-        raise WeightsError(f"Expected a whole text encoder in {str(folder)!r}, got {found}: name another folder.")
-    return model, tokenizer
-
-
-def _cut(model: Any, layer: int, depth: int, label: str) -> None:
-    """Take the layers after ``layer`` out of a model."""
-    if not 0 <= layer <= depth:
-        raise ConfigError(
-            f"Expected a layer from 0 to {depth} of the encoder {label!r}, got {layer}: name one of these."
-        )
-    if layer == depth:
-        return
-    stacks = [
-        (module, name)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, torch.nn.ModuleList) and len(child) == depth
-    ]
-    if len(stacks) != 1:
-        raise ConfigError(f"Expected an encoder with one stack of layers to cut, got {label!r}: use layer {depth}.")
-    module, name = stacks[0]
-    setattr(module, name, getattr(module, name)[:layer])
-
-
-def _max_length(model: Any, tokenizer: Any) -> int:
-    """Tokens that the encoder reads of a text, special ones included."""
-    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    # RoBERTa and its kin count positions from after the padding index.
-    offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
-    return int(min(tokenizer.model_max_length, positions - offset))
-
-
-def _base(label: str) -> str:
-    """The last part of a folder or hub id, without a revision."""
-    return Path(label).expanduser().absolute().name.partition("@")[0]
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-
-
-def _digest(folder: Path) -> str:
-    digests = [checksum(path) for path in _weights(folder)]
-    return "+".join(digest[:12] for digest in digests)

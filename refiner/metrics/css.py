@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import ConfigError, WeightsError
-from refiner.hub import checksum, resolve
-from refiner.metrics.encoders import offline_or
+from refiner.errors import ConfigError, ModelError
+from refiner.hub import resolve
+from refiner.metrics.encoders import digest, load_encoder, offline_or
 from refiner.metrics.localization import ratio
 from refiner.runs import Json
 
@@ -68,21 +68,11 @@ class SentenceEncoder:
             WeightsError: it is damaged or no encoder.
         """
         import torch
-        from transformers import AutoModel, AutoTokenizer
 
         label, folder = offline_or(PUBLISHED_ENCODER) if model is None else (str(model), resolve(model, "judge"))
-        trusted = {"trust_remote_code": False, "local_files_only": True}
-        try:
-            network = AutoModel.from_pretrained(folder, dtype=torch.float32, **trusted)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-        except Exception as error:  # whatever transformers makes of damaged or foreign files
-            raise WeightsError(
-                f"Expected an encoder in transformers' format in {str(folder)!r}, got one that fails with "
-                f"{str(error).splitlines()[0][:200]!r}: fetch the folder again."
-            ) from error
+        network, tokenizer = load_encoder(folder)
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-        name = f"{Path(label).name}@{checksum(weights[0])[:12]}"
+        name = f"{Path(label).name}@{digest(folder)}"
         return cls(model=network, tokenizer=tokenizer, name=name, max_tokens=max_tokens, batch_size=batch_size)
 
     @property
@@ -94,7 +84,11 @@ class SentenceEncoder:
         )
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Unit vectors, float32 (texts, D); each different text goes through the network once, short ones first."""
+        """Unit vectors, float32 (texts, D); each different text goes through the network once, short ones first.
+
+        Raises:
+            ModelError: the encoder gives something else than finite numbers.
+        """
         import torch
 
         unique = sorted(dict.fromkeys(texts), key=len)
@@ -108,7 +102,14 @@ class SentenceEncoder:
                 hidden = self.model(**inputs)[0].float()
             weights = inputs["attention_mask"].unsqueeze(-1).float()
             mean = (hidden * weights).sum(1) / weights.sum(1)
-            rows.extend((mean / mean.norm(dim=1, keepdim=True)).cpu().numpy())
+            unit = (mean / mean.norm(dim=1, keepdim=True)).cpu().numpy()
+            for text, row in zip(batch, unit, strict=True):
+                if not np.isfinite(row).all():
+                    raise ModelError(
+                        f"Expected finite features from the encoder {self.name!r}, got others of {text[:60]!r}: "
+                        "leave the text out, or fetch the weights again."
+                    )
+            rows.extend(unit)
         place = {text: at for at, text in enumerate(unique)}
         return np.array([rows[place[text]] for text in texts], dtype=np.float32)
 
@@ -131,6 +132,7 @@ def css_scores(candidates: Sequence[str], references: Sequence[str], encoder: Se
 
     Raises:
         ConfigError: not as many references as candidates.
+        ModelError: the encoder gives something else than finite numbers.
     """
     if len(candidates) != len(references):
         raise ConfigError(

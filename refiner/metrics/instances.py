@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from refiner.types import Mask, Size
 VERSION = 1
 """Grows when equal input may give other numbers."""
 DEFAULT_OVERLAP = 0.5
+_REACH: Final = 5
+"""Rows or columns that pixels of one instance may be apart: twice the two that each is spread by, and one."""
 
 FloatBox = tuple[float, float, float, float]
 BoxKey = tuple[str, str, str]
@@ -78,30 +80,65 @@ class InstanceCounts:
         return ratio(2 * self.precision * self.recall, self.precision + self.recall)
 
 
-def label_instances(mask: Mask) -> tuple[NDArray[np.int32], int]:
-    """The instances of a bool (H, W) mask: int32 (H, W), 0 = none, 1 to n = which one; and n."""
-    from scipy import ndimage
+class Instances(NamedTuple):
+    """The instances of a mask, as runs of pixels side by side; one row after the other, from left to right."""
 
-    labels = np.zeros(mask.shape, dtype=np.int32)
+    rows: NDArray[np.int64]
+    """(N,), of each run."""
+    starts: NDArray[np.int64]
+    """(N,), its first column."""
+    stops: NDArray[np.int64]
+    """(N,), the column after its last one."""
+    owners: NDArray[np.int64]
+    """(N,), the instance that it belongs to, from 0 on."""
+    number: int
+    """Of instances."""
+
+    def inside(self, box: tuple[int, int, int, int]) -> NDArray[np.float64]:
+        """Pixels of each instance inside (x0, y0, x1, y1), half-open; float64 (number,), whole numbers."""
+        x0, y0, x1, y1 = box
+        first, last = np.searchsorted(self.rows, (y0, y1))
+        covered = np.minimum(self.stops[first:last], x1) - np.maximum(self.starts[first:last], x0)
+        sums = np.bincount(self.owners[first:last], np.maximum(covered, 0), minlength=self.number)
+        return sums.astype(np.float64)
+
+
+def find_instances(mask: Mask) -> Instances:
+    """The instances of a bool (H, W) mask.
+
+    Two pixels' neighbourhoods of 5x5 touch where neither rows nor columns are more than five apart. So runs belong
+    together whose rows are, with at most four columns between them.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, starts, stops = _runs(mask)
+    far = mask.shape[1] + 2 * _REACH  # from a row's runs to the next one's, beyond reach
+    wanted = rows + np.arange(_REACH + 1)[:, None]
+    first = np.searchsorted(rows * far + stops, wanted * far + starts - _REACH, side="right")
+    last = np.searchsorted(rows * far + starts, wanted * far + stops + _REACH, side="left")
+    numbers = np.maximum(last - first, 0).ravel()
+    one = np.repeat(np.tile(np.arange(len(rows)), _REACH + 1), numbers)
+    other = np.arange(len(one)) + np.repeat(first.ravel() - np.cumsum(numbers) + numbers, numbers)
+    graph = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(len(rows), len(rows)))
+    count, owners = connected_components(graph, directed=False)
+    return Instances(rows, starts, stops, owners, int(count))
+
+
+def _runs(mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Row, first column and column after the last one of each run of a bool (H, W) mask."""
     box = box_of(mask)
     if box is None:
-        return labels, 0
+        return (np.zeros(0, dtype=np.int64),) * 3
     x0, y0, x1, y1 = box
-    inside, window = mask[y0:y1, x0:x1], labels[y0:y1, x0:x1]
-    near = _dilate(_dilate(inside, 0), 1)
-    found, count = ndimage.label(near, structure=np.ones((3, 3), dtype=np.int8))
-    window[inside] = found[inside]
-    return labels, count
-
-
-def _dilate(mask: Mask, axis: int) -> Mask:
-    """Spread by two pixels both ways along an axis."""
-    wide = np.moveaxis(mask.copy(), axis, 0)
-    source = np.moveaxis(mask, axis, 0)
-    for shift in (1, 2):
-        wide[shift:] |= source[:-shift]
-        wide[:-shift] |= source[shift:]
-    return np.moveaxis(wide, 0, axis)
+    wide = np.zeros((y1 - y0, x1 - x0 + 1), dtype=np.bool_)
+    wide[:, 1:] = mask[y0:y1, x0:x1]
+    flat = wide.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    if flat[-1]:
+        changes = np.append(changes, len(flat) - 1)
+    rows, starts = np.divmod(changes[::2], wide.shape[1])
+    return rows + y0, starts + x0, changes[1::2] - rows * wide.shape[1] + x0
 
 
 def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_OVERLAP) -> InstanceCounts:
@@ -118,10 +155,10 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
     if not 0 <= overlap <= 1:
         raise ConfigError(f"Expected an overlap in [0, 1], got {overlap!r}: name a share of the box's area.")
     silent = int(not boxes)
-    labels, count = label_instances(mask)
-    if not count:
+    instances = find_instances(mask)
+    if not instances.number:
         return InstanceCounts(fp=len(boxes), images=1, silent=silent)
-    found = np.zeros(count + 1, dtype=np.bool_)
+    found = np.zeros(instances.number, dtype=np.bool_)
     missed = invalid = 0
     for box in boxes:
         whole = _whole_box(box, Size(*mask.shape))
@@ -129,12 +166,13 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
             invalid += 1
             continue
         x0, y0, x1, y1 = whole
-        hit = np.bincount(labels[y0:y1, x0:x1].ravel(), minlength=count + 1) / ((x1 - x0) * (y1 - y0)) > overlap
-        hit[0] = False
+        hit = instances.inside(whole) / ((x1 - x0) * (y1 - y0)) > overlap
         found |= hit
         missed += not hit.any()
     tp = int(found.sum())
-    return InstanceCounts(tp=tp, fp=missed + invalid, fn=count - tp, invalid=invalid, images=1, silent=silent)
+    return InstanceCounts(
+        tp=tp, fp=missed + invalid, fn=instances.number - tp, invalid=invalid, images=1, silent=silent
+    )
 
 
 def _whole_box(box: FloatBox, size: Size) -> tuple[int, int, int, int] | None:

@@ -1,13 +1,23 @@
 """Linear layers of a loaded encoder through oneDNN on a CPU.
 
 torch takes its float32 products from MKL, which leaves half of an AMD processor idle: there oneDNN, which torch carries
-too, makes the same products in float32 in half the time. Results differ as those of two batch sizes do.
+too, makes the same products in float32 in half the time. Results differ as those of two batch sizes do. The weights
+are laid out for it when they are first used, a second time beside the layer's own.
 """
 
 from __future__ import annotations
 
+from typing import Final
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
+
+_OPERATIONS: Final = ("_linear_pointwise", "_reorder_linear_weight")
+_ROWS: Final = 512
+"""For which the weights are laid out; any other number of rows is multiplied as well."""
+_LAID_OUT: Final[WeakKeyDictionary[nn.Linear, tuple[tuple[int, int], Tensor]]] = WeakKeyDictionary()
+"""By layer: place and version of its weights, and what was made of them."""
 
 
 class _Linear(nn.Linear):
@@ -16,8 +26,16 @@ class _Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(input)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._laid_out(), self.bias, "none", [], "")
         return product
+
+    def _laid_out(self) -> Tensor:
+        state = self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version
+        held = _LAID_OUT.get(self)
+        if held is None or held[0] != state:
+            held = state, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS)
+            _LAID_OUT[self] = held
+        return held[1]
 
 
 def through_onednn(model: nn.Module) -> None:
@@ -29,7 +47,7 @@ def through_onednn(model: nn.Module) -> None:
     Args:
         model: any; layers of a class of their own are left alone.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS):
         return
     for module in model.modules():
         if type(module) is nn.Linear:

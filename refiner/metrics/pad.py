@@ -122,7 +122,7 @@ def evaluate_pad(
     problems: list[Problem] = []
     scorer = (_Boxes if task == "instance" else _Masks)(Path(predictions), config, problems)
     with _recorder(folder) as record:
-        for image in source.images(problems):
+        for image in source.images(problems, scorer.names):
             scorer.add(image, record)
     if not scorer.names:
         raise InputError(
@@ -160,7 +160,6 @@ class _Masks:
         self.totals: dict[tuple[str, str, bool], PixelTotals] = {}
 
     def add(self, image: XaigdImage, record: Record) -> None:
-        self.names.add(image.name)
         folders = {category: self._folder(image, category) for category in self.categories}
         size = compared_size(image.size, self.config.transform)
         found = {category: read_prediction(folder, size, self.problems) for category, folder in folders.items()}
@@ -228,7 +227,6 @@ class _Boxes:
         self.totals: dict[tuple[str, str], InstanceCounts] = {}
 
     def add(self, image: XaigdImage, record: Record) -> None:
-        self.names.add(image.name)
         silent = 0
         for category in XaigdCategory:
             boxes = self.boxes.get((image.generator, image.uid, str(category)), [])

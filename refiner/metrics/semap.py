@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from refiner.data.anomreason import (
     read_anomalies,
     read_answers,
 )
-from refiner.errors import InputError
+from refiner.errors import InputError, WeightsError
 from refiner.metrics.bertscore import BertScore, Tokens, compare
 from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, View, score
 from refiner.runs import Json
@@ -101,7 +102,8 @@ def similarities(
         matches: the images.
         encoder: compares texts.
         files: names of the files of predictions and references, for problems.
-        problems: ``long_text`` and ``empty_text`` are added to it, where the encoder read less than there is.
+        problems: ``long_text`` and ``empty_text`` are added to it, where the encoder read less than there is; and
+            ``not_finite``, where it gave NaN or infinity: there is nothing to say of such an image, it is left out.
     """
     for chunk in _chunks(matches):
         sides = [anomalies for each in chunk for anomalies in (each.predictions, each.references)]
@@ -113,6 +115,8 @@ def similarities(
                 for part, file in zip(each[1:], files, strict=True)
             ]
             (phenomena, reasonings), (wanted_phenomena, wanted_reasonings) = read
+            if not all(one.finite for side in read for field in side for one in field):
+                continue
             yield Similarity(
                 image=each.image,
                 phenomenon=compare(phenomena, wanted_phenomena).f1,
@@ -135,6 +139,9 @@ def _read(
         for name, field in zip(("phenomenon", "reasoning"), fields, strict=True):
             field.append(next(tokens))
             where = f"{image}, anomaly {at}"
+            if not field[-1].finite:
+                detail = f"the encoder's features of the {name} are not finite numbers; the image is left out"
+                problems.append(Problem("not_finite", file, where, detail))
             if field[-1].cut:
                 detail = f"the {name} is longer than the encoder's {encoder.max_length} tokens; its end is ignored"
                 problems.append(Problem("long_text", file, where, detail))
@@ -163,6 +170,7 @@ def evaluate(
 
     Raises:
         InputError: the two have no image in common.
+        WeightsError: the encoder gives finite numbers of no image.
     """
     config = config or SemapConfig()
     matches, problems = match_images(predictions, references, config.missing)
@@ -174,9 +182,15 @@ def evaluate(
         )
     problems = [*predictions.problems, *references.problems, *problems]
     compared = similarities(matches, encoder, (predictions.file, references.file), problems)
+    first = next(compared, None)
+    if first is None:
+        raise WeightsError(
+            f"Expected finite features from the encoder {encoder.name!r}, got others in each of {len(matches)} images: "
+            "fetch its weights again."
+        )
     official = dataclasses.replace(config, view="full") == SemapConfig()
     comparable = "yes" if encoder.published and official else "no"
-    result = score(compared, config, f"{encoder.signature}|comparable_with_published={comparable}")
+    result = score(chain([first], compared), config, f"{encoder.signature}|comparable_with_published={comparable}")
     return dataclasses.replace(result, problems=tuple(problems))
 
 
