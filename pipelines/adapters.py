@@ -8,31 +8,37 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.errors import BadImageError
+from refiner.errors import BadImageError, ConfigError
 from refiner.pipelines.blending import blended
+from refiner.pipelines.controls import control_in, cut_out
 from refiner.pipelines.families import (
     cell_of,
     denoiser_of,
     family_of,
     inpaints,
     longest_side,
+    mixes_strengths,
     multiple_of,
     native_side,
     takes,
     tokenizers_of,
 )
 from refiner.pipelines.inpainting import Crop, Pixels
+from refiner.pipelines.staggering import Shares, staggered
 from refiner.protocols import PaintJob
 from refiner.types import Calls
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+
+T = TypeVar("T", bound=np.generic)
 
 _PER_PICTURE = frozenset({"image", "mask_image", "masked_image_latents", "latents", "strength", "padding_mask_crop"})
 """Options that belong to one picture: those of the generator never reach inpainting, which sets its own."""
@@ -150,13 +156,49 @@ class DiffusersPainter:
         with self._counting(pipe), _as_it_was(pipe), _chance(request["generator"].initial_seed()):
             return pipe(**request).images[0]
 
+    def check(self, *, soft: bool) -> None:
+        """Refuse what the inpainting model cannot do.
+
+        Args:
+            soft: whether parts of a crop are to be repainted with different strengths.
+
+        Raises:
+            ConfigError: with what to do instead.
+        """
+        if soft and not mixes_strengths(self._inpainter):
+            raise ConfigError(
+                f"Expected soft_edge=0 for {type(self._inpainter).__name__}, which is shown a mask that is yes or no, "
+                "got more: leave it out, or repaint with a model that takes no mask."
+            )
+
     def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Repaint crops of one size and one strength; float (H, W, 3) in [0, 1] each."""
+        """Repaint crops of one size; float (H, W, 3) in [0, 1] each.
+
+        Raises:
+            ConfigError: different strengths within a crop for a model that knows none.
+        """
         painted: dict[int, Pixels] = {}
-        for batch in _batches(self._inpainter, crops):
-            pictures = self._repaint(self._inpainter, [crops[index] for index in batch], self._inpaint_options())
+        options = self._inpaint_options()
+        if any(crop.change is not None for crop in crops):
+            self.check(soft=True)
+        for batch in _batches(self._inpainter, crops, options):
+            pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
             painted.update(zip(batch, pictures, strict=False))
         return [painted[index] for index in sorted(painted)]
+
+    def mark(self, picture: Image.Image) -> Image.Image:
+        """A picture with the watermark that the inpainting model's pipeline puts on what it paints, where it has one.
+
+        ``paint`` leaves it out: one that was shrunk and pasted with a crop could not be read.
+        """
+        import torch
+
+        watermark = getattr(self._inpainter, "watermark", None)
+        if watermark is None:
+            return picture
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        marked = watermark.apply_watermark(pixels)[0].permute(1, 2, 0).float().cpu().numpy()
+        return Image.fromarray(((marked / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8))
 
     def _inpaint_options(self) -> dict[str, Any]:
         """Another model than the generator has its own options; the callbacks are for both."""
@@ -166,21 +208,35 @@ class DiffusersPainter:
         }
         return {**options, **self._settings.inpaint_options}
 
-    def _repaint(self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[Pixels]:
-        """Repaint crops of one size and one strength in one call."""
+    def _repaint(
+        self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], *, marked: bool = True
+    ) -> list[Pixels]:
+        """Repaint crops of one size in one call, with or without the pipeline's watermark."""
         fitting = _fitting(crops[0].image.size, owner)
         if fitting is not None:
-            painted = self._repaint(owner, [_resized(crop, fitting) for crop in crops], options)
+            painted = self._repaint(owner, [_resized(crop, fitting) for crop in crops], options, marked=marked)
             return [_stretched(pixels, crops[0].image.size) for pixels in painted]
         family = family_of(owner)
         (width, height), images = crops[0].image.size, [crop.image for crop in crops]
-        pipe = inpainting_pipe(owner)
-        request: dict[str, Any] = {"strength": _strength(crops[0].strength, pipe, options)}
+        control = control_in(options, family.control)
+        pipe = inpainting_pipe(owner, controlled=control is not None)
+        if not marked and hasattr(pipe, "watermark"):
+            pipe.watermark = None
+        strengths = [_strength(crop.strength * _peak(crop), pipe, options) for crop in crops]
+        cell, strength = cell_of(owner), max(strengths)
+        shares = np.stack([_shares(crop, own, cell) for crop, own in zip(crops, strengths, strict=True)])
+        request: dict[str, Any] = {"strength": strength}
         if inpaints(pipe):
-            masks = [Image.fromarray(crop.mask).convert("L") for crop in crops]
-            request |= {"image": images, "mask_image": masks}
+            masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
+            request |= {"image": images, "mask_image": [Image.fromarray(mask).convert("L") for mask in masks]}
+            request |= _unseen(pipe, len(crops))
+            if mixes_strengths(owner):
+                staggered(pipe, shares, cell=cell, strength=strength)
         else:
-            pipe = blended(pipe, images, [crop.mask for crop in crops], strength=request["strength"])
+            pipe = blended(pipe, images, shares, strength=strength)
+        if control is not None:
+            several = hasattr(getattr(pipe, "controlnet", None), "nets")
+            request["control_image"] = cut_out(control, crops, several=several)
         if crops[0].negative_prompt:
             request["negative_prompt"] = [crop.negative_prompt for crop in crops]
         request |= {
@@ -193,7 +249,8 @@ class DiffusersPainter:
         }
         request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
         known = takes(pipe)
-        with self._counting(owner), _as_it_was(owner), _with_config(denoiser_of(owner), family.asked):
+        asked = _with_config(denoiser_of(owner), family.asked)
+        with self._counting(owner), _as_it_was(owner), _chance(crops[0].seed), asked:
             output = pipe(**{name: value for name, value in request.items() if name in known})
         owner.maybe_free_model_hooks()
         return list(output.images)
@@ -227,15 +284,28 @@ class DiffusersPainter:
                 denoiser._compiled_call_impl = compiled
 
 
-def inpainting_pipe(owner: DiffusionPipeline) -> DiffusionPipeline:
+def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
+    """A stand-in for the latents of masked pictures, which diffusers encodes even for a UNet that is not shown them."""
+    import torch
+
+    channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else None
+    return {"masked_image_latents": torch.zeros(count, 4, 1, 1)} if channels == 4 else {}
+
+
+def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
     """The pipeline that repaints, over the very same components; a scheduler of its own, set up alike.
 
     The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
+
+    Args:
+        owner: the user's pipeline.
+        controlled: whether its ControlNet is to steer; it needs a control image.
     """
     import diffusers
 
-    name = family_of(owner).inpaint
-    if name is None or inpaints(owner):
+    family = family_of(owner)
+    name = family.controlled if controlled and family.controlled else family.inpaint
+    if name is None or inpaints(owner) or isinstance(owner, getattr(diffusers, name)):
         pipe = copy.copy(owner)
     else:
         cls = getattr(diffusers, name)
@@ -260,13 +330,29 @@ def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] 
 
 
 def _resized(crop: Crop, size: tuple[int, int]) -> Crop:
-    mask = Image.fromarray(crop.mask).resize(size, Image.Resampling.NEAREST)
-    return replace(crop, image=crop.image.resize(size, Image.Resampling.LANCZOS), mask=np.asarray(mask))
+    def nearest(pixels: NDArray[T]) -> NDArray[T]:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
+
+    change = None if crop.change is None else nearest(crop.change.astype(np.float32))
+    return replace(
+        crop, image=crop.image.resize(size, Image.Resampling.LANCZOS), mask=nearest(crop.mask), change=change
+    )
 
 
 def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
     return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
+
+
+def _shares(crop: Crop, strength: float, cell: int) -> Shares:
+    """With what strength each cell of a crop is repainted; ``strength`` is the largest."""
+    shares = crop.mask[::cell, ::cell] * np.float64(strength)
+    return shares if crop.change is None else shares * (crop.change[::cell, ::cell] / _peak(crop))
+
+
+def _peak(crop: Crop) -> float:
+    """The largest share of its strength with which a crop is repainted."""
+    return 1.0 if crop.change is None else float((crop.change * crop.mask).max()) or 1.0
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
@@ -278,15 +364,23 @@ def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, An
     return max(strength, least if steps * least >= 1 else math.nextafter(least, 1))
 
 
-def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> list[list[int]]:
-    """Which crops go through a model together: all, unless its prompts must be of one length."""
-    if not family_of(pipe).one_length:
-        return [list(range(len(crops)))]
-    tokenizer = tokenizers_of(pipe)[0]
-    groups: dict[tuple[int, int], list[int]] = {}
+_PARTLY = ("control_guidance_start", "control_guidance_end")
+"""Options that speak of a share of a call's steps, so that all its rows must have the same."""
+
+
+def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
+    """Which crops go through a model together: all, unless its prompts or strengths must be alike."""
+    family = family_of(pipe)
+    mixed = mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
+    controlled = control_in(options, family.control) is not None
+    groups: dict[tuple[float, ...], list[int]] = {}
     for index, crop in enumerate(crops):
-        lengths = [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
-        groups.setdefault((lengths[0], lengths[1]), []).append(index)
+        kind = [] if mixed else [crop.strength]
+        kind += [index] if family.alone and controlled else []
+        if family.one_length:
+            tokenizer = tokenizers_of(pipe)[0]
+            kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
+        groups.setdefault(tuple(kind), []).append(index)
     return list(groups.values())
 
 

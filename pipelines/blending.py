@@ -9,16 +9,14 @@ can leave out its first steps. Nothing here touches the user's pipeline.
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
-from refiner.types import Mask
+from refiner.pipelines.staggering import Shares, Stagger, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -29,48 +27,40 @@ _PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "order_list")
 
 
 def blended(
-    pipe: DiffusionPipeline, images: Sequence[Image.Image], masks: Sequence[Mask], *, strength: float
+    pipe: DiffusionPipeline, images: Sequence[Image.Image], shares: Shares, *, strength: float
 ) -> DiffusionPipeline:
-    """A pipeline over the very same components, whose next call repaints pictures inside their masks.
+    """A pipeline over the very same components, whose next call repaints pictures where their shares are above 0.
 
     Args:
         pipe: text-to-image pipeline whose latents are (N, C, h, w).
         images: N RGB pictures of one size, that of the call.
-        masks: bool (H, W) each, True = repaint; of whole latent cells.
-        strength: share of the noise schedule that is run, in (0, 1]; at least one step is.
+        shares: float (N, h, w), with what strength each latent cell is repainted.
+        strength: the largest of them: share of the noise schedule that is run, in (0, 1]; at least one step is.
     """
     twin = copy.copy(pipe)
     twin.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    blend = _Blend(twin, images, masks, strength)
-    for owner, name, wrapper in (
-        (twin, "prepare_latents", blend.prepare_latents),
-        (twin.scheduler, "set_timesteps", blend.set_timesteps),
-        (twin.scheduler, "step", blend.step),
-    ):
-        inner = getattr(owner, name)
-        # Pipelines ask for the parameters of these methods: wraps keeps them.
-        setattr(owner, name, functools.wraps(inner)(functools.partial(wrapper, inner)))
+    blend = _Blend(twin, images, Stagger(shares, strength=strength))
+    wrap(twin, "prepare_latents", blend.prepare_latents)
+    # Pipelines ask for the parameters of these methods.
+    wrap(twin.scheduler, "set_timesteps", blend.set_timesteps)
+    wrap(twin.scheduler, "step", blend.step)
     return twin
 
 
 class _Blend:
     """What happens in the three methods of a pipeline and its scheduler that are wrapped."""
 
-    def __init__(
-        self, pipe: DiffusionPipeline, images: Sequence[Image.Image], masks: Sequence[Mask], strength: float
-    ) -> None:
-        self.pipe, self.scheduler, self.images, self.masks = pipe, pipe.scheduler, images, masks
-        self.strength = strength
+    def __init__(self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger) -> None:
+        self.pipe, self.scheduler, self.images, self.stagger = pipe, pipe.scheduler, images, stagger
         self.skipped = False  # whether the schedule has lost its first steps
         self.scheduled = False
         self.start: torch.Tensor | None = None  # what the pipeline starts from
-        self.done = 0  # steps
 
     def set_timesteps(self, inner: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Set the schedule and leave out its first steps, as the families' own inpainting classes do."""
         inner(*args, **kwargs)
-        steps = self.scheduler.num_inference_steps or len(self.scheduler.timesteps)
-        first = min(int(steps - steps * self.strength), steps - 1) * self.scheduler.order
+        self.stagger.schedule(lambda strength: len(self.scheduler.timesteps) - self._first(strength))
+        first = self._first(self.stagger.strength)
         for name in _PER_STEP:
             if getattr(self.scheduler, name, None) is not None:
                 setattr(self.scheduler, name, getattr(self.scheduler, name)[first:])
@@ -79,16 +69,20 @@ class _Blend:
         self.skipped, self.scheduled = first > 0, True
         self._begin()
 
+    def _first(self, strength: float) -> int:
+        """The entry of the whole schedule with which a strength begins; at least one step is left."""
+        steps = self.scheduler.num_inference_steps or len(self.scheduler.timesteps)
+        return min(int(steps - steps * strength), steps - 1) * int(self.scheduler.order)
+
     def prepare_latents(self, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """The latents to start from. Where the schedule is not yet set, they are filled in once it is."""
+        import torch
         from diffusers.utils.torch_utils import randn_tensor
 
         given = inspect.signature(inner).bind(*args, **kwargs).arguments
         device, dtype = given["device"], given["dtype"]
         self.known = _encode(self.pipe, self.images).to(device, dtype)
-        cell = self.pipe.vae_scale_factor
-        masks = np.stack([mask[::cell, ::cell] for mask in self.masks])[:, None]
-        self.inside = _tensor(masks).to(device)
+        self.codes = torch.from_numpy(self.stagger.codes[:, None]).to(device)
         self.noise = randn_tensor(self.known.shape, generator=given["generator"], device=device, dtype=dtype)
         self.start = inner(**{**given, "latents": self.noise}).clone()
         self._begin()
@@ -102,11 +96,11 @@ class _Blend:
         """One step, after which the known pixels are laid over what must not change."""
         import torch
 
-        output = inner(*args, **kwargs)
-        self.done += 1
-        level = self.scheduler.timesteps[self.done : self.done + 1]
+        inside = self.codes >= self.stagger.least
+        output = self.stagger.step(self.scheduler, inner, *args, **kwargs)
+        level = self.scheduler.timesteps[self.stagger.done : self.stagger.done + 1]
         known = self._noised(level) if len(level) else self.known
-        latents = torch.where(self.inside, output[0], known.to(output[0].dtype))
+        latents = torch.where(inside, output[0], known.to(output[0].dtype))
         if isinstance(output, tuple):
             return (latents, *output[1:])
         output.prev_sample = latents
@@ -142,9 +136,3 @@ def _precise(vae: Any) -> Iterator[None]:
     finally:
         if overflows:
             vae.to(torch.float16)
-
-
-def _tensor(masks: Mask) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(masks)

@@ -50,6 +50,8 @@ class RefineConfig:
     strengths: tuple[float, ...] = (0.7, 0.85, 1.0)  # share of the noise schedule at the 1st, 2nd, ... try at a region
     severity_strength: float = 0.0  # by this share a flaw of severity 0 gets less strength than one of 1; in [0, 1]
     area_strength: float = 0.0  # strength is multiplied by (1 - share of the picture) to this power; >= 0
+    mixed_strengths: float = 0.0  # regions whose strengths differ by at most this share a batch; in [0, 1]
+    soft_edge: float = 0.0  # inside the mask, strength rises to its whole over this share of the longer side; >= 0
     candidates: int = 1  # pictures painted of a region at the first try, one more at each later one; >= 1
     max_candidates: int = 4  # at most so many; >= candidates
 
@@ -60,11 +62,13 @@ class RefineConfig:
         for name in ("patience", "max_regions", "batch_size", "candidates"):
             self._check_least(name, 1)
         self._check("order", self.order in get_args(Order), f"one of {', '.join(get_args(Order))}")
-        for name in ("min_burden_drop", "min_score_gain", "dilate", "feather", "crop_padding", "area_strength"):
+        lengths = ("dilate", "feather", "crop_padding", "soft_edge")
+        for name in ("min_burden_drop", "min_score_gain", "area_strength", *lengths):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("max_denoiser_rows", "max_seconds"):
             self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0, or None")
-        for name in ("large_share", "global_share", "min_area", "max_area", "merge_overlap", "severity_strength"):
+        shares = ("large_share", "global_share", "min_area", "max_area", "merge_overlap")
+        for name in (*shares, "severity_strength", "mixed_strengths"):
             self._check(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         self._check("max_area", self.max_area >= self.min_area, f"at least min_area={self.min_area}")
         self._check("crop_min_side", 0 < self.crop_min_side <= 1, "in (0, 1]")

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
@@ -53,8 +54,18 @@ class Family:
     """Longest side that the denoiser has positions for, in its patches of latent cells; None: any."""
     one_length: bool = False
     """Whether prompts of one batch must have equally many tokens, lest padding change the picture."""
+    reads: int | None = None
+    """Tokens that are read at most, where the call has no ``max_sequence_length``; None: as the tokenizers say."""
+    framing: int = 0
+    """Tokens that a chat template puts around a prompt, at most; they count towards ``max_sequence_length``."""
+    blends: bool = True
+    """Whether the class that repaints lays the known latents over whatever is not masked after every step."""
     control: str | None = None
     """Name under which the generator's call takes ``control_image``."""
+    controlled: str | None = None
+    """Name of the class that repaints where there is a ``control_image``; None: as without."""
+    alone: bool = False
+    """Whether calls draw random numbers that no generator gives, so that each row must have a call of its own."""
 
 
 def _square(pipe: DiffusionPipeline) -> int:
@@ -71,26 +82,39 @@ _SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
 _SD3 = Family(multiple=16, longest=_line)
 _FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
 # Klein's call scales down what is larger than 1024 x 1024: crops stay below that, however their sides are rounded.
-_KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992)
-_QWEN = Family(inpaint="QwenImageInpaintPipeline", multiple=16)
-_Z_IMAGE = Family(inpaint="ZImageInpaintPipeline", multiple=16, native=1024)
+_KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992, framing=16)
+_QWEN = Family(inpaint="QwenImageInpaintPipeline", multiple=16, framing=16)
+_Z_IMAGE = Family(inpaint="ZImageInpaintPipeline", multiple=16, native=1024, framing=16)
 _CHROMA = Family(inpaint="ChromaInpaintPipeline", multiple=16, asked={"guidance_embeds": False})
 
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
-    "StableDiffusionControlNetPipeline": Family(inpaint=_SD.inpaint, control="image"),
+    "StableDiffusionControlNetPipeline": Family(
+        inpaint=_SD.inpaint, control="image", controlled="StableDiffusionControlNetInpaintPipeline"
+    ),
+    "StableDiffusionControlNetInpaintPipeline": _SD,
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
     "StableDiffusionXLInpaintPipeline": _SDXL,
-    "StableDiffusionXLControlNetPipeline": Family(inpaint=_SDXL.inpaint, control="image"),
+    "StableDiffusionXLControlNetPipeline": Family(
+        inpaint=_SDXL.inpaint, control="image", controlled="StableDiffusionXLControlNetInpaintPipeline"
+    ),
+    "StableDiffusionXLControlNetInpaintPipeline": _SDXL,
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": Family(inpaint="StableDiffusion3Pipeline", multiple=16, longest=_line),
+    "StableDiffusion3ControlNetPipeline": Family(
+        inpaint="StableDiffusion3Pipeline",
+        multiple=16,
+        longest=_line,
+        alone=True,
+        controlled="StableDiffusion3ControlNetPipeline",
+    ),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
-    "FluxControlNetPipeline": _FLUX,
-    "FluxFillPipeline": Family(multiple=16),
+    "FluxControlNetPipeline": Family(inpaint=_FLUX.inpaint, multiple=16, controlled="FluxControlNetInpaintPipeline"),
+    "FluxControlNetInpaintPipeline": _FLUX,
+    "FluxFillPipeline": Family(multiple=16, blends=False),
     "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked),
     "Flux2KleinPipeline": _KLEIN,
     "Flux2KleinInpaintPipeline": _KLEIN,
@@ -103,14 +127,14 @@ FAMILIES: Mapping[str, Family] = {
     "PixArtSigmaPipeline": Family(multiple=16, fixed=_no_bins),
     "SanaPipeline": Family(multiple=32, fixed=_no_bins),
     "KolorsPipeline": Family(),
-    "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins),
+    "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins, reads=256),
     "AuraFlowPipeline": Family(multiple=16, native=1024, longest=_square),
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
 }
 """By the name of a class in diffusers; subclasses belong to the family of their nearest ancestor."""
 
-_STRANGER = Family(multiple=16)
+_STRANGER = Family(multiple=16, blends=False)
 """A pipeline of no known family: good for generating where another pipeline inpaints, or for inpainting as it is."""
 
 
@@ -138,6 +162,13 @@ def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
 def inpaints(pipe: DiffusionPipeline) -> bool:
     """Whether a pipeline's own call repaints what is masked."""
     return {"prompt", "image", "mask_image"} <= takes(pipe).keys()
+
+
+def mixes_strengths(pipe: DiffusionPipeline) -> bool:
+    """Whether parts of a picture, and pictures of a batch, can be repainted with different strengths in one call."""
+    unet = getattr(pipe, "unet", None)
+    nine = unet is not None and unet.config.in_channels != pipe.vae.config.latent_channels
+    return family_of(pipe).blends and not nine
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> torch.nn.Module:
@@ -216,16 +247,30 @@ def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
     return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
 
 
-def count_tokens(pipe: DiffusionPipeline) -> tuple[Callable[[str], int], int]:
-    """How many tokens a text has for the text encoder that reads most of it, and how many any of them can read."""
-    tokenizers = tokenizers_of(pipe)
+def count_tokens(
+    pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Callable[[str], int], int]:
+    """How many tokens a text has for the text encoder that reads the longest texts, and how many that one can read.
+
+    The others, such as CLIP beside T5, read its beginning, where the user's prompt stands. Where several read equally
+    much, the one counts for which a text has the most tokens.
+
+    Args:
+        pipe: whose text encoders these are.
+        call: arguments of its call; ``max_sequence_length`` counts.
+    """
+    own = takes(pipe).get("max_sequence_length")
+    family, tokenizers = family_of(pipe), tokenizers_of(pipe)
+    usual = family.reads if own is None else own.default
+    longest = call.get("max_sequence_length", usual) or max(each.model_max_length for each in tokenizers)
+    limits = [(min(each.model_max_length, longest) - family.framing, each) for each in tokenizers]
+    most = max(limit for limit, _ in limits)
+    readers = [tokenizer for limit, tokenizer in limits if limit == most]
 
     def count(text: str) -> int:
-        return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in tokenizers)
+        return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in readers)
 
-    longest = takes(pipe).get("max_sequence_length")
-    limits = [longest.default] if longest is not None and isinstance(longest.default, int) else []
-    return count, min(limits + [tokenizer.model_max_length for tokenizer in tokenizers])
+    return count, most
 
 
 _SMALL_VOCABULARY = 5000

@@ -36,17 +36,22 @@ class Crop:
     negative_prompt: str
     seed: int
     strength: float
+    change: NDArray[np.floating] | None = None
+    """Float (H, W) in [0, 1]: by which share of the strength each pixel is repainted; None: by all of it."""
+    place: tuple[Box, Size] | None = None
+    """The box that was cut out, in pixels of a picture of this size; None: all of the picture."""
 
 
 CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
-"""Paints crops of one size and one strength, all or none with a negative prompt, in one batch."""
+"""Paints crops of one size, all or none with a negative prompt, in one batch."""
 
 
 class CropInpainter:
     """An inpainter over anything that paints crops.
 
-    Crops of one strength and size go through the model together. They are independent rows there, so that a job's
-    picture is the same whatever else is in the batch. Where memory runs out, the batch is halved and stays so.
+    Crops of one size, and of strengths close enough, go through the model together. They are independent rows there, so
+    that a job's picture is the same whatever else is in the batch. Where memory runs out, the batch is halved and stays
+    so.
 
     Args:
         paint: the model.
@@ -54,14 +59,25 @@ class CropInpainter:
         multiple: the model's heights and widths are multiples of this many pixels, a multiple of ``cell``.
         cell: side of a latent cell, in pixels.
         config: crop, feather and batch settings.
+        mark: puts a watermark on a whole picture, of which the pixels inside the masks are taken; None: there is none.
     """
 
-    def __init__(self, paint: CropPainter, *, native: int, multiple: int, cell: int, config: RefineConfig) -> None:
+    def __init__(
+        self,
+        paint: CropPainter,
+        *,
+        native: int,
+        multiple: int,
+        cell: int,
+        config: RefineConfig,
+        mark: Callable[[Image.Image], Image.Image] | None = None,
+    ) -> None:
         self._paint = paint
         self._native = native
         self._multiple = multiple
         self._cell = cell
         self._config = config
+        self._mark = mark
         self._batch = config.batch_size
         self._remarks: list[str] = []
 
@@ -85,9 +101,8 @@ class CropInpainter:
         if faults:
             reasons = " ".join(dict.fromkeys(faults.values()))
             self._remarks.append(f"{len(faults)} of {len(crops)} crops stay as they were. {reasons}")
-        reach = self._config.feather
         return [
-            job.image if index in faults else paste(job, boxes[index], painted[index], reach * max(job.image.size))
+            job.image if index in faults else self._pasted(job, boxes[index], painted[index])
             for index, job in enumerate(jobs)
         ]
 
@@ -130,6 +145,11 @@ class CropInpainter:
         warnings.warn(remark, RuntimeWarning, stacklevel=2)
         self._remarks.append(remark)
 
+    def _pasted(self, job: InpaintJob, box: Box, painted: Pixels) -> Image.Image:
+        picture = paste(job, box, painted, self._config.feather * max(job.image.size))
+        marked = self._mark(picture) if self._mark else picture
+        return picture if marked is picture else Image.composite(marked, picture, Image.fromarray(job.mask))
+
     def _box(self, job: InpaintJob) -> Box:
         size = Size(job.image.height, job.image.width)
         flawed = box_of(job.mask)
@@ -146,19 +166,36 @@ class CropInpainter:
         mask = Image.fromarray(job.mask[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.NEAREST)
         return Crop(
             image=job.image.crop(box).resize((size.width, size.height), Image.Resampling.LANCZOS),
-            mask=_whole_cells(np.asarray(mask), self._cell),
+            mask=whole_cells(np.asarray(mask), self._cell),
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
             seed=job.seed,
             strength=job.strength,
+            change=self._change(job, box, size) if self._config.soft_edge else None,
+            place=(box, Size(job.image.height, job.image.width)),
         )
+
+    def _change(self, job: InpaintJob, box: Box, size: Size) -> NDArray[np.float32]:
+        """By which share of its strength each pixel of a crop is repainted: all of it where the mask is deepest."""
+        x0, y0, x1, y1 = box
+        depth = feather(job.mask, self._config.soft_edge * max(job.image.size))
+        crop = Image.fromarray(depth[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.BILINEAR)
+        rows, columns = size.height // self._cell, size.width // self._cell
+        cells = np.asarray(crop).reshape(rows, self._cell, columns, self._cell).max(axis=(1, 3))
+        return (cells / cells.max()).repeat(self._cell, axis=0).repeat(self._cell, axis=1)
 
     def _groups(self, crops: Sequence[Crop]) -> list[list[int]]:
         """The crops that may be rows of one batch."""
+        spread, tops = self._config.mixed_strengths, dict[Hashable, dict[float, float]]()
+        # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
+        kinds = [(crop.image.size, bool(crop.negative_prompt)) for crop in crops]
+        for strength, kind in sorted(zip((crop.strength for crop in crops), kinds, strict=True), reverse=True):
+            known = tops.setdefault(kind, {})
+            top = min(known.values(), default=strength)
+            known[strength] = top if top - strength <= spread + 1e-9 else strength
         groups: dict[Hashable, list[int]] = {}
-        for index, crop in enumerate(crops):
-            # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
-            groups.setdefault((crop.strength, crop.image.size, bool(crop.negative_prompt)), []).append(index)
+        for index, (crop, kind) in enumerate(zip(crops, kinds, strict=True)):
+            groups.setdefault((kind, tops[kind][crop.strength]), []).append(index)
         return list(groups.values())
 
 
@@ -192,7 +229,7 @@ def work_size(box: Box, native: int, multiple: int) -> Size:
     return Size(height, width)
 
 
-def _whole_cells(mask: Mask, cell: int) -> Mask:
+def whole_cells(mask: Mask, cell: int) -> Mask:
     """Grow a mask (sides multiples of ``cell``) to whole latent cells, lest the model drop the parts of cells."""
     height, width = mask.shape
     cells = mask.reshape(height // cell, cell, width // cell, cell).any(axis=(1, 3))

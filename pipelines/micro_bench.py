@@ -125,6 +125,11 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     """What a run's figures depend on, as plain JSON values."""
     parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (pipe.detector, pipe.judge))]
     digest = hashlib.sha256()
+    for part in (pipe.detector, pipe.reviser):
+        backend = getattr(part, "backend", None)
+        if backend is not None:
+            digest.update(f"{getattr(part, 'name', '')} {backend.name}".encode())
+            parts.append(getattr(backend, "model", None))
     for part in parts:
         if hasattr(part, "state_dict"):
             for tensor in part.state_dict().values():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.chat_names import is_elsewhere
 from refiner.errors import ConfigError
@@ -24,9 +25,9 @@ Where = str | Path
 Judges = Judge | Where | Sequence[Judge | Where] | None
 
 
-def fitting_reviser(reviser: str, pipe: DiffusionPipeline) -> Reviser:
-    """A reviser whose prompts fit the pipeline's text encoders."""
-    count, limit = count_tokens(pipe)
+def fitting_reviser(reviser: str, pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})) -> Reviser:
+    """A reviser whose prompts fit the pipeline's text encoders, as its call has them read."""
+    count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
     return load_reviser(reviser, template, device=pipe.device)
 

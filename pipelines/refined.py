@@ -124,7 +124,7 @@ class RefinedPipeline:
             self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)
         chosen = reviser or "template"
-        self.reviser = fitting_reviser(chosen, pipe) if isinstance(chosen, str) else chosen
+        self.reviser = fitting_reviser(chosen, pipe, call or {}) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
         self.call_defaults = dict(call or {})
         self.inpaint_call_defaults = dict(inpaint_call or {})
@@ -375,10 +375,16 @@ class RefinedPipeline:
             inpainter=self.inpainter,
             second_stage=self.second_stage,
         )
+        painter.check(soft=settings.soft_edge > 0)
         parts = Parts(
             generator=SafetyChecked(painter) if self._has_safety_checker() else painter,
             inpainter=CropInpainter(
-                painter.paint, native=painter.native, multiple=painter.multiple, cell=painter.cell, config=settings
+                painter.paint,
+                native=painter.native,
+                multiple=painter.multiple,
+                cell=painter.cell,
+                config=settings,
+                mark=painter.mark,
             ),
             detector=self.detector,
             judge=self.judge,

@@ -73,6 +73,12 @@ def burden_within(analysis: Analysis, mask: Mask) -> float:
     return total
 
 
+def heat_within(analysis: Analysis, mask: Mask) -> float:
+    """The sum of the heatmap inside a bool (H, W) mask, in pixels."""
+    assert analysis.heatmap is not None
+    return float(analysis.heatmap[mask].sum())
+
+
 Choice = tuple[int | None, ...]
 """For each patch the candidate that is shown, or None where the old pixels stay."""
 
@@ -147,18 +153,21 @@ def _best_candidate(
     board: Board, patch: int, trials: Sequence[Choice], looks: Sequence[Look], config: RefineConfig
 ) -> int | None:
     """The candidate with the least burden in its patch, the judges, the first before the others, deciding between
-    equals; None: none is better."""
+    equals; None: none is better.
+
+    A detector's heatmap counts instead where it gives one: it also falls where a flaw became smaller or less sure, of
+    which regions, all or nothing, tell little.
+    """
     assert board.base.analysis is not None
     mask = board.masks[patch]
-    ranked = [
-        (burden_within(look.analysis, mask), [-score for score in look.scores], trial[patch])
-        for trial, look in zip(trials, looks, strict=True)
-        if look.analysis is not None
-    ]
-    if not ranked:
+    seen = [(trial[patch], look, look.analysis) for trial, look in zip(trials, looks, strict=True) if look.analysis]
+    if not seen:
         return None
+    mapped = all(analysis.heatmap is not None for analysis in (board.base.analysis, *(row[2] for row in seen)))
+    within, margin = (heat_within, 0.0) if mapped else (burden_within, config.min_burden_drop)
+    ranked = [(within(analysis, mask), [-score for score in look.scores], number) for number, look, analysis in seen]
     least, _, candidate = min(ranked, key=lambda row: row[:2])
-    return candidate if burden_within(board.base.analysis, mask) - least > config.min_burden_drop else None
+    return candidate if within(board.base.analysis, mask) - least > margin else None
 
 
 def _one_by_one(board: Board, kept: Choice, config: RefineConfig) -> Settled | None:

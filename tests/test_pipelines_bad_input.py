@@ -223,19 +223,38 @@ def stable_diffusion_xl(loaded: StableDiffusionPipeline) -> StableDiffusionXLPip
     return own
 
 
-def test_the_watermark_is_put_on_whatever_is_painted(loaded: StableDiffusionPipeline) -> None:
-    class Watermark:
-        shapes: list[tuple[int, ...]] = []  # noqa: RUF012
+class Watermark:
+    """Darkens every eighth column of a picture, as a whole picture of its own would be marked."""
 
-        def apply_watermark(self, images: torch.Tensor) -> torch.Tensor:
-            self.shapes.append(tuple(images.shape))
-            return images
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
 
-    own = stable_diffusion_xl(loaded)
-    own.watermark = Watermark()
-    assert run(own).best == 1
-    assert [shape[0] for shape in Watermark.shapes] == [1, len(BOXES)]
-    assert isinstance(own.watermark, Watermark)
+    def apply_watermark(self, images: torch.Tensor) -> torch.Tensor:
+        self.shapes.append(tuple(images.shape))
+        marked = images.clone()
+        marked[..., ::8] = -1
+        return marked
+
+
+def test_the_watermark_is_put_once_on_the_whole_picture_and_changes_no_pixel_that_stays(
+    loaded: StableDiffusionPipeline,
+) -> None:
+    """Neither on crops, where pasting would blur it, nor again on what bears it."""
+    own, mark = stable_diffusion_xl(loaded), Watermark()
+    own.watermark = mark
+    painted = run(own).attempts
+    assert painted[1].accepted
+    assert mark.shapes == [(1, 3, SIDE, SIDE)] * (1 + len(BOXES))
+    assert own.watermark is mark
+    for attempt in painted:
+        assert not np.asarray(attempt.image)[:, ::8].any()
+    given = Image.fromarray(np.random.default_rng(0).integers(1, 255, (SIDE, SIDE, 3), dtype=np.uint8))
+    repainted = run(own, image=given, strategy="inpaint").attempts[1]
+    marked = ~np.asarray(repainted.image)[:, ::8].any(axis=2)
+    assert np.array_equal(marked, repainted.painted[:, ::8])
+    assert marked.any()
+    assert not marked.all()
+    assert not (np.asarray(repainted.image) != np.asarray(given))[~repainted.painted].any()
 
 
 # Memory

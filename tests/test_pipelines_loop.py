@@ -298,6 +298,32 @@ def test_budgets_stop_before_the_next_painting() -> None:
     assert run(painter, RefineConfig(max_seconds=1e-9)).stop == "budget"
 
 
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_no_picture_is_looked_at_or_judged_twice(candidates: int) -> None:
+    def colour(job: InpaintJob) -> tuple[int, int, int]:
+        return (255 if job.seed % 3 else 0, job.seed % 251, job.seed % 241)
+
+    judged: list[bytes] = []
+
+    class Counting(MeanJudge):
+        def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+            judged.extend(image.tobytes() for image in images)
+            return super().score(images, prompts)
+
+    def reddish(image: Image.Image) -> Analysis:
+        found = [box for box in SPOTS if image.getpixel(box[:2])[0] == 255]
+        return Analysis(size=SIZE, regions=tuple(map(region, found)), detector="reddish")
+
+    for seed in range(6):
+        detector = ScriptedDetector(reddish)
+        config = RefineConfig(seed=seed, strategy="inpaint", max_rounds=4, patience=4, candidates=candidates)
+        result = run(Painter([picture(*SPOTS)], colour), config, detector, judge=Counting())
+        looked = [image.tobytes() for image in detector.seen]
+        assert len(looked) == len(set(looked)) == result.calls.detector_calls > len(result.attempts) - 1
+        assert sorted(judged) == sorted(looked)
+        judged.clear()
+
+
 def test_a_painter_that_repeats_itself_is_not_asked_for_ever() -> None:
     config = RefineConfig(strategy="regenerate", max_rounds=9, patience=9)
     result = run(Painter([picture(*SPOTS)]), config)
@@ -419,3 +445,22 @@ def test_bad_input_is_refused_in_words() -> None:
 def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="RefineConfig." + list(setting)[-1]):
         RefineConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_a_heatmap_tells_which_patch_got_better_where_regions_cannot() -> None:
+    """Every region stays, so that their burden is the same; of two patches one cools and the other warms."""
+    warmth = {RED: 0.6, GREEN: 0.5, GREY: 0.7}
+
+    def feel(image: Image.Image) -> Analysis:
+        heatmap = np.zeros(tuple(SIZE), dtype=np.float32)
+        for box in SPOTS[:2]:
+            heatmap[box[1] : box[3], box[0] : box[2]] = warmth[image.getpixel((box[0] + 3, box[1] + 3))]
+        return Analysis(size=SIZE, regions=tuple(map(region, SPOTS[:2])), heatmap=heatmap, detector="feeling")
+
+    painter = Painter([picture(*SPOTS[:2])], colour=lambda job: GREEN if job.mask[:, :20].any() else GREY)
+    config = RefineConfig(strategy="inpaint", max_rounds=1, dilate=0.0, feather=0.0)
+    result = run(painter, config, ScriptedDetector(feel), judge=MeanJudge())
+    assert result.attempts[1].accepted
+    assert [result.image.getpixel((box[0] + 3, box[1] + 3)) for box in SPOTS[:2]] == [GREEN, RED]
+    plain = ScriptedDetector(lambda image: replace(feel(image), heatmap=None))
+    assert not run(painter, config, plain, judge=MeanJudge()).attempts[1].accepted

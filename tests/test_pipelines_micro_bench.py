@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refiner.cli import main
+from refiner.detectors.chat import ChatRequest, Ledger, Outcome
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, ModelError
 from refiner.pipelines import RefinedPipeline
+from refiner.pipelines.chat_reviser import ChatReviser
 from refiner.pipelines.micro_bench import SYSTEMS, ShuffledDetector, cases, run, summarise
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
@@ -99,3 +103,21 @@ def test_a_run_is_resumed_and_refuses_records_of_other_settings(pipe: RefinedPip
     )
     with pytest.raises(ConfigError, match="another folder"):
         run(other, 2, 1, tmp_path)
+
+    class Writer:
+        name, max_side, ledger = "writer", 1, Ledger()
+
+        def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+            return [ModelError("silence") for _ in requests]
+
+    other = RefinedPipeline.from_pipe(
+        pipe.pipe, detector=pipe.detector, judge=pipe.judge, config=pipe.refine_config, reviser=ChatReviser(Writer())
+    )
+    with pytest.raises(ConfigError, match="another folder"):
+        run(other, 2, 1, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--detector", "--reviser"])
+def test_the_command_line_names_who_looks_and_who_revises(option: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["micro", "bench", option, "chatter:x", "--out", str(tmp_path)]) == 2
+    assert "chatter" in capsys.readouterr().err

@@ -27,6 +27,7 @@ from refiner.errors import BadImageError, ConfigError, InputError, WeightsError 
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings, inpainting_pipe  # noqa: E402
 from refiner.pipelines.families import reads_free_text  # noqa: E402
+from refiner.pipelines.inpainting import Crop  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -179,6 +180,26 @@ def test_many_regions_in_one_batch_equal_single_runs(build: Callable[[], Diffusi
         changed = (np.asarray(one) != np.asarray(image)).any(axis=2)
         assert changed.any()
         assert not (changed & ~job.mask).any()
+
+
+@pytest.mark.parametrize("build", [stable_diffusion, stable_diffusion_xl])
+def test_each_crop_is_encoded_once_and_painted_as_diffusers_does(
+    build: Callable[[], DiffusionPipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, rows = build(), [0]
+    pipe.vae.encoder.register_forward_pre_hook(lambda _module, args: rows.__setitem__(0, rows[0] + len(args[0])))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[8:40, 16:48] = True
+    crops = [
+        Crop(image=image, mask=mask, prompt=f"thing {n}", negative_prompt="", seed=n, strength=0.75) for n in range(3)
+    ]
+    painter = DiffusersPainter(pipe, PaintSettings(options={"num_inference_steps": 4}))
+    painted = painter.paint(crops)
+    assert rows == [3]
+    monkeypatch.setattr("refiner.pipelines.adapters._unseen", lambda *_: {})
+    assert np.array_equal(np.stack(painted), np.stack(painter.paint(crops)))
+    assert rows == [3 + 2 * 3]
 
 
 def test_the_users_pipeline_is_left_as_it_was(base: StableDiffusionPipeline) -> None:

@@ -105,5 +105,55 @@ def test_the_limit_holds_and_the_users_prompt_stays_whole(names: list[str], limi
     assert not set("()[]{}<>|\\") & set(revision.prompt + revision.negative_prompt)
 
 
+BUDGETS = {
+    "sd": 77, "sd-inpaint": 77, "sdxl": 77, "sd3": 256, "flux": 512, "flux-klein": 496, "qwen-image": 496,
+    "z-image": 496, "chroma": 512, "pixart-sigma": 300, "sana": 300, "kolors": 256, "hunyuan-dit": 256,
+    "aura-flow": 256, "lumina2": 256, "cogview4": 256,
+}  # fmt: skip
+"""Tokens that the text encoder that reads most of a prompt reads of it; of these, chat templates take up to 16."""
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # in diffusers
+@pytest.mark.parametrize("name", BUDGETS)
+def test_prompts_may_be_as_long_as_the_text_encoder_that_reads_most_reads(name: str) -> None:
+    pytest.importorskip("torch")
+    from tiny_pipelines import TINY
+
+    from refiner.pipelines.families import count_tokens
+    from refiner.pipelines.parts_by_id import fitting_reviser
+
+    assert BUDGETS.keys() == TINY.keys()
+    pipe = TINY[name].build()
+    reviser = fitting_reviser("template", pipe)
+    assert isinstance(reviser, TemplateReviser)
+    assert reviser.limit == BUDGETS[name]
+    free = TemplateReviser(limit=reviser.limit, count=reviser.count)  # the tiny tokenizers know few words
+    history = [attempt(*(flaw(f"paw number {number}", "six toes") for number in range(40)))]
+    length = free.count(free.revise("a dog", history).prompt)
+    assert reviser.limit - 60 < length <= reviser.limit
+    if "max_sequence_length" in TINY[name].call:
+        assert count_tokens(pipe, {"max_sequence_length": 60})[1] == 60 - (16 if BUDGETS[name] == 496 else 0)
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "hunyuan-dit"])
+def test_what_is_beyond_clips_reach_is_read(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    from tiny_pipelines import TINY
+
+    from refiner.pipelines.families import count_tokens
+
+    pipe = TINY[name].build()
+    count, limit = count_tokens(pipe)
+    call = {key: value for key, value in TINY[name].call.items() if key != "max_sequence_length"}
+    call |= {"num_inference_steps": 1, "height": 32, "width": 32, "output_type": "np"}
+    pictures = {}
+    for end in ("ab", "ba"):
+        text = "x" * (limit - count("ab") - 1) + end
+        assert 77 < count(text) <= limit
+        seed = torch.Generator().manual_seed(0)
+        pictures[end] = pipe(text, generator=seed, **call).images[0].tobytes()
+    assert pictures["ab"] != pictures["ba"]
+
+
 def test_without_memories_the_prompt_is_the_users() -> None:
     assert TemplateReviser().revise(PROMPT, [attempt(readable=False)]).prompt == PROMPT
