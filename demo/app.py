@@ -61,7 +61,7 @@ def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str
         studio: what it shows.
         port: to listen on; None: the first free one from 7860 on.
         share: whether Gradio's tunnel makes it public.
-        ready: gets the address once it is served.
+        ready: gets the address once it is served; with it that there is no public one, where one was wanted.
 
     Raises:
         ConfigError: the port is taken.
@@ -70,6 +70,13 @@ def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str
         bundled = any(id_.startswith("micro") for id_ in studio.settings.detectors.values())
         demo = build(studio, write_pictures(Path(folder)) if bundled else ())
         _launch(demo, studio.settings, port, share, folder, ready)
+
+
+def told_address(local: str, public: str | None, *, share: bool) -> str:
+    """Where the demo is; where a public address was wanted and there is none, that too."""
+    if share and not public:
+        return f"{local} (on this machine alone: Gradio's tunnel cannot be reached)"
+    return public or local
 
 
 def _launch(
@@ -99,7 +106,7 @@ def _launch(
     except OSError as error:
         raise ConfigError(f"Expected a free port, got {port}, which is taken: name another with --port.") from error
     try:
-        ready(public or local)
+        ready(told_address(local, public, share=share))
         demo.block_thread()
     finally:
         demo.close(verbose=False)

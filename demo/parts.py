@@ -87,7 +87,7 @@ def _tip(number: int, region: Region, analysis: Analysis) -> str:
     return (
         f'<div class="rf-tip" data-region="{number}" style="{across};{down}" aria-hidden="true">'
         f"<strong>{words(region.name)}</strong><span>{words(region.explanation)}</span>"
-        f'<span class="rf-faint">{_kind(region)} · severity {region.severity:.2f}</span></div>'
+        f"<span>{_kind(region)} · severity {region.severity:.2f}</span></div>"
     )
 
 

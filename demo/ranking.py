@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from PIL import Image
 
 from refiner.demo.jobs import Job, Tell
+from refiner.demo.line import StoppedError
 from refiner.demo.settings import Choices
 from refiner.demo.studio import Studio
 from refiner.demo.uploads import read_upload
@@ -99,10 +101,14 @@ class Ranked:
     """From ``refiner.rank_table.rank_runs``."""
     files: dict[str, str] = field(default_factory=dict)
     """``csv`` and ``zip`` -> path."""
+    left: tuple[str, ...] = ()
+    """Names of the generators that are not in it, as the job was stopped before all their pictures were looked at."""
 
 
 def rank(studio: Studio, session: str, request: RankRequest, folder: Path) -> Iterator[Any]:
     """Rank generators; yields ``Ranking`` as it goes, and ends with ``Ranked``.
+
+    A job that is stopped ranks the generators that are done; it ends without ``Ranked`` where these are fewer than two.
 
     Args:
         studio: whose models are used.
@@ -145,36 +151,51 @@ def _check(request: RankRequest, studio: Studio) -> None:
 
 def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Tell) -> Ranked:
     from refiner.evaluate_report import write_report
-    from refiner.evaluate_systems import Looker
     from refiner.evaluate_table import score
     from refiner.rank_report import write_rank_report
     from refiner.rank_table import RANK_CSV, rank_runs, write_tables
 
     prompts = _prompt_set(request.prompts)
-    # The judge is that of the first model that paints, or of the first that is offered.
-    model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
-    first = studio.refiner(model, request.detector, job, tell)
-    looker = Looker(detector=first.detector, judge=first.judge, batch_size=_BATCH)
     runs: dict[str, Run] = {}
-    data: dict[str, Pictures] = {}
-    for entry in request.entries:
-        if entry.model:
-            refiner = studio.refiner(entry.model, request.detector, job, tell)
-            data[entry.name] = Pictures(prompts)
-            system: System = _painting(entry, refiner, looker, folder / entry.name, request.seed)
-        else:
-            data[entry.name] = _uploaded(entry, prompts, folder / _UPLOADS / entry.name, studio, job)
-            system = looker
-        runs[entry.name] = _collect(
-            entry, data[entry.name], _Turns(studio, job, system, system.batch_size), folder, tell
-        )
+    shown: dict[str, Pictures] = {}
+    try:
+        for name, run, pictures in _runs(studio, request, prompts, folder, job, tell):
+            runs[name], shown[name] = run, pictures
+    except StoppedError:
+        if len(runs) < 2:
+            raise
+    left = tuple(entry.name for entry in request.entries if entry.name not in runs)
+    for name in left:
+        shutil.rmtree(folder / name, ignore_errors=True)
     document = rank_runs(runs, prompts.prompts_of, by=request.by)
-    shown = {name: pictures.painted(folder / name) for name, pictures in data.items()}
     for name, run in runs.items():
         write_report(run, score(run), shown[name])
     write_tables(document, folder)
     write_rank_report(document, runs, shown, folder)
-    return Ranked(document=document, files={"csv": str(folder / RANK_CSV), "zip": str(_zipped(folder))})
+    files = {"csv": str(folder / RANK_CSV), "zip": str(_zipped(folder))}
+    return Ranked(document=document, files=files, left=left)
+
+
+def _runs(
+    studio: Studio, request: RankRequest, prompts: PromptSet, folder: Path, job: Job, tell: Tell
+) -> Iterator[tuple[str, Run, Pictures]]:
+    """Name, run and pictures of each generator, once all of its pictures were looked at."""
+    from refiner.evaluate_systems import Looker
+
+    # The judge is that of the first model that paints, or of the first that is offered.
+    model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
+    first = studio.refiner(model, request.detector, job, tell)
+    looker = Looker(detector=first.detector, judge=first.judge, batch_size=_BATCH)
+    for entry in request.entries:
+        if entry.model:
+            refiner = studio.refiner(entry.model, request.detector, job, tell)
+            data = Pictures(prompts)
+            system: System = _painting(entry, refiner, looker, folder / entry.name, request.seed)
+        else:
+            data = _uploaded(entry, prompts, folder / _UPLOADS / entry.name, studio, job)
+            system = looker
+        run = _collect(entry, data, _Turns(studio, job, system, system.batch_size), folder, tell)
+        yield entry.name, run, data.painted(folder / entry.name)
 
 
 def _prompt_set(texts: Sequence[str]) -> PromptSet:

@@ -99,10 +99,9 @@ def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterato
                 if not isinstance(event, Ranked):
                     yield (views.progress(event), *nothing(_OUTPUTS - 1))
                     continue
-                best = event.document["systems"][0]["name"]
-                said = views.status(f"Best by {event.document['by']}: {best}.", kind="good")
+                said = views_rank.outcome(event.document, event.left)
                 yield said, views_rank.ranking(event.document), event.document, *event.files.values()
                 return
-        yield (views.status("Stopped before the ranking was complete."), *nothing(_OUTPUTS - 1))
+        yield (views.status("Stopped before two generators were done: nothing to rank."), *nothing(_OUTPUTS - 1))
 
     return rank_generators

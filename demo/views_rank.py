@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from refiner.demo.parts import words
-from refiner.evaluate_plots import words as plain
-from refiner.rank_report import forest
+from refiner.demo.views import status
+from refiner.rank_report import forest, lead
 from refiner.rank_table import FIGURES, HIGHER_IS_BETTER, VARIANTS, short
 from refiner.runs import Json
+
+
+def outcome(document: Json, left: Sequence[str] = ()) -> str:
+    """The status line of a ranking that is over; ``left`` are the generators that were not done when it was stopped."""
+    stopped = f"Stopped, without {', '.join(left)}. " if left else ""
+    return status(f"{stopped}Best by {document['by']}: {document['systems'][0]['name']}.", kind="good")
 
 
 def ranking(document: Json) -> str:
@@ -20,24 +26,12 @@ def ranking(document: Json) -> str:
     """
     names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
     terms = "".join(f"<dt>{name}</dt><dd>{FIGURES[name]}</dd>" for name in names)
-    return f"""<p class="rf-reason">{_lead(document)}</p>
+    return f"""<p class="rf-reason">{words(lead(document))}</p>
 {_table(document, names)}
 <ul class="rf-wins">{"".join(f"<li>{line}</li>" for line in _wins(document))}</ul>
 <div class="rf-charts">{"".join(_plots(document, names))}</div>
 <details><summary>What the figures mean</summary><dl class="rf-terms">{terms}</dl>
 <p class="rf-faint rf-small">{words(document["signature"])}</p></details>"""
-
-
-def _lead(document: Json) -> str:
-    by = document["by"]
-    way = "higher" if by in HIGHER_IS_BETTER else "lower"
-    said = [f"Ranked by {by}, {way} is better", f"{document['pictures']} of {document['of']} pictures compared"]
-    said += [
-        f"{words(system['name'])}: {count} {words(plain(kind))}"
-        for system in document["systems"]
-        for kind, count in {**system["errors"], **system["problems"]}.items()
-    ]
-    return "; ".join(said) + "."
 
 
 def _table(document: Json, names: list[str]) -> str:

@@ -105,30 +105,39 @@ class Served:
 @contextmanager
 def served(model: str, write_plugin: object, folder: Path, *more: str) -> Iterator[Served]:
     """Serve until the block is left. ``more`` are further arguments of ``refiner demo``."""
-    home, other, log = folder / "patches", folder / "warmer", folder / "log.txt"
+    home, other = folder / "patches", folder / "warmer"
     first = write_plugin(home, "patches_for_demo", DETECTORS)
     other.mkdir()
     (other / "warm").touch()
+    for place in (home, other):
+        (place / "allow").write_text(str(10**9))
+    chosen = ["--model", model, "--detector", first, "--detector", f"spots:{other}", *more]
+    with opened(chosen, folder, [home, other]) as demo:
+        yield demo
+
+
+@contextmanager
+def opened(arguments: list[str], folder: Path, homes: list[Path]) -> Iterator[Served]:
+    """Serve ``refiner demo ARGUMENTS`` on loopback until the block is left; what it writes stays in ``folder``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-P", "-m", "refiner", "demo", "--model", model, "--detector", first]
-    command += ["--detector", f"spots:{other}", "--port", str(port), *more]
+    paths = [str(homes[0])] if homes else []
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "GRADIO_TEMP_DIR": str(folder / "cache"),
         "OPENAI_API_KEY": SECRET,
     }
+    command = [sys.executable, "-P", "-m", "refiner", "demo", *arguments, "--port", str(port)]
+    log = folder / "log.txt"
     with log.open("w") as errors:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
-    demo = Served(f"http://127.0.0.1:{port}/", process, [home, other], log)
-    demo.allow(10**9)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("demo: http"), line + log.read_text()
-        yield demo
+        yield Served(f"http://127.0.0.1:{port}/", process, homes, log)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -237,6 +237,35 @@ def test_refining_a_picture_of_ones_own(visit, photo):
     expect(page.locator(".rf-attempt").first).to_contain_text("Your picture")
 
 
+def test_an_example_painted_anew(visit):
+    """By clicks alone: an example, a strategy, and what came of them."""
+    visitor = visit()
+    page = visitor.page
+    page.get_by_text("a blue cat with four legs facing left on a snow background").first.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^a blue cat"))
+    page.get_by_label("Paint anew").check()
+    page.get_by_role("button", name="Refine", exact=True).click()
+    visitor.told("was kept")
+    expect(page.locator(".rf-attempt").nth(1)).to_contain_text("Painted anew")
+    expect(page.locator(".rf-attempts")).not_to_contain_text("Repainted in place")
+
+
+def test_a_pasted_picture_is_looked_at(visit):
+    visitor = visit()
+    page = visitor.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="Detect").click()
+    page.evaluate("""async () => {
+        const canvas = new OffscreenCanvas(70, 50);
+        canvas.getContext("2d").fillRect(10, 10, 20, 20);
+        await navigator.clipboard.write([new ClipboardItem({"image/png": await canvas.convertToBlob()})]);
+    }""")
+    page.locator("#rf-detect-image").get_by_label("Paste from clipboard").click()
+    expect(page.locator("#rf-detect-image img")).to_be_visible()
+    page.get_by_role("button", name="Look", exact=True).click()
+    visitor.told("looked at 70 x 50 pixels", "detect")
+
+
 def test_errors_are_told_in_words_and_as_text(visit):
     visitor = visit()
     visitor.refine("   ")
@@ -300,16 +329,23 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     assert coming.value.path().read_text().splitlines()[0].startswith("place,name,source")
 
 
-def test_everything_can_be_reached_by_keys(visit):
-    """From the top through the page, without a mouse."""
+@pytest.mark.parametrize(
+    ("tab", "wanted"),
+    [
+        ("Refine", {"Detect", "Refine", "Start from a picture of your own", "Models", "range slider for Rounds"}),
+        ("Detect", {"Look"}),
+        ("Evaluate", {"Rank", "Pictures of your own"}),
+    ],
+)
+def test_everything_can_be_reached_by_keys(visit, tab, wanted):
+    """From the top through a tab, without a mouse."""
     visitor = visit()
     page = visitor.page
+    page.get_by_role("tab", name=tab).focus()
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur(); window.getSelection().collapse(document.body, 0)")
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''").strip())
-    wanted = {"Detect", "Evaluate", "Refine", "Start from a picture of your own", "Models", "range slider for Rounds"}
     assert wanted <= {text.split("\n")[0] for text in reached}
-    page.get_by_role("tab", name="Detect").focus()
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Look", exact=True)).to_be_visible()

@@ -330,3 +330,17 @@ def test_twenty_jobs_at_once_end_or_are_refused(demo):
     prompts = [data[4]["prompt"] for _, data in ended]
     assert len(set(prompts)) == 18
     assert demo.peak_memory() < 4 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("public", "share", "told"),
+    [
+        (None, False, "http://127.0.0.1:7860"),
+        ("https://words.example", True, "https://words.example"),
+        (None, True, "http://127.0.0.1:7860 (on this machine alone: Gradio's tunnel cannot be reached)"),
+    ],
+)
+def test_a_public_address_that_could_not_be_had_is_told(public, share, told):
+    from refiner.demo.app import told_address
+
+    assert told_address("http://127.0.0.1:7860", public, share=share) == told

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from demo_server import DETECTORS, SECRET  # noqa: E402
 
 from refiner.demo.jobs import Waiting  # noqa: E402
-from refiner.demo.ranking import Entry, Ranked, RankRequest, model_entries, rank  # noqa: E402
+from refiner.demo.ranking import Entry, Ranked, Ranking, RankRequest, model_entries, rank  # noqa: E402
 from refiner.demo.settings import DemoSettings  # noqa: E402
 from refiner.demo.studio import Looked, Painting, Refined, RefineRequest, Studio  # noqa: E402
 from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
@@ -248,11 +248,27 @@ def test_every_model_can_be_ranked(label):
     assert {entry.model for entry in entries.values()} == {label}
 
 
-def test_a_ranking_that_is_stopped_ends_without_one(studio, tmp_path):
-    entries = model_entries({"tiny": "x"}).values()
-    wanted = RankRequest(entries=tuple(entries), prompts=("x",) * 24, detector="patches")
-    events = rank(studio, "me", wanted, tmp_path)
-    next(events)
+def stopped_at(studio, folder, home, done):
+    """What comes after a ranking of three generators is stopped, with ``done`` of them done."""
+    entries = tuple(model_entries({"tiny": "x"}).values())
+    wanted = RankRequest(entries=entries, prompts=("x", "y", "z", "w"), detector="patches")
+    seen = home / "seen"
+    (home / "allow").write_text(str((int(seen.read_text()) if seen.exists() else 0) + 4 * done))
+    events = rank(studio, "me", wanted, folder)
+    next(event for event in events if isinstance(event, Ranking) and event.name == entries[done].name)
     studio.desk.stop("me")
-    assert not any(isinstance(event, Ranked) for event in events)
-    assert not list(Path(tmp_path).glob("rank.csv"))
+    (home / "allow").write_text(str(10**9))
+    return [event for event in events if isinstance(event, Ranked)]
+
+
+def test_a_ranking_that_is_stopped_ranks_those_that_are_done(studio, tmp_path, home):
+    (ranked,) = stopped_at(studio, tmp_path, home, 2)
+    assert {system["name"] for system in ranked.document["systems"]} == {"tiny", "tiny 4 steps"}
+    assert ranked.left == ("tiny 10 steps",)
+    with zipfile.ZipFile(ranked.files["zip"]) as archive:
+        assert {Path(name).parts[0] for name in archive.namelist() if "/" in name} == {"tiny", "tiny 4 steps"}
+
+
+def test_a_ranking_that_is_stopped_with_one_done_ends_without_one(studio, tmp_path, home):
+    assert stopped_at(studio, tmp_path, home, 1) == []
+    assert not list(tmp_path.glob("rank.csv"))

@@ -234,6 +234,8 @@ def test_a_ranking_is_shown_with_all_its_generators():
     assert len(shown.all("svg")) == 2
     assert "with a probability of 90 %" in re.sub(r"\s+", " ", shown.text)
     assert "1 InputError" in shown.text
+    assert "Stopped" not in safe(views_rank.outcome(document)).text
+    assert f"Stopped, without {HOSTILE}. Best by CAP" in safe(views_rank.outcome(document, [HOSTILE])).text
 
 
 def filled(path: str, height: int, width: int, scale: int = 8):
