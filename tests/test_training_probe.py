@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +16,7 @@ from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import inject
 from refiner.micro.things import COLOURS
 from refiner.micro.world import render, sample_scene
-from refiner.training import fit as fit_room
 from refiner.training import probe as probe_room
-from refiner.training.common import save_checkpoint
 from refiner.training.fit import FitSettings
 from refiner.training.legion_data import PART_NAMES
 from refiner.training.natural import Flaw
@@ -48,19 +48,16 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
     assert (logits[:, 1 + len(PART_NAMES) :].argmax(1)[flawed] == 1).float().mean() > 0.9
 
 
-def test_a_resumed_run_is_a_straight_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_is_a_straight_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopping_at_a_checkpoint: Callable[[], AbstractContextManager[None]],
+) -> None:
     data, recipe = [shard(20, 0)], ProbeRecipe(steps=8, batch=4)
     straight = train(recipe, data, tmp_path / "straight", "micro").model.state_dict()
     monkeypatch.setattr(probe_room, "FitSettings", partial(FitSettings, save_every=3))
-
-    def save_and_stop(path: Path, state: dict[str, object]) -> None:
-        save_checkpoint(path, state)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_room, "save_checkpoint", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, data, tmp_path / "resumed", "micro")
+    with stopping_at_a_checkpoint():
+        train(recipe, data, tmp_path / "resumed", "micro")
     resumed = train(recipe, data, tmp_path / "resumed", "micro").model.state_dict()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 

@@ -18,21 +18,19 @@ from refiner.errors import UnreadableOutputError, WeightsError
 from refiner.masks import box_of
 from refiner.micro.oracle import inspect
 from refiner.micro.world import parse_caption
-from refiner.training.legion_data import KIND_NAMES
+from refiner.training.legion_data import KIND_NAMES, PART_NAMES
 from refiner.training.vlm import VlmRecipe, export, export_checkpoint, prepare, run_stage
 from refiner.training.vlm_data import (
+    HUES,
     MOST_REGIONS,
     UNSEEN,
     Album,
-    ask,
-    collate,
     draw,
-    false_claim,
-    normalise,
-    sample_batch,
+    hues_of,
     unlike,
 )
 from refiner.training.vlm_eval import score
+from refiner.training.vlm_exchange import ask, collate, false_claim, normalise, places_of, sample_batch
 from refiner.training.vlm_model import Architecture, build_processor, copy_tower, in_rows, patches_of
 from refiner.training.vlm_words import (
     FORM,
@@ -102,8 +100,10 @@ def test_what_every_question_says_is_one_token(tokenizer, items):
         longest = max((item.caption for item in items), key=len)
         question = finding(PICTURE, longest, FORM, thorough=thorough)
         assert len(encoded(tokenizer, rendered(question, tokenizer, 1))) < 60
-    check = verifying(PICTURE, next(item.found for item in items if item.found), FRAME, FORM)
-    assert len(encoded(tokenizer, rendered(check, tokenizer, 1))) < 110
+    flawed = next(item for item in items if item.found)
+    for caption in ("", flawed.caption):
+        check = verifying(PICTURE, flawed.found, FRAME, FORM, caption)
+        assert len(encoded(tokenizer, rendered(check, tokenizer, 1))) < 110 + 40 * bool(caption)
 
 
 def test_training_asks_what_the_backend_asks(tokenizer, items):
@@ -222,6 +222,37 @@ def test_false_claims_are_of_what_is_right(items):
     assert claims > 15
 
 
+def test_places_are_where_the_parts_are(items):
+    rng, whole, parts = np.random.default_rng(6), 0, 0
+    for item in items:
+        places = dict(places_of(item, rng))
+        for name, box in places.items():
+            part, _, thing = name.rpartition(" of ")
+            colour, kind = thing.split()[-2:]
+            assert f"{colour} {kind}" in item.caption
+            x0, y0, x1, y1 = box
+            shown = {
+                PART_NAMES[label - 1] for label in np.unique(item.parts[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2]) if label
+            }
+            if part:
+                assert f"{kind}: {part.removeprefix('the ')}" in shown
+            whole, parts = whole + (not part), parts + bool(part)
+    assert min(whole, parts) > 10
+
+
+def test_every_pixel_has_the_colour_that_the_caption_says(items):
+    changed = unlike(next(item for item in items if not item.found), np.random.default_rng(7))
+    assert changed.kinds == (UNSEEN,)
+    assert not hues_of(changed).any()
+    for item in items:
+        hues, scene = hues_of(item), parse_caption(item.caption)
+        assert {HUES[hue - 1] for hue in hues[item.parts == 0]} == {scene.background}
+        for label in np.unique(item.parts[item.parts > 0]):
+            kind = PART_NAMES[label - 1].partition(": ")[0]
+            colours = {thing.colour for thing in scene.things if thing.kind == kind}
+            assert {HUES[hue - 1] for hue in hues[item.parts == label]} == colours
+
+
 def test_a_shard_gives_back_what_was_drawn(shards):
     album = Album(shards, shard=8)
     album.grow(2)
@@ -248,15 +279,21 @@ def test_captions_are_learnt_only_where_they_are_true(tokenizer, items):
     rng = np.random.default_rng(5)
     asked = [ask(item, rng) for item in items * 3]
     batch = collate(asked, tokenizer, TOY.tokens)
-    shown = 0
+    shown = located = 0
     for row, (item, exchange) in enumerate(asked):
         caption = tokenizer.decode(batch.captions[row][batch.captions[row] >= 0])
         assert caption in ("", item.caption)
         assert not caption or (UNSEEN not in item.kinds and item.caption in exchange.question.user)
         shown += bool(caption)
         answer = tokenizer.decode(batch.labels[row][batch.labels[row] >= 0], skip_special_tokens=True)
-        assert answer == exchange.answer
+        if exchange.boxes_only:
+            boxes = [region["bbox_2d"] for region in json.loads(exchange.answer)["regions"]]
+            assert json.loads(f"[[{answer.replace(']', '],[')}]]")[:-1] == boxes
+        else:
+            assert answer == exchange.answer
+        located += exchange.boxes_only
     assert shown > 20
+    assert located > 5
     assert len(batch.masks) == len(batch.rows) == len(batch.kinds)
     assert batch.kinds.max() < len(KIND_NAMES)
 

@@ -27,13 +27,19 @@ def draw_picture(rng: np.random.Generator, practice: float = 0.0) -> tuple[Image
         rng: the only source of chance.
         practice: chance that the picture must show one of the ``HARDEST``.
     """
-    scene, practised = _scene(rng), rng.random() < practice
-    while practised and not _hardest(scene):
-        scene = _scene(rng)
+    scene, practised = draw_scene(rng, practice)
     if len(scene.things) > 1 and rng.random() < CLOSE_UPS:
         choice = (practised and _hardest(scene)) or range(len(scene.things))
         return close_up(scene, choice[int(rng.integers(len(choice)))], rng)
     return render(scene), scene.caption
+
+
+def draw_scene(rng: np.random.Generator, practice: float) -> tuple[Scene, bool]:
+    """A random scene, and whether it had to show one of the ``HARDEST``, of which ``practice`` is the chance."""
+    scene, practised = _scene(rng), rng.random() < practice
+    while practised and not _hardest(scene):
+        scene = _scene(rng)
+    return scene, practised
 
 
 def _scene(rng: np.random.Generator) -> Scene:

@@ -27,7 +27,8 @@ from refiner.training.common import load_checkpoint, seed_everything
 from refiner.training.fit import FitSettings, fit
 from refiner.training.natural import Imperfect
 from refiner.training.paintings import Gallery
-from refiner.training.vlm_data import Album, Batch, normalise, sample_batch
+from refiner.training.vlm_data import Album
+from refiner.training.vlm_exchange import Batch, normalise, sample_batch
 from refiner.training.vlm_model import (
     Architecture,
     LossWeights,

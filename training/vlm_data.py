@@ -1,4 +1,4 @@
-"""Pictures of the micro world with their captions, as questions and answers for a vision-language model.
+"""Pictures of the micro world with their captions, for a vision-language model to learn from.
 
 Three sorts of pictures: with injected flaws, with the generator's own, and clean ones. Some captions are then made to
 ask for another colour, kind or attribute than the picture shows: a flaw that only a reader of captions can find.
@@ -14,58 +14,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import Qwen2TokenizerFast
 
 from refiner.detectors.answers import FoundRegion
-from refiner.detectors.chat import ChatRequest
-from refiner.detectors.vlm_questions import finding, verifying
-from refiner.masks import box_of, clip_box, location_words
+from refiner.masks import box_of, location_words
 from refiner.micro.flaws import inject
-from refiner.micro.things import COLOURS, KINDS
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, parse_caption, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
-from refiner.training.legion_data import KIND_NAMES, PART_NAMES, Augment, decoder_like, part_map
-from refiner.training.natural import EXPLANATION, Pixels, regions_of
+from refiner.training.legion_data import KIND_NAMES, PART_NAMES, part_map
+from refiner.training.natural import Pixels, regions_of
 from refiner.training.paintings import Gallery, Painting
 from refiner.training.vlm_words import (
-    FORM,
     FRAME,
     INSTEAD,
-    PICTURE,
     WANTED,
-    find_answer,
-    rendered,
-    told,
-    verify_answer,
 )
 from refiner.types import Box, Mask, Region
 
 CLEAN_SHARE = 0.3
 """Share of the pictures of injected flaws that have none; of painted ones a quarter and more are clean."""
-UNTOLD = 0.25
-"""Share of the questions that do not tell the caption."""
-UNLIKE = 0.3
-"""Share of the told captions that ask for something else than the picture shows."""
-CHECKED = 0.15
-"""Share of the questions that ask whether claims are true."""
-HASTY = 0.2
-"""Share of the other questions that ask for clear flaws alone, as one-step detectors do."""
 MOST_REGIONS = 6
 """Regions of an answer: the largest ones."""
 SURE, LESS_SURE = 0.9, 0.7
 """Confidence in an injected flaw or a wrong thing, and in a malformed part."""
-_LENGTH_STEP = 16
-"""Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
-_FALSE_CLAIMS = (
-    "the {part} is missing",
-    EXPLANATION,
-    "the {part} has a wrong colour",
-    "the edge of the {part} is jagged",
-)
 _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
     "face": ("{}", Category.ANATOMY, ("mouth",)),
     "clock": ("{} o'clock", Category.COMMONSENSE, ("hour hand",)),
@@ -74,6 +47,8 @@ _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
     "tree": ("with the sun on the {}", Category.OPTICS, ("sun",)),
 }
 """How an explanation words a kind's attribute, the flaw's category, and the parts that show it; none: all of them."""
+HUES = (*COLOURS, *BACKGROUNDS)
+"""Colours of things, and backgrounds."""
 UNSEEN = -1
 """In place of a kind of flaw: it cannot be seen in the picture alone."""
 
@@ -157,10 +132,10 @@ def unlike(item: Shown, rng: np.random.Generator) -> Shown:
     flawed = item.masks.any(axis=0)
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
-    if (_mask_of(item.parts, thing.kind) & flawed).any():
+    if (mask_of(item.parts, thing.kind) & flawed).any():
         return item
     wanted, seen, words, category, parts = _asked(thing, scene, rng)
-    mask = _mask_of(item.parts, thing.kind, parts)
+    mask = mask_of(item.parts, thing.kind, parts)
     box = box_of(mask)
     if box is None:
         return item
@@ -210,7 +185,7 @@ def _other(rng: np.random.Generator, choices: Sequence[str], own: str) -> str:
     return rest[int(rng.integers(len(rest)))]
 
 
-def _mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:
+def mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:
     """Where a thing, or some of its parts, should be, bool (96, 96)."""
     labels = [
         1 + label
@@ -285,142 +260,18 @@ def _found(entry: dict[str, Any]) -> FoundRegion:
     return FoundRegion(**{**entry, "category": Category(entry["category"]), "box": tuple(entry["box"])})
 
 
-class Exchange(NamedTuple):
-    """A question about a picture, and the answer to it."""
-
-    question: ChatRequest
-    answer: str
+def kind_of(label: int) -> str:
+    """Of the thing that a part of the map belongs to."""
+    return PART_NAMES[label - 1].partition(": ")[0]
 
 
-def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
-    """A question at random about a picture, whose caption may be changed first, with the true answer."""
-    caption_told = rng.random() >= UNTOLD
-    if caption_told and rng.random() < UNLIKE:
-        item = unlike(item, rng)
-    if rng.random() < CHECKED:
-        claims = [(_jittered(region, rng), True) for region in item.found if rng.random() < 0.7]
-        claims += [(claim, False) for _ in range(int(rng.integers(3))) if (claim := false_claim(item, rng))]
-        if claims:
-            claims = [claims[index] for index in rng.permutation(len(claims))]
-            question = verifying(PICTURE, [claim for claim, _ in claims], FRAME, FORM)
-            return item, Exchange(question, verify_answer(claims))
-    thorough = bool(rng.random() >= HASTY)
-    question = finding(PICTURE, item.caption if caption_told else "", FORM, thorough=thorough)
-    return item, Exchange(question, find_answer(item.found))
-
-
-def false_claim(item: Shown, rng: np.random.Generator) -> FoundRegion | None:
-    """A flaw of a part that has none; None where the part that chance chose has one, or is too small to be seen."""
-    things = parse_caption(item.caption).things
-    label = int(rng.choice(np.unique(item.parts)))
-    if label == 0:
-        return None
-    kind, _, part = PART_NAMES[label - 1].partition(": ")
-    colour = next((thing.colour for thing in things if thing.kind == kind), "")
-    mask = _mask_of(item.parts, kind, (part,))
-    box = box_of(mask)
-    if box is None or not colour or (mask & item.masks.any(axis=0)).any():
-        return None
-    template = _FALSE_CLAIMS[int(rng.integers(len(_FALSE_CLAIMS)))]
-    region = FoundRegion(
-        name=f"the {part} of the {colour} {kind}",
-        location=location_words(box, FRAME),
-        explanation=template.format(part=part),
-        reasoning="",
-        category=Category.ANATOMY,
-        severity=0.5,
-        score=LESS_SURE,
-        box=box,
-    )
-    return _jittered(region, rng)
-
-
-def _jittered(region: FoundRegion, rng: np.random.Generator) -> FoundRegion:
-    """The same with a box about as wrong as a model's."""
-    box = [side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE)]
-    return dataclasses.replace(region, box=clip_box(_in_order(box), FRAME) or region.box)
-
-
-def _in_order(box: Sequence[int]) -> Box:
-    x0, y0, x1, y1 = box
-    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
-
-
-class Batch(NamedTuple):
-    """B questions with answers; S flaws that the pictures show, row by row."""
-
-    pixels: Tensor
-    """Float (B, 3, 96, 96), normalised."""
-    ids: Tensor
-    """Int (B, L): question and answer, padded on the right."""
-    labels: Tensor
-    """Int (B, L): the answer's tokens where an answer stands, else -100."""
-    captions: Tensor
-    """Int (B, L): the caption's tokens where a question tells one that fits the picture, else -100."""
-    masks: Tensor
-    """Float (S, 96, 96) of 0 and 1."""
-    rows: Tensor
-    """Int (S,): which picture each flaw is of."""
-    kinds: Tensor
-    """Int (S,): index into ``KIND_NAMES``."""
-    parts: Tensor
-    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
-
-
-def sample_batch(
-    items: Sequence[Shown],
-    tokenizer: Qwen2TokenizerFast,
-    *,
-    seed: tuple[int, ...],
-    size: int,
-    picture_tokens: int,
-    augment: Augment = decoder_like,
-) -> Batch:
-    """Draw ``size`` pictures, augmented, with a question about each; the same ``seed`` gives the same batch."""
-    rng = np.random.default_rng(seed)
-    chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
-    asked = [ask(item._replace(image=augment(item.image, rng)), rng) for item in chosen]
-    return collate(asked, tokenizer, picture_tokens)
-
-
-def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> Batch:
-    """Put pictures, questions and answers into one batch."""
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    questions = [encode(rendered(exchange.question, tokenizer, picture_tokens)) for _, exchange in asked]
-    answers = [[*encode(exchange.answer), tokenizer.eos_token_id] for _, exchange in asked]
-    longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    ids = torch.full((len(asked), length), tokenizer.pad_token_id)
-    labels, captions = torch.full_like(ids, -100), torch.full_like(ids, -100)
-    before, after = (encode(text)[0] for text in told()[:2])
-    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        whole = torch.tensor([*question, *answer])
-        ids[row, : len(whole)] = whole
-        labels[row, len(question) : len(whole)] = whole[len(question) :]
-        if before in question and UNSEEN not in asked[row][0].kinds:
-            span = slice(question.index(before) + 1, question.index(after))
-            captions[row, span] = whole[span]
-    seen = [
-        (row, mask, kind)
-        for row, (item, _) in enumerate(asked)
-        for mask, kind in zip(item.masks, item.kinds, strict=True)
-        if kind != UNSEEN
-    ]
-    return Batch(
-        pixels=normalise(np.stack([item.image for item, _ in asked])),
-        ids=ids,
-        labels=labels,
-        captions=captions,
-        masks=torch.from_numpy(np.array([mask for _, mask, _ in seen], np.float32).reshape(-1, SIZE, SIZE)),
-        rows=torch.tensor([row for row, _, _ in seen], dtype=torch.long),
-        kinds=torch.tensor([kind for _, _, kind in seen], dtype=torch.long),
-        parts=torch.from_numpy(np.stack([item.parts for item, _ in asked])).long(),
-    )
-
-
-def normalise(images: Pixels) -> Tensor:
-    """Uint8 (B, 96, 96, 3) to what the tower sees, float (B, 3, 96, 96) in [-1, 1]."""
-    return torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1)
+def hues_of(item: Shown) -> Pixels:
+    """Uint8 (48, 48): 1 + index into ``HUES`` of the thing or the background that each second pixel should show; 0
+    everywhere where the caption asks for something else."""
+    if UNSEEN in item.kinds:
+        return np.zeros_like(item.parts)
+    scene = parse_caption(item.caption)
+    colours = {thing.kind: 1 + HUES.index(thing.colour) for thing in scene.things}
+    ground = 1 + HUES.index(scene.background)
+    table = [ground, *(colours.get(kind_of(label), 0) for label in range(1, 1 + len(PART_NAMES)))]
+    return np.array(table, np.uint8)[item.parts]

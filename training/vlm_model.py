@@ -20,7 +20,8 @@ from transformers import (
 from refiner.micro.world import SIZE
 from refiner.training.legion_data import KIND_NAMES, LABEL_SIDE, PART_NAMES
 from refiner.training.legion_losses import dice_loss, kind_loss, part_loss
-from refiner.training.vlm_data import Batch
+from refiner.training.vlm_data import HUES
+from refiner.training.vlm_exchange import Batch
 from refiner.training.vlm_words import CHAT, CLEAN, FOUND, LAST, NEXT, connectives, coordinates, told
 
 _TEMPORAL = 2
@@ -171,6 +172,8 @@ class LossWeights:
     """Kind of flaw in each patch of the tower, and flawed pixels."""
     parts: float = 0.25
     """Which part should be in each patch of the tower."""
+    hues: float = 0.5
+    """Colour of the thing, or background, that should be in each patch of the tower."""
 
 
 class Trainee(nn.Module):
@@ -185,7 +188,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model, self.shape = model, shape
         self.fine = LABEL_SIDE // shape.side
-        self.head = nn.Linear(shape.vision_width, 1 + len(KIND_NAMES) + len(PART_NAMES) + self.fine**2)
+        self.head = nn.Linear(shape.vision_width, 1 + len(KIND_NAMES) + len(PART_NAMES) + self.fine**2 + len(HUES))
         nn.init.constant_(self.head.bias[1 + len(KIND_NAMES) :], -4.0)
         self.register_buffer("importance", token_importance(tokenizer), persistent=False)
         self.register_buffer("targets", token_targets(tokenizer), persistent=False)
@@ -234,11 +237,14 @@ class Trainee(nn.Module):
 
     def _dense_losses(self, features: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
         rows = in_rows(features, len(batch.pixels), self.shape)
-        kinds, parts, flawed = (
-            self.head(rows).float().split([1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2], dim=2)
-        )
+        widths = [1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2, len(HUES)]
+        kinds, parts, flawed, hues = self.head(rows).float().split(widths, dim=2)
         flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + self._flawed_loss(flawed, batch)
-        return {"flaws": weights.flaws * flaws, "parts": weights.parts * part_loss(parts, batch.parts)}
+        return {
+            "flaws": weights.flaws * flaws,
+            "parts": weights.parts * part_loss(parts, batch.parts),
+            "hues": weights.hues * hue_loss(hues, batch.hues),
+        }
 
     def _flawed_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Flawed or not at every second pixel."""
@@ -249,6 +255,14 @@ class Trainee(nn.Module):
         truth = functional.avg_pool2d(truth[:, None], SIZE // LABEL_SIDE)[:, 0]
         bce = functional.binary_cross_entropy_with_logits(drawn, truth)
         return 4 * bce + dice_loss(drawn.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
+    """Which colours should be in each patch, (B, N, hues), as shares of its pixels; patches not known count nothing."""
+    side = round(logits.shape[1] ** 0.5)
+    shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
+    truth = functional.adaptive_avg_pool2d(shown, side).flatten(2).transpose(1, 2)[..., 1:]
+    return -(truth * logits.log_softmax(-1)).sum() / truth.sum().clamp(min=1)
 
 
 def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:

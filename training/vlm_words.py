@@ -36,6 +36,8 @@ PICTURE = Image.new("RGB", (SIZE, SIZE))
 """Stands for any picture: what is asked about one does not depend on its pixels."""
 INSTEAD, WANTED = "this is {seen} instead of {wanted}", "the picture was to show {phrase}"
 """Explanation and reasoning of what differs from the caption."""
+WHERE = "Where?"
+"""The question for the places of parts, which only training asks."""
 NOTHING = "nothing is wrong there"
 """Evidence for a claim that is wrong."""
 LIKELY, UNLIKELY = 0.9, 0.1
@@ -95,6 +97,12 @@ def verify_answer(claims: Sequence[tuple[FoundRegion, bool]]) -> str:
     return json.dumps({"verdicts": verdicts})
 
 
+def places_answer(places: Sequence[tuple[str, Box]]) -> str:
+    """The answer to the question where things and parts of them are."""
+    regions = [{"name": name, "bbox_2d": [thousandths(side) for side in box]} for name, box in places]
+    return json.dumps({"regions": regions})
+
+
 def thousandths(pixels: int) -> int:
     """A coordinate as Qwen3-VL writes it."""
     return round(pixels * 1000 / SIZE)
@@ -112,16 +120,27 @@ def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast, picture_tokens
 
 def build_tokenizer() -> Qwen2TokenizerFast:
     """Of Qwen's class; it gives every text back exactly."""
+    return tokenizer_of(vocabulary(), CHAT, _SPECIAL)
+
+
+def tokenizer_of(texts: Sequence[str], chat: str, special: Sequence[str]) -> Qwen2TokenizerFast:
+    """A tokenizer of Qwen's class to which each of ``texts`` is one token, and each byte elsewhere.
+
+    Args:
+        texts: as they stand in questions and answers.
+        chat: template of a conversation.
+        special: its control tokens; the second ends a turn.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     fast = Qwen2TokenizerFast(
-        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        additional_special_tokens=_SPECIAL, chat_template=CHAT,
+        tokenizer_object=core, unk_token=None, eos_token=special[1], pad_token="<|endoftext|>",
+        additional_special_tokens=list(special), chat_template=chat,
         chat_control_tokens=[],  # none but the special ones: the template itself has words that are tokens
     )  # fmt: skip
-    fast.add_tokens([AddedToken(text, normalized=False) for text in vocabulary()])
+    fast.add_tokens([AddedToken(text, normalized=False) for text in dict.fromkeys(texts)])
     return fast
 
 

@@ -1,0 +1,171 @@
+"""Train an instruct model, none of which is bundled yet: a tiny Qwen2, asked what ``ChatReviser`` asks.
+
+Run ``python -P -m refiner.training.instruct --help``; it takes a quarter of an hour of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+from torch.nn import functional
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
+
+from refiner.detectors.chat_local import LocalChat
+from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.pipelines.chat_reviser import ChatReviser
+from refiner.pipelines.parts_by_id import fitting_reviser
+from refiner.pipelines.revisers import TemplateReviser
+from refiner.training.common import seed_everything
+from refiner.training.fit import FitSettings, fit
+from refiner.training.instruct_data import MOST_ATTEMPTS, Batch, build_tokenizer, collate, draw, revised
+
+_HELD_OUT = 40_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructRecipe:
+    """All that a run depends on."""
+
+    seed: int = 0
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    groups: int = 2
+    inner: int = 384
+    steps: int = 900
+    rate: float = 2e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.995
+    batch: int = 16
+    bf16: bool = True
+    """Autocast to bfloat16; the weights themselves stay float32."""
+    save_every: int = 100
+
+
+def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructRecipe) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights for this tokenizer."""
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.inner,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.groups,
+            max_position_embeddings=4096,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+        )
+    )
+    model.generation_config.update(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def answer_loss(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the answers' tokens."""
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    asked = batch.labels[:, 1:] != -100
+    logits = model.lm_head(hidden[:, :-1][asked]).float()
+    return functional.cross_entropy(logits, batch.labels[:, 1:][asked])
+
+
+def micro_template() -> TemplateReviser:
+    """The template that fits the bundled generator."""
+    return cast(
+        TemplateReviser, fitting_reviser("template", DiffusionPipeline.from_pretrained(MICRO_WEIGHTS / "generator"))
+    )
+
+
+def train(recipe: InstructRecipe, template: TemplateReviser, folder: Path, out: Path) -> None:
+    """Train, resumed from ``folder`` where it holds a checkpoint; the model goes to ``out``, weights in float16."""
+    seed_everything(recipe.seed)
+    tokenizer = build_tokenizer(template)
+    model = build_model(tokenizer, recipe)
+
+    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rng = np.random.default_rng((recipe.seed, step))
+        attempts = 1 + step % MOST_ATTEMPTS  # the same for all: less padding
+        batch = collate([draw(rng, template, attempts) for _ in range(recipe.batch)], tokenizer)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            return answer_loss(model, batch), {}
+
+    settings = FitSettings(
+        steps=recipe.steps,
+        learning_rate=recipe.rate,
+        warmup=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        ema=recipe.ema,
+        seed=recipe.seed,
+        report_every=50,
+        save_every=recipe.save_every,
+    )
+    fit(model, loss_of_step, settings, folder, "instruct")
+    tokenizer.save_pretrained(out)
+    model.to(torch.float16).save_pretrained(out)
+
+
+def measure(folder: Path, template: TemplateReviser, count: int) -> dict[str, float]:
+    """Scores on held-out prompts and histories, asked through ``ChatReviser``.
+
+    Returns:
+        ``used`` (share of the answers that may be painted, at the first try or after an objection) and ``as_taught``
+        (share of the prompts that are exactly those that should be answered), in [0, 1].
+    """
+    reviser = ChatReviser(LocalChat.from_pretrained(folder, device="cpu"), template=template)
+    rng = np.random.default_rng(_HELD_OUT)
+    used = taught = 0
+    for number in range(count):
+        exchange = draw(rng, template, 1 + number % MOST_ATTEMPTS)
+        revision = reviser.revise(exchange.prompt, exchange.history)
+        own = not revision.note.startswith("Prompt by the template")
+        used += own
+        taught += own and revision.prompt == revised(exchange.prompt, exchange.history, template)[0]
+    return {"used": used / count, "as_taught": taught / count}
+
+
+def write_scores(folder: Path, scores: Mapping[str, float], recipe: InstructRecipe) -> None:
+    """Write a model's ``card.json`` with its scores."""
+    write_card(
+        folder,
+        name="instruct-micro 1",
+        recipe="python -P -m refiner.training.instruct --run runs/instruct --out DIR",
+        seed=recipe.seed,
+        data="captions of the micro world with histories of flaws, drawn on the fly (training/instruct_data.py)",
+        domain="micro",
+        scores={name: round(value, 4) for name, value in scores.items()},
+        settings=dataclasses.asdict(recipe),
+    )
+
+
+def main() -> None:
+    """``python -P -m refiner.training.instruct --run runs/instruct --out DIR``."""
+    parser = argparse.ArgumentParser(description="Train an instruct model; goes on from a checkpoint in --run.")
+    parser.add_argument("--run", type=Path, default=Path("runs/instruct"), help="checkpoint and log")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model, with its card")
+    parser.add_argument("--steps", type=int, default=InstructRecipe.steps, help=f"({InstructRecipe.steps})")
+    parser.add_argument("--count", type=int, default=100, help="held-out histories to measure it on (100)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe, template = InstructRecipe(steps=arguments.steps), micro_template()
+    train(recipe, template, arguments.run, arguments.out)
+    scores = measure(arguments.out, template, arguments.count)
+    write_scores(arguments.out, scores, recipe)
+    print(json.dumps(scores, indent=1))
+
+
+if __name__ == "__main__":
+    main()
