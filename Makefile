@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format types bench micro tree clean
+.PHONY: demo test check format types bench gallery micro tree clean
 
 demo: .venv/installed
 	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
@@ -28,17 +28,24 @@ check: .venv/installed-dev types
 types: .venv/installed-dev tree
 	MYPYPATH=build/tree $(BIN)/mypy -p refiner
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	$(BIN)/refiner micro bench
 	$(BIN)/python tests/benchmarks/costs.py
+	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/referee.py
 	$(BIN)/python tests/benchmarks/localization.py
-	$(BIN)/python tests/benchmarks/semap.py --images 4
+	$(BIN)/python tests/benchmarks/semap.py
 	$(BIN)/python tests/benchmarks/harness.py
 	$(BIN)/python tests/benchmarks/rank.py
 	$(BIN)/python tests/benchmarks/readers.py
 	$(BIN)/python tests/benchmarks/hps.py
+	$(BIN)/python tests/benchmarks/hps_parity.py
 	$(BIN)/python tests/benchmarks/vlm.py --count 48
+
+# The README's pictures.
+gallery: .venv/installed
+	$(BIN)/python tests/benchmarks/gallery.py
 
 micro: .venv/installed
 	$(BIN)/refiner micro build

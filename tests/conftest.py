@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,23 @@ def rank(
         return code, said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def stopping_at_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Opens a block in which a training is stopped as soon as it has written a checkpoint."""
+    from refiner.training import fit
+    from refiner.training.common import save_checkpoint
+
+    def save_and_stop(path: Path, state: dict[str, object]) -> None:
+        save_checkpoint(path, state)
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def stopping() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "save_checkpoint", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return stopping

@@ -1,9 +1,11 @@
 """The evaluation harness alone, with a cheap probe for a detector: speed, memory over many samples, kills survived.
 
 ``images_per_second`` is records, table and report together, in wall time of one process, for pictures of 256x256.
-``memory`` is the peak of a process's resident set in MiB, for so many pictures of 64x64: it is the samples that count
-there, not their size. ``kills`` is how many of the runs that were ended with SIGKILL at random points, and
-then resumed, gave the table of a straight run.
+``memory`` is what a process holds (its resident set, in MiB) while it evaluates pictures of 64x64: it is the samples
+that count there, not their size. ``after N`` is the most that was held at any time up to the N-th record; ``growth``
+is that of the last over the one after a twentieth, 1,000 of 20,000. ``whole`` is the peak with table and report.
+``kills`` is how many of the runs that were ended with SIGKILL at random points, and then resumed, gave the table of a
+straight run.
 
 Run with ``make bench`` or ``python tests/benchmarks/harness.py [--samples N] [--kills N] [--json]``.
 """
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.evaluate import collect, describe
+from refiner.evaluate import Progress, collect, describe
 from refiner.evaluate_report import write_report
 from refiner.evaluate_samples import Sample
 from refiner.evaluate_systems import Looker
@@ -73,24 +75,37 @@ def _analysis(mask: np.ndarray) -> Analysis:
     return Analysis(size=Size(*mask.shape), regions=(region,), detector="probe")
 
 
-def evaluate(folder: Path, count: int, side: int = SIDE, *, resume: bool = False) -> None:
+def evaluate(
+    folder: Path, count: int, side: int = SIDE, *, resume: bool = False, progress: Progress | None = None
+) -> None:
     """A whole run, or the rest of one."""
     data, system = Squares(count, side), Looker(detector=Probe(), batch_size=8)
     description = describe("localization", data, {"specification": "squares"}, system, {})
-    run = collect(data, system, description, folder, resume=resume)
+    run = collect(data, system, description, folder, resume=resume, progress=progress)
     write_report(run, score(run), data)
 
 
 def child(folder: Path, count: int, side: int = SIDE) -> subprocess.Popen[str]:
-    """A run in a process of its own; it prints its peak of memory."""
+    """A run in a process of its own; that of small pictures prints what memory it held."""
     arguments = ["--child", str(folder), "--samples", str(count), "--side", str(side)]
     return subprocess.Popen([sys.executable, "-P", __file__, *arguments], stdout=subprocess.PIPE, text=True)
 
 
-def peak(folder: Path, count: int) -> float:
-    """MiB of a run."""
-    said, _ = child(folder, count, SMALL).communicate()
-    return int(said) / 1024
+def watched(folder: Path, count: int) -> dict[str, float]:
+    """Evaluate small pictures here, and tell what memory was held."""
+    process, few, most, held = psutil.Process(), max(1, count // 20), 0.0, {}
+
+    def progress(done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, process.memory_info().rss / 2**20)
+        if done == total or (done >= few and not held):
+            held[f"after {done}"] = round(most, 1)
+
+    evaluate(folder, count, SMALL, progress=progress)
+    status = Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+    first, *_, last = held.values()
+    return {**held, "growth": round(last / first - 1, 4), "whole": round(peak, 1)}
 
 
 def survives(folder: Path, count: int, wanted: bytes) -> bool:
@@ -111,18 +126,16 @@ def survives(folder: Path, count: int, wanted: bytes) -> bool:
 def measure(samples: int, kills: int) -> dict[str, object]:
     """All figures."""
     with tempfile.TemporaryDirectory() as home:
-        root, few = Path(home), max(1, samples // 20)
-        memory = {str(count): round(peak(root / str(count), count), 1) for count in (few, samples)}
+        root = Path(home)
+        said, _ = child(root / "memory", samples, SMALL).communicate()
         began = time.perf_counter()
         evaluate(root / "straight", 400)
         speed = 400 / (time.perf_counter() - began)
         wanted = (root / "straight/table.json").read_bytes()
         survived = sum(survives(root / f"kill-{number}", 400, wanted) for number in range(kills))
-    growth = memory[str(samples)] / memory[str(few)] - 1
     return {
         "images_per_second": round(speed, 1),
-        "memory": memory,
-        "memory_growth": round(growth, 4),
+        "memory": json.loads(said),
         "kills": f"{survived} of {kills}",
     }
 
@@ -137,8 +150,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        evaluate(args.child, args.samples, args.side, resume=True)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        if args.side == SMALL:
+            print(json.dumps(watched(args.child, args.samples)))
+        else:
+            evaluate(args.child, args.samples, resume=True)
         return
     report = measure(args.samples, args.kills)
     if args.json:

@@ -1,0 +1,110 @@
+"""The README's gallery: pictures that the bundled models painted, before and after refinement, not hand-picked.
+
+It shows the benchmark's first held-out prompts, at its first seed, with whose start picture the detector finds fault;
+what did not get better stays in. Under each picture stands what detector and referee count there.
+
+Run with ``make gallery`` or ``python tests/benchmarks/gallery.py [--pairs N] [--out FILE]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from refiner import RefinedPipeline
+from refiner.micro.oracle import inspect
+from refiner.overlays import BAD, FAINT, GOOD, INK, PAPER, RULE, fitted, overlay
+from refiner.pipelines.loop import finish
+from refiner.pipelines.micro_bench import cases
+from refiner.types import Analysis, RefinementResult
+
+SIDE, GAP, COLUMNS = 216, 12, 2
+MARGIN, TITLE, NOTES = 26, 40, 24
+_font = functools.cache(ImageFont.load_default)
+
+
+class Pair(NamedTuple):
+    """A start picture and what was made of it."""
+
+    result: RefinementResult
+    before: int
+    """The referee's flaws."""
+    after: int
+
+
+def pairs_of(pipe: RefinedPipeline, count: int) -> tuple[list[Pair], int]:
+    """The first pairs, and how many prompts were passed over because nothing was found wrong with their start."""
+    pairs: list[Pair] = []
+    clean = 0
+    for case in cases(50 * count, 1):
+        if len(pairs) == count:
+            break
+        result = finish(pipe.stream(case.scene.caption, seed=case.seed, index=case.number))
+        start = result.attempts[0]
+        if start.analysis is None or not start.analysis.regions or start.image is None:
+            clean += 1
+            continue
+        found = [inspect(image, case.scene).count for image in (start.image, result.image)]
+        pairs.append(Pair(result, *found))
+    return pairs, clean
+
+
+def drawn(pairs: list[Pair]) -> Image.Image:
+    """All pairs on one RGB sheet: captions above, counts below."""
+    wide, high = 2 * SIDE + GAP, TITLE + SIDE + NOTES
+    rows = -(-len(pairs) // COLUMNS)
+    canvas = Image.new("RGB", (COLUMNS * (wide + MARGIN) + MARGIN, rows * (high + MARGIN) + MARGIN), PAPER)
+    for place, pair in enumerate(pairs):
+        row, column = divmod(place, COLUMNS)
+        _draw(canvas, pair, MARGIN + column * (wide + MARGIN), MARGIN + row * (high + MARGIN))
+    return canvas
+
+
+def _draw(canvas: Image.Image, pair: Pair, x: int, y: int) -> None:
+    draw = ImageDraw.Draw(canvas)
+    result, start, best = pair.result, pair.result.attempts[0], pair.result.attempts[pair.result.best]
+    lines = textwrap.wrap(result.prompt, 66, max_lines=2, placeholder=" ...")
+    draw.multiline_text((x, y), "\n".join(lines), font=_font(13), fill=INK, spacing=3)
+    better = pair.after < pair.before
+    colour = GOOD if better else BAD if pair.after > pair.before else FAINT
+    kept = {"inpaint": "repainted", "regenerate": "painted anew"}.get(best.action, "left as it was")
+    sides = (
+        (start.image, start.analysis, "start", pair.before, FAINT),
+        (best.image, best.analysis, kept, pair.after, colour),
+    )
+    y += TITLE
+    for number, (image, analysis, name, flaws, ink) in enumerate(sides):
+        assert image is not None
+        left = x + number * (SIDE + GAP)
+        picture = overlay(image, analysis, SIDE, fill=False) if number == 0 else fitted(image, SIDE)
+        canvas.paste(picture, (left, y))
+        draw.rectangle((left - 1, y - 1, left + SIDE, y + SIDE), outline=RULE)
+        draw.text((left, y + SIDE + 6), name, font=_font(13), fill=INK)
+        words = f"detector {_count(analysis)}, referee {flaws}"
+        draw.text((left + SIDE, y + SIDE + 6), words, font=_font(13), fill=ink, anchor="ra")
+
+
+def _count(analysis: Analysis | None) -> str:
+    return "?" if analysis is None else str(len(analysis.regions))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery.png")
+    options = parser.parse_args()
+    pipe = RefinedPipeline.from_pretrained("micro")
+    pipe.set_progress_bar_config(disable=True)
+    pairs, clean = pairs_of(pipe, options.pairs)
+    drawn(pairs).quantize(256).save(options.out, optimize=True)
+    before, after = sum(pair.before for pair in pairs), sum(pair.after for pair in pairs)
+    print(f"{options.out}: {len(pairs)} pairs, {clean} clean starts passed over; referee's flaws {before} -> {after}")
+
+
+if __name__ == "__main__":
+    main()

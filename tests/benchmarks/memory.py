@@ -1,0 +1,106 @@
+"""Peak memory of RefinedPipeline over its base pipeline and detector alone, at equal batch.
+
+Each side runs in processes of its own, in turn, which tell the peak of their resident set. ``base``: the diffusers
+pipeline paints as many pictures at once as ``RefinedPipeline`` repaints regions, and the detector looks at them.
+``refined``: ``RefinedPipeline`` paints a picture and repaints so many regions of it, two rounds. ``judged``: the same
+with the bundled judge, a network that the base does not have.
+
+Run with ``make bench`` or ``python tests/benchmarks/memory.py [--regions N] [--repeats N] [--json]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from refiner import RefineConfig, RefinedPipeline, load_detector
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.hub import resolve
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+PROMPT = "a red hand with five fingers on a sky background"
+CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
+CELL = 24
+"""Side of a region, in pixels."""
+
+
+def base(regions: int) -> None:
+    """Paint and look."""
+    pipe, detector = _loaded(), load_detector("micro")
+    pictures = pipe([PROMPT] * regions, **CALL).images
+    detector.batch(pictures, [PROMPT] * regions)
+
+
+def refined(regions: int, judge: str | None = None) -> None:
+    """Paint, look, and repaint; the detector does its work, but what it says is made up."""
+    detector, severities = load_detector("micro"), (0.8**number for number in itertools.count())
+
+    def answer(image: Image.Image) -> Analysis:
+        detector(image)
+        places = itertools.islice(itertools.product(range(0, 96, CELL), repeat=2), regions)
+        severity = next(severities)
+        found = [
+            Region(mask=None, box=(x, y, x + CELL, y + CELL), name="x", category=Category.SHAPE, severity=severity)
+            for x, y in places
+        ]
+        return Analysis(size=Size(image.height, image.width), regions=tuple(found), detector="made up")
+
+    config = RefineConfig(strategy="inpaint", max_rounds=2, max_regions=regions, strengths=(1.0,), dilate=0.0)
+    pipe = RefinedPipeline(_loaded(), detector=ScriptedDetector(answer), judge=judge, config=config, call=CALL)
+    (result,) = pipe(PROMPT, seed=0).results
+    rows = [attempt.calls.denoiser_rows for attempt in result.attempts]
+    assert rows[1] >= 2 * CALL["num_inference_steps"] * regions, rows
+
+
+def _loaded() -> Any:
+    pipe = DiffusionPipeline.from_pretrained(resolve("micro", "generator"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+SIDES = {"base": base, "refined": refined, "judged": lambda regions: refined(regions, "micro")}
+
+
+def peak(side: str, regions: int) -> float:
+    """MiB of a process."""
+    command = [sys.executable, "-P", __file__, "--side", side, "--regions", str(regions)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(said.split()[-1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--regions", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        torch.set_num_threads(1)
+        SIDES[options.side](options.regions)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    turns = [{side: peak(side, options.regions) for side in SIDES} for _ in range(options.repeats)]
+    document: dict[str, Any] = {"mib": {side: [round(turn[side], 1) for turn in turns] for side in SIDES}}
+    for side in ("refined", "judged"):
+        ratios = [turn[side] / turn["base"] for turn in turns]
+        document[f"{side}_over_base"] = {
+            "median": round(statistics.median(ratios), 4),
+            "range": [round(min(ratios), 4), round(max(ratios), 4)],
+        }
+    print(json.dumps(document, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Where the time of a refine call goes: into each network, and into everything outside of them.
+
+``outside`` is schedulers, tokenizers, diffusers' own Python, crops, masks, pasting, records: all that is not inside one
+of the networks' outermost modules. What a detector does between its modules, such as choosing the next token, counts as
+outside too. Seconds are those of the processor: in one thread they are what an idle machine takes. ``repeated`` are
+rows that a network was given before in the same call, and ``saving_at_most`` what a cache of its answers could save of
+the call's time.
+
+``large`` is what stays outside the networks when the pictures are 1024 x 1024 with four regions in each: in seconds,
+since networks of that size need a GPU; those used here are tiny and random.
+
+Run with ``make bench`` or ``python tests/benchmarks/overhead.py [--prompts N] [--large N] [--json]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+
+from refiner import RefineConfig, RefinedPipeline
+from refiner.detectors.scripted import ScriptedDetector
+from refiner.pipelines.loop import finish
+from refiner.pipelines.micro_bench import Case, cases
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
+
+Networks = Mapping[str, torch.nn.Module]
+
+
+class Clock:
+    """Seconds inside networks, by module, while it runs.
+
+    Args:
+        networks: what to time.
+        calls: together they call every module that will be called later. They are not timed: they tell each network's
+            outermost modules, and how many rows a network is given twice in one call.
+    """
+
+    def __init__(self, networks: Networks, calls: Sequence[Callable[[], Any]]) -> None:
+        self.names = {
+            id(module): f"{name}.{path}" for name, net in networks.items() for path, module in net.named_modules()
+        }
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.outermost: dict[int, torch.nn.Module] = {}
+        self.rows: Counter[str] = Counter()
+        self.repeated: Counter[str] = Counter()
+        self.depth = 0
+        modules = [module for network in networks.values() for module in network.modules()]
+        for call in calls:
+            self.seen: set[int] = set()
+            with _hooked(modules, self._note, self._leave):
+                call()
+
+    def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.depth == 0:
+            name = self.names[id(module)]
+            self.outermost[id(module)] = module
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            if kwargs.get("past_key_values") is not None:
+                tensors = []  # a token's row depends on all tokens before it
+            for row in zip(*(tensor for tensor in tensors if tensor.ndim), strict=False):
+                key = hash((name, *(part.float().numpy().tobytes() for part in row)))
+                self.rows[name] += 1
+                self.repeated[name] += key in self.seen
+                self.seen.add(key)
+        self.depth += 1
+
+    def _leave(self, *_: Any) -> None:
+        self.depth -= 1
+
+    def _enter(self, *_: Any) -> None:
+        if self.depth == 0:
+            self.began = time.process_time()
+        self.depth += 1
+
+    def _stop(self, module: torch.nn.Module, *_: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.seconds[self.names[id(module)]] += time.process_time() - self.began
+
+    def time(self, call: Callable[[], Any]) -> dict[str, float]:
+        """Seconds of one call, by outermost module, and ``outside``."""
+        self.seconds.clear()
+        with _hooked(list(self.outermost.values()), self._enter, self._stop):
+            began = time.process_time()
+            call()
+            whole = time.process_time() - began
+        return {**self.seconds, "outside": whole - sum(self.seconds.values())}
+
+
+@contextmanager
+def _hooked(modules: list[torch.nn.Module], enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
+    """Call ``enter`` and ``leave`` around the forward pass of each module."""
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
+    handles += [module.register_forward_hook(leave, always_call=True) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def micro(prompts: int) -> dict[str, Any]:
+    """Shares of the bundled models' refine calls, with a bootstrap 95 % interval over calls."""
+    pipe = RefinedPipeline.from_pretrained("micro")
+    pipe.set_progress_bar_config(disable=True)
+    networks = {
+        "denoiser": pipe.pipe.unet,
+        "autoencoder": pipe.pipe.vae,
+        "text encoder": pipe.pipe.text_encoder,
+        "detector": pipe.detector.model,
+        "judge": pipe.judge.model,
+    }
+
+    def refine(case: Case) -> None:
+        finish(pipe.stream(case.scene.caption, seed=case.number, index=case.number))
+
+    calls = [functools.partial(refine, case) for case in cases(prompts + prompts // 2, 1)]
+    clock = Clock(networks, calls[prompts:])
+    found = [clock.time(call) for call in calls[:prompts]]
+    modules = [*clock.rows, "outside"]
+    table = np.array([[call.get(name, 0.0) for name in modules] for call in found])
+    share = dict(zip(modules, (table.sum(axis=0) / table.sum()).tolist(), strict=True))
+    drawn = table[np.random.default_rng(0).integers(len(table), size=(5000, len(table)))].sum(axis=1)
+    low, high = np.quantile(drawn[:, -1] / drawn.sum(axis=1), (0.025, 0.975))
+    by_network: dict[str, float] = defaultdict(float)
+    for name, part in share.items():
+        by_network[name.partition(".")[0]] += part
+    return {
+        "calls": prompts,
+        "seconds_a_call": round(float(table.sum(axis=1).mean()), 3),
+        "share": {name: round(part, 4) for name, part in by_network.items()},
+        "outside_ci95": [round(float(low), 4), round(float(high), 4)],
+        "repeated": {
+            name: {"rows": f"{again} of {clock.rows[name]}", "saving_at_most": share[name] * again / clock.rows[name]}
+            for name, again in clock.repeated.items()
+            if again
+        },
+    }
+
+
+SIDE = 1024
+BOXES = ((96, 96, 288, 288), (640, 128, 768, 384), (160, 640, 480, 864), (704, 672, 832, 800))
+
+
+def large(calls: int) -> dict[str, Any]:
+    """Seconds outside the networks with pictures of 1024 x 1024: one start, one round of four regions, 30 steps."""
+    pipe = _tiny()
+    severities = itertools.count()
+
+    def flaws(_image: Image.Image) -> Analysis:
+        severity = 0.8 ** (next(severities) % 2)
+        regions = tuple(
+            Region(mask=None, box=box, name="the hand", category=Category.ANATOMY, severity=severity) for box in BOXES
+        )
+        return Analysis(size=Size(SIDE, SIDE), regions=regions, detector="scripted")
+
+    refined = RefinedPipeline(
+        pipe,
+        detector=ScriptedDetector(flaws),
+        config=RefineConfig(max_rounds=1),
+        call={"num_inference_steps": 30},
+        native=SIDE,
+    )
+    networks = {"denoiser": pipe.unet, "autoencoder": pipe.vae, "text encoder": pipe.text_encoder}
+
+    def call() -> None:
+        finish(refined.stream("a hand", seed=0))
+
+    clock = Clock(networks, [call])
+    outside = [clock.time(call)["outside"] for _ in range(calls)]
+    return {"calls": calls, "outside_seconds": {"median": round(float(np.median(outside)), 3), "least": min(outside)}}
+
+
+def _tiny() -> StableDiffusionPipeline:
+    """A pipeline with latents of SDXL's size and next to no weights; it has the bundled one's tokenizer and encoder."""
+    bundled = RefinedPipeline.from_pretrained("micro").pipe
+    torch.manual_seed(0)
+    blocks = 4
+    vae = AutoencoderKL(
+        block_out_channels=[4] * blocks,
+        down_block_types=["DownEncoderBlock2D"] * blocks,
+        up_block_types=["UpDecoderBlock2D"] * blocks,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=SIDE,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIDE // 8,
+        block_out_channels=(4, 4),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type=None,
+        norm_num_groups=4,
+        cross_attention_dim=bundled.text_encoder.config.hidden_size,
+    )
+    parts = {**bundled.components, "vae": vae.eval(), "unet": unet.eval()}
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--large", type=int, default=5, help="calls")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    document = {}
+    if options.prompts:
+        document["micro"] = micro(options.prompts)
+    if options.large:
+        document["large"] = large(options.large)
+    if options.json:
+        print(json.dumps(document))
+        return
+    for name, figures in document.items():
+        print(name, json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
