@@ -1,16 +1,18 @@
 """Does refinement help? The loop against its controls on the micro world, counted by the oracle.
 
-For every held-out prompt and seed six systems make a picture: the start image alone; the best of n pictures by the
-judge, without a detector, at no fewer denoiser rows than auto spent; the auto loop with the detector's masks put in
-random places, under auto's budget; and the three strategies. All share models, prompt, seed and so the start image. The
-oracle counts what is wrong with each result; when they run, neither detector, judge nor loop sees it. Every run is a
-line of ``records.jsonl``: a benchmark that was stopped goes on where it was, if models and settings are still the same.
+For every held-out prompt and seed seven systems make a picture: the start image alone; the start image painted in more
+steps, and the best of n pictures by the judge, both without a detector and at no fewer denoiser rows than auto spent;
+the auto loop with the detector's masks put in random places, under auto's budget; and the three strategies. All share
+models, prompt, seed and so the start image. The oracle counts what is wrong with each result; when they run, neither
+detector, judge nor loop sees it. Every run is a line of ``records.jsonl``: a benchmark that was stopped goes on where
+it was, if models and settings are still the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,14 +28,15 @@ from refiner.masks import box_of, dilate
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
+from refiner.pipelines.families import takes
 from refiner.pipelines.loop import finish
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.protocols import Detector, PaintJob, Spender
 from refiner.runs import atomic_write, derive_seed, dumps
-from refiner.types import Analysis, Calls, Mask, RefinementResult, Region
+from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region
 
-SYSTEMS = ("start", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
-CONTROLS = ("start", "best_of_n", "shuffled")
+SYSTEMS = ("start", "more_steps", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
+CONTROLS = ("start", "more_steps", "best_of_n", "shuffled")
 _HELD_OUT = 900_002
 """First word of the benchmark's seeds; no training draws from it."""
 
@@ -134,7 +137,12 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
         if hasattr(part, "state_dict"):
             for tensor in part.state_dict().values():
                 digest.update(tensor.float().cpu().numpy().tobytes())
-    made = {"weights": digest.hexdigest(), "config": asdict(pipe.refine_config), "call": dict(pipe.call_defaults)}
+    made = {
+        "weights": digest.hexdigest(),
+        "config": asdict(pipe.refine_config),
+        "call": dict(pipe.call_defaults),
+        "inpaint_call": dict(pipe.inpaint_call_defaults),
+    }
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain
 
@@ -167,8 +175,10 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
         reviser=pipe.reviser,
         config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1)),
         call=pipe.call_defaults,
+        inpaint_call=pipe.inpaint_call_defaults,
     )
     systems["shuffled"], _ = _refined(shuffled, case, strategy="auto")
+    systems["more_steps"] = _more_steps(pipe, case, budget, start)
     systems["best_of_n"] = _best_of_n(pipe, case, budget, start.seed)
     return {
         "prompt": case.number,
@@ -186,6 +196,17 @@ def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[st
     calls = result.calls
     seconds = time.perf_counter() - began
     return _row(result.image, case.scene, calls.denoiser_rows, calls.detector_calls, seconds), result
+
+
+def _more_steps(pipe: RefinedPipeline, case: Case, rows: int, start: Attempt) -> dict[str, Any]:
+    """The start's own prompt and noise, denoised in as many steps as the rows pay for."""
+    name = "num_inference_steps"
+    usual = pipe.call_defaults.get(name, takes(pipe.pipe)[name].default)
+    steps = math.ceil(usual * max(1.0, rows / start.calls.denoiser_rows))
+    painter = DiffusersPainter(pipe.pipe, PaintSettings(options={**pipe.call_defaults, name: steps}))
+    began = time.perf_counter()
+    picture = painter.generate([PaintJob(prompt=case.scene.caption, seed=start.seed)])[0]
+    return _row(picture, case.scene, painter.spent().denoiser_rows, 0, time.perf_counter() - began)
 
 
 def _best_of_n(pipe: RefinedPipeline, case: Case, rows: int, seed: int) -> dict[str, Any]:

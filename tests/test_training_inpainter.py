@@ -17,7 +17,16 @@ from refiner.micro.world import SIZE, parse_caption
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.training import inpainter as room
 from refiner.training.fit import FitSettings
-from refiner.training.inpainter import InpainterRecipe, draw_hole, draw_pool, loss_of_pool, train, widened
+from refiner.training.inpainter import (
+    HolePool,
+    InpainterRecipe,
+    draw_hole,
+    draw_pool,
+    loss_of_pool,
+    train,
+    velocity_loss,
+    widened,
+)
 
 SMALL = InpainterRecipe(steps=4, batch=4, pool=50)
 
@@ -59,6 +68,25 @@ def test_the_pool_shows_no_pixel_of_a_hole(pipe: StableDiffusionPipeline, tmp_pa
     holes = pool.masks.expand_as(pool.latents)
     difference = (pool.latents.float() - pool.around.float()).abs()
     assert difference[holes].mean() > 10 * difference[~holes].mean()
+
+
+@torch.inference_mode()
+def test_the_loss_outside_of_the_hole_counts_by_its_weight(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    """Of a picture that is all hole the weight is no matter; else it moves the loss between the two parts'."""
+    recipe = InpainterRecipe(batch=4, pool=50)
+    pool, unet = draw_pool(pipe, recipe, tmp_path / "holes.safetensors"), widened(pipe.unet)
+    rows = slice(0, recipe.batch)
+    states = pipe.text_encoder(pool.tokens[rows]).last_hidden_state
+
+    def lost(masks: torch.Tensor, outside: float) -> float:
+        batch = HolePool(pool.latents[rows].float(), pool.around[rows].float(), masks, pool.tokens[rows])
+        return velocity_loss(unet, pipe.scheduler, batch, states, outside, torch.Generator().manual_seed(3)).item()
+
+    masks = pool.masks[rows].float()
+    inside, both, whole = (lost(masks, outside) for outside in (0.0, 0.3, 1.0))
+    assert whole == pytest.approx(lost(torch.ones_like(masks), 0.1), rel=1e-5)
+    assert whole != pytest.approx(inside, rel=1e-3)
+    assert min(inside, whole) < both < max(inside, whole)
 
 
 def test_the_loss_falls(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
