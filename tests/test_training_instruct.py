@@ -14,7 +14,7 @@ from refiner.detectors.chat_local import LocalChat  # noqa: E402
 from refiner.pipelines.chat_reviser import ChatReviser, load_reviser  # noqa: E402
 from refiner.pipelines.revisers import TemplateReviser  # noqa: E402
 from refiner.training.fit import FitSettings, fit  # noqa: E402
-from refiner.training.instruct import InstructRecipe, answer_loss, build_model, measure, train  # noqa: E402
+from refiner.training.instruct import InstructRecipe, build_model, measure, token_losses, train  # noqa: E402
 from refiner.training.instruct_data import (  # noqa: E402
     MOST_ATTEMPTS,
     build_tokenizer,
@@ -76,7 +76,7 @@ def test_a_right_answer_is_painted(exchanges):
                 for request in requests
             ]
 
-    answers = {exchange.question.text: exchange.answer for exchange in exchanges}
+    answers = {question(exchange.prompt, exchange.history, TEMPLATE).text: exchange.answer for exchange in exchanges}
     reviser, named = ChatReviser(Pupil(), template=TEMPLATE), 0
     for exchange in exchanges:
         revision = reviser.revise(exchange.prompt, exchange.history)
@@ -98,13 +98,32 @@ def test_only_answers_are_learnt(tokenizer, exchanges):
         assert batch.ids[row][batch.labels[row] >= 0].tolist() == said.tolist()
 
 
+def test_an_answer_that_was_turned_down_is_asked_for_anew(exchanges):
+    again = [exchange for exchange in exchanges if "write another" in exchange.question.text]
+    assert 1 <= len(again) <= len(exchanges) / 2
+    for exchange in again:
+        first = question(exchange.prompt, exchange.history, TEMPLATE).user
+        assert exchange.question.user.startswith(f"{first}\nAn earlier answer of yours has a prompt that ")
+
+
+def test_reading_and_answering_are_all_tokens_but_the_first_and_the_padding(tokenizer, exchanges):
+    torch.manual_seed(0)
+    model, batch = build_model(tokenizer, TOY), collate(exchanges[:3], tokenizer)
+    ids = batch.ids.masked_fill(batch.ids == tokenizer.pad_token_id, -100)
+    said = (batch.labels[:, 1:] != -100).sum()
+    every = (ids[:, 1:] != -100).sum()
+    both = {name: loss.item() for name, loss in token_losses(model, batch).items()}
+    whole = model(input_ids=batch.ids, labels=ids).loss.item()
+    assert whole == pytest.approx((both["answer"] * said + both["reading"] * (every - said)).item() / every.item())
+
+
 def test_one_batch_can_be_learnt(tokenizer, exchanges, tmp_path):
     torch.manual_seed(0)
     model, batch = build_model(tokenizer, TOY), collate(exchanges[::3][:2], tokenizer)
-    before = answer_loss(model, batch).item()
+    before = token_losses(model, batch)["answer"].item()
     settings = FitSettings(steps=120, learning_rate=2e-2, warmup=5, ema=0.5)
-    fit(model, lambda _: (answer_loss(model, batch), {}), settings, tmp_path, "one")
-    assert answer_loss(model, batch).item() < 0.3 * before
+    fit(model, lambda _: (token_losses(model, batch)["answer"], {}), settings, tmp_path, "one")
+    assert token_losses(model, batch)["answer"].item() < 0.3 * before
 
 
 def test_a_resumed_run_equals_a_straight_one_and_its_folder_is_a_reviser(tmp_path, exchanges, monkeypatch):
@@ -127,7 +146,6 @@ def test_a_resumed_run_equals_a_straight_one_and_its_folder_is_a_reviser(tmp_pat
     assert scores == {"used": 0.0, "as_taught": 0.0}, "four steps teach nothing"
     reviser = load_reviser(f"chat:{tmp_path / 'one'}", TEMPLATE, device="cpu")
     exchange = exchanges[0]
-    assert question(exchange.prompt, exchange.history, TEMPLATE).text == exchange.question.text
     revision = reviser.revise(exchange.prompt, exchange.history)
     assert revision.prompt == TEMPLATE.revise(exchange.prompt, exchange.history).prompt
     assert "Prompt by the template" in revision.note

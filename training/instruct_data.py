@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat import ChatRequest, Ledger, Outcome
+from refiner.detectors.chat import ChatReply, ChatRequest, Ledger, Outcome
 from refiner.errors import ModelError
 from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS
@@ -53,17 +53,24 @@ _LENGTH_STEP = 32
 """Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
 
 
+_WRONG = 0.2
+"""Share of the questions that are asked anew because an answer to them was turned down."""
+
+
 class Listener:
-    """A chat backend that keeps what it is asked and never answers."""
+    """A chat backend that keeps what it is asked, and never answers but once, where it has something to say."""
 
     name, max_side, ledger = "listener", 1, Ledger()
 
-    def __init__(self) -> None:
+    def __init__(self, said: str = "") -> None:
         self.heard: list[ChatRequest] = []
+        self.said = said
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """No answers."""
+        """What there is to say, then no answers."""
         self.heard += requests
+        if self.said and len(self.heard) == 1:
+            return [ChatReply(text=self.said, finish="stop", prompt_tokens=0, completion_tokens=0)]
         return [ModelError("silence") for _ in requests]
 
 
@@ -84,16 +91,23 @@ def draw(rng: np.random.Generator, template: TemplateReviser, attempts: int) -> 
     for _ in range(attempts):
         history.append(_attempt(len(history), painted, scene, rng))
         painted = revised(prompt, history, template)[0] if rng.random() < 0.6 else prompt
-    return Exchange(
-        prompt, tuple(history), question(prompt, history, template), answer(*revised(prompt, history, template))
-    )
+    right, reason = revised(prompt, history, template)
+    wrong = answer(_slipped(right, rng), reason) if rng.random() < _WRONG else ""
+    return Exchange(prompt, tuple(history), question(prompt, history, template, wrong), answer(right, reason))
 
 
-def question(prompt: str, history: Sequence[Attempt], template: TemplateReviser) -> ChatRequest:
-    """What ``ChatReviser`` asks."""
-    listener = Listener()
+def question(prompt: str, history: Sequence[Attempt], template: TemplateReviser, wrong: str = "") -> ChatRequest:
+    """What ``ChatReviser`` asks; or asks anew after an answer that it turned down."""
+    listener = Listener(wrong)
     ChatReviser(listener, template=template).revise(prompt, history)
-    return listener.heard[0]
+    return listener.heard[-1]
+
+
+def _slipped(prompt: str, rng: np.random.Generator) -> str:
+    """A prompt with one word taken for another of the world's captions."""
+    said, others = prompt.split(" "), sample_scene(rng).caption.split(" ")
+    said[int(rng.integers(len(said)))] = str(rng.choice(others))
+    return " ".join(said)
 
 
 def revised(prompt: str, history: Sequence[Attempt], template: TemplateReviser) -> tuple[str, str]:
@@ -166,14 +180,19 @@ def told(template: TemplateReviser) -> list[str]:
     first = rest.partition('{"attempt"')[0]
     last = rest.partition("}]}]")[2]
     before, _, after = last.partition("Add at most ")
-    return [asked.system, begin, first, f"{before}Add at most ", after[after.index(" ") :]]
+    schema = asked.text.removeprefix(asked.user)
+    return [asked.system, begin, first, f"{before}Add at most ", after[after.index(" ") :].removesuffix(schema), schema]
 
 
+_AGAIN = "\nAn earlier answer of yours"
 _CONNECTIVES = (
     "system\n", "user\n", "assistant\n", '{"attempt": ', ', "prompt": "', '", "kept": ', "true", "false",
     ', "why": "', '", "flaws": [', '{"name": "', '", "where": "', '", "kind": "', '", "what": "', '", "severity": ',
     "}, ", "}]}, ", "}]}]", '{"reason": "', '", "prompt": "', '", "negative_prompt": ""}', BECAUSE, NOTHING, " and ",
     *(why.partition("burden")[0] + "burden " for why in _WHY), " -> ", ", score ", _FIRST,
+    f"{_AGAIN} has a prompt that leaves out '", "', or has it out of its order: write another.",
+    f"{_AGAIN} has a prompt that has the word '", "': write another.",
+    f"{_AGAIN} is not the JSON document that was asked for: write another.",
 )  # fmt: skip
 
 
