@@ -87,3 +87,21 @@ def test_regions_speak_of_things_in_the_caption(pipe):
         assert region.name
         assert region.explanation
         assert 0 <= region.score <= 1
+
+
+@pytest.mark.skipif("micro:instruct" not in micro_parts(), reason="not bundled")
+def test_the_instruct_model_writes_prompts_that_are_painted(pipe):
+    from refiner import RefinedPipeline
+    from refiner.training.instruct_data import MOST_ATTEMPTS, draw, revised
+
+    written = RefinedPipeline.from_pipe(pipe.pipe, detector="micro", reviser="chat:micro:instruct").reviser
+    rng, own = np.random.default_rng(40_000_001), 0
+    for number in range(9):
+        exchange = draw(rng, written.template, 1 + number % MOST_ATTEMPTS)
+        revision = written.revise(exchange.prompt, exchange.history)
+        assert revision.prompt.startswith(exchange.prompt)
+        if not revision.note.startswith("Prompt by the template"):
+            own += 1
+            assert revision.note.startswith("Prompt by micro:instruct: ")
+            assert revision.prompt != revised(exchange.prompt, (), written.template)[0]
+    assert own >= 6

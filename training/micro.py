@@ -22,7 +22,7 @@ from refiner.detectors.vlm import load_vlm
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
-from refiner.training import legion, preference, probe, vlm, vlm_eval
+from refiner.training import instruct, legion, preference, probe, vlm, vlm_eval
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -145,7 +145,7 @@ def build_generator(runs: Path, out: Path) -> None:
 
 
 def build(runs: Path, out: Path) -> None:
-    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detectors."""
+    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detectors, reviser."""
     build_generator(runs, out / "generator")
     judge_recipe = preference.PreferenceRecipe()
     imperfect = Imperfect(out / "generator")
@@ -162,3 +162,4 @@ def build(runs: Path, out: Path) -> None:
     vlm.train(vlm.VlmRecipe(), Album(runs / "vlm" / "album", gallery), runs / "vlm", out / "legion", out / "vlm")
     reader = load_vlm(out / "vlm", grounder="box")
     vlm_eval.write_scores(out / "vlm", vlm_eval.measure(reader, vlm_eval.held_out(PICTURES, imperfect)))
+    instruct.build(runs / "instruct", out / "generator", out / "instruct")
