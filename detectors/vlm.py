@@ -144,11 +144,7 @@ class VlmDetector:
 
     def _verify(self, looks: Sequence[_Look]) -> None:
         """Ask about the regions found, drop those denied, and note the answers."""
-        told = ["" if self.domain == "micro" else look.prompt for look in looks]  # that one never learnt to hear it
-        questions = [
-            verifying(look.shown, look.found, look.size, self.boxes, prompt)
-            for look, prompt in zip(looks, told, strict=True)
-        ]
+        questions = [verifying(look.shown, look.found, look.size, self.boxes, look.prompt) for look in looks]
         outcomes = self.backend.complete(questions) if questions else []
         for look, outcome in zip(looks, outcomes, strict=True):
             try:
