@@ -41,7 +41,8 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/readers.py
 	$(BIN)/python tests/benchmarks/hps.py
 	$(BIN)/python tests/benchmarks/hps_parity.py
-	$(BIN)/python tests/benchmarks/vlm.py --count 48
+	$(BIN)/python tests/benchmarks/vlm.py --count 100
+	$(BIN)/python tests/benchmarks/chat.py
 
 # The README's pictures.
 gallery: .venv/installed
