@@ -127,6 +127,7 @@ def run(
 def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     """What a run's figures depend on, as plain JSON values."""
     parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (pipe.detector, pipe.judge))]
+    parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
     digest = hashlib.sha256()
     for part in (pipe.detector, pipe.reviser):
         backend = getattr(part, "backend", None)
@@ -175,7 +176,9 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
         reviser=pipe.reviser,
         config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1)),
         call=pipe.call_defaults,
+        inpainter=pipe.inpainter,
         inpaint_call=pipe.inpaint_call_defaults,
+        native=pipe.native,
     )
     systems["shuffled"], _ = _refined(shuffled, case, strategy="auto")
     systems["more_steps"] = _more_steps(pipe, case, budget, start)

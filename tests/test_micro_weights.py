@@ -89,7 +89,6 @@ def test_regions_speak_of_things_in_the_caption(pipe):
         assert 0 <= region.score <= 1
 
 
-@pytest.mark.skipif("micro:instruct" not in micro_parts(), reason="not bundled")
 def test_the_instruct_model_writes_prompts_that_are_painted(pipe):
     from refiner import RefinedPipeline
     from refiner.training.instruct_data import MOST_ATTEMPTS, draw, revised

@@ -177,10 +177,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train an instruct model; goes on from a checkpoint in --run.")
     parser.add_argument("--run", type=Path, default=Path("runs/instruct"), help="checkpoint and log")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model, with its card")
+    parser.add_argument("--measure-only", action="store_true", help="measure the model that is in --out, then stop")
     parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="that reads the prompts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    scores = build(arguments.run, arguments.generator, arguments.out)
+    if arguments.measure_only:
+        scores = measure(arguments.out, micro_template(arguments.generator), _HISTORIES)
+    else:
+        scores = build(arguments.run, arguments.generator, arguments.out)
     print(json.dumps(scores, indent=1))
 
 
