@@ -128,7 +128,7 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     """What a run's figures depend on, as plain JSON values."""
     parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (pipe.detector, pipe.judge))]
     parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(getattr(pipe.detector, "config", "")).encode())
     for part in (pipe.detector, pipe.reviser):
         backend = getattr(part, "backend", None)
         if backend is not None:

@@ -117,6 +117,14 @@ def test_a_run_is_resumed_and_refuses_records_of_other_settings(pipe: RefinedPip
         run(other, 2, 1, tmp_path)
 
 
+def test_records_of_a_detector_with_other_settings_are_refused(pipe: RefinedPipeline, tmp_path: Path) -> None:
+    probing = RefinedPipeline.from_pipe(pipe.pipe, detector="micro:probe", call=pipe.call_defaults)
+    run(probing, 1, 1, tmp_path)
+    probing.detector.config = replace(probing.detector.config, threshold=0.2)
+    with pytest.raises(ConfigError, match="another folder"):
+        run(probing, 1, 1, tmp_path)
+
+
 @pytest.mark.parametrize("option", ["--detector", "--reviser"])
 def test_the_command_line_names_who_looks_and_who_revises(option: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["micro", "bench", option, "chatter:x", "--out", str(tmp_path)]) == 2
