@@ -22,7 +22,7 @@ from refiner.detectors.vlm import load_vlm
 from refiner.hub import write_card
 from refiner.micro.world import sample_scene
 from refiner.pipelines.saved import SavedSettings
-from refiner.training import instruct, legion, preference, probe, vlm, vlm_eval
+from refiner.training import inpainter, instruct, legion, preference, probe, vlm, vlm_eval
 from refiner.training.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
 from refiner.training.fit import FitSettings, fit
 from refiner.training.generator import (
@@ -44,6 +44,8 @@ from refiner.training.vlm_data import Album
 
 CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
 """How the bundled pipeline paints unless it is told otherwise."""
+INPAINT_CALL = {"num_inference_steps": 8, "guidance_scale": 2.0}
+"""How the bundled inpainter repaints unless it is told otherwise."""
 PAIRS = 1400
 """Held-out pairs of each sort that the judge is measured on."""
 PICTURES = 200
@@ -115,7 +117,7 @@ def write_generator_card(folder: Path, pictures: int = 200) -> None:
     rebuilt = score_autoencoder(pipeline.vae, pictures)
     write_card(
         folder,
-        name="generator-micro 3",
+        name="generator-micro 5",
         recipe="refiner micro build generator",
         seed=GeneratorRecipe().seed,
         data="clean renders of the micro world, drawn on the fly (training/micro_data.py)",
@@ -140,15 +142,25 @@ def write_generator_card(folder: Path, pictures: int = 200) -> None:
 def build_generator(runs: Path, out: Path) -> None:
     """Autoencoder, generator and card, from nothing."""
     train_generator(runs, train_autoencoder(runs), out)
-    SavedSettings(detector="micro", judge="micro", call=CALL).write(out)
+    SavedSettings(
+        detector="micro", judge="micro", call=CALL, inpainter="micro:inpainter", inpaint_call=INPAINT_CALL
+    ).write(out)
     write_generator_card(out)
 
 
+def build_inpainter(runs: Path, generator: Path, out: Path) -> Imperfect:
+    """The inpainter and its card; returns it and the generator as painters of flawed pictures."""
+    recipe = inpainter.InpainterRecipe()
+    pipeline = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
+    inpainter.train(recipe, pipeline, runs / "inpainter", out)
+    return inpainter.measure(recipe, generator, out)
+
+
 def build(runs: Path, out: Path) -> None:
-    """Every bundled part, from nothing or from where ``runs`` stopped: generator, judge, detectors, reviser."""
+    """Every bundled part, from nothing or from where ``runs`` stopped: pipelines, judge, detectors, reviser."""
     build_generator(runs, out / "generator")
+    imperfect = build_inpainter(runs, out / "generator", out / "inpainter")
     judge_recipe = preference.PreferenceRecipe()
-    imperfect = Imperfect(out / "generator")
     judge = preference.train(runs, judge_recipe, imperfect)
     scores = preference.measure(judge, judge_recipe.seed, PAIRS, imperfect)
     preference.save(judge, out / "hps", judge_recipe, scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -11,48 +13,50 @@ from torch import Tensor
 
 from refiner.micro.world import Scene, close_up, render, sample_scene
 
-CLOSE_UPS = 0.25
-"""Share of enlarged single things among the pictures of several: what inpainting crops look like."""
-THINGS = (0.55, 0.15, 0.15, 0.15)
-"""How often a picture has one thing, two, three and four: large things have more that can go wrong."""
+CLOSE_UPS = 0.45
+"""Share of enlarged things among the pictures of one thing: what inpainting crops look like."""
+EVENLY = (0.25, 0.25, 0.25, 0.25)
+"""How often a picture has one thing, two, three and four."""
+MOSTLY_ONE = (0.76, 0.08, 0.08, 0.08)
+"""The same for the generator, which draws what is small in crowded pictures less well for it, as large models do."""
 HARDEST = ("clock", "sign")
 """Kinds whose hands and letters a generator learns last."""
 _AT_ONCE = 8
 
 
-def draw_picture(rng: np.random.Generator, practice: float = 0.0) -> tuple[Image.Image, str]:
+def draw_picture(
+    rng: np.random.Generator, practice: float = 0.0, things: Sequence[float] = EVENLY
+) -> tuple[Image.Image, str]:
     """A random clean picture, RGB 96 x 96, with its caption.
 
     Args:
         rng: the only source of chance.
         practice: chance that the picture must show one of the ``HARDEST``.
+        things: how often it shows one thing, two, three and four.
     """
-    scene, practised = draw_scene(rng, practice)
-    if len(scene.things) > 1 and rng.random() < CLOSE_UPS:
-        choice = (practised and _hardest(scene)) or range(len(scene.things))
-        return close_up(scene, choice[int(rng.integers(len(choice)))], rng)
+    scene = draw_scene(rng, practice, things)
+    if len(scene.things) == 1 and rng.random() < CLOSE_UPS:
+        return close_up(scene, 0, rng)
     return render(scene), scene.caption
 
 
-def draw_scene(rng: np.random.Generator, practice: float) -> tuple[Scene, bool]:
-    """A random scene, and whether it had to show one of the ``HARDEST``, of which ``practice`` is the chance."""
-    scene, practised = _scene(rng), rng.random() < practice
-    while practised and not _hardest(scene):
-        scene = _scene(rng)
-    return scene, practised
+def draw_scene(rng: np.random.Generator, practice: float, things: Sequence[float] = EVENLY) -> Scene:
+    """A random scene; ``practice`` is the chance that it has to show one of the ``HARDEST``."""
+    scene, practised = _scene(rng, things), rng.random() < practice
+    while practised and all(thing.kind not in HARDEST for thing in scene.things):
+        scene = _scene(rng, things)
+    return scene
 
 
-def _scene(rng: np.random.Generator) -> Scene:
-    return sample_scene(rng, 1 + int(rng.choice(len(THINGS), p=THINGS)))
+def _scene(rng: np.random.Generator, things: Sequence[float]) -> Scene:
+    return sample_scene(rng, 1 + int(rng.choice(len(things), p=things)))
 
 
-def _hardest(scene: Scene) -> list[int]:
-    return [number for number, thing in enumerate(scene.things) if thing.kind in HARDEST]
-
-
-def draw_batch(rng: np.random.Generator, size: int, practice: float = 0.0) -> tuple[NDArray[np.uint8], list[str]]:
+def draw_batch(
+    rng: np.random.Generator, size: int, practice: float = 0.0, things: Sequence[float] = EVENLY
+) -> tuple[NDArray[np.uint8], list[str]]:
     """``size`` pictures of ``draw_picture`` as uint8 (size, 96, 96, 3), with their captions."""
-    pictures, captions = zip(*(draw_picture(rng, practice) for _ in range(size)), strict=True)
+    pictures, captions = zip(*(draw_picture(rng, practice, things) for _ in range(size)), strict=True)
     return np.stack([np.asarray(picture) for picture in pictures]), list(captions)
 
 

@@ -14,6 +14,9 @@ from PIL import Image
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, render, sample_scene
 from refiner.training.micro_data import round_trip
+from refiner.training.natural import Imperfect
+from refiner.training.paintings import VIEWS, Painting
+from refiner.training.paintings import paint as paint_badly
 
 HELD_OUT = 900_001
 """First word of every seed that is kept for measuring; no recipe draws from it."""
@@ -69,6 +72,22 @@ def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **setti
         "right_kind_and_colour": float(np.mean(right)),
         "parts": dict(sorted(parts.items(), key=lambda item: -item[1])[:20]),
     }
+
+
+def score_inpainter(imperfect: Imperfect, count: int = 200) -> dict[str, float]:
+    """Flaws a picture by the oracle before and after each is repainted once, at the places that the oracle names.
+
+    The pictures are the generator's, those that came out well mostly left out.
+    """
+    rng = np.random.default_rng([HELD_OUT, 1])
+    painted: list[Painting] = []
+    while len(painted) < count:
+        painted += paint_badly(rng, 10, imperfect)
+    before, after = (
+        float(np.mean([len(painting.flaws[VIEWS.index(view)]) for painting in painted[:count]]))
+        for view in ("poorer", "better")
+    )
+    return {"flaws_before": before, "flaws_after": after, "mended": 1 - after / before}
 
 
 def _batches(scenes: Sequence[Scene], size: int) -> Iterator[Sequence[Scene]]:

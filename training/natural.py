@@ -2,7 +2,8 @@
 
 A clean render's latents are noised, part of the way or wholly, and denoised again under the scene's caption. The
 referee says what came out wrong, as annotators do for the detectors of the papers: detector and judge learn from its
-annotations of such pictures, beside the injected flaws. The scenes on which anything is measured are others.
+annotations of such pictures, beside the injected flaws. What is wrong is repainted as the refinement loop does it.
+The scenes on which anything is measured are others.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from refiner.masks import box_of, location_words
 from refiner.micro.drawing import visible
 from refiner.micro.oracle import inspect
 from refiner.micro.world import SIZE, Scene, render
+from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.inpainting import CropInpainter
+from refiner.pipelines.parts_by_id import inside, pipeline_like
+from refiner.pipelines.saved import SavedSettings
+from refiner.protocols import InpaintJob
 from refiner.taxonomy import Category
 from refiner.training.micro_data import round_trip
 from refiner.types import Mask, Region, Size
@@ -46,16 +53,26 @@ _CATEGORIES: dict[Category, tuple[str, ...]] = {
 
 
 class Imperfect:
-    """Paints scenes with the generator's own mistakes.
+    """Paints scenes with the generator's own mistakes, and repaints them in places.
 
     Args:
         folder: of the bundled pipeline.
+        inpainter: its folder; None: the one that was saved with the pipeline.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inpainter: Path | None = None) -> None:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
         self._pipeline = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
         self._pipeline.set_progress_bar_config(disable=True)
+        saved = SavedSettings.read(folder)
+        place = inpainter or inside(folder, saved.inpainter)
+        filler = pipeline_like(place, pipeline) if place else pipeline
+        filler.set_progress_bar_config(disable=True)
+        settings = PaintSettings(options=saved.call, inpaint_options=saved.inpaint_call)
+        painter = DiffusersPainter(pipeline, settings, inpainter=filler)
+        self._inpainter = CropInpainter(
+            painter.paint, native=painter.native, multiple=painter.multiple, cell=painter.cell, config=RefineConfig()
+        )
 
     def round_trip(self, pictures: Pixels) -> Pixels:
         """What the generator's autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
@@ -79,6 +96,11 @@ class Imperfect:
                 generator=generators,
             ).images
         return np.stack([np.asarray(picture) for picture in pictures])
+
+    def repaint(self, jobs: Sequence[InpaintJob]) -> list[Pixels]:
+        """The jobs' pictures, uint8 (96, 96, 3), repainted by crops as the loop does."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return [np.asarray(picture) for picture in self._inpainter.inpaint(jobs)]
 
 
 class Flaw(NamedTuple):

@@ -1,8 +1,8 @@
 """Scenes as the generator paints them, well and badly: detector and judge learn its own flaws from them.
 
-A painting shows one scene four times, always through the generator's decoder: clean; with fewer of the generator's
-mistakes; with more; and the last with one place repainted from the one before, for better or for worse, which is what
-a judge of repairs is asked about.
+A painting shows one scene four times, always through the generator's decoder: clean; as the generator paints it; that
+picture with every flaw repainted as the refinement loop would, for better or for worse; and with one place of it
+repainted, flawed or not, which is what a judge of repairs is asked about.
 """
 
 from __future__ import annotations
@@ -15,30 +15,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from refiner.masks import dilate, feather
+from refiner.masks import box_of
 from refiner.micro.world import SIZE, Scene, Thing, render, sample_scene
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.revisers import TemplateReviser
+from refiner.pipelines.strategies import plan_patches
+from refiner.protocols import InpaintJob
 from refiner.runs import atomic_write
-from refiner.training.natural import Flaw, Imperfect, Pixels, annotate
-from refiner.types import Mask
+from refiner.taxonomy import Category
+from refiner.training.natural import Flaw, Imperfect, Pixels, annotate, regions_of
+from refiner.types import Mask, Region, Size
 
 VIEWS = ("returned", "better", "poorer", "repainted")
 """What a painting's pictures are, in order."""
-_THINGS = (0.4, 0.2, 0.2, 0.2)
-"""How often a scene has one thing, two, three and four: large single things come out worst."""
+_THINGS = (0.25, 0.25, 0.25, 0.25)
+"""How often a scene has one thing, two, three and four."""
 _FLAWLESS = 0.25
 """Share of the scenes without a flaw in the poorer picture that are kept."""
-_STEPS = (6, 13)
+_STEPS = (10, 17)
 """Of the generator for the poorer picture, from a to below b: with few it errs more."""
-_FROM_NOTHING = 0.5
+_FROM_NOTHING = 0.8
 """Chance that the poorer picture is painted from noise alone, as a user's pictures are."""
-_HIGH, _LOW = (0.75, 1.0), (0.4, 0.85)
-"""Strengths of the generator's noise for the poorer picture, and for the better one."""
-_REACH = (2.0, 8.0)
-"""Pixels by which what is repainted goes beyond a flaw."""
+_HIGH = (0.75, 1.0)
+"""Else the strength of the generator's noise for the poorer picture."""
+_UNFLAWED = 0.4
+"""Chance that the one place that is repainted is any, not a flawed one."""
 _SPOT = (3.0, 10.0)
-"""Radius in pixels of what is repainted where there is no flaw."""
-_FEATHER = 2.0
+"""Radius in pixels of such a place, before it is grown."""
 _AT_ONCE = 10
 
 
@@ -69,40 +74,63 @@ def paint(rng: np.random.Generator, count: int, imperfect: Imperfect) -> list[Pa
     kept = [row for row, (_, flaws) in enumerate(said) if flaws or rng.random() < _FLAWLESS]
     if not kept:
         return []
-    said, scenes = [said[row] for row in kept], [said[row][0] for row in kept]
-    better = imperfect.paint(scenes, float(rng.uniform(*_LOW)), int(rng.integers(2**31)))
+    scenes = [said[row][0] for row in kept]
     returned = imperfect.round_trip(np.stack([np.asarray(render(scene)) for scene in scenes]))
-    rows = zip(said, returned, better, poorer[kept], strict=True)
-    return [_painting(*each, np.stack(pictures), rng) for each, *pictures in rows]
+    jobs = [_jobs(poorer[row], *said[row], rng) for row in kept]
+    repainted = iter(imperfect.repaint([job for each in jobs for job in each]))
+    done = [[(job.mask, next(repainted)) for job in each] for each in jobs]
+    rows = zip(kept, returned, done, strict=True)
+    return [_painting(*said[row], clean, poorer[row], mended) for row, clean, mended in rows]
 
 
-def _painting(scene: Scene, flaws: tuple[Flaw, ...], pictures: Pixels, rng: np.random.Generator) -> Painting:
-    """``pictures`` are all but the last; scene and flaws are those of the poorer one."""
-    _, better, poorer = pictures
-    place = flaws[int(rng.integers(len(flaws)))].mask if flaws else _spot(scene, rng)
-    repainted = _repainted(poorer, better, place, float(rng.uniform(*_REACH)))
+def _jobs(picture: Pixels, scene: Scene, flaws: tuple[Flaw, ...], rng: np.random.Generator) -> list[InpaintJob]:
+    """What to repaint of a picture: every flaw, and last the one place that is repainted alone, often one of these."""
+    config, reviser = RefineConfig(), TemplateReviser(free_text=False)
+    flawed = plan_patches(regions_of(flaws, scene), Size(SIZE, SIZE), config)
+    chosen = [flawed[int(rng.integers(len(flawed)))]] if flawed and rng.random() >= _UNFLAWED else []
+    alone = chosen or plan_patches([_spot(scene, rng)], Size(SIZE, SIZE), config)
+    jobs = []
+    for patch in [*flawed, *alone]:
+        revision = reviser.for_region(scene.caption, patch.region)
+        strength = config.strengths[int(rng.integers(len(config.strengths)))]
+        jobs.append(
+            InpaintJob(
+                image=Image.fromarray(picture),
+                mask=patch.mask,
+                prompt=revision.prompt,
+                seed=int(rng.integers(2**31)),
+                strength=strength,
+                whole=revision.whole,
+            )
+        )
+    return jobs
+
+
+def _painting(
+    scene: Scene, flaws: tuple[Flaw, ...], clean: Pixels, poorer: Pixels, mended: Sequence[tuple[Mask, Pixels]]
+) -> Painting:
+    """``mended``: what was repainted and the pictures with it; the place that is repainted alone is the last."""
+    better = poorer.copy()
+    for mask, picture in mended[:-1]:
+        better[mask] = picture[mask]
+    repainted = mended[-1][1]
     said = [(scene, ()), annotate(better, scene), (scene, flaws), annotate(repainted, scene)]
     return Painting(
         scenes=tuple(each for each, _ in said),
-        pictures=np.concatenate([pictures, repainted[None]]),
+        pictures=np.stack([clean, better, poorer, repainted]),
         flaws=tuple(each for _, each in said),
     )
 
 
-def _spot(scene: Scene, rng: np.random.Generator) -> Mask:
+def _spot(scene: Scene, rng: np.random.Generator) -> Region:
     """A disc somewhere on a thing."""
     thing = scene.things[int(rng.integers(len(scene.things)))]
-    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE)
+    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
     rows, columns = np.indices((SIZE, SIZE)) + 0.5
     spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
-    return spot
-
-
-def _repainted(old: Pixels, new: Pixels, place: Mask, reach: float) -> Pixels:
-    """A picture with a place, and ``reach`` pixels around it, taken from another."""
-    weight = feather(dilate(place, reach), _FEATHER)[..., None]
-    mixed: Pixels = np.rint(old * (1 - weight) + new * weight).astype(np.uint8)
-    return mixed
+    box = box_of(spot)
+    assert box is not None
+    return Region(mask=spot, box=box, name=f"the {thing.colour} {thing.kind}", category=Category.SHAPE)
 
 
 class Gallery:

@@ -69,12 +69,14 @@ class Rivals:
 
     def __init__(self, pipe: RefinedPipeline) -> None:
         self.pipe = pipe
-        self.inpainter = StableDiffusionInpaintPipeline(**{**pipe.pipe.components, "requires_safety_checker": False})
+        own = {**pipe.pipe.components, "requires_safety_checker": False}
+        self.inpainter = pipe.inpainter or StableDiffusionInpaintPipeline(**own)
+        self.call = pipe.inpaint_call_defaults or pipe.call_defaults
         self.inpainter.set_progress_bar_config(disable=True)
 
     def legion(self, image: Image.Image, prompt: str, seed: int) -> Outcome:
         """LEGION's inpainting controller."""
-        with _counting(self.pipe.pipe.unet) as rows:
+        with _counting(self.inpainter.unet) as rows:
             for _ in range(LEGION_ROUNDS):
                 for region in _regions(self.pipe, image, prompt):
                     mask = _grown(region, image, LEGION_DILATION / 1024)
@@ -85,7 +87,7 @@ class Rivals:
     def crops(self, image: Image.Image, prompt: str, seed: int) -> Outcome:
         """ADetailer's and asdff's loop."""
         longest, native = max(image.size), self.pipe.pipe.unet.config.sample_size * self.pipe.pipe.vae_scale_factor
-        with _counting(self.pipe.pipe.unet) as rows:
+        with _counting(self.inpainter.unet) as rows:
             for number, region in enumerate(_regions(self.pipe, image, prompt)):
                 mask = _grown(region, image, CROP_DILATION / 512)
                 box = _square(mask, CROP_PADDING / 512 * longest)
@@ -108,7 +110,7 @@ class Rivals:
             width=image.width,
             strength=strength,
             generator=torch.Generator().manual_seed(seed),
-            **self.pipe.call_defaults,
+            **self.call,
         ).images[0]
 
 

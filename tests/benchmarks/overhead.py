@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 from refiner import RefineConfig, RefinedPipeline
@@ -117,9 +117,8 @@ def micro(prompts: int) -> dict[str, Any]:
     pipe = RefinedPipeline.from_pretrained("micro")
     pipe.set_progress_bar_config(disable=True)
     networks = {
-        "denoiser": pipe.pipe.unet,
-        "autoencoder": pipe.pipe.vae,
-        "text encoder": pipe.pipe.text_encoder,
+        **_networks(pipe.pipe),
+        **{f"inpainter's {name}": network for name, network in _networks(pipe.inpainter).items()},
         "detector": pipe.detector.model,
         "judge": pipe.judge.model,
     }
@@ -151,6 +150,10 @@ def micro(prompts: int) -> dict[str, Any]:
     }
 
 
+def _networks(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
+    return {"denoiser": pipe.unet, "autoencoder": pipe.vae, "text encoder": pipe.text_encoder}
+
+
 SIDE = 1024
 BOXES = ((96, 96, 288, 288), (640, 128, 768, 384), (160, 640, 480, 864), (704, 672, 832, 800))
 
@@ -174,7 +177,7 @@ def large(calls: int) -> dict[str, Any]:
         call={"num_inference_steps": 30},
         native=SIDE,
     )
-    networks = {"denoiser": pipe.unet, "autoencoder": pipe.vae, "text encoder": pipe.text_encoder}
+    networks = _networks(pipe)
 
     def call() -> None:
         finish(refined.stream("a hand", seed=0))
