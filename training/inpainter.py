@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,11 +247,15 @@ def main() -> None:
     for field in dataclasses.fields(recipe):
         default = getattr(recipe, field.name)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--measure-only", action="store_true", help="measure the pipeline in --out on 100 pictures")
     arguments = vars(parser.parse_args())
     torch.set_num_threads(1)
     run, out, generator = (arguments.pop(name) for name in ("run", "out", "generator"))
-    pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
+    if arguments.pop("measure_only"):
+        print(json.dumps(score_inpainter(Imperfect(generator, out), 100)))
+        return
     recipe = InpainterRecipe(**arguments)
+    pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
     train(recipe, pipe, run, out)
     measure(recipe, generator, out)
 

@@ -25,13 +25,12 @@ from refiner.pipelines.strategies import plan_patches
 from refiner.protocols import InpaintJob
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
+from refiner.training.micro_data import EVENLY
 from refiner.training.natural import Flaw, Imperfect, Pixels, annotate, regions_of
 from refiner.types import Mask, Region, Size
 
 VIEWS = ("returned", "better", "poorer", "repainted")
 """What a painting's pictures are, in order."""
-_THINGS = (0.25, 0.25, 0.25, 0.25)
-"""How often a scene has one thing, two, three and four."""
 _FLAWLESS = 0.25
 """Share of the scenes without a flaw in the poorer picture that are kept."""
 _STEPS = (10, 17)
@@ -67,7 +66,7 @@ def paint(rng: np.random.Generator, count: int, imperfect: Imperfect) -> list[Pa
         count: of scenes.
         imperfect: the generator.
     """
-    planned = [sample_scene(rng, int(rng.choice(4, p=_THINGS)) + 1) for _ in range(count)]
+    planned = [sample_scene(rng, int(rng.choice(4, p=EVENLY)) + 1) for _ in range(count)]
     high = 1.0 if rng.random() < _FROM_NOTHING else float(rng.uniform(*_HIGH))
     poorer = imperfect.paint(planned, high, int(rng.integers(2**31)), int(rng.integers(*_STEPS)))
     said = [annotate(picture, scene) for picture, scene in zip(poorer, planned, strict=True)]

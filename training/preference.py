@@ -213,7 +213,7 @@ def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping
     scorer.save_pretrained(out)
     write_card(
         out,
-        name="hps-micro 4",
+        name="hps-micro 6",
         recipe="python -P -m refiner.training.preference",
         seed=recipe.seed,
         data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "

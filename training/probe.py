@@ -178,7 +178,7 @@ def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe 
     """Write a probe's ``card.json`` with its scores."""
     write_card(
         folder,
-        name="probe-micro 1",
+        name="probe-micro 2",
         recipe="python -P -m refiner.training.probe --run runs/probe --out DIR",
         seed=(recipe or ProbeRecipe()).seed,
         data="the generator's own pictures of scenes of the micro world, annotated by the referee",
