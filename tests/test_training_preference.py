@@ -222,4 +222,4 @@ def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     scene = sample_scene(np.random.default_rng(9))
     wanted = scorer.score([render(scene)], [scene.caption])
     assert loaded.score([render(scene)], [scene.caption]) == pytest.approx(wanted, abs=5e-3)
-    assert loaded.name == "hps-micro 4"
+    assert loaded.name == "hps-micro 6"
