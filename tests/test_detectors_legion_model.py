@@ -20,6 +20,7 @@ from transformers import (
 
 from refiner.detectors.legion import LegionConfig, LegionDetector, LegionModel
 from refiner.detectors.legion.conversion import convert_state_dict, rename_key
+from refiner.detectors.legion.decoding import Lookup
 from refiner.errors import UnreadableOutputError, WeightsError
 
 WORDS = 40
@@ -289,6 +290,45 @@ def test_an_answer_does_not_depend_on_its_neighbours() -> None:
             length = alone.tokens.shape[1]
             assert torch.equal(alone.tokens[0], together.tokens[row, :length])
             assert torch.allclose(alone.states[0], together.states[row, :length], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_guesses_change_nothing_but_the_number_of_passes(count: int) -> None:
+    """Right, half right, wrong and endless guesses, one answer at a time and several together."""
+    model = toy_model()
+    model.config.max_new_tokens = 24
+    prompt = torch.tensor([1, *[9] * 16, 5])
+    passes: list[int] = []
+    model.llava.model.language_model.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        vision = model.encode_image(torch.randn(count, 3, 32, 32))
+        plain = model.answer(prompt, vision, [40, 41])
+        unguided = len(passes)
+        own = plain.tokens.tolist()
+        half = [[*row[:7], 3, *row[7:]] for row in own]
+        for known, fewer in ((own, True), (half, True), ([[7, 8] * 40], False), ([[]], False)):
+            passes.clear()
+            answer = model.answer(prompt, vision, [40, 41], Lookup(known))
+            assert torch.equal(answer.tokens, plain.tokens)
+            assert torch.allclose(answer.states, plain.states, atol=1e-5)
+            assert torch.allclose(answer.chances, plain.chances, atol=1e-5)
+            assert len(passes) < unguided if fewer else len(passes) <= answer.tokens.shape[1]
+
+
+def test_greedy_decoding_by_hand_says_the_same() -> None:
+    """One token after the other through the whole network, without a cache or guesses."""
+    model = toy_model()
+    prompt = torch.tensor([1, *[9] * 16, 5])
+    with torch.no_grad():
+        pixels = torch.randn(1, 3, 32, 32)
+        vision = model.encode_image(pixels)
+        answer = model.answer(prompt, vision)
+        ids = prompt[None]
+        for token in answer.tokens[0].tolist():
+            logits = model(ids, pixels, pixels).logits[0, -1]
+            logits[9] = -torch.inf
+            assert int(logits.argmax()) == token
+            ids = torch.cat([ids, torch.tensor([[token]])], 1)
 
 
 def test_the_word_for_clean_is_taken_where_it_is_likely_enough_and_only_there() -> None:

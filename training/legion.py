@@ -54,6 +54,7 @@ from refiner.training.legion_data import (
     Batch,
     Pool,
     build_tokenizer,
+    example_answers,
     sample_batch,
     vocabulary_texts,
 )
@@ -229,6 +230,7 @@ def stage_two(setting: Setting, trainee: Trainee) -> Ema:
 def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the detector's folder, weights in ``dtype``; the model itself keeps its own."""
     kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.config.examples = example_answers()
     detector = LegionDetector(
         model.to(dtype),
         setting.tokenizer,

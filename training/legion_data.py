@@ -25,7 +25,7 @@ from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.runs import atomic_write
 from refiner.taxonomy import Category
-from refiner.training.natural import EXPLANATION, REASONING, Pixels, regions_of
+from refiner.training.natural import EXPLANATION, REASONING, Pixels, category_of, regions_of
 from refiner.training.paintings import Gallery, Painting
 from refiner.types import Region, Size
 
@@ -250,21 +250,35 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def vocabulary_texts() -> list[str]:
-    """Texts that hold every word an answer of the micro world can hold."""
-    rng = np.random.default_rng(0)
-    texts = [compose(_numbered(count)) for count in range(10)]
+def example_answers() -> list[str]:
+    """One answer for each kind of flaw on each thing, and for each part that the generator may get wrong."""
+    rng, findings = np.random.default_rng(0), list[Finding]()
     for kind in FLAWS.values():
         for thing in kind.things:
             while (scene := sample_scene(rng, 1)).things[0].kind != thing:
                 pass
-            texts += [compose([finding_of(region)]) for region in inject(scene, rng, 1, [kind.name]).regions]
+            findings += [finding_of(region) for region in inject(scene, rng, 1, [kind.name]).regions]
+    for thing, _, part in (name.partition(": ") for name in PART_NAMES):
+        findings.append(
+            dataclasses.replace(
+                findings[0],
+                name=f"the {part} of the red {thing}",
+                explanation=EXPLANATION.format(part=part),
+                reasoning=REASONING.format(part=part, kind=thing),
+                category=category_of(part),
+            )
+        )
+    return [compose([finding]) for finding in findings]
+
+
+def vocabulary_texts() -> list[str]:
+    """Texts that hold every word an answer of the micro world can hold."""
+    texts = [compose(_numbered(count)) for count in range(10)] + example_answers()
     middles = [(x, y) for y in (1, SIZE // 2, SIZE - 2) for x in (1, SIZE // 2, SIZE - 2)]
     texts += [f", {location_words((x, y, x + 1, y + 1), Size(SIZE, SIZE))}" for x, y in middles]
     texts += [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
     texts += [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
-    texts += [f" {EXPLANATION}, because {REASONING} (".format(part="part", kind=kind) for kind in KINDS]
-    return texts + [f"the {name.partition(': ')[2]} of" for name in PART_NAMES]
+    return texts
 
 
 def _numbered(count: int) -> list[Finding]:

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
+from refiner.detectors.legion.decoding import Answer, Lookup
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
 from refiner.detectors.legion.loading import load_parts
-from refiner.detectors.legion.modeling import Answer, LegionModel
+from refiner.detectors.legion.modeling import LegionModel
 from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
 from refiner.masks import box_of, location_words
 from refiner.types import Analysis, Mask, Region, Size
@@ -54,6 +55,7 @@ class LegionDetector:
         self.sam_processor = sam_processor
         self.domain = domain
         self._name = name
+        self._known = Lookup([self._ids(text) for text in (CLEAN, *model.config.examples)])
 
     @classmethod
     def from_pretrained(
@@ -123,7 +125,7 @@ class LegionDetector:
         device, dtype = self.model.device, self.model.dtype
         pixels = self.clip_processor(images, return_tensors="pt")["pixel_values"].to(device, dtype)
         vision = self.model.encode_image(pixels)
-        answer = self.model.answer(self._prompt_ids().to(device), vision, self._clean_ids())
+        answer = self.model.answer(self._prompt_ids().to(device), vision, self._clean_ids(), self._known)
         verdict = self.model.verdict(vision)
         fake = [None] * len(images) if verdict is None else verdict.float().softmax(-1)[:, 0].tolist()
         masks = self._masks(images, answer)
@@ -137,9 +139,13 @@ class LegionDetector:
 
     def _clean_ids(self) -> list[int]:
         """The clean sentence's tokens up to the first that the beginning of a list does not share."""
-        clean, flawed = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (CLEAN, FLAWED))
+        clean, flawed = self._ids(CLEAN), self._ids(FLAWED)
         pairs = enumerate(zip(clean, flawed, strict=False), start=1)
         return list(clean[: next((place for place, (one, other) in pairs if one != other), 0)])
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _masks(self, images: Sequence[Image.Image], answer: Answer) -> list[Tensor]:
         """Mask logits of each image's [SEG] tokens at image resolution: float (S, H, W) each."""

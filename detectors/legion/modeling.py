@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    DynamicCache,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
@@ -24,6 +23,8 @@ from transformers import (
     SamConfig,
     SamModel,
 )
+
+from refiner.detectors.legion.decoding import Answer, CleanRule, Decoder, Lookup
 
 
 class LegionConfig(PreTrainedConfig):
@@ -37,6 +38,8 @@ class LegionConfig(PreTrainedConfig):
         prompt: text before the answer; holds ``<image>`` exactly once.
         max_new_tokens: longest answer, in tokens.
         clean_threshold: least probability, in [0, 1], at which the answer for a clean image is given.
+        examples: answers such as the model gives; decoding guesses ahead from them, which saves time and changes
+            nothing.
     """
 
     model_type = "refiner_legion"
@@ -51,6 +54,7 @@ class LegionConfig(PreTrainedConfig):
         prompt: str = "",
         max_new_tokens: int = 512,
         clean_threshold: float = 0.5,
+        examples: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         self.llava = llava or {}
@@ -60,6 +64,7 @@ class LegionConfig(PreTrainedConfig):
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.clean_threshold = clean_threshold
+        self.examples = list(examples)
         super().__init__(**kwargs)
 
 
@@ -77,18 +82,6 @@ class LegionOutput:
     """Float (B, 1 + N, width of the tower), CLS first."""
     sam: Tensor
     """Float (B, C, h, w)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What greedy decoding gives; T is the length of the longest row, its end token included."""
-
-    tokens: Tensor
-    """Int (B, T)."""
-    states: Tensor
-    """Float (B, T, D): the state that predicted each token, which is what a [SEG] token's mask is asked with."""
-    chances: Tensor
-    """Float (B, T): probability of each token."""
 
 
 class LegionModel(PreTrainedModel):
@@ -174,39 +167,16 @@ class LegionModel(PreTrainedModel):
         )
 
     @torch.inference_mode()
-    def answer(self, input_ids: Tensor, vision: Tensor, clean: Sequence[int] = ()) -> Answer:
+    def answer(
+        self, input_ids: Tensor, vision: Tensor, clean: Sequence[int] = (), known: Lookup | None = None
+    ) -> Answer:
         """Decode greedily from one prompt (L,) shared by all images and their features (B, 1 + N, width).
 
-        Rows that have ended go on until the longest has; what follows a row's end token means nothing.
-
         Args:
-            clean: tokens of the sentence for a clean image up to where it differs from all others. The last of them is
-                taken where it is as likely as the config's ``clean_threshold``, and only there: there is one way to
-                say that nothing is wrong and there are many to begin a list, each of which may be less likely.
+            clean: tokens of the sentence for a clean image up to where it differs from all others (``CleanRule``).
+            known: answers like those to come; they save time and change nothing.
         """
-        end = self.llava_config.text_config.eos_token_id
-        language, head = self.llava.model.language_model, self.llava.lm_head
-        cache = DynamicCache(config=self.llava_config.text_config)
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
-        tokens: list[Tensor] = []
-        states: list[Tensor] = []
-        chances: list[Tensor] = []
-        open_rows = torch.ones(len(vision), dtype=torch.bool, device=vision.device)
-        while open_rows.any() and len(tokens) < self.config.max_new_tokens:
-            state = language(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-            logits = head(state).float()
-            logits[:, self.llava_config.image_token_index] = -torch.inf
-            probability = logits.softmax(-1)
-            if tokens and len(tokens) + 1 == len(clean):
-                agreed = (torch.stack(tokens, 1) == torch.tensor(clean[:-1], device=logits.device)).all(1)
-                likely = probability[:, clean[-1]] >= self.config.clean_threshold
-                logits[agreed & likely, clean[-1]] = torch.inf
-                logits[agreed & ~likely, clean[-1]] = -torch.inf
-            token = logits.argmax(-1)
-            chance = probability.gather(1, token[:, None])[:, 0]
-            tokens.append(token)
-            states.append(state)
-            chances.append(chance)
-            open_rows &= token != end
-            embeds = self.llava.get_input_embeddings()(token)[:, None]
-        return Answer(tokens=torch.stack(tokens, 1), states=torch.stack(states, 1), chances=torch.stack(chances, 1))
+        decoder = Decoder(self.llava, embeds, known or Lookup(), never=self.llava_config.image_token_index)
+        rule = CleanRule(tokens=clean, threshold=self.config.clean_threshold)
+        return decoder.write(rule, self.config.max_new_tokens)
