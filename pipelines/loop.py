@@ -119,7 +119,7 @@ class _Refinement:
         self.best: Look | None = None
         self.best_index = 0
         self.failed: list[Mask] = []  # patches that did not get better, once for each try
-        self.in_vain = False  # the last repainting was not accepted, and nothing was painted anew since
+        self.in_vain = False  # repainting came last, and has never been accepted
         self.repeated = False  # a painter returned a picture that was seen before
         self.looked = 0  # images that went through the detector since the last attempt
         self.notes: list[str] = []  # what the user should know of what happened since then
@@ -137,7 +137,7 @@ class _Refinement:
                     break
                 attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
                 idle = 0 if attempt.accepted else idle
-                self.in_vain = step == "inpaint" and not attempt.accepted
+                self.in_vain = step == "inpaint" and not self._ever_repainted()
                 if (yield attempt):
                     return self._result("interrupted")
         return self._result(stop)
@@ -151,6 +151,9 @@ class _Refinement:
     def _steps(self) -> tuple[Step, ...]:
         given = self.given is not None
         return choose(self._analysis, self.config, given=given, repainted_in_vain=self.in_vain)
+
+    def _ever_repainted(self) -> bool:
+        return any(attempt.accepted for attempt in self.attempts if attempt.action == "inpaint")
 
     def _targets(self) -> Sequence[Region]:
         """The flaws of the best picture that are to be repainted in place."""

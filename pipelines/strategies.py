@@ -40,8 +40,8 @@ def choose(
 ) -> tuple[Step, ...]:
     """The steps of the next round; none where nothing can be done.
 
-    Local flaws are repainted, others call for a new picture, a mixture for both in this order; so do local ones after
-    a round in which repainting them was no help. A picture that the user gave is only ever repainted, unless
+    Local flaws are repainted, others call for a new picture, a mixture for both in this order; so do local ones where
+    repainting has mended nothing so far. A picture that the user gave is only ever repainted, unless
     ``strategy`` says otherwise. One that could not be analysed can only be painted anew.
     """
     if analysis is None:
