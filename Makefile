@@ -31,6 +31,7 @@ types: .venv/installed-dev tree
 bench: .venv/installed-dev
 	$(BIN)/refiner micro bench
 	$(BIN)/python tests/benchmarks/costs.py
+	$(BIN)/python tests/benchmarks/decoding.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/referee.py

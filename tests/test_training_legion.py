@@ -203,7 +203,7 @@ def test_an_exported_folder_is_a_detector(shards: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainee.model.state_dict().items())
     detector = LegionDetector.from_pretrained(tmp_path / "out", device="cpu")
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
-    assert detector._prompt_ids().tolist() == list(setting.prompt_ids)
+    assert detector.prompt_ids().tolist() == list(setting.prompt_ids)
     detector.model.config.max_new_tokens = 4
     with pytest.raises(UnreadableOutputError):
         detector(Image.fromarray(draw(np.random.default_rng(0)).image))

@@ -125,13 +125,14 @@ class LegionDetector:
         device, dtype = self.model.device, self.model.dtype
         pixels = self.clip_processor(images, return_tensors="pt")["pixel_values"].to(device, dtype)
         vision = self.model.encode_image(pixels)
-        answer = self.model.answer(self._prompt_ids().to(device), vision, self._clean_ids(), self._known)
+        answer = self.model.answer(self.prompt_ids().to(device), vision, self._clean_ids(), self._known)
         verdict = self.model.verdict(vision)
         fake = [None] * len(images) if verdict is None else verdict.float().softmax(-1)[:, 0].tolist()
         masks = self._masks(images, answer)
         return [self._analysis(image, answer, row, masks[row], fake[row]) for row, image in enumerate(images)]
 
-    def _prompt_ids(self) -> Tensor:
+    def prompt_ids(self) -> Tensor:
+        """The prompt's tokens, int (L,), with as many image tokens as the tower gives patches."""
         ids = self.tokenizer(self.model.config.prompt, return_tensors="pt")["input_ids"][0]
         llava = self.model.llava_config
         repeats = torch.where(ids == llava.image_token_index, llava.image_seq_length, 1)
