@@ -133,7 +133,8 @@ class _Refinement:
         while (stop := self._stop(rounds, idle)) is None:
             rounds, idle = rounds + 1, idle + 1
             for step in self._steps():
-                if self._must_stop() or (step == "inpaint" and not self._targets()):
+                mended = idle == 0
+                if self._must_stop() or (mended if step == "regenerate" else not self._targets()):
                     break
                 attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
                 idle = 0 if attempt.accepted else idle

@@ -40,9 +40,10 @@ def choose(
 ) -> tuple[Step, ...]:
     """The steps of the next round; none where nothing can be done.
 
-    Local flaws are repainted, others call for a new picture, a mixture for both in this order; so do local ones where
-    repainting has mended nothing so far. A picture that the user gave is only ever repainted, unless
-    ``strategy`` says otherwise. One that could not be analysed can only be painted anew.
+    Local flaws are repainted, others call for a new picture, a mixture for both in this order. Where repainting has
+    mended nothing so far, it is tried once more, and a new picture only if that is in vain too. A picture that the user
+    gave is only ever repainted, unless ``strategy`` says otherwise. One that could not be analysed can only be painted
+    anew.
     """
     if analysis is None:
         return () if given or config.strategy == "inpaint" else ("regenerate",)
@@ -52,7 +53,7 @@ def choose(
     if given:
         return ("inpaint",)
     if local == len(analysis.regions):
-        return ("regenerate",) if repainted_in_vain else ("inpaint",)
+        return ("inpaint", "regenerate") if repainted_in_vain else ("inpaint",)
     return ("regenerate", "inpaint") if local else ("regenerate",)
 
 

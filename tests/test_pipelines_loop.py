@@ -339,11 +339,11 @@ def test_the_same_seed_gives_the_same_record_and_another_index_another() -> None
     assert record(first) != record(other)
 
 
-def test_auto_paints_anew_after_repainting_in_vain_and_then_repaints_again() -> None:
+def test_auto_paints_anew_after_repainting_twice_in_vain_and_then_repaints_again() -> None:
     detector = ScriptedDetector(lambda image: Analysis(size=SIZE, regions=(region(SPOTS[0]),), detector="stubborn"))
     grounds = [picture(SPOTS[0], ground=(n, n, n)) for n in range(9)]
     for strategy, actions in (
-        ("auto", ["inpaint", "regenerate", "inpaint", "regenerate"]),
+        ("auto", ["inpaint", "inpaint", "regenerate"] * 2),
         ("inpaint", ["inpaint"] * 4),
     ):
         shades = iter(range(99))
