@@ -72,7 +72,8 @@ def _draw(canvas: Image.Image, pair: Pair, x: int, y: int) -> None:
     draw.multiline_text((x, y), "\n".join(lines), font=_font(13), fill=INK, spacing=3)
     better = pair.after < pair.before
     colour = GOOD if better else BAD if pair.after > pair.before else FAINT
-    kept = {"inpaint": "repainted", "regenerate": "painted anew"}.get(best.action, "left as it was")
+    accepted = {attempt.action for attempt in result.attempts if attempt.accepted}
+    kept = "painted anew" if "regenerate" in accepted else "repainted" if "inpaint" in accepted else "left as it was"
     sides = (
         (start.image, start.analysis, "start", pair.before, FAINT),
         (best.image, best.analysis, kept, pair.after, colour),
