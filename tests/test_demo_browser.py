@@ -314,9 +314,10 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     page.get_by_role("button", name="Pictures of your own").click()
     other = tmp_path / "b.png"
     Image.new("RGB", (64, 64), (30, 200, 30)).save(other)
-    page.get_by_label("Name A").fill("my own")
     page.locator("#rf-pictures-A input[type=file]").set_input_files([photo, other])
     expect(page.locator("#rf-pictures-A tr")).to_have_count(2)
+    page.get_by_label("Name A").fill("my own")
+    expect(page.get_by_label("Name A")).to_have_value("my own")
     page.get_by_role("button", name="Rank", exact=True).click()
     visitor.told("Best by CAP", "rank")
     rows = page.locator("#rf-rank-table tbody tr")
