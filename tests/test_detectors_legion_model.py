@@ -292,6 +292,12 @@ def test_an_answer_does_not_depend_on_its_neighbours() -> None:
             assert torch.allclose(alone.states[0], together.states[row, :length], atol=1e-5)
 
 
+@pytest.mark.parametrize("examples", [5, "text", [7], {"a": 1}, [["text"]]])
+def test_examples_that_are_no_texts_are_refused(examples: object) -> None:
+    with pytest.raises(ValueError, match="Expected a list of texts"):
+        LegionConfig(examples=examples)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_guesses_change_nothing_but_the_number_of_passes(count: int) -> None:
     """Right, half right, wrong and endless guesses, one answer at a time and several together."""

@@ -64,6 +64,8 @@ class LegionConfig(PreTrainedConfig):
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.clean_threshold = clean_threshold
+        if not isinstance(examples, list | tuple) or not all(isinstance(text, str) for text in examples):
+            raise ValueError(f"Expected a list of texts as examples, got {examples!r:.80}: mend config.json.")
         self.examples = list(examples)
         super().__init__(**kwargs)
 
