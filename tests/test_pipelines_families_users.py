@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import diffusers  # noqa: E402
 from diffusers import DiffusionPipeline  # noqa: E402
-from diffusers.utils import is_xformers_available  # noqa: E402
+from repairs import PROMPT, STEPS, mended, pictures, refined, relenting, weights  # noqa: E402
 from tiny_pipelines import (  # noqa: E402
     TINY,
     flux,
@@ -24,74 +24,19 @@ from tiny_pipelines import (  # noqa: E402
     stable_diffusion_xl,
 )
 
-from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError  # noqa: E402
-from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
+from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.pipelines.inpainting import Crop  # noqa: E402
-from refiner.taxonomy import Category  # noqa: E402
-from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
 
 pytestmark = [  # in diffusers
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
 ]
-STEPS = 4
-PROMPT = "a red hand left of a green clock"
-BOX = (8, 8, 20, 20)
 FILL = functools.partial(flux, diffusers.FluxFillPipeline, 3 * 16)
 KONTEXT = functools.partial(flux, diffusers.FluxKontextInpaintPipeline)
 SHORT = {"max_sequence_length": 48, "num_inference_steps": STEPS}
-
-
-def relenting() -> ScriptedDetector:
-    """Finds a flaw that is less severe each time, so that every repainting is kept."""
-    severities = iter(0.8**n for n in range(1000))
-
-    def look(image: Image.Image) -> Analysis:
-        region = Region(mask=None, box=BOX, name="the hand", category=Category.ANATOMY, severity=next(severities))
-        return Analysis(size=Size(image.height, image.width), regions=(region,), detector="relenting")
-
-    return ScriptedDetector(look)
-
-
-def refined(pipe: DiffusionPipeline, **options: Any) -> RefinedPipeline:
-    config = RefineConfig(max_rounds=1, strengths=(0.5,), strategy="inpaint")
-    return RefinedPipeline(
-        pipe,
-        detector=relenting(),
-        config=config,
-        call={"num_inference_steps": STEPS} | options.pop("call", {}),
-        **options,
-    )
-
-
-def mended(pipe: RefinedPipeline, **options: Any) -> RefinementResult:
-    """A refinement whose second picture is the first but for the flaw."""
-    pipe.detector = relenting()
-    result = pipe(PROMPT, seed=1, **options).results[0]
-    assert [attempt.action for attempt in result.attempts] == ["generate", "inpaint"]
-    assert result.best == 1, result.attempts[1].error
-    start, end = (np.asarray(attempt.image) for attempt in result.attempts)
-    painted = result.attempts[1].painted
-    assert painted.any()
-    assert not (start != end).any(axis=2)[~painted].any()
-    assert not painted[26:].any()
-    return result
-
-
-def pictures(result: RefinementResult) -> list[bytes]:
-    return [attempt.image.tobytes() for attempt in result.attempts]
-
-
-def weights(pipe: DiffusionPipeline) -> dict[str, tuple[int, float]]:
-    return {
-        f"{name}.{key}": (value.data_ptr(), float(value.double().sum()))
-        for name, part in pipe.components.items()
-        if isinstance(part, torch.nn.Module)
-        for key, value in part.state_dict().items()
-    }
 
 
 # A model of its own for repainting
@@ -372,91 +317,3 @@ def test_a_compiled_denoiser_paints_the_same_and_its_rows_are_counted(way: str) 
     assert pictures(result) == pictures(plain)
     assert [attempt.calls.denoiser_rows for attempt in result.attempts] == [4, 2]
     assert pipe.unet._compiled_call_impl is None or way == "Module.compile"
-
-
-class Int8Linear(torch.nn.Module):
-    """Stands for a quantiser's layer: it may be neither cast nor moved, as bitsandbytes' may not be cast."""
-
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        super().__init__()
-        weight = layer.weight.detach()
-        self.register_buffer("scale", weight.abs().amax(1, keepdim=True) / 127)
-        self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
-        self.bias = layer.bias
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(values, self.weight * self.scale, self.bias)
-
-    def _apply(self, *_args: Any, **_options: Any) -> None:
-        raise AssertionError("a quantised layer was cast or moved")
-
-
-def quantise(module: torch.nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, torch.nn.Linear):
-            setattr(module, name, Int8Linear(child))
-        else:
-            quantise(child)
-
-
-@pytest.mark.parametrize("name", ["sd", "flux", "lumina2"])
-def test_quantised_denoisers_are_neither_cast_nor_copied(name: str) -> None:
-    tiny = TINY[name]
-    base = tiny.build()
-    plain = pictures(mended(refined(base, call=tiny.call, native=tiny.native)))
-    denoiser = base.unet if name == "sd" else base.transformer
-    quantise(denoiser)
-    before = weights(base)
-    assert sum(isinstance(module, Int8Linear) for module in denoiser.modules()) > 5
-    assert pictures(mended(refined(base, call=tiny.call, native=tiny.native)))[0] != plain[0]
-    assert weights(base) == before
-
-
-@pytest.mark.parametrize("name", ["sd", "sdxl", "aura-flow"])
-def test_half_precision_stays_half_precision(name: str) -> None:
-    base = TINY[name].build().to(torch.float16)
-    mended(refined(base, native=32, call=TINY[name].call))
-    parts = [part for part in base.components.values() if isinstance(part, torch.nn.Module)]
-    assert {part.dtype for part in parts} == {torch.float16}
-
-
-@pytest.mark.skipif(is_xformers_available(), reason="xformers is installed: the next test is the one")
-def test_without_xformers_it_is_diffusers_that_says_so() -> None:
-    with pytest.raises(ModuleNotFoundError, match="xformers"):
-        refined(stable_diffusion()).enable_xformers_memory_efficient_attention()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not (is_xformers_available() and torch.cuda.is_available()), reason="needs xformers and a GPU")
-def test_xformers_reaches_generating_and_repainting() -> None:
-    pipe = refined(stable_diffusion()).to("cuda")
-    pipe.enable_xformers_memory_efficient_attention()
-    mended(pipe)
-    assert all("XFormers" in type(processor).__name__ for processor in pipe.unet.attn_processors.values())
-
-
-@pytest.mark.parametrize("name", ["sd", "aura-flow"])
-def test_models_offloaded_one_by_one_paint_the_same_and_stay_offloaded(name: str) -> None:
-    tiny = TINY[name]
-    own = stable_diffusion()
-    for inpainter in (None, own):
-        pipe = refined(tiny.build(), call=tiny.call, native=32, inpainter=inpainter)
-        plain = pictures(mended(pipe))
-        pipe.enable_model_cpu_offload(device="cpu")
-        for _ in range(2):
-            assert pictures(mended(pipe)) == plain
-        for each in (pipe.pipe, inpainter or pipe.pipe):
-            assert all(hasattr(part, "_hf_hook") for part in (each.vae, each.text_encoder))
-
-
-@pytest.mark.gpu  # accelerate's hooks need a device to load layers onto: on the CPU plain diffusers fails too
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading layer by layer needs a GPU")
-@pytest.mark.parametrize("name", ["sd", "aura-flow"])
-@pytest.mark.parametrize("way", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_offloaded_pipelines_paint_on_the_gpu_and_leave_it(name: str, way: str) -> None:
-    tiny = TINY[name]
-    pipe = refined(tiny.build(), call=tiny.call, native=32)
-    getattr(pipe, way)()
-    mended(pipe)
-    assert pipe.vae.device.type in ("cpu", "meta")
-    assert torch.cuda.memory_allocated() < 2**24

@@ -1,14 +1,16 @@
 """What refinement costs: against LEGION's schedule, against crops one after the other, and where nothing is wrong.
 
-All sides run in one process, in turn, with the same weights, steps, prompts and seeds, so that the ratios hold on any
+All sides run in one process, in turn, with the same weights, prompts and seeds, so that the ratios hold on any
 machine. Seconds are those of the processor: in one thread they are what an idle machine takes. What others do is
 written from their papers and scripts, favourably: nothing is loaded twice, the prompt is the user's, and an answer of
 the detector that cannot be read stands for no regions.
 
 - LEGION (section 4.2; inpainting defaults): the whole picture is inpainted, one region after the other, three rounds,
-  no early stop, and a last detection.
+  no early stop, and a last detection; 25 steps at guidance 8.
 - ADetailer and asdff: regions are found once; each is cut out, repainted and pasted back before the next; nobody looks
-  at what came of it.
+  at what came of it; steps and guidance are those with which the picture was made.
+
+Either runs a second time with our steps and guidance, to tell what the schedule costs from what its steps cost.
 
 ``four_regions`` are pictures of four things with a flaw drawn into each (the generator's own seldom have four), of
 which the detector names four regions or more. The referee counts flaws before and after.
@@ -46,6 +48,7 @@ from refiner.protocols import PaintJob
 from refiner.types import Mask, Region, Size
 
 LEGION_ROUNDS, LEGION_STRENGTH, LEGION_DILATION = 3, 0.84, 10  # the last in pixels of 1024
+LEGION_CALL = {"num_inference_steps": 25, "guidance_scale": 8.0}
 CROP_STRENGTH, CROP_DILATION, CROP_BLUR, CROP_PADDING = 0.4, 4, 4, 32  # ADetailer's; the last three in pixels of 512
 HELD_OUT = 900_003
 """First word of the seeds of ``four_regions``; no training draws from it."""
@@ -65,13 +68,19 @@ Record = dict[str, tuple[int, int, int, float]]
 
 
 class Rivals:
-    """Other systems' schedules, with the weights and call defaults of a refined pipeline."""
+    """Other systems' schedules, with the weights of a refined pipeline.
 
-    def __init__(self, pipe: RefinedPipeline) -> None:
+    Args:
+        pipe: whose weights they use.
+        alike: whether they take its steps and guidance, too, instead of those they come with.
+    """
+
+    def __init__(self, pipe: RefinedPipeline, *, alike: bool = False) -> None:
         self.pipe = pipe
         own = {**pipe.pipe.components, "requires_safety_checker": False}
         self.inpainter = pipe.inpainter or StableDiffusionInpaintPipeline(**own)
-        self.call = pipe.inpaint_call_defaults or pipe.call_defaults
+        ours = pipe.inpaint_call_defaults or pipe.call_defaults
+        self.legion_call, self.crops_call = (ours, ours) if alike else (LEGION_CALL, pipe.call_defaults)
         self.inpainter.set_progress_bar_config(disable=True)
 
     def legion(self, image: Image.Image, prompt: str, seed: int) -> Outcome:
@@ -80,7 +89,7 @@ class Rivals:
             for _ in range(LEGION_ROUNDS):
                 for region in _regions(self.pipe, image, prompt):
                     mask = _grown(region, image, LEGION_DILATION / 1024)
-                    image = self._inpaint(image, mask, prompt, seed, LEGION_STRENGTH)
+                    image = self._inpaint(image, mask, prompt, seed, LEGION_STRENGTH, self.legion_call)
             _regions(self.pipe, image, prompt)
         return Outcome(image, rows[0], LEGION_ROUNDS + 1)
 
@@ -94,14 +103,16 @@ class Rivals:
                 cut = mask[box[1] : box[3], box[0] : box[2]]
                 crop = image.crop(box).resize((native, native), Image.Resampling.LANCZOS)
                 cut = np.asarray(Image.fromarray(cut).resize((native, native), Image.Resampling.NEAREST))
-                painted = self._inpaint(crop, cut, prompt, seed + number, CROP_STRENGTH)
+                painted = self._inpaint(crop, cut, prompt, seed + number, CROP_STRENGTH, self.crops_call)
                 whole = image.copy()
                 whole.paste(painted.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS), box[:2])
                 soft = Image.fromarray(mask).convert("L").filter(ImageFilter.GaussianBlur(CROP_BLUR / 512 * longest))
                 image = Image.composite(whole, image, soft)
         return Outcome(image, rows[0], 1)
 
-    def _inpaint(self, image: Image.Image, mask: Mask, prompt: str, seed: int, strength: float) -> Image.Image:
+    def _inpaint(
+        self, image: Image.Image, mask: Mask, prompt: str, seed: int, strength: float, call: Mapping[str, Any]
+    ) -> Image.Image:
         return self.inpainter(
             prompt=prompt,
             image=image,
@@ -110,7 +121,7 @@ class Rivals:
             width=image.width,
             strength=strength,
             generator=torch.Generator().manual_seed(seed),
-            **self.call,
+            **call,
         ).images[0]
 
 
@@ -180,7 +191,7 @@ def four_regions(pipe: RefinedPipeline, pictures: int) -> dict[str, Any]:
 
 def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
     """What is compared: others, the defaults, one round of them, and what the README advises for ADetailer's users."""
-    rivals = Rivals(pipe)
+    rivals, alike = Rivals(pipe), Rivals(pipe, alike=True)
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
 
     def refined(image: Image.Image, prompt: str, seed: int, **options: Any) -> Outcome:
@@ -189,7 +200,9 @@ def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
 
     return {
         "legion": rivals.legion,
+        "legion, our steps": alike.legion,
         "crops": rivals.crops,
+        "crops, our steps": alike.crops,
         "refined": refined,
         "refined, one round": functools.partial(refined, max_rounds=1),
         "refined, lightly": functools.partial(refined, config=light),
@@ -211,7 +224,8 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
     """Means of each system; ratios of cost and differences of flaws between pairs, with bootstrap 95 % intervals."""
     table = {name: np.array([record[name] for record in records], dtype=np.float64) for name in records[0]}
     columns = ("flaws", "denoiser_rows", "detector_calls", "seconds")
-    pairs = [(rival, ours) for rival in ("legion", "crops") for ours in table if ours.startswith("refined")]
+    refined = [name for name in table if name.startswith("refined")]
+    pairs = [(rival, ours) for rival in table if rival not in {"start", *refined} for ours in refined]
     return {
         "pictures": len(table["start"]),
         "means": {name: dict(zip(columns, rows.mean(axis=0).round(3), strict=True)) for name, rows in table.items()},
@@ -232,27 +246,37 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
 
 def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
     """Ratios LEGION / ours for pictures whose start has two flaws or more."""
-    rivals, painter = Rivals(pipe), DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
-    rows, seconds = [], []
+    painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
+    schedules = {"as published": Rivals(pipe), "our steps": Rivals(pipe, alike=True)}
+    records: list[dict[str, tuple[int, float]]] = []
     for case in cases(20 * prompts, 1):
-        if len(rows) == prompts:
+        if len(records) == prompts:
             break
         prompt = case.scene.caption
-        ours, result = timed(lambda: finish(pipe.stream(prompt, seed=case.number)))  # noqa: B023
+        seconds, result = timed(lambda: finish(pipe.stream(prompt, seed=case.number)))  # noqa: B023
         first = result.attempts[0]
         if first.analysis is None or len(first.analysis.regions) < 2:
             continue
+        record = {"ours": (result.calls.denoiser_rows, seconds)}
+        for name, rivals in schedules.items():
 
-        def schedule() -> Outcome:
-            return rivals.legion(painter.generate([PaintJob(prompt=prompt, seed=first.seed)])[0], prompt, first.seed)  # noqa: B023
+            def schedule() -> Outcome:
+                start = painter.generate([PaintJob(prompt=prompt, seed=first.seed)])[0]  # noqa: B023
+                return rivals.legion(start, prompt, first.seed)  # noqa: B023
 
-        theirs, outcome = timed(schedule)
-        rows.append((outcome.denoiser_rows + first.calls.denoiser_rows, result.calls.denoiser_rows))
-        seconds.append((theirs, ours))
-    return {
-        "pictures": len(rows),
-        "denoiser_rows": _ratio(*np.transpose(rows)),
-        "seconds": _ratio(*np.transpose(seconds)),
+            seconds, outcome = timed(schedule)
+            record[name] = (outcome.denoiser_rows + first.calls.denoiser_rows, seconds)
+        records.append(record)
+
+    def column(name: str, place: int) -> list[float]:
+        return [record[name][place] for record in records]
+
+    return {"pictures": len(records)} | {
+        name: {
+            figure: _ratio(column(name, place), column("ours", place))
+            for place, figure in enumerate(("denoiser_rows", "seconds"))
+        }
+        for name in schedules
     }
 
 
