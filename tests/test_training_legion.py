@@ -13,21 +13,25 @@ from transformers import CLIPImageProcessor, SamImageProcessor
 from refiner.detectors.legion import LegionDetector
 from refiner.detectors.legion.grammar import compose, parse
 from refiner.errors import UnreadableOutputError, WeightsError
+from refiner.masks import box_of, location_words
 from refiner.training.common import Ema, cosine_schedule, load_checkpoint, save_checkpoint
 from refiner.training.legion import Recipe, Setting, export, prepare, stage_one, stage_two
 from refiner.training.legion_data import (
     KIND_NAMES,
+    LEEWAY,
     PART_NAMES,
     Pool,
     build_tokenizer,
     decoder_like,
     draw,
+    moved,
     normalise,
     vocabulary_texts,
 )
 from refiner.training.legion_eval import held_out, pixel_f1
 from refiner.training.legion_losses import LossWeights, Trainee, dice_loss
 from refiner.training.legion_model import Architecture
+from refiner.types import Size
 
 TOY = Architecture(
     clip_patch=24,
@@ -146,6 +150,41 @@ def test_augmentation_is_faint_and_depends_on_its_generator_alone() -> None:
         changes.append(np.abs(first.astype(float) - image).mean())
     assert min(changes) == 0.0
     assert 0.5 < max(changes) < 20
+
+
+def test_what_is_said_of_a_picture_moves_with_it() -> None:
+    moves = set()
+    for seed in range(40):
+        item = draw(np.random.default_rng([5, seed]), clean_share=0.2)
+        got = moved(item, np.random.default_rng(seed))
+        down, right = next(
+            (down, right)
+            for down in range(-LEEWAY, LEEWAY + 1, 2)
+            for right in range(-LEEWAY, LEEWAY + 1, 2)
+            if np.array_equal(inner(got.image), inner(np.roll(item.image, (down, right), (0, 1))))
+        )
+        moves.add((down, right))
+        assert np.array_equal(
+            inner(got.parts, LEEWAY // 2), inner(np.roll(item.parts, (down // 2, right // 2), (0, 1)), LEEWAY // 2)
+        )
+        rolled = np.roll(item.masks, (down, right), (1, 2))
+        assert sorted(inner(mask).tobytes() for mask in got.masks if inner(mask).any()) == sorted(
+            inner(mask).tobytes() for mask in rolled if inner(mask).any()
+        )
+        assert len(got.masks) == len(got.kinds) == len(got.findings)
+        boxes = [box_of(mask) for mask in got.masks]
+        assert all(box is not None for box in boxes)
+        assert [finding.location for finding in got.findings] == [location_words(box, Size(96, 96)) for box in boxes]
+        if (down, right) == (0, 0):
+            assert np.array_equal(item.image, got.image)
+            assert (item.findings, item.kinds) == (got.findings, got.kinds)
+    assert (0, 0) in moves
+    assert len(moves) > 15
+
+
+def inner(pixels: np.ndarray, edge: int = LEEWAY) -> np.ndarray:
+    """What is not near the edge of a picture or mask."""
+    return pixels[edge:-edge, edge:-edge]
 
 
 def test_batches_depend_on_seed_stage_and_step_alone(shards: Path, tmp_path: Path) -> None:

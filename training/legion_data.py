@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from refiner.detectors.legion.grammar import OPENING, SEVERITIES, Finding, compose
-from refiner.masks import location_words
+from refiner.masks import box_of, location_words
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, sample_scene
@@ -27,7 +27,7 @@ from refiner.runs import atomic_write
 from refiner.taxonomy import Category
 from refiner.training.natural import EXPLANATION, REASONING, Pixels, category_of, regions_of
 from refiner.training.paintings import Gallery, Painting
-from refiner.types import Region, Size
+from refiner.types import Box, Region, Size
 
 KIND_NAMES = (*FLAWS, "malformed")
 """The injected kinds, and what the generator does by itself."""
@@ -42,6 +42,8 @@ _LENGTH_STEP = 32
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
 
 LABEL_SIDE = SIZE // 2
+LEEWAY = 6
+"""Pixels by which pictures are moved in training."""
 
 
 def _part_names() -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def natural(painting: Painting) -> list[Drawn]:
 
 
 def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Drawn:
-    order = sorted(range(len(regions)), key=lambda index: _reading_key(regions[index]))
+    order = sorted(range(len(regions)), key=lambda index: _reading_key(regions[index].box))
     masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
     for row, index in enumerate(order):
         masks[row] = regions[index].pixels(Size(SIZE, SIZE))
@@ -127,9 +129,28 @@ def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequen
     return Drawn(image, masks, findings, numbers, part_map(scene), scene.caption)
 
 
-def _reading_key(region: Region) -> tuple[int, int]:
-    x0, y0, x1, y1 = region.box
+def _reading_key(box: Box) -> tuple[int, int]:
+    x0, y0, x1, y1 = box
     return (3 * (y0 + y1)) // (2 * SIZE), x0 + x1
+
+
+def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
+    """A picture moved by up to ``LEEWAY`` pixels up or down and sideways, its edges repeated, and what is said of it."""
+    down, right = (2 * int(step) for step in rng.integers(-LEEWAY // 2, LEEWAY // 2 + 1, 2))
+    rows, columns = ((np.arange(SIZE) - by).clip(0, SIZE - 1) for by in (down, right))
+    masks = item.masks[:, rows][:, :, columns]
+    boxes = {place: box for place, mask in enumerate(masks) if (box := box_of(mask)) is not None}
+    order = sorted(boxes, key=lambda place: _reading_key(boxes[place]))
+    return item._replace(
+        image=item.image[rows][:, columns],
+        masks=masks[order],
+        findings=tuple(
+            dataclasses.replace(item.findings[place], location=location_words(boxes[place], Size(SIZE, SIZE)))
+            for place in order
+        ),
+        kinds=tuple(item.kinds[place] for place in order),
+        parts=item.parts[rows[::2] // 2][:, columns[::2] // 2],
+    )
 
 
 def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
@@ -348,7 +369,7 @@ def sample_batch(
     size: int,
     augment: Augment = decoder_like,
 ) -> Batch:
-    """Draw ``size`` pictures of the pool, augmented; the same ``seed`` gives the same batch."""
+    """Draw ``size`` pictures of the pool, moved and augmented; the same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
-    items = [pool[int(index)] for index in rng.choice(len(pool), size, replace=False)]
+    items = [moved(pool[int(index)], rng) for index in rng.choice(len(pool), size, replace=False)]
     return collate([item._replace(image=augment(item.image, rng)) for item in items], tokenizer, prompt_ids)
