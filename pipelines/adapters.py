@@ -7,15 +7,15 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError
 from refiner.pipelines.blending import blended
+from refiner.pipelines.borrowing import as_it_was, chance, with_config
 from refiner.pipelines.controls import control_in, cut_out
 from refiner.pipelines.families import (
     cell_of,
@@ -30,7 +30,7 @@ from refiner.pipelines.families import (
     tokenizers_of,
 )
 from refiner.pipelines.inpainting import Crop, Pixels
-from refiner.pipelines.staggering import Shares, staggered
+from refiner.pipelines.staggering import staggered
 from refiner.protocols import PaintJob
 from refiner.types import Calls
 
@@ -153,7 +153,7 @@ class DiffusersPainter:
         return {"height": settings.height or side, "width": settings.width or side}
 
     def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with self._counting(pipe), _as_it_was(pipe), _chance(request["generator"].initial_seed()):
+        with self._counting(pipe), as_it_was(pipe), chance(request["generator"].initial_seed()):
             return pipe(**request).images[0]
 
     def check(self, *, soft: bool) -> None:
@@ -214,7 +214,7 @@ class DiffusersPainter:
         """Repaint crops of one size in one call, with or without the pipeline's watermark."""
         fitting = _fitting(crops[0].image.size, owner)
         if fitting is not None:
-            painted = self._repaint(owner, [_resized(crop, fitting) for crop in crops], options, marked=marked)
+            painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
             return [_stretched(pixels, crops[0].image.size) for pixels in painted]
         family = family_of(owner)
         (width, height), images = crops[0].image.size, [crop.image for crop in crops]
@@ -222,9 +222,9 @@ class DiffusersPainter:
         pipe = inpainting_pipe(owner, controlled=control is not None)
         if not marked and hasattr(pipe, "watermark"):
             pipe.watermark = None
-        strengths = [_strength(crop.strength * _peak(crop), pipe, options) for crop in crops]
+        strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
         cell, strength = cell_of(owner), max(strengths)
-        shares = np.stack([_shares(crop, own, cell) for crop, own in zip(crops, strengths, strict=True)])
+        shares = np.stack([crop.shares(own, cell) for crop, own in zip(crops, strengths, strict=True)])
         request: dict[str, Any] = {"strength": strength}
         if inpaints(pipe):
             masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
@@ -249,8 +249,8 @@ class DiffusersPainter:
         }
         request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
         known = takes(pipe)
-        asked = _with_config(denoiser_of(owner), family.asked)
-        with self._counting(owner), _as_it_was(owner), _chance(crops[0].seed), asked:
+        asked = with_config(denoiser_of(owner), family.asked)
+        with self._counting(owner), as_it_was(owner), chance(crops[0].seed), asked:
             output = pipe(**{name: value for name, value in request.items() if name in known})
         owner.maybe_free_model_hooks()
         return list(output.images)
@@ -329,30 +329,9 @@ def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] 
     return width, height
 
 
-def _resized(crop: Crop, size: tuple[int, int]) -> Crop:
-    def nearest(pixels: NDArray[T]) -> NDArray[T]:
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
-
-    change = None if crop.change is None else nearest(crop.change.astype(np.float32))
-    return replace(
-        crop, image=crop.image.resize(size, Image.Resampling.LANCZOS), mask=nearest(crop.mask), change=change
-    )
-
-
 def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
     return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
-
-
-def _shares(crop: Crop, strength: float, cell: int) -> Shares:
-    """With what strength each cell of a crop is repainted; ``strength`` is the largest."""
-    shares = crop.mask[::cell, ::cell] * np.float64(strength)
-    return shares if crop.change is None else shares * (crop.change[::cell, ::cell] / _peak(crop))
-
-
-def _peak(crop: Crop) -> float:
-    """The largest share of its strength with which a crop is repainted."""
-    return 1.0 if crop.change is None else float((crop.change * crop.mask).max()) or 1.0
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
@@ -382,43 +361,6 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
             kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)
     return list(groups.values())
-
-
-@contextmanager
-def _chance(seed: int) -> Iterator[None]:
-    """Seed the random numbers of those who ask no generator, such as Stable Diffusion 3's ControlNet, for a while."""
-    import torch
-
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Undo what some pipelines do in half precision: they leave their autoencoder in single precision."""
-    dtype = pipe.vae.dtype
-    try:
-        yield
-    finally:
-        if pipe.vae.dtype != dtype:
-            pipe.vae.to(dtype)
-
-
-@contextmanager
-def _with_config(denoiser: Any, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Have entries in a model's config that an inpainting class asks for and the model's class does not have."""
-    missing = {name: value for name, value in asked.items() if name not in denoiser.config}
-    if not missing:
-        yield
-        return
-    model = getattr(denoiser, "_orig_mod", denoiser)  # of what torch.compile returned
-    before = model._internal_dict
-    model.register_to_config(**missing)
-    try:
-        yield
-    finally:
-        model._internal_dict = before
 
 
 def _empty(job: PaintJob, *, height: int, width: int) -> Crop:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from refiner.errors import BadImageError, InputError
 from refiner.masks import box_of, feather, ring
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.staggering import Shares
 from refiner.protocols import InpaintJob
 from refiner.types import Box, Mask, Size
 
+T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
 
@@ -40,6 +43,26 @@ class Crop:
     """Float (H, W) in [0, 1]: by which share of the strength each pixel is repainted; None: by all of it."""
     place: tuple[Box, Size] | None = None
     """The box that was cut out, in pixels of a picture of this size; None: all of the picture."""
+
+    @property
+    def peak(self) -> float:
+        """The largest share of its strength with which it is repainted."""
+        return 1.0 if self.change is None else float((self.change * self.mask).max()) or 1.0
+
+    def shares(self, strength: float, cell: int) -> Shares:
+        """With what strength each cell of so many pixels is repainted; ``strength`` is the largest."""
+        shares = self.mask[::cell, ::cell] * np.float64(strength)
+        return shares if self.change is None else shares * (self.change[::cell, ::cell] / self.peak)
+
+    def resized(self, size: tuple[int, int]) -> Crop:
+        """The same at another width and height, in pixels."""
+
+        def nearest(pixels: NDArray[T]) -> NDArray[T]:
+            return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
+
+        change = None if self.change is None else nearest(self.change.astype(np.float32))
+        image = self.image.resize(size, Image.Resampling.LANCZOS)
+        return replace(self, image=image, mask=nearest(self.mask), change=change)
 
 
 CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]

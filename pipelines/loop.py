@@ -10,19 +10,19 @@ and the judge.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from refiner import protocols
 from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError
+from refiner.pipelines.answers import as_look, checked, each_answer, one_picture, scored
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
@@ -32,7 +32,6 @@ from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.runs import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, Size, StopReason
 
-T = TypeVar("T")
 Attempts = Stream[Attempt, bool | None, RefinementResult]
 """Yields attempts and returns the result; sending True in ends it early, with stop reason "interrupted"."""
 
@@ -207,7 +206,7 @@ class _Refinement:
         job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
         try:
             pictures = self._painted(lambda: self.parts.generator.generate([job]))
-            look = self._look([_whole(pictures)])[0]
+            look = self._look([one_picture(pictures)])[0]
         except ModelError as error:
             look = Look(image=None, error=str(error))
         return self._record(action, job, look, compare(look, self.best, self.config))
@@ -244,7 +243,7 @@ class _Refinement:
         nothing: Choice = (None,) * len(patches)
         try:
             every = list(chain(*jobs))
-            pictures = iter(_checked(self._painted(lambda: self.parts.inpainter.inpaint(every)), every))
+            pictures = iter(checked(self._painted(lambda: self.parts.inpainter.inpaint(every)), every))
             painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
             candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
@@ -294,13 +293,13 @@ class _Refinement:
 
     def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
         prompts = [self.prompt] * len(images)
-        answers = _each(self._detect, images, prompts, recorded)
+        answers = each_answer(self._detect, images, prompts, recorded)
         judges = self.judges
         if self.best is None and all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers):
             judges = ()  # a first picture without a flaw ends the run: there is nothing to compare it with
-        scores = [_each(_scored(judge), images, prompts, (ModelError,)) for judge in judges]
+        scores = [each_answer(scored(judge), images, prompts, (ModelError,)) for judge in judges]
         return [
-            _as_look(image, answer, [own[number] for own in scores])
+            as_look(image, answer, [own[number] for own in scores])
             for number, (image, answer) in enumerate(zip(images, answers, strict=True))
         ]
 
@@ -352,73 +351,6 @@ class _Refinement:
 
 
 _INTERRUPTED = "Expected a whole picture, got an interrupt while it was painted."
-
-
-def _each(
-    ask: Callable[[Sequence[Image.Image], Sequence[str]], list[T]],
-    images: Sequence[Image.Image],
-    prompts: Sequence[str],
-    recorded: tuple[type[Exception], ...],
-) -> list[T | Exception]:
-    """An answer about each picture, or what went wrong with it; they are asked about one by one where all fail."""
-    try:
-        return [*ask(images, prompts)]
-    except Exception as error:
-        if not isinstance(error, recorded) and not is_out_of_memory(error):
-            raise
-        if len(images) == 1:
-            return [error]
-        ran_out = is_out_of_memory(error)
-    if ran_out:
-        make_room()
-    return [
-        answer
-        for image, prompt in zip(images, prompts, strict=True)
-        for answer in _each(ask, [image], [prompt], recorded)
-    ]
-
-
-def _scored(judge: protocols.Judge) -> Callable[[Sequence[Image.Image], Sequence[str]], list[float]]:
-    def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        scores = judge.score(images, prompts)
-        if len(scores) != len(images) or not all(map(math.isfinite, scores)):
-            raise BadAnswerError(f"Expected {len(images)} finite scores of {judge.name}, got {scores!r:.80}.")
-        return scores
-
-    return ask
-
-
-def _as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:
-    errors = [each for each in (answer, *scores) if isinstance(each, Exception)]
-    known = tuple(score for score in scores if not isinstance(score, Exception))
-    return Look(
-        image=image,
-        analysis=None if isinstance(answer, Exception) else answer,
-        scores=known if len(known) == len(scores) else (),
-        error=" ".join(first_line(each) if is_out_of_memory(each) else str(each) for each in errors) or None,
-    )
-
-
-def _whole(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The one picture of a generator."""
-    if len(pictures) != 1:
-        raise BadImageError(f"Expected 1 picture from the generator, got {len(pictures)}.")
-    picture = pictures[0]
-    if not isinstance(picture, Image.Image) or picture.mode != "RGB":
-        raise BadImageError(f"Expected an RGB picture from the generator, got {picture!r:.80}.")
-    return picture
-
-
-def _checked(pictures: Sequence[Image.Image], jobs: Sequence[InpaintJob]) -> Sequence[Image.Image]:
-    """Pictures of an inpainter, one for each job, of its size and mode."""
-    if len(pictures) != len(jobs):
-        raise BadImageError(f"Expected {len(jobs)} pictures from the inpainter, got {len(pictures)}.")
-    for picture, job in zip(pictures, jobs, strict=True):
-        if picture.size != job.image.size or picture.mode != "RGB":
-            raise BadImageError(
-                f"Expected an RGB picture of {job.image.size} from the inpainter, got {picture.mode} of {picture.size}."
-            )
-    return pictures
 
 
 def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:

@@ -135,7 +135,7 @@ def _reading_key(box: Box) -> tuple[int, int]:
 
 
 def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
-    """A picture moved by up to ``LEEWAY`` pixels up or down and sideways, its edges repeated, and what is said of it."""
+    """A picture moved by up to ``LEEWAY`` pixels either way, its edges repeated, and what is said of it."""
     down, right = (2 * int(step) for step in rng.integers(-LEEWAY // 2, LEEWAY // 2 + 1, 2))
     rows, columns = ((np.arange(SIZE) - by).clip(0, SIZE - 1) for by in (down, right))
     masks = item.masks[:, rows][:, :, columns]
