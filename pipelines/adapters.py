@@ -30,6 +30,7 @@ from refiner.pipelines.families import (
     tokenizers_of,
 )
 from refiner.pipelines.inpainting import Crop, Pixels
+from refiner.pipelines.prompt_cache import PromptCache
 from refiner.pipelines.staggering import staggered
 from refiner.protocols import PaintJob
 from refiner.types import Calls
@@ -68,6 +69,7 @@ class DiffusersPainter:
         inpainter: paints crops, with ``inpaint_options`` and step callbacks alone; None: ``pipe`` does.
         second_stage: takes the latents of ``pipe``, from ``denoising_end`` of the options on, and makes pictures of
             them, as SDXL's refiner does; None: ``pipe`` does.
+        prompt_cache: prompts' embeddings, shared with other painters; None: one of its own.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class DiffusersPainter:
         *,
         inpainter: DiffusionPipeline | None = None,
         second_stage: DiffusionPipeline | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         self._pipe = pipe
         self._inpainter = pipe if inpainter is None else inpainter
         self._second_stage = second_stage
         self._settings = settings
+        self._prompts = prompt_cache or PromptCache()
         self._rows = 0
 
     @property
@@ -153,7 +157,8 @@ class DiffusersPainter:
         return {"height": settings.height or side, "width": settings.width or side}
 
     def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with self._counting(pipe), as_it_was(pipe), chance(request["generator"].initial_seed()):
+        seeded = chance(request["generator"].initial_seed())
+        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), seeded:
             return pipe(**request).images[0]
 
     def check(self, *, soft: bool) -> None:
@@ -250,7 +255,7 @@ class DiffusersPainter:
         request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
         known = takes(pipe)
         asked = with_config(denoiser_of(owner), family.asked)
-        with self._counting(owner), as_it_was(owner), chance(crops[0].seed), asked:
+        with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), chance(crops[0].seed), asked:
             output = pipe(**{name: value for name, value in request.items() if name in known})
         owner.maybe_free_model_hooks()
         return list(output.images)

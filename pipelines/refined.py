@@ -33,6 +33,7 @@ from refiner.pipelines.parts_by_id import (
     saved_judge,
     trusted,
 )
+from refiner.pipelines.prompt_cache import PromptCache
 from refiner.pipelines.replay import settings_of
 from refiner.pipelines.safety import SafetyChecked
 from refiner.pipelines.saved import PARTS, SavedSettings
@@ -304,10 +305,12 @@ class RefinedPipeline:
         given = None if image is None else load_image(image)
         painted: Counter[tuple[str, int]] = Counter()
         results: list[RefinementResult] = []
-        interrupt = Interrupt(self.pipe)
+        interrupt, shared = Interrupt(self.pipe), PromptCache()
         for text, number in zip(texts, self._seeds(seed, generator, options, len(texts)), strict=True):
             index = painted[text, number]
-            attempts = self.stream(text, image=given, seed=number, index=index, interrupt=interrupt, **options)
+            attempts = self.stream(
+                text, image=given, seed=number, index=index, interrupt=interrupt, prompt_cache=shared, **options
+            )
             painted[text, number] += 1
             results.append(finish(attempts, callback_on_attempt))
             if interrupt():
@@ -330,6 +333,7 @@ class RefinedPipeline:
         height: int | None = None,
         width: int | None = None,
         interrupt: Interrupt | None = None,
+        prompt_cache: PromptCache | None = None,
         **options: Any,
     ) -> Attempts:
         """Refine one picture, attempt by attempt; the generator's return value is the ``RefinementResult``.
@@ -346,6 +350,7 @@ class RefinedPipeline:
             height: pixels; None: the model's native side.
             width: pixels; None: the model's native side.
             interrupt: ends the run once it is set, as ``RefinedPipeline.interrupt`` does; None: one of its own.
+            prompt_cache: prompts' embeddings, shared with other runs of the same weights; None: one of its own.
             options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
                 ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
                 inpainting; an ``inpainter`` gets the callbacks alone. A ControlNet's picture is ``control_image``.
@@ -374,6 +379,7 @@ class RefinedPipeline:
             ),
             inpainter=self.inpainter,
             second_stage=self.second_stage,
+            prompt_cache=prompt_cache,
         )
         painter.check(soft=settings.soft_edge > 0)
         parts = Parts(
