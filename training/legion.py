@@ -9,6 +9,7 @@ Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, an
   which thing should be where, and which kind of flaw is where;
 * two thirds of the pictures show the bundled generator's own flaws (``paintings.py``) in place of injected ones, and
   the word for their number weighs more than the others;
+* pictures are moved by a few pixels, with their masks and what is said of where (``legion_data.moved``);
 * every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
 * position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
 * the CLS feature is trained by an auxiliary verdict loss in stage 1: LLaVA reads the patches alone, so that without it
