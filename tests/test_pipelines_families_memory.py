@@ -127,6 +127,15 @@ def test_models_offloaded_layer_by_layer_paint_the_same_and_stay_offloaded(name:
     assert {weight.device.type for module in modules for weight in module.parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize("name", [name for name in TINY if name != "hunyuan-dit"])  # which diffusers does not so
+def test_models_offloaded_by_groups_paint_the_same(name: str) -> None:
+    tiny = TINY[name]
+    pipe = refined(tiny.build(), call=tiny.call, native=32)
+    plain = pictures(mended(pipe))
+    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
+    assert pictures(mended(pipe)) == plain
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading layer by layer needs a GPU")
 @pytest.mark.parametrize("name", ["sd", "aura-flow"])
