@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -17,6 +18,12 @@ from refiner.types import Analysis, RefinementResult, Region, Size
 STEPS = 4
 PROMPT = "a red hand left of a green clock"
 BOX = (8, 8, 20, 20)
+NOISE = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
+]
+"""Warnings about diffusers' own code, for ``pytestmark``."""
 
 
 def relenting() -> ScriptedDetector:

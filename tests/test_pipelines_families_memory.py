@@ -10,14 +10,10 @@ torch = pytest.importorskip("torch")
 
 import accelerate.hooks  # noqa: E402
 from diffusers.utils import is_xformers_available  # noqa: E402
-from repairs import mended, pictures, refined, weights  # noqa: E402
+from repairs import NOISE, mended, pictures, refined, weights  # noqa: E402
 from tiny_pipelines import TINY, stable_diffusion  # noqa: E402
 
-pytestmark = [  # in diffusers
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
-]
+pytestmark = NOISE
 
 
 class Int8Linear(torch.nn.Module):

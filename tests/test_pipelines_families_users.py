@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import diffusers  # noqa: E402
 from diffusers import DiffusionPipeline  # noqa: E402
-from repairs import PROMPT, STEPS, mended, pictures, refined, relenting, weights  # noqa: E402
+from repairs import NOISE, PROMPT, STEPS, mended, pictures, refined, relenting, weights  # noqa: E402
 from tiny_pipelines import (  # noqa: E402
     TINY,
     flux,
@@ -29,11 +29,7 @@ from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.pipelines.inpainting import Crop  # noqa: E402
 
-pytestmark = [  # in diffusers
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
-]
+pytestmark = NOISE
 FILL = functools.partial(flux, diffusers.FluxFillPipeline, 3 * 16)
 KONTEXT = functools.partial(flux, diffusers.FluxKontextInpaintPipeline)
 SHORT = {"max_sequence_length": 48, "num_inference_steps": STEPS}

@@ -9,16 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from diffusers import DiffusionPipeline  # noqa: E402
-from repairs import PROMPT, mended, pictures, refined, relenting  # noqa: E402
+from repairs import NOISE, PROMPT, mended, pictures, refined, relenting  # noqa: E402
 from tiny_pipelines import TINY, stable_diffusion  # noqa: E402
 
 from refiner.pipelines.prompt_cache import PromptCache  # noqa: E402
 
-pytestmark = [  # in diffusers
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
-]
+pytestmark = NOISE
 
 
 def listened(pipe: DiffusionPipeline) -> list[str]:

@@ -246,7 +246,6 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
 
 def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
     """Ratios LEGION / ours for pictures whose start has two flaws or more."""
-    painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
     schedules = {"as published": Rivals(pipe), "our steps": Rivals(pipe, alike=True)}
     records: list[dict[str, tuple[int, float]]] = []
     for case in cases(20 * prompts, 1):
@@ -261,8 +260,7 @@ def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
         for name, rivals in schedules.items():
 
             def schedule() -> Outcome:
-                start = painter.generate([PaintJob(prompt=prompt, seed=first.seed)])[0]  # noqa: B023
-                return rivals.legion(start, prompt, first.seed)  # noqa: B023
+                return rivals.legion(_painted(pipe, prompt, first.seed), prompt, first.seed)  # noqa: B023
 
             seconds, outcome = timed(schedule)
             record[name] = (outcome.denoiser_rows + first.calls.denoiser_rows, seconds)
@@ -281,10 +279,7 @@ def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
 
 
 def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
-    """Ratio of RefinedPipeline's seconds to generator plus detector, on a prompt whose start is clean.
-
-    A painter for each picture: one that is kept would not encode the prompt again.
-    """
+    """Ratio of RefinedPipeline's seconds to generator plus detector, on a prompt whose start is clean."""
     for case in cases(200, 1):
         prompt = case.scene.caption
         result = finish(pipe.stream(prompt, seed=case.number))
@@ -295,11 +290,16 @@ def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
     seed = result.attempts[0].seed
 
     def bare() -> None:
-        painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
-        pipe.detector(painter.generate([PaintJob(prompt=prompt, seed=seed)])[0], prompt)
+        pipe.detector(_painted(pipe, prompt, seed), prompt)
 
     times = [(timed(lambda: finish(pipe.stream(prompt, seed=case.number)))[0], timed(bare)[0]) for _ in range(pairs)]
     return {"pairs": pairs, "seconds": _ratio(*np.transpose(times))}
+
+
+def _painted(pipe: RefinedPipeline, prompt: str, seed: int) -> Image.Image:
+    """The generator's picture, by a painter of its own: one that is kept would not encode the prompt again."""
+    painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
+    return painter.generate([PaintJob(prompt=prompt, seed=seed)])[0]
 
 
 def _ratio(above: Any, below: Any) -> dict[str, Any]:
