@@ -30,6 +30,7 @@ from refiner.pipelines.families import (
     tokenizers_of,
 )
 from refiner.pipelines.inpainting import Crop, Pixels
+from refiner.pipelines.latent_cache import LatentCache
 from refiner.pipelines.prompt_cache import PromptCache
 from refiner.pipelines.staggering import staggered
 from refiner.protocols import PaintJob
@@ -86,6 +87,7 @@ class DiffusersPainter:
         self._second_stage = second_stage
         self._settings = settings
         self._prompts = prompt_cache or PromptCache()
+        self._latents = LatentCache()
         self._rows = 0
 
     @property
@@ -254,8 +256,8 @@ class DiffusersPainter:
         }
         request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
         known = takes(pipe)
-        asked = with_config(denoiser_of(owner), family.asked)
-        with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), chance(crops[0].seed), asked:
+        asked, kept = with_config(denoiser_of(owner), family.asked), self._latents.on(owner)
+        with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), kept, chance(crops[0].seed), asked:
             output = pipe(**{name: value for name, value in request.items() if name in known})
         owner.maybe_free_model_hooks()
         return list(output.images)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import BadImageError, InputError
-from refiner.masks import box_of, feather, ring
+from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
 from refiner.pipelines.staggering import Shares
@@ -25,6 +25,8 @@ from refiner.types import Box, Mask, Size
 T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
+Bytes = NDArray[np.uint8]
+"""Bytes (H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -255,7 +257,8 @@ def work_size(box: Box, native: int, multiple: int) -> Size:
 def whole_cells(mask: Mask, cell: int) -> Mask:
     """Grow a mask (sides multiples of ``cell``) to whole latent cells, lest the model drop the parts of cells."""
     height, width = mask.shape
-    cells = mask.reshape(height // cell, cell, width // cell, cell).any(axis=(1, 3))
+    rows = mask.reshape(height // cell, cell, width).any(axis=1)
+    cells = rows.reshape(height // cell, width // cell, cell).any(axis=2)
     return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
@@ -279,26 +282,34 @@ def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> 
     old = whole[y0:y1, x0:x1]
     mask = job.mask[y0:y1, x0:x1]
     eight = Image.fromarray((painted.clip(0, 1) * 255).round().astype(np.uint8))
-    resized = eight.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
-    new = match_colours(np.asarray(resized, dtype=np.float32), old.astype(np.float32), mask)
-    weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1, None]
-    blended = np.rint(old * (1 - weight) + new.clip(0, 255) * weight).astype(np.uint8)
-    whole[y0:y1, x0:x1] = np.where(mask[:, :, None], blended, old)
+    new = np.asarray(eight.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS))
+    slope, shift = colour_match(new, old, mask)
+    weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1][mask][:, None]
+    matched = (new[mask] * slope + shift).clip(0, 255)
+    old[mask] = np.rint(old[mask] * (1 - weight) + matched * weight).astype(np.uint8)
     return Image.fromarray(whole)
 
 
-def match_colours(new: Pixels, old: Pixels, mask: Mask) -> Pixels:
-    """Undo the model's colour shift: bring mean and spread of each channel of ``new`` around the mask to ``old``'s.
+_SAMPLED_SIDE = 128
 
-    Both are float (H, W, 3) in [0, 255]. They show the same around the mask, up to that shift, which is measured on a
-    ring as wide as a quarter of the picture. A channel stays as it is where the change would not bring it closer.
+
+def colour_match(new: Bytes, old: Bytes, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What undoes the model's colour shift: a slope and a shift, float (3,) each, for the channels of ``new``.
+
+    They bring mean and spread of each channel around the mask to those of ``old``. Both are (H, W, 3) and show the same
+    around the mask, up to that shift, which is measured on a ring as wide as a quarter of the picture, in large
+    pictures on every so many pixels. A channel stays as it is where the change would not bring it closer.
     """
-    around = ring(mask, max(mask.shape) / 4)
+    step = -(-max(mask.shape) // _SAMPLED_SIDE)
+    starts = [range(0, side, step) for side in mask.shape]
+    coarse = np.logical_or.reduceat(np.logical_or.reduceat(mask, starts[0], axis=0), starts[1], axis=1)
+    around = dilate(coarse, max(coarse.shape) / 4) & ~mask[::step, ::step]
+    new, old = new[::step, ::step], old[::step, ::step]
     if not around.any():
-        return new
-    seen, wanted = new[around], old[around]
+        return np.ones(3), np.zeros(3)
+    seen, wanted = new[around].astype(np.float64), old[around].astype(np.float64)
     spread = seen.std(axis=0)
     slope = np.where(spread > 1, wanted.std(axis=0) / np.maximum(spread, 1), 1).clip(0.8, 1.25)
-    matched = (new - seen.mean(axis=0)) * slope + wanted.mean(axis=0)
-    closer = ((matched[around] - wanted) ** 2).mean(axis=0) < ((seen - wanted) ** 2).mean(axis=0)
-    return np.where(closer, matched, new).astype(np.float32)
+    shift = wanted.mean(axis=0) - seen.mean(axis=0) * slope
+    closer = ((seen * slope + shift - wanted) ** 2).mean(axis=0) < ((seen - wanted) ** 2).mean(axis=0)
+    return np.where(closer, slope, 1), np.where(closer, shift, 0)

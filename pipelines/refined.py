@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from refiner.pipelines.prompt_cache import PromptCache
 from refiner.pipelines.replay import settings_of
 from refiner.pipelines.safety import SafetyChecked
 from refiner.pipelines.saved import PARTS, SavedSettings
+from refiner.pipelines.seeds import seeds_of
 from refiner.protocols import Detector, Reviser
 from refiner.runs import Json
 from refiner.types import Attempt, RefinementResult
@@ -306,7 +306,8 @@ class RefinedPipeline:
         painted: Counter[tuple[str, int]] = Counter()
         results: list[RefinementResult] = []
         interrupt, shared = Interrupt(self.pipe), PromptCache()
-        for text, number in zip(texts, self._seeds(seed, generator, options, len(texts)), strict=True):
+        seeds = seeds_of(len(texts), seed=seed, generator=generator, config=options.get("config"))
+        for text, number in zip(texts, seeds, strict=True):
             index = painted[text, number]
             attempts = self.stream(
                 text, image=given, seed=number, index=index, interrupt=interrupt, prompt_cache=shared, **options
@@ -413,32 +414,6 @@ class RefinedPipeline:
                 bar.update()
                 stop = yield attempt
 
-    def _seeds(
-        self,
-        seed: int | Sequence[int] | None,
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        options: Mapping[str, Any],
-        count: int,
-    ) -> list[int]:
-        """One seed for each picture."""
-        if seed is not None and generator is not None:
-            raise ConfigError("Expected a seed or a generator, got both: pass one of them.")
-        if generator is not None:
-            seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
-        elif seed is None:
-            config = options.get("config")
-            seed = config.seed if config else secrets.randbits(63)
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
-        if len(seeds) != count:
-            raise ConfigError(f"Expected one seed or generator, or {count} (one for each picture), got {len(seeds)}.")
-        return seeds
-
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _draw(generator: torch.Generator) -> int:
-    import torch
-
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))

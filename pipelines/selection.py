@@ -112,11 +112,12 @@ class Board:
         return [self._known[choice] for choice in choices]
 
     def _compose(self, choice: Choice) -> Image.Image:
-        pixels = np.array(self.base.image)
+        assert self.base.image is not None
+        picture = self.base.image.copy()
         for mask, candidates, shown in zip(self.masks, self.candidates, choice, strict=True):
             if shown is not None:
-                pixels[mask] = np.asarray(candidates[shown])[mask]
-        return Image.fromarray(pixels)
+                picture.paste(candidates[shown], mask=Image.fromarray(mask))
+        return picture
 
 
 class Settled(NamedTuple):

@@ -98,11 +98,6 @@ def dilate(mask: Mask, pixels: float) -> Mask:
     return near
 
 
-def ring(mask: Mask, pixels: float) -> Mask:
-    """The band of ``pixels`` width around the mask, without the mask itself."""
-    return dilate(mask, pixels) & ~mask
-
-
 def feather(mask: Mask, inner_pixels: float) -> NDArray[np.float32]:
     """Blending weights, float32 (H, W) in [0, 1]: 0 outside the mask, rising inwards to 1 over ``inner_pixels``.
 

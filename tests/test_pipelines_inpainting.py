@@ -13,7 +13,7 @@ from PIL import Image
 
 from refiner.errors import BadImageError, InputError
 from refiner.pipelines import CropInpainter, RefineConfig
-from refiner.pipelines.inpainting import Crop, Pixels, crop_box, match_colours, work_size
+from refiner.pipelines.inpainting import Crop, Pixels, colour_match, crop_box, work_size
 from refiner.protocols import InpaintJob
 from refiner.types import Size
 
@@ -113,15 +113,17 @@ def test_the_models_mask_covers_whole_latent_cells() -> None:
     assert crop.mask[4:8, 4:8].all()
 
 
-def test_a_colour_shift_of_the_model_is_undone() -> None:
+@pytest.mark.parametrize(("side", "box"), [(32, (12, 20)), (300, (100, 180)), (700, (401, 402))])
+def test_a_colour_shift_of_the_model_is_undone(side: int, box: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    old = rng.uniform(40, 200, (32, 32, 3)).astype(np.float32)
-    mask = np.zeros((32, 32), dtype=np.bool_)
-    mask[12:20, 12:20] = True
-    shifted = old * 0.9 + np.float32([10, -5, 0])
-    assert np.abs(match_colours(shifted, old, mask) - old).max() < 0.1
-    assert np.array_equal(match_colours(old, old, mask), old)
-    assert np.array_equal(match_colours(shifted, old, np.ones_like(mask)), shifted)
+    old = rng.integers(40, 200, (side, side, 3), dtype=np.uint8)
+    mask = np.zeros((side, side), dtype=np.bool_)
+    mask[slice(*box), slice(*box)] = True
+    shifted = np.rint(old * 0.9 + [10, -5, 0]).astype(np.uint8)
+    slope, shift = colour_match(shifted, old, mask)
+    assert np.abs(shifted * slope + shift - old).max() < 1.5
+    for nothing in (colour_match(old, old, mask), colour_match(shifted, old, np.ones_like(mask))):
+        assert [part.tolist() for part in nothing] == [[1, 1, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("answer", [np.zeros((8, 8, 3)), np.full((32, 32, 3), np.nan)])

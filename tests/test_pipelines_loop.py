@@ -166,7 +166,7 @@ def _score(image: Image.Image) -> float:
 
 
 def test_failed_regions_get_more_candidates_with_other_seeds_and_strength() -> None:
-    painter = Painter([picture(SPOTS[0])], colour=lambda job: (255, 0, len(painter.jobs)))
+    painter = Painter([picture(SPOTS[0])], colour=lambda job: (255, job.seed % 251, job.seed % 241))
     detector = ScriptedDetector(lambda image: Analysis(size=SIZE, regions=(region(SPOTS[0]),), detector="stubborn"))
     options = {"candidates": 1, "max_candidates": 2, "strengths": (0.5, 0.9)}
     config = RefineConfig(strategy="inpaint", max_rounds=3, patience=3, **options)  # type: ignore[arg-type]
@@ -322,6 +322,24 @@ def test_no_picture_is_looked_at_or_judged_twice(candidates: int) -> None:
         assert len(looked) == len(set(looked)) == result.calls.detector_calls > len(result.attempts) - 1
         assert sorted(judged) == sorted(looked)
         judged.clear()
+
+
+def test_a_painter_that_changes_nothing_costs_no_look() -> None:
+    painter = Painter([picture(*SPOTS)], colour=lambda _job: RED)
+    result = run(painter, RefineConfig(strategy="inpaint", candidates=3, dilate=0))
+    assert len(painter.jobs) == 3 * len(SPOTS)
+    assert [attempt.calls.detector_calls for attempt in result.attempts] == [1, 0]
+    assert result.attempts[1].scores == result.attempts[0].scores
+    assert (result.best, result.stop) == (0, "repeat")
+
+
+def test_a_picture_whose_look_failed_is_looked_at_again() -> None:
+    start = picture(*SPOTS)
+    detector = ScriptedDetector([UnreadableOutputError("mumble", "?"), see(start)])
+    result = run(Painter([start, start]), RefineConfig(strategy="regenerate", max_rounds=1), detector)
+    assert [attempt.calls.detector_calls for attempt in result.attempts] == [1, 1]
+    assert result.attempts[0].error
+    assert result.attempts[1].analysis
 
 
 def test_a_painter_that_repeats_itself_is_not_asked_for_ever() -> None:
