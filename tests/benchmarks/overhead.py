@@ -6,17 +6,14 @@ outside too. Seconds are those of the processor: in one thread they are what an 
 rows that a network was given before in the same call, and ``saving_at_most`` what a cache of its answers could save of
 the call's time.
 
-``large`` is what stays outside the networks when the pictures are 1024 x 1024 with four regions in each: in seconds,
-since networks of that size need a GPU; those used here are tiny and random.
-
-Run with ``make bench`` or ``python tests/benchmarks/overhead.py [--prompts N] [--large N] [--json]``.
+Run with ``make bench`` or ``python tests/benchmarks/overhead.py [--prompts N] [--json]``; ``projection.py`` beside it
+says what is to be expected of larger models.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import time
 from collections import Counter, defaultdict
@@ -26,15 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
+from diffusers import DiffusionPipeline
 
-from refiner import RefineConfig, RefinedPipeline
-from refiner.detectors.scripted import ScriptedDetector
+from refiner import RefinedPipeline
 from refiner.pipelines.loop import finish
 from refiner.pipelines.micro_bench import Case, cases
-from refiner.taxonomy import Category
-from refiner.types import Analysis, Region, Size
 
 Networks = Mapping[str, torch.nn.Module]
 
@@ -117,8 +110,8 @@ def micro(prompts: int) -> dict[str, Any]:
     pipe = RefinedPipeline.from_pretrained("micro")
     pipe.set_progress_bar_config(disable=True)
     networks = {
-        **_networks(pipe.pipe),
-        **{f"inpainter's {name}": network for name, network in _networks(pipe.inpainter).items()},
+        **networks_of(pipe.pipe),
+        **{f"inpainter's {name}": network for name, network in networks_of(pipe.inpainter).items()},
         "detector": pipe.detector.model,
         "judge": pipe.judge.model,
     }
@@ -150,89 +143,17 @@ def micro(prompts: int) -> dict[str, Any]:
     }
 
 
-def _networks(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
+def networks_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
     return {"denoiser": pipe.unet, "autoencoder": pipe.vae, "text encoder": pipe.text_encoder}
-
-
-SIDE = 1024
-BOXES = ((96, 96, 288, 288), (640, 128, 768, 384), (160, 640, 480, 864), (704, 672, 832, 800))
-
-
-def large(calls: int) -> dict[str, Any]:
-    """Seconds outside the networks with pictures of 1024 x 1024: one start, one round of four regions, 30 steps."""
-    pipe = _tiny()
-    severities = itertools.count()
-
-    def flaws(_image: Image.Image) -> Analysis:
-        severity = 0.8 ** (next(severities) % 2)
-        regions = tuple(
-            Region(mask=None, box=box, name="the hand", category=Category.ANATOMY, severity=severity) for box in BOXES
-        )
-        return Analysis(size=Size(SIDE, SIDE), regions=regions, detector="scripted")
-
-    refined = RefinedPipeline(
-        pipe,
-        detector=ScriptedDetector(flaws),
-        config=RefineConfig(max_rounds=1),
-        call={"num_inference_steps": 30},
-        native=SIDE,
-    )
-    networks = _networks(pipe)
-
-    def call() -> None:
-        finish(refined.stream("a hand", seed=0))
-
-    clock = Clock(networks, [call])
-    outside = [clock.time(call)["outside"] for _ in range(calls)]
-    return {"calls": calls, "outside_seconds": {"median": round(float(np.median(outside)), 3), "least": min(outside)}}
-
-
-def _tiny() -> StableDiffusionPipeline:
-    """A pipeline with latents of SDXL's size and next to no weights; it has the bundled one's tokenizer and encoder."""
-    bundled = RefinedPipeline.from_pretrained("micro").pipe
-    torch.manual_seed(0)
-    blocks = 4
-    vae = AutoencoderKL(
-        block_out_channels=[4] * blocks,
-        down_block_types=["DownEncoderBlock2D"] * blocks,
-        up_block_types=["UpDecoderBlock2D"] * blocks,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=SIDE,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=SIDE // 8,
-        block_out_channels=(4, 4),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        mid_block_type=None,
-        norm_num_groups=4,
-        cross_attention_dim=bundled.text_encoder.config.hidden_size,
-    )
-    parts = {**bundled.components, "vae": vae.eval(), "unet": unet.eval()}
-    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--large", type=int, default=5, help="calls")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    document = {}
-    if options.prompts:
-        document["micro"] = micro(options.prompts)
-    if options.large:
-        document["large"] = large(options.large)
-    if options.json:
-        print(json.dumps(document))
-        return
-    for name, figures in document.items():
-        print(name, json.dumps(figures, indent=2))
+    print(json.dumps(micro(options.prompts), indent=None if options.json else 2))
 
 
 if __name__ == "__main__":
