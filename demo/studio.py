@@ -31,7 +31,7 @@ class RefineRequest:
     detector: str
     """A label of ``DemoSettings.detectors``."""
     strategy: Strategy = "auto"
-    rounds: int = 3
+    rounds: int = 5
     seed: int = 0
     image: Image.Image | None = None
     """A picture to refine instead of painting one."""

@@ -46,7 +46,7 @@ def refine_tab(studio: Studio) -> None:
                 label="Strategy",
             )
             with gr.Row():
-                rounds = gr.Slider(0, settings.max_rounds, min(3, settings.max_rounds), step=1, label="Rounds")
+                rounds = gr.Slider(0, settings.max_rounds, min(5, settings.max_rounds), step=1, label="Rounds")
                 seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
             with gr.Accordion("Start from a picture of your own", open=False):
                 image = picture("Your picture", height=220, elem_id="rf-refine-image")

@@ -23,7 +23,7 @@ class RefineConfig:
     negative_prompt: str = ""  # the user's own; joined with the reviser's
     strategy: Strategy = "auto"  # what to do about flaws; "auto" chooses by their number, size and category
 
-    max_rounds: int = 3  # rounds after the start picture; >= 0
+    max_rounds: int = 5  # rounds after the start picture; >= 0
     patience: int = 2  # stop after so many rounds in a row with nothing accepted; >= 1
     max_denoiser_rows: int | None = None  # start no painting once so many rows are spent; None: no limit
     max_seconds: float | None = None  # start no painting after so many seconds; None: no limit

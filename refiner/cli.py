@@ -99,7 +99,7 @@ def _add_refine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
     parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
-    parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
     parser.add_argument("--max-rows", type=int, metavar="N", help="start no painting after so many denoiser rows")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="start no painting after so many seconds")
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")

@@ -80,7 +80,7 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
     if task == "refinement":
         models.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
         models.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
-        models.add_argument("--rounds", type=int, default=3, help="at most so many rounds after the start (3)")
+        models.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
         models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     own = " (the model's own)" if task == "refinement" else " (micro)"
     default = None if task == "refinement" else "micro"
