@@ -21,6 +21,21 @@ def chance(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Have an attribute of one object be another for a while; its class's, or what the user had set, comes back."""
+    missing = object()
+    before = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
 def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
     """Undo what some pipelines do in half precision: they leave their autoencoder in single precision."""
     dtype = pipe.vae.dtype

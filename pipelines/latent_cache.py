@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from refiner.pipelines.borrowing import replaced
+
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
@@ -41,18 +43,12 @@ class LatentCache:
             return
 
         @functools.wraps(inner)
-        def encode(pixels: torch.Tensor, **options: Any) -> Any:
-            return inner(pixels, **options) if options else self._encode(vae, inner, pixels)
+        def encode(*args: Any, **options: Any) -> Any:
+            plain = len(args) == 1 and not options
+            return self._encode(vae, inner, args[0]) if plain else inner(*args, **options)
 
-        before = vars(vae).get("encode")
-        vae.encode = encode
-        try:
+        with replaced(vae, "encode", encode):
             yield
-        finally:
-            if before is None:
-                del vae.encode
-            else:
-                vae.encode = before
 
     def _encode(self, vae: Any, inner: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> Any:
         """The autoencoder's own kind of output for float (N, 3, H, W) or (N, 3, F, H, W); each picture once."""

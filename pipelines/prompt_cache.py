@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from refiner.pipelines.borrowing import replaced
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -49,15 +51,8 @@ class PromptCache:
                 self._kept.popitem(last=False)
             return found
 
-        before = vars(pipe).get("encode_prompt")
-        pipe.encode_prompt = encode_prompt
-        try:
+        with replaced(pipe, "encode_prompt", encode_prompt):
             yield
-        finally:
-            if before is None:
-                del pipe.encode_prompt
-            else:
-                pipe.encode_prompt = before
 
 
 def _encoders(pipe: DiffusionPipeline) -> tuple[Any, ...]:

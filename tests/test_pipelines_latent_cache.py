@@ -88,8 +88,11 @@ def test_rows_come_back_in_their_order_and_each_is_encoded_once() -> None:
             assert torch.allclose(row, wanted[id(picture)][0], atol=1e-6)
     assert rows == [1, 1, 1]
     encode(cache, vae, one.double().float() + 1e-6)
-    encode(cache, autoencoder(), one)  # another autoencoder
     assert rows == [1, 1, 1, 1]
+    another = autoencoder()
+    its_rows = watched(another)
+    encode(cache, another, one)
+    assert its_rows == [1]
 
 
 def test_the_oldest_are_forgotten() -> None:
@@ -120,10 +123,12 @@ def test_an_output_of_another_kind_passes_through(same: bool) -> None:
         assert torch.equal(found.latents, vae.encode(pictures).latents)
 
 
-def test_a_plain_tuple_is_given_to_who_asks_for_one() -> None:
+def test_any_way_to_call_an_autoencoder_stays() -> None:
     vae, picture = autoencoder(), torch.rand(1, 3, 16, 16)
     with torch.no_grad(), LatentCache().on(SimpleNamespace(vae=vae)):  # type: ignore[arg-type]
         assert isinstance(vae.encode(picture, return_dict=False), tuple)
+        assert isinstance(vae.encode(picture, False), tuple)
+        assert vae.encode(x=picture).latent_dist
 
 
 def test_a_users_own_method_is_put_back_even_after_an_error() -> None:

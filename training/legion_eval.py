@@ -140,7 +140,7 @@ def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
     recipe = micro_recipe()
     write_card(
         folder,
-        name="legion-micro 7",
+        name="legion-micro 8",
         recipe="python -P -m refiner.training.legion --run runs/legion --out DIR",
         seed=recipe.seed,
         data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, two of three with the generator's "
