@@ -38,9 +38,15 @@ _LAWS = {
 }
 
 
+def _planes(image: Image.Image) -> NDArray[np.float32]:
+    """Pixels with the channels first, float32 (3, H, W): a maximum over them then takes a tenth of the time."""
+    return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.float32), 2, 0))
+
+
 def _distances(pixels: NDArray[np.float32], colours: list[tuple[int, int, int]]) -> NDArray[np.float32]:
-    """Largest channel difference of each pixel to each colour, float32 (colours, H, W)."""
-    return np.stack([np.abs(pixels - np.array(colour, dtype=np.float32)).max(axis=2) for colour in colours])
+    """Largest channel difference of each pixel (3, H, W) to each colour, float32 (colours, H, W)."""
+    table = np.array(colours, dtype=np.float32)[:, :, None, None]
+    return np.stack([np.abs(pixels - colour).max(axis=0) for colour in table])
 
 
 def measure(image: Image.Image) -> dict[str, float]:
@@ -51,16 +57,15 @@ def measure(image: Image.Image) -> dict[str, float]:
     pixels away from the background.
     """
     small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
-    pixels = np.asarray(small, dtype=np.float32)
+    pixels = _planes(small)
     inner = np.zeros((SIZE, SIZE), dtype=np.bool_)
     inner[_FRAME:-_FRAME, _FRAME:-_FRAME] = True
     grounds = _distances(pixels, list(BACKGROUNDS.values()))
     frame = [float((ground[~inner] < _NEAR / 2).mean()) for ground in grounds]
     best = int(np.argmax([share - ground[~inner].mean() / 255 for share, ground in zip(frame, grounds, strict=True)]))
-    smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)), dtype=np.float32)
-    steps = np.maximum(
-        np.abs(np.diff(smooth, axis=0)).max(axis=2)[:, 1:], np.abs(np.diff(smooth, axis=1)).max(axis=2)[1:]
-    )
+    smooth = _planes(small.filter(ImageFilter.BoxBlur(1)))
+    down, across = (np.abs(np.diff(smooth, axis=axis)).max(axis=0) for axis in (1, 2))
+    steps = np.maximum(down[:, 1:], across[1:])
     colours = _distances(pixels, list(COLOURS.values())).min(axis=0)
     others = _distances(pixels, [INK, WHITE, BROWN, WATER]).min(axis=0)
     return {
