@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError
+from refiner.images import from_unit
 from refiner.pipelines.blending import blended
 from refiner.pipelines.borrowing import as_it_was, chance, with_config
 from refiner.pipelines.controls import control_in, cut_out
@@ -130,7 +131,7 @@ class DiffusersPainter:
             raise BadImageError(f"Expected an array (H, W, 3) from the generator, got {got}: have it heed output_type.")
         if not np.isfinite(pixels).all():
             raise BadImageError("Expected finite pixels from the generator, got NaN: try another dtype.")
-        return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+        return from_unit(pixels)
 
     def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
         request = self._request(job)
@@ -205,7 +206,7 @@ class DiffusersPainter:
             return picture
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
         marked = watermark.apply_watermark(pixels)[0].permute(1, 2, 0).float().cpu().numpy()
-        return Image.fromarray(((marked / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8))
+        return from_unit(marked / 2 + 0.5)
 
     def _inpaint_options(self) -> dict[str, Any]:
         """Another model than the generator has its own options; the callbacks are for both."""

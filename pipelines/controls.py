@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.errors import ConfigError
+from refiner.images import from_unit
 from refiner.pipelines.inpainting import Crop, Pixels
 
 
@@ -62,4 +63,4 @@ def _picture(control: Any) -> Image.Image:
             f"Expected a control image as a picture, an array (H, W, 3) or a tensor (3, H, W), got "
             f"{type(control).__name__} of shape {tuple(getattr(control, 'shape', ()))}: pass one for each ControlNet."
         )
-    return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels.clip(0, 1) * 255).round().astype(np.uint8))
+    return Image.fromarray(pixels) if pixels.dtype == np.uint8 else from_unit(pixels.astype(np.float32))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import BadImageError, InputError
+from refiner.images import from_unit
 from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
@@ -281,12 +282,18 @@ def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> 
     whole = np.array(job.image)
     old = whole[y0:y1, x0:x1]
     mask = job.mask[y0:y1, x0:x1]
-    eight = Image.fromarray((painted.clip(0, 1) * 255).round().astype(np.uint8))
-    new = np.asarray(eight.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS))
+    new = np.asarray(from_unit(painted).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS))
     slope, shift = colour_match(new, old, mask)
-    weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1][mask][:, None]
-    matched = (new[mask] * slope + shift).clip(0, 255)
-    old[mask] = np.rint(old[mask] * (1 - weight) + matched * weight).astype(np.uint8)
+    if (flawed := box_of(mask)) is not None:
+        left, top, right, bottom = flawed
+        inner = slice(top, bottom), slice(left, right)
+        weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1][inner][..., None]
+        matched = new[inner] * slope
+        matched += shift
+        np.clip(matched, 0, 255, out=matched)
+        matched *= weight
+        matched += old[inner] * (1 - weight)
+        old[inner] = np.rint(matched, out=matched)
     return Image.fromarray(whole)
 
 

@@ -164,6 +164,14 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(eight), "the array")
 
 
+def from_unit(pixels: NDArray[np.floating[Any]]) -> Image.Image:
+    """A model's picture, float (H, W, 3), as an RGB image: 0 to 1 becomes 0 to 255; what lies beyond is cut off."""
+    scaled = pixels * 255
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, 0, 255, out=scaled)
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
 def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
     """The image as a PNG file, with ``text`` as its metadata (keys of 1 to 79 Latin letters)."""
     info = PngImagePlugin.PngInfo()
