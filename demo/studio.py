@@ -13,11 +13,11 @@ from refiner.demo.line import StoppedError
 from refiner.demo.messages import public_message, public_text
 from refiner.demo.settings import Choices, DemoSettings
 from refiner.errors import ConfigError, InputError, RefinerError
+from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.types import Analysis, Attempt, RefinementResult
 
 if TYPE_CHECKING:
     from refiner.pipelines import RefinedPipeline
-    from refiner.pipelines.config import Strategy
     from refiner.protocols import Detector
 
 
@@ -31,7 +31,7 @@ class RefineRequest:
     detector: str
     """A label of ``DemoSettings.detectors``."""
     strategy: Strategy = "auto"
-    rounds: int = 5
+    rounds: int = RefineConfig.max_rounds
     seed: int = 0
     image: Image.Image | None = None
     """A picture to refine instead of painting one."""

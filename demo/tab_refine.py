@@ -13,7 +13,7 @@ from refiner.demo.components import Row, guarded, html, nothing, picture
 from refiner.demo.examples import PROMPTS
 from refiner.demo.studio import Refined, RefineRequest, Studio
 from refiner.demo.uploads import read_upload
-from refiner.pipelines.config import Strategy
+from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.report import save_result
 from refiner.runs import result_summary
 
@@ -46,7 +46,8 @@ def refine_tab(studio: Studio) -> None:
                 label="Strategy",
             )
             with gr.Row():
-                rounds = gr.Slider(0, settings.max_rounds, min(5, settings.max_rounds), step=1, label="Rounds")
+                usual = min(RefineConfig.max_rounds, settings.max_rounds)
+                rounds = gr.Slider(0, settings.max_rounds, usual, step=1, label="Rounds")
                 seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
             with gr.Accordion("Start from a picture of your own", open=False):
                 image = picture("Your picture", height=220, elem_id="rf-refine-image")

@@ -17,10 +17,12 @@ import argparse
 import inspect
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,7 +35,6 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from overhead import Clock, networks_of
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +43,9 @@ from refiner.detectors.scripted import ScriptedDetector
 from refiner.pipelines.loop import finish
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
+
+sys.path.insert(0, str(Path(__file__).parent))
+from overhead import Clock, networks_of
 
 SIDE = 1024
 BOXES = ((96, 96, 288, 288), (640, 128, 768, 384), (160, 640, 480, 864), (704, 672, 832, 800))
