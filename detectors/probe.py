@@ -57,7 +57,7 @@ class ProbeConfig:
     timestep: int = 150  # to which the picture is noised
     draws: int = 2  # of the noise, over which features are averaged
     width: int = 96  # channels inside the probe
-    threshold: float = 0.3  # probability from which a pixel belongs to a region
+    threshold: float = 0.4  # probability from which a pixel belongs to a region
     least_cells: float = 0.75  # smallest region, in latent cells
 
 

@@ -41,9 +41,9 @@ _IGNORED = -100
 class ProbeRecipe:
     """How the probe is trained."""
 
-    shards: int = 10  # of the gallery
+    shards: int = 16  # of the gallery
     held: int = 1  # of them, the first ones, that are kept for choosing settings
-    steps: int = 1500
+    steps: int = 3000
     batch: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
@@ -178,7 +178,7 @@ def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe 
     """Write a probe's ``card.json`` with its scores."""
     write_card(
         folder,
-        name="probe-micro 2",
+        name="probe-micro 3",
         recipe="python -P -m refiner.training.probe --run runs/probe --out DIR",
         seed=(recipe or ProbeRecipe()).seed,
         data="the generator's own pictures of scenes of the micro world, annotated by the referee",
