@@ -74,6 +74,6 @@ def load_chat(
 
 
 def is_elsewhere(name: str) -> bool:
-    """Whether an id names an endpoint that is not on this machine."""
-    _, address, place = name.partition("@http")
-    return bool(address) and urlsplit(f"http{place}").hostname not in ("127.0.0.1", "localhost", "::1")
+    """Whether an id, or one of those that it joins, names an endpoint that is not on this machine."""
+    hosts = [urlsplit(f"http{place}").hostname for place in name.split("@http")[1:]]
+    return any(host not in ("127.0.0.1", "localhost", "::1") for host in hosts)

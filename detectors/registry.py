@@ -3,7 +3,7 @@
 A frozen table of families; nothing is imported before it is asked for. Other packages add families by an entry point
 of group ``refiner.detectors`` whose name is the family and whose value is a factory like those in ``FAMILIES``.
 The families ``vlm`` and ``parts`` alone need no folder: a model may stand behind an endpoint,
-``vlm:<model>@<base url>``, and parts have names, ``parts:hand,face@<model>``.
+``vlm:<model>@<base url>``, and parts have names, ``parts:hand,face@<model>``. ``joint`` joins ids of others.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Factory = Callable[[Path, str | torch.device | None, torch.dtype | None], Detector]
 
 ENTRY_POINTS = "refiner.detectors"
+JOINT = "joint"
+"""Family of ids that join others."""
 
 
 def _legion(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
@@ -89,6 +91,7 @@ def load_detector(
             ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
             ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers. Parts that are
             repainted as a matter of course: ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``.
+            Several as one, which see more than each of them: ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``.
         device: None takes CUDA where there is one.
         dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
         grounder: of a vision-language model or of parts, which give boxes alone: id for ``load_grounder``, such as
@@ -109,6 +112,10 @@ def load_detector(
         return _named_parts(rest, device, dtype, grounder)
     if grounder is not None:
         with_grounder(text, grounder)
+    if family == JOINT and colon:
+        from refiner.detectors.joint import JointDetector
+
+        return JointDetector([load_detector(each, device, dtype) for each in joined_ids(text)])
     if colon and family in table:
         return table[family](resolve(rest, "detector"), device, dtype)
     try:
@@ -119,6 +126,23 @@ def load_detector(
     if named not in table:
         raise ModelNotFoundError(f"Expected a detector, got {text!r}, whose config names none. {_known(table)}")
     return table[named](folder, device, dtype)
+
+
+def joined_ids(detector: str | Path) -> list[str]:
+    """The ids that ``joint:`` joins, or the one id.
+
+    Raises:
+        ConfigError: there are fewer than two behind ``joint:``, or one is a joint one itself.
+    """
+    family, colon, rest = str(detector).partition(":")
+    if family != JOINT or not colon:
+        return [str(detector)]
+    ids = rest.split("+")
+    if len(ids) < 2 or not all(ids) or any(each.startswith(f"{JOINT}:") for each in ids):
+        raise ConfigError(
+            f"Expected ids of two detectors or more with + between, such as joint:micro+micro:probe, got {detector!r}."
+        )
+    return ids
 
 
 def with_grounder(detector: str, grounder: str | Path) -> str:
@@ -183,5 +207,5 @@ def _family_of(folder: Path) -> str | None:
 def _known(table: Mapping[str, Factory]) -> str:
     bundled = [part for part in micro_parts() if part.removeprefix("micro:") in table]
     names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table)), "vlm:<model>@<base url>"]
-    names.append("parts:<names>@<model>")
+    names += ["parts:<names>@<model>", f"{JOINT}:<id>+<id>"]
     return f"Known detectors: {', '.join(names)}."

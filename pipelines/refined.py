@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from refiner.detectors.registry import joined_ids
 from refiner.errors import ConfigError
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
@@ -115,7 +116,8 @@ class RefinedPipeline:
         self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
         check_pipelines(pipe, self.inpainter, self.second_stage)
         if judge == "auto":
-            judge = "micro" if str(detector).partition(":")[0] == "micro" else None
+            bundled = [each.partition(":")[0] == "micro" for each in joined_ids(str(detector))]
+            judge = "micro" if all(bundled) else None
         parts = {"detector": detector, "judge": judge, "reviser": reviser}
         parts |= {"inpainter": inpainter, "second_stage": second_stage}
         self.ids = {name: found for name, part in parts.items() if (found := id_of(part))}

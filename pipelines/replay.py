@@ -245,10 +245,11 @@ def _part(part: Any) -> Json:
 def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
     """The networks that an object holds, and those of the objects that it holds."""
     for name, value in sorted(getattr(part, "__dict__", {}).items()):
-        if hasattr(value, "named_parameters"):
-            yield name, value
-        elif depth and type(value).__module__.startswith("refiner."):
-            yield from ((f"{name}.{inner}", network) for inner, network in _networks(value, depth - 1))
+        for place, held in enumerate(value) if isinstance(value, tuple) else (("", value),):
+            if hasattr(held, "named_parameters"):
+                yield f"{name}{place}", held
+            elif depth and type(held).__module__.startswith("refiner."):
+                yield from ((f"{name}{place}.{inner}", network) for inner, network in _networks(held, depth - 1))
 
 
 def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.loop import Attempts
     from refiner.protocols import Detector
 
-_DETECTOR = "micro, vlm:MODEL[@URL], parts:hand,face@MODEL, a folder, or a hub id"
+_DETECTOR = "micro, vlm:MODEL[@URL], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"
 _GROUNDER = "draws the masks of vlm:MODEL and parts:NAMES: sam:PATH, grabcut or box (grabcut; box for parts)"
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 

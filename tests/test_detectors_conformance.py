@@ -63,6 +63,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "parts": parts,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
     "micro:probe": lambda: load_detector("micro:probe", device="cpu"),
+    "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
 }
 

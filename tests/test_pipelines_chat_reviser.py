@@ -443,18 +443,22 @@ def test_a_pipeline_names_its_reviser_and_keeps_the_name(serve, model, tmp_path)
             RefinedPipeline.from_pretrained(tmp_path / "local")
 
 
-@pytest.mark.parametrize("part", ["reviser", "detector"])
+@pytest.mark.parametrize(
+    ("part", "family"),
+    [("reviser", "chat:m"), ("detector", "vlm:m"), ("detector", "joint:vlm:m@http://127.0.0.1/v1+vlm:m")],
+)
 @pytest.mark.parametrize(
     "address", ["https://evil.example/v1", "http://127.0.0.1@evil.example/v1", "http://127.0.0.1.evil.example"]
 )
-def test_a_folder_cannot_send_the_users_key_to_a_machine_of_its_choice(model, tmp_path, monkeypatch, part, address):
+def test_a_folder_cannot_send_the_users_key_to_a_machine_of_its_choice(
+    model, tmp_path, monkeypatch, part, family, address
+):
     from refiner.pipelines import RefinedPipeline
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    family = {"reviser": "chat", "detector": "vlm"}[part]
     shutil.copytree(model, tmp_path / "model")
     settings_file = tmp_path / "model" / "refiner.json"
-    kept = json.loads(settings_file.read_text()) | {"detector": "micro:legion", part: f"{family}:m@{address}"}
+    kept = json.loads(settings_file.read_text()) | {"detector": "micro:legion", part: f"{family}@{address}"}
     settings_file.write_text(json.dumps(kept))
     with pytest.raises(ConfigError, match=f"Expected {part}=.*another machine.*evil"):
         RefinedPipeline.from_pretrained(tmp_path / "model")

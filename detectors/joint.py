@@ -1,0 +1,97 @@
+"""Several detectors as one: what one of them overlooks, another may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from refiner.errors import ConfigError
+from refiner.protocols import Detector, Spender
+from refiner.types import Analysis, Calls, Region
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+_CLAIMED = 0.3
+"""From this share of its pixels on, a region is one that an earlier detector has claimed already."""
+
+
+class JointDetector:
+    """The regions of several detectors, each flaw once; satisfies ``refiner.protocols.Detector``.
+
+    A region is left out where earlier detectors have claimed a third of it: it keeps the first one's words. The verdict
+    is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them draw one. What
+    one of them cannot read, or refuses, stands for all, so that nothing unread counts as clean.
+
+    Args:
+        detectors: two or more, the one with the best words first.
+
+    Raises:
+        ConfigError: fewer.
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        if len(detectors) < 2:
+            raise ConfigError(f"Expected two detectors or more, got {len(detectors)}: use a single one by itself.")
+        self.detectors = tuple(detectors)
+
+    @property
+    def name(self) -> str:
+        """The names of all."""
+        return " & ".join(detector.name for detector in self.detectors)
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """What any of them sees in one RGB picture."""
+        return _joined([detector(image, prompt) for detector in self.detectors], self.name)
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """The same answers as one call each."""
+        answers = [detector.batch(images, prompts) for detector in self.detectors]
+        return [_joined(each, self.name) for each in zip(*answers, strict=True)]
+
+    def bind(self, pipe: DiffusionPipeline) -> None:
+        """Lend the pipeline that paints to those that look through its denoiser.
+
+        Raises:
+            ConfigError: one of them cannot look through it.
+        """
+        self._tell("bind", pipe)
+
+    def to(self, device: str | torch.device) -> JointDetector:
+        """Move those that can be moved."""
+        self._tell("to", device)
+        return self
+
+    def spent(self) -> Calls:
+        """Denoiser rows of all so far."""
+        return sum((part.spent() for part in self.detectors if isinstance(part, Spender)), Calls())
+
+    def _tell(self, method: str, argument: Any) -> None:
+        for detector in self.detectors:
+            if (call := getattr(detector, method, None)) is not None:
+                call(argument)
+
+
+def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
+    size, regions = answers[0].size, list[Region]()
+    claimed = np.zeros(tuple(size), dtype=np.bool_)
+    for answer in answers:
+        masks = [region.pixels(size) for region in answer.regions]
+        new = [not mask.any() or (mask & claimed).sum() < _CLAIMED * mask.sum() for mask in masks]
+        regions += [region for region, alone in zip(answer.regions, new, strict=True) if alone]
+        claimed |= answer.mask
+    chances = [answer.fake_probability for answer in answers if answer.fake_probability is not None]
+    heatmaps = [answer.heatmap for answer in answers if answer.heatmap is not None]
+    return Analysis(
+        size=size,
+        regions=tuple(regions),
+        fake_probability=max(chances, default=None),
+        heatmap=np.maximum.reduce(heatmaps) if len(heatmaps) == len(answers) else None,
+        tags=tuple(dict.fromkeys(tag for answer in answers for tag in answer.tags)),
+        raw="\n".join(filter(None, (answer.raw for answer in answers))),
+        detector=name,
+    )
