@@ -126,10 +126,11 @@ def run(
 
 def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     """What a run's figures depend on, as plain JSON values."""
-    parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (pipe.detector, pipe.judge))]
+    looking = getattr(pipe.detector, "detectors", (pipe.detector,))
+    parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (*looking, pipe.judge))]
     parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
-    digest = hashlib.sha256(repr(getattr(pipe.detector, "config", "")).encode())
-    for part in (pipe.detector, pipe.reviser):
+    digest = hashlib.sha256("".join(repr(getattr(part, "config", "")) for part in looking).encode())
+    for part in (*looking, pipe.reviser):
         backend = getattr(part, "backend", None)
         if backend is not None:
             digest.update(f"{getattr(part, 'name', '')} {backend.name}".encode())
