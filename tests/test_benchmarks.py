@@ -1,0 +1,34 @@
+"""Every benchmark starts as ``make bench`` starts it, and the page of what was measured speaks of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "tests" / "benchmarks"
+BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_starts_without_the_folder_of_scripts_on_the_path(name: str) -> None:
+    command = [sys.executable, str(FOLDER / name), "--help"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_the_page_of_what_was_measured_names_every_benchmark_and_no_other() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"tests/benchmarks/(\w+\.py)", page)} == {*BENCHMARKS}
+
+
+def test_make_bench_runs_all_but_the_gallery_and_what_needs_a_question() -> None:
+    run = re.findall(r"tests/benchmarks/(\w+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert {*BENCHMARKS} - {*run} == {"settings.py"}
