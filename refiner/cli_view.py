@@ -138,7 +138,7 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
     for name in ("", "what", "where", "kind", "severity", "why"):
         table.add_column(name, overflow="fold")
     for number, region in enumerate(analysis.regions, start=1):
-        why = " ".join(filter(None, (region.explanation, region.reasoning)))
+        why = "; ".join(text.rstrip(".") for text in (region.explanation, region.reasoning) if text)
         cells = (str(number), region.name, region.location, str(region.category), f"{region.severity:.2f}", why)
         table.add_row(*(Text(cell) for cell in cells))
     terminal.out.print(table)
