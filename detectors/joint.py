@@ -23,8 +23,8 @@ _CLAIMED = 0.3
 class JointDetector:
     """The regions of several detectors, each flaw once; satisfies ``refiner.protocols.Detector``.
 
-    A region is left out where earlier detectors have claimed a third of it: it keeps the first one's words. The verdict
-    is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them draw one. What
+    A region is left out where earlier detectors have claimed three tenths of it: the flaw keeps the first one's words.
+    The verdict is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them draw one. What
     one of them cannot read, or refuses, stands for all, so that nothing unread counts as clean.
 
     Args:

@@ -19,7 +19,8 @@ BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.py"))
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_starts_without_the_folder_of_scripts_on_the_path(name: str) -> None:
     command = [sys.executable, str(FOLDER / name), "--help"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
 
@@ -29,6 +30,6 @@ def test_the_page_of_what_was_measured_names_every_benchmark_and_no_other() -> N
     assert {*re.findall(r"tests/benchmarks/(\w+\.py)", page)} == {*BENCHMARKS}
 
 
-def test_make_bench_runs_all_but_the_gallery_and_what_needs_a_question() -> None:
+def test_the_makefile_runs_all_but_what_needs_a_question() -> None:
     run = re.findall(r"tests/benchmarks/(\w+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert {*BENCHMARKS} - {*run} == {"settings.py"}

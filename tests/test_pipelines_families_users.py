@@ -27,6 +27,7 @@ from tiny_pipelines import (  # noqa: E402
 from refiner.errors import ConfigError  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.pipelines.adapters import DiffusersPainter, PaintSettings  # noqa: E402
+from refiner.pipelines.families import denoiser_of  # noqa: E402
 from refiner.pipelines.inpainting import Crop  # noqa: E402
 
 pytestmark = NOISE
@@ -301,15 +302,30 @@ def test_textual_inversion_loaded_on_the_wrapper_reaches_generating_and_repainti
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("way", ["torch.compile", "Module.compile"])
-def test_a_compiled_denoiser_paints_the_same_and_its_rows_are_counted(way: str) -> None:
-    pipe = refined(stable_diffusion(), call={"num_inference_steps": 2})
+def test_a_compiled_denoiser_paints_the_same_and_its_rows_are_counted(name: str, way: str) -> None:
+    tiny = TINY[name]
+    pipe = refined(tiny.build(), call=tiny.call, native=tiny.native)
     plain = mended(pipe)
+    denoiser = denoiser_of(pipe.pipe)
     if way == "torch.compile":
-        pipe.unet = torch.compile(pipe.unet, backend="eager")
+        place = "unet" if denoiser is pipe.components.get("unet") else "transformer"
+        setattr(pipe, place, torch.compile(denoiser, backend="eager"))
     else:
-        pipe.unet.compile(backend="eager")
+        denoiser.compile(backend="eager")
     result = mended(pipe)
     assert pictures(result) == pictures(plain)
-    assert [attempt.calls.denoiser_rows for attempt in result.attempts] == [4, 2]
-    assert pipe.unet._compiled_call_impl is None or way == "Module.compile"
+    rows = [[attempt.calls.denoiser_rows for attempt in run.attempts] for run in (plain, result)]
+    assert rows[0] == rows[1]
+    assert 0 not in rows[1]
+    assert (denoiser_of(pipe.pipe) is denoiser) == (way == "Module.compile")
+    assert (denoiser._compiled_call_impl is not None) == (way == "Module.compile")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_to_moves_every_network(name: str) -> None:
+    pipe = refined(TINY[name].build())
+    assert pipe.to("meta") is pipe
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert {weights.device.type for network in networks for weights in network.parameters()} == {"meta"}
