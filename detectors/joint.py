@@ -24,8 +24,8 @@ class JointDetector:
     """The regions of several detectors, each flaw once; satisfies ``refiner.protocols.Detector``.
 
     A region is left out where earlier detectors have claimed three tenths of it: the flaw keeps the first one's words.
-    The verdict is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them draw one. What
-    one of them cannot read, or refuses, stands for all, so that nothing unread counts as clean.
+    The verdict is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them
+    draw one. What one of them cannot read, or refuses, stands for all, so that nothing unread counts as clean.
 
     Args:
         detectors: two or more, the one with the best words first.
