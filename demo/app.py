@@ -1,4 +1,4 @@
-"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views``."""
+"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views.refine``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from refiner.demo.examples import write_pictures
 from refiner.demo.gate import Gate
 from refiner.demo.settings import DemoSettings
 from refiner.demo.studio import Studio
-from refiner.demo.tab_detect import detect_tab
-from refiner.demo.tab_evaluate import evaluate_tab
-from refiner.demo.tab_refine import refine_tab
+from refiner.demo.tabs.detect import detect_tab
+from refiner.demo.tabs.evaluate import evaluate_tab
+from refiner.demo.tabs.refine import refine_tab
 from refiner.errors import ConfigError
 
 HERE: Final = Path(__file__).parent

@@ -10,8 +10,8 @@ from typing import Any, ParamSpec
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from refiner.demo import views
 from refiner.demo.messages import public_message
+from refiner.demo.views import refine as views
 
 P = ParamSpec("P")
 Row = tuple[Any, ...]

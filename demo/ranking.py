@@ -19,14 +19,14 @@ from refiner.demo.settings import Choices
 from refiner.demo.studio import Studio
 from refiner.demo.uploads import read_upload
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate.ranking import Painting, Pictures, PromptSet
+from refiner.files import Json, atomic_write
 from refiner.images import save_png
-from refiner.rank import Painting, Pictures, PromptSet
-from refiner.runs import Json, atomic_write
 
 if TYPE_CHECKING:
-    from refiner.evaluate import Run, System
-    from refiner.evaluate_samples import Sample
-    from refiner.evaluate_systems import Looker
+    from refiner.data.samples import Sample
+    from refiner.evaluate.harness import Run, System
+    from refiner.evaluate.systems import Looker
     from refiner.pipelines import RefinedPipeline
     from refiner.protocols import PaintJob
 
@@ -98,7 +98,7 @@ class Ranked:
     """The ranking."""
 
     document: Json
-    """From ``refiner.rank_table.rank_runs``."""
+    """From ``refiner.evaluate.ranking_table.rank_runs``."""
     files: dict[str, str] = field(default_factory=dict)
     """``csv`` and ``zip`` -> path."""
     left: tuple[str, ...] = ()
@@ -150,10 +150,10 @@ def _check(request: RankRequest, studio: Studio) -> None:
 
 
 def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Tell) -> Ranked:
-    from refiner.evaluate_report import write_report
-    from refiner.evaluate_table import score
-    from refiner.rank_report import write_rank_report
-    from refiner.rank_table import RANK_CSV, rank_runs, write_tables
+    from refiner.evaluate.ranking_table import RANK_CSV, rank_runs, write_tables
+    from refiner.evaluate.table import score
+    from refiner.reports.evaluation import write_report
+    from refiner.reports.ranking import write_rank_report
 
     prompts = _prompt_set(request.prompts)
     runs: dict[str, Run] = {}
@@ -180,7 +180,7 @@ def _runs(
     studio: Studio, request: RankRequest, prompts: PromptSet, folder: Path, job: Job, tell: Tell
 ) -> Iterator[tuple[str, Run, Pictures]]:
     """Name, run and pictures of each generator, once all of its pictures were looked at."""
-    from refiner.evaluate_systems import Looker
+    from refiner.evaluate.systems import Looker
 
     # The judge is that of the first model that paints, or of the first that is offered.
     model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
@@ -220,7 +220,7 @@ def _uploaded(entry: Entry, prompts: PromptSet, folder: Path, studio: Studio, jo
 
 
 def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Path, seed: int) -> Painting:
-    from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
+    from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 
     options = {**refiner.call_defaults, **({} if entry.steps is None else {"num_inference_steps": entry.steps})}
 
@@ -256,7 +256,7 @@ class _Turns:
 
 
 def _collect(entry: Entry, data: Pictures, system: System, folder: Path, tell: Tell) -> Run:
-    from refiner.evaluate import collect, describe
+    from refiner.evaluate.harness import collect, describe
 
     tell(Ranking(name=entry.name, done=0, total=len(data.names)))
     steps = "" if entry.steps is None else f",num_inference_steps={entry.steps}"

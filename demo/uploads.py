@@ -12,7 +12,7 @@ from PIL import Image
 from refiner.demo.settings import DemoSettings
 from refiner.errors import InputError
 from refiner.images import FORMATS, load_image
-from refiner.overlays import fitted
+from refiner.reports.overlays import fitted
 
 _DECODING: Final = threading.Lock()
 """One picture is decoded at a time, so that many large ones at once do not fill the memory."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from refiner.detectors.grounding import Grounder, Segment, load_grounder
-from refiner.detectors.grounding_text import Located, Locator, TextLocator, clean_phrase
+from refiner.detectors.grounding import load_grounder
+from refiner.detectors.grounding.base import Grounder, Segment
+from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase
 from refiner.errors import ConfigError
 from refiner.masks import box_of, location_words
 from refiner.taxonomy import Category

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.errors import ConfigError, WeightsError
+from refiner.files import atomic_write
 from refiner.hub import read_card, resolve
 from refiner.masks import box_of, location_words
-from refiner.runs import atomic_write
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Calls, Mask, Region, Size
 

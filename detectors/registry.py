@@ -44,7 +44,7 @@ def _probe(folder: Path, device: str | torch.device | None, _dtype: torch.dtype 
 
 
 def _vlm(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
-    from refiner.detectors.vlm import load_vlm
+    from refiner.detectors.vlm.detector import load_vlm
 
     return load_vlm(folder, device=device, dtype=dtype)
 
@@ -168,8 +168,8 @@ def _named_vlm(
     rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
 ) -> Detector:
     """What stands behind ``vlm:``."""
-    from refiner.detectors.chat_names import parse_name
-    from refiner.detectors.vlm import DEFAULT_GROUNDER, DEFAULT_MODEL, load_vlm
+    from refiner.detectors.chat.names import parse_name
+    from refiner.detectors.vlm.detector import DEFAULT_GROUNDER, DEFAULT_MODEL, load_vlm
 
     name = parse_name(rest, ("grounder", "cache"))
     return load_vlm(
@@ -186,7 +186,7 @@ def _named_parts(
     rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
 ) -> Detector:
     """What stands behind ``parts:``."""
-    from refiner.detectors.chat_names import parse_name
+    from refiner.detectors.chat.names import parse_name
     from refiner.detectors.parts import DEFAULT_GROUNDER, load_parts
 
     name = parse_name(rest, ("grounder",))

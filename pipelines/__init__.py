@@ -1,10 +1,10 @@
 """Refinement over diffusers pipelines; nothing here imports torch or diffusers before it is called."""
 
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.inpainting import CropInpainter
 from refiner.pipelines.loop import Parts, finish, refine
+from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.refined import RefinedPipeline, RefinedPipelineOutput
-from refiner.pipelines.revisers import TemplateReviser
+from refiner.pipelines.revisers.template import TemplateReviser
 
 __all__ = [
     "CropInpainter",

@@ -89,7 +89,7 @@ class ClipJudge:
         import torch
         from transformers import CLIPModel, CLIPProcessor
 
-        from refiner.detectors.loading import load_folder
+        from refiner.detectors.base import load_folder
 
         folder = resolve(model, "judge")
         network, processor, _ = load_folder(folder, CLIPModel, CLIPProcessor, ("clip",), dtype or torch.float32)
@@ -208,7 +208,7 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
         from refiner.detectors import load_detector
 
         return BurdenJudge(load_detector(rest, device=device))
-    from refiner.metrics.hps import HPSScorer
+    from refiner.metrics.hps.scorer import HPSScorer
 
     scorer: Judge = HPSScorer.from_pretrained(rest if colon and kind == "hps" else judge, device=device)
     return scorer

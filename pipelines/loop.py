@@ -23,14 +23,14 @@ from PIL import Image
 
 from refiner import protocols
 from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError
-from refiner.pipelines.answers import as_look, checked, each_answer, one_picture, scored
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored
+from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
-from refiner.runs import derive_seed
+from refiner.records import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, Size, StopReason
 
 Attempts = Stream[Attempt, bool | None, RefinementResult]

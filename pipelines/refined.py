@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from refiner.detectors.registry import joined_ids
 from refiner.errors import ConfigError
+from refiner.files import Json
 from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
+from refiner.pipelines.call import OutputType, converted, kept_image
 from refiner.pipelines.config import RefineConfig, Strategy
-from refiner.pipelines.families import check_pipelines
-from refiner.pipelines.inpainting import CropInpainter
-from refiner.pipelines.interrupts import Interrupt
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.loop import Attempts, Parts, finish, refine
-from refiner.pipelines.outputs import OutputType, converted, kept_image
-from refiner.pipelines.parts_by_id import (
+from refiner.pipelines.loading import (
     Judges,
     Where,
     detector_on,
@@ -33,20 +29,24 @@ from refiner.pipelines.parts_by_id import (
     saved_judge,
     trusted,
 )
-from refiner.pipelines.prompt_cache import PromptCache
-from refiner.pipelines.replay import settings_of
-from refiner.pipelines.safety import SafetyChecked
-from refiner.pipelines.saved import PARTS, SavedSettings
+from refiner.pipelines.loop import Attempts, Parts, finish, refine
+from refiner.pipelines.painting.crops import CropInpainter
+from refiner.pipelines.painting.families import check_pipelines
+from refiner.pipelines.painting.interrupts import Interrupt
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
+from refiner.pipelines.painting.prompt_cache import PromptCache
+from refiner.pipelines.painting.safety import SafetyChecked
+from refiner.pipelines.saving.replay import settings_of
+from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.pipelines.seeds import seeds_of
 from refiner.protocols import Detector, Reviser
-from refiner.runs import Json
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    from refiner.pipelines.outputs import Images
+    from refiner.pipelines.call import Images
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
@@ -71,7 +71,7 @@ class RefinedPipeline:
     their scheduler, is set on them.
 
     Args:
-        pipe: text-to-image pipeline of a family in ``refiner.pipelines.families.FAMILIES``, or any with an
+        pipe: text-to-image pipeline of a family in ``refiner.pipelines.painting.families.FAMILIES``, or any with an
             ``inpainter``; one that can only repaint paints by repainting an empty picture.
         detector: says what is wrong with a picture; or its id. One with a method ``bind`` is lent the pipeline.
         judge: scores pictures against the user's prompt; or its id (see ``load_judge``), such as ``clip:PATH``; or a
@@ -235,8 +235,8 @@ class RefinedPipeline:
             run.set()
 
     def replay(self, record: Mapping[str, Any], *, image: Source | None = None, **options: Any) -> RefinementResult:
-        """Make the kept picture of a run again, bit for bit; see ``refiner.pipelines.replay.replay``."""
-        from refiner.pipelines.replay import replay
+        """Make the kept picture of a run again, bit for bit; see ``refiner.pipelines.saving.replay.replay``."""
+        from refiner.pipelines.saving.replay import replay
 
         return replay(self, record, image=None if image is None else load_image(image), **options)
 

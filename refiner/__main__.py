@@ -2,6 +2,7 @@
 
 import sys
 
-from refiner.cli import main
+from refiner.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

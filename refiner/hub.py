@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
-from refiner.runs import atomic_write, dumps
+from refiner.files import atomic_write, dumps
 
 Kind = Literal["generator", "detector", "judge"]
 

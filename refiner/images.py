@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from refiner.errors import InputError, MissingImageError
-from refiner.runs import atomic_write
+from refiner.files import atomic_write
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16

@@ -24,8 +24,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from refiner.errors import ConfigError, InputError, MissingImageError
+from refiner.files import Json, atomic_write, check_writable
 from refiner.images import MAX_PIXELS, XMP
-from refiner.runs import Json, atomic_write, check_writable, to_record
+from refiner.records import to_record
 from refiner.types import RefinementResult
 
 SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]

@@ -199,7 +199,7 @@ class RefinementResult:
     """Index into ``attempts`` of the picture that was kept."""
     stop: StopReason
     settings: Mapping[str, object] = field(default_factory=dict)
-    """What made them, as plain JSON values (``refiner.pipelines.replay``); empty where that is not known."""
+    """What made them, as plain JSON values (``refiner.pipelines.saving.replay``); empty where that is not known."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):
@@ -229,6 +229,6 @@ class RefinementResult:
         Raises:
             OutputError: the folder cannot be written; nothing half-written stays behind.
         """
-        from refiner.report import save_result
+        from refiner.reports.result import save_result
 
         return save_result(self, folder)

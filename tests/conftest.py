@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from refiner.cli import main
+from refiner.cli.main import main
 
 SPOTS = """
 import numpy as np
@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from refiner.pipelines.saved import SavedSettings
+    from refiner.pipelines.saving.settings import SavedSettings
 
     torch.manual_seed(0)
     letters = [chr(code) for code in range(33, 127)]
@@ -100,7 +100,7 @@ def write_plugin() -> Callable[[Path, str, str], str]:
 def transformers_server() -> Iterator[str]:
     """Address of a ``transformers serve`` on loopback, which serves the folder that a request names as its model."""
     pytest.importorskip("torch")
-    from chat_servers import TransformersServer
+    from support.chat_servers import TransformersServer
 
     server = TransformersServer()
     yield server.url

@@ -8,16 +8,16 @@ import shlex
 from pathlib import Path
 
 import pytest
-from chat_servers import KEY, settle_environment
 from PIL import Image
+from support.chat_servers import KEY, settle_environment
 
 torch = pytest.importorskip("torch")
 
-from tiny_chat_models import save_teller  # noqa: E402
+from support.tiny_chat_models import save_teller  # noqa: E402
 
-from refiner.cli import main  # noqa: E402
-from refiner.detectors.answer_boxes import BoxFormat  # noqa: E402
-from refiner.detectors.vlm_questions import finding  # noqa: E402
+from refiner.cli.main import main  # noqa: E402
+from refiner.detectors.reading.boxes import BoxFormat  # noqa: E402
+from refiner.detectors.vlm.questions import finding  # noqa: E402
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the server

@@ -18,9 +18,9 @@ from transformers import (
     SamImageProcessor,
 )
 
+from refiner.detectors.base import check_complete, no_progress_bars
 from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
 from refiner.detectors.legion.modeling import LegionConfig, LegionModel
-from refiner.detectors.loading import check_complete, no_progress_bars
 from refiner.errors import WeightsError
 from refiner.hub import read_card, verify
 

@@ -20,7 +20,7 @@ from typing import Any
 from refiner.data.json_stream import Item, Place, stream_object
 from refiner.data.problems import Problem
 from refiner.errors import InputError
-from refiner.runs import Json
+from refiner.files import Json
 from refiner.types import Region
 
 _FIELDS = {

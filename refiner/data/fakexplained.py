@@ -22,10 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from refiner.data.json_stream import Place, stream_lines, stream_list
+from refiner.data.anomreason import Anomaly
+from refiner.data.folders import find_pictures
+from refiner.data.json_stream import Place, Places, stream_lines, stream_list
 from refiner.data.problems import Problem
+from refiner.data.samples import Sample, group_of
 from refiner.errors import InputError
-from refiner.types import Size
+from refiner.images import load_image
+from refiner.masks import clip_box
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
 
 FILES: Final = ("annotations.jsonl", "annotations.json")
 _LABELS: Final = {"fake": True, "real": False}
@@ -234,3 +240,61 @@ def _size(value: Mapping[str, Any]) -> Size | None:
     raise _UnusableError(
         "bad_record", f"expected height and width in whole pixels, got {height!r:.30} and {width!r:.30}"
     )
+
+
+class FakexplainedData:
+    """FakeXplained's pictures, generated and real, with boxes and what is wrong in each.
+
+    A description is the phenomenon of an anomaly; of which kind it is and why it cannot be is not told. Boxes are
+    rounded outwards to whole pixels and cut to the picture. A picture that no record names is named and counted as
+    ``missing_record``; a record whose picture is nowhere is a sample with an error (``MissingImageError``).
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.problems: list[Problem] = []
+        self.source = FakexplainedFolder.open(folder)
+        self.places = Places([self.source.file])
+        names: list[str] = []
+        for image in self.source.images(self.problems):
+            names.append(image.name)
+            self.places.append(image.place)
+        self.names = tuple(names)
+        known, root = frozenset(names), self.source.root
+        for file in find_pictures(root, deep=root != Path(folder)):
+            if file not in known:
+                self.problems.append(Problem("missing_record", str(root), file, "no record names it; left out"))
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        item = read_record(self.places[index])
+        image = load_image(self.source.root / item.name)
+        size = Size(image.height, image.width)
+        if item.size is not None and item.size != size:
+            raise InputError(
+                f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its record says, got "
+                f"{size.width}x{size.height} in {str(self.source.root)!r}: fetch the picture again."
+            )
+        return Sample(
+            name=item.name,
+            group=item.generator or group_of(item.name),
+            image=image,
+            fake=item.fake,
+            truth=_fakexplained_truth(item, size),
+            categorised=False,
+            anomalies=tuple(Anomaly(phenomenon=region.description) for region in item.regions),
+        )
+
+
+def _fakexplained_truth(item: FakexplainedImage, size: Size) -> Analysis:
+    regions = []
+    for region in item.regions:
+        box = clip_box(region.box, size)
+        if box is None:
+            raise InputError(
+                f"Expected boxes inside {size.width}x{size.height} pixels of {item.name!r}, got {region.box}: "
+                "give boxes in pixels of the picture."
+            )
+        # No description tells of which kind a flaw is; nothing that is measured on such truth looks at the category.
+        flaw = Region(mask=None, box=box, name="truth", explanation=region.description, category=Category.TEXTURE)
+        regions.append(flaw)
+    return Analysis(size=size, regions=tuple(regions), tags=item.tags, detector="fakexplained")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -11,10 +11,13 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from refiner.data.anomreason import label_of
+from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
+from refiner.data.json_stream import Place, Places
 from refiner.data.problems import Problem
+from refiner.data.prompts import Prompts, match_prompts, read_prompts
+from refiner.data.samples import Sample, group_of
 from refiner.errors import InputError
-from refiner.images import FORMATS
+from refiner.images import FORMATS, load_image
 from refiner.masks import box_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Mask, Region, Size
@@ -25,7 +28,6 @@ SUFFIXES: Final = frozenset(
 """What is taken for a picture."""
 MASKS: Final = "masks"
 """The sub-folder of truth: ``masks/<picture without its suffix>.png``; pixels above 127 are flawed."""
-_LABELS: Final = frozenset({"0_real", "1_fake"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +156,65 @@ def read_mask(path: Path, size: Size) -> Mask:
     return mask
 
 
-def group_of(name: str) -> str:
-    """The part of a data set that a picture belongs to, such as its generator: the first folder of its path.
+class FolderData:
+    """A folder of pictures; with prompts, masks (``masks/`` in the folder) and references where there are any.
 
-    Folders that only say what is real (``0_real``, ``1_fake``) do not count; "" where no other is there.
+    Whether a picture is generated is told by a folder ``1_fake`` or ``0_real`` in its path, its group by the first
+    other one.
     """
-    return next((part for part in PurePosixPath(name).parts[:-1] if part not in _LABELS), "")
+
+    def __init__(self, folder: str, *, prompts: str | None = None, references: str | None = None) -> None:
+        self.problems: list[Problem] = []
+        self.folder = ImageFolder.open(folder, self.problems)
+        self.names = self.folder.names
+        self.prompts, self.keys = Prompts(), dict[str, str]()
+        """Prompts by their names; the name of each picture's."""
+        self.places: Places | None = None
+        """Where each picture's references are."""
+        if prompts is not None:
+            self.prompts = read_prompts(prompts, self.problems)
+            self.keys = match_prompts(self.names, self.prompts, prompts, self.problems)
+            self.names = tuple(name for name in self.names if name in self.keys)
+        if references is not None:
+            found = _match_references(self.names, references, self.problems)
+            self.names = tuple(name for name in self.names if name in found)
+            self.places = Places([Path(references)])
+            for name in self.names:
+                self.places.append(found[name])
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        name = self.names[index]
+        image = load_image(self.folder.path(name))
+        return Sample(
+            name=name,
+            group=group_of(name),
+            prompt=self.prompts[self.keys[name]] if self.keys else "",
+            image=image,
+            fake=label_of(name),
+            truth=self.folder.truth(name, Size(image.height, image.width)),
+            categorised=False,
+            itemised=False,
+            anomalies=None if self.places is None else anomalies_at(self.places[index]),
+        )
 
 
-def is_fake(name: str) -> bool | None:
-    """Whether a picture is generated, by a folder ``1_fake`` or ``0_real`` in its path; None where neither is there."""
-    return label_of(name)
+def _match_references(names: Iterable[str], file: str, problems: list[Problem]) -> dict[str, Place]:
+    """References by the pictures' names; matched by the whole path, else by a file name that only one picture has."""
+    index = index_anomalies(file, problems)
+    known = list(names)
+    found = {name: index.pop(name) for name in known if name in index}
+    owners: dict[str, list[str]] = {}
+    for name in known if index else ():
+        owners.setdefault(basename(name), []).append(name)
+    for key, place in index.items():
+        candidates = owners.get(basename(key), [])
+        if len(candidates) == 1:
+            found.setdefault(candidates[0], place)
+        else:
+            kind = "duplicate_basename" if candidates else "missing_image"
+            problems.append(Problem(kind, file, key, f"{len(candidates)} pictures have this name; left out"))
+    for name in known:
+        if name not in found:
+            problems.append(Problem("missing_reference", file, name, "the picture has none; left out"))
+    return found

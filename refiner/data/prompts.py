@@ -15,6 +15,7 @@ from typing import Any
 
 from refiner.data.json_stream import first_letter, stream_list, stream_object
 from refiner.data.problems import Problem
+from refiner.data.samples import Sample, group_of
 from refiner.data.tables import read_csv
 from refiner.data.texts import Texts
 from refiner.errors import InputError
@@ -177,3 +178,17 @@ def _stem(name: str) -> str:
 
 def _without_suffix(name: str) -> str:
     return name.removesuffix(_basename(name)) + _stem(name)
+
+
+class PromptData:
+    """Nothing but prompts, to be painted; named by the file's own keys or by their numbers."""
+
+    def __init__(self, file: str) -> None:
+        self.problems: list[Problem] = []
+        self.prompts = read_prompts(file, self.problems)
+        self.names = tuple(self.prompts)
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        name = self.names[index]
+        return Sample(name=name, group=group_of(name), prompt=self.prompts[name])

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
+from refiner.files import Json
 from refiner.metrics.localization import ratio
-from refiner.runs import Json
 
 Boxes = Sequence[Sequence[float]]
 RegionRule = Literal["union", "matched"]

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from refiner.data.problems import Problem, count_problems
 from refiner.data.tables import read_csv
 from refiner.errors import ConfigError, InputError
+from refiner.files import Json
 from refiner.metrics.localization import ratio
-from refiner.runs import Json
 
 VERSION = 1
 """Grows when equal input may give other numbers."""

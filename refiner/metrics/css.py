@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError, ModelError
+from refiner.files import Json
 from refiner.hub import resolve
 from refiner.metrics.encoders import digest, load_encoder, offline_or
 from refiner.metrics.localization import ratio
-from refiner.runs import Json
 
 VERSION = 1
 """Grows when equal input may give other numbers."""

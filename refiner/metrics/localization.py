@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from refiner.errors import ConfigError
-from refiner.runs import Json
+from refiner.files import Json
 from refiner.types import Mask
 
 VERSION = 1

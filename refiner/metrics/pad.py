@@ -1,6 +1,6 @@
 """``refiner evaluate pad``: predictions on disk against X-AIGD's annotations, by the official protocol of 2026.
 
-Masks lie in the layout of ``refiner.data.xaigd_predictions``; boxes are one CSV (``refiner.metrics.instances``). Counts
+Masks lie in the layout of ``refiner.data.xaigd.predictions``; boxes are one CSV (``refiner.metrics.instances``). Counts
 are pooled over all images of the split, whatever a classifier says of them; an image without a prediction is one where
 nothing was found. Where the official scripts stop with an error (a mask of the wrong size, an unknown category), this
 one names the file, counts it, leaves that prediction or image out and goes on; ``comparable`` is then False.
@@ -22,8 +22,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from refiner.data.problems import Problem, count_problems
-from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.data.xaigd_predictions import (
+from refiner.data.xaigd.annotations import XaigdFolder, XaigdImage
+from refiner.data.xaigd.predictions import (
     OFFICIAL_TRANSFORMS,
     Transform,
     compared_size,
@@ -32,10 +32,10 @@ from refiner.data.xaigd_predictions import (
     unknown_predictions,
 )
 from refiner.errors import ConfigError, InputError, OutputError
+from refiner.files import Json, atomic_write_all, check_writable, dumps
 from refiner.metrics import instances
 from refiner.metrics.instances import InstanceCounts, instance_row, match_boxes, read_boxes
 from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
-from refiner.runs import Json, atomic_write_all, check_writable, dumps
 from refiner.taxonomy import XaigdCategory
 
 Task = Literal["agnostic", "fine-grained", "instance"]
@@ -98,7 +98,7 @@ def evaluate_pad(
         predictions: root folder of masks; for ``task="instance"`` a CSV of boxes, or a folder with just one.
         data: folder of X-AIGD, with or without ``xaigd:`` before it.
         task: masks of all categories together, masks of each category, or boxes.
-        transform: size at which masks are compared; see ``refiner.data.xaigd_predictions``.
+        transform: size at which masks are compared; see ``refiner.data.xaigd.predictions``.
         overlap: see ``PadConfig``.
         split: None means ``labeled_test`` where there is one, else the only one.
         out: folder for ``overall.csv`` and ``per_generator.csv`` (official columns), ``per_image.jsonl`` (counts of

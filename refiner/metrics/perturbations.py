@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import ConfigError
-from refiner.runs import derive_seed
+from refiner.records import derive_seed
 
 VERSION = 1
 """Grows when equal input may give other pictures."""

@@ -30,9 +30,9 @@ from refiner.data.anomreason import (
     read_answers,
 )
 from refiner.errors import InputError, WeightsError
+from refiner.files import Json
 from refiner.metrics.bertscore import BertScore, Tokens, compare
 from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, View, score
-from refiner.runs import Json
 
 _TEXTS_AT_A_TIME = 512
 

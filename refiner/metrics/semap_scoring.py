@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
-from refiner.runs import Json
+from refiner.files import Json
 
 Floats = NDArray[np.float32]
 View = Literal["phe", "rea", "full"]

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Final, Literal, get_args
 
 from refiner.errors import ConfigError
+from refiner.files import Json
 from refiner.metrics.localization import ratio
-from refiner.runs import Json
 
 Words = Literal["rouge", "unicode", "space"]
 """Lower-cased runs of a-z and 0-9; lower-cased runs of letters and digits of any script; or whatever stands between

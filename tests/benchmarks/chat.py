@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from refiner.detectors.chat import ChatBackend, ChatReply, ChatRequest, EndpointChat, EndpointSettings
-from refiner.detectors.chat_local import LocalChat
-from refiner.detectors.vlm_questions import box_format, finding
+from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, ChatRequest, EndpointChat, EndpointSettings
+from refiner.detectors.chat.local import LocalChat
+from refiner.detectors.vlm.questions import box_format, finding
 from refiner.hub import micro_parts, resolve
 from refiner.micro.flaws import inject
 from refiner.micro.world import sample_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from chat_servers import TransformersServer
-from tiny_chat_models import save_viewer
+from support.chat_servers import TransformersServer
+from support.tiny_chat_models import save_viewer
 
 BATCH = 8
 

@@ -40,10 +40,10 @@ from refiner.masks import box_of, clip_box, dilate
 from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.oracle import inspect
 from refiner.micro.world import sample_scene
-from refiner.pipelines.adapters import DiffusersPainter, PaintSettings
-from refiner.pipelines.inpainting import crop_box
+from refiner.pipelines.bench import cases
 from refiner.pipelines.loop import finish
-from refiner.pipelines.micro_bench import cases
+from refiner.pipelines.painting.crops import crop_box
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.protocols import PaintJob
 from refiner.types import Mask, Region, Size
 

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from refiner import RefinedPipeline
 from refiner.micro.oracle import inspect
-from refiner.overlays import BAD, FAINT, GOOD, INK, PAPER, RULE, fitted, overlay
+from refiner.pipelines.bench import cases
 from refiner.pipelines.loop import finish
-from refiner.pipelines.micro_bench import cases
+from refiner.reports.overlays import BAD, FAINT, GOOD, INK, PAPER, RULE, fitted, overlay
 from refiner.types import Analysis, RefinementResult
 
 SIDE, GAP, COLUMNS = 216, 12, 2

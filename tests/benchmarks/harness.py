@@ -26,14 +26,14 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from refiner.data.samples import Sample
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.evaluate import Progress, collect, describe
-from refiner.evaluate_report import write_report
-from refiner.evaluate_samples import Sample
-from refiner.evaluate_systems import Looker
-from refiner.evaluate_table import score
+from refiner.evaluate.harness import Progress, collect, describe
+from refiner.evaluate.systems import Looker
+from refiner.evaluate.table import score
 from refiner.masks import box_of
-from refiner.runs import derive_seed
+from refiner.records import derive_seed
+from refiner.reports.evaluation import write_report
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 

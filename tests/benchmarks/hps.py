@@ -32,9 +32,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from refiner.metrics.hps import HPSScorer, preprocess
-from refiner.metrics.hps_texts import text_features
-from refiner.metrics.hps_weights import CONFIG_FILE, PUBLISHED_FILES
+from refiner.metrics.hps.scorer import HPSScorer, preprocess
+from refiner.metrics.hps.texts import text_features
+from refiner.metrics.hps.weights import CONFIG_FILE, PUBLISHED_FILES
 
 SMALL = {
     "embed_dim": 16,

@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from refiner.metrics.hps import HPSScorer
-from refiner.metrics.hps_weights import PUBLISHED_FILES
+from refiner.metrics.hps.scorer import HPSScorer
+from refiner.metrics.hps.weights import PUBLISHED_FILES
 
 TOLERANCE = 1e-6
 PICTURES = (

@@ -26,8 +26,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from refiner import RefinedPipeline
+from refiner.pipelines.bench import Case, cases
 from refiner.pipelines.loop import finish
-from refiner.pipelines.micro_bench import Case, cases
 
 Networks = Mapping[str, torch.nn.Module]
 

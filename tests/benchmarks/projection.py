@@ -41,8 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refiner import RefineConfig, RefinedPipeline
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.pipelines import latent_cache
 from refiner.pipelines.loop import finish
+from refiner.pipelines.painting import latent_cache
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 

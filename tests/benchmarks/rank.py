@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from refiner.cli import main as refiner
+from refiner.cli.main import main as refiner
+from refiner.evaluate.ranking import open_prompts, picture_file
 from refiner.images import load_image
 from refiner.metrics.ranking import Ranking, rank_by_score
 from refiner.micro.oracle import inspect
-from refiner.rank import open_prompts, picture_file
 
 STEPS = (2, 4, 10)
 """Few enough for the referee to tell them apart on few prompts: 10 and 25 steps take it many more."""

@@ -154,7 +154,7 @@ KINDS: dict[str, Callable[[Path, int], dict[str, str]]] = {
 
 def child(given: dict[str, str]) -> None:
     """Open and load; prints the peak of this process in kB (VmHWM, which starts anew with a program)."""
-    from refiner.evaluate_data import open_data
+    from refiner.data.sources import open_data
 
     data = open_data(**given)
     assert not data.problems

@@ -16,11 +16,11 @@ import json
 from collections.abc import Callable
 
 from refiner.detectors import load_detector
-from refiner.detectors.vlm import VlmDetector
+from refiner.detectors.vlm.detector import VlmDetector
 from refiner.hub import MICRO_WEIGHTS
 from refiner.protocols import Detector
-from refiner.training.natural import Imperfect
-from refiner.training.vlm_eval import held_out, measure
+from refiner.training.vlm.eval import held_out, measure
+from refiner.training.world.flaws import Imperfect
 
 SETS = ("injected", "decoded", "unlike", "natural", "untold")
 COLUMNS = {

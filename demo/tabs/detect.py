@@ -1,0 +1,79 @@
+"""The tab that looks at a picture: wiring alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from refiner.demo.components import Row, guarded, html, nothing, picture
+from refiner.demo.studio import Looked, Studio
+from refiner.demo.tabs.refine import wire
+from refiner.demo.uploads import read_upload
+from refiner.demo.views import detect as views_detect
+from refiner.demo.views import refine as views
+from refiner.errors import InputError
+from refiner.records import analysis_summary
+from refiner.types import Analysis
+
+_OUTPUTS = 3
+
+
+def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
+    """A picture in; what each detector says of it out.
+
+    Args:
+        studio: whose detectors are asked.
+        examples: paths of pictures to try.
+    """
+    names = list(studio.settings.detectors)
+    with gr.Row(elem_classes="rf-split"):
+        with gr.Column(scale=2, min_width=300):
+            image = picture("Picture", height=300, elem_id="rf-detect-image")
+            if examples:
+                gr.Examples(
+                    [[path] for path in examples],
+                    [image],
+                    label="Try one of these",
+                    api_visibility="private",
+                    preload=False,
+                )
+            detectors = gr.CheckboxGroup(names, value=names, label="Detectors")
+            with gr.Row():
+                run = gr.Button("Look", variant="primary", elem_id="rf-detect", scale=3)
+                stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=90)
+        with gr.Column(scale=3, min_width=320):
+            status = html("", "rf-detect-status")
+            shown = html("What the detectors find will stand here.", "rf-detect-answers")
+    summary = gr.JSON(visible=False)
+    handler = guarded(_detecting(studio), _OUTPUTS)
+    wire(studio, (run, stop), handler, [image, detectors], [status, shown, summary], [], "detect")
+
+
+def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
+    def detect(image: str | None, detectors: list[str], request: gr.Request) -> Iterator[Row]:
+        if image is None:
+            raise InputError("Expected a picture, got none: upload one or paste it.")
+        given = read_upload(image, studio.settings)
+        yield (views.status("Starting.", 0.0), "", None)
+        said: dict[str, Any] = {}
+        for event in studio.detect(str(request.session_hash), given, detectors):
+            if not isinstance(event, Looked):
+                yield (views.progress(event), *nothing(_OUTPUTS - 1))
+                continue
+            said = dict(event.answers)
+            share = None if event.over else len(said) / len(detectors)
+            told = f"{len(said)} of {len(detectors)} detectors looked at {given.width} x {given.height} pixels."
+            yield views.status(told, share), views_detect.answers(given, said), _summary(said)
+        if len(said) < len(detectors):
+            yield (views.status("Stopped."), *nothing(_OUTPUTS - 1))
+
+    return detect
+
+
+def _summary(said: dict[str, Analysis | str]) -> dict[str, Any]:
+    return {
+        name: analysis_summary(answer) if isinstance(answer, Analysis) else {"error": answer}
+        for name, answer in said.items()
+    }

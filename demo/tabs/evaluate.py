@@ -1,0 +1,108 @@
+"""The tab that ranks generators: wiring alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gradio as gr
+
+from refiner.demo.components import Row, guarded, html, nothing
+from refiner.demo.examples import PROMPTS
+from refiner.demo.ranking import Entry, Order, Ranked, RankRequest, model_entries, rank
+from refiner.demo.studio import Studio
+from refiner.demo.tabs.refine import wire
+from refiner.demo.views import rank as views_rank
+from refiner.demo.views import refine as views
+
+_OUTPUTS = 5
+
+
+def evaluate_tab(studio: Studio) -> None:
+    """Prompts, models and folders of pictures in; a ranking out."""
+    entries = model_entries(studio.settings.models)
+    detectors = list(studio.settings.detectors)
+    with gr.Row(elem_classes="rf-split"):
+        with gr.Column(scale=2, min_width=300):
+            prompts = gr.Textbox("\n".join(PROMPTS), label="Prompts, one a line", lines=5, max_lines=12)
+            models = gr.CheckboxGroup(list(entries), value=list(entries)[:2], label="Models that paint now")
+            with gr.Accordion("Pictures of your own", open=False):
+                gr.HTML(
+                    '<p class="rf-faint rf-small">One picture for each prompt, in the order of their names.</p>',
+                    padding=False,
+                    js_on_load=None,
+                )
+                folders = [
+                    (
+                        gr.Textbox(f"pictures {letter}", label=f"Name {letter}"),
+                        gr.File(
+                            label=f"Pictures {letter}",
+                            file_count="multiple",
+                            height=120,
+                            elem_id=f"rf-pictures-{letter}",
+                        ),
+                    )
+                    for letter in ("A", "B")
+                ]
+            with gr.Row():
+                run = gr.Button("Rank", variant="primary", elem_id="rf-rank", scale=3)
+                stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=90)
+            by = gr.Radio(
+                [("Flaws (CAP)", "CAP"), ("Flawed area (PAR)", "PAR"), ("Fit to the prompt (HPS)", "HPS")],
+                value="CAP",
+                label="Rank by",
+            )
+            detector = gr.Dropdown(detectors, value=detectors[0], label="Detector")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53)
+        with gr.Column(scale=3, min_width=320):
+            status = html("", "rf-rank-status")
+            table = html("The ranking will stand here.", "rf-rank-table")
+            with gr.Row():
+                files = [
+                    gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
+                    for label, name in (("Table (CSV)", "csv"), ("Reports and pictures (ZIP)", "zip"))
+                ]
+    summary = gr.JSON(visible=False)
+    handler = guarded(_ranking(studio, entries), _OUTPUTS)
+    inputs = [prompts, models, *(part for folder in folders for part in folder), by, detector, seed]
+    wire(studio, (run, stop), handler, inputs, [status, table, summary, *files], files, "rank")
+
+
+def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterator[Row]]:
+    def rank_generators(
+        prompts: str,
+        models: list[str],
+        name_a: str,
+        files_a: list[str] | None,
+        name_b: str,
+        files_b: list[str] | None,
+        by: Order,
+        detector: str,
+        seed: int,
+        request: gr.Request,
+    ) -> Iterator[Row]:
+        own = [
+            Entry(name=name.strip(), files=tuple(files))
+            for name, files in ((name_a, files_a), (name_b, files_b))
+            if files
+        ]
+        wanted = RankRequest(
+            entries=(*(entries[name] for name in models), *own),
+            prompts=tuple(line.strip() for line in (prompts or "").splitlines() if line.strip()),
+            detector=detector,
+            by=by,
+            seed=int(seed or 0),
+        )
+        yield views.status("Starting.", 0.0), "", None, None, None
+        with tempfile.TemporaryDirectory(prefix="refiner-demo-", ignore_cleanup_errors=True) as folder:
+            for event in rank(studio, str(request.session_hash), wanted, Path(folder)):
+                if not isinstance(event, Ranked):
+                    yield (views.progress(event), *nothing(_OUTPUTS - 1))
+                    continue
+                said = views_rank.outcome(event.document, event.left)
+                yield said, views_rank.ranking(event.document), event.document, *event.files.values()
+                return
+        yield (views.status("Stopped before two generators were done: nothing to rank."), *nothing(_OUTPUTS - 1))
+
+    return rank_generators

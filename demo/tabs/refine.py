@@ -1,0 +1,169 @@
+"""The tab that refines: wiring alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from refiner.demo.components import Row, guarded, html, nothing, picture
+from refiner.demo.examples import PROMPTS
+from refiner.demo.studio import Refined, RefineRequest, Studio
+from refiner.demo.uploads import read_upload
+from refiner.demo.views import refine as views
+from refiner.pipelines.config import RefineConfig, Strategy
+from refiner.records import result_summary
+from refiner.reports.result import save_result
+
+_OUTPUTS = 8
+_REFUSED = "The server could not use what was sent: load the page again, and upload the picture once more."
+_FILES = ("best", "run", "report")
+
+
+def refine_tab(studio: Studio) -> None:
+    """Prompt or picture in; before and after, plots and all attempts out."""
+    settings = studio.settings
+    with gr.Row(elem_classes="rf-split"):
+        with gr.Column(scale=2, min_width=300):
+            prompt = gr.Textbox(
+                PROMPTS[0], label="Prompt", lines=3, max_lines=6, max_length=settings.max_prompt, elem_id="rf-prompt"
+            )
+            gr.Examples(
+                [[text] for text in PROMPTS],
+                [prompt],
+                label="Try one of these",
+                api_visibility="private",
+                preload=False,
+            )
+            with gr.Row():
+                run = gr.Button("Refine", variant="primary", elem_id="rf-refine", scale=3)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="rf-stop", scale=1, min_width=90)
+            strategy = gr.Radio(
+                [("Choose for me", "auto"), ("Repaint flaws", "inpaint"), ("Paint anew", "regenerate")],
+                value="auto",
+                label="Strategy",
+            )
+            with gr.Row():
+                usual = min(RefineConfig.max_rounds, settings.max_rounds)
+                rounds = gr.Slider(0, settings.max_rounds, usual, step=1, label="Rounds")
+                seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
+            with gr.Accordion("Start from a picture of your own", open=False):
+                image = picture("Your picture", height=220, elem_id="rf-refine-image")
+            with gr.Accordion("Models", open=len(settings.models) > 1 or len(settings.detectors) > 1):
+                model = gr.Dropdown(list(settings.models), value=next(iter(settings.models)), label="Model")
+                detector = gr.Dropdown(list(settings.detectors), value=next(iter(settings.detectors)), label="Detector")
+        with gr.Column(scale=3, min_width=320):
+            status = html("", "rf-refine-status")
+            comparison = html("Before and after will stand here.", "rf-refine-comparison")
+            with gr.Row():
+                files = [
+                    gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
+                    for label, name in zip(("Picture", "Run record", "Report"), _FILES, strict=True)
+                ]
+    gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
+    plots = html("What detector and judge say of each attempt.", "rf-refine-plots")
+    gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
+    timeline = html("Every picture that is tried, with what is wrong with it.", "rf-refine-attempts")
+    summary = gr.JSON(visible=False)
+
+    handler = guarded(_refining(studio), _OUTPUTS)
+    inputs = [prompt, image, strategy, rounds, seed, model, detector]
+    outputs = [status, comparison, plots, timeline, summary, *files]
+    wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
+
+
+def wire(
+    studio: Studio,
+    buttons: tuple[gr.Button, gr.Button],
+    handler: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    files: list[gr.DownloadButton],
+    name: str,
+    others: Sequence[Any] = (),
+) -> None:
+    """Start by a button and stop by another; all buttons say whether they can be used now.
+
+    Args:
+        studio: whose jobs are stopped.
+        buttons: that start and that stop.
+        handler: what is started.
+        inputs: of the handler.
+        outputs: of the handler, the status line first.
+        files: those of the outputs that are downloaded.
+        name: of the endpoint.
+        others: further events that start it.
+    """
+    run, stop = buttons
+    usable = [run, stop, *files]
+
+    def state(busy: bool, *paths: str | None) -> list[Any]:
+        return [gr.update(interactive=on) for on in (not busy, busy, *(bool(path) for path in paths))]
+
+    def stopping(request: gr.Request) -> None:
+        studio.desk.stop(str(request.session_hash))
+
+    def began() -> tuple[Any, ...]:
+        return *state(True, *[None] * len(files)), views.status("Starting.", 0.0)
+
+    def failed(told: str) -> tuple[Any, ...]:
+        """Where Gradio itself refuses the inputs, nothing was told yet."""
+        said = gr.skip() if "rf-bad" in (told or "") else views.status(_REFUSED, kind="bad")
+        return *state(False, *[None] * len(files)), said
+
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    begin = gr.on([run.click, *others], began, None, [*usable, outputs[0]], **quiet)
+    work = begin.then(
+        handler, inputs, outputs, api_name=name, show_progress="hidden", concurrency_limit=None, trigger_mode="once"
+    )
+    work.failure(failed, outputs[0], [*usable, outputs[0]], **quiet)
+    work.success(lambda *paths: state(False, *paths), files or None, usable, **quiet)
+    stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
+
+
+def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
+    def refine(
+        prompt: str,
+        image: str | None,
+        strategy: Strategy,
+        rounds: int,
+        seed: int,
+        model: str,
+        detector: str,
+        request: gr.Request,
+    ) -> Iterator[Row]:
+        wanted = RefineRequest(
+            prompt=prompt or "",
+            model=model,
+            detector=detector,
+            strategy=strategy,
+            rounds=int(rounds or 0),
+            seed=int(seed or 0),
+            image=None if image is None else read_upload(image, studio.settings),
+        )
+        yield (views.status("Starting.", 0.0), "", "", "", None, *[None] * len(_FILES))
+        result = None
+        for event in studio.refine(str(request.session_hash), wanted):
+            if not isinstance(event, Refined):
+                yield (views.progress(event, wanted.rounds), *nothing(_OUTPUTS - 1))
+                continue
+            result = event.result
+            if not event.over:
+                yield (gr.skip(), *_shown(result), *nothing(4))
+        if result is None:
+            yield (views.status("Stopped before there was a picture."), *nothing(_OUTPUTS - 1))
+            return
+        config = {"model": model, "detector": detector, "strategy": strategy, "rounds": wanted.rounds}
+        config |= {"seed": wanted.seed, "own_picture": image is not None}
+        with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
+            saved = save_result(result, folder, config)
+            files = [saved.get(name) for name in _FILES]
+            yield (views.outcome(result), *_shown(result), result_summary(result, {}), *files)
+
+    return refine
+
+
+def _shown(result: Any) -> Row:
+    return views.comparison(result), views.plots(result), views.timeline(result)

@@ -1,0 +1,127 @@
+"""Pieces of the page: pictures with their regions, and charts. All text from people and models is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from refiner.demo.views.outlines import svg_path
+from refiner.reports.overlays import enlarged, fitted, flaw_words
+from refiner.types import Analysis, Region
+
+SIDE = 720
+"""Longer side of a picture on the page, in pixels."""
+
+
+LONGEST = 4000
+"""Letters that are shown of any text."""
+
+
+def words(text: str) -> str:
+    """Text from people and models as it is shown: escaped, and cut where it is endless."""
+    return escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+
+
+def web_image(image: Image.Image, side: int = SIDE) -> str:
+    """The picture inside the page, as WebP, its longer side about ``side`` pixels."""
+    shown = fitted(image, side) if max(image.size) > side else enlarged(image, side // 2)
+    return _data(shown.convert("RGB"), "WEBP", quality=90)
+
+
+def _data(image: Image.Image, kind: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
+    """A picture with the outlines of its regions; each can be pointed at, clicked or tabbed to, and tells what it is.
+
+    Args:
+        image: RGB.
+        analysis: of that picture.
+        alt: what it shows, plain text.
+    """
+    said = f"{alt}: {flaw_words(analysis)}" if analysis is not None else alt
+    picture = f'<img src="{web_image(image)}" alt="{words(said)}">'
+    if analysis is None:
+        return f'<div class="rf-stage">{picture}</div>'
+    heat = f'<img class="rf-heat" src="{_heat(analysis)}" alt="">' if analysis.heatmap is not None else ""
+    height, width = analysis.size
+    numbered = list(enumerate(analysis.regions, start=1))
+    # The largest is drawn first, so that a small one inside it can still be pointed at.
+    drawn = sorted(numbered, key=lambda item: -int(item[1].pixels(analysis.size).sum()))
+    shapes = "".join(_shape(number, region, analysis) for number, region in drawn)
+    svg = f'<svg viewBox="0 0 {width} {height}" role="group" aria-label="Regions">{shapes}</svg>' if numbered else ""
+    badges = "".join(_badge(number, region, analysis) for number, region in numbered)
+    tips = "".join(_tip(number, region, analysis) for number, region in numbered)
+    return f'<div class="rf-stage">{picture}{heat}{svg}{badges}{tips}</div>'
+
+
+def _shape(number: int, region: Region, analysis: Analysis) -> str:
+    label = f"{number}: {region.name}, {_kind(region)}, severity {region.severity:.2f}. {region.explanation}"
+    return (
+        f'<path class="rf-region rf-{region.category.legion}" data-region="{number}" tabindex="0" role="button" '
+        f'aria-pressed="false" aria-label="{words(label)}" d="{svg_path(region.pixels(analysis.size))}"/>'
+    )
+
+
+def _badge(number: int, region: Region, analysis: Analysis) -> str:
+    x0, y0, _, _ = region.box
+    height, width = analysis.size
+    place = f"left:{100 * x0 / width:.1f}%;top:{100 * y0 / height:.1f}%"
+    kind = region.category.legion
+    return f'<span class="rf-badge rf-{kind}" data-region="{number}" style="{place}" aria-hidden="true">{number}</span>'
+
+
+def _tip(number: int, region: Region, analysis: Analysis) -> str:
+    """Below the region, or above it where it lies low; from its left edge, or to its right edge where it lies right."""
+    x0, y0, x1, y1 = region.box
+    height, width = analysis.size
+    across = f"left:{100 * x0 / width:.1f}%" if x0 + x1 <= width else f"right:{100 - 100 * x1 / width:.1f}%"
+    down = f"top:{100 * y1 / height:.1f}%" if y0 + y1 <= height else f"bottom:{100 - 100 * y0 / height:.1f}%"
+    return (
+        f'<div class="rf-tip" data-region="{number}" style="{across};{down}" aria-hidden="true">'
+        f"<strong>{words(region.name)}</strong><span>{words(region.explanation)}</span>"
+        f"<span>{_kind(region)} · severity {region.severity:.2f}</span></div>"
+    )
+
+
+def _kind(region: Region) -> str:
+    return str(region.category).replace("_", " ")
+
+
+def notes(analysis: Analysis | None) -> str:
+    """What is wrong, region by region, as a list."""
+    if analysis is None or not analysis.regions:
+        return ""
+    rows = "".join(_note(number, region) for number, region in enumerate(analysis.regions, start=1))
+    return f'<ol class="rf-notes">{rows}</ol>'
+
+
+def _note(number: int, region: Region) -> str:
+    place = f' <span class="rf-faint">{words(region.location)}</span>' if region.location else ""
+    why = f'<p class="rf-faint">{words(region.reasoning)}</p>' if region.reasoning else ""
+    return (
+        f'<li data-region="{number}"><span class="rf-number rf-{region.category.legion}">{number}</span><div>'
+        f"<p><strong>{words(region.name)}</strong>{place}</p><p>{words(region.explanation)}</p>{why}"
+        f'<p class="rf-facts"><span>{_kind(region)}</span>'
+        f'<span>severity {region.severity:.2f} <i class="rf-meter"><i style="width:{100 * region.severity:.0f}%"></i>'
+        f"</i></span><span>{region.score:.0%} sure</span></p></div></li>"
+    )
+
+
+def _heat(analysis: Analysis) -> str:
+    """The heat map as a layer: clear where it is 0, red in the middle, yellow where it is 1."""
+    assert analysis.heatmap is not None
+    values = np.nan_to_num(np.clip(analysis.heatmap, 0.0, 1.0))
+    layer = np.zeros((*values.shape, 4), dtype=np.uint8)
+    layer[..., 0] = 255
+    layer[..., 1] = (255 * np.clip(2 * values - 1, 0, 1)).astype(np.uint8)
+    layer[..., 3] = (220 * np.sqrt(values)).astype(np.uint8)
+    image = Image.fromarray(layer)
+    return _data(fitted(image, SIDE // 2) if max(image.size) > SIDE // 2 else image, "PNG")

@@ -1,0 +1,67 @@
+"""A ranking of generators: HTML without scripts. Knows nothing of Gradio."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from refiner.demo.views.parts import words
+from refiner.demo.views.refine import status
+from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS, short
+from refiner.files import Json
+from refiner.reports.ranking import forest, lead
+
+
+def outcome(document: Json, left: Sequence[str] = ()) -> str:
+    """The status line of a ranking that is over; ``left`` are the generators that were not done when it was stopped."""
+    stopped = f"Stopped, without {', '.join(left)}. " if left else ""
+    return status(f"{stopped}Best by {document['by']}: {document['systems'][0]['name']}.", kind="good")
+
+
+def ranking(document: Json) -> str:
+    """Table and plots.
+
+    Args:
+        document: from ``refiner.evaluate.ranking_table.rank_runs``.
+    """
+    names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
+    terms = "".join(f"<dt>{name}</dt><dd>{FIGURES[name]}</dd>" for name in names)
+    return f"""<p class="rf-reason">{words(lead(document))}</p>
+{_table(document, names)}
+<ul class="rf-wins">{"".join(f"<li>{line}</li>" for line in _wins(document))}</ul>
+<div class="rf-charts">{"".join(_plots(document, names))}</div>
+<details><summary>What the figures mean</summary><dl class="rf-terms">{terms}</dl>
+<p class="rf-faint rf-small">{words(document["signature"])}</p></details>"""
+
+
+def _table(document: Json, names: list[str]) -> str:
+    heads = "".join(f'<th scope="col">{name} {"↑" if name in HIGHER_IS_BETTER else "↓"}</th>' for name in names)
+    rows = "".join(
+        f'<tr><td>{system["place"]}</td><th scope="row">{words(system["name"])}</th>'
+        f"{''.join(_figure(system['figures'][name]) for name in names)}</tr>"
+        for system in document["systems"]
+    )
+    return f"""<div class="rf-table" tabindex="0" role="region" aria-label="Ranking"><table>
+<thead><tr><th scope="col"></th><th scope="col">generator</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<p class="rf-faint rf-small">Below each figure its 95 % interval, if other prompts of the kind were drawn.</p>"""
+
+
+def _figure(estimate: Mapping[str, float]) -> str:
+    return f"<td>{short(estimate['value'])}<span>{short(estimate['low'])} to {short(estimate['high'])}</span></td>"
+
+
+def _wins(document: Json) -> Iterator[str]:
+    by = document["by"]
+    for one, other in itertools.pairwise(document["orders"][by]):
+        share = document["wins"][by][one][other]["overall"]
+        yield (
+            f"<strong>{words(one)}</strong> has the better {by} than <strong>{words(other)}</strong> with a "
+            f"probability of {100 * share:.0f} %."
+        )
+
+
+def _plots(document: Json, names: list[str]) -> Iterator[str]:
+    for name in names:
+        way = "higher" if name in HIGHER_IS_BETTER else "lower"
+        rows = [(system["name"], system["figures"][name]) for system in document["systems"]]
+        yield forest(f"{name}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)

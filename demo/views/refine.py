@@ -1,0 +1,138 @@
+"""From attempts, analyses and rankings to what is shown: HTML without scripts. Knows nothing of Gradio."""
+
+from __future__ import annotations
+
+from html import escape
+
+from refiner.demo.jobs import Loading, Waiting
+from refiner.demo.ranking import Ranking
+from refiner.demo.studio import Painting
+from refiner.demo.views.parts import notes, stage, web_image, words
+from refiner.reports.overlays import flaw_words
+from refiner.reports.result_page import charts
+from refiner.types import Attempt, RefinementResult
+
+STOPS = {
+    "clean": "nothing wrong is left",
+    "rounds": "that was the last round",
+    "no_progress": "further rounds brought nothing better",
+    "budget": "the budget was spent",
+    "repeat": "a picture came out a second time",
+    "unreadable": "the detector's answer could not be read",
+    "interrupted": "you stopped it",
+}
+"""Why a refinement ended."""
+
+_ACTIONS = {
+    "generate": "Painted",
+    "given": "Your picture",
+    "regenerate": "Painted anew",
+    "inpaint": "Repainted in place",
+}
+
+
+def status(text: str, share: float | None = None, *, kind: str = "") -> str:
+    """A line that tells what goes on; read out by screen readers.
+
+    Args:
+        text: plain text.
+        share: of the work that is done, in [0, 1]; None: not at work.
+        kind: "good", "bad" or "".
+    """
+    bar = "" if share is None else f'<div class="rf-bar"><i style="width:{100 * share:.1f}%"></i></div>'
+    busy = " rf-busy" if share is not None else ""
+    return f'<div class="rf-status rf-{kind or "plain"}{busy}" role="status"><p>{words(text)}</p>{bar}</div>'
+
+
+def progress(event: Waiting | Loading | Painting | Ranking, rounds: int = 0) -> str:
+    """The status line of a job at work."""
+    match event:
+        case Waiting(ahead=ahead):
+            return status(f"Waiting: {ahead} job{'s' if ahead > 1 else ''} ahead of yours.", 0.0)
+        case Loading():
+            return status("Loading the models.", 0.0)
+        case Painting(attempt=attempt, step=step, steps=steps):
+            done = step / steps if steps else 0.0
+            at = f", step {step}" + (f" of {steps}" if steps else "") if step else ""
+            return status(f"Attempt {attempt}{at}.", min(1.0, (attempt + min(done, 1.0)) / (rounds + 1)))
+        case Ranking(name=name, done=done, total=total):
+            return status(f"{name}: {done} of {total} pictures looked at.", done / total)
+
+
+def outcome(result: RefinementResult) -> str:
+    """The status line of a refinement that is over."""
+    start = next((attempt for attempt in result.attempts if attempt.image is not None), result.attempts[0])
+    best = result.attempts[result.best]
+    if best.image is None:
+        return status(f"No picture came out: {best.error or best.reason}", kind="bad")
+    kept = "The first picture was kept" if best is start else f"Attempt {best.index} was kept"
+    change = f"{flaw_words(start.analysis)} at first, now {flaw_words(best.analysis)}"
+    said = flaw_words(best.analysis) if best is start else change
+    return status(f"{kept}: {said}. Ended because {STOPS[result.stop]}.", kind="good")
+
+
+def comparison(result: RefinementResult) -> str:
+    """Before and after, one over the other, with a handle between them that keys, mouse and finger move."""
+    start = next((attempt for attempt in result.attempts if attempt.image is not None), None)
+    best = result.attempts[result.best]
+    if start is None or start.image is None or best.image is None:
+        return ""
+    width, height = start.image.size
+    before, after = (
+        f"{name}: attempt {attempt.index}, {flaw_words(attempt.analysis)}"
+        for name, attempt in (("Before", start), ("After", best))
+    )
+    return f"""<figure class="rf-compare" style="--cut: 50%; --ratio: {width} / {height}">
+<img src="{web_image(best.image)}" alt="{words(after)}">
+<img class="rf-before" src="{web_image(start.image)}" alt="{words(before)}">
+<span class="rf-side rf-left" aria-hidden="true">Before</span>
+<span class="rf-side rf-right" aria-hidden="true">After</span>
+<i class="rf-handle" aria-hidden="true"></i>
+<input type="range" min="0" max="100" value="50" aria-label="How much of the picture shows what it was before">
+</figure>
+<p class="rf-legend rf-faint"><span>{words(flaw_words(start.analysis))}</span>
+<span>{words(flaw_words(best.analysis))}</span></p>"""
+
+
+def plots(result: RefinementResult) -> str:
+    """What the detector and the judge said, attempt by attempt."""
+    return f'<div class="rf-charts">{charts(result)}</div>'
+
+
+def timeline(result: RefinementResult) -> str:
+    """All attempts in their order: pictures with regions, whether and why they were accepted."""
+    cards = "".join(_card(attempt, result) for attempt in result.attempts)
+    toggle = (
+        '<label class="rf-toggle"><input type="checkbox" checked class="rf-show"> Show what the detector found</label>'
+    )
+    return f'{toggle}<ol class="rf-attempts">{cards}</ol>'
+
+
+def _card(attempt: Attempt, result: RefinementResult) -> str:
+    kept = attempt is result.attempts[result.best]
+    verdict = "kept" if kept else "accepted" if attempt.accepted else "rejected"
+    picture = '<div class="rf-stage rf-none">no picture</div>'
+    if attempt.image is not None:
+        picture = stage(attempt.image, attempt.analysis, f"Attempt {attempt.index}")
+    facts = [flaw_words(attempt.analysis), *(f"{score.name} {score.value:.4g}" for score in attempt.scores)]
+    facts += [f"seed {attempt.seed}", f"{attempt.seconds:.1f} s"]
+    reason = f"{attempt.reason[:1].upper()}{attempt.reason[1:]}"
+    said = f'<p class="rf-reason">{words(reason)}</p>'
+    if attempt.error:
+        said += f'<p class="rf-error">{words(attempt.error)}</p>'
+    if attempt.note:
+        said += f'<p class="rf-faint rf-small">{words(attempt.note)}</p>'
+    if attempt.prompt != result.prompt:
+        said += f'<p class="rf-prompt"><span class="rf-faint">Prompt</span> {words(attempt.prompt)}</p>'
+    if attempt.negative_prompt:
+        said += f'<p class="rf-prompt"><span class="rf-faint">Not</span> {words(attempt.negative_prompt)}</p>'
+    return f"""<li class="rf-attempt rf-look rf-{verdict}">{picture}
+<div class="rf-told"><p class="rf-head"><span class="rf-count">{attempt.index}</span>
+<strong>{_ACTIONS[attempt.action]}</strong><span class="rf-verdict">{verdict}</span></p>
+{said}<p class="rf-facts">{"".join(f"<span>{words(fact)}</span>" for fact in facts)}</p>
+{notes(attempt.analysis)}</div></li>"""
+
+
+def missing(text: str) -> str:
+    """What stands where nothing is yet; ``text`` is plain."""
+    return f'<div class="rf-missing"><p>{escape(text)}</p></div>'

@@ -1,0 +1,425 @@
+"""Chat models that look at pictures: what they are asked, what they answer, and those behind an endpoint.
+
+``EndpointChat`` speaks to any OpenAI-compatible server (vLLM, ``transformers serve``, hosted ones);
+``refiner.detectors.chat.local.LocalChat`` runs a model here. Both get the same text and the same pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from refiner.detectors.chat.cache import AnswerCache, cache_key
+from refiner.detectors.chat.images import MAX_SIDE, Pictures
+from refiner.detectors.chat.wire import (
+    Answered,
+    Dialect,
+    FaultError,
+    Finish,
+    hide_in_logs,
+    lower_rung,
+    messages,
+    scrubber,
+    send,
+)
+from refiner.detectors.reading.loose_json import read_document
+from refiner.errors import (
+    ConfigError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    ModelNotFoundError,
+    RefinerError,
+    UnreadableOutputError,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChatRequest:
+    """One question to a chat model."""
+
+    user: str
+    system: str = ""
+    images: tuple[Image.Image, ...] = ()
+    """Shown before the text."""
+    schema: Mapping[str, Any] | None = None
+    """JSON schema of the answer; it is also put behind the text. None: the answer is free."""
+    max_tokens: int = 1024
+    """Tokens to write at first; a longer answer is asked for again with twice as many, up to the model's limit."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    seed: int | None = None
+    """For temperatures above 0."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"Expected ChatRequest.max_tokens of at least 1, got {self.max_tokens}.")
+        if not 0 <= self.temperature <= 2:
+            raise ConfigError(f"Expected ChatRequest.temperature in [0, 2], got {self.temperature}.")
+        try:
+            (self.user + self.system + json.dumps(self.schema)).encode()
+        except (UnicodeEncodeError, TypeError, ValueError) as error:
+            raise InputError(f"Expected text and a schema that JSON can carry, got {error}: clean it first.") from error
+
+    @property
+    def text(self) -> str:
+        """The user's text, and the schema behind it: servers may take a schema and not keep to it."""
+        if self.schema is None:
+            return self.user
+        return f"{self.user}\n\nAnswer with JSON alone, by this schema:\n{json.dumps(self.schema)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatReply:
+    """What a chat model answered."""
+
+    text: str
+    finish: Finish
+    """``length`` where the answer breaks off at the model's limit."""
+    prompt_tokens: int
+    completion_tokens: int
+    from_cache: bool = False
+    attempts: int = 1
+    """Times that the model was asked for it; 0 from the cache."""
+
+
+Outcome = ChatReply | RefinerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What a backend has cost since it was made."""
+
+    calls: int = 0
+    """Answers asked of the model, failed ones included."""
+    retries: int = 0
+    """Of these, repetitions of one that failed."""
+    cached: int = 0
+    """Answers that came from the cache."""
+    failed: int = 0
+    """Requests that got no answer in the end."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    """Summed over the calls; those that run at the same time count each."""
+    pictures: int = 0
+    """Pictures scaled and encoded."""
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@runtime_checkable
+class ChatBackend(Protocol):
+    """A chat model, wherever it runs."""
+
+    @property
+    def name(self) -> str:
+        """Id of the model, and revision where it is known."""
+        ...
+
+    @property
+    def max_side(self) -> int:
+        """Longest side, in pixels, of the pictures that the model is shown; larger ones are scaled down."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger: ...
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+        """An answer for each request, in order; an error in the place of those that failed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSettings:
+    """How patiently and how hard an endpoint is asked."""
+
+    timeout: float = 120.0
+    """Seconds for the server to begin, and again to end an answer."""
+    attempts: int = 5
+    """Times that a request which fails is sent, at most."""
+    backoff: float = 1.0
+    """Seconds before the second attempt; doubled before each further one, and shortened by chance to spread them."""
+    max_wait: float = 60.0
+    """Longest wait in seconds; where the server asks for more, the request fails at once."""
+    max_tokens: int = 16_384
+    """How far a request's own limit is doubled for answers that break off."""
+    concurrency: int = 8
+    """Requests under way at the same time."""
+    max_side: int = MAX_SIDE
+    """Longest side, in pixels, of the pictures sent."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of every request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}`` for vLLM."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "attempts", "max_tokens", "concurrency", "max_side"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"Expected EndpointSettings.{name} above 0, got {getattr(self, name)}.")
+        for name in ("backoff", "max_wait"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"Expected EndpointSettings.{name} of at least 0, got {getattr(self, name)}.")
+
+
+class EndpointChat:
+    """A chat model behind an OpenAI-compatible endpoint; a ``ChatBackend``.
+
+    A schema is asked for strictly, then as plain JSON mode, then in the text alone, as far down as the server refuses;
+    what worked is remembered, and so is whether the model takes a system turn. Connections that fail, late or broken
+    answers, 429 and 5xx are tried again. When several requests in a row got no answer at all, further ones are sent
+    once each until one is answered.
+
+    Args:
+        model: what the server calls it.
+        base_url: such as ``http://127.0.0.1:8000/v1``; None: ``OPENAI_BASE_URL``, else the hosted service.
+        key_variable: environment variable that holds the key. Where it is not set, none is sent that means anything.
+        cache: folder that keeps answers; None keeps none. Sampled answers without a seed are never kept, nor are
+            those that broke off or lack what a schema requires.
+        settings: patience and limits.
+
+    Raises:
+        MissingExtraError: the ``openai`` package is not installed.
+        ConfigError: an address with a key in it, or a key that no header can carry.
+        OutputError: the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_variable: str = "OPENAI_API_KEY",
+        cache: str | Path | None = None,
+        settings: EndpointSettings | None = None,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise MissingExtraError("A chat model behind an endpoint", "openai", "chat") from error
+        self.settings = settings or EndpointSettings()
+        self.model, self.key_variable = model, key_variable
+        key = _key(key_variable)
+        self._scrub = scrubber(key)
+        address = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self.base_url = _check_address(address)
+        patient = self.settings.timeout
+        self._client = openai.OpenAI(
+            api_key=key or "none",
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=patient,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # nor the key elsewhere
+        )
+        weakref.finalize(self, self._client.close)
+        weakref.finalize(self, hide_in_logs(self._scrub))
+        self._cache = None if cache is None else AnswerCache(cache)
+        self._pictures = Pictures(self.settings.max_side)
+        self._dialect = Dialect()
+        self._tally = _Tally()
+        self._unanswered = 0
+        self._chance = random.Random()
+
+    def __repr__(self) -> str:
+        return f"EndpointChat({self.model!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
+
+    @property
+    def name(self) -> str:
+        """What the server calls the model."""
+        return self.model
+
+    @property
+    def max_side(self) -> int:
+        """Longest side, in pixels, of the pictures sent."""
+        return self.settings.max_side
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent so far."""
+        return replace(self._tally.total, pictures=self._pictures.encoded)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+        """An answer for each request, in order, several under way at a time; errors take the place of answers.
+
+        Such errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the key is not accepted),
+        ``ModelNotFoundError`` (the server does not know the model) and ``InputError`` (a damaged picture).
+        """
+        stop = threading.Event()
+        with ThreadPoolExecutor(max(1, min(self.settings.concurrency, len(requests)))) as pool:
+            try:
+                return list(pool.map(lambda request: self._outcome(request, stop), requests))
+            finally:
+                stop.set()  # an interrupt must not wait for waits
+                pool.shutdown(cancel_futures=True)
+
+    def _outcome(self, request: ChatRequest, stop: threading.Event) -> Outcome:
+        try:
+            digests = [self._pictures.digest(image) for image in request.images]
+            key = self._cache_key(request, digests)
+            known = self._cache.get(key) if self._cache and key else None
+            if known is not None:
+                self._tally.add(cached=1)
+                return _reply(known, attempts=0)
+            urls = [self._pictures.url(*pair) for pair in zip(digests, request.images, strict=True)]
+            answered, attempts = self._ask(request, urls, stop)
+        except RefinerError as error:
+            self._tally.add(failed=1)
+            return error
+        if self._cache and key and _worth_keeping(answered, request):
+            self._cache.put(key, answered)
+        return _reply(answered, attempts)
+
+    def _cache_key(self, request: ChatRequest, digests: Sequence[str]) -> str | None:
+        """None where another answer would be as good."""
+        if request.temperature > 0 and request.seed is None:
+            return None
+        question = {
+            "model": self.model, "base_url": self.base_url, "system": request.system, "text": request.text,
+            "images": list(digests), "max_side": self.max_side, "schema": request.schema,
+            "max_tokens": [request.max_tokens, self.settings.max_tokens], "temperature": request.temperature,
+            "seed": request.seed, "extra_body": dict(self.settings.extra_body),
+        }  # fmt: skip
+        return cache_key(question)
+
+    def _ask(self, request: ChatRequest, urls: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
+        """The answer, and how often the model was asked for it."""
+        rung = self._dialect.rung(request.schema)
+        limit, attempts, failures = min(request.max_tokens, self.settings.max_tokens), 0, 0
+        refusal: FaultError | None = None
+        while True:
+            attempts += 1
+            system = bool(request.system) and self._dialect.takes_system
+            fields = self._dialect.body(
+                rung, request.schema, max_tokens=limit, temperature=request.temperature, seed=request.seed
+            )
+            try:
+                answered = self._send(request, urls, fields, system=system, retry=failures > 0)
+            except FaultError as fault:
+                if self._dialect.adapt(fields, fault, system=system):
+                    continue
+                lower = lower_rung(rung, fault)
+                if lower is not None:
+                    rung, refusal = lower, refusal or fault
+                    continue
+                failures += 1
+                self._wait(fault, refusal, failures, attempts, stop)
+                continue
+            self._dialect.remember(request.schema, rung)
+            if answered.finish == "stop" or limit >= self.settings.max_tokens:
+                return answered, attempts
+            limit = min(2 * limit, self.settings.max_tokens)
+
+    def _send(
+        self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
+    ) -> Answered:
+        conversation = messages(request.system, request.text, urls, takes_system=system)
+        body = {"model": self.model, "messages": conversation, **fields}
+        if self.settings.extra_body:
+            body["extra_body"] = dict(self.settings.extra_body)
+        began = time.monotonic()
+        try:
+            answered = send(self._client, body, self.settings.timeout, self._scrub)
+        except FaultError as fault:
+            self._unanswered = self._unanswered + 1 if fault.again else 0
+            self._tally.add(calls=1, retries=retry, seconds=time.monotonic() - began)
+            raise
+        self._unanswered = 0
+        self._tally.add(
+            calls=1, retries=retry, seconds=time.monotonic() - began,
+            prompt_tokens=answered.prompt_tokens, completion_tokens=answered.completion_tokens,
+        )  # fmt: skip
+        return answered
+
+    def _wait(
+        self, fault: FaultError, refusal: FaultError | None, failures: int, attempts: int, stop: threading.Event
+    ) -> None:
+        """Wait until the request may be sent again.
+
+        Raises:
+            RefinerError: it may not.
+        """
+        patient = failures < self.settings.attempts and self._unanswered < 3 * self.settings.attempts
+        asked = fault.wait or 0.0
+        if not fault.again or not patient or asked > self.settings.max_wait or stop.is_set():
+            raise self._error(refusal or fault, attempts)
+        own = self.settings.backoff * 2.0 ** (failures - 1) * self._chance.uniform(0.5, 1.0)
+        stop.wait(max(asked, min(own, self.settings.max_wait)))
+
+    def _error(self, fault: FaultError, attempts: int) -> RefinerError:
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        if fault.status in (401, 403):
+            return ConfigError(
+                f"Expected a key that {self.base_url} accepts, got HTTP status {fault.status}: "
+                f"set the environment variable {self.key_variable}."
+            )
+        if fault.status == 404:
+            return ModelNotFoundError(
+                f"Expected the model {self.model!r} at {self.base_url}, got {fault}: check both names."
+            )
+        return ModelError(
+            f"Expected an answer of {self.model!r} at {self.base_url}, got {fault} after {times}: "
+            "check the server, or ask again later."
+        )
+
+
+def _reply(answered: Answered, attempts: int) -> ChatReply:
+    return ChatReply(**answered._asdict(), from_cache=attempts == 0, attempts=attempts)
+
+
+def _worth_keeping(answered: Answered, request: ChatRequest) -> bool:
+    """Whether the answer is whole, and has what the schema requires: an odd one would otherwise stay so for ever."""
+    if request.schema is None or answered.finish != "stop":
+        return answered.finish == "stop"
+    try:
+        document = read_document(answered.text)
+    except UnreadableOutputError:
+        return False
+    return isinstance(document, dict) and all(name in document for name in request.schema.get("required", ()))
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and (key.isprintable() or not key)) or " " in key:
+        raise ConfigError(f"Expected a key of plain letters in {variable}, got other characters: set it again.")
+    return key
+
+
+def _check_address(address: str) -> str:
+    advice = "give the server's address, such as http://127.0.0.1:8000/v1, and the key in the environment."
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good, parts = False, urlsplit("")
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise ConfigError(f"Expected a base_url without a name, key or query in it, got one with these: {advice}")
+    if not good:
+        raise ConfigError(f"Expected a base_url of http or https, got {address!r}: {advice}")
+    return address
+
+
+class _Tally:
+    """A ledger that several threads write."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.total = Ledger()
+
+    def add(self, **spent: float) -> None:
+        with self._lock:
+            self.total += Ledger(**spent)  # type: ignore[arg-type]

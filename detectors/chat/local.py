@@ -1,0 +1,317 @@
+"""Chat models that run here, through transformers: those that see pictures, and those of text alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from refiner.detectors.chat.endpoint import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.chat.images import MAX_SIDE, fit_picture
+from refiner.errors import ConfigError, InputError, ModelError, RefinerError, WeightsError
+from refiner.hub import resolve
+
+
+class _Group(NamedTuple):
+    """Requests that may share a batch."""
+
+    limit: int
+    """Tokens to write."""
+    pictured: bool
+    sampled: bool
+
+
+class LocalChat:
+    """A chat model on this machine; a ``ChatBackend``.
+
+    Requests go through the network in batches, padded on the left, each answer being that of a batch of one (exactly
+    in float32; in half precision rounding may tip near ties). Likeliest tokens unless a request has a temperature:
+    those run one at a time, so that their seed alone decides. Where a model's chat template knows a switch for
+    thinking, it is off; where it refuses a system turn or drops it, its words open the user's.
+
+    Args:
+        model: generates; it is set to evaluation.
+        processor: of the model: a processor with a chat template, or a tokenizer for a model of text alone.
+        name: id and revision.
+        batch_size: requests that go through the network at once.
+        max_tokens: how far a request's own limit is doubled for answers that break off.
+        max_side: longest side, in pixels, of the pictures that the model is shown.
+
+    Raises:
+        WeightsError: there is no chat template.
+        ConfigError: a limit below 1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str,
+        batch_size: int = 8,
+        max_tokens: int = 4096,
+        max_side: int = MAX_SIDE,
+    ) -> None:
+        for what, value in (("batch_size", batch_size), ("max_tokens", max_tokens), ("max_side", max_side)):
+            if value < 1:
+                raise ConfigError(f"Expected LocalChat.{what} of at least 1, got {value}.")
+        self.model, self.processor = model.eval(), processor
+        self.batch_size, self.max_tokens = batch_size, max_tokens
+        self._name, self._max_side = name, max_side
+        self._ledger = Ledger()
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._template = str(getattr(processor, "chat_template", None) or self._tokenizer.chat_template or "")
+        if not self._template:
+            raise WeightsError(f"Expected a chat template in {name!r}, got none: use a model tuned for chat.")
+        self._takes_system = self._shows_system()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 8,
+        max_tokens: int = 4096,
+        max_side: int = MAX_SIDE,
+    ) -> LocalChat:
+        """Load a folder or hub id: ``AutoModelForImageTextToText``, else ``AutoModelForCausalLM``.
+
+        Args:
+            model: existing folder, ``micro:<part>``, or hub id with an optional ``@revision``.
+            device: None takes CUDA where there is one.
+            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+            batch_size: as of the class, like the others.
+            max_tokens: likewise.
+            max_side: likewise.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            WeightsError: it is of another kind, incomplete or damaged.
+        """
+        folder = resolve(model, "detector")
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = dtype or (torch.float32 if place.type == "cpu" else "auto")
+        try:
+            kind = AutoConfig.from_pretrained(folder).model_type
+            if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+                processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+                network = AutoModelForImageTextToText.from_pretrained(folder, dtype=precision)
+            elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+                processor = AutoTokenizer.from_pretrained(folder, padding_side="left")
+                network = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
+            else:
+                raise WeightsError(f"Expected a chat model, got {str(model)!r} of type {kind!r}: name another.")
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"Expected a whole chat model in {str(model)!r}, got one that fails with {str(error)[:200]!r}: "
+                "fetch it again."
+            ) from error
+        return cls(
+            network.to(place), processor,
+            name=str(model), batch_size=batch_size, max_tokens=max_tokens, max_side=max_side,
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """Id and revision."""
+        return self._name
+
+    @property
+    def max_side(self) -> int:
+        """Longest side, in pixels, of the pictures that the model is shown."""
+        return self._max_side
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.processor is not self._tokenizer
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent so far; a call is one request going through the network."""
+        return self._ledger
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+        """An answer for each request, in order; an error in the place of those that failed.
+
+        Such errors are ``InputError`` (pictures for a model of text, a damaged picture, a text beyond the model's
+        length) and ``ModelError`` (not enough memory for even one request).
+        """
+        outcomes: dict[int, Outcome] = {}
+        limits = {number: min(request.max_tokens, self.max_tokens) for number, request in enumerate(requests)}
+        attempts = dict.fromkeys(limits, 0)
+        while waiting := [number for number in limits if number not in outcomes]:
+            for batch, group in self._batches(requests, waiting, limits):
+                answers = self._batch([requests[number] for number in batch], group)
+                for number, answer in zip(batch, answers, strict=True):
+                    attempts[number] += 1
+                    if isinstance(answer, ChatReply) and answer.finish == "length" and limits[number] < self.max_tokens:
+                        limits[number] = min(2 * limits[number], self.max_tokens)
+                    elif isinstance(answer, ChatReply):
+                        outcomes[number] = replace(answer, attempts=attempts[number])
+                    else:
+                        outcomes[number] = answer
+                        self._ledger += Ledger(failed=1)
+        return [outcomes[number] for number in range(len(requests))]
+
+    def _batches(
+        self, requests: Sequence[ChatRequest], waiting: Sequence[int], limits: Mapping[int, int]
+    ) -> list[tuple[list[int], _Group]]:
+        groups: dict[_Group, list[int]] = {}
+        for number in waiting:
+            request = requests[number]
+            group = _Group(limits[number], bool(request.images), request.temperature > 0)
+            groups.setdefault(group, []).append(number)
+        sizes = {group: 1 if group.sampled else self.batch_size for group in groups}
+        return [
+            (members[start : start + sizes[group]], group)
+            for group, members in groups.items()
+            for start in range(0, len(members), sizes[group])
+        ]
+
+    def _batch(self, requests: Sequence[ChatRequest], group: _Group) -> list[Outcome]:
+        """Answers of one batch; those that can be fitted in at all, in smaller batches where memory is short."""
+        prepared: list[Any] = []
+        for request in requests:
+            try:
+                prepared.append(self._conversation(request))
+            except RefinerError as error:
+                prepared.append(error)
+        ready = [number for number, item in enumerate(prepared) if not isinstance(item, RefinerError)]
+        answers = self._generate([prepared[number] for number in ready], [requests[n] for n in ready], group)
+        for number, answer in zip(ready, answers, strict=True):
+            prepared[number] = answer
+        return prepared
+
+    def _conversation(self, request: ChatRequest) -> list[dict[str, Any]]:
+        if request.images and not self.sees:
+            raise InputError(f"Expected a model that sees pictures, got {self.name!r}, of text alone: name another.")
+        shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in request.images]
+        self._ledger += Ledger(pictures=len(request.images))
+        if request.system and self._takes_system:
+            return [self._turn("system", request.system), self._turn("user", request.text, shown)]
+        return [self._turn("user", "\n\n".join(filter(None, (request.system, request.text))), shown)]
+
+    def _turn(self, role: str, text: str, shown: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        return {"role": role, "content": [*shown, {"type": "text", "text": text}] if self.sees else text}
+
+    def _shows_system(self) -> bool:
+        from jinja2 import TemplateError
+
+        probe = "words of the system"
+        try:
+            text = self.processor.apply_chat_template(
+                [self._turn("system", probe), self._turn("user", "words of the user")], tokenize=False
+            )
+        except TemplateError:
+            return False
+        return probe in text
+
+    def _generate(
+        self, conversations: list[list[dict[str, Any]]], requests: Sequence[ChatRequest], group: _Group
+    ) -> list[Outcome]:
+        if not conversations:
+            return []
+        began = time.monotonic()
+        try:
+            answers = self._run(conversations, requests[0], group)
+        except torch.OutOfMemoryError:
+            if len(conversations) == 1:
+                message = f"Expected memory for one request to {self.name!r}, got too little: show smaller pictures."
+                return [ModelError(message)]
+            half = len(conversations) // 2
+            return self._generate(conversations[:half], requests[:half], group) + self._generate(
+                conversations[half:], requests[half:], group
+            )
+        replies = [answer for answer in answers if isinstance(answer, ChatReply)]
+        self._ledger += Ledger(
+            calls=len(answers),
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            completion_tokens=sum(reply.completion_tokens for reply in replies),
+            seconds=time.monotonic() - began,
+        )
+        return answers
+
+    @torch.inference_mode()
+    def _run(self, conversations: list[list[dict[str, Any]]], request: ChatRequest, group: _Group) -> list[Outcome]:
+        options: dict[str, Any] = {"processor_kwargs": {"padding": True}} if self.sees else {"padding": True}
+        if "enable_thinking" in self._template:
+            options["enable_thinking"] = False
+        inputs = self.processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+            sanitize_control_tokens=True,  # a prompt that spells <|im_end|> says so, and ends no turn
+            **options,
+        ).to(self.model.device)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        width = inputs["input_ids"].shape[1]
+        if width + group.limit > self._context():
+            return self._too_long(conversations, request, group, lengths)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=group.sampled):
+            if group.sampled:
+                torch.manual_seed(torch.seed() if request.seed is None else request.seed)
+            output = self.model.generate(**inputs, **self._options(request, group))
+        return [self._reply(row, length) for row, length in zip(output[:, width:].tolist(), lengths, strict=True)]
+
+    def _too_long(
+        self, conversations: list[list[dict[str, Any]]], request: ChatRequest, group: _Group, lengths: Sequence[int]
+    ) -> list[Outcome]:
+        """One by one, with what room each has left."""
+        answers: list[Outcome] = []
+        for conversation, length in zip(conversations, lengths, strict=True):
+            room = min(group.limit, self._context() - length)
+            if room < 1:
+                answers.append(InputError(
+                    f"Expected at most {self._context()} tokens for {self.name!r}, got {length}: shorten the prompt, "
+                    "or show smaller pictures."
+                ))  # fmt: skip
+            else:
+                answers += self._run([conversation], request, group._replace(limit=room))
+        return answers
+
+    def _context(self) -> int:
+        """Tokens that the model can hold, prompt and answer together."""
+        text = self.model.config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+
+    def _options(self, request: ChatRequest, group: _Group) -> dict[str, Any]:
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if group.sampled:
+            sampling = {"do_sample": True, "temperature": request.temperature}
+        return {"max_new_tokens": group.limit, "pad_token_id": self._tokenizer.pad_token_id, **sampling}
+
+    def _ends(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        known = ends if isinstance(ends, list) else [ends]
+        return {end for end in [*known, self._tokenizer.eos_token_id] if end is not None}
+
+    def _reply(self, tokens: list[int], prompt_tokens: int) -> ChatReply:
+        ends = self._ends()
+        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        written = tokens if end is None else tokens[:end]
+        return ChatReply(
+            text=self._tokenizer.decode(written, skip_special_tokens=True).strip(),
+            finish="length" if end is None else "stop",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(written) + (end is not None),
+        )

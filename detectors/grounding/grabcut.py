@@ -1,0 +1,187 @@
+"""Masks from colours alone, where no SAM is at hand (after GrabCut, Rother et al., SIGGRAPH 2004).
+
+The pixels around the box say what the background looks like. How often each colour is seen on the thing and elsewhere,
+and a smooth labelling of the pixels in the box, are fitted in turn. Three departures keep it small: colours are a
+common palette in place of two mixtures of Gaussians; the labelling is the mean field of GrabCut's energy, not its
+minimum cut, and starts from the box's middle; and large boxes are worked on at a lower resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, box_segment, grow, to_segment
+from refiner.types import Box
+
+_Floats = NDArray[np.float64]
+
+MAX_SIDE = 128
+"""Longest side of what is worked on, in pixels; what is larger is scaled down."""
+SURROUND = 0.2
+"""How far around the box the background is looked at, as a share of its sides."""
+ROUNDS = 3
+"""How often colours and labelling are fitted in turn."""
+SWEEPS = 5
+"""Mean-field sweeps in each round."""
+COLOURS = 12
+"""Colours told apart in one picture, at most."""
+SMOOTHNESS = 3.0
+"""Weight of a neighbour that looks the same, against log-likelihoods in nats."""
+NOISE = 0.05
+"""Standard deviation of a colour, in units of the full range."""
+POINT_WEIGHT = 2.0
+"""How often the colour under a point counts as seen, as a share of the box's pixels."""
+_TRUST = 6.0
+"""Bound on the log-likelihood ratio of a colour, in nats, so that a rare one does not outvote all neighbours."""
+_SAMPLE = 4096
+"""Pixels that the colours are found from, at most."""
+_LEAST_SURROUND = 16
+"""Pixels of background that are needed; a box with fewer around it stays a box."""
+
+
+class GrabCutGrounder(BaseGrounder):
+    """Deterministic, numpy alone. Holes of a thing belong to it; a box that fills the picture stays a box."""
+
+    name = "grabcut 1 (fallback without a model)"
+
+    def _draw(self, image: Image.Image, prompts: Sequence[Prompt]) -> list[Segment]:
+        return [_cut(image, prompt) for prompt in prompts]
+
+
+def _cut(image: Image.Image, prompt: Prompt) -> Segment:
+    from scipy import ndimage
+
+    frame = grow(prompt.stand_in, prompt.size, SURROUND)
+    crop = image.crop(frame)
+    scale = min(1.0, MAX_SIDE / max(crop.size))
+    small = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
+    pixels = np.asarray(crop.resize(small, Image.Resampling.BOX), dtype=np.float64) / 255
+    inside, fixed = _trimap(prompt, frame, small)
+    if np.count_nonzero(~inside) < _LEAST_SURROUND:
+        return box_segment(prompt)
+    share = _label(pixels, inside, fixed)
+    whole = Image.fromarray(share.astype(np.float32)).resize(crop.size, Image.Resampling.BILINEAR)
+    x0, y0, x1, y1 = prompt.window if prompt.box is not None else prompt.stand_in
+    likely = np.asarray(whole)[y0 - frame[1] : y1 - frame[1], x0 - frame[0] : x1 - frame[0]]
+    filled = np.asarray(ndimage.binary_fill_holes(likely > 0.5), dtype=np.bool_)
+    score = float(likely[filled].mean()) if filled.any() else None
+    return to_segment(prompt, _in_window(prompt, filled), score, "grabcut")
+
+
+def _in_window(prompt: Prompt, patch: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if prompt.box is not None:
+        return patch
+    x0, y0, x1, y1 = prompt.stand_in
+    whole = np.zeros(tuple(prompt.size), dtype=np.bool_)
+    whole[y0:y1, x0:x1] = patch
+    return whole
+
+
+def _trimap(prompt: Prompt, frame: Box, small: tuple[int, int]) -> tuple[NDArray[np.bool_], _Floats]:
+    """Which pixels may be the thing, and which surely are (1) or are not (0); NaN elsewhere. Both (h, w) of ``small``.
+
+    A pixel on the box's edge counts as outside: a loose box shows background there, a tight one little else.
+    """
+    x0, y0, x1, y1 = prompt.stand_in
+    across, down = small[0] / (frame[2] - frame[0]), small[1] / (frame[3] - frame[1])
+    columns, rows = np.arange(small[0]) + 0.5, np.arange(small[1]) + 0.5
+    inside = ((rows > (y0 - frame[1]) * down) & (rows < (y1 - frame[1]) * down))[:, None] & (
+        (columns > (x0 - frame[0]) * across) & (columns < (x1 - frame[0]) * across)
+    )
+    fixed = np.where(inside, np.nan, 0.0)
+    for x, y, on_it in prompt.points:
+        row, column = int((y - frame[1]) * down), int((x - frame[0]) * across)
+        if 0 <= row < small[1] and 0 <= column < small[0]:
+            fixed[row, column] = float(on_it)
+    return inside, fixed
+
+
+def _label(pixels: _Floats, inside: NDArray[np.bool_], fixed: _Floats) -> _Floats:
+    """Probability (h, w) of each pixel of (h, w, 3) to be on the thing."""
+    weights, colours = _neighbours(pixels), _colours(pixels)
+    share = np.where(np.isnan(fixed), _central(inside), fixed)
+    said = inside & ~np.isnan(fixed)
+    colours_seen = colours * np.where(said, POINT_WEIGHT * inside.sum(), 1.0)[..., None]
+    for _ in range(ROUNDS):
+        evidence = colours @ _evidence(colours_seen, share)
+        share = _settled(evidence, fixed)
+        for _ in range(SWEEPS):
+            share = _settled(evidence + SMOOTHNESS * _pull(2 * share - 1, weights), fixed)
+    return share
+
+
+def _central(inside: NDArray[np.bool_]) -> _Floats:
+    """A first guess (h, w) for a box: 1 in its middle, falling to 0 at its sides."""
+    guess = np.ones(inside.shape)
+    for axis in (0, 1):
+        within = np.asarray(inside.any(1 - axis))
+        count = int(within.sum())
+        line = np.zeros(len(within))
+        line[within] = np.minimum(1.0, 2 - 2 * np.abs(2 * (np.arange(count) + 0.5) / max(1, count) - 1))
+        guess *= line[:, None] if axis == 0 else line[None]
+    return guess
+
+
+def _evidence(seen: _Floats, share: _Floats) -> _Floats:
+    """Log of how much more often each colour is seen on the thing than elsewhere, (k,), from weighted memberships
+    (h, w, k) and probabilities (h, w)."""
+    front = np.einsum("hwk,hw->k", seen, share) + 1e-3
+    back = np.einsum("hwk,hw->k", seen, 1 - share) + 1e-3
+    ratio: _Floats = np.log(front / front.sum()) - np.log(back / back.sum())
+    return np.clip(ratio, -_TRUST, _TRUST)
+
+
+def _settled(logits: _Floats, fixed: _Floats) -> _Floats:
+    """Logits as probabilities, (h, w), but for the pixels that are known."""
+    share: _Floats = np.where(np.isnan(fixed), 1 / (1 + np.exp(-logits)), fixed)
+    return share
+
+
+def _neighbours(pixels: _Floats) -> tuple[_Floats, _Floats]:
+    """How alike each pixel and the one below it, and the one to its right, look: (h - 1, w) and (h, w - 1), in (0, 1].
+
+    As in GrabCut, differences are measured in units of their mean over the picture.
+    """
+    squares = [(np.diff(pixels, axis=axis) ** 2).sum(-1) for axis in (0, 1)]
+    mean = np.concatenate([square.ravel() for square in squares]).mean() if pixels[..., 0].size > 1 else 1.0
+    down, right = (np.exp(-square / (2 * mean + NOISE**2)) for square in squares)
+    return down, right
+
+
+def _pull(sign: _Floats, weights: tuple[_Floats, _Floats]) -> _Floats:
+    """What the four neighbours say of each pixel: (h, w), in [-1, 1]."""
+    down, right = weights
+    pull = np.zeros_like(sign)
+    pull[:-1] += down * sign[1:]
+    pull[1:] += down * sign[:-1]
+    pull[:, :-1] += right * sign[:, 1:]
+    pull[:, 1:] += right * sign[:, :-1]
+    return pull / 4
+
+
+def _colours(pixels: _Floats) -> _Floats:
+    """Membership (h, w, k) of each pixel of (h, w, 3) in each of at most ``COLOURS`` colours; sums to 1 over k.
+
+    The colours are found by k-means, started from pixels that look least alike.
+    """
+    sample = pixels.reshape(-1, 3)
+    sample = sample[:: -(-len(sample) // _SAMPLE)]
+    centres = [sample.mean(0)]
+    for _ in range(COLOURS):
+        far = np.min([((sample - centre) ** 2).sum(1) for centre in centres], axis=0)
+        if far.max() < NOISE**2:
+            break
+        centres.append(sample[int(far.argmax())])
+    middles = np.stack(centres[1:] or centres)
+    for _ in range(5):
+        owner = ((sample[:, None] - middles) ** 2).sum(-1).argmin(1)
+        counts = np.bincount(owner, minlength=len(middles))
+        sums = np.stack([np.bincount(owner, sample[:, axis], len(middles)) for axis in range(3)], axis=1)
+        middles = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], middles)
+    nearness = -((pixels[:, :, None] - middles) ** 2).sum(-1) / (2 * NOISE**2)
+    memberships = np.exp(nearness - nearness.max(-1, keepdims=True))
+    return memberships / memberships.sum(-1, keepdims=True)

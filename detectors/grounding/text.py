@@ -1,0 +1,257 @@
+"""From words to boxes: open-vocabulary detectors of transformers (GroundingDINO, MM-GroundingDINO, OWL-ViT, OWLv2).
+
+GroundingDINO reads one text in lower case with a full stop behind each phrase; a box's score for a phrase is the best
+of the phrase's own tokens, so that phrases never run into each other. OWL takes each phrase by itself.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from refiner.detectors.base import load_folder
+from refiner.detectors.grounding.base import thickened
+from refiner.errors import BadAnswerError, ConfigError, InputError, WeightsError
+from refiner.hub import resolve
+from refiner.masks import clip_box
+from refiner.types import Box, Size
+
+THRESHOLDS: Mapping[str, float] = MappingProxyType(
+    {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
+)
+"""``model_type`` in a folder's ``config.json`` -> least score of a box, transformers' own defaults."""
+LONGEST = 100
+"""Characters of a phrase that are read."""
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
+_AT_ONCE = 32
+"""Phrases that OWL is asked for at once."""
+_THINNEST = 8
+"""Largest ratio of an image's sides that is looked at as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """One place where a phrase was found."""
+
+    phrase: str
+    """As it was asked for."""
+    box: Box
+    score: float
+    """The model's confidence, in [0, 1]."""
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """Finds what phrases name."""
+
+    @property
+    def name(self) -> str: ...
+
+    def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
+        """Where the phrases were found, best first; nothing for phrases without a letter or digit."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateConfig:
+    """Which boxes are kept."""
+
+    threshold: float | None = None
+    """Least score, in [0, 1]; None takes the model's usual one (``THRESHOLDS``)."""
+    overlap: float = 0.5
+    """A box whose IoU with a better one of the same phrase is higher than this is dropped; in [0, 1]."""
+    limit: int = 20
+    """Boxes of an image, at most."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("threshold", self.threshold), ("overlap", self.overlap)):
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"LocateConfig.{name} must lie in [0, 1], got {value!r}.")
+        if self.limit < 1:
+            raise ConfigError(f"LocateConfig.limit must be at least 1, got {self.limit!r}.")
+
+
+def clean_phrase(phrase: str) -> str:
+    """Text from a user or model as a plain lower-case phrase: letters, digits, hyphens and apostrophes of any script.
+
+    Full stops and question marks end a phrase in GroundingDINO, and brackets can spell a tokenizer's own marks: they
+    become spaces, as do all other signs and control characters.
+    """
+    text = unicodedata.normalize("NFKC", phrase[: 4 * LONGEST]).lower()
+    words = " ".join(re.sub(r"[^\w'-]|_", " ", text).split())[:LONGEST].strip(" '-")
+    return words if any(letter.isalnum() for letter in words) else ""
+
+
+class TextLocator:
+    """An open-vocabulary detector; satisfies ``Locator``.
+
+    Args:
+        model: of one of the types in ``THRESHOLDS``, in eval mode.
+        processor: its own.
+        name: id and revision.
+        config: which boxes are kept.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str, config: LocateConfig | None = None) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.config = config or LocateConfig()
+        self._kind = str(model.config.model_type)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        config: LocateConfig | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> TextLocator:
+        """Load a folder or hub id.
+
+        Args:
+            model: a transformers folder, or a hub id with an optional ``@revision``.
+            config: which boxes are kept.
+            device: None takes CUDA where there is one.
+            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+
+        Raises:
+            ModelNotFoundError: there is no such folder or hub model.
+            WeightsError: it is damaged, incomplete or of another kind.
+        """
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        wanted = torch.float32 if dtype is None and place.type == "cpu" else dtype
+        folder = resolve(model, "detector")
+        network, processor, kind = load_folder(
+            folder, AutoModelForZeroShotObjectDetection, AutoProcessor, THRESHOLDS, wanted
+        )
+        if not any((folder / file).is_file() for file in _TOKENIZERS):  # transformers would make an empty one
+            raise WeightsError(
+                f"Expected a tokenizer ({', '.join(_TOKENIZERS)}) in {str(folder)!r}, got none: fetch the folder again."
+            )
+        return cls(network.to(place), processor, name=f"{kind}:{Path(model).name}", config=config)
+
+    @torch.inference_mode()
+    def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
+        """Where the phrases were found, best first, at most ``config.limit`` places.
+
+        Args:
+            image: any mode; read as RGB.
+            phrases: as ``clean_phrase`` reads them; those that are the same after it are asked for once, in the
+                first one's name, and those that are empty find nothing.
+
+        Raises:
+            InputError: a phrase is no text.
+            BadAnswerError: the model's scores or boxes are not finite.
+        """
+        if isinstance(phrases, str) or not all(isinstance(phrase, str) for phrase in phrases):
+            raise InputError(f"Expected a list of phrases, got {phrases!r:.120}: pass a list of texts.")
+        asked: dict[str, str] = {}
+        for phrase in phrases:
+            if words := clean_phrase(phrase):
+                asked.setdefault(words, phrase)
+        picture = thickened(image.convert("RGB"), _THINNEST)
+        find = self._find_apart if self._kind.startswith("owl") else self._find_together
+        found: list[Located] = []
+        for words, scores, boxes in find(picture, list(asked)):
+            found += self._kept(asked[words], scores, boxes, Size(image.height, image.width))
+        return sorted(found, key=lambda place: -place.score)[: self.config.limit]
+
+    def _find_together(
+        self, image: Image.Image, phrases: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+        """GroundingDINO: for each phrase the scores (Q,) of all queries, and their boxes (Q, 4) in pixels."""
+        sides = np.array([image.width, image.height, image.width, image.height])
+        room = self.model.config.max_text_len
+        for group in self._groups(phrases, room):
+            text = " ".join(f"{words}." for words in group)
+            inputs = self.processor(images=image, text=text, return_tensors="pt", truncation=True, max_length=room)
+            scores, boxes = self._answer(inputs)
+            places = self.processor.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=room)
+            starts = np.array([start if end > start else -1 for start, end in places["offset_mapping"]])
+            begin = 0
+            for words in group:
+                own = np.flatnonzero((starts >= begin) & (starts < begin + len(words)))
+                begin += len(words) + 2
+                if len(own):
+                    yield words, scores[:, own].max(1), boxes * sides
+
+    def _groups(self, phrases: Sequence[str], room: int) -> Iterator[list[str]]:
+        """Phrases that fit together into one text of ``room`` tokens, its two end marks included."""
+        group: list[str] = []
+        used = 2
+        for words in phrases:
+            tokens = len(self.processor.tokenizer(f"{words}.", add_special_tokens=False)["input_ids"])
+            if group and used + tokens > room:
+                yield group
+                group, used = [], 2
+            group.append(words)
+            used += tokens
+        if group:
+            yield group
+
+    def _find_apart(
+        self, image: Image.Image, phrases: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+        """OWL: for each phrase the scores (Q,) of all queries, and their boxes (Q, 4) in pixels.
+
+        OWLv2's boxes are shares of the square that the image is padded to, OWL-ViT's of the image itself.
+        """
+        longest = max(image.size)
+        sides = [longest] * 4 if self._kind == "owlv2" else [image.width, image.height] * 2
+        room = self.model.config.text_config.max_position_embeddings
+        for start in range(0, len(phrases), _AT_ONCE):
+            group = list(phrases[start : start + _AT_ONCE])
+            inputs = self.processor(images=image, text=[group], return_tensors="pt", truncation=True, max_length=room)
+            scores, boxes = self._answer(inputs)
+            for column, words in enumerate(group):
+                yield words, scores[:, column], boxes * np.array(sides)
+
+    def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Probabilities (Q, T) of queries for tokens or phrases, and boxes (Q, 4) as shares (x0, y0, x1, y1)."""
+        inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        output = self.model(**inputs)
+        scores = output.logits[0].double().sigmoid().cpu().numpy()
+        x, y, width, height = output.pred_boxes[0].double().cpu().numpy().T
+        boxes = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            raise BadAnswerError(f"Expected finite scores and boxes of {self.name}, got NaN: check its weights.")
+        return scores, boxes
+
+    def _kept(
+        self, phrase: str, scores: NDArray[np.float64], boxes: NDArray[np.float64], size: Size
+    ) -> Iterator[Located]:
+        """The best boxes of one phrase after threshold and suppression of those that overlap a better one."""
+        threshold = THRESHOLDS[self._kind] if self.config.threshold is None else self.config.threshold
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= threshold]
+        count = 0
+        while len(order) and count < self.config.limit:
+            best, order = order[0], order[1:]
+            box = clip_box(boxes[best], size)
+            if box is not None:
+                count += 1
+                yield Located(phrase=phrase, box=box, score=float(scores[best]))
+            order = order[_overlaps(boxes[best], boxes[order]) <= self.config.overlap]
+
+
+def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU (N,) of a box (4,) with others (N, 4)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=1)
+    either = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
+    return shared / np.maximum(either, 1e-9)

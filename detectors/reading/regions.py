@@ -1,0 +1,236 @@
+"""Regions from a language model's answer: read as far as it is sure, and never "no flaws" unless it says so.
+
+An answer is a list of objects, alone or under a key such as ``regions``. Which list, where there are several: the last
+that holds a region that can be read; objects that stand one by one, and those behind a list that broke off, count as
+one list. No flaws means: an empty list under such a key, or an empty list that is the whole answer, in valid JSON, and
+nothing broken or flawed beside it. All else is ``UnreadableOutputError``, with the text as it came.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
+from refiner.detectors.reading.loose_json import (
+    Document,
+    LooseDict,
+    LooseList,
+    documents,
+    is_strict,
+    spoken,
+    unreadable,
+)
+from refiner.detectors.reading.words import read_category, read_share
+from refiner.taxonomy import Category
+from refiner.types import Box, Size
+
+MAX_REGIONS = 100
+"""Regions that are kept of one answer: the first ones."""
+MAX_NAME = 80
+"""Characters of a name or location that are kept."""
+MAX_WORDS = 600
+"""Characters of an explanation or reasoning that are kept."""
+DEFAULT_CATEGORY = Category.SHAPE
+"""Category of a region whose own is missing or unknown."""
+DEFAULT_SEVERITY = 0.6
+"""Severity of a region whose own is missing or cannot be read."""
+
+_LISTS = ("regions", "anomalies", "artifacts", "flaws", "defects", "issues", "problems", "findings", "detections")
+_WRAPPERS = ("answer", "result", "results", "response", "output", "data", "analysis", "report")
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "name": ("name", "label", "region", "object", "part", "title"),
+    "location": ("location", "position", "where"),
+    "explanation": ("explanation", "observedphenomenon", "phenomenon", "description", "issue", "what"),
+    "reasoning": ("reasoning", "reason", "why"),
+    "category": ("category", "type", "kind", "class"),
+    "severity": ("severity",),
+    "score": ("score", "confidence", "probability"),
+    "box": ("box", "bbox", "bbox2d", "box2d", "boundingbox", "boundingboxes", "boxes", "bboxes", "coordinates"),
+}
+_NOTHING = frozenset({"none", "na", "nothing", "noflaw", "noflaws", "noartifact", "noartifacts", "clean", "null"})
+_FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRegion:
+    """One flaw as an answer tells of it."""
+
+    name: str
+    """One line, at most ``MAX_NAME`` characters, no control characters; so are all texts here."""
+    location: str
+    explanation: str
+    reasoning: str
+    category: Category
+    severity: float
+    """In [0, 1], 1 = worst."""
+    score: float
+    """The model's confidence in [0, 1]; 1 where it names none."""
+    box: Box | None
+    """Pixels of the image, half-open, inside it and not empty; None where the answer gives none that is sure."""
+
+
+def read_regions(
+    text: str,
+    size: Size,
+    *,
+    boxes: BoxFormat | None = None,
+    shown: Size | None = None,
+    default_category: Category = DEFAULT_CATEGORY,
+    default_severity: float = DEFAULT_SEVERITY,
+    limit: int = MAX_REGIONS,
+) -> list[FoundRegion]:
+    """The regions that an answer names, in its order; empty only where it clearly says that there are none.
+
+    Args:
+        text: the model's own text.
+        size: of the image, which the boxes are to fit.
+        boxes: how the model's family writes boxes; None: 0 to 1000, x before y.
+        shown: size of the image as the model saw it, which boxes in pixels refer to; None: ``size``.
+        default_category: for regions whose category is missing or unknown.
+        default_severity: in [0, 1], for regions whose severity is missing or cannot be read.
+        limit: regions to keep at most.
+
+    Returns:
+        A region with several boxes comes once for each; one that is repeated word for word comes once.
+
+    Raises:
+        UnreadableOutputError: the answer can neither be read nor does it say "no flaws"; ``raw`` is the text.
+    """
+    answer = spoken(text)
+    found = list(documents(answer))
+    entries = _entries(found)[:limit]
+    if not entries:
+        if _says_none(answer, found):
+            return []
+        raise unreadable(_blame(found), text)
+    placed = place_boxes(
+        [read_boxes(_field(entry, "box"), boxes or BoxFormat()) for entry in entries],
+        size,
+        boxes or BoxFormat(),
+        shown or size,
+    )
+    regions = [
+        _region(entry, box, default_category, default_severity)
+        for entry, own in zip(entries, placed, strict=True)
+        for box in own
+    ]
+    return list(dict.fromkeys(regions))[:limit]
+
+
+def plain_text(value: Any, longest: int) -> str:
+    """A value of an answer as one line: no control, direction, private or broken characters, cut to ``longest``."""
+    if isinstance(value, list):
+        value = ", ".join(str(item) for item in value[:20] if isinstance(item, str | int | float))
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    spaced = (" " if character.isspace() else character for character in str(value)[: 8 * longest])
+    kept = (character for character in spaced if character == " " or unicodedata.category(character)[0] != "C")
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= longest else f"{line[: longest - 3].rstrip()}..."
+
+
+def _entries(found: Sequence[Document]) -> list[LooseDict]:
+    """The entries of the last list that has any; one-by-one objects, or those behind a broken list, join up."""
+    lists: list[list[LooseDict]] = []
+    open_end = False
+    for document in found:
+        alone = isinstance(document.value, LooseDict) and _is_entry(document.value)
+        own = [document.value] if alone else [entry for entry in _listed(document.value) if _is_entry(entry)]
+        if own and alone and open_end:
+            lists[-1] += own  # type: ignore[arg-type]
+        elif own:
+            lists.append(own)  # type: ignore[arg-type]
+        if own:
+            open_end = alone or document.cut
+    return lists[-1] if lists else []
+
+
+def _listed(value: Any, depth: int = 0) -> list[Any]:
+    """The items of the list that a document is or holds."""
+    if isinstance(value, LooseList):
+        return value
+    if not isinstance(value, LooseDict) or depth > 3:
+        return []
+    named = {_key(key): member for key, member in value.items()}
+    for key in _LISTS + _WRAPPERS:
+        if items := _listed(named.get(key), depth + 1):
+            return items
+    return []
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether this is a whole object that names or explains something, or gives a box to it, and holds no others."""
+    if not isinstance(value, LooseDict) or value.cut or _holds_objects(_listed(value)):
+        return False
+    name, words = plain_text(_field(value, "name"), MAX_NAME), plain_text(_field(value, "explanation"), MAX_WORDS)
+    if _key(name) in _NOTHING or (not name and _key(words) in _NOTHING):
+        return False
+    return bool(name or words or read_boxes(_field(value, "box"), BoxFormat()))
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, LooseList) and any(isinstance(item, LooseDict) for item in value)
+
+
+def _says_none(answer: str, found: Sequence[Document]) -> bool:
+    """Whether the only thing said is an empty list, in valid JSON; there are no entries."""
+    if not found or any(document.cut for document in found):
+        return False
+    fenced = _FENCED.fullmatch(answer.strip())
+    whole = (fenced[1] if fenced else answer).strip()
+    empty = [
+        whole == answer[document.start : document.end]
+        if isinstance(document.value, LooseList)
+        else _holds_empty_list(document.value)
+        for document in found
+        if not document.value or isinstance(document.value, LooseDict)
+    ]
+    texts = (answer[document.start : document.end] for document in found)
+    return len(empty) == len(found) and all(empty) and all(is_strict(text) for text in texts)
+
+
+def _holds_empty_list(value: LooseDict, depth: int = 0) -> bool:
+    if any(_holds_objects(member) for member in value.values()):
+        return False
+    named = {_key(key): member for key, member in value.items()}
+    lists = [named[key] for key in _LISTS if key in named]
+    if lists:
+        return all(isinstance(member, LooseList) and not member for member in lists)
+    inner = [named[key] for key in _WRAPPERS if key in named]
+    return len(inner) == 1 and (
+        inner[0] == [] if not isinstance(inner[0], LooseDict) else depth < 3 and _holds_empty_list(inner[0], depth + 1)
+    )
+
+
+def _blame(found: Sequence[Document]) -> str:
+    if not found:
+        return "no list of regions"
+    return "a list that breaks off before its first region" if any(one.cut for one in found) else "no readable region"
+
+
+def _key(key: str) -> str:
+    return "".join(character for character in key.lower() if character.isalnum())
+
+
+def _field(entry: LooseDict, field: str) -> Any:
+    named = {_key(key): value for key, value in reversed(entry.items())}
+    return next((named[key] for key in _FIELDS[field] if named.get(key) is not None), None)
+
+
+def _region(entry: LooseDict, box: Box | None, category: Category, severity: float) -> FoundRegion:
+    explanation = plain_text(_field(entry, "explanation"), MAX_WORDS)
+    name = plain_text(_field(entry, "name"), MAX_NAME) or plain_text(explanation, MAX_NAME)
+    return FoundRegion(
+        name=name or "a flaw",
+        location=plain_text(_field(entry, "location"), MAX_NAME),
+        explanation=explanation,
+        reasoning=plain_text(_field(entry, "reasoning"), MAX_WORDS),
+        category=read_category(plain_text(_field(entry, "category"), MAX_NAME)) or category,
+        severity=read_share(_field(entry, "severity"), severity),
+        score=read_share(_field(entry, "score"), 1.0),
+        box=box,
+    )

@@ -1,0 +1,327 @@
+"""Does refinement help? The loop against its controls on the micro world, counted by the oracle.
+
+For every held-out prompt and seed seven systems make a picture: the start image alone; the start image painted in more
+steps, and the best of n pictures by the judge, both without a detector and at no fewer denoiser rows than auto spent;
+the auto loop with the detector's masks put in random places, under auto's budget; and the three strategies. All share
+models, prompt, seed and so the start image. The oracle counts what is wrong with each result; when they run, neither
+detector, judge nor loop sees it. Every run is a line of ``records.jsonl``: a benchmark that was stopped goes on where
+it was, if models and settings are still the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.errors import ConfigError
+from refiner.files import atomic_write, dumps
+from refiner.masks import box_of, dilate
+from refiner.micro.oracle import inspect
+from refiner.micro.world import Scene, sample_scene
+from refiner.pipelines.loop import finish
+from refiner.pipelines.painting.families import takes
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
+from refiner.pipelines.refined import RefinedPipeline
+from refiner.protocols import Detector, PaintJob, Spender
+from refiner.records import derive_seed
+from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region
+
+SYSTEMS = ("start", "more_steps", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
+CONTROLS = ("start", "more_steps", "best_of_n", "shuffled")
+_HELD_OUT = 900_002
+"""First word of the benchmark's seeds; no training draws from it."""
+
+
+class ShuffledDetector:
+    """The same detector, but every region is moved to a random place: right counts, wrong masks."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.name = f"shuffled {detector.name}"
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        return self._shuffled(self.detector(image, prompt), image)
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        answers = self.detector.batch(images, prompts)
+        return [self._shuffled(answer, image) for answer, image in zip(answers, images, strict=True)]
+
+    def spent(self) -> Calls:
+        """Denoiser rows of the detector."""
+        return self.detector.spent() if isinstance(self.detector, Spender) else Calls()
+
+    def _shuffled(self, analysis: Analysis, image: Image.Image) -> Analysis:
+        rng = np.random.default_rng(derive_seed("shuffle", image.tobytes().hex()))
+        return replace(analysis, regions=tuple(_moved(region, analysis, rng) for region in analysis.regions))
+
+
+def _moved(region: Region, analysis: Analysis, rng: np.random.Generator) -> Region:
+    height, width = analysis.size
+    shift = int(rng.integers(height)), int(rng.integers(width))
+    mask = np.roll(region.pixels(analysis.size), shift, axis=(0, 1))
+    box = box_of(mask)
+    return replace(region, mask=mask, box=box) if box else region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One prompt and seed."""
+
+    number: int
+    scene: Scene
+    seed: int
+
+
+def cases(prompts: int, seeds: int) -> Iterator[Case]:
+    """Held-out scenes, as many of one thing as of two, three and four; seed by seed."""
+    for seed in range(seeds):
+        for number in range(prompts):
+            rng = np.random.default_rng([_HELD_OUT, number])
+            yield Case(number=number, scene=sample_scene(rng, count=1 + number % 4), seed=seed)
+
+
+def run(
+    pipe: RefinedPipeline,
+    prompts: int,
+    seeds: int,
+    folder: Path,
+    track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
+) -> dict[str, Any]:
+    """Run what ``folder`` does not hold yet, and sum up.
+
+    Args:
+        pipe: the refined pipeline, as users get it; it must have a judge.
+        prompts: number of held-out prompts.
+        seeds: runs of each prompt.
+        folder: of ``records.jsonl``; a benchmark that was stopped is resumed from it.
+        track: wraps the cases that are still to run, for a progress bar.
+
+    Returns:
+        The document of ``summarise``.
+
+    Raises:
+        ConfigError: the folder holds records that other models or settings made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder / "models.json", _identity(pipe))
+    file = folder / "records.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = {(record["prompt"], record["seed"]): record for record in map(json.loads, lines)}
+    wanted = list(cases(prompts, seeds))
+    for case in track([case for case in wanted if (case.number, case.seed) not in records]):
+        record = records[case.number, case.seed] = run_case(pipe, case)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record) + "\n")
+    return summarise([records[case.number, case.seed] for case in wanted])
+
+
+def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
+    """What a run's figures depend on, as plain JSON values."""
+    looking = getattr(pipe.detector, "detectors", (pipe.detector,))
+    parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (*looking, pipe.judge))]
+    parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
+    digest = hashlib.sha256("".join(repr(getattr(part, "config", "")) for part in looking).encode())
+    for part in (*looking, pipe.reviser):
+        backend = getattr(part, "backend", None)
+        if backend is not None:
+            digest.update(f"{getattr(part, 'name', '')} {backend.name}".encode())
+            parts.append(getattr(backend, "model", None))
+    for part in parts:
+        if hasattr(part, "state_dict"):
+            for tensor in part.state_dict().values():
+                digest.update(tensor.float().cpu().numpy().tobytes())
+    made = {
+        "weights": digest.hexdigest(),
+        "config": asdict(pipe.refine_config),
+        "call": dict(pipe.call_defaults),
+        "inpaint_call": dict(pipe.inpaint_call_defaults),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _claim(path: Path, identity: dict[str, Any]) -> None:
+    """Note what makes the records of a folder, or check that it is what made those that it holds."""
+    if not path.exists():
+        atomic_write(path, dumps(identity) + "\n")
+    elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        raise ConfigError(
+            f"Expected records of these models and settings, got those of others in {str(path.parent)!r}: "
+            "name another folder, or delete it."
+        )
+
+
+def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
+    """All systems on one prompt and seed: the record of the case."""
+    prompt, systems, checks = case.scene.caption, {}, []
+    for strategy in ("auto", "inpaint", "regenerate"):
+        systems[strategy], result = _refined(pipe, case, strategy=strategy)
+        checks.append(_check(result, pipe.refine_config.dilate))
+    start = result.attempts[0]
+    assert start.image is not None
+    systems["start"] = _row(start.image, case.scene, start.calls.denoiser_rows, 0, start.seconds)
+    budget = systems["auto"]["denoiser_rows"]
+    shuffled = RefinedPipeline(
+        pipe.pipe,
+        detector=ShuffledDetector(pipe.detector),
+        judge=pipe.judge,
+        reviser=pipe.reviser,
+        config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1)),
+        call=pipe.call_defaults,
+        inpainter=pipe.inpainter,
+        inpaint_call=pipe.inpaint_call_defaults,
+        native=pipe.native,
+    )
+    systems["shuffled"], _ = _refined(shuffled, case, strategy="auto")
+    systems["more_steps"] = _more_steps(pipe, case, budget, start)
+    systems["best_of_n"] = _best_of_n(pipe, case, budget, start.seed)
+    return {
+        "prompt": case.number,
+        "seed": case.seed,
+        "caption": prompt,
+        "things": len(case.scene.things),
+        "systems": systems,
+        "checks": checks,
+    }
+
+
+def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[str, Any], RefinementResult]:
+    began = time.perf_counter()
+    result = finish(pipe.stream(case.scene.caption, seed=case.seed, index=case.number, **options))
+    calls = result.calls
+    seconds = time.perf_counter() - began
+    return _row(result.image, case.scene, calls.denoiser_rows, calls.detector_calls, seconds), result
+
+
+def _more_steps(pipe: RefinedPipeline, case: Case, rows: int, start: Attempt) -> dict[str, Any]:
+    """The start's own prompt and noise, denoised in as many steps as the rows pay for."""
+    name = "num_inference_steps"
+    usual = pipe.call_defaults.get(name, takes(pipe.pipe)[name].default)
+    steps = math.ceil(usual * max(1.0, rows / start.calls.denoiser_rows))
+    painter = DiffusersPainter(pipe.pipe, PaintSettings(options={**pipe.call_defaults, name: steps}))
+    began = time.perf_counter()
+    picture = painter.generate([PaintJob(prompt=case.scene.caption, seed=start.seed)])[0]
+    return _row(picture, case.scene, painter.spent().denoiser_rows, 0, time.perf_counter() - began)
+
+
+def _best_of_n(pipe: RefinedPipeline, case: Case, rows: int, seed: int) -> dict[str, Any]:
+    painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
+    judge, prompt = pipe.judge, case.scene.caption
+    assert judge is not None
+    began = time.perf_counter()
+    pictures: list[Image.Image] = []
+    while not pictures or painter.spent().denoiser_rows < rows:
+        number = len(pictures)
+        job_seed = seed if number == 0 else derive_seed("best of n", case.seed, case.number, number)
+        pictures += painter.generate([PaintJob(prompt=prompt, seed=job_seed)])
+    scores = judge.score(pictures, [prompt] * len(pictures))
+    best = pictures[int(np.argmax(scores))]
+    return _row(best, case.scene, painter.spent().denoiser_rows, 0, time.perf_counter() - began)
+
+
+def _row(image: Image.Image, scene: Scene, rows: int, calls: int, seconds: float) -> dict[str, Any]:
+    verdict = inspect(image, scene)
+    return {
+        "oracle_flaws": verdict.count,
+        "oracle_area": float(verdict.mask.mean()),
+        "denoiser_rows": rows,
+        "detector_calls": calls,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _check(result: RefinementResult, reach: float) -> dict[str, Any]:
+    """Whether the result is no worse than its start, and how far repainting reached outside the accepted masks."""
+    first, best = result.attempts[0], result.attempts[result.best]
+    outside, before = 0, first
+    for attempt in result.attempts[1:]:
+        if attempt.accepted and attempt.action == "inpaint":
+            outside = max(outside, _outside(before.image, attempt.image, before.analysis, reach))
+        before = attempt if attempt.accepted else before
+    worse_burden = bool(first.analysis and best.analysis and best.analysis.burden > first.analysis.burden)
+    worse_score = any(b.value < a.value for a, b in zip(first.scores, best.scores, strict=True))
+    return {"worse": worse_burden or worse_score, "outside_max_diff": outside}
+
+
+def _outside(old: Image.Image | None, new: Image.Image | None, analysis: Analysis | None, reach: float) -> int:
+    """Largest difference of two pictures outside the flaws of the first, grown by the loop's reach; 0 to 255."""
+    assert old is not None
+    assert new is not None
+    assert analysis is not None
+    allowed: Mask = np.zeros(tuple(analysis.size), dtype=np.bool_)
+    for region in analysis.regions:
+        allowed |= dilate(region.pixels(analysis.size), reach * max(analysis.size))
+    difference = np.abs(np.asarray(new, np.int16) - np.asarray(old, np.int16)).max(axis=2)
+    return int(difference[~allowed].max(initial=0))
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The benchmark's document: means of every system, by number of things too, paired intervals, and the checks."""
+    checks = [check for record in records for check in record["checks"]]
+    things = sorted({record["things"] for record in records})
+    return {
+        "cases": len(records),
+        "systems": _means(records),
+        "paired": _paired(records),
+        "by_things": {
+            str(number): {"systems": _means(own), "paired": _paired(own)}
+            for number in things
+            for own in [[record for record in records if record["things"] == number]]
+        },
+        "never_worse": {
+            "runs": len(checks),
+            "violations": sum(check["worse"] for check in checks),
+            "outside_max_diff": max((check["outside_max_diff"] for check in checks), default=0),
+        },
+    }
+
+
+def _means(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        system: {
+            name: float(np.mean([record["systems"][system][name] for record in records]))
+            for name in ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
+        }
+        for system in SYSTEMS
+    }
+
+
+def _paired(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    pairs = [("auto", control) for control in CONTROLS] + [("inpaint", "start"), ("regenerate", "start")]
+    return {f"{system}/{control}": _change(records, system, control) for system, control in pairs}
+
+
+def _change(records: Sequence[dict[str, Any]], system: str, control: str) -> dict[str, Any]:
+    """Relative change of the mean number of oracle flaws, with a bootstrap 95 % interval over prompts."""
+    prompts = sorted({record["prompt"] for record in records})
+    sums = np.zeros((len(prompts), 2))
+    for record in records:
+        row = prompts.index(record["prompt"])
+        sums[row] += [record["systems"][name]["oracle_flaws"] for name in (system, control)]
+    rng = np.random.default_rng(0)
+    drawn = sums[rng.integers(len(prompts), size=(10_000, len(prompts)))].sum(axis=1)
+    low, high = _interval(drawn)
+    return {"change": _relative(sums.sum(axis=0)), "ci95": [low, high]}
+
+
+def _relative(sums: NDArray[np.float64]) -> float | None:
+    return float(sums[0] / sums[1] - 1) if sums[1] else None
+
+
+def _interval(drawn: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """2.5 % and 97.5 % quantiles of the relative changes; None where no draw of the control has a flaw."""
+    changes = drawn[drawn[:, 1] > 0]
+    if not len(changes):
+        return None, None
+    low, high = np.quantile(changes[:, 0] / changes[:, 1] - 1, (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,138 @@
+"""Repainting with a text-to-image pipeline that has no inpainting class of its own.
+
+As in Blended Latent Diffusion (arXiv 2206.02779, section 4.1): after every step the latents outside the masks are those
+of the known picture, brought to the step's noise level. It is done in the scheduler, not in the step callback: that one
+is the user's, older classes have none, and only the scheduler sees every class's schedule, so that a strength below 1
+can leave out its first steps. Nothing here touches the user's pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from refiner.pipelines.painting.staggering import Shares, Stagger, wrap
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+_PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "order_list")
+"""What schedulers hold with one entry for each step, in the order of steps."""
+
+
+def blended(
+    pipe: DiffusionPipeline, images: Sequence[Image.Image], shares: Shares, *, strength: float
+) -> DiffusionPipeline:
+    """A pipeline over the very same components, whose next call repaints pictures where their shares are above 0.
+
+    Args:
+        pipe: text-to-image pipeline whose latents are (N, C, h, w).
+        images: N RGB pictures of one size, that of the call.
+        shares: float (N, h, w), with what strength each latent cell is repainted.
+        strength: the largest of them: share of the noise schedule that is run, in (0, 1]; at least one step is.
+    """
+    twin = copy.copy(pipe)
+    twin.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    blend = _Blend(twin, images, Stagger(shares, strength=strength))
+    wrap(twin, "prepare_latents", blend.prepare_latents)
+    # Pipelines ask for the parameters of these methods.
+    wrap(twin.scheduler, "set_timesteps", blend.set_timesteps)
+    wrap(twin.scheduler, "step", blend.step)
+    return twin
+
+
+class _Blend:
+    """What happens in the three methods of a pipeline and its scheduler that are wrapped."""
+
+    def __init__(self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger) -> None:
+        self.pipe, self.scheduler, self.images, self.stagger = pipe, pipe.scheduler, images, stagger
+        self.skipped = False  # whether the schedule has lost its first steps
+        self.scheduled = False
+        self.start: torch.Tensor | None = None  # what the pipeline starts from
+
+    def set_timesteps(self, inner: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Set the schedule and leave out its first steps, as the families' own inpainting classes do."""
+        inner(*args, **kwargs)
+        self.stagger.schedule(lambda strength: len(self.scheduler.timesteps) - self._first(strength))
+        first = self._first(self.stagger.strength)
+        for name in _PER_STEP:
+            if getattr(self.scheduler, name, None) is not None:
+                setattr(self.scheduler, name, getattr(self.scheduler, name)[first:])
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(0)
+        self.skipped, self.scheduled = first > 0, True
+        self._begin()
+
+    def _first(self, strength: float) -> int:
+        """The entry of the whole schedule with which a strength begins; at least one step is left."""
+        steps = self.scheduler.num_inference_steps or len(self.scheduler.timesteps)
+        return min(int(steps - steps * strength), steps - 1) * int(self.scheduler.order)
+
+    def prepare_latents(self, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The latents to start from. Where the schedule is not yet set, they are filled in once it is."""
+        import torch
+        from diffusers.utils.torch_utils import randn_tensor
+
+        given = inspect.signature(inner).bind(*args, **kwargs).arguments
+        device, dtype = given["device"], given["dtype"]
+        self.known = _encode(self.pipe, self.images).to(device, dtype)
+        self.codes = torch.from_numpy(self.stagger.codes[:, None]).to(device)
+        self.noise = randn_tensor(self.known.shape, generator=given["generator"], device=device, dtype=dtype)
+        self.start = inner(**{**given, "latents": self.noise}).clone()
+        self._begin()
+        return self.start
+
+    def _begin(self) -> None:
+        if self.start is not None and self.scheduled and self.skipped:
+            self.start.copy_(self._noised(self.scheduler.timesteps[:1]))
+
+    def step(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One step, after which the known pixels are laid over what must not change."""
+        import torch
+
+        inside = self.codes >= self.stagger.least
+        output = self.stagger.step(self.scheduler, inner, *args, **kwargs)
+        level = self.scheduler.timesteps[self.stagger.done : self.stagger.done + 1]
+        known = self._noised(level) if len(level) else self.known
+        latents = torch.where(inside, output[0], known.to(output[0].dtype))
+        if isinstance(output, tuple):
+            return (latents, *output[1:])
+        output.prev_sample = latents
+        return output
+
+    def _noised(self, level: torch.Tensor) -> torch.Tensor:
+        """The known latents at a noise level, one of the schedule's."""
+        if hasattr(self.scheduler, "scale_noise"):
+            return self.scheduler.scale_noise(self.known, level, self.noise)
+        return self.scheduler.add_noise(self.known, self.noise, level)
+
+
+def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Latents (N, C, h, w) of pictures, as the pipeline's own decoding expects them."""
+    config = pipe.vae.config
+    with _precise(pipe.vae):
+        pixels = pipe.image_processor.preprocess(list(images)).to(pipe._execution_device, pipe.vae.dtype)
+        encoded = pipe.vae.encode(pixels)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    return (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
+@contextmanager
+def _precise(vae: Any) -> Iterator[None]:
+    """Autoencoders that overflow in half precision work in single precision for a while, as when they decode."""
+    import torch
+
+    overflows = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            vae.to(torch.float16)

@@ -1,0 +1,66 @@
+"""Control images of ControlNets, cut out of their pictures as the crops are that they steer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refiner.errors import ConfigError
+from refiner.images import from_unit
+from refiner.pipelines.painting.crops import Crop, Pixels
+
+
+def control_in(options: Mapping[str, Any], name: str | None) -> Any:
+    """The control image among a call's arguments, where it may also be under the generator's name for it; or None."""
+    own = None if name is None else options.get(name)
+    return options.get("control_image", own)
+
+
+def cut_out(control: Any, crops: Sequence[Crop], *, several: bool) -> Pixels | list[Pixels]:
+    """A control image as each crop was cut out of its picture: float32 (N, H, W, 3) in [0, 1], a row for each crop.
+
+    Args:
+        control: Pillow image, array (H, W, 3) or tensor (3, H, W) with values in [0, 1], in a batch of one or without;
+            of any size. With several ControlNets, one for each.
+        crops: of one size.
+        several: whether there are several ControlNets; their rows are then a list.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if several:
+        return [np.stack([_part(_picture(one), crop) for crop in crops]) for one in control]
+    picture = _picture(control)
+    return np.stack([_part(picture, crop) for crop in crops])
+
+
+def _part(picture: Image.Image, crop: Crop) -> Pixels:
+    if crop.place is not None:
+        box, size = crop.place
+        if picture.size != (size.width, size.height):
+            picture = picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
+        picture = picture.crop(box)
+    resized = picture.resize(crop.image.size, Image.Resampling.LANCZOS)
+    return np.asarray(resized, dtype=np.float32) / np.float32(255)
+
+
+def _picture(control: Any) -> Image.Image:
+    if isinstance(control, list | tuple) and len(control) == 1:
+        control = control[0]
+    if isinstance(control, Image.Image):
+        return control.convert("RGB")
+    channels_first = hasattr(control, "detach")
+    pixels = np.asarray(control.detach().cpu().float() if channels_first else control)
+    if pixels.ndim == 4 and len(pixels) == 1:
+        pixels = pixels[0]
+    if channels_first and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "fu":
+        raise ConfigError(
+            f"Expected a control image as a picture, an array (H, W, 3) or a tensor (3, H, W), got "
+            f"{type(control).__name__} of shape {tuple(getattr(control, 'shape', ()))}: pass one for each ControlNet."
+        )
+    return Image.fromarray(pixels) if pixels.dtype == np.uint8 else from_unit(pixels.astype(np.float32))

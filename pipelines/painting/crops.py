@@ -1,0 +1,322 @@
+"""Repainting regions as a batch of crops: cut out with context, paint at the model's size, paste back without a seam.
+
+Nothing outside a job's mask changes, not by one grey level.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refiner.errors import BadImageError, InputError
+from refiner.images import from_unit
+from refiner.masks import box_of, dilate, feather
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.painting.staggering import Shares
+from refiner.protocols import InpaintJob
+from refiner.types import Box, Mask, Size
+
+T = TypeVar("T", bound=np.generic)
+Pixels = NDArray[np.float32]
+"""Float (H, W, 3) in [0, 1]."""
+Bytes = NDArray[np.uint8]
+"""Bytes (H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crop:
+    """What the model paints for one job."""
+
+    image: Image.Image
+    """RGB, at the size the model works at."""
+    mask: Mask
+    """Bool, of the image's size; True = repaint. Covers at least the job's mask."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+    strength: float
+    change: NDArray[np.floating] | None = None
+    """Float (H, W) in [0, 1]: by which share of the strength each pixel is repainted; None: by all of it."""
+    place: tuple[Box, Size] | None = None
+    """The box that was cut out, in pixels of a picture of this size; None: all of the picture."""
+
+    @property
+    def peak(self) -> float:
+        """The largest share of its strength with which it is repainted."""
+        return 1.0 if self.change is None else float((self.change * self.mask).max()) or 1.0
+
+    def shares(self, strength: float, cell: int) -> Shares:
+        """With what strength each cell of so many pixels is repainted; ``strength`` is the largest."""
+        shares = self.mask[::cell, ::cell] * np.float64(strength)
+        return shares if self.change is None else shares * (self.change[::cell, ::cell] / self.peak)
+
+    def resized(self, size: tuple[int, int]) -> Crop:
+        """The same at another width and height, in pixels."""
+
+        def nearest(pixels: NDArray[T]) -> NDArray[T]:
+            return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
+
+        change = None if self.change is None else nearest(self.change.astype(np.float32))
+        image = self.image.resize(size, Image.Resampling.LANCZOS)
+        return replace(self, image=image, mask=nearest(self.mask), change=change)
+
+
+CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
+"""Paints crops of one size, all or none with a negative prompt, in one batch."""
+
+
+class CropInpainter:
+    """An inpainter over anything that paints crops.
+
+    Crops of one size, and of strengths close enough, go through the model together. They are independent rows there, so
+    that a job's picture is the same whatever else is in the batch. Where memory runs out, the batch is halved and stays
+    so.
+
+    Args:
+        paint: the model.
+        native: side of the square pictures that the model was trained on, in pixels.
+        multiple: the model's heights and widths are multiples of this many pixels, a multiple of ``cell``.
+        cell: side of a latent cell, in pixels.
+        config: crop, feather and batch settings.
+        mark: puts a watermark on a whole picture, of which the pixels inside the masks are taken; None: there is none.
+    """
+
+    def __init__(
+        self,
+        paint: CropPainter,
+        *,
+        native: int,
+        multiple: int,
+        cell: int,
+        config: RefineConfig,
+        mark: Callable[[Image.Image], Image.Image] | None = None,
+    ) -> None:
+        self._paint = paint
+        self._native = native
+        self._multiple = multiple
+        self._cell = cell
+        self._config = config
+        self._mark = mark
+        self._batch = config.batch_size
+        self._remarks: list[str] = []
+
+    def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
+        """The whole pictures of the jobs, each repainted inside its mask.
+
+        Where only some crops come back unusable, their jobs' pictures stay as they were; ``remarks`` says why.
+
+        Raises:
+            InputError: an empty mask, or one of another size than its image.
+            BadImageError: not one crop came back usable, or there is no memory for a single one.
+        """
+        boxes = [self._box(job) for job in jobs]
+        crops = [self._crop(job, box) for job, box in zip(jobs, boxes, strict=True)]
+        painted: dict[int, Pixels] = {}
+        for group in self._groups(crops):
+            painted.update(zip(group, self._paint_group([crops[index] for index in group]), strict=True))
+        faults = {index: fault for index, crop in enumerate(crops) if (fault := _fault(painted[index], crop))}
+        if crops and len(faults) == len(crops):
+            raise BadImageError(faults[0])
+        if faults:
+            reasons = " ".join(dict.fromkeys(faults.values()))
+            self._remarks.append(f"{len(faults)} of {len(crops)} crops stay as they were. {reasons}")
+        return [
+            job.image if index in faults else self._pasted(job, boxes[index], painted[index])
+            for index, job in enumerate(jobs)
+        ]
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the calls since this was last asked, such as a batch that was too large."""
+        said, self._remarks = self._remarks, []
+        return said
+
+    def _paint_group(self, crops: Sequence[Crop]) -> list[Pixels]:
+        """Paint crops of one kind, as many at a time as memory holds."""
+        painted: list[Pixels] = []
+        while len(painted) < len(crops):
+            batch = crops[len(painted) : len(painted) + self._batch]
+            try:
+                pictures = self._paint(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            else:
+                if len(pictures) != len(batch):
+                    raise BadImageError(
+                        f"Expected {len(batch)} pictures from the inpainting model, got {len(pictures)}."
+                    )
+                painted += pictures
+                continue
+            self._halve(batch, said)
+        return painted
+
+    def _halve(self, batch: Sequence[Crop], said: str) -> None:
+        make_room()
+        width, height = batch[0].image.size
+        if len(batch) == 1:
+            raise BadImageError(
+                f"Expected memory for one crop of {width}x{height} pixels, got {said!r}: use a smaller model, dtype or "
+                "picture, or enable_model_cpu_offload()."
+            )
+        self._batch = len(batch) // 2
+        remark = f"Memory ran out with {len(batch)} crops of {width}x{height} pixels at once: now {self._batch}."
+        warnings.warn(remark, RuntimeWarning, stacklevel=2)
+        self._remarks.append(remark)
+
+    def _pasted(self, job: InpaintJob, box: Box, painted: Pixels) -> Image.Image:
+        picture = paste(job, box, painted, self._config.feather * max(job.image.size))
+        marked = self._mark(picture) if self._mark else picture
+        return picture if marked is picture else Image.composite(marked, picture, Image.fromarray(job.mask))
+
+    def _box(self, job: InpaintJob) -> Box:
+        size = Size(job.image.height, job.image.width)
+        flawed = box_of(job.mask)
+        if flawed is None or job.mask.shape != tuple(size):
+            raise InputError(f"Expected a mask of shape {tuple(size)} that is not empty, got {job.mask.shape}.")
+        if job.whole:
+            return 0, 0, size.width, size.height
+        least = round(self._config.crop_min_side * self._native)
+        return crop_box(flawed, size, padding=self._config.crop_padding, least=least)
+
+    def _crop(self, job: InpaintJob, box: Box) -> Crop:
+        size = work_size(box, self._native, self._multiple)
+        x0, y0, x1, y1 = box
+        mask = Image.fromarray(job.mask[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.NEAREST)
+        return Crop(
+            image=job.image.crop(box).resize((size.width, size.height), Image.Resampling.LANCZOS),
+            mask=whole_cells(np.asarray(mask), self._cell),
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            seed=job.seed,
+            strength=job.strength,
+            change=self._change(job, box, size) if self._config.soft_edge else None,
+            place=(box, Size(job.image.height, job.image.width)),
+        )
+
+    def _change(self, job: InpaintJob, box: Box, size: Size) -> NDArray[np.float32]:
+        """By which share of its strength each pixel of a crop is repainted: all of it where the mask is deepest."""
+        x0, y0, x1, y1 = box
+        depth = feather(job.mask, self._config.soft_edge * max(job.image.size))
+        crop = Image.fromarray(depth[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.BILINEAR)
+        rows, columns = size.height // self._cell, size.width // self._cell
+        cells = np.asarray(crop).reshape(rows, self._cell, columns, self._cell).max(axis=(1, 3))
+        return (cells / cells.max()).repeat(self._cell, axis=0).repeat(self._cell, axis=1)
+
+    def _groups(self, crops: Sequence[Crop]) -> list[list[int]]:
+        """The crops that may be rows of one batch."""
+        spread, tops = self._config.mixed_strengths, dict[Hashable, dict[float, float]]()
+        # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
+        kinds = [(crop.image.size, bool(crop.negative_prompt)) for crop in crops]
+        for strength, kind in sorted(zip((crop.strength for crop in crops), kinds, strict=True), reverse=True):
+            known = tops.setdefault(kind, {})
+            top = min(known.values(), default=strength)
+            known[strength] = top if top - strength <= spread + 1e-9 else strength
+        groups: dict[Hashable, list[int]] = {}
+        for index, (crop, kind) in enumerate(zip(crops, kinds, strict=True)):
+            groups.setdefault((kind, tops[kind][crop.strength]), []).append(index)
+        return list(groups.values())
+
+
+def crop_box(flawed: Box, size: Size, *, padding: float, least: int) -> Box:
+    """A square around a box with context on every side, moved into the image; no square only where it is too large.
+
+    Args:
+        flawed: what must lie inside, in pixels.
+        size: of the image.
+        padding: context on each side, as a share of the box's longer side.
+        least: smallest side in pixels.
+    """
+    x0, y0, x1, y1 = flawed
+    side = max(least, round(max(x1 - x0, y1 - y0) * (1 + 2 * padding)))
+    left, right = _span(x0, x1, side, size.width)
+    top, bottom = _span(y0, y1, side, size.height)
+    return left, top, right, bottom
+
+
+def _span(start: int, stop: int, length: int, limit: int) -> tuple[int, int]:
+    length = min(length, limit)
+    first = min(max((start + stop - length) // 2, 0), limit - length)
+    return first, first + length
+
+
+def work_size(box: Box, native: int, multiple: int) -> Size:
+    """The size at which a crop is painted: its own aspect, the area the model was trained on, whole multiples."""
+    x0, y0, x1, y1 = box
+    scale = native / ((x1 - x0) * (y1 - y0)) ** 0.5
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in (y1 - y0, x1 - x0))
+    return Size(height, width)
+
+
+def whole_cells(mask: Mask, cell: int) -> Mask:
+    """Grow a mask (sides multiples of ``cell``) to whole latent cells, lest the model drop the parts of cells."""
+    height, width = mask.shape
+    rows = mask.reshape(height // cell, cell, width).any(axis=1)
+    cells = rows.reshape(height // cell, width // cell, cell).any(axis=2)
+    return cells.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+def _fault(picture: Pixels, crop: Crop) -> str | None:
+    """What makes a painted crop unusable, as a sentence; None where it is usable."""
+    wanted = (*crop.mask.shape, 3)
+    shape = getattr(picture, "shape", None)
+    if shape != wanted:
+        return f"Expected a picture of shape {wanted} from the inpainting model, got {shape or picture!r:.80}."
+    if not np.isfinite(picture).all():
+        return "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
+    if not picture.any() and np.asarray(crop.image).any():
+        return "Expected a picture from the inpainting model, got black: its safety checker blocked it."
+    return None
+
+
+def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> Image.Image:
+    """The job's image with the painted crop laid over its mask: colours matched around the mask, blended inside it."""
+    x0, y0, x1, y1 = box
+    whole = np.array(job.image)
+    old = whole[y0:y1, x0:x1]
+    mask = job.mask[y0:y1, x0:x1]
+    new = np.asarray(from_unit(painted).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS))
+    slope, shift = colour_match(new, old, mask)
+    if (flawed := box_of(mask)) is not None:
+        left, top, right, bottom = flawed
+        inner = slice(top, bottom), slice(left, right)
+        weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1][inner][..., None]
+        matched = new[inner] * slope
+        matched += shift
+        np.clip(matched, 0, 255, out=matched)
+        matched *= weight
+        matched += old[inner] * (1 - weight)
+        old[inner] = np.rint(matched, out=matched)
+    return Image.fromarray(whole)
+
+
+_SAMPLED_SIDE = 128
+
+
+def colour_match(new: Bytes, old: Bytes, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What undoes the model's colour shift: a slope and a shift, float (3,) each, for the channels of ``new``.
+
+    They bring mean and spread of each channel around the mask to those of ``old``. Both are (H, W, 3) and show the same
+    around the mask, up to that shift, which is measured on a ring as wide as a quarter of the picture, in large
+    pictures on every so many pixels. A channel stays as it is where the change would not bring it closer.
+    """
+    step = -(-max(mask.shape) // _SAMPLED_SIDE)
+    starts = [range(0, side, step) for side in mask.shape]
+    coarse = np.logical_or.reduceat(np.logical_or.reduceat(mask, starts[0], axis=0), starts[1], axis=1)
+    around = dilate(coarse, max(coarse.shape) / 4) & ~mask[::step, ::step]
+    new, old = new[::step, ::step], old[::step, ::step]
+    if not around.any():
+        return np.ones(3), np.zeros(3)
+    seen, wanted = new[around].astype(np.float64), old[around].astype(np.float64)
+    spread = seen.std(axis=0)
+    slope = np.where(spread > 1, wanted.std(axis=0) / np.maximum(spread, 1), 1).clip(0.8, 1.25)
+    shift = wanted.mean(axis=0) - seen.mean(axis=0) * slope
+    closer = ((seen * slope + shift - wanted) ** 2).mean(axis=0) < ((seen - wanted) ** 2).mean(axis=0)
+    return np.where(closer, slope, 1), np.where(closer, shift, 0)

@@ -1,0 +1,389 @@
+"""diffusers pipelines as the loop's generator and inpainter; what differs between them is in ``families``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from refiner.errors import BadImageError, ConfigError
+from refiner.images import from_unit
+from refiner.pipelines.painting.blending import blended
+from refiner.pipelines.painting.borrowing import as_it_was, chance, with_config
+from refiner.pipelines.painting.controls import control_in, cut_out
+from refiner.pipelines.painting.crops import Crop, Pixels
+from refiner.pipelines.painting.families import (
+    cell_of,
+    denoiser_of,
+    family_of,
+    inpaints,
+    longest_side,
+    mixes_strengths,
+    multiple_of,
+    native_side,
+    takes,
+    tokenizers_of,
+)
+from refiner.pipelines.painting.latent_cache import LatentCache
+from refiner.pipelines.painting.prompt_cache import PromptCache
+from refiner.pipelines.painting.staggering import staggered
+from refiner.protocols import PaintJob
+from refiner.types import Calls
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+T = TypeVar("T", bound=np.generic)
+
+_PER_PICTURE = frozenset({"image", "mask_image", "masked_image_latents", "latents", "strength", "padding_mask_crop"})
+"""Options that belong to one picture: those of the generator never reach inpainting, which sets its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintSettings:
+    """How pictures are painted."""
+
+    height: int | None = None  # pixels; None: the model's native side
+    width: int | None = None  # pixels; None: the model's native side
+    native: int | None = None  # side of the pictures the model was trained on, in pixels; None: as the pipeline says
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the diffusers pipeline's call
+    inpaint_options: Mapping[str, Any] = field(default_factory=dict)  # the same for inpainting; they go before
+
+
+class DiffusersPainter:
+    """Generates pictures and paints crops with one text-to-image pipeline, whose weights both share, or with several.
+
+    Pipelines are used as they are at the time of each call (scheduler, device, adapters, progress bar) and left as they
+    were. Random numbers are drawn on the CPU, one generator for each picture: the same seed paints the same picture
+    in any batch and starts from the same noise on any device.
+
+    Args:
+        pipe: paints pictures from text. One that can only repaint does so on an empty picture.
+        settings: sizes and options of the calls.
+        inpainter: paints crops, with ``inpaint_options`` and step callbacks alone; None: ``pipe`` does.
+        second_stage: takes the latents of ``pipe``, from ``denoising_end`` of the options on, and makes pictures of
+            them, as SDXL's refiner does; None: ``pipe`` does.
+        prompt_cache: prompts' embeddings, shared with other painters; None: one of its own.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        settings: PaintSettings,
+        *,
+        inpainter: DiffusionPipeline | None = None,
+        second_stage: DiffusionPipeline | None = None,
+        prompt_cache: PromptCache | None = None,
+    ) -> None:
+        self._pipe = pipe
+        self._inpainter = pipe if inpainter is None else inpainter
+        self._second_stage = second_stage
+        self._settings = settings
+        self._prompts = prompt_cache or PromptCache()
+        self._latents = LatentCache()
+        self._rows = 0
+
+    @property
+    def native(self) -> int:
+        """Side of the square crops that suit the inpainting model, in pixels."""
+        return self._settings.native or native_side(self._inpainter)
+
+    @property
+    def cell(self) -> int:
+        """Side of the squares that masks consist of, in pixels."""
+        return cell_of(self._inpainter)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths are multiples of this many pixels."""
+        return multiple_of(self._inpainter)
+
+    def spent(self) -> Calls:
+        """Denoiser rows of all pictures and crops so far."""
+        return Calls(denoiser_rows=self._rows)
+
+    def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
+        """Paint each job on its own, so that no picture depends on its neighbours, not even by rounding.
+
+        Raises:
+            BadImageError: the model returned NaN, or no picture.
+        """
+        return [self._generate(job) for job in jobs]
+
+    def _generate(self, job: PaintJob) -> Image.Image:
+        if inpaints(self._pipe):
+            options = self._settings.options
+            pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
+        elif self._second_stage is None:
+            pixels = self._call(self._pipe, self._request(job) | {"output_type": "np"})
+        else:
+            pixels = self._in_two_stages(job, self._second_stage)
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+            got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
+            raise BadImageError(f"Expected an array (H, W, 3) from the generator, got {got}: have it heed output_type.")
+        if not np.isfinite(pixels).all():
+            raise BadImageError("Expected finite pixels from the generator, got NaN: try another dtype.")
+        return from_unit(pixels)
+
+    def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
+        request = self._request(job)
+        latents = self._call(self._pipe, request | {"output_type": "latent"})[None]
+        both = {name: value for name, value in request.items() if name in takes(second) and name not in self._size()}
+        both.pop("denoising_end", None)
+        handed = {"denoising_start": request["denoising_end"]} if "denoising_end" in request else {}
+        return self._call(second, both | handed | {"image": latents, "output_type": "np"})
+
+    def _request(self, job: PaintJob) -> dict[str, Any]:
+        """The arguments of the generator's call; a negative prompt only where there is one and the family takes it."""
+        request = {**self._settings.options, **self._size()}
+        control = family_of(self._pipe).control
+        if control is not None and "control_image" in request:
+            request[control] = request.pop("control_image")
+        if job.negative_prompt and "negative_prompt" in takes(self._pipe):
+            request["negative_prompt"] = job.negative_prompt
+        return request | {"prompt": job.prompt, "generator": _seeded(job.seed)}
+
+    def _size(self, *, always: bool = False) -> dict[str, int]:
+        """Height and width in pixels; left to the pipeline where nothing is set."""
+        settings = self._settings
+        if not (always or settings.height or settings.width or settings.native):
+            return {}
+        side = settings.native or native_side(self._pipe)
+        return {"height": settings.height or side, "width": settings.width or side}
+
+    def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
+        seeded = chance(request["generator"].initial_seed())
+        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), seeded:
+            return pipe(**request).images[0]
+
+    def check(self, *, soft: bool) -> None:
+        """Refuse what the inpainting model cannot do.
+
+        Args:
+            soft: whether parts of a crop are to be repainted with different strengths.
+
+        Raises:
+            ConfigError: with what to do instead.
+        """
+        if soft and not mixes_strengths(self._inpainter):
+            raise ConfigError(
+                f"Expected soft_edge=0 for {type(self._inpainter).__name__}, which is shown a mask that is yes or no, "
+                "got more: leave it out, or repaint with a model that takes no mask."
+            )
+
+    def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
+        """Repaint crops of one size; float (H, W, 3) in [0, 1] each.
+
+        Raises:
+            ConfigError: different strengths within a crop for a model that knows none.
+        """
+        painted: dict[int, Pixels] = {}
+        options = self._inpaint_options()
+        if any(crop.change is not None for crop in crops):
+            self.check(soft=True)
+        for batch in _batches(self._inpainter, crops, options):
+            pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
+            painted.update(zip(batch, pictures, strict=False))
+        return [painted[index] for index in sorted(painted)]
+
+    def mark(self, picture: Image.Image) -> Image.Image:
+        """A picture with the watermark that the inpainting model's pipeline puts on what it paints, where it has one.
+
+        ``paint`` leaves it out: one that was shrunk and pasted with a crop could not be read.
+        """
+        import torch
+
+        watermark = getattr(self._inpainter, "watermark", None)
+        if watermark is None:
+            return picture
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        marked = watermark.apply_watermark(pixels)[0].permute(1, 2, 0).float().cpu().numpy()
+        return from_unit(marked / 2 + 0.5)
+
+    def _inpaint_options(self) -> dict[str, Any]:
+        """Another model than the generator has its own options; the callbacks are for both."""
+        shared = self._inpainter is self._pipe
+        options = {
+            name: value for name, value in self._settings.options.items() if shared or name.startswith("callback")
+        }
+        return {**options, **self._settings.inpaint_options}
+
+    def _repaint(
+        self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], *, marked: bool = True
+    ) -> list[Pixels]:
+        """Repaint crops of one size in one call, with or without the pipeline's watermark."""
+        fitting = _fitting(crops[0].image.size, owner)
+        if fitting is not None:
+            painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
+            return [_stretched(pixels, crops[0].image.size) for pixels in painted]
+        family = family_of(owner)
+        (width, height), images = crops[0].image.size, [crop.image for crop in crops]
+        control = control_in(options, family.control)
+        pipe = inpainting_pipe(owner, controlled=control is not None)
+        if not marked and hasattr(pipe, "watermark"):
+            pipe.watermark = None
+        strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
+        cell, strength = cell_of(owner), max(strengths)
+        shares = np.stack([crop.shares(own, cell) for crop, own in zip(crops, strengths, strict=True)])
+        request: dict[str, Any] = {"strength": strength}
+        if inpaints(pipe):
+            masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
+            request |= {"image": images, "mask_image": [Image.fromarray(mask).convert("L") for mask in masks]}
+            request |= _unseen(pipe, len(crops))
+            if mixes_strengths(owner):
+                staggered(pipe, shares, cell=cell, strength=strength)
+        else:
+            pipe = blended(pipe, images, shares, strength=strength)
+        if control is not None:
+            several = hasattr(getattr(pipe, "controlnet", None), "nets")
+            request["control_image"] = cut_out(control, crops, several=several)
+        if crops[0].negative_prompt:
+            request["negative_prompt"] = [crop.negative_prompt for crop in crops]
+        request |= {
+            "prompt": [crop.prompt for crop in crops],
+            "height": height,
+            "width": width,
+            "generator": [_seeded(crop.seed) for crop in crops],
+            "output_type": "np",
+            **family.fixed(height, width),
+        }
+        request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
+        known = takes(pipe)
+        asked, kept = with_config(denoiser_of(owner), family.asked), self._latents.on(owner)
+        with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), kept, chance(crops[0].seed), asked:
+            output = pipe(**{name: value for name, value in request.items() if name in known})
+        owner.maybe_free_model_hooks()
+        return list(output.images)
+
+    @contextmanager
+    def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
+        """Count the rows that pass through the denoiser."""
+        denoiser = denoiser_of(pipe)
+
+        def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+            self._rows += len(rows)
+
+        compiled = denoiser._compiled_call_impl
+        if compiled is None:
+            handle = denoiser.register_forward_pre_hook(count, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+        else:  # by Module.compile(): hooks would be compiled too, or left out
+
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                count(denoiser, args, kwargs)
+                return compiled(*args, **kwargs)
+
+            denoiser._compiled_call_impl = counted
+            try:
+                yield
+            finally:
+                denoiser._compiled_call_impl = compiled
+
+
+def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
+    """A stand-in for the latents of masked pictures, which diffusers encodes even for a UNet that is not shown them."""
+    import torch
+
+    channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else None
+    return {"masked_image_latents": torch.zeros(count, 4, 1, 1)} if channels == 4 else {}
+
+
+def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
+    """The pipeline that repaints, over the very same components; a scheduler of its own, set up alike.
+
+    The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
+
+    Args:
+        owner: the user's pipeline.
+        controlled: whether its ControlNet is to steer; it needs a control image.
+    """
+    import diffusers
+
+    family = family_of(owner)
+    name = family.controlled if controlled and family.controlled else family.inpaint
+    if name is None or inpaints(owner) or isinstance(owner, getattr(diffusers, name)):
+        pipe = copy.copy(owner)
+    else:
+        cls = getattr(diffusers, name)
+        known = {**owner.config, **owner.components, "scheduler": None}
+        wanted = inspect.signature(cls.__init__).parameters
+        pipe = cls(**{name: known[name] for name in wanted if name in known})
+        if hasattr(owner, "watermark"):
+            pipe.watermark = owner.watermark
+        pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
+    pipe.scheduler = type(owner.scheduler).from_config(owner.scheduler.config)
+    return pipe
+
+
+def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] | None:
+    """Width and height, in pixels, for crops that are too long for a pipeline; None for those that are not."""
+    longest, multiple = longest_side(pipe), multiple_of(pipe)
+    if longest is None or max(size) <= longest:
+        return None
+    scale = longest / max(size)
+    width, height = (max(multiple, int(side * scale) // multiple * multiple) for side in size)
+    return width, height
+
+
+def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
+    return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
+
+
+def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
+    """At least one step's worth; of a share that rounding makes none of, the next larger number."""
+    own = next((options[name] for name in ("timesteps", "sigmas") if options.get(name) is not None), None)
+    usual = takes(pipe)["num_inference_steps"].default
+    steps = options.get("num_inference_steps", usual) if own is None else len(own)
+    least = 1 / steps
+    return max(strength, least if steps * least >= 1 else math.nextafter(least, 1))
+
+
+_PARTLY = ("control_guidance_start", "control_guidance_end")
+"""Options that speak of a share of a call's steps, so that all its rows must have the same."""
+
+
+def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
+    """Which crops go through a model together: all, unless its prompts or strengths must be alike."""
+    family = family_of(pipe)
+    mixed = mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
+    controlled = control_in(options, family.control) is not None
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for index, crop in enumerate(crops):
+        kind = [] if mixed else [crop.strength]
+        kind += [index] if family.alone and controlled else []
+        if family.one_length:
+            tokenizer = tokenizers_of(pipe)[0]
+            kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
+        groups.setdefault(tuple(kind), []).append(index)
+    return list(groups.values())
+
+
+def _empty(job: PaintJob, *, height: int, width: int) -> Crop:
+    """A picture of nothing, to be painted all over."""
+    return Crop(
+        image=Image.new("RGB", (width, height), (127, 127, 127)),
+        mask=np.ones((height, width), dtype=bool),
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        seed=job.seed,
+        strength=1.0,
+    )
+
+
+def _seeded(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed)

@@ -1,0 +1,328 @@
+"""``refiner evaluate``: figures of detectors, generators and refinement, over any number of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from refiner.cli.evaluate_files import add_files, tell_problems
+from refiner.cli.evaluate_tables import finish, finish_all, plain_grid, tell_shards
+from refiner.cli.options import DONE, FAILED
+from refiner.cli.view import Terminal
+from refiner.errors import ConfigError
+from refiner.files import Json
+from refiner.records import derive_seed
+
+if TYPE_CHECKING:
+    from refiner.data.samples import DataSet, Sample
+    from refiner.evaluate.distributed import RayEngine
+    from refiner.evaluate.harness import Progress as Reporting
+    from refiner.evaluate.harness import Run, Shard, System
+    from refiner.metrics.bertscore import BertScore
+    from refiner.metrics.css import SentenceEncoder
+    from refiner.metrics.hps.scorer import HPSScorer
+    from refiner.types import RefinementResult
+
+__all__ = ["DONE", "FAILED", "SCORING", "add_evaluate", "load_judge", "plain_grid", "speed", "weight_sums"]
+
+SCORING: Final[Mapping[str, float | str]] = {
+    "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax", "unreadable": "miss",
+}  # fmt: skip
+"""What the figures depend on beside the records; may be changed by ``--rescore``."""
+_EVERY: Final = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+_TASKS: Final[Mapping[str, str]] = {
+    "detection": "generated or real (AJ)",
+    "localization": "masks against masks (PAD, mIoU, F1, region IoU, heat maps)",
+    "explanation": "words against words (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
+    "realism": "how real pictures look, by generator (MAI, AF, CAP, PAR, HPS)",
+    "refinement": "before against after (HPS, PAR, flaws, SemAP)",
+}
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add a sub-command for each task, ``merge``, and those that score files alone."""
+    commands = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
+    for name, help_ in _TASKS.items():
+        task = commands.add_parser(name, help=help_)
+        _add_data(task)
+        _add_models(task, name)
+        if name in ("detection", "localization"):
+            _add_perturbations(task)
+        _add_run(task)
+        task.set_defaults(run=_evaluate, task=name)
+    merge = commands.add_parser("merge", help="join the shards of a run, and make its table")
+    merge.add_argument("folders", nargs="+", metavar="DIR", help="folders that --shard wrote")
+    merge.add_argument("--out", metavar="DIR", required=True, help="where the joined run goes; may be one of them")
+    _add_records(merge)
+    merge.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    merge.set_defaults(run=_merge)
+    add_files(commands)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    words = "FOLDER, xaigd:FOLDER, fakexplained:FOLDER, prompts:FILE, micro:N or micro-prompts:N"
+    data.add_argument("--data", metavar="SPEC", help=words)
+    data.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, for a folder")
+    data.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies, for a folder")
+    data.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+
+
+def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
+    models = parser.add_argument_group("models and measures")
+    if task == "refinement":
+        models.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
+        models.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
+        models.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
+        models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
+    own = " (the model's own)" if task == "refinement" else " (micro)"
+    default = None if task == "refinement" else "micro"
+    models.add_argument("--detector", default=default, help=f"micro, a folder, or a hub id{own}")
+    if task in ("realism", "refinement"):
+        words = "the model's own" if task == "refinement" else "none"
+        models.add_argument("--judge", help=f"HPS weights: micro, a folder, a file, or a hub id ({words})")
+    if task in ("explanation", "refinement"):
+        words = "none" if task == "refinement" else "distilbert-base-uncased where it is cached, else MiniLM"
+        models.add_argument("--encoder", help=f"text encoder for SemAP: a folder or hub id ({words})")
+        models.add_argument("--layer", type=int, metavar="N", help="of the encoder (the usual one)")
+        models.add_argument("--view", choices=("phe", "rea", "full"), help="(full)")
+    if task == "explanation":
+        models.add_argument("--sentence-encoder", help="for CSS: a folder or hub id, or default for MiniLM (no CSS)")
+    if task in ("detection", "explanation"):
+        models.add_argument("--threshold", type=float, help="a probability above it says generated (0.5)")
+    if task in ("localization", "explanation"):
+        models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
+        words = "score answers that cannot be read as misses, or leave them out (miss)"
+        models.add_argument("--unreadable", choices=("miss", "omit"), help=words)
+    if task == "localization":
+        models.add_argument("--stretch", choices=("minmax", "none"), help="of heat maps, before 0.5 is cut (minmax)")
+    if task != "refinement":
+        models.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+
+
+def _add_perturbations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("robustness")
+    words = "spoil the pictures: jpeg:QUALITY, noise:SIGMA or blur:SIZE; one run each beside a clean one, in DIR"
+    group.add_argument("--perturb", nargs="+", metavar="KIND:LEVEL", help=words)
+    group.add_argument("--perturb-seed", type=int, default=0, metavar="N", help="of the noise (0)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", metavar="DIR", required=True, help="where records, table and report go")
+    run.add_argument("--resume", action="store_true", help="go on with the run in DIR; failed samples are tried again")
+    _add_records(run)
+    run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
+    run.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="ray has workers, here or in a cluster"
+    )
+    run.add_argument("--workers", type=int, metavar="N", help="of --engine ray, each with its own models (one a GPU)")
+    run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR anew, without models")
+    run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+
+
+def _add_records(parser: Any) -> None:
+    words = "format of the records when all are there; JSON Lines until then (jsonl)"
+    parser.add_argument("--records", choices=("jsonl", "parquet"), default="jsonl", help=words)
+
+
+def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
+    given = {name: value for name in SCORING if (value := getattr(args, name, None)) is not None}
+    if args.rescore:
+        return _rescore(args, given, terminal)
+    if args.data is None:
+        raise ConfigError("Expected --data, such as a folder of pictures or micro:20, got none: name the data.")
+    from refiner.data.sources import contents
+    from refiner.evaluate.harness import Shard
+    from refiner.evaluate.robustness import open_source, variants
+
+    shard = None if args.shard is None else Shard.parse(args.shard)
+    source = {"specification": args.data, **{name: getattr(args, name) for name in ("prompts", "references", "limit")}}
+    perturbed = bool(getattr(args, "perturb", None))
+    parts = variants(args.perturb, args.perturb_seed) if perturbed else {"": {}}
+    data = open_source(source)
+    tell_problems(data.problems, terminal)
+    source |= {"contents": contents(args.data, prompts=args.prompts, references=args.references)}
+    sources = {name: source | part for name, part in parts.items()}
+    runs = _collect(args, data, sources, {**SCORING, **given}, shard, terminal)
+    if shard is not None and shard.count > 1:
+        return tell_shards(runs, shard.file(args.records), args, terminal)
+    return finish_all(runs, args, terminal) if perturbed else finish(runs[""], data, args, terminal)
+
+
+def _collect(
+    args: argparse.Namespace, data: DataSet, sources: Json, scoring: Json, shard: Shard | None, terminal: Terminal
+) -> dict[str, Run]:
+    """A run for each source of pictures, in a folder of that name."""
+    from refiner.evaluate.harness import collect, describe
+    from refiner.evaluate.robustness import spoilt
+    from refiner.evaluate.tasks import build_task
+
+    runs = {}
+    with _engine(args) as engine:
+        with terminal.waiting("loading models"):
+            system = _system(args) if engine is None else engine.deferred(partial(_system, args))
+        for name, source in sources.items():
+            pictures = spoilt(data, source)
+            description = describe(args.task, pictures, source, system, scoring)
+            build_task(args.task, description["system"], scoring)
+            with speed(terminal, f"{args.task} {name}".rstrip()) as report:
+                runs[name] = collect(
+                    pictures, system, description, Path(args.out) / name, resume=args.resume, shard=shard,
+                    engine=engine, progress=report, records=args.records,
+                )  # fmt: skip
+    return runs
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None]:
+    if args.engine == "ray":
+        from refiner.evaluate.distributed import ray_engine
+
+        return ray_engine(args.workers)
+    if args.workers is not None:
+        raise ConfigError(f"Expected --workers with --engine ray, got {args.workers} without it: add --engine ray.")
+    return nullcontext()
+
+
+def _system(args: argparse.Namespace) -> System:
+    return _refining(args) if args.task == "refinement" else _looker(args)
+
+
+def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
+    from refiner.evaluate.harness import open_run
+    from refiner.evaluate.robustness import runs_below
+
+    below = runs_below(args.out)
+    runs = {name: open_run(Path(args.out) / name) for name in below or [""]}
+    for name, run in runs.items():
+        if run.description["task"] != args.task:
+            raise ConfigError(
+                f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: name that task."
+            )
+        scoring = {**run.description["scoring"], **given}
+        runs[name] = run._replace(description={**run.description, "scoring": scoring})
+    return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
+
+
+def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.evaluate.harness import merge
+    from refiner.evaluate.robustness import runs_below
+
+    below = runs_below(args.folders[0])
+    runs = {
+        name: merge([Path(folder) / name for folder in args.folders], Path(args.out) / name, records=args.records)
+        for name in below or [""]
+    }
+    return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
+
+
+def _looker(args: argparse.Namespace) -> System:
+    from refiner.detectors import load_detector
+    from refiner.evaluate.systems import Looker
+
+    return Looker(
+        detector=load_detector(args.detector),
+        judge=load_judge(getattr(args, "judge", None)),
+        encoder=_encoder(args) if args.task == "explanation" else None,
+        sentences=_sentences(getattr(args, "sentence_encoder", None)),
+        batch_size=args.batch_size,
+    )
+
+
+def load_judge(name: str | None) -> HPSScorer | None:
+    """HPS by its id; None stays None."""
+    if name is None:
+        return None
+    from refiner.metrics.hps.scorer import HPSScorer
+
+    return HPSScorer.from_pretrained(name)
+
+
+def _encoder(args: argparse.Namespace) -> BertScore:
+    from refiner.metrics.bertscore import BertScore
+
+    return BertScore.from_pretrained(args.encoder, layer=args.layer)
+
+
+def _sentences(name: str | None) -> SentenceEncoder | None:
+    if name is None:
+        return None
+    from refiner.metrics.css import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(None if name == "default" else name)
+
+
+def _refining(args: argparse.Namespace) -> System:
+    from refiner.evaluate.systems import Looker, Refining
+    from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.loop import finish
+
+    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=load_judge(args.judge) or "saved")
+    pipe.set_progress_bar_config(disable=True)
+    if pipe.judge is None:
+        raise ConfigError(f"Expected a judge for {args.model!r}, which has none of its own, got none: pass --judge.")
+    options = {"strategy": args.strategy, "max_rounds": args.rounds}
+
+    def refine(sample: Sample) -> RefinementResult:
+        seed = derive_seed(args.seed, sample.name)
+        return finish(pipe.stream(sample.prompt, image=sample.image, seed=seed, **options))
+
+    settings = {
+        "model": args.model,
+        "weights": weight_sums(args.model),
+        "detector": pipe.detector.name,
+        "config": dataclasses.asdict(pipe.refine_config),
+        "call": dict(pipe.call_defaults),
+        "seed": args.seed,
+        **options,
+    }
+    encoder = _encoder(args) if args.encoder or args.references else None
+    looker = Looker(judge=pipe.judge, encoder=encoder)
+    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out))
+
+
+def weight_sums(model: str) -> dict[str, str]:
+    """Checksum of each weight file of a pipeline."""
+    from refiner.hub import checksum, resolve
+
+    folder = resolve(model, "generator")
+    files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern))
+    return {path.relative_to(folder).as_posix(): checksum(path)[:16] for path in files}
+
+
+@contextmanager
+def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
+    """Tells on stderr how far a run is, how fast, and how long it will take: a bar, or a line now and then."""
+    began = last = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    bars = Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True,
+                    disable=not terminal.err.is_terminal, redirect_stdout=False, redirect_stderr=False)  # fmt: skip
+    bar = bars.add_task(task, total=None, speed="")
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        rate = done / max(now - began, 1e-9)
+        bars.update(bar, completed=done, total=total, speed=f"{rate:.3g} images/s")
+        if not terminal.err.is_terminal and now - last >= _EVERY:
+            last = now
+            left = (total - done) / rate
+            terminal.err.print(f"{task}: {done} of {total}, {rate:.3g} images/s, {_duration(left)} left", markup=False)
+
+    with bars:
+        yield report
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,204 @@
+"""``refiner evaluate semap | pad | hps | aj``: anyone's results on disk, scored without a run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from refiner.cli.options import DONE, FAILED
+from refiner.cli.view import Terminal
+from refiner.files import Json, check_writable
+
+_SHOWN: Final = 20
+"""How many problems of a kind are named one by one."""
+
+
+def add_files(commands: Any) -> None:
+    """Add the sub-commands that score files alone."""
+    _add_semap(commands.add_parser("semap", help="SemAP and SemF1 of a JSON of predicted anomalies"))
+    _add_pad(commands.add_parser("pad", help="X-AIGD's PAD figures of predicted masks or boxes"))
+    _add_hps(commands.add_parser("hps", help="HPS v2 of a folder of pictures and their prompts"))
+    _add_aj(commands.add_parser("aj", help="X-AIGD's AJ figures of a CSV of verdicts"))
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+
+
+def _add_semap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--predictions", metavar="FILE", required=True, help="JSON of image name -> anomalies")
+    parser.add_argument("--references", metavar="FILE", required=True, help="the same, of what is true")
+    parser.add_argument("--encoder", help="a folder or hub id (distilbert-base-uncased where cached, else MiniLM)")
+    parser.add_argument("--layer", type=int, metavar="N", help="of the encoder (the usual one)")
+    parser.add_argument("--view", choices=("phe", "rea", "full"), default="full", help="(full)")
+    _add_json(parser)
+    parser.set_defaults(run=_semap)
+
+
+def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
+    with terminal.waiting("comparing"):
+        from refiner.metrics.semap import score_files
+        from refiner.metrics.semap_scoring import SemapConfig
+
+        result = score_files(
+            args.predictions,
+            args.references,
+            encoder=args.encoder,
+            layer=args.layer,
+            config=SemapConfig(view=args.view),
+        )
+    tell_problems(result.problems, terminal)
+    document = result.document()
+    if args.json:
+        terminal.document(document)
+        return DONE
+    rows = [{"threshold": tau, **row} for tau, row in document["by_threshold"].items()]
+    _show_rows(terminal, rows)
+    terminal.say(f"SemAP {document['semap']:.4f}, SemF1 {document['semf1']:.4f} over {document['images']} images")
+    terminal.say(f"signature: {document['signature']}")
+    return DONE
+
+
+def _add_pad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--predictions", metavar="ROOT", required=True, help="folder of masks, or CSV of boxes")
+    parser.add_argument("--data", metavar="xaigd:FOLDER", required=True, help="the annotations")
+    parser.add_argument("--task", choices=("agnostic", "fine-grained", "instance"), default="agnostic")
+    parser.add_argument("--transform", choices=("keep", "256-224", "518"), default="keep", help="(keep)")
+    parser.add_argument("--split", help="of the data (labeled_test)")
+    parser.add_argument("--out", metavar="DIR", help="where the official CSV files go")
+    _add_json(parser)
+    parser.set_defaults(run=_pad)
+
+
+def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
+    if args.out is not None:
+        check_writable(args.out)
+    with terminal.waiting("comparing"):
+        from refiner.metrics.pad import evaluate_pad
+
+        document = evaluate_pad(
+            args.predictions,
+            args.data,
+            task=args.task,
+            transform=args.transform,
+            split=args.split,
+            out=args.out,
+        )
+    if args.json:
+        terminal.document(document)
+        return DONE
+    _show_rows(terminal, document["rows"])
+    _tell_counts(document["problems"], terminal)
+    terminal.say(f"{document['images']} images, {document['missing_predictions']} without a prediction")
+    terminal.say(f"signature: {document['signature']}")
+    return DONE
+
+
+def _add_hps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", metavar="FOLDER", required=True, help="pictures, of any depth and format")
+    parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON or CSV of file name -> prompt")
+    parser.add_argument("--model", default="micro", help="micro, a folder, a file, or a hub id: xswu/HPSv2 (micro)")
+    parser.add_argument("--version", choices=("v2.0", "v2.1"), default="v2.1", help="of the published weights (v2.1)")
+    parser.add_argument("--mode", choices=("fp32", "compat"), default="fp32", help="compat rounds as a GPU does (fp32)")
+    parser.add_argument("--antialias", choices=("on", "off"), default="on", help="off as torchvision before 0.17 (on)")
+    parser.add_argument("--backend", choices=("open_clip", "hpsv2"), default="open_clip", help="(open_clip)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (16)")
+    _add_json(parser)
+    parser.set_defaults(run=_hps)
+
+
+def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.data.folders import ImageFolder
+    from refiner.data.problems import Problem
+    from refiner.data.prompts import match_prompts, read_prompts
+    from refiner.evaluate.systems import note_kind
+
+    problems: list[Problem] = []
+    folder = ImageFolder.open(args.images, problems)
+    prompts = read_prompts(args.prompts, problems)
+    keys = match_prompts(folder.names, prompts, args.prompts, problems)
+    names = [name for name in folder.names if name in keys]
+    with terminal.waiting(f"loading {args.model}"):
+        from refiner.metrics.hps.scorer import HPSScorer
+
+        options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
+        scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
+    if args.model.partition(":")[0] == "micro":
+        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
+    outcomes = scorer.stream(map(folder.path, names), [prompts[keys[name]] for name in names])
+    scores: dict[str, float] = {}
+    for name, outcome in zip(terminal.track(names, "scoring"), outcomes, strict=True):
+        if outcome.score is not None:
+            scores[name] = outcome.score
+        else:
+            problems.append(Problem(type(outcome.error).__name__, args.images, name, str(outcome.error)))
+        problems += [Problem(note_kind(note), args.images, name, note) for note in outcome.notes]
+    tell_problems(problems, terminal)
+    mean = math.fsum(scores.values()) / len(scores) if scores else None
+    document = {"scores": scores, "mean": mean, "signature": scorer.signature}
+    if args.json:
+        terminal.document(document)
+    else:
+        _show_rows(terminal, [{"file": name, "HPS": score} for name, score in scores.items()])
+        terminal.say(f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} pictures")
+        terminal.say(f"signature: {document['signature']}")
+    return DONE if len(scores) == len(names) > 0 else FAILED
+
+
+def _add_aj(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--predictions", metavar="CSV", required=True, help="columns label and prediction or score")
+    parser.add_argument("--threshold", type=float, default=0.5, help="a score above it says generated (0.5)")
+    _add_json(parser)
+    parser.set_defaults(run=_aj)
+
+
+def _aj(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.metrics.classification import evaluate_aj
+
+    document = evaluate_aj(args.predictions, threshold=args.threshold)
+    for problem in document["problem_list"][:_SHOWN]:
+        terminal.complain(problem)
+    _tell_counts(document["problems"], terminal)
+    if args.json:
+        terminal.document(document)
+        return DONE
+    names = ("balanced_accuracy", "accuracy", "precision", "recall", "f1", "images")
+    _show_rows(terminal, [{name: document[name] for name in names}])
+    terminal.say(f"signature: {document['signature']}")
+    return DONE
+
+
+def tell_problems(problems: Iterable[Any], terminal: Terminal) -> None:
+    """Name what was wrong with the input on stderr, and count it by kind.
+
+    Args:
+        problems: with ``kind`` and their sentence as ``str``.
+        terminal: where to.
+    """
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        counts[problem.kind] += 1
+        if counts[problem.kind] <= _SHOWN:
+            terminal.complain(problem)
+    _tell_counts(counts, terminal)
+
+
+def _tell_counts(counts: Mapping[str, int], terminal: Terminal) -> None:
+    if counts:
+        words = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(counts.items()))
+        terminal.complain(f"problems with the input: {words}.")
+
+
+def _show_rows(terminal: Terminal, rows: Sequence[Json]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for name, value in (rows[0] if rows else {}).items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row.values()))
+    terminal.out.print(table)

@@ -1,0 +1,145 @@
+"""What ``refiner evaluate`` makes of the records of runs: tables and reports, written and shown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from refiner.cli.options import DONE, FAILED
+from refiner.cli.view import Terminal
+from refiner.errors import UserError
+from refiner.files import Json
+
+if TYPE_CHECKING:
+    from refiner.data.samples import DataSet
+    from refiner.evaluate.harness import Run
+    from refiner.evaluate.table import Scored
+
+
+def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Make table and report, and show them."""
+    from refiner.evaluate.table import score
+    from refiner.reports.evaluation import write_report
+
+    scored = score(run)
+    page = write_report(run, scored, data or _again(run))
+    if args.json:
+        terminal.document(scored.table)
+    else:
+        _show(scored.table, terminal)
+        terminal.say(f"report: {page}")
+    return _tell_failures(run, scored, "", terminal)
+
+
+def _tell_failures(run: Run, scored: Scored, prefix: str, terminal: Terminal) -> int:
+    for failure in scored.failures:
+        terminal.complain(f"{prefix}{failure.name}: {failure.kind}: {failure.detail}")
+    for note in scored.notes:
+        terminal.complain(f"{prefix}{note}")
+    failed, missed, missing = _total(scored, "errors"), _total(scored, "misses"), scored.table["missing"]
+    if failed or missing:
+        as_missed = f" (and {missed} scored as missed)" if missed else ""
+        terminal.complain(
+            f"{prefix}{failed - missed} samples without figures{as_missed}, {missing} not run, of {run.samples}."
+        )
+    return FAILED if failed or missing else DONE
+
+
+def _total(scored: Scored, kind: str) -> int:
+    return sum(scored.table[kind].values())
+
+
+def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
+    """Make table and report of each run, and the table of all of them; show that."""
+    from refiner.evaluate.robustness import compare, write_robustness
+    from refiner.evaluate.table import score
+    from refiner.reports.evaluation import write_report
+
+    tables, code = {}, DONE
+    for name, run in runs.items():
+        scored = score(run)
+        write_report(run, scored, _again(run))
+        tables[name] = scored.table
+        code |= _tell_failures(run, scored, f"{name}: ", terminal)
+    document = compare(tables)
+    write_robustness(document, args.out)
+    if args.json:
+        terminal.document(document)
+    else:
+        _show_robustness(document, terminal)
+    return code
+
+
+def _show_robustness(document: Json, terminal: Terminal) -> None:
+    from refiner.reports.plots import number, words
+
+    grid = plain_grid()
+    grid.add_column("figure")
+    for name in document["runs"]:
+        grid.add_column(name, justify="right")
+    for figure in document["runs"]["clean"]["figures"]:
+        cells = []
+        for name, run in document["runs"].items():
+            change = None if name == "clean" else run["change"].get(figure)
+            cells.append(number(run["figures"].get(figure)) + ("" if change is None else f" ({change:+.1f} %)"))
+        grid.add_row(Text(words(figure)), *cells)
+    terminal.out.print(grid)
+    counts = (f"{run['scored']} of {name}" for name, run in document["runs"].items())
+    terminal.say(f"samples scored: {', '.join(counts)}, of {document['samples']}")
+    terminal.say(f"signature: {document['runs']['clean']['signature']}")
+
+
+def _again(run: Run) -> DataSet | None:
+    """The data set of an earlier run, where it is still at hand and the same."""
+    from refiner.data.samples import digest
+    from refiner.evaluate.robustness import open_source
+
+    try:
+        data = open_source(run.description["data"])
+    except UserError:
+        return None
+    return data if digest(data.names) == run.description["data"]["digest"] else None
+
+
+def tell_shards(runs: Mapping[str, Run], file: str, args: argparse.Namespace, terminal: Terminal) -> int:
+    documents = [
+        {"file": str(run.folder / file), "records": len(run.records), "samples": run.samples} for run in runs.values()
+    ]
+    if args.json:
+        terminal.document(documents[0] if len(documents) == 1 else documents)
+        return DONE
+    for document in documents:
+        terminal.say(f"{document['records']} of {document['samples']} samples: {document['file']}")
+    terminal.say(f"when all shards are done: refiner evaluate merge {args.out} --out {args.out}")
+    return DONE
+
+
+def _show(table: Json, terminal: Terminal) -> None:
+    from refiner.reports.plots import number, words
+
+    grid = plain_grid()
+    grid.add_column("figure")
+    grid.add_column("value", justify="right")
+    grid.add_column("95 % interval")
+    figures = table["figures"]
+    for name, value in figures.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
+        grid.add_row(Text(words(name)), number(value), margin)
+    terminal.out.print(grid)
+    missed = sum(table["misses"].values())
+    said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as missed" if missed else "")
+    problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
+    terminal.say("; ".join([said, *problems]))
+    terminal.say(f"signature: {table['signature']}")
+
+
+def plain_grid() -> Table:
+    """A table without lines."""
+    return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

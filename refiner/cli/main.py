@@ -1,0 +1,79 @@
+"""The ``refiner`` command. Its documents go to stdout; tables, progress and complaints go to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from refiner import __version__
+from refiner.cli.demo import add_demo
+from refiner.cli.detect import add_detect
+from refiner.cli.evaluate import add_evaluate
+from refiner.cli.micro import add_micro
+from refiner.cli.options import FAILED, INTERRUPTED, USER_ERROR
+from refiner.cli.rank import add_rank
+from refiner.cli.refine import add_refine
+from refiner.cli.view import Terminal
+from refiner.errors import RefinerError, UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 done; 1 a model failed; 2 the user can mend it; 130 interrupted.
+    """
+    args = _parser().parse_args(argv)
+    if "check" in args:
+        args.check(args)
+    terminal = Terminal()
+    try:
+        with _muted_libraries():
+            code: int = args.run(args, terminal)
+        return code
+    except RefinerError as error:
+        terminal.complain(error)
+        return USER_ERROR if isinstance(error, UserError) else FAILED
+    except KeyboardInterrupt:
+        terminal.complain("interrupted.")
+        return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _muted_libraries() -> Iterator[None]:
+    """Keep what libraries print, warn and log away from the terminal; a ``Terminal`` made before goes on writing."""
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="refiner", description="See what is wrong with a generated picture; fix it.")
+    parser.add_argument("--version", action="version", version=f"refiner {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_refine(commands.add_parser("refine", help="paint a picture, or take one, and make it better"))
+    add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
+    add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
+    add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
+    add_demo(commands.add_parser("demo", help="all of it in a browser"))
+    add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
+    return parser

@@ -1,0 +1,111 @@
+"""``refiner micro``: the bundled models and their world."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+from rich.table import Table
+
+from refiner.cli.view import Terminal
+from refiner.files import Json, check_writable
+from refiner.images import save_png
+
+
+def add_micro(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands ``render``, ``build`` and ``bench``."""
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    render = commands.add_parser("render", help="draw a contact sheet of the world's scenes and flaws")
+    render.add_argument("--seed", type=int, default=0, help="(0)")
+    render.add_argument("--out", metavar="DIR", default="out", help="where micro.png goes (out)")
+    render.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    render.set_defaults(run=_render)
+    build = commands.add_parser("build", help="train the bundled models again (hours)")
+    build.add_argument("--runs", metavar="DIR", default="runs", help="where checkpoints go, to resume from (runs)")
+    build.add_argument("--out", metavar="DIR", help="where the weights go (the package's own folder)")
+    build.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    build.set_defaults(run=_build)
+    bench = commands.add_parser("bench", help="measure what refinement gains, against controls at equal cost")
+    bench.add_argument("--prompts", type=_count, default=100, help="held-out prompts (100)")
+    bench.add_argument("--seeds", type=_count, default=3, help="seeds of each prompt (3)")
+    bench.add_argument("--detector", help="whose flaws are mended (the bundled pipeline's own)")
+    bench.add_argument("--reviser", help="who revises prompts: template, or chat:MODEL[@URL] (template)")
+    bench.add_argument("--out", metavar="DIR", default="runs/bench", help="records, to resume from (runs/bench)")
+    bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    bench.set_defaults(run=_bench)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _render(args: argparse.Namespace, terminal: Terminal) -> int:
+    folder = check_writable(args.out)
+    from refiner.reports.contact_sheet import contact_sheet
+
+    path = save_png(contact_sheet(args.seed), folder / "micro.png")
+    if args.json:
+        terminal.document({"files": {"sheet": str(path)}})
+    else:
+        terminal.say(str(path))
+    return 0
+
+
+def _build(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.hub import MICRO_WEIGHTS
+
+    runs, out = check_writable(args.runs), check_writable(args.out or MICRO_WEIGHTS)
+    from refiner.training.build import build
+
+    with terminal.waiting(f"training; figures go to {runs}/*/log*"):
+        build(runs, out)
+    if args.json:
+        terminal.document({"files": {path.name: str(path) for path in sorted(Path(out).iterdir())}})
+    else:
+        terminal.say(str(out))
+    return 0
+
+
+def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
+    folder = check_writable(args.out)
+    with terminal.waiting("loading micro"):
+        from refiner.pipelines import RefinedPipeline
+        from refiner.pipelines.bench import run
+
+        pipe = RefinedPipeline.from_pretrained("micro", detector=args.detector, reviser=args.reviser)
+        pipe.set_progress_bar_config(disable=True)
+    track = functools.partial(terminal.track, what="refining")
+    report: Json = run(pipe, args.prompts, args.seeds, folder, track)
+    if args.json:
+        terminal.document(report)
+    else:
+        _show_bench(report, terminal)
+    return 0
+
+
+def _show_bench(report: Json, terminal: Terminal) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    columns = ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
+    table.add_column("system")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for system, row in report["systems"].items():
+        table.add_row(system, *(f"{row[name]:.4g}" for name in columns))
+    terminal.out.print(table)
+    for pair, row in report["paired"].items():
+        terminal.say(f"{pair}: {_change(row)}")
+    never = report["never_worse"]
+    terminal.say(
+        f"never worse: {never['violations']} violations in {never['runs']} runs; "
+        f"largest difference outside accepted masks: {never['outside_max_diff']}"
+    )
+
+
+def _change(row: Json) -> str:
+    low, high = row["ci95"]
+    if row["change"] is None or low is None:
+        return "no flaw to compare with"
+    return f"{row['change']:+.1%} oracle flaws (95 % interval {low:+.1%} to {high:+.1%})"

@@ -1,0 +1,307 @@
+"""``refiner rank``: generators compared on the same prompts, whether they paint now or have painted before."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from rich.text import Text
+
+from refiner.cli.evaluate import SCORING, load_judge, plain_grid, speed, weight_sums
+from refiner.cli.evaluate_files import tell_problems
+from refiner.cli.options import DONE, FAILED
+from refiner.cli.view import Terminal
+from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.files import Json, check_writable
+from refiner.hub import resolve, verify
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from refiner.evaluate.harness import Run, System
+    from refiner.evaluate.ranking import Entrant, Option, Pictures, PromptSet
+    from refiner.evaluate.systems import Looker
+    from refiner.protocols import PaintJob
+
+    Paint = Callable[[Sequence[PaintJob]], list[Image.Image]]
+
+_EXAMPLES: Final = """examples:
+  refiner rank quick=micro,num_inference_steps=4 usual=micro --prompts micro-prompts:20 --judge micro
+  refiner rank ours=pictures/ours sdxl=stabilityai/stable-diffusion-xl-base-1.0,guidance_scale=6 --prompts prompts.json
+
+A FOLDER holds pictures that are named as the prompts: that of prompt 00007 is 00007.png, .jpg or the like; prompts of a
+text file or a JSON list are named 00000, 00001 and so on. A MODEL is micro, a folder, or the hub id of a text-to-image
+pipeline of diffusers; its options are arguments of the pipeline's call."""
+_SET_HERE: Final = frozenset({"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"})
+_NAMED: Final = 20
+"""How many pictures without figures are named one by one, of each generator."""
+_PLAIN: Final = (bool, int, float, str)
+
+
+def add_rank(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        metavar="NAME=FOLDER|MODEL[,OPTION=VALUE...]",
+        help="a generator, by a name of your choice",
+    )
+    parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON, CSV or text; or micro-prompts:N")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    parser.add_argument("--detector", default="micro", help="micro, a folder, or a hub id (micro)")
+    parser.add_argument("--judge", help="HPS weights: micro, a folder, a file, or a hub id (none)")
+    parser.add_argument("--by", choices=("CAP", "HPS", "PAR"), default="CAP", help="what decides the places (CAP)")
+    parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt: NAME-0 on (1)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+    parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
+    parser.add_argument("--resume", action="store_true", help="go on with the ranking in DIR; generators may be added")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    parser.set_defaults(run=_rank)
+
+
+def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.evaluate.ranking import Pictures, open_prompts, parse_entrants
+
+    entrants = parse_entrants(args.systems)
+    if args.by == "HPS" and args.judge is None:
+        raise ConfigError("Expected a judge to rank by HPS, got none: pass --judge.")
+    prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
+    data = {
+        entrant.name: Pictures(prompts) if entrant.paints else Pictures.of_folder(prompts, entrant.place)
+        for entrant in entrants
+    }
+    calls = {entrant.name: _call(entrant) for entrant in entrants if entrant.paints}
+    tell_problems([*prompts.problems, *(problem for each in data.values() for problem in each.problems)], terminal)
+    root = check_writable(args.out)
+    with terminal.waiting("loading models"):
+        looker = _looker(args)
+    shelf = _Shelf()
+    systems: dict[str, System] = {
+        entrant.name: _painting(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
+        for entrant in entrants
+    }
+    runs = _collect(entrants, prompts, data, systems, root, args, terminal)
+    return _finish(runs, prompts, data, root, args, terminal)
+
+
+def _looker(args: argparse.Namespace) -> Looker:
+    from refiner.detectors import load_detector
+    from refiner.evaluate.systems import Looker
+
+    return Looker(detector=load_detector(args.detector), judge=load_judge(args.judge), batch_size=args.batch_size)
+
+
+def _call(entrant: Entrant) -> dict[str, Option]:
+    """Arguments of the pipeline's call: those saved with it, and those of the command line.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        WeightsError: its folder cannot be read.
+        ConfigError: a pipeline of another family, or an option that its call does not take.
+    """
+    try:
+        folder = resolve(entrant.place, "generator")
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error} Nor is it a folder of pictures.") from error
+    from refiner.pipelines.saving.settings import SavedSettings
+
+    cls = _pipeline_class(folder)
+    known = {
+        name: tuple(kind for kind in _PLAIN if kind in (get_args(parameter.annotation) or (parameter.annotation,)))
+        for name, parameter in inspect.signature(cls.__call__, eval_str=True).parameters.items()
+        if name not in _SET_HERE
+    }
+    for name, value in entrant.options.items():
+        _check_option(cls.__name__, name, value, {name: kinds for name, kinds in known.items() if kinds})
+    return {**SavedSettings.read(folder).call, **entrant.options}
+
+
+def _pipeline_class(folder: Path) -> type:
+    import diffusers
+
+    from refiner.pipelines.painting.families import FAMILIES
+
+    try:
+        name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"Expected a pipeline in {str(folder)!r}, got one whose model_index.json fails with {str(error)!r}: "
+            "fetch or save it again."
+        ) from error
+    cls = getattr(diffusers, str(name), object)
+    if not FAMILIES.keys() & {ancestor.__name__ for ancestor in cls.__mro__}:
+        raise ConfigError(f"Expected a pipeline of one of {', '.join(FAMILIES)}, got {name}: use one of them.")
+    return cls
+
+
+def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, tuple[type, ...]]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.3) or sorted(known)
+        raise ConfigError(f"Expected options that {pipeline} is called with, got {name!r}: name {' or '.join(near)}.")
+    kinds = known[name] + ((int,) if float in known[name] else ())
+    if type(value) not in kinds or (name == "num_inference_steps" and isinstance(value, int) and value < 1):
+        wanted = " or ".join(kind.__name__ for kind in known[name])
+        least = " of at least 1" if name == "num_inference_steps" else ""
+        raise ConfigError(f"Expected {name} of type {wanted}{least}, got {value!r}: change it.")
+
+
+class _Shelf:
+    """Generators may be one model with different options: its files are summed once, and it is loaded once in a row."""
+
+    def __init__(self) -> None:
+        self.weights = functools.cache(weight_sums)
+        self._model = ""
+        self._pipe: Any = None
+
+    def pipeline(self, model: str) -> Any:
+        """A pipeline, on the GPU where there is one; the one before is let go first."""
+        if model != self._model:
+            import torch
+            from diffusers import DiffusionPipeline
+
+            self._model, self._pipe = "", None
+            folder = resolve(model, "generator")
+            verify(folder)
+            self._pipe = DiffusionPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+            self._pipe.set_progress_bar_config(disable=True)
+            self._model = model
+        return self._pipe
+
+
+def _painting(
+    entrant: Entrant, call: Mapping[str, Option], looker: Looker, root: Path, args: argparse.Namespace, shelf: _Shelf
+) -> System:
+    """The system of a model; the model is loaded when the first picture is wanted."""
+    from refiner.evaluate.ranking import Painting
+    from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
+
+    options = dict(call)
+    sides: dict[str, Any] = {name: options.pop(name, None) for name in ("height", "width")}
+    negative_prompt = options.pop("negative_prompt", None)
+
+    def paint(jobs: Sequence[PaintJob]) -> list[Image.Image]:
+        painter = DiffusersPainter(shelf.pipeline(entrant.place), PaintSettings(**sides, options=options))
+        try:
+            return painter.generate(jobs)
+        except (TypeError, ValueError) as error:
+            if not entrant.options:
+                raise
+            raise ConfigError(
+                f"Expected options that {entrant.place!r} can paint with, got {entrant.source!r}, which fails with "
+                f"{str(error)!r}: change them."
+            ) from error
+
+    return Painting(
+        paint=paint,
+        settings={"model": entrant.place, "weights": shelf.weights(entrant.place), "call": dict(call)},
+        looker=looker,
+        folder=root / entrant.name,
+        seed=args.seed,
+        negative_prompt=str(negative_prompt or ""),
+        batch_size=args.batch_size,
+    )
+
+
+def _collect(
+    entrants: Sequence[Entrant],
+    prompts: PromptSet,
+    data: dict[str, Pictures],
+    systems: Mapping[str, System],
+    root: Path,
+    args: argparse.Namespace,
+    terminal: Terminal,
+) -> dict[str, Run]:
+    """A run of the harness for each generator, after all of them were checked against what the folder holds."""
+    from refiner.evaluate.harness import RUN_FILE, check_same, collect, describe, read_description
+
+    descriptions = {}
+    for entrant in entrants:
+        settings = {"specification": entrant.source, **prompts.settings}
+        name, folder = entrant.name, root / entrant.name
+        descriptions[name] = describe("realism", data[name], settings, systems[name], dict(SCORING))
+        if (folder / RUN_FILE).exists():
+            check_same(read_description(folder), descriptions[name], folder)
+            if not args.resume:
+                raise ConfigError(
+                    f"Expected a folder without an earlier ranking, got records of {name!r} in {args.out!r}: "
+                    "pass --resume to go on with it, or name another folder with --out."
+                )
+    runs = {}
+    for name, description in descriptions.items():
+        with speed(terminal, name) as report:
+            runs[name] = collect(
+                data[name], systems[name], description, root / name, resume=args.resume, progress=report
+            )
+    return runs
+
+
+def _finish(
+    runs: Mapping[str, Run],
+    prompts: PromptSet,
+    data: Mapping[str, Pictures],
+    root: Path,
+    args: argparse.Namespace,
+    terminal: Terminal,
+) -> int:
+    """Make the tables and reports, and show them."""
+    from refiner.evaluate.ranking_table import rank_runs, write_tables
+    from refiner.evaluate.table import score
+    from refiner.reports.evaluation import write_report
+    from refiner.reports.ranking import write_rank_report
+
+    shown = {name: each.painted(root / name) for name, each in data.items()}
+    for name, run in runs.items():
+        scored = score(run)
+        write_report(run, scored, shown[name])
+        for failure in scored.failures[:_NAMED]:
+            terminal.complain(f"{name}: {failure.name}: {failure.kind}: {failure.detail}")
+    document = rank_runs(runs, prompts.prompts_of, by=args.by)
+    write_tables(document, root)
+    page = write_rank_report(document, runs, shown, root)
+    if args.json:
+        terminal.document(document)
+    else:
+        _show(document, terminal)
+        terminal.say(f"report: {page}")
+    failed = {system["name"]: sum(system["errors"].values()) for system in document["systems"]}
+    if any(failed.values()):
+        counts = ", ".join(f"{count} of {name}" for name, count in failed.items() if count)
+        terminal.complain(
+            f"pictures without figures: {counts}; {document['pictures']} of {document['of']} are compared."
+        )
+    return FAILED if any(failed.values()) else DONE
+
+
+def _show(document: Json, terminal: Terminal) -> None:
+    from refiner.evaluate.ranking_table import HIGHER_IS_BETTER, VARIANTS, short
+    from refiner.reports.plots import words
+
+    by, order = document["by"], document["orders"][document["by"]]
+    table = plain_grid()
+    table.add_column("", justify="right")
+    table.add_column("generator", overflow="fold")
+    names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
+    for name in names:
+        table.add_column(f"{words(name)} {'↑' if name in HIGHER_IS_BETTER else '↓'}", no_wrap=True)
+    for system in document["systems"]:
+        cells = [Text(str(system["place"])), Text(system["name"])]
+        for name in names:
+            value, low, high = (short(system["figures"][name][key]) for key in ("value", "low", "high"))
+            cells.append(Text.assemble(value, "\n", (f"{low}–{high}", "dim")))
+        table.add_row(*cells)
+    terminal.out.print(table)
+    for one, other in itertools.pairwise(order):
+        share = document["wins"][by][one][other]["overall"]
+        terminal.say(f"{one} against {other}: better {by} in {100 * share:.3g} % of the bootstrap draws")
+    compared = f"{document['pictures']} of {document['of']} pictures, {document['prompts']} prompts"
+    terminal.say(f"{compared}; 95 % intervals below the figures")
+    terminal.say(f"signature: {document['signature']}")

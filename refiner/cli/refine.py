@@ -1,0 +1,120 @@
+"""``refiner refine``: generate an image, or take one, and make it better."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED
+from refiner.cli.replay import replay
+from refiner.cli.view import RoundsView, Terminal
+from refiner.errors import InputError
+from refiner.files import check_writable
+from refiner.images import load_image
+from refiner.records import result_summary
+from refiner.reports.overlays import flaw_words
+from refiner.reports.result import save_result
+from refiner.types import Attempt, RefinementResult
+
+if TYPE_CHECKING:
+    from refiner.pipelines.loop import Attempts
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", help="what the picture shows")
+    parser.add_argument("--model", help="micro, a folder, or a hub id of a pipeline (micro)")
+    parser.add_argument("--detector", help=f"{DETECTOR} (the model's own)")
+    parser.add_argument("--grounder", help=GROUNDER)
+    parser.add_argument(
+        "--judge", action="append", metavar="ID", help="micro, clip:MODEL, burden:DETECTOR or HPS; may be repeated"
+    )
+    parser.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
+    parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
+    parser.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
+    parser.add_argument("--max-rows", type=int, metavar="N", help="start no painting after so many denoiser rows")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="start no painting after so many seconds")
+    parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
+    parser.add_argument("--image", metavar="FILE", help="a picture to refine instead of painting one")
+    parser.add_argument("--replay", metavar="FILE", help="make the picture of this run.json or picture again instead")
+    parser.add_argument("--out", metavar="DIR", help="where pictures, report and record go (out, replay)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    parser.set_defaults(run=_refine, check=lambda args: _check(args, parser))
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.prompt is args.replay is None:
+        parser.error("the following arguments are required: prompt")
+
+
+def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
+    if args.replay is not None:
+        return replay(args, terminal)
+    args.model, args.out = args.model or "micro", args.out or "out"
+    if not args.prompt.strip():
+        raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
+    folder = check_writable(args.out)
+    image = load_image(args.image) if args.image else None
+    with terminal.waiting(f"loading {args.model}"):
+        from refiner.detectors.registry import with_grounder
+        from refiner.pipelines import RefinedPipeline
+
+        detector = with_grounder(args.detector or "micro", args.grounder) if args.grounder else args.detector
+        pipe = RefinedPipeline.from_pretrained(
+            args.model, detector=detector, judge=args.judge or "saved", reviser=args.reviser
+        )
+        limits = {"max_denoiser_rows": args.max_rows, "max_seconds": args.max_seconds}
+        pipe.set_progress_bar_config(disable=True)
+    with RoundsView(terminal.err, args.rounds) as view:
+        attempts = pipe.stream(
+            args.prompt,
+            strategy=args.strategy,
+            max_rounds=args.rounds,
+            seed=args.seed,
+            image=image,
+            config=replace(pipe.refine_config, **{name: most for name, most in limits.items() if most is not None}),
+            callback_on_step_end=view.on_step,
+        )
+        result = _collect(args.prompt, attempts, view)
+    settings = ("model", "detector", "grounder", "judge", "reviser", "strategy", "rounds", "seed", "image")
+    config = {name: getattr(args, name) for name in settings} | limits
+    files = save_result(result, folder, config, made_from=args.image)
+    if args.json:
+        terminal.document(result_summary(result, files))
+    else:
+        _tell(result, files, terminal)
+    if result.stop == "interrupted":
+        return INTERRUPTED
+    failure = result.attempts[result.best].error
+    if failure is not None:
+        terminal.complain(failure)
+        return FAILED
+    return DONE
+
+
+def _collect(prompt: str, attempts: Attempts, view: RoundsView) -> RefinementResult:
+    """Show the attempts as they come; where the user interrupts, what was painted so far is the result."""
+    seen: list[Attempt] = []
+    try:
+        while True:
+            seen.append(next(attempts))
+            view.add(seen[-1])
+    except StopIteration as stop:
+        result: RefinementResult = stop.value
+        return result
+    except KeyboardInterrupt:
+        if not any(attempt.image for attempt in seen):
+            raise
+        best = max((attempt.index for attempt in seen if attempt.accepted), default=seen[0].index)
+        return RefinementResult(prompt=prompt, attempts=tuple(seen), best=best, stop="interrupted")
+
+
+def _tell(result: RefinementResult, files: dict[str, str], terminal: Terminal) -> None:
+    start, best = result.attempts[0], result.attempts[result.best]
+    terminal.say(f"start: {flaw_words(start.analysis)}; kept attempt {best.index}: {flaw_words(best.analysis)}")
+    for attempt in result.attempts:
+        if attempt.note:
+            terminal.say(f"attempt {attempt.index}: {attempt.note}")
+    for name in ("best", "before_after", "report"):
+        if name in files:
+            terminal.say(f"{name.replace('_', '/')}: {files[name]}")

@@ -1,0 +1,128 @@
+"""``refiner refine --replay``: the kept picture of a run once more, from its record or from the picture itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refiner.cli.view import Terminal
+from refiner.errors import ConfigError, InputError
+from refiner.files import Json, check_writable
+from refiner.images import load_image
+from refiner.provenance import read
+from refiner.records import result_summary
+from refiner.reports.result import save_result
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from refiner.pipelines import RefinedPipeline
+
+DEFAULT_OUT = "replay"
+
+
+def replay(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Make the picture of ``args.replay`` again; 0 where it is the same to the last bit.
+
+    Raises:
+        InputError: no run record in the file, or the picture that the run started from cannot be found.
+        ConfigError: a model, detector or version differs, or the picture came out differently.
+    """
+    if args.prompt is not None:
+        raise ConfigError("Expected a prompt or --replay, got both: the record holds the prompt.")
+    file = Path(args.replay)
+    record = _record(file)
+    folder = check_writable(args.out or DEFAULT_OUT)
+    if folder.resolve() == file.resolve().parent:
+        raise ConfigError(f"Expected another folder than the record's for --out, got {str(folder)!r}: name another.")
+    image = _start(args.image, file, record)
+    with terminal.waiting("loading the models of the record"):
+        pipe = _pipeline(args, record)
+    with terminal.waiting("painting"):
+        result = pipe.replay(record, image=image)
+    files = save_result(result, folder, {"replay": file.name}, made_from=args.image)
+    if args.json:
+        terminal.document(result_summary(result, files))
+    else:
+        terminal.say(f"the same picture, bit for bit: {files['best']}")
+    return 0
+
+
+def _record(file: Path) -> Json:
+    """A run record from its own file, or from a picture's metadata."""
+    if file.suffix.lower() != ".json":
+        found = read(file).record
+        if found is None:
+            raise InputError(f"Expected a picture that holds its run record, got {str(file)!r}: name its run.json.")
+        return found
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Expected a run record, got {str(file)!r}, which cannot be read: check the path.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"Expected a run record, got {str(file)!r}, which holds none: name a run.json.")
+    return document
+
+
+def _settings(record: Json) -> Json:
+    return _mapping(record.get("settings"))
+
+
+def _mapping(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _start(given: str | None, file: Path, record: Json) -> Image.Image | None:
+    """The picture that the run started from: as named, or beside its record."""
+    if given is not None:
+        return load_image(given)
+    if _settings(record).get("image") is None:
+        return None
+    beside = file.parent / "start.png"
+    if not beside.is_file():
+        raise InputError("Expected the picture that the run started from, got none: name it with --image.")
+    return load_image(beside)
+
+
+def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
+    """The record's models, or those that the user names instead, in the record's dtype and on its device."""
+    import torch
+
+    from refiner.detectors.registry import with_grounder
+    from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.loading import trusted
+
+    settings = _settings(record)
+    ids, painted = _mapping(settings.get("ids")), _mapping(settings.get("pipeline"))
+    names = {name: value for name, value in ids.items() if isinstance(value, str)}
+    model = args.model or names.get("model")
+    if model is None:
+        raise ConfigError("Expected the run's model, which the record does not name, got none: pass --model.")
+    detector = args.detector or trusted("detector", names.get("detector"))
+    if args.grounder:
+        detector = with_grounder(detector or "micro", args.grounder)
+    judges = args.judge or _judges(ids) or ("saved" if settings.get("judges") else None)
+    dtype = getattr(torch, str(painted.get("dtype")), None)
+    further: dict[str, Any] = {name: names[name] for name in ("inpainter", "second_stage") if name in names}
+    pipe = RefinedPipeline.from_pretrained(
+        model,
+        detector=detector,
+        judge=judges,
+        reviser=args.reviser or trusted("reviser", names.get("reviser")),
+        dtype=dtype if isinstance(dtype, torch.dtype) else None,
+        **further,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    if painted.get("device") == "cuda" and torch.cuda.is_available():
+        pipe.to("cuda")
+    return pipe
+
+
+def _judges(ids: Json) -> list[str]:
+    from refiner.pipelines.loading import trusted
+
+    named = ids.get("judge") or []
+    named = [named] if isinstance(named, str) else named
+    return [judge for one in named if isinstance(one, str) and (judge := trusted("judge", one)) is not None]

@@ -1,0 +1,144 @@
+"""What the command line shows: tables and progress for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from refiner.files import Json, dumps
+from refiner.reports.overlays import flaw_words
+from refiner.types import Analysis, Attempt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Documents go to ``out``; tables, progress and complaints go to ``err``. Both keep the streams they start with."""
+
+    out: Console = field(default_factory=lambda: Console(file=sys.stdout, highlight=False))
+    err: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+
+    def document(self, document: Json | list[Json]) -> None:
+        """Print a JSON document on stdout."""
+        self.out.file.write(dumps(document) + "\n")
+        self.out.file.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line of the answer on stdout."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
+    def complain(self, error: object) -> None:
+        """Print one sentence on stderr."""
+        self.err.print(f"refiner: {error}", style="red", markup=False, soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show on stderr that something takes its time."""
+        with self.err.status(Text(what)) if self.err.is_terminal else _nothing():
+            yield
+
+    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
+        """Yield the items while a bar on stderr counts them."""
+        with progress(self.err) as bars:
+            yield from bars.track(items, description=what)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def progress(console: Console) -> Progress:
+    """A bar with count and time; it vanishes when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+class RoundsView:
+    """The table of attempts, growing on stderr, with a bar below it."""
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        self._table = _rounds_table()
+        self._bars = progress(console)
+        self._task = self._bars.add_task("attempt 0", total=rounds + 1)
+        self._live = Live(self._bars, console=console, redirect_stdout=False, redirect_stderr=False)
+
+    def __enter__(self) -> RoundsView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.update(self._table if self._table.rows else Text())
+        self._live.stop()
+        if self._table.rows and not self._live.console.is_terminal:
+            self._live.console.line()  # rich ends the last line on terminals alone
+
+    def add(self, attempt: Attempt) -> None:
+        """Show one more attempt."""
+        flaws, area = "-", "-"
+        if attempt.analysis is not None:
+            flaws, area = str(len(attempt.analysis.regions)), f"{100 * attempt.analysis.artifact_ratio:.1f} %"
+        scores = "  ".join(f"{score.value:.4g}" for score in attempt.scores)
+        verdict = Text("accepted", "green") if attempt.accepted else Text("rejected", "red")
+        why = Text(attempt.error or attempt.reason)
+        self._table.add_row(
+            str(attempt.index), attempt.action, flaws, area, Text(scores), verdict, why, f"{attempt.seconds:.1f} s"
+        )
+        self._live.update(Group(self._table, self._bars))
+        self._bars.update(self._task, advance=1, description=f"attempt {attempt.index + 1}")
+
+    def on_step(self, _pipe: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Show a denoising step; a diffusers ``callback_on_step_end``."""
+        attempt = len(self._table.rows)
+        self._bars.update(self._task, description=f"attempt {attempt}, step {step + 1}")
+        return tensors
+
+
+def _rounds_table() -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("#", "action"):
+        table.add_column(name, no_wrap=True)
+    for name in ("flaws", "area"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("judge", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    return table
+
+
+def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
+    """Print what was found in one picture on stdout."""
+    verdict = ""
+    if analysis.fake_probability is not None:
+        verdict = f"; generated with probability {analysis.fake_probability:.2f}"
+    terminal.say(f"{file}: {flaw_words(analysis)}{verdict}")
+    if not analysis.regions:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("", "what", "where", "kind", "severity", "why"):
+        table.add_column(name, overflow="fold")
+    for number, region in enumerate(analysis.regions, start=1):
+        why = "; ".join(text.rstrip(".") for text in (region.explanation, region.reasoning) if text)
+        cells = (str(number), region.name, region.location, str(region.category), f"{region.severity:.2f}", why)
+        table.add_row(*(Text(cell) for cell in cells))
+    terminal.out.print(table)

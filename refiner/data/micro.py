@@ -1,0 +1,50 @@
+"""Images of the micro world as a data set, with their exact truth; and its captions alone, to generate from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from refiner.data.anomreason import from_regions
+from refiner.data.problems import Problem
+from refiner.data.samples import Sample
+from refiner.micro.flaws import inject
+from refiner.micro.world import SIZE, sample_scene
+from refiner.types import Analysis, Size
+
+_HELD_OUT = 900_003
+"""First word of the micro pictures' seeds; no training draws from it."""
+
+
+class MicroData:
+    """Scenes of the micro world, as many of one thing as of two, three and four; with exact truth where painted."""
+
+    def __init__(self, count: int, *, painted: bool) -> None:
+        self.problems: list[Problem] = []
+        self.count, self.painted = count, painted
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """``00000`` and so on."""
+        return tuple(f"{index:05d}" for index in range(self.count))
+
+    def load(self, index: int) -> Sample:
+        """Draw one sample; every second picture has a flaw on one to all of its things."""
+        rng = np.random.default_rng([_HELD_OUT, index])
+        scene = sample_scene(rng, count=1 + index // 2 % 4)
+        things = len(scene.things)
+        name, group = self.names[index], f"{things} thing{'s' if things > 1 else ''}"
+        if not self.painted:
+            return Sample(name=name, group=group, prompt=scene.caption)
+        flawed = index % 2 == 1
+        picture = inject(scene, rng, count=int(rng.integers(1, things + 1)) if flawed else 0)
+        return Sample(
+            name=name,
+            group=group,
+            prompt=scene.caption,
+            image=picture.image,
+            fake=flawed,
+            truth=Analysis(size=Size(SIZE, SIZE), regions=picture.regions, detector="micro truth"),
+            anomalies=from_regions(picture.regions),
+        )

@@ -1,0 +1,148 @@
+"""Robustness: a run on clean pictures beside runs on spoilt ones, as LEGION reports it (its Table 10).
+
+Each is an ordinary run in a folder of its own, ``clean``, ``jpeg-50`` and so on: it can be resumed, merged and scored
+again like any other. The truth stays that of the clean picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from refiner.data.samples import DataSet, Sample
+from refiner.data.sources import open_data
+from refiner.errors import ConfigError, InputError
+from refiner.evaluate.harness import RUN_FILE, read_description
+from refiner.evaluate.table import csv_text
+from refiner.files import Json, atomic_write, dumps
+from refiner.metrics.perturbations import Perturbation, perturb, relative_change
+
+CLEAN: Final = "clean"
+ROBUSTNESS_FILE, ROBUSTNESS_CSV = "robustness.json", "robustness.csv"
+
+
+class Perturbed:
+    """A data set whose pictures are spoilt as they are read.
+
+    Args:
+        data: the clean one.
+        perturbation: what is done to each picture.
+        seed: of the noise, which is another for each sample.
+    """
+
+    def __init__(self, data: DataSet, perturbation: Perturbation, seed: int) -> None:
+        self.data, self.perturbation, self.seed = data, perturbation, seed
+        self.problems, self.names = data.problems, data.names
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        sample = self.data.load(index)
+        if sample.image is None:
+            return sample
+        return replace(sample, image=perturb(sample.image, self.perturbation, image_id=sample.name, seed=self.seed))
+
+
+def variants(names: Sequence[str], seed: int) -> dict[str, Json]:
+    """Folder of each run -> what its ``run.json`` says of its pictures; the clean one first.
+
+    Args:
+        names: perturbations, as ``Perturbation.parse`` reads them.
+        seed: of the noise.
+
+    Raises:
+        ConfigError: one of them cannot be read, or is given twice.
+    """
+    found: dict[str, Json] = {CLEAN: {}}
+    for text in names:
+        perturbation = Perturbation.parse(text)
+        if perturbation.name in found:
+            raise ConfigError(f"Expected each perturbation once, got {text!r} twice: leave one out.")
+        found[perturbation.name] = {"perturbation": text, "perturbation_seed": seed}
+    return found
+
+
+def spoilt(data: DataSet, source: Json) -> DataSet:
+    """The data set as the entries of ``variants`` that a run's ``data`` has say it is."""
+    if "perturbation" not in source:
+        return data
+    return Perturbed(data, Perturbation.parse(source["perturbation"]), source["perturbation_seed"])
+
+
+def open_source(source: Json) -> DataSet:
+    """The data set that the ``data`` of a ``run.json`` describes.
+
+    Raises:
+        ConfigError, InputError: see ``open_data``.
+    """
+    names = ("prompts", "references", "limit")
+    return spoilt(open_data(source["specification"], **{name: source[name] for name in names}), source)
+
+
+def runs_below(folder: str | Path) -> list[str]:
+    """Names of the runs of a robustness table: the clean one, then the others by kind and level; empty where none is.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    root = Path(folder)
+    if (root / RUN_FILE).exists() or not (root / CLEAN / RUN_FILE).exists():
+        return []
+    levels = {}
+    for path in root.glob(f"*/{RUN_FILE}"):
+        text = read_description(path.parent)["data"].get("perturbation")
+        if text is not None:
+            perturbation = Perturbation.parse(text)
+            levels[path.parent.name] = perturbation.kind, perturbation.level
+    return [CLEAN, *sorted(levels, key=levels.__getitem__)]
+
+
+def compare(tables: Mapping[str, Json]) -> Json:
+    """The robustness table, ready for JSON.
+
+    Args:
+        tables: name of a run -> its table; that of the clean one is ``clean``.
+
+    Returns:
+        ``task``, ``data``, ``seed``, and for each of ``runs`` the ``scored`` samples, ``errors``, ``misses`` (errors
+        that are scored), ``missing``, ``figures``, their ``change`` against the clean ones in per cent (None where
+        those are 0), and ``signature``.
+
+    Raises:
+        InputError: there is no table of the clean run.
+    """
+    if CLEAN not in tables:
+        raise InputError(f"Expected a run on clean pictures, got {', '.join(tables) or 'none'}: run it again.")
+    clean = tables[CLEAN]["figures"]
+    runs = {}
+    for name, table in tables.items():
+        figures = {key: value for key, value in table["figures"].items() if not key.endswith(("_low", "_high"))}
+        known = {key: value for key, value in figures.items() if value is not None and clean.get(key) is not None}
+        change = {key: relative_change(clean[key], value) for key, value in known.items()}
+        runs[name] = {name: table[name] for name in ("scored", "errors", "misses", "missing", "signature")}
+        runs[name] |= {"figures": figures, "change": change}
+    first = tables[CLEAN]
+    seeds = {table["data"]["perturbation_seed"] for name, table in tables.items() if name != CLEAN}
+    return {
+        "task": first["task"],
+        "data": first["data"],
+        "seeds": sorted(seeds),
+        "samples": first["samples"],
+        "runs": runs,
+    }
+
+
+def write_robustness(document: Json, folder: str | Path) -> None:
+    """Write ``robustness.json`` and ``robustness.csv``.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    atomic_write(Path(folder) / ROBUSTNESS_FILE, dumps(document) + "\n")
+    rows = []
+    for name, run in document["runs"].items():
+        change = {f"{key} change %": value for key, value in run["change"].items()}
+        rows.append({"pictures": name, "scored": run["scored"], **run["figures"], **change})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(columns, rows))

@@ -1,0 +1,208 @@
+"""From a run's records to its table: one pass over the records, in the order of the data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.data.texts import Texts
+from refiner.errors import OutputError
+from refiner.evaluate.columns import BLOCK, Column, Columns
+from refiner.evaluate.figures import UNREADABLE, Figures, Row, Task, Unscored
+from refiner.evaluate.harness import Run, read_problems
+from refiner.evaluate.tasks import build_task
+from refiner.files import Json, atomic_write, dumps
+from refiner.metrics.perturbations import Perturbation
+
+TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
+
+
+class Failure(NamedTuple):
+    """A sample without an answer, or without figures."""
+
+    name: str
+    kind: str
+    detail: str
+
+
+class Scored(NamedTuple):
+    """A run's table, and what its report draws."""
+
+    table: Json
+    columns: Columns
+    """A number a scored sample."""
+    indices: NDArray[np.int64]
+    """Numbers of the scored samples."""
+    names: Sequence[str]
+    """Names of the scored samples."""
+    failures: Sequence[Failure]
+    """At most ``SHOWN``; the table counts them all."""
+    notes: Sequence[str] = ()
+    """What could not be used of samples that have figures, one sentence each; at most ``SHOWN``."""
+
+
+SHOWN = 100
+"""How many failures and notes the report and the command line name one by one."""
+
+
+class _Collected:
+    """Rows as packed columns."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Column] = {}
+        self.indices = array("q")
+        self.names = Texts()
+        self.groups: dict[str, int] = {}
+        """Name of a group -> its number."""
+        self.group = array("l")
+        """Number of each sample's group."""
+
+    def add(self, record: Json, row: Row) -> None:
+        for name, value in row.items():
+            if name not in self.columns:
+                self.columns[name] = Column(missing=len(self.indices))
+            self.columns[name].append(np.nan if value is None else float(value))
+        self.indices.append(record["index"])
+        for name in self.columns.keys() - row.keys():
+            self.columns[name].append(np.nan)
+        self.names.append(record["name"])
+        self.group.append(self.groups.setdefault(record["group"], len(self.groups)))
+
+    def known(self) -> Columns:
+        """The columns that hold any number."""
+        return Columns({name: column for name, column in self.columns.items() if not column.empty})
+
+
+def score(run: Run) -> Scored:
+    """Make the table of a run from its records, and write ``table.json``, ``table.csv`` and ``samples.csv``.
+
+    Raises:
+        InputError: a record cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
+    collected, failures = _Collected(), list[Failure]()
+    errors, misses, notes = Counter[str](), Counter[str](), Counter[str]()
+    named: list[str] = []
+    for record in run.records:
+        row, failure = _outcome(task, record)
+        if failure is not None:
+            errors[failure.kind] += 1
+            misses[failure.kind] += row is not None
+            if len(failures) < SHOWN:
+                failures.append(Failure(record["name"], *failure))
+        else:
+            for kind, note in record["answer"]["notes"]:
+                notes[kind] += 1
+                if len(named) < SHOWN:
+                    named.append(note)
+        if row is not None:
+            collected.add(record, row)
+    columns = collected.known()
+    table = _table(run, task, columns, collected, (errors, +misses, notes))
+    atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
+    atomic_write(run.folder / TABLE_CSV, _table_csv(table))
+    _write_samples(run.folder / SAMPLES_CSV, columns, collected)
+    return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
+
+
+def _outcome(task: Task, record: Json) -> tuple[Row | None, Unscored | None]:
+    """The figures of a sample, and why it has none of its own; an answer that could not be read may have both."""
+    error = record["error"]
+    if error is not None:
+        return task.miss(record) if error["kind"] in UNREADABLE else None, Unscored(error["kind"], error["detail"])
+    row = task.row(record)
+    return (None, row) if isinstance(row, Unscored) else (row, None)
+
+
+def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts: tuple[Counter[str], ...]) -> Json:
+    errors, misses, notes = counts
+    group = np.asarray(collected.group)
+    numbers = {name: collected.groups[name] for name in sorted(collected.groups) if name}
+    groups = {name: _group(task, columns, group == number) for name, number in numbers.items()}
+    scored = len(collected.names)
+    problems = Counter(run.description["problems"]) + notes
+    return {
+        "task": run.description["task"],
+        "data": run.description["data"],
+        "system": run.description["system"],
+        "signature": "|".join(
+            [task.signature, *_models(run.description["system"]), *_pictures(run.description["data"])]
+        ),
+        "samples": run.samples,
+        "scored": scored,
+        "missing": run.missing,
+        "errors": dict(sorted(errors.items())),
+        "misses": dict(sorted(misses.items())),
+        "problems": dict(sorted(problems.items())),
+        "figures": task.figures(columns) if scored else {},
+        "groups": groups if len(groups) > 1 else {},
+        "categories": task.categories(columns) if scored else {},
+    }
+
+
+def _models(system: Json) -> list[str]:
+    """The models that made the answers, for the signature; that of an encoder is there already."""
+    facts = {**system.get("refiner", {}), **system}
+    return [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
+
+
+def _pictures(data: Json) -> list[str]:
+    """What was done to the pictures, for the signature."""
+    if "perturbation" not in data:
+        return []
+    return [Perturbation.parse(data["perturbation"]).signature, f"seed={data['perturbation_seed']}"]
+
+
+def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:
+    return {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
+
+
+def _table_csv(table: Json) -> str:
+    """One row for all samples, for each group and for each category."""
+    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
+    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
+    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
+    return csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+
+def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
+    """One row a sample, written as it is made."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["index", "name", "group", *columns])
+            groups, block = list(collected.groups), np.zeros((BLOCK, 0))
+            for at, index in enumerate(collected.indices):
+                if at % BLOCK == 0 and columns:
+                    block = columns.block(at // BLOCK)
+                numbers = block[at % BLOCK].tolist()
+                cells = ("" if math.isnan(number) else repr(number).removesuffix(".0") for number in numbers)
+                writer.writerow([index, collected.names[at], groups[collected.group[at]], *cells])
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.") from error
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
+    """A CSV file; missing and None values are empty cells, numbers are unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def problem_lines(run: Run) -> list[str]:
+    """What was wrong with the data, one sentence each; at most ``SHOWN``."""
+    return [str(problem) for problem in read_problems(run.folder)[:SHOWN]]

@@ -1,0 +1,114 @@
+"""The task ``explanation``: what a detector says against what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from refiner.data.anomreason import from_regions
+from refiner.data.samples import joined_text
+from refiner.evaluate.figures import (
+    Columns,
+    Figures,
+    Plots,
+    Row,
+    Unreadable,
+    Unscored,
+    found_analysis,
+    true_analysis,
+    with_interval,
+)  # fmt: skip
+from refiner.evaluate.tasks.localization import region_row, region_signature
+from refiner.files import Json
+from refiner.metrics import classification, text
+from refiner.metrics.boxes import RegionRule
+from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score_image
+from refiner.metrics.text import bleu_2, rouge_l
+from refiner.types import Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones.
+
+    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too. An answer that
+    could not be read says nothing: whatever is true is missed, and the verdict is wrong.
+    """
+
+    config: SemapConfig
+    encoder: str
+    """Its signature."""
+    sentences: str | None
+    """That of the encoder for CSS; None without one."""
+    threshold: float = 0.5
+    """A probability above it says generated."""
+    region: RegionRule = "union"
+    unreadable: Unreadable = "miss"
+    plots = Plots(histograms=("semap", "semf1"), worst="semf1", higher_is_better=True)
+
+    @property
+    def signature(self) -> str:
+        """Of SemAP, with the encoder's; of the texts, the verdicts and the boxes."""
+        words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
+        joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
+        verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
+        parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences]
+        parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
+        return ";".join(part for part in [*parts, region_signature(self.region, self.unreadable)] if part)
+
+    def row(self, record: Json) -> Row | Unscored:
+        """SemAP, SemF1 and counts by threshold; measures of texts, verdict and boxes."""
+        if record["answer"]["similarity"] is None:
+            return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
+        found, truth = found_analysis(record), record["truth"]
+        row: Row = {"css": record["answer"]["css"]}
+        if truth["fake"] is not None and found.fake_probability is not None:
+            row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
+        return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
+
+    def miss(self, record: Json) -> Row | None:
+        """Those of nothing said and a wrong verdict."""
+        anomalies = record["truth"]["anomalies"]
+        if self.unreadable == "omit" or anomalies is None:
+            return None
+        nothing = np.zeros((0, len(anomalies)), dtype=np.float32)
+        silence = Similarity(image=record["name"], phenomenon=nothing, reasoning=nothing, confidence=())
+        row = self._compared(record, silence, ())
+        row |= {"accuracy": 0.0} if record["truth"]["fake"] is not None else {}
+        return row | ({"css": 0.0} if self.sentences and anomalies else {})
+
+    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Row:
+        truth, scored = record["truth"], score_image(similarity, self.config)
+        said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
+        row: Row = {"semap": scored.semap, "semf1": scored.semf1}
+        row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
+        row |= region_row(regions, true_analysis(record), truth, self.region)
+        row |= {"predictions": scored.predictions, "references": scored.references}
+        for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
+            row |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
+        return row
+
+    def figures(self, columns: Columns) -> Figures:
+        """Macro means with intervals; and of all images together, by threshold."""
+        names = [name for name in _MEANS if name in columns]
+        found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
+        for tau in self.config.thresholds:
+            counts = Counts(*(int(columns[f"{name}@{tau:g}"].sum()) for name in Counts._fields))
+            found |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
+            found |= {f"{name}@{tau:g}": getattr(counts, name) for name in ("precision", "recall", "f1")}
+        return found
+
+    def categories(self, columns: Columns) -> dict[str, Figures]:
+        """None."""
+        return {}
+
+
+_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
+
+
+def _true_text(entries: Sequence[Json]) -> str:
+    """As ``joined_text``, of anomalies on record."""
+    return " ".join(f"{entry['Observed Phenomenon']} {entry['Reasoning']}" for entry in entries)

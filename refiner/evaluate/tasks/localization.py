@@ -1,0 +1,166 @@
+"""The task ``localization``: what a detector marks against what is flawed, by masks, by boxes and by heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.evaluate.figures import (
+    Columns,
+    Figures,
+    Plots,
+    Row,
+    Unreadable,
+    Unscored,
+    found_analysis,
+    true_analysis,
+    with_interval,
+)  # fmt: skip
+from refiner.files import Json
+from refiner.masks import union
+from refiner.metrics.boxes import VERSION as BOXES_VERSION
+from refiner.metrics.boxes import RegionRule, region_iou
+from refiner.metrics.heatmaps import HeatmapConfig, compare_heatmap
+from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.taxonomy import XaigdCategory
+from refiner.types import Analysis, Mask, Region
+
+_COUNTS = tuple(item.name for item in fields(PixelCounts))
+_SUMS = tuple(item.name for item in fields(PixelTotals) if item.name != "counts")
+
+
+_HEATMAP: Final = "heatmap_"
+_PROTOCOL: Final = HeatmapConfig()
+
+
+def _pixel_row(counts: PixelCounts, prefix: str = "") -> Row:
+    totals = PixelTotals.of(counts)
+    row = asdict(counts) | {name: float(getattr(totals, name)) for name in _SUMS}
+    return {f"{prefix}{name}": value for name, value in row.items()}
+
+
+def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "") -> PixelTotals:
+    counts = PixelCounts(**{name: int(columns[f"{prefix}{name}"][chosen].sum()) for name in _COUNTS})
+    sums: dict[str, Any] = {name: float(columns[f"{prefix}{name}"][chosen].sum()) for name in _SUMS}
+    sums |= {name: int(sums[name]) for name in ("images", "silent")}
+    return PixelTotals(counts=counts, **sums)
+
+
+def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Row:
+    """FakeXplain's region IoU of the boxes, where the truth has any.
+
+    Args:
+        found: what the detector says.
+        truth: what is true, if that is known.
+        facts: what a record has of the truth; one that does not tell flaws apart has no boxes of them.
+        rule: see ``refiner.metrics.boxes``.
+    """
+    if truth is None or not truth.regions or not facts.get("itemised", facts["categorised"]):
+        return {}
+    ours, theirs = ([region.box for region in regions] for regions in (found, truth.regions))
+    return {"region_iou": region_iou(ours, theirs, rule)}
+
+
+def region_signature(rule: RegionRule, unreadable: Unreadable) -> str:
+    """Of ``region_row``'s figure."""
+    images = f"average=per_image|images=with true boxes|empty=0|unreadable={unreadable}"
+    return f"region-iou|version={BOXES_VERSION}|region={rule}|{images}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization:
+    """Masks against masks: LEGION's mIoU and F1, X-AIGD's PAD, PAR > 0 against PAR = 0, and by X-AIGD category.
+
+    Beside them FakeXplain's region IoU where the truth has boxes, and X-AIGD's figures of heat maps where the detector
+    gives any. An answer that could not be read is one without a mask where there is something to find, as a missing
+    prediction is for X-AIGD and FakeXplain; where there is nothing it has no figures, for it was not found clean.
+    """
+
+    heatmap: HeatmapConfig = _PROTOCOL
+    region: RegionRule = "union"
+    unreadable: Unreadable = "miss"
+    plots = Plots(
+        histograms=("iou", "f1", "par", "region_iou", "heatmap_iou"), worst="f1", higher_is_better=True,
+        scatters=(("par", "predicted_par"),), bars=("IoU", "PixF1"),
+    )  # fmt: skip
+
+    @property
+    def signature(self) -> str:
+        """Version and rules; those of boxes and heat maps too."""
+        masks = f"localization|version={VERSION}|average=per_image,pooled|empty=1,0|categories=x-aigd"
+        regions = region_signature(self.region, self.unreadable)
+        return f"{masks}|unreadable={self.unreadable};{regions};{self.heatmap.signature}"
+
+    def row(self, record: Json) -> Row | Unscored:
+        """Pixel counts of all flaws together, of each category and of the heat map; region IoU."""
+        found, truth = found_analysis(record), true_analysis(record)
+        if truth is None:
+            return Unscored("missing_truth", "the sample has no mask to compare with")
+        return self._compared(found, truth, record["truth"])
+
+    def miss(self, record: Json) -> Row | None:
+        """Those of no mask at all, where there is a flaw to find."""
+        truth = true_analysis(record)
+        if self.unreadable == "omit" or truth is None or not truth.regions:
+            return None
+        found = Analysis(size=truth.size, detector="")
+        return self._compared(found, truth, record["truth"])
+
+    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Row:
+        row = _pixel_row(count_pixels(found.mask, truth.mask))
+        row |= region_row(found.regions, truth, facts, self.region)
+        if found.heatmap is not None:
+            row |= _pixel_row(compare_heatmap(found.heatmap, truth.mask, self.heatmap), _HEATMAP)
+        seen = {region.category.xaigd for region in (*found.regions, *truth.regions)}
+        for category in XaigdCategory if facts["categorised"] else ():
+            counts = PixelCounts(tn=truth.size.height * truth.size.width)
+            if category in seen:
+                counts = count_pixels(_of_category(found, category), _of_category(truth, category))
+            row |= {f"{name} {category}": getattr(counts, name) for name in _COUNTS}
+        return row
+
+    def figures(self, columns: Columns) -> Figures:
+        """Per image and pooled; flagged shares by PAR; region IoU; and the figures of heat maps."""
+        flawed = columns["par"] > 0
+        totals = _pixel_totals(columns, np.ones_like(flawed))
+        legion = totals.legion()
+        groups = by_artifact_ratio(_pixel_totals(columns, flawed), _pixel_totals(columns, ~flawed))
+        return {
+            "miou": legion["per_image"]["miou"],
+            "f1": legion["per_image"]["f1"],
+            "miou_pooled": legion["pooled"]["miou"],
+            "f1_pooled": legion["pooled"]["f1"],
+            **totals.pad(),
+            **{f"{name}_per_image": value for name, value in totals.pad_per_image().items()},
+            **{f"{group}_{name}": row[name] for group, row in groups.items() for name in ("images", "flagged")},
+            **{f"{group}_predicted_par": row["predicted_par"] for group, row in groups.items()},
+            **(with_interval("region_iou", columns["region_iou"]) if "region_iou" in columns else {}),
+            **_heatmap_figures(columns),
+        }
+
+    def categories(self, columns: Columns) -> dict[str, Figures]:
+        """Pooled PAD figures by category."""
+        found: dict[str, Figures] = {}
+        for category in XaigdCategory:
+            if f"tp {category}" in columns:
+                sums = {name: int(np.nansum(columns[f"{name} {category}"])) for name in _COUNTS}
+                found[str(category)] = dict(PixelCounts(**sums).pad())
+        return found
+
+
+def _heatmap_figures(columns: Columns) -> Figures:
+    """X-AIGD's figures of the samples that have a heat map, pooled and per image."""
+    if f"{_HEATMAP}images" not in columns:
+        return {}
+    totals = _pixel_totals(columns, ~np.isnan(columns[f"{_HEATMAP}images"]), _HEATMAP)
+    figures = {**totals.pad(), **{f"{name}_per_image": value for name, value in totals.pad_per_image().items()}}
+    return {f"{_HEATMAP}{name}": value for name, value in {"images": totals.images, **figures}.items()}
+
+
+def _of_category(analysis: Analysis, category: XaigdCategory) -> Mask:
+    regions = (region for region in analysis.regions if region.category.xaigd is category)
+    return union((region.pixels(analysis.size) for region in regions), analysis.size)

@@ -1,0 +1,74 @@
+"""The task ``realism``: how real images look, by generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refiner.evaluate.figures import (
+    Columns,
+    Figures,
+    Plots,
+    Row,
+    Unscored,
+    found_analysis,
+    mean,
+    with_interval,
+)  # fmt: skip
+from refiner.files import Json
+from refiner.taxonomy import Category
+
+
+@dataclass(frozen=True, kw_only=True)
+class Realism:
+    """How real pictures look, by generator (group): anomalies, severity, area, and HPS where there are prompts."""
+
+    plots = Plots(
+        histograms=("score", "par", "intensity"), worst="intensity", higher_is_better=False, bars=("rate", "per_image")
+    )
+
+    @property
+    def signature(self) -> str:
+        """Version and rules."""
+        return "realism|version=1|severity=0..1,1=worst|CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
+
+    def row(self, record: Json) -> Row | Unscored:
+        """Anomalies, the sum of their severities, flawed area, score, and anomalies of each category."""
+        row: Row = {"score": record["answer"]["score"]}
+        if record["answer"]["analysis"] is None:
+            return row
+        analysis = found_analysis(record)
+        row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
+        row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
+        row |= {"fake_probability": analysis.fake_probability}
+        for category in Category:
+            row[f"n {category}"] = sum(region.category is category for region in analysis.regions)
+        return row
+
+    def miss(self, record: Json) -> Row | None:
+        """None: how real the picture looks is not known."""
+
+    def figures(self, columns: Columns) -> Figures:
+        """Means with intervals; MAI, AF and CAP."""
+        found = with_interval("HPS", columns["score"]) if "score" in columns else {}
+        if "anomalies" not in columns:
+            return found
+        anomalies, intensity = columns["anomalies"].sum(), columns["intensity"].sum()
+        return {
+            **with_interval("CAP", columns["intensity"]),
+            "MAI": float(intensity / anomalies) if anomalies else 0.0,
+            **with_interval("AF", columns["anomalies"]),
+            "AF_share": float((columns["anomalies"] > 0).mean()),
+            **with_interval("PAR", columns["par"]),
+            **({"fake_probability": mean(columns["fake_probability"])} if "fake_probability" in columns else {}),
+            **found,
+        }
+
+    def categories(self, columns: Columns) -> dict[str, Figures]:
+        """Share of pictures with a flaw of the category, and flaws a picture."""
+        if "anomalies" not in columns:
+            return {}
+        counts = {str(category): columns[f"n {category}"] for category in Category}
+        return {
+            name: {"rate": float((values > 0).mean()), "per_image": float(values.mean())}
+            for name, values in counts.items()
+        }

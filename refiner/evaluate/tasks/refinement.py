@@ -1,0 +1,84 @@
+"""The task ``refinement``: images before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refiner.evaluate.figures import (
+    Columns,
+    Figures,
+    Plots,
+    Row,
+    Unscored,
+    mean,
+    with_interval,
+)  # fmt: skip
+from refiner.files import Json
+from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
+from refiner.records import analysis_from_dict
+from refiner.taxonomy import Category
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Before against after, of the last round and of the one that was kept; SemAP where there is truth in words."""
+
+    semap: SemapConfig
+    encoder: str | None
+    """Its signature; None without an encoder."""
+    plots = Plots(
+        histograms=("par_change", "hps_change"), worst="par_best", higher_is_better=False,
+        scatters=(("hps_before", "hps_best"), ("par_before", "par_best"), ("burden_before", "burden_best")),
+        bars=("before", "best"),
+    )  # fmt: skip
+
+    @property
+    def signature(self) -> str:
+        """Version and rules; with the encoder's where there is one."""
+        words = "" if self.encoder is None else f"|{self.semap.signature}|{self.encoder}"
+        return f"refinement|version=1|prompt=original|rounds=before,last,best|interval=bootstrap95{words}"
+
+    def row(self, record: Json) -> Row | Unscored:
+        """Score, flaws, area, burden and SemAP before, at last and of the best; changes from before to best."""
+        row: Row = {}
+        answer = record["answer"]
+        for when in ("before", "last", "best"):
+            look = answer[when]
+            analysis = analysis_from_dict(look["analysis"])
+            row |= {f"hps_{when}": look["score"], f"par_{when}": analysis.artifact_ratio}
+            row |= {f"flaws_{when}": len(analysis.regions), f"burden_{when}": analysis.burden}
+            if look["similarity"] is not None:
+                scored = score_image(Similarity.from_dict(look["similarity"]), self.semap)
+                row |= {f"semap_{when}": scored.semap, f"semf1_{when}": scored.semf1}
+            for category in Category:
+                row[f"{category} {when}"] = sum(region.category is category for region in analysis.regions)
+        for name in ("hps", "par", "flaws", "burden"):
+            before, best = row[f"{name}_before"], row[f"{name}_best"]
+            row[f"{name}_change"] = None if before is None or best is None else best - before
+        row |= {name: answer[name] for name in ("rounds", "accepted", "failed")}
+        return row | answer["calls"]
+
+    def miss(self, record: Json) -> Row | None:
+        """None: there is no picture that was looked at."""
+
+    def figures(self, columns: Columns) -> Figures:
+        """Means; changes with intervals; the shares of samples that got better and worse."""
+        found: Figures = {}
+        for name in ("hps", "par", "flaws", "burden", "semap", "semf1"):
+            if f"{name}_before" not in columns:
+                continue
+            found |= {f"{name}_{when}": mean(columns[f"{name}_{when}"]) for when in ("before", "last", "best")}
+            if f"{name}_change" in columns:
+                found |= with_interval(f"{name}_change", columns[f"{name}_change"])
+        burden = columns["burden_change"]
+        found |= {"better_share": float((burden < 0).mean()), "worse_share": float((burden > 0).mean())}
+        return found | {
+            name: mean(columns[name]) for name in ("rounds", "accepted", "failed", "denoiser_rows", "detector_calls")
+        }
+
+    def categories(self, columns: Columns) -> dict[str, Figures]:
+        """Flaws a picture of each category, before, at last and of the best."""
+        return {
+            str(category): {when: mean(columns[f"{category} {when}"]) for when in ("before", "last", "best")}
+            for category in Category
+        }

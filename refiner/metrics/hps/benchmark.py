@@ -1,0 +1,170 @@
+"""The HPS v2 benchmark: its prompts, its folders of pictures, and its table (HPDv2, Wu et al., arXiv 2306.09341).
+
+Prompts lie in ``<style>.json``, a list of strings; a generator's picture of prompt 17 of a style in
+``<images>/<style>/00017.jpg``. The published figures are cosines times 100; a style's is the mean over the means of
+consecutive chunks of 80 pictures, the number beside it the deviation of those means (ddof 0), and the average goes over
+all pictures, not over styles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refiner.errors import InputError
+from refiner.metrics.hps.scorer import HPSScorer
+
+STYLES = {"anime": "Animation", "concept-art": "Concept-art", "paintings": "Painting", "photo": "Photo"}
+"""Style -> its name in the published table, in the table's order."""
+CHUNK = 80
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A prompt of the benchmark and the picture made from it."""
+
+    style: str
+    index: int
+    prompt: str
+    path: Path | None
+    """None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of an item."""
+
+    item: Item
+    score: float | None
+    """Raw cosine; None where there is an error."""
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    style: str
+    mean: float | None
+    """Times 100; None where nothing was scored."""
+    deviation: float | None
+    """Of the chunks' means, ddof 0, times 100; None in the average."""
+    images: int
+    """Pictures that were scored."""
+    missing: int
+    """Prompts without a score, for want of a picture or for an error."""
+
+
+def read_prompts(folder: str | Path, styles: Sequence[str] = tuple(STYLES)) -> dict[str, list[str]]:
+    """The prompts of each style, from ``<style>.json`` in the folder; ``drawbench`` is one more such file.
+
+    Raises:
+        InputError: a file is missing, or is no list of prompts.
+    """
+    return {style: _read_list(Path(folder) / f"{style}.json") for style in styles}
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        prompts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"Expected the benchmark's prompts in {str(path)!r}, got no such file: fetch HPDv2's benchmark folder."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Expected a JSON list of prompts, got {str(path)!r} ({error}): fetch it again.") from error
+    if not isinstance(prompts, list) or not prompts:
+        raise InputError(f"Expected a JSON list of prompts in {str(path)!r}, got something else: fetch it again.")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(
+                f"Expected a prompt at place {number} of {str(path)!r}, got {prompt!r}: fetch the file again."
+            )
+    return prompts
+
+
+def find_images(root: str | Path, prompts: Mapping[str, Sequence[str]]) -> list[Item]:
+    """The picture of each prompt, ``<root>/<style>/<index, five digits>`` with one of ``SUFFIXES``.
+
+    Raises:
+        InputError: no folder of a style, pictures that belong to no prompt, or two of one prompt.
+    """
+    return [item for style, texts in prompts.items() for item in _style_items(Path(root) / style, style, texts)]
+
+
+def _style_items(folder: Path, style: str, prompts: Sequence[str]) -> Iterator[Item]:
+    if not folder.is_dir():
+        raise InputError(f"Expected the pictures of style {style!r} in {str(folder)!r}, got no such folder: make them.")
+    names = [f"{index:05d}" for index in range(len(prompts))]
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in found:
+            raise InputError(
+                f"Expected one picture of each prompt, got {found[path.stem].name} and {path.name} in {str(folder)!r}: "
+                "remove one."
+            )
+        found[path.stem] = path
+    stray = sorted(found.keys() - set(names))
+    if stray:
+        raise InputError(
+            f"Expected pictures named {names[0]} to {names[-1]} in {str(folder)!r}, got {found[stray[0]].name} and "
+            f"{len(stray) - 1} more that no prompt belongs to: remove or rename them."
+        )
+    for index, prompt in enumerate(prompts):
+        yield Item(style=style, index=index, prompt=prompt, path=found.get(names[index]))
+
+
+def score_items(scorer: HPSScorer, items: Sequence[Item]) -> Iterator[Result]:
+    """Score what has a picture; one result for each item, in order, errors among them."""
+    there = [item for item in items if item.path is not None]
+    outcomes = scorer.stream((item.path for item in there if item.path), (item.prompt for item in there))
+    for item in items:
+        if item.path is None:
+            yield Result(item=item, score=None, error="no picture")
+            continue
+        outcome = next(outcomes)
+        error = None if outcome.error is None else str(outcome.error)
+        yield Result(item=item, score=outcome.score, error=error, notes=outcome.notes)
+
+
+def table(results: Iterable[Result], *, compat: bool = False) -> tuple[Row, ...]:
+    """A row for each style, in order of appearance, and last one named "average".
+
+    As in the reference, chunks are counted over the pictures that are there.
+
+    Args:
+        results: of ``score_items``.
+        compat: multiply by 100 in float16, as the reference does on a GPU.
+    """
+    by_style: dict[str, list[float | None]] = {}
+    for result in results:
+        score = result.score
+        published = None if score is None else _times_100(score, compat)
+        by_style.setdefault(result.item.style, []).append(published)
+    rows = [_row(style, values) for style, values in by_style.items()]
+    every = [value for values in by_style.values() for value in values if value is not None]
+    average = float(np.mean(every)) if every else None
+    missing = sum(row.missing for row in rows)
+    return *rows, Row(style="average", mean=average, deviation=None, images=len(every), missing=missing)
+
+
+def _times_100(score: float, compat: bool) -> float:
+    return float(np.float16(score) * np.float16(100)) if compat else 100.0 * score
+
+
+def _row(style: str, values: Sequence[float | None]) -> Row:
+    scored = [value for value in values if value is not None]
+    missing = len(values) - len(scored)
+    if not scored:
+        return Row(style=style, mean=None, deviation=None, images=0, missing=missing)
+    chunks = [float(np.mean(scored[at : at + CHUNK])) for at in range(0, len(scored), CHUNK)]
+    mean, deviation = float(np.mean(chunks)), float(np.std(chunks))
+    return Row(style=style, mean=mean, deviation=deviation, images=len(scored), missing=missing)

@@ -1,0 +1,109 @@
+"""The contact sheet: everything the micro world can show, on one page."""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from refiner.micro.flaws import FLAWS, FlawKind, inject
+from refiner.micro.things import KINDS
+from refiner.micro.world import SIZE, Scene, render, sample_scene
+from refiner.reports.overlays import CARD, FAINT, INK, KIND_COLOURS, PAPER, RULE, fitted
+from refiner.types import Mask, Size
+
+_PAD = 24
+_LARGE, _SMALL = 2 * SIZE, SIZE + SIZE // 2
+_WIDTH = 7 * _LARGE + 8 * _PAD
+_FLAW_COLUMNS = 3
+_CARD = (_WIDTH - (_FLAW_COLUMNS + 1) * _PAD) // _FLAW_COLUMNS
+_CARD_HEIGHT = _SMALL + 94
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def contact_sheet(seed: int = 0) -> Image.Image:
+    """The seven kinds, scenes of two to four things with their captions, and every kind of flaw; an RGB picture.
+
+    Args:
+        seed: the same seed gives the same sheet.
+    """
+    rng = np.random.default_rng(seed)
+    rows = -(-len(FLAWS) // _FLAW_COLUMNS)
+    kinds_top, scenes_top = 150, 150 + 56 + _LARGE + 70
+    flaws_top = scenes_top + 56 + _LARGE + 150
+    canvas = Image.new("RGB", (_WIDTH, flaws_top + 56 + rows * (_CARD_HEIGHT + _PAD)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_PAD, 34), "The micro world", font=_font(44), fill=INK)
+    draw.text((_PAD, 94), "small pictures whose ground truth is known exactly", font=_font(20), fill=FAINT)
+    _heading(draw, kinds_top, f"{len(KINDS)} kinds of things")
+    for column, name in enumerate(KINDS):
+        scene = _scene_with(name, rng)
+        _tile(canvas, (_PAD + column * (_LARGE + _PAD), kinds_top + 56), scene, scene.caption, 30)
+    _heading(draw, scenes_top, "Scenes of two to four things")
+    for column, count in enumerate((2, 2, 3, 3, 4, 4, 4)):
+        scene = sample_scene(rng, count)
+        _tile(canvas, (_PAD + column * (_LARGE + _PAD), scenes_top + 56), scene, scene.caption, 30)
+    _heading(draw, flaws_top, f"{len(FLAWS)} kinds of flaws: as it should be, as it is, and where it is wrong")
+    for place, kind in enumerate(FLAWS.values()):
+        row, column = divmod(place, _FLAW_COLUMNS)
+        corner = (_PAD + column * (_CARD + _PAD), flaws_top + 56 + row * (_CARD_HEIGHT + _PAD))
+        _flaw_card(canvas, corner, kind, rng)
+    return canvas
+
+
+def _scene_with(kind: str, rng: np.random.Generator) -> Scene:
+    while True:
+        scene = sample_scene(rng, 1)
+        if scene.things[0].kind == kind:
+            return scene
+
+
+def _heading(draw: ImageDraw.ImageDraw, y: int, text: str) -> None:
+    draw.line((_PAD, y, _WIDTH - _PAD, y), fill=RULE, width=2)
+    draw.text((_PAD, y + 14), text, font=_font(24), fill=INK)
+
+
+def _tile(canvas: Image.Image, corner: tuple[int, int], scene: Scene, text: str, width: int) -> None:
+    x, y = corner
+    _framed(canvas, fitted(render(scene), _LARGE), corner)
+    lines = textwrap.wrap(text, width)
+    ImageDraw.Draw(canvas).multiline_text((x, y + _LARGE + 8), "\n".join(lines), font=_font(12), fill=FAINT, spacing=3)
+
+
+def _framed(canvas: Image.Image, view: Image.Image, corner: tuple[int, int]) -> None:
+    x, y = corner
+    canvas.paste(view, corner)
+    ImageDraw.Draw(canvas).rectangle((x - 1, y - 1, x + view.width, y + view.height), outline=RULE)
+
+
+def _masked(image: Image.Image, mask: Mask, colour: str) -> Image.Image:
+    """The picture faded, with the mask's pixels in a colour."""
+    faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, CARD), 0.7)
+    faded.paste(colour, mask=Image.fromarray(mask.astype(np.uint8) * 255))
+    return faded
+
+
+def _flaw_card(canvas: Image.Image, corner: tuple[int, int], kind: FlawKind, rng: np.random.Generator) -> None:
+    x, y = corner
+    draw = ImageDraw.Draw(canvas)
+    draw.rounded_rectangle((x, y, x + _CARD, y + _CARD_HEIGHT), radius=10, fill=CARD, outline=RULE)
+    flawed = inject(_scene_with(kind.things[int(rng.integers(len(kind.things)))], rng), rng, 1, [kind.name])
+    while not flawed.regions:
+        flawed = inject(_scene_with(kind.things[0], rng), rng, 1, [kind.name])
+    region = flawed.regions[0]
+    colour = KIND_COLOURS[kind.category.legion]
+    views = (render(flawed.scene), flawed.image, _masked(flawed.image, region.pixels(Size(SIZE, SIZE)), colour))
+    gap = (_CARD - 3 * _SMALL) // 4
+    for column, view in enumerate(views):
+        _framed(canvas, fitted(view, _SMALL), (x + gap + column * (_SMALL + gap), y + gap))
+    draw.text((x + gap, y + _SMALL + 24), kind.name.replace("_", " "), font=_font(18), fill=INK)
+    label = f"{kind.category.legion} / {kind.category.xaigd}"
+    draw.text((x + _CARD - gap, y + _SMALL + 27), label, font=_font(13), fill=colour, anchor="ra")
+    draw.text((x + gap, y + _SMALL + 50), region.explanation, font=_font(14), fill=INK)
+    draw.text((x + gap, y + _SMALL + 70), region.reasoning, font=_font(14), fill=FAINT)

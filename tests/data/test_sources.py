@@ -1,0 +1,96 @@
+"""What the readers of data sets keep of each sample: a place in a file, and not what stands there."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from refiner.data.sources import open_data
+
+POINTS = [[at + 0.25, at + 0.75] for at in range(40)]
+LABELS = [{"label": "low-level-texture", "points": POINTS}] * 5
+ANOMALIES = [
+    {"Name": "hand", "Observed Phenomenon": f"{at} fingers " * 20, "Reasoning": "five " * 20} for at in range(4)
+]
+BOXES = [{"box": [0, 0, 9, 9], "description": f"{at} fingers " * 20} for at in range(5)]
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"generator": "g", "uid": f"{at:06d}", "width": 9, "height": 9, "labels": LABELS} for at in range(count)]
+
+
+def xaigd_lines(root: Path, count: int) -> dict[str, str]:
+    (root / "labeled_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    return {"specification": f"xaigd:{root}"}
+
+
+def xaigd_list(root: Path, count: int) -> dict[str, str]:
+    (root / "labeled_test.json").write_text(json.dumps(rows(count)))
+    return {"specification": f"xaigd:{root}"}
+
+
+def fakexplained(root: Path, count: int) -> dict[str, str]:
+    records = [{"image": f"{at:06d}.png", "label": "fake", "regions": BOXES} for at in range(count)]
+    (root / "annotations.json").write_text(json.dumps(records))
+    return {"specification": f"fakexplained:{root}"}
+
+
+def pictures(root: Path, count: int) -> list[str]:
+    (root / "pictures").mkdir()
+    names = [f"{at:06d}.png" for at in range(count)]
+    for name in names:
+        (root / "pictures" / name).touch()
+    return names
+
+
+def folder_references(root: Path, count: int) -> dict[str, str]:
+    document = dict.fromkeys(pictures(root, count), ANOMALIES)
+    (root / "references.json").write_text(json.dumps(document))
+    return {"specification": str(root / "pictures"), "references": str(root / "references.json")}
+
+
+def folder_prompts(root: Path, count: int) -> dict[str, str]:
+    (root / "prompts.json").write_text(json.dumps(dict.fromkeys(pictures(root, count), "a red hand " * 9)))
+    return {"specification": str(root / "pictures"), "prompts": str(root / "prompts.json")}
+
+
+def peak(root: Path, build: Callable[[Path, int], dict[str, str]], count: int) -> int:
+    """Bytes while a data set is opened; the less of two times, as the interpreter's own tables grow now and then."""
+    root.mkdir()
+    given = build(root, count)
+    peaks = []
+    for _ in range(2):
+        tracemalloc.start()
+        data = open_data(**given)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(data.names) == count
+    return min(peaks)
+
+
+@pytest.mark.parametrize("build", [xaigd_lines, xaigd_list, fakexplained, folder_references, folder_prompts])
+def test_memory_hardly_grows_with_the_samples(tmp_path: Path, build: Callable[[Path, int], dict[str, str]]) -> None:
+    few, many = peak(tmp_path / "few", build, 200), peak(tmp_path / "many", build, 800)
+    assert (many - few) / 600 < 700, "bytes a sample; a record of annotations has 1400 to 6000"
+
+
+def test_what_was_left_in_the_files_is_what_samples_have(tmp_path: Path) -> None:
+    given = folder_references(tmp_path, 3) | {"prompts": str(tmp_path / "prompts.csv")}
+    (tmp_path / "prompts.csv").write_text("file,prompt\n000002,two\n000000.png,zero\n")
+    for at in range(3):
+        Image.new("RGB", (20, 20), (at, 0, 0)).save(tmp_path / f"pictures/{at:06d}.png")
+    document = {f"{at:06d}.png": ANOMALIES[at : at + 1] for at in (2, 1, 0)}
+    (tmp_path / "references.json").write_text(json.dumps(document, indent=3))
+    data = open_data(**given)
+    assert data.names == ("000000.png", "000002.png")
+    for index, (number, prompt) in enumerate(((0, "zero"), (2, "two"))):
+        sample = data.load(index)
+        assert sample.prompt == prompt
+        assert sample.anomalies is not None
+        assert [each.phenomenon for each in sample.anomalies] == [(f"{number} fingers " * 20).strip()]

@@ -1,0 +1,352 @@
+"""The demo in Debian's Chromium, by clicks, keys and looks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
+from support.demo_server import HOSTILE, Served, served  # noqa: E402
+
+CHROMIUM = shutil.which("chromium")
+SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+PATIENCE = 120_000
+"""Milliseconds; a busy machine may need many of them."""
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def demo(model, write_plugin, tmp_path_factory) -> Iterator[Served]:
+    with served(model, write_plugin, tmp_path_factory.mktemp("demo")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=PATIENCE)
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Visitor:
+    """Someone with a page of the demo open; nothing may be amiss with it at the end."""
+
+    def __init__(self, browser: Browser, demo: Served, width: int = 1280, dark: bool = False) -> None:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        context.set_default_timeout(PATIENCE)
+        self.amiss: list[str] = []
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda line: line.type == "error" and self.amiss.append(f"console: {line.text}"))
+        self.page.on("pageerror", lambda error: self.amiss.append(f"page: {error}"))
+        self.page.on("request", self._note_request)
+        self.page.goto(demo.address)
+        expect(self.page.get_by_role("button", name="Refine", exact=True)).to_be_enabled()
+
+    def _note_request(self, request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            self.amiss.append(f"asks elsewhere: {request.url}")
+
+    def refine(self, prompt: str) -> None:
+        self.page.get_by_label("Prompt", exact=True).fill(prompt)
+        self.page.get_by_role("button", name="Refine", exact=True).click()
+
+    def told(self, text: str | re.Pattern[str], where: str = "refine") -> None:
+        expect(self.page.locator(f"#rf-{where}-status .rf-status")).to_contain_text(text)
+
+    def shoot(self, name: str) -> None:
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True, animations="disabled")
+
+    def leave(self) -> None:
+        assert self.page.evaluate("window.harmed") is None
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert self.page.evaluate(wide) <= 0, "the page can be scrolled sideways"
+        without = "[...document.images].filter((image) => !image.hasAttribute('alt')).map((image) => image.outerHTML)"
+        assert not self.page.evaluate(without)
+        self.page.context.close()
+        assert not self.amiss
+
+
+@pytest.fixture
+def visit(browser, demo):
+    """Open the demo; the pages are checked and closed at the end."""
+    demo.allow(10**9)
+    visitors: list[Visitor] = []
+
+    def come(width: int = 1280, dark: bool = False) -> Visitor:
+        visitors.append(Visitor(browser, demo, width, dark))
+        return visitors[-1]
+
+    yield come
+    demo.allow(10**9)
+    for visitor in visitors:
+        visitor.leave()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_refining_by_hand(visit, width, dark, tmp_path):
+    visitor = visit(width, dark)
+    page = visitor.page
+    page.get_by_label("number input for Rounds").fill("2")
+    visitor.refine(f"a red hand {HOSTILE}")
+    visitor.told("was kept")
+    cards = page.locator(".rf-attempt")
+    assert cards.count() >= 2
+    expect(page.locator(".rf-attempt.rf-kept")).to_have_count(1)
+    expect(cards.first.locator(".rf-told")).to_contain_text("a patch too red " + HOSTILE)
+    expect(page.locator("#rf-refine-plots svg[role=img]").first).to_be_visible()
+
+    region = cards.first.locator(".rf-region").first
+    tip = cards.first.locator(".rf-tip").first
+    expect(tip).to_be_hidden()
+    region.hover()
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text("severity")
+    page.mouse.move(1, 1)
+    expect(tip).to_be_hidden()
+    region.focus()
+    page.keyboard.press("Enter")
+    expect(region).to_have_attribute("aria-pressed", "true")
+    expect(tip).to_be_visible()
+    visitor.shoot(f"refine-{width}")
+    region.click()
+    expect(region).to_have_attribute("aria-pressed", "false")
+    page.get_by_label("Show what the detector found").uncheck()
+    expect(region).to_be_hidden()
+
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Run record").click()
+    assert HOSTILE in coming.value.path().read_text().replace('\\"', '"')
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Picture", exact=True).click()
+    coming.value.save_as(tmp_path / "best.png")
+    with Image.open(tmp_path / "best.png") as picture:
+        assert picture.info["Source"] == "AI-generated"
+        assert picture.size == (64, 64)
+
+
+def test_the_slider_moves_by_mouse_and_keys(visit):
+    visitor = visit()
+    visitor.refine("a red hand")
+    visitor.told("was kept")
+    page = visitor.page
+    figure = page.locator(".rf-compare")
+    handle = figure.get_by_role("slider")
+    expect(figure.get_by_role("img")).to_have_count(2)
+    box = figure.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 5, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    moved = int(handle.input_value())
+    assert moved < 35
+    expect(figure).to_have_attribute("style", re.compile(rf"--cut: {moved}%"))
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    expect(handle).to_have_value(str(moved + 1))
+    expect(figure).to_have_attribute("style", re.compile(rf"--cut: {moved + 1}%"))
+
+
+def test_stopping_keeps_the_best_so_far(visit, demo):
+    visitor = visit()
+    demo.allow(demo.seen() + 1)
+    visitor.refine("a red hand")
+    expect(visitor.page.locator(".rf-attempt")).to_have_count(1)
+    visitor.page.locator("#rf-stop").click()
+    demo.allow(10**9)
+    visitor.told("Ended because you stopped it")
+    expect(visitor.page.locator(".rf-attempt.rf-kept")).to_have_count(1)
+    expect(visitor.page.locator("#rf-refine")).to_be_enabled()
+    expect(visitor.page.locator("#rf-stop")).to_be_disabled()
+    with visitor.page.expect_download() as coming:
+        visitor.page.get_by_role("button", name="Report").click()
+    assert "Stopped by the user" in coming.value.path().read_text()
+
+
+def test_two_users_at_once_get_their_own(visit, demo):
+    """And a third waits in line, is told so, and can leave it."""
+    first, second, third = visit(), visit(), visit()
+    demo.allow(demo.seen())
+    for visitor, prompt in ((first, "a red hand"), (second, "a green clock"), (third, "a blue cat")):
+        visitor.refine(prompt)
+        expect(visitor.page.locator("#rf-refine")).to_be_disabled()
+        visitor.told(re.compile("Attempt 0" if visitor is not third else "Waiting: 1 job ahead"))
+    third.page.locator("#rf-stop").click()
+    third.told("Stopped before there was a picture")
+    demo.allow(10**9)
+    shown = []
+    for visitor in (first, second):
+        visitor.told("was kept")
+        with visitor.page.expect_download() as coming:
+            visitor.page.get_by_role("button", name="Run record").click()
+        shown.append(coming.value.path().read_text())
+    assert '"prompt": "a red hand"' in shown[0]
+    assert "green clock" not in shown[0]
+    assert '"prompt": "a green clock"' in shown[1]
+    assert "red hand" not in shown[1]
+
+
+def test_a_user_who_leaves_frees_the_place(visit, demo, browser):
+    leaving = [Visitor(browser, demo) for _ in range(2)]
+    demo.allow(demo.seen())
+    for visitor in leaving:
+        visitor.refine("a red hand")
+        visitor.told("Attempt 0")
+        visitor.page.context.close()
+    demo.allow(10**9)
+    staying = visit()
+    staying.refine("a green clock")
+    staying.told("was kept")
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A picture with a hostile name."""
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    path = tmp_path / "<img src=x onerror=window.harmed=1> ${7}.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_refining_a_picture_of_ones_own(visit, photo):
+    visitor = visit()
+    page = visitor.page
+    page.get_by_role("button", name="Start from a picture of your own").click()
+    page.locator("#rf-refine-image input[type=file]").set_input_files(photo)
+    expect(page.locator("#rf-refine-image img")).to_be_visible()
+    visitor.refine("a red hand")
+    visitor.told("was kept")
+    expect(page.locator(".rf-attempt").first).to_contain_text("Your picture")
+
+
+def test_an_example_painted_anew(visit):
+    """By clicks alone: an example, a strategy, and what came of them."""
+    visitor = visit()
+    page = visitor.page
+    page.get_by_text("a blue cat with four legs facing left on a snow background").first.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^a blue cat"))
+    page.get_by_label("Paint anew").check()
+    page.get_by_role("button", name="Refine", exact=True).click()
+    visitor.told("was kept")
+    expect(page.locator(".rf-attempt").nth(1)).to_contain_text("Painted anew")
+    expect(page.locator(".rf-attempts")).not_to_contain_text("Repainted in place")
+
+
+def test_a_pasted_picture_is_looked_at(visit):
+    visitor = visit()
+    page = visitor.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="Detect").click()
+    page.evaluate("""async () => {
+        const canvas = new OffscreenCanvas(70, 50);
+        canvas.getContext("2d").fillRect(10, 10, 20, 20);
+        await navigator.clipboard.write([new ClipboardItem({"image/png": await canvas.convertToBlob()})]);
+    }""")
+    page.locator("#rf-detect-image").get_by_label("Paste from clipboard").click()
+    expect(page.locator("#rf-detect-image img")).to_be_visible()
+    page.get_by_role("button", name="Look", exact=True).click()
+    visitor.told("looked at 70 x 50 pixels", "detect")
+
+
+def test_errors_are_told_in_words_and_as_text(visit):
+    visitor = visit()
+    visitor.refine("   ")
+    visitor.told("Expected a prompt that says what the picture shows")
+    expect(visitor.page.get_by_text("Expected a prompt").nth(1)).to_be_visible()
+    expect(visitor.page.locator("#rf-refine")).to_be_enabled()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
+def test_detecting_side_by_side(visit, photo, width, dark):
+    visitor = visit(width, dark)
+    page = visitor.page
+    page.get_by_role("tab", name="Detect").click()
+    page.get_by_role("button", name="Look", exact=True).click()
+    visitor.told("Expected a picture, got none", "detect")
+    page.locator("#rf-detect-image input[type=file]").set_input_files(photo)
+    expect(page.locator("#rf-detect-image img")).to_be_visible()
+    page.get_by_role("button", name="Look", exact=True).click()
+    visitor.told("2 of 2 detectors looked at 120 x 90 pixels", "detect")
+    cards = page.locator(".rf-answer")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("patches")
+    expect(cards.first).to_contain_text("Looks generated: 75 %")
+    expect(cards.first).to_contain_text(HOSTILE)
+    heat = page.locator(".rf-heat")
+    expect(heat).to_have_count(1)
+    expect(heat).to_be_hidden()
+    page.get_by_label("Show heat map").check()
+    expect(heat).to_be_visible()
+    cards.first.locator(".rf-region").first.hover()
+    expect(cards.first.locator(".rf-tip")).to_be_visible()
+    expect(cards.last.locator(".rf-tip")).to_be_hidden()
+    visitor.shoot(f"detect-{width}")
+    assert "/patches" not in page.locator("#rf-detect-answers").inner_text()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
+    visitor = visit(width, dark)
+    page = visitor.page
+    page.get_by_role("tab", name="Evaluate").click()
+    page.get_by_label("Prompts, one a line").fill("a red hand\na green clock")
+    page.get_by_role("checkbox", name="4 steps").uncheck()
+    page.get_by_role("button", name="Rank", exact=True).click()
+    visitor.told("Expected at least two generators", "rank")
+    page.get_by_role("button", name="Pictures of your own").click()
+    other = tmp_path / "b.png"
+    Image.new("RGB", (64, 64), (30, 200, 30)).save(other)
+    page.locator("#rf-pictures-A input[type=file]").set_input_files([photo, other])
+    expect(page.locator("#rf-pictures-A tr")).to_have_count(2)
+    page.get_by_label("Name A").fill("my own")
+    expect(page.get_by_label("Name A")).to_have_value("my own")
+    page.get_by_role("button", name="Rank", exact=True).click()
+    visitor.told("Best by CAP", "rank")
+    rows = page.locator("#rf-rank-table tbody tr")
+    expect(rows).to_have_count(2)
+    expect(page.locator("#rf-rank-table")).to_contain_text("my own")
+    expect(page.locator("#rf-rank-table svg[role=img]").first).to_be_visible()
+    visitor.shoot(f"evaluate-{width}")
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Table (CSV)").click()
+    assert coming.value.path().read_text().splitlines()[0].startswith("place,name,source")
+
+
+@pytest.mark.parametrize(
+    ("tab", "wanted"),
+    [
+        ("Refine", {"Detect", "Refine", "Start from a picture of your own", "Models", "range slider for Rounds"}),
+        ("Detect", {"Look"}),
+        ("Evaluate", {"Rank", "Pictures of your own"}),
+    ],
+)
+def test_everything_can_be_reached_by_keys(visit, tab, wanted):
+    """From the top through a tab, without a mouse."""
+    visitor = visit()
+    page = visitor.page
+    page.get_by_role("tab", name=tab).focus()
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur(); window.getSelection().collapse(document.body, 0)")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''").strip())
+    assert wanted <= {text.split("\n")[0] for text in reached}

@@ -1,0 +1,274 @@
+"""Refining, looking and ranking without any web: the same results as without the demo, and each user's own."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from support.demo_server import DETECTORS, SECRET  # noqa: E402
+
+from refiner.demo.jobs import Waiting  # noqa: E402
+from refiner.demo.ranking import Entry, Ranked, Ranking, RankRequest, model_entries, rank  # noqa: E402
+from refiner.demo.settings import DemoSettings  # noqa: E402
+from refiner.demo.studio import Looked, Painting, Refined, RefineRequest, Studio  # noqa: E402
+from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
+from refiner.pipelines import RefinedPipeline  # noqa: E402
+from refiner.types import Analysis  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def home(write_plugin, tmp_path_factory):
+    """Folder of the detectors, which are found as an installed package is."""
+    folder = tmp_path_factory.mktemp("home") / "patches"
+    write_plugin(folder, "patches_for_studio", DETECTORS)
+    (folder / "allow").write_text(str(10**9))
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def settings(model, home):
+    return DemoSettings(models={"tiny": model}, detectors={"patches": f"spots:{home}", "lost": "spots:no such folder"})
+
+
+@pytest.fixture(scope="module")
+def studio(settings):
+    return Studio(settings)
+
+
+def request(prompt="a red hand", **more):
+    return RefineRequest(**{"prompt": prompt, "model": "tiny", "detector": "patches", "seed": 3, **more})
+
+
+def over(events):
+    """The result, after all that leads to it."""
+    *_, last = events
+    assert last.over
+    return last.result
+
+
+def same(one, other):
+    assert [attempt.image.tobytes() for attempt in one.attempts] == [
+        attempt.image.tobytes() for attempt in other.attempts
+    ]
+    assert [attempt.accepted for attempt in one.attempts] == [attempt.accepted for attempt in other.attempts]
+    assert (one.best, one.stop) == (other.best, other.stop)
+
+
+def test_the_demo_refines_as_the_pipeline_does(studio, model, home):
+    pipe = RefinedPipeline.from_pretrained(model, detector=f"spots:{home}")
+    pipe.set_progress_bar_config(disable=True)
+    (expected,) = pipe("a red hand", seed=3, max_rounds=2).results
+    same(over(studio.refine("me", request(rounds=2))), expected)
+
+
+def test_progress_is_told_step_by_step_and_attempt_by_attempt(studio):
+    events = list(studio.refine("me", request(rounds=1)))
+    counts = [len(event.result.attempts) for event in events if isinstance(event, Refined)]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+    steps = [(event.attempt, event.step) for event in events if isinstance(event, Painting)]
+    assert steps == sorted(steps)
+    assert {(0, 0), (0, 1), (0, 2), (1, 1)} <= set(steps)
+    assert [event.over for event in events if isinstance(event, Refined)][-2:] == [False, True]
+
+
+def test_two_at_once_get_what_each_would_get_alone(studio):
+    wanted = [request("a red hand", rounds=2), request("a green clock", rounds=2, seed=4)]
+    alone = [over(studio.refine("me", each)) for each in wanted]
+    streams = [studio.refine(str(at), each) for at, each in enumerate(wanted)]
+    together = [[], []]
+    for pair in itertools.zip_longest(*streams):
+        for told, event in zip(together, pair, strict=True):
+            told += [event] if event is not None else []
+    for told, expected in zip(together, alone, strict=True):
+        same(over(told), expected)
+
+
+def test_stopping_between_attempts_keeps_the_best_so_far(studio):
+    events = studio.refine("me", request(rounds=6))
+    seen = next(event for event in events if isinstance(event, Refined))
+    studio.desk.stop("me")
+    result = over(events)
+    assert result.stop == "interrupted"
+    assert len(result.attempts) < 7
+    assert result.attempts[0].image == seen.result.attempts[0].image
+    assert result.best == max(attempt.index for attempt in result.attempts if attempt.accepted)
+
+
+def test_stopping_in_the_middle_of_painting_leaves_the_models_usable(studio):
+    events = studio.refine("me", request())
+    next(event for event in events if isinstance(event, Painting) and event.step == 1)
+    studio.desk.stop("me")
+    for event in events:
+        assert not isinstance(event, Refined) or event.over
+    same(over(studio.refine("me", request(rounds=1))), over(studio.refine("me", request(rounds=1))))
+
+
+def test_a_given_picture_is_refined(studio):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    result = over(studio.refine("me", request(image=image, rounds=1)))
+    assert result.attempts[0].action == "given"
+    assert result.attempts[0].image == image
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"prompt": " "}, InputError, "got an empty one"),
+        ({"prompt": "x" * 1001}, InputError, "at most 1000 letters, got 1001"),
+        ({"rounds": 7}, ConfigError, "0 to 6 rounds, got 7"),
+        ({"rounds": -1}, ConfigError, "0 to 6 rounds, got -1"),
+        ({"seed": -1}, ConfigError, "Expected a seed from 0"),
+        ({"seed": 2**63}, ConfigError, "Expected a seed from 0"),
+        ({"model": "../x"}, ConfigError, "models tiny, got '../x'"),
+        ({"detector": "micro"}, ConfigError, "detectors patches, lost, got 'micro'"),
+        ({"strategy": "magic"}, ConfigError, "strategy must be one of"),
+        ({"detector": "lost"}, ModelNotFoundError, "no such folder"),
+    ],
+)
+def test_requests_are_checked(studio, change, error, words):
+    with pytest.raises(error, match=words):
+        list(studio.refine("me", request(**change)))
+
+
+def test_what_a_model_says_of_paths_and_keys_is_not_told(studio, home):
+    black = Image.new("RGB", (64, 64))
+    result = over(studio.refine("me", request(image=black, rounds=0)))
+    told = str(result.attempts[0].error) + result.attempts[0].reason
+    assert "babble" in told
+    for looked in studio.detect("me", black, ["patches"]):
+        told += str(looked.answers) if isinstance(looked, Looked) else ""
+    assert SECRET not in told
+    assert str(home) not in told
+
+
+def test_detectors_answer_one_by_one_and_one_that_fails_does_not_silence_the_others(studio, home):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
+    looked = [event for event in studio.detect("me", image, ["lost", "patches"]) if isinstance(event, Looked)]
+    assert [list(event.answers) for event in looked] == [["lost"], ["lost", "patches"]]
+    assert [event.over for event in looked] == [False, True]
+    assert "no such folder" in looked[-1].answers["lost"]
+    answer = looked[-1].answers["patches"]
+    assert isinstance(answer, Analysis)
+    assert answer.detector == "patches 1"
+
+
+def test_no_detector_or_one_that_is_not_offered(studio):
+    with pytest.raises(ConfigError, match="at least one detector"):
+        studio.detect("me", Image.new("RGB", (64, 64)), [])
+    with pytest.raises(ConfigError, match="got 'micro'"):
+        studio.detect("me", Image.new("RGB", (64, 64)), ["micro"])
+
+
+def test_more_jobs_than_there_is_room_for_are_refused(settings, studio):
+    small = Studio(DemoSettings(models=settings.models, detectors=settings.detectors, running=1, waiting=1))
+    small._refiners, small._detectors = studio._refiners, studio._detectors
+    free = threading.Event()
+    block = small.desk.run("other", lambda _job, tell: (tell("in"), free.wait(60)))
+    next(block)
+    waiting = small.refine("me", request(rounds=0))
+    assert next(waiting) == Waiting(ahead=1)
+    with pytest.raises(BusyError, match="2 are running or waiting"):
+        list(small.refine("you", request(rounds=0)))
+    free.set()
+    assert over(waiting).stop == "rounds"
+
+
+def rankings(studio, folder, *entries, prompts=("a red hand", "a green clock"), **more):
+    folder.mkdir()
+    wanted = RankRequest(entries=entries, prompts=prompts, detector="patches", **more)
+    *_, last = rank(studio, "me", wanted, folder)
+    assert isinstance(last, Ranked)
+    return last
+
+
+def pictures(folder, *names):
+    folder.mkdir()
+    for at, name in enumerate(names):
+        Image.new("RGB", (64, 64), (40 + 90 * at, 60, 60)).save(folder / name)
+    return tuple(str(folder / name) for name in names)
+
+
+def test_models_and_pictures_are_ranked(studio, tmp_path):
+    entries = model_entries({"tiny": "x"})
+    own = Entry(name="my own", files=pictures(tmp_path / "in", "b.png", "a.png"))
+    ranked = rankings(studio, tmp_path / "out", entries["tiny"], entries["tiny 4 steps"], own)
+    assert {system["name"] for system in ranked.document["systems"]} == {"tiny", "tiny 4 steps", "my own"}
+    assert ranked.document["pictures"] == 2
+    with open(ranked.files["csv"], newline="") as table:
+        assert len(list(csv.DictReader(table))) == 3
+    with zipfile.ZipFile(ranked.files["zip"]) as archive:
+        names = archive.namelist()
+    assert {"rank.csv", "rank.json", "report.html", "tiny/report.html", "tiny/pictures/00000.png"} <= set(names)
+    assert not any("uploads" in name for name in names)
+    again = rankings(studio, tmp_path / "again", entries["tiny"], entries["tiny 4 steps"], own)
+    assert again.document == ranked.document
+
+
+@pytest.mark.parametrize(
+    ("entries", "prompts", "words"),
+    [
+        ((Entry(name="a", model="tiny"),), ("x",), "at least two generators to rank, got 1"),
+        ((Entry(name="a", model="tiny"), Entry(name="A", model="tiny")), ("x",), "got one twice"),
+        ((Entry(name="a", model="tiny"), Entry(name="b", files=("1.png",))), ("x", "y"), "Expected 2 pictures of 'b'"),
+        ((Entry(name="a", model="tiny"),) * 2, (), "Expected 1 to 24 prompts"),
+        ((Entry(name="a", model="tiny"),) * 2, ("x",) * 25, "Expected 1 to 24 prompts, one a line, got 25"),
+        ((Entry(name="a", model="tiny"),) * 2, ("x" * 1001,), "at most 1000 letters, got 1001"),
+    ],
+)
+def test_rankings_are_checked(studio, tmp_path, entries, prompts, words):
+    with pytest.raises((InputError, ConfigError), match=words):
+        rank(studio, "me", RankRequest(entries=entries, prompts=prompts, detector="patches"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", " a", "a/b", "..", "../x", "a.png", "x" * 41, "a\0b", "<b>", "a\nb", "con:x"])
+def test_names_that_are_no_plain_words_are_refused(name):
+    with pytest.raises(InputError, match="Expected a name"):
+        Entry(name=name)
+
+
+@pytest.mark.parametrize("label", ["micro", "org/model-1.0", "<b>", "x" * 90, "vlm:a@b"])
+def test_every_model_can_be_ranked(label):
+    entries = model_entries({label: "id"})
+    assert len(entries) == 3
+    assert {entry.model for entry in entries.values()} == {label}
+
+
+def stopped_at(studio, folder, home, done):
+    """What comes after a ranking of three generators is stopped, with ``done`` of them done."""
+    entries = tuple(model_entries({"tiny": "x"}).values())
+    wanted = RankRequest(entries=entries, prompts=("x", "y", "z", "w"), detector="patches")
+    seen = home / "seen"
+    (home / "allow").write_text(str((int(seen.read_text()) if seen.exists() else 0) + 4 * done))
+    events = rank(studio, "me", wanted, folder)
+    next(event for event in events if isinstance(event, Ranking) and event.name == entries[done].name)
+    studio.desk.stop("me")
+    (home / "allow").write_text(str(10**9))
+    return [event for event in events if isinstance(event, Ranked)]
+
+
+def test_a_ranking_that_is_stopped_ranks_those_that_are_done(studio, tmp_path, home):
+    (ranked,) = stopped_at(studio, tmp_path, home, 2)
+    assert {system["name"] for system in ranked.document["systems"]} == {"tiny", "tiny 4 steps"}
+    assert ranked.left == ("tiny 10 steps",)
+    with zipfile.ZipFile(ranked.files["zip"]) as archive:
+        assert {Path(name).parts[0] for name in archive.namelist() if "/" in name} == {"tiny", "tiny 4 steps"}
+
+
+def test_a_ranking_that_is_stopped_with_one_done_ends_without_one(studio, tmp_path, home):
+    assert stopped_at(studio, tmp_path, home, 1) == []
+    assert not list(tmp_path.glob("rank.csv"))

@@ -1,0 +1,155 @@
+"""Tiny random chat models of true architectures, which write nothing but letters."""
+
+from __future__ import annotations
+
+from string import ascii_letters
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from refiner.detectors.chat.local import LocalChat
+
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+TEXT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+IMAGE_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tokenizer_of(template):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return Qwen2TokenizerFast(
+        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL, chat_template=template,
+    )  # fmt: skip
+
+
+def settle(model, tokenizer, folder):
+    """Save a model that writes nothing but letters."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)  # far from ties
+    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    letters = set(tokenizer.convert_tokens_to_ids(list(ascii_letters)))
+    silent = [token for token in range(len(tokenizer)) if token not in letters | {tokenizer.eos_token_id}]
+    model.generation_config.suppress_tokens = silent
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_writer(folder):
+    """Folder of a text model."""
+    torch.manual_seed(1)
+    tokenizer = tokenizer_of(TEXT_TEMPLATE)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024,
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return settle(Qwen2ForCausalLM(config), tokenizer, folder)
+
+
+def _viewing_processor(words=()):
+    tokenizer = tokenizer_of(IMAGE_TEMPLATE)
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    size = {"shortest_edge": 1024, "longest_edge": 16384}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, size=size),
+        tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=IMAGE_TEMPLATE,
+    )  # fmt: skip
+
+
+def _viewing_config(tokenizer, context):
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": context,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 16,
+            "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )  # fmt: skip
+
+
+def save_viewer(folder, context=1024):
+    """Folder of a model that sees pictures."""
+    processor = _viewing_processor()
+    processor.save_pretrained(folder)
+    torch.manual_seed(1)
+    model = Qwen3VLForConditionalGeneration(_viewing_config(processor.tokenizer, context))
+    return settle(model, processor.tokenizer, folder)
+
+
+def save_teller(folder, answers, requests):
+    """Folder of a model that sees pictures and then says one of ``answers``, whole, by what it saw.
+
+    Each answer is one token. Of the hidden state, number 0 says "answered", number 1 "not yet"; nothing but the
+    embeddings writes them, and they alone decide on the end token. ``requests``, at least as many as answers, are like
+    those that it will get: the state that is nearest, of those in which the first of them leave it, decides.
+    """
+    asked = {word for request in requests for word in f"{request.system} {request.text}".split() if len(word) > 2}
+    processor = _viewing_processor([*answers, *sorted(asked)])  # whole words, for speed
+    tokenizer = processor.tokenizer
+    torch.manual_seed(1)
+    model = Qwen3VLForConditionalGeneration(_viewing_config(tokenizer, 8192))
+    settle(model, tokenizer, folder)
+    said, end = tokenizer.convert_tokens_to_ids(list(answers)), tokenizer.eos_token_id
+    silent = [token for token in range(len(tokenizer)) if token not in {*said, end}]
+    model.generation_config.suppress_tokens = silent
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if len(weight) == 32 and name.endswith(("o_proj.weight", "down_proj.weight", "linear_fc2.weight")):
+                weight[:2] = 0
+        embeddings, head = model.get_input_embeddings().weight, model.lm_head.weight
+        embeddings[:, 0], embeddings[:, 1] = 0, 0.1
+        embeddings[said] = 0
+        embeddings[said, 0] = 1e4
+        seen = _last_states(model, processor, requests)
+        _, sizes, axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False)
+        whitened = axes[:4].T / sizes[:4].clamp(min=1e-3)
+        seeds = ((seen - seen.mean(0)) @ whitened)[: len(said)]
+        head[said] = seeds @ whitened.T
+        head[said, 0], head[said, 1] = 0, -(head[said] @ seen.mean(0) + seeds.square().sum(1) / 2) / seen.mean(0)[1]
+        head[end] = 0
+        head[end, 0], head[end, 1] = 1e9, -1e9
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _last_states(model, processor, requests):
+    """What the head gets where an answer begins, (N, 32)."""
+    states = []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1].clone()))
+    for request in requests:
+        LocalChat(model, processor, name="teller", max_tokens=1).complete([request])
+    hook.remove()
+    return torch.cat(states)

@@ -1,0 +1,228 @@
+"""What a prompt reviser is asked on the micro world, and what it should answer.
+
+Nothing is painted for it: a history is a caption and, on each of its attempts, parts that are said to be wrong, in the
+words of injected flaws and of the referee's annotations. The answer names again what was wrong in the last attempt, the
+worst first, in the user's own words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2TokenizerFast
+
+from refiner.detectors.chat.endpoint import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.errors import ModelError
+from refiner.masks import location_words
+from refiner.micro.flaws import FLAWS
+from refiner.micro.world import SIZE, Scene, sample_scene
+from refiner.pipelines.revisers.chat import ChatReviser
+from refiner.pipelines.revisers.template import TemplateReviser, clause_of
+from refiner.taxonomy import Category
+from refiner.training.legion.data import PART_NAMES
+from refiner.training.vlm.words import FRAME, tokenizer_of, words
+from refiner.training.world.flaws import EXPLANATION
+from refiner.types import Action, Analysis, Attempt, Region
+
+MOST_ATTEMPTS = 3
+"""Of a history that is learnt."""
+MOST_FLAWS = 4
+"""Of an attempt."""
+MOST_NAMED = 2
+"""Things that a revised prompt names again."""
+BECAUSE, NOTHING = "named again because of ", "nothing can be named again"
+"""How a reason begins, and the reason where no flaw belongs to a thing of the prompt."""
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Qwen's way to write down a conversation of text alone."""
+_WHY = (
+    "better: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
+    "no better: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
+    "worse for the judge: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
+    "worse for the detector: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
+)
+_FIRST = "the first picture that could be analysed"
+_LENGTH_STEP = 32
+"""Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
+
+
+_WRONG = 0.2
+"""Share of the questions that are asked anew because an answer to them was turned down."""
+
+
+class Listener:
+    """A chat backend that keeps what it is asked, and never answers but once, where it has something to say."""
+
+    name, max_side, ledger = "listener", 1, Ledger()
+
+    def __init__(self, said: str = "") -> None:
+        self.heard: list[ChatRequest] = []
+        self.said = said
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+        """What there is to say, then no answers."""
+        self.heard += requests
+        if self.said and len(self.heard) == 1:
+            return [ChatReply(text=self.said, finish="stop", prompt_tokens=0, completion_tokens=0)]
+        return [ModelError("silence") for _ in requests]
+
+
+class Exchange(NamedTuple):
+    """A history, the question that is asked about it, and the answer."""
+
+    prompt: str
+    history: tuple[Attempt, ...]
+    question: ChatRequest
+    answer: str
+
+
+def draw(rng: np.random.Generator, template: TemplateReviser, attempts: int) -> Exchange:
+    """A prompt and a history of so many attempts at random; ``template`` says what the painter can read."""
+    scene = sample_scene(rng)
+    prompt = painted = scene.caption
+    history: list[Attempt] = []
+    for _ in range(attempts):
+        history.append(_attempt(len(history), painted, scene, rng))
+        painted = revised(prompt, history, template)[0] if rng.random() < 0.6 else prompt
+    right, reason = revised(prompt, history, template)
+    wrong = answer(_slipped(right, rng), reason) if rng.random() < _WRONG else ""
+    return Exchange(prompt, tuple(history), question(prompt, history, template, wrong), answer(right, reason))
+
+
+def question(prompt: str, history: Sequence[Attempt], template: TemplateReviser, wrong: str = "") -> ChatRequest:
+    """What ``ChatReviser`` asks; or asks anew after an answer that it turned down."""
+    listener = Listener(wrong)
+    ChatReviser(listener, template=template).revise(prompt, history)
+    return listener.heard[-1]
+
+
+def _slipped(prompt: str, rng: np.random.Generator) -> str:
+    """A prompt with one word taken for another of the world's captions."""
+    said, others = prompt.split(" "), sample_scene(rng).caption.split(" ")
+    said[int(rng.integers(len(said)))] = str(rng.choice(others))
+    return " ".join(said)
+
+
+def revised(prompt: str, history: Sequence[Attempt], template: TemplateReviser) -> tuple[str, str]:
+    """The prompt that should be answered, and the reason."""
+    looked = [attempt.analysis for attempt in history if attempt.analysis]
+    regions = looked[-1].regions if looked else ()
+    clauses: dict[str, str] = {}
+    for region in sorted(regions, key=lambda region: -region.severity * region.score):
+        clause = clause_of(prompt, region.name)
+        if clause:
+            clauses.setdefault(clause, region.name)
+    named = list(clauses)[:MOST_NAMED]
+    reason = BECAUSE + " and ".join(clauses[clause] for clause in named) if named else NOTHING
+    return template.fill(prompt, named, " "), reason
+
+
+def answer(prompt: str, reason: str) -> str:
+    """The answer's text."""
+    return json.dumps({"reason": reason, "prompt": prompt, "negative_prompt": ""})
+
+
+def _attempt(index: int, prompt: str, scene: Scene, rng: np.random.Generator) -> Attempt:
+    regions = [_region(scene, rng) for _ in range(int(rng.integers(1, MOST_FLAWS + 1)))]
+    action: Action = "regenerate" if index else "generate"
+    why = str(rng.choice(_WHY)).format(*rng.uniform(0, 1, 2), *rng.uniform(0, 1, 2)) if index else _FIRST
+    return Attempt(
+        index=index, action=action, prompt=prompt, seed=0, image=None,
+        analysis=Analysis(size=FRAME, regions=tuple(regions), detector="none"),
+        accepted=index == 0 or why.startswith("better"), reason=why,
+    )  # fmt: skip
+
+
+def _region(scene: Scene, rng: np.random.Generator) -> Region:
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    whole = f"the {thing.colour} {thing.kind}"
+    own = [name.partition(": ")[2] for name in PART_NAMES if name.startswith(f"{thing.kind}: ")]
+    part = str(rng.choice([*own, "surface"]))
+    kinds = [kind for kind in FLAWS.values() if thing.kind in kind.things]
+    kind = kinds[int(rng.integers(len(kinds)))]
+    place = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-thing.radius, thing.radius, 2), 1, SIZE - 2).astype(int)
+    box = (int(place[0]), int(place[1]), int(place[0]) + 1, int(place[1]) + 1)
+    malformed = rng.random() < 0.5
+    return Region(
+        mask=None,
+        box=box,
+        name=whole if rng.random() < 0.1 else f"the {part} of {whole}",
+        location=location_words(box, FRAME),
+        explanation=(EXPLANATION if malformed else kind.explanation).format(part=part),
+        category=list(Category)[int(rng.integers(len(Category)))] if malformed else kind.category,
+        severity=float(rng.integers(1, 11)) / 10,
+        score=float(rng.uniform(0.5, 1)),
+    )
+
+
+def build_tokenizer(template: TemplateReviser) -> Qwen2TokenizerFast:
+    """Of Qwen's class; what every question says alike is one token each, as are the world's words."""
+    return tokenizer_of([*told(template), *_CONNECTIVES, *words()], CHAT, ("<|im_start|>", "<|im_end|>"))
+
+
+def told(template: TemplateReviser) -> list[str]:
+    """What all questions say alike."""
+    mark = "@@"
+    region = Region(mask=None, box=(0, 0, 1, 1), name=mark, category=Category.SHAPE, severity=0.5)
+    analysis = Analysis(size=FRAME, regions=(region,), detector="none")
+    attempt = Attempt(
+        index=0, action="generate", prompt=mark, seed=0, image=None, analysis=analysis, accepted=True, reason=_FIRST
+    )
+    asked = question(mark, [attempt], template)
+    begin, _, rest = asked.text.partition(mark)
+    first = rest.partition('{"attempt"')[0]
+    last = rest.partition("}]}]")[2]
+    before, _, after = last.partition("Add at most ")
+    schema = asked.text.removeprefix(asked.user)
+    return [asked.system, begin, first, f"{before}Add at most ", after[after.index(" ") :].removesuffix(schema), schema]
+
+
+_AGAIN = "\nAn earlier answer of yours"
+_CONNECTIVES = (
+    "system\n", "user\n", "assistant\n", '{"attempt": ', ', "prompt": "', '", "kept": ', "true", "false",
+    ', "why": "', '", "flaws": [', '{"name": "', '", "where": "', '", "kind": "', '", "what": "', '", "severity": ',
+    "}, ", "}]}, ", "}]}]", '{"reason": "', '", "prompt": "', '", "negative_prompt": ""}', BECAUSE, NOTHING, " and ",
+    *(why.partition("burden")[0] + "burden " for why in _WHY), " -> ", ", score ", _FIRST,
+    f"{_AGAIN} has a prompt that leaves out '", "', or has it out of its order: write another.",
+    f"{_AGAIN} has a prompt that has the word '", "': write another.",
+    f"{_AGAIN} is not the JSON document that was asked for: write another.",
+)  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """Questions and answers."""
+
+    ids: Tensor
+    """Int (B, L), padded on the right."""
+    labels: Tensor
+    """Int (B, L): the answer's tokens, else -100."""
+
+
+def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Batch:
+    """Put questions and answers into one batch."""
+    questions = [rendered(exchange.question, tokenizer) for exchange in exchanges]
+    answers = [
+        [*tokenizer.encode(exchange.answer, add_special_tokens=False), tokenizer.eos_token_id] for exchange in exchanges
+    ]
+    longest = max(len(asked) + len(said) for asked, said in zip(questions, answers, strict=True))
+    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    ids = torch.full((len(exchanges), length), tokenizer.pad_token_id)
+    labels = torch.full_like(ids, -100)
+    for row, (asked, said) in enumerate(zip(questions, answers, strict=True)):
+        ids[row, : len(asked) + len(said)] = torch.tensor([*asked, *said])
+        labels[row, len(asked) : len(asked) + len(said)] = torch.tensor(said)
+    return Batch(ids, labels)
+
+
+def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast) -> list[int]:
+    """A question as the model is given it, up to its answer."""
+    turns = [{"role": "system", "content": request.system}, {"role": "user", "content": request.text}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return list(tokenizer.encode(text, add_special_tokens=False))

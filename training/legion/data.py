@@ -1,0 +1,375 @@
+"""Pictures of the micro world with LEGION's answers to them, drawn ahead into shards and read back in batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from refiner.detectors.legion.grammar import OPENING, SEVERITIES, Finding, compose
+from refiner.files import atomic_write
+from refiner.masks import box_of, location_words
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.things import COLOURS, KINDS
+from refiner.micro.world import SIZE, Scene, Thing, sample_scene
+from refiner.taxonomy import Category
+from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of, regions_of
+from refiner.training.world.paintings import Gallery, Painting
+from refiner.types import Box, Region, Size
+
+KIND_NAMES = (*FLAWS, "malformed")
+"""The injected kinds, and what the generator does by itself."""
+CLEAN_SHARE = 0.35
+"""Share of injected pictures without a flaw."""
+INJECTED_EVERY = 3
+"""Every so many shards one holds injected flaws; the others hold pictures that the generator painted."""
+MEAN, STD = 0.5, 0.5
+"""Both towers see (value / 255 - MEAN) / STD."""
+_LENGTH_STEP = 32
+"""Answers are padded to multiples of this: kernels are prepared anew for every new shape."""
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
+
+LABEL_SIDE = SIZE // 2
+LEEWAY = 6
+"""Pixels by which pictures are moved in training."""
+
+
+def _part_names() -> tuple[str, ...]:
+    things = [
+        Thing(kind=kind.name, colour="red", attribute=word) for kind in KINDS.values() for word in kind.attributes
+    ]
+    return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
+
+
+PART_NAMES = _part_names()
+"""Every part of every kind of thing."""
+
+Augment = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+class Drawn(NamedTuple):
+    """One picture and the truth about it, regions in the order in which an answer names them."""
+
+    image: Pixels
+    """Uint8 (96, 96, 3)."""
+    masks: NDArray[np.bool_]
+    """Bool (R, 96, 96)."""
+    findings: tuple[Finding, ...]
+    kinds: tuple[int, ...]
+    """Index into ``KIND_NAMES`` of each region."""
+    parts: Pixels
+    """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+    caption: str = ""
+    """Of the scene; empty where it was not kept."""
+
+
+def part_map(scene: Scene) -> Pixels:
+    """Which part of the flawless scene each second pixel shows."""
+    canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
+    pen = ImageDraw.Draw(canvas)
+    for shape in sorted(scene.shapes(), key=lambda shape: (shape.thing, shape.layer)):
+        label = 1 + PART_NAMES.index(f"{scene.things[shape.thing].kind}: {shape.part}")
+        pen.polygon([(x / 2 - 0.5, y / 2 - 0.5) for x, y in shape.points], fill=label, outline=label)
+    return np.asarray(canvas)
+
+
+def finding_of(region: Region) -> Finding:
+    """What an answer says of a true region."""
+    return Finding(
+        phrase="",
+        name=region.name,
+        location=region.location,
+        explanation=region.explanation,
+        reasoning=region.reasoning,
+        category=region.category,
+        severity=region.severity,
+        marks=(),
+    )
+
+
+def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
+    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things.
+
+    Regions are ordered by ninth of the picture, row by row, then from left to right.
+    """
+    scene = sample_scene(rng)
+    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
+    picture = inject(scene, rng, count=count)
+    return _drawn(np.asarray(picture.image), scene, picture.regions, picture.kinds)
+
+
+def natural(painting: Painting) -> list[Drawn]:
+    """A painting's pictures with what is wrong with them."""
+    items = []
+    for picture, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
+        regions = regions_of(flaws, scene)
+        items.append(_drawn(picture, scene, regions, ["malformed"] * len(regions)))
+    return items
+
+
+def _drawn(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Drawn:
+    order = sorted(range(len(regions)), key=lambda index: _reading_key(regions[index].box))
+    masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
+    for row, index in enumerate(order):
+        masks[row] = regions[index].pixels(Size(SIZE, SIZE))
+    findings = tuple(finding_of(regions[index]) for index in order)
+    numbers = tuple(KIND_NAMES.index(kinds[index]) for index in order)
+    return Drawn(image, masks, findings, numbers, part_map(scene), scene.caption)
+
+
+def _reading_key(box: Box) -> tuple[int, int]:
+    x0, y0, x1, y1 = box
+    return (3 * (y0 + y1)) // (2 * SIZE), x0 + x1
+
+
+def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
+    """A picture moved by up to ``LEEWAY`` pixels either way, its edges repeated, and what is said of it."""
+    down, right = (2 * int(step) for step in rng.integers(-LEEWAY // 2, LEEWAY // 2 + 1, 2))
+    rows, columns = ((np.arange(SIZE) - by).clip(0, SIZE - 1) for by in (down, right))
+    masks = item.masks[:, rows][:, :, columns]
+    boxes = {place: box for place, mask in enumerate(masks) if (box := box_of(mask)) is not None}
+    order = sorted(boxes, key=lambda place: _reading_key(boxes[place]))
+    return item._replace(
+        image=item.image[rows][:, columns],
+        masks=masks[order],
+        findings=tuple(
+            dataclasses.replace(item.findings[place], location=location_words(boxes[place], Size(SIZE, SIZE)))
+            for place in order
+        ),
+        kinds=tuple(item.kinds[place] for place in order),
+        parts=item.parts[rows[::2] // 2][:, columns[::2] // 2],
+    )
+
+
+def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
+    """Write pictures as one compressed file."""
+    texts = [[dataclasses.asdict(finding) for finding in item.findings] for item in drawn]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.stack([item.image for item in drawn]),
+        parts=np.stack([item.parts for item in drawn]),
+        masks=np.packbits(np.concatenate([item.masks for item in drawn]), axis=-1),
+        kinds=np.array([kind for item in drawn for kind in item.kinds], dtype=np.int64),
+        counts=np.array([len(item.kinds) for item in drawn], dtype=np.int64),
+        texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+    )
+    atomic_write(path, buffer.getvalue())
+
+
+SHARD = 1000
+"""Pictures in a shard."""
+
+
+class Pool:
+    """Shards of pictures in memory, drawn when first asked for and kept in a folder.
+
+    Args:
+        folder: of the shards; made if missing.
+        seed: shard i is drawn from seed + i, whoever draws it and when.
+        shard: pictures in each, those of paintings apart.
+        gallery: paintings with the generator's own flaws, for two shards of three; None: all flaws are injected.
+    """
+
+    def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, gallery: Gallery | None = None) -> None:
+        self.folder, self.seed, self.shard, self.gallery = folder, seed, shard, gallery
+        self.files: list[dict[str, NDArray[np.generic]]] = []
+        self.starts = [0]
+        self.ends: list[NDArray[np.int64]] = []
+        self.findings: list[tuple[Finding, ...]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def grow(self, shards: int) -> None:
+        """Hold at least this many shards."""
+        while len(self.files) < shards:
+            index = len(self.files)
+            own = self.gallery is not None and index % INJECTED_EVERY > 0
+            path = self.folder / f"{'natural' if own else 'pool'}-{self.seed + index}-{self.shard}.npz"
+            if not path.exists():
+                write_shard(path, self._draw(index, own))
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file.files}
+            self.findings += [tuple(map(_finding, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
+            self.ends.append(arrays.pop("counts").cumsum())
+            self.files.append(arrays)
+            self.starts.append(len(self.findings))
+
+    def _draw(self, index: int, own: bool) -> list[Drawn]:
+        if own and self.gallery is not None:
+            return [
+                item for painting in self.gallery[index - index // INJECTED_EVERY - 1] for item in natural(painting)
+            ]
+        rng = np.random.default_rng(self.seed + index)
+        return [draw(rng) for _ in range(self.shard)]
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, index: int) -> Drawn:
+        shard = bisect_right(self.starts, index) - 1
+        place = index - self.starts[shard]
+        arrays, ends = self.files[shard], self.ends[shard]
+        part = slice(ends[place - 1] if place else 0, ends[place])
+        masks = np.unpackbits(np.asarray(arrays["masks"][part], np.uint8), axis=-1, count=SIZE).astype(np.bool_)
+        kinds = tuple(arrays["kinds"][part].tolist())
+        return Drawn(arrays["images"][place], masks, self.findings[index], kinds, arrays["parts"][place])
+
+
+def _finding(entry: Mapping[str, object]) -> Finding:
+    return Finding(**{**entry, "category": Category(entry["category"]), "marks": ()})  # type: ignore[arg-type]
+
+
+def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """What an autoencoder does to a picture, imitated: soft edges, lost resolution, faint noise, a shift of tone.
+
+    Half of the pictures stay as they are. Clean ones stay clean: a detector must not take a decoder for a flaw.
+    """
+    if rng.random() < 0.5:
+        return image
+    picture = Image.fromarray(image)
+    choice = rng.random()
+    if choice < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
+    elif choice < 0.7:
+        side = int(rng.integers(60, 90))
+        resample = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[int(rng.integers(3))]
+        picture = picture.resize((side, side), resample).resize((SIZE, SIZE), resample)
+    elif choice < 0.9:
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=int(rng.integers(55, 96)))
+        picture = Image.open(buffer).convert("RGB")
+    values = np.asarray(picture, dtype=np.float32) * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5, 3)
+    values = values + rng.normal(0, rng.uniform(0, 3), values.shape)
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words and signs of ``texts``; it gives them back exactly."""
+    split = pre_tokenizers.Split(Regex(r" ?[\w'-]+|[^\w\s]|\s"), behavior="isolated")
+    words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    known = list(_SPECIAL[:4]) + sorted(words)
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    marks = [AddedToken(token, lstrip=True, special=True, normalized=False) for token in _SPECIAL[4:]]
+    fast.add_tokens(marks, special_tokens=True)
+    return fast
+
+
+def example_answers() -> list[str]:
+    """One answer for each kind of flaw on each thing, and for each part that the generator may get wrong."""
+    rng, findings = np.random.default_rng(0), list[Finding]()
+    for kind in FLAWS.values():
+        for thing in kind.things:
+            while (scene := sample_scene(rng, 1)).things[0].kind != thing:
+                pass
+            findings += [finding_of(region) for region in inject(scene, rng, 1, [kind.name]).regions]
+    for thing, _, part in (name.partition(": ") for name in PART_NAMES):
+        findings.append(
+            dataclasses.replace(
+                findings[0],
+                name=f"the {part} of the red {thing}",
+                explanation=EXPLANATION.format(part=part),
+                reasoning=REASONING.format(part=part, kind=thing),
+                category=category_of(part),
+            )
+        )
+    return [compose([finding]) for finding in findings]
+
+
+def vocabulary_texts() -> list[str]:
+    """Texts that hold every word an answer of the micro world can hold."""
+    texts = [compose(_numbered(count)) for count in range(10)] + example_answers()
+    middles = [(x, y) for y in (1, SIZE // 2, SIZE - 2) for x in (1, SIZE // 2, SIZE - 2)]
+    texts += [f", {location_words((x, y, x + 1, y + 1), Size(SIZE, SIZE))}" for x, y in middles]
+    texts += [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
+    texts += [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
+    return texts
+
+
+def _numbered(count: int) -> list[Finding]:
+    region = {"phrase": "", "name": "", "location": "", "explanation": "", "reasoning": "", "category": "shape"}
+    return [_finding({**region, "severity": 0.5}) for _ in range(count)]
+
+
+class Batch(NamedTuple):
+    """B pictures with the answers to them; S regions in all, row by row."""
+
+    pixels: Tensor
+    """Float (B, 3, 96, 96), normalised for either tower."""
+    ids: Tensor
+    """Int (B, L): prompt and answer, padded on the right."""
+    labels: Tensor
+    """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    place: Tensor
+    """Int (): where in ``ids`` the word stands that says how many flaws there are."""
+    masks: Tensor
+    """Float (S, 96, 96) of 0 and 1."""
+    rows: Tensor
+    """Int (S,): which picture each region is of."""
+    kinds: Tensor
+    """Int (S,): index into ``KIND_NAMES``."""
+    parts: Tensor
+    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
+    real: Tensor
+    """Int (B,): 1 for a clean picture, 0 for a flawed one, as LEGION's code labels them."""
+
+
+def normalise(images: Pixels) -> Tensor:
+    """Uint8 (B, 96, 96, 3) to what both towers see, float (B, 3, 96, 96)."""
+    values = (images.astype(np.float32) / 255 - MEAN) / STD
+    return torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
+
+
+def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int]) -> Batch:
+    """Put pictures and their answers into one batch."""
+    end = tokenizer.eos_token_id
+    answers = [[*tokenizer.encode(compose(item.findings), add_special_tokens=False), end] for item in items]
+    length = -(-(len(prompt_ids) + max(map(len, answers))) // _LENGTH_STEP) * _LENGTH_STEP
+    ids = torch.full((len(items), length), tokenizer.pad_token_id)
+    labels = torch.full((len(items), length), -100)
+    for row, answer in enumerate(answers):
+        stop = len(prompt_ids) + len(answer)
+        ids[row, :stop] = torch.tensor([*prompt_ids, *answer])
+        labels[row, len(prompt_ids) : stop] = torch.tensor(answer)
+    return Batch(
+        pixels=normalise(np.stack([item.image for item in items])),
+        ids=ids,
+        labels=labels,
+        place=torch.tensor(len(prompt_ids) + len(tokenizer.encode(OPENING, add_special_tokens=False))),
+        masks=torch.from_numpy(np.concatenate([item.masks for item in items])).float(),
+        rows=torch.tensor([row for row, item in enumerate(items) for _ in item.kinds], dtype=torch.long),
+        kinds=torch.tensor([kind for item in items for kind in item.kinds], dtype=torch.long),
+        parts=torch.from_numpy(np.stack([item.parts for item in items])).long(),
+        real=torch.tensor([0 if item.kinds else 1 for item in items]),
+    )
+
+
+def sample_batch(
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt_ids: Sequence[int],
+    *,
+    seed: tuple[int, ...],
+    size: int,
+    augment: Augment = decoder_like,
+) -> Batch:
+    """Draw ``size`` pictures of the pool, moved and augmented; the same ``seed`` gives the same batch."""
+    rng = np.random.default_rng(seed)
+    items = [moved(pool[int(index)], rng) for index in rng.choice(len(pool), size, replace=False)]
+    return collate([item._replace(image=augment(item.image, rng)) for item in items], tokenizer, prompt_ids)

@@ -1,0 +1,129 @@
+"""LEGION's losses (papers/legion.md, equation 4), and those that stand in for the towers' pretraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.detectors.legion import LegionModel
+from refiner.micro.world import SIZE
+from refiner.training.legion.data import KIND_NAMES, LABEL_SIDE, PART_NAMES, Batch
+from refiner.training.legion.model import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Factors of stage 1's losses; the first three are equation 4 with the paper's values."""
+
+    ce: float = 1.0
+    bce: float = 0.4
+    dice: float = 0.2
+    flaws: float = 0.0
+    """Kind of flaw in each CLIP patch, flawed pixels from SAM's embedding."""
+    parts: float = 0.0
+    """Which part should be in each CLIP patch, and in each pixel from SAM's embedding."""
+    count: float = 0.0
+    """The answer's word for how many flaws there are, once more: all else hangs on it, and ``ce`` is over all words."""
+    verdict: float = 0.0
+    """Real or fake from CLS, already in stage 1."""
+
+
+class Trainee(nn.Module):
+    """The model with the heads that only training needs."""
+
+    def __init__(self, model: LegionModel, shape: Architecture) -> None:
+        super().__init__()
+        self.model = model
+        self.patch_head = nn.Linear(shape.clip_width, 1 + len(KIND_NAMES) + len(PART_NAMES))
+        zoom = LABEL_SIDE * shape.sam_patch // SIZE
+        channels = (2 + len(PART_NAMES)) * zoom**2
+        self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, channels, 1), nn.PixelShuffle(zoom))
+        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # a given part is seldom in a given patch
+
+    def losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """Stage 1's losses by name, weighted."""
+        output = self.model(batch.ids, batch.pixels, batch.pixels)
+        asked = batch.labels[:, 1:] != -100
+        logits = output.logits[:, :-1][asked].float()
+        losses = {"ce": weights.ce * functional.cross_entropy(logits, batch.labels[:, 1:][asked])}
+        if weights.count:
+            place = int(batch.place)
+            said = output.logits[:, place - 1].float()
+            losses["count"] = weights.count * functional.cross_entropy(said, batch.labels[:, place])
+        if len(batch.rows):
+            masks = _to_picture(output.mask_logits)
+            losses["bce"] = weights.bce * functional.binary_cross_entropy_with_logits(masks, batch.masks)
+            losses["dice"] = weights.dice * dice_loss(masks.sigmoid(), batch.masks)
+        return losses | self.dense_losses(output.vision, output.sam, batch, weights)
+
+    def tower_losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """Stage 0's losses by name, weighted."""
+        vision, ground = self.model.encode_image(batch.pixels), self.model.encode_ground(batch.pixels)
+        return self.dense_losses(vision, ground, batch, weights)
+
+    def dense_losses(self, vision: Tensor, ground: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """The losses of both towers' features, by name, weighted."""
+        kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
+        flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
+        losses = {
+            "flaws": weights.flaws
+            * (kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + _flawed_loss(flawed[:, 0], batch)),
+            "parts": weights.parts * (part_loss(parts, batch.parts) + _seen_loss(seen, batch.parts)),
+        }
+        verdict = self.model.verdict(vision)
+        if verdict is not None and weights.verdict:
+            losses["verdict"] = weights.verdict * functional.cross_entropy(verdict.float(), batch.real)
+        return losses
+
+
+def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth.
+
+    ``masks`` float (S, H, W), ``rows`` and ``kinds`` int (S,) are those of S flaws, as a ``Batch`` has them.
+    """
+    side = round(logits.shape[1] ** 0.5)
+    shares = functional.adaptive_avg_pool2d(masks[:, None], side).flatten(1)
+    target = torch.zeros(logits.shape[:2], dtype=torch.long)
+    for row, kind, share in zip(rows.tolist(), kinds.tolist(), shares, strict=True):
+        target[row][share > 0.06] = kind + 1
+    importance = torch.ones(logits.shape[-1])
+    importance[0] = 0.05
+    return functional.cross_entropy(logits.flatten(0, 1), target.flatten(), importance)
+
+
+def _flawed_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Flawed or not at each pixel: (B, 48, 48)."""
+    truth = torch.zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
+    logits = _to_picture(logits)
+    bce = functional.binary_cross_entropy_with_logits(logits, truth)
+    return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Which parts should be in each patch: (B, N, parts); mean over the parts that are there."""
+    side = round(logits.shape[1] ** 0.5)
+    shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
+    truth = (functional.adaptive_avg_pool2d(shown, side) > 0.05).flatten(2).transpose(1, 2)[..., 1:].float()
+    total = functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    return total / truth.sum().clamp(min=1)
+
+
+def _seen_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Which part should be at each pixel: (B, 1 + parts, 48, 48); the background counts a fifth."""
+    importance = torch.ones(logits.shape[1])
+    importance[0] = 0.2
+    return functional.cross_entropy(logits, parts, importance)
+
+
+def _to_picture(logits: Tensor) -> Tensor:
+    return functional.interpolate(logits[:, None].float(), (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
+
+
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the first axis of 1 - Dice, with LISA's scale and offset as LEGION's code has them; scalar."""
+    p, g = probability.flatten(1), truth.flatten(1)
+    both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
+    return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()

@@ -1,0 +1,163 @@
+"""How often a judge prefers the right one, on held-out pairs of the micro world."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refiner.hub import MICRO_WEIGHTS, read_card
+from refiner.metrics.hps.scorer import HPSScorer
+from refiner.micro.flaws import FLAWS, FlawedPicture, inject
+from refiner.micro.world import Scene, place, render, sample_scene
+from refiner.protocols import Judge
+from refiner.training.preference.data import RIVALS, Retouch, flawed_pair, natural_sample
+from refiner.training.world.flaws import Imperfect
+from refiner.training.world.paintings import VIEWS, paint
+
+_CHUNK = 64
+_PAINTED = 20
+"""Scenes that are painted at once."""
+
+
+class _Votes:
+    """Pairs in waiting, and how many of each sort were decided rightly."""
+
+    def __init__(self, judge: Judge, retouch: Retouch | None) -> None:
+        self.judge, self.retouch = judge, retouch
+        self.images: list[Image.Image] = []
+        self.prompts: list[str] = []
+        self.sorts: list[tuple[str, ...]] = []
+        self.right: dict[str, list[bool]] = defaultdict(list)
+
+    def add(self, better: tuple[Image.Image, str], worse: tuple[Image.Image, str], *sorts: str) -> None:
+        """A pair of (picture, prompt), counted under each of ``sorts``."""
+        for image, prompt in (better, worse):
+            self.images.append(image)
+            self.prompts.append(prompt)
+        self.sorts.append(sorts)
+        if len(self.sorts) >= _CHUNK:
+            self.count()
+
+    def count(self) -> None:
+        """Decide the pairs in waiting."""
+        images = self.images
+        if self.retouch:
+            images = list(map(Image.fromarray, self.retouch(np.stack([np.asarray(image) for image in images]))))
+        scores = self.judge.score(images, self.prompts)
+        for sorts, better, worse in zip(self.sorts, scores[::2], scores[1::2], strict=True):
+            for sort in sorts:
+                self.right[sort].append(better > worse)
+        self.images, self.prompts, self.sorts = [], [], []
+
+
+def _flawed(kind: str, rng: np.random.Generator) -> FlawedPicture:
+    while True:
+        picture = inject(sample_scene(rng), rng, count=1, kinds=[kind])
+        if picture.kinds:
+            return picture
+
+
+def _changed(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    while True:
+        scene = sample_scene(rng)
+        if (changed := RIVALS[kind](scene, rng)) is not None:
+            return scene, changed
+
+
+def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None) -> dict[str, float]:
+    """Share of held-out pairs in which the judge prefers the right one (ties are wrong).
+
+    Args:
+        judge: scores pictures against prompts.
+        seed: of the pairs; not one that was trained on.
+        pairs: of each sort; they go round the kinds of flaws and of wrong captions.
+        retouch: what is done to every picture first, such as a round trip through an autoencoder.
+
+    Returns:
+        ``flaw`` (a clean picture against the same with one flaw), ``flaw/KIND``; ``flaw_elsewhere`` (against another
+        clean picture of the same caption); ``more_flaws`` (k against k + 1); ``caption`` (one picture, right and wrong
+        caption) and ``picture`` (one caption, right and wrong picture), each with ``/KIND`` of the change.
+    """
+    votes = _Votes(judge, retouch)
+    for index in range(pairs):
+        rng = np.random.default_rng([seed, index])
+        kind = list(FLAWS)[index % len(FLAWS)]
+        bad = _flawed(kind, rng)
+        text = bad.scene.caption
+        votes.add((render(bad.scene), text), (bad.image, text), "flaw", f"flaw/{kind}")
+        votes.add((render(place(bad.scene, rng)), text), (bad.image, text), "flaw_elsewhere")
+        scene = sample_scene(rng, count=int(rng.integers(2, 5)))
+        fewer, more = flawed_pair(scene, rng)
+        if len(more.kinds) > len(fewer.kinds):
+            votes.add((fewer.image, scene.caption), (more.image, scene.caption), "more_flaws")
+        change = list(RIVALS)[index % len(RIVALS)]
+        scene, other = _changed(change, rng)
+        image = render(scene)
+        votes.add((image, scene.caption), (image, other.caption), "caption", f"caption/{change}")
+        votes.add((image, scene.caption), (render(other), scene.caption), "picture", f"picture/{change}")
+    votes.count()
+    return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
+
+
+def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect) -> dict[str, float]:
+    """The same on the generator's own mistakes in held-out scenes.
+
+    Args:
+        judge: scores pictures against prompts.
+        seed: of the scenes; not one that was trained on.
+        scenes: how many are painted.
+        imperfect: paints them.
+
+    Returns:
+        ``natural`` (a decoded clean picture against one with mistakes), ``fewer`` (fewer against more), ``repainted``
+        (a picture against itself with one place repainted, whichever is better).
+    """
+    votes, rng = _Votes(judge, None), np.random.default_rng([seed, scenes])
+    names = {"returned": "natural", "better": "fewer", "repainted": "repainted"}
+    for _ in range(scenes // _PAINTED):
+        for sample in map(natural_sample, paint(rng, _PAINTED, imperfect)):
+            shown = [(Image.fromarray(picture), sample.captions[0]) for picture in sample.pictures]
+            poorer = VIEWS.index("poorer")
+            for name, sort in names.items():
+                place = VIEWS.index(name)
+                if sample.better[place, poorer]:
+                    votes.add(shown[place], shown[poorer], sort)
+                elif sample.better[poorer, place]:
+                    votes.add(shown[poorer], shown[place], sort)
+    votes.count()
+    return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
+
+
+def measure(judge: Judge, seed: int, pairs: int, imperfect: Imperfect) -> dict[str, float]:
+    """Held-out figures on exact pictures, under ``decoded/`` once decoded, and on the generator's mistakes.
+
+    ``seed`` is that of the judge's training.
+    """
+    scores = evaluate(judge, seed=seed + 1, pairs=pairs)
+    decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=imperfect.round_trip)
+    natural = evaluate_natural(judge, seed + 3, pairs, imperfect)
+    own = {f"generator/{name}": value for name, value in natural.items()}
+    return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
+
+
+def main() -> None:
+    """``python -P -m refiner.training.preference.eval [FOLDER]``: the figures of a judge's card, once more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=MICRO_WEIGHTS / "hps")
+    parser.add_argument("--pairs", type=int, default=500, help="held-out pairs of each sort")
+    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose mistakes to show")
+    arguments = parser.parse_args()
+    judge, card = HPSScorer.from_pretrained(arguments.folder), read_card(arguments.folder)
+    if card is None:
+        parser.error(f"expected a judge with a card.json, got {str(arguments.folder)!r}: name its folder")
+    imperfect = Imperfect(arguments.generator)
+    print(json.dumps(measure(judge, card.seed, arguments.pairs, imperfect), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The micro judge before training: a CLIP in open_clip's format, with weights from which it can learn from nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from typing import Any
+
+import open_clip
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from refiner.metrics.hps.scorer import HPSScorer
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+from refiner.micro.world import SIZE
+from refiner.training.common import seed_everything
+from refiner.training.preference.data import CELLS
+
+CONTEXT_LENGTH = 44
+"""Tokens of a prompt, start and end included: the longest caption just fits."""
+_FIRST_SCALE = 30.0
+"""On the cosines: enough for a small step of a feature to say that a picture is flawed."""
+
+
+def words() -> list[str]:
+    """Every word of the micro world's captions."""
+    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
+    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
+    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Words to ids; the end token has the largest id, because CLIP's text tower reads its answer there."""
+    names = ["<pad>", "<unk>", *words(), "<start>", "<end>"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z0-9']+"), "removed")
+    special = [("<start>", vocabulary["<start>"]), ("<end>", vocabulary["<end>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=CONTEXT_LENGTH,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+    )
+
+
+def model_config(vocabulary: int) -> dict[str, Any]:
+    """open_clip's ``model_cfg`` of the micro judge."""
+    return {
+        "embed_dim": 256,
+        "vision_cfg": {
+            "image_size": SIZE,
+            "patch_size": SIZE // CELLS,
+            "layers": 6,
+            "width": 192,
+            "head_width": 96,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": vocabulary,
+            "hf_tokenizer_name": "refiner/hps-micro",
+            "width": 128,
+            "heads": 2,
+            "layers": 3,
+        },
+    }
+
+
+def build_scorer(seed: int) -> HPSScorer:
+    """The micro judge before training, written to a folder and read back as any other."""
+    seed_everything(seed)
+    tokenizer = build_tokenizer()
+    config = model_config(len(tokenizer))
+    clip = open_clip.CLIP(**config)
+    _initialise(clip)
+    with tempfile.TemporaryDirectory() as folder:
+        HPSScorer(model=clip, tokenizer=tokenizer, config=config, name="").save_pretrained(folder)
+        return HPSScorer.from_pretrained(folder, device="cpu")
+
+
+@torch.no_grad()
+def _initialise(clip: open_clip.CLIP) -> None:
+    """What lets an image tower learn from nothing; open_clip's own values are meant to be overwritten."""
+    tower = clip.visual
+    tower.positional_embedding[1:] = 0.2 * _sines(tower.positional_embedding.shape[1])
+    nn.init.normal_(tower.conv1.weight, std=tower.conv1.weight[0].numel() ** -0.5)
+    for block in tower.transformer.resblocks:
+        for weight in (block.attn.out_proj.weight, block.mlp.c_proj.weight):
+            nn.init.normal_(weight, std=1e-3)
+    clip.logit_scale.fill_(math.log(_FIRST_SCALE))
+
+
+def _sines(width: int) -> Tensor:
+    """Two-dimensional sines and cosines, float (patches, width)."""
+    y, x = torch.meshgrid(torch.arange(CELLS).float(), torch.arange(CELLS).float(), indexing="ij")
+    rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)

@@ -1,0 +1,246 @@
+"""Train the micro judge: a CLIP in HPS's architecture and format, at the micro world's size.
+
+CLIP's contrastive loss over pictures and captions, with near misses of each in every batch (another hour, word, kind or
+colour; colours or places swapped; a thing left out), and HPS v2's preferences (arXiv 2306.09341, section 4): for one
+prompt and two pictures, cross-entropy over the pair's scaled cosines. The better one has no flaw, fewer flaws, or fits
+the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
+from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
+cast of a decoder, in amounts that say nothing about which one is better, and are moved by a few pixels. From a later
+step on, each batch also holds pictures with the generator's own mistakes, against others of the same scene that its
+decoder made as well, and against themselves with one place repainted. Before all that the text tower learns alone to
+tell what captions say.
+
+Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here the micro world's exact
+truth stands in for both. What each patch shows, which parts should be there, which kind of flaw is there, whether the
+picture is flawless, and what the caption says are learned beside it, through heads that are thrown away afterwards:
+with so few pictures, captions and preferences alone say too little about where to look. The image tower starts from
+two-dimensional sines and cosines, and from residual branches close to zero. The tokenizer knows the words of the micro
+world alone.
+
+Run ``python -P -m refiner.training.preference.recipe --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.metrics.hps.scorer import HPSScorer
+from refiner.micro.world import sample_scene
+from refiner.training.fit import FitSettings, fit
+from refiner.training.preference.eval import measure
+from refiner.training.preference.losses import Trainee, contrastive_loss, duel_scores, preference_loss
+from refiner.training.preference.model import build_scorer
+from refiner.training.preference.pool import Labels, Pool, build_naturals, build_pool, decoder_look, shifted
+from refiner.training.world.flaws import Imperfect
+from refiner.training.world.paintings import VIEWS, Gallery
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRecipe:
+    """Settings of a run; the defaults are those of the bundled weights."""
+
+    seed: int = 31
+    shards: int = 16
+    shard_size: int = 250
+    steps: int = 5000
+    batch: int = 3  # samples, with four pictures each
+    reading: int = 800  # steps of the text tower alone, before any picture is seen
+    read: int = 96  # captions in such a step
+    natural_shards: int = 16
+    natural_shard_size: int = 250
+    natural_from: int = 2000  # step from which natural samples are in the batch
+    naturals: int = 6  # of them, with four pictures each
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    preference: float = 1.0  # this and the following are factors of the losses
+    contrast: float = 0.5
+    things: float = 0.3
+    parts: float = 0.5
+    flaws: float = 1.0
+    verdict: float = 0.3
+    said: float = 0.5
+
+
+_WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
+"""Pictures of a sample that are in the batch of even steps, and of odd ones."""
+_DUELS = {"cleaner": (0, 1), "much cleaner": (0, 2), "fewer": (1, 2), "fitting": (0, 3)}
+_NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2), "mended": (3, 2), "spoiled": (2, 3)}
+"""Which of a sample's pictures is better than which, where ``Pool.better`` says so."""
+
+
+class _Batch(NamedTuple):
+    """Pictures of one pool's samples, and which is better than which."""
+
+    pictures: Tensor
+    """(N, 3, 96, 96)."""
+    samples: list[int]
+    """Which sample each picture is of."""
+    labels: Labels
+    captions: list[str]
+    """One for each picture."""
+    wrong: list[str]
+    """Captions that belong to none of them."""
+    pairs: dict[str, Tensor]
+    """Numbers (D, 2) of the better and the worse picture, by duel; the prompt is the better one's caption."""
+    fitting: list[int]
+    """Numbers of the flawless pictures, each with a caption of its own."""
+
+
+def _draw_batch(
+    pool: Pool, rng: np.random.Generator, count: int, names: tuple[str, ...], duels: dict[str, tuple[int, int]]
+) -> _Batch:
+    indices = rng.choice(len(pool), count, replace=False)
+    pictures, labels = pool.take(indices, names)
+    samples, places = torch.arange(count), [pool.names.index(name) for name in names]
+    pairs = {
+        name: torch.stack([better * count + samples, worse * count + samples], dim=1)[
+            pool.better[indices, places[better], places[worse]]
+        ]
+        for name, (better, worse) in duels.items()
+    }
+    rows = [pool.captions[index] for index in indices.tolist()]
+    captions = [row[name == "rival"] for name in names for row in rows]
+    flawless = [place for place, name in enumerate(names) if name in ("clean", "again", "returned", "rival")]
+    fitting = [place * count + at for place in flawless for at in range(count)]
+    return _Batch(
+        pictures,
+        samples.repeat(len(names)).tolist(),
+        labels,
+        captions,
+        [text for row in rows for text in row[2:]],
+        pairs,
+        fitting,
+    )
+
+
+def _join(first: _Batch, second: _Batch) -> _Batch:
+    count = len(first.pictures)
+    return _Batch(
+        torch.cat([first.pictures, second.pictures]),
+        first.samples + [number + count for number in second.samples],
+        Labels(*(torch.cat(both) for both in zip(first.labels, second.labels, strict=True))),
+        first.captions + second.captions,
+        first.wrong + second.wrong,
+        first.pairs | {name: pairs + count for name, pairs in second.pairs.items()},
+        first.fitting + [number + count for number in second.fitting],
+    )
+
+
+def losses_of_step(
+    trainee: Trainee, world: Pool, natural: Pool | None, recipe: PreferenceRecipe, step: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses by name of a step's batch, and the share of each duel that was decided rightly."""
+    rng = np.random.default_rng([recipe.seed, 1, step])
+    if step < recipe.reading:
+        heard = [sample_scene(rng).caption for _ in range(recipe.read)]
+        return {"said": trainee.said_loss(trainee.read(heard), heard)}, {}
+    batch = _draw_batch(world, rng, recipe.batch, _WORLD[step % 2], _DUELS)
+    if natural:
+        batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, VIEWS, _NATURAL_DUELS))
+    captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
+    place = {caption: number for number, caption in enumerate(captions)}
+    seen, texts, scale = (
+        trainee.see(decoder_look(shifted(batch.pictures, batch.samples))),
+        trainee.read(captions),
+        trainee.scale,
+    )
+    own = texts[[place[caption] for caption in batch.captions]]
+    duels = {name: duel_scores(seen.features, own, pairs) for name, pairs in batch.pairs.items()}
+    better, worse = torch.cat(list(duels.values())).unbind(1)
+    losses = {
+        "preference": preference_loss(better, worse, scale).mean(),
+        "contrast": contrastive_loss(seen.features[batch.fitting], texts, captions, scale),
+        "said": trainee.said_loss(seen.features, batch.captions) + trainee.said_loss(texts, captions),
+        **trainee.patch_losses(seen.tokens, batch.labels),
+    }
+    won = {name: (fits[:, 0] > fits[:, 1]).float().mean() for name, fits in duels.items() if len(fits)}
+    return losses, won | {"scale": scale}
+
+
+def train(runs: Path, recipe: PreferenceRecipe | None = None, imperfect: Imperfect | None = None) -> HPSScorer:
+    """The whole training, or what is left of it; checkpoint and pools lie in ``runs/preference``.
+
+    Args:
+        runs: folder of all runs.
+        recipe: None is that of the bundled weights.
+        imperfect: the generator: half the pictures go through its autoencoder, and it paints the natural samples;
+            without it there are none of these.
+    """
+    recipe = recipe or PreferenceRecipe()
+    folder, weights = runs / "preference", dataclasses.asdict(recipe)
+    retouch = imperfect.round_trip if imperfect else None
+    world = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed, retouch)
+    natural = None
+    if imperfect:
+        gallery = Gallery(runs / "paintings", imperfect, shard=recipe.natural_shard_size)
+        natural = build_naturals(folder / "natural", recipe.natural_shards, gallery)
+    scorer = build_scorer(recipe.seed)
+    trainee = Trainee(scorer)
+
+    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        late = step >= recipe.natural_from
+        losses, figures = losses_of_step(trainee, world, natural if late else None, recipe, step)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return total, {name: value.detach() for name, value in (losses | figures).items()}
+
+    settings = FitSettings(
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        warmup=150,
+        weight_decay=recipe.weight_decay,
+        ema=0.998,
+        seed=recipe.seed,
+        report_every=50,
+        save_every=200,
+    )
+    fit(trainee, loss_of_step, settings, folder, "preferences")
+    return scorer
+
+
+def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
+    """Write the judge's folder with its card."""
+    (out / "card.json").unlink(missing_ok=True)
+    scorer.save_pretrained(out)
+    write_card(
+        out,
+        name="hps-micro 6",
+        recipe="python -P -m refiner.training.preference.recipe",
+        seed=recipe.seed,
+        data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
+        f"{recipe.natural_shards * recipe.natural_shard_size} scenes painted by the generator",
+        domain="micro",
+        scores=scores,
+        settings=dataclasses.asdict(recipe),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and drawn pictures")
+    parser.add_argument("--out", type=Path, default=MICRO_WEIGHTS / "hps", help="folder of the finished judge")
+    parser.add_argument("--pairs", type=int, default=1400, help="held-out pairs of each sort to measure on")
+    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="its folder")
+    arguments = parser.parse_args()
+    if not arguments.generator.is_dir():
+        parser.error(f"expected the folder of the generator, got {str(arguments.generator)!r}: train it first")
+    recipe, imperfect = PreferenceRecipe(), Imperfect(arguments.generator)
+    scorer = train(arguments.runs, recipe, imperfect)
+    save(scorer, arguments.out, recipe, {})
+    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe.seed, arguments.pairs, imperfect)
+    save(scorer, arguments.out, recipe, scores)
+    for name, value in scores.items():
+        print(f"{name:40s} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The bundled probe: learns from the generator's own pictures, annotated by the referee, where its denoiser sees flaws.
+
+The features of every picture are taken once and kept; the probe itself is trained in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from refiner.detectors.probe import DenoiserFeatures, Probe, ProbeConfig, ProbeDetector
+from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.micro.things import COLOURS
+from refiner.micro.world import SIZE
+from refiner.training.fit import FitSettings, fit
+from refiner.training.legion.data import PART_NAMES
+from refiner.training.world.flaws import OUTLINE, Imperfect, category_of
+from refiner.training.world.paintings import VIEWS, Gallery, Painting
+
+_SHOWN = tuple(VIEWS.index(name) for name in ("returned", "poorer", "repainted"))
+"""The pictures of a painting that are learnt from: flawless, flawed, and changed in one place."""
+_IGNORED = -100
+"""Label of a cell that says nothing, as in torch's cross entropy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecipe:
+    """How the probe is trained."""
+
+    shards: int = 16  # of the gallery
+    held: int = 1  # of them, the first ones, that are kept for choosing settings
+    steps: int = 3000
+    batch: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+    flaw_weight: float = 2.0  # of a flawed cell against a flawless one
+    word_weight: float = 0.1  # of the loss of part and colour against that of the flaw
+
+
+class Shard(NamedTuple):
+    """Features and labels of N pictures."""
+
+    features: NDArray[np.float16]
+    """(N, C, h, w), on disk."""
+    flaws: NDArray[np.float32]
+    """(N, h, w): share of each cell that is flawed, in [0, 1]."""
+    parts: NDArray[np.int64]
+    """(N, h, w): index into ``PART_NAMES`` in flawed cells."""
+    colours: NDArray[np.int64]
+    """(N, h, w): index of the thing's colour in flawed cells."""
+
+
+def take_features(pipe: StableDiffusionPipeline, paintings: Sequence[Painting], file: Path) -> NDArray[np.float16]:
+    """Features of the pictures that are learnt from, float16 (N, C, h, w); kept in ``file`` and read from there."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        look = DenoiserFeatures(pipe, ProbeConfig.timestep, ProbeConfig.draws)
+        partial, rows = file.with_suffix(".partial"), None
+        for place, painting in enumerate(paintings):
+            images = [Image.fromarray(painting.pictures[view]) for view in _SHOWN]
+            features = look(images, painting.scenes[VIEWS.index("poorer")].caption).half().numpy()
+            if rows is None:
+                shape = (len(paintings) * len(_SHOWN), *features.shape[1:])
+                rows = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+            rows[place * len(_SHOWN) : (place + 1) * len(_SHOWN)] = features
+        del rows
+        partial.rename(file)
+    features16: NDArray[np.float16] = np.load(file, mmap_mode="r")
+    return features16
+
+
+def labels(
+    paintings: Sequence[Painting], side: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Flaws, parts and colours of the pictures that are learnt from, as in ``Shard``, on ``side`` cells a side."""
+    shape = (len(paintings), len(_SHOWN), side, side)
+    flaws = np.zeros(shape, dtype=np.float32)
+    words = np.full((2, *shape), _IGNORED, dtype=np.int64)
+    colours = list(COLOURS)
+    for place, painting in enumerate(paintings):
+        for row, view in enumerate(_SHOWN):
+            scene, whole = painting.scenes[view], np.zeros((SIZE, SIZE), dtype=np.bool_)
+            for flaw in painting.flaws[view]:
+                mask = ndimage.binary_dilation(flaw.mask, iterations=OUTLINE)
+                whole |= mask
+                thing = scene.things[flaw.thing]
+                name = f"{thing.kind}: {flaw.part}"
+                if name in PART_NAMES:
+                    cells = _shares(mask, side) > 0
+                    words[:, place, row][:, cells] = [[PART_NAMES.index(name)], [colours.index(thing.colour)]]
+            flaws[place, row] = _shares(whole, side)
+    flat = (-1, side, side)
+    return flaws.reshape(flat), words[0].reshape(flat), words[1].reshape(flat)
+
+
+def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
+    cell = SIZE // side
+    shares: NDArray[np.float32] = mask.reshape(side, cell, side, cell).mean(axis=(1, 3)).astype(np.float32)
+    return shares
+
+
+def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, folder: Path) -> Shard:
+    """A shard of the gallery as the probe learns from it."""
+    paintings = gallery[index]
+    features = take_features(pipe, paintings, folder / f"{gallery.seed}-{gallery.shard}-{index:03d}.npy")
+    return Shard(features, *labels(paintings, features.shape[-1]))
+
+
+def loss(
+    probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeRecipe
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Binary cross entropy of the flaw and cross entropy of part and colour in flawed cells; and both for the log."""
+    flaws, *words = truth
+    logits = probe(features)
+    flaw = functional.binary_cross_entropy_with_logits(
+        logits[:, 0], flaws, pos_weight=torch.tensor(recipe.flaw_weight, device=flaws.device)
+    )
+    said = logits[:, 1:].split([len(PART_NAMES), len(COLOURS)], dim=1)
+    pairs = [functional.cross_entropy(*pair, ignore_index=_IGNORED) for pair in zip(said, words, strict=True)]
+    word = torch.stack(pairs).nan_to_num().sum()
+    return flaw + recipe.word_weight * word, {"flaw": flaw.detach(), "word": word.detach()}
+
+
+def train(recipe: ProbeRecipe, shards: Sequence[Shard], folder: Path, generator: str) -> ProbeDetector:
+    """Train a probe, or go on where ``folder/probe.pt`` stopped."""
+    channels = shards[0].features.shape[1]
+    config = ProbeConfig(
+        generator=generator,
+        channels=channels,
+        parts=PART_NAMES,
+        categories=tuple(category_of(name.partition(": ")[2]).value for name in PART_NAMES),
+        colours=tuple(COLOURS),
+    )
+    torch.manual_seed(recipe.seed)
+    probe = Probe(config)
+    some = torch.from_numpy(np.concatenate([shard.features[::7] for shard in shards]).astype(np.float32))
+    probe.mean.copy_(some.mean(dim=(0, 2, 3))[:, None, None])
+    probe.spread.copy_(some.std(dim=(0, 2, 3))[:, None, None] + 1e-4)
+    places = [(shard, row) for shard in shards for row in range(len(shard.flaws))]
+
+    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        drawn = np.random.default_rng([recipe.seed, step]).choice(len(places), recipe.batch, replace=False)
+        rows = [tuple(each[row] for each in shard) for shard, row in (places[place] for place in drawn)]
+        features, *truth = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        return loss(probe, features.float(), truth, recipe)
+
+    settings = FitSettings(
+        steps=recipe.steps, learning_rate=recipe.learning_rate, weight_decay=0.02, ema=0.99, seed=recipe.seed
+    )
+    fit(probe, loss_of_step, settings, folder, "probe")
+    return ProbeDetector(probe, config, name="probe")
+
+
+def build(run: Path, paintings: Path, generator: Path, out: Path, recipe: ProbeRecipe | None = None) -> None:
+    """Draw what is missing, train, and write the probe to ``out``."""
+    recipe = recipe or ProbeRecipe()
+    pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
+    gallery = Gallery(paintings, Imperfect(generator))
+    shards = [open_shard(pipe, gallery, index, run / "features") for index in range(recipe.held, recipe.shards)]
+    train(recipe, shards, run, "micro").save_pretrained(out)
+
+
+def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe | None = None) -> None:
+    """Write a probe's ``card.json`` with its scores."""
+    write_card(
+        folder,
+        name="probe-micro 3",
+        recipe="python -P -m refiner.training.probe.recipe --run runs/probe --out DIR",
+        seed=(recipe or ProbeRecipe()).seed,
+        data="the generator's own pictures of scenes of the micro world, annotated by the referee",
+        domain="micro",
+        scores={name: round(value, 4) for name, value in scores.items()},
+        settings=dataclasses.asdict(recipe or ProbeRecipe()),
+    )
+
+
+def main() -> None:
+    """``python -P -m refiner.training.probe.recipe --run runs/probe --out DIR``."""
+    parser = argparse.ArgumentParser(description="Train the bundled probe; goes on from the checkpoints of --run.")
+    parser.add_argument("--run", type=Path, default=Path("runs/probe"), help="checkpoints, log and features")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained probe")
+    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose denoiser to probe")
+    parser.add_argument("--paintings", type=Path, default=Path("runs/paintings"), help="folder of its pictures")
+    recipe = ProbeRecipe()
+    for field in dataclasses.fields(recipe):
+        default = getattr(recipe, field.name)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    torch.set_num_threads(1)
+    run, paintings, generator, out = (arguments.pop(name) for name in ("run", "paintings", "generator", "out"))
+    build(run, paintings, generator, out, ProbeRecipe(**arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Pictures of the micro world with their captions, for a vision-language model to learn from.
+
+Three sorts of pictures: with injected flaws, with the generator's own, and clean ones. Some captions are then made to
+ask for another colour, kind or attribute than the picture shows: a flaw that only a reader of captions can find.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.detectors.reading.regions import FoundRegion
+from refiner.files import atomic_write
+from refiner.masks import box_of, location_words
+from refiner.micro.flaws import inject
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+from refiner.micro.world import SIZE, Scene, Thing, parse_caption, sample_scene
+from refiner.taxonomy import Category
+from refiner.training.legion.data import KIND_NAMES, PART_NAMES, part_map
+from refiner.training.vlm.words import (
+    FRAME,
+    INSTEAD,
+    WANTED,
+)
+from refiner.training.world.flaws import Pixels, regions_of
+from refiner.training.world.paintings import Gallery, Painting
+from refiner.types import Box, Mask, Region
+
+CLEAN_SHARE = 0.3
+"""Share of the pictures of injected flaws that have none; of painted ones a quarter and more are clean."""
+MOST_REGIONS = 6
+"""Regions of an answer: the largest ones."""
+SURE, LESS_SURE = 0.9, 0.7
+"""Confidence in an injected flaw or a wrong thing, and in a malformed part."""
+_ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
+    "face": ("{}", Category.ANATOMY, ("mouth",)),
+    "clock": ("{} o'clock", Category.COMMONSENSE, ("hour hand",)),
+    "sign": ("{}", Category.TEXT, ("first letter", "second letter", "third letter")),
+    "cat": ("facing {}", Category.COMMONSENSE, ()),
+    "tree": ("with the sun on the {}", Category.OPTICS, ("sun",)),
+}
+"""How an explanation words a kind's attribute, the flaw's category, and the parts that show it; none: all of them."""
+HUES = (*COLOURS, *BACKGROUNDS)
+"""Colours of things, and backgrounds."""
+UNSEEN = -1
+"""In place of a kind of flaw: it cannot be seen in the picture alone."""
+
+
+class Shown(NamedTuple):
+    """One picture, its caption, and the truth about it, regions in the order in which an answer names them."""
+
+    image: Pixels
+    """Uint8 (96, 96, 3)."""
+    caption: str
+    found: tuple[FoundRegion, ...]
+    masks: NDArray[np.bool_]
+    """Bool (R, 96, 96)."""
+    kinds: tuple[int, ...]
+    """Index into ``KIND_NAMES`` of each region."""
+    parts: Pixels
+    """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+
+
+def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Shown:
+    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things."""
+    scene = sample_scene(rng)
+    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
+    picture = inject(scene, rng, count=count)
+    kinds = [KIND_NAMES.index(kind) for kind in picture.kinds]
+    return _shown(np.asarray(picture.image), scene, picture.regions, kinds, SURE)
+
+
+def natural(painting: Painting) -> list[Shown]:
+    """A painting's pictures with what is wrong with them."""
+    items = []
+    for picture, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
+        regions = regions_of(flaws, scene)[:MOST_REGIONS]
+        items.append(_shown(picture, scene, regions, [KIND_NAMES.index("malformed")] * len(regions), LESS_SURE))
+    return items
+
+
+def _shown(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[int], sure: float) -> Shown:
+    found = [found_of(region, sure) for region in regions]
+    masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
+    for row, region in enumerate(regions):
+        masks[row] = region.pixels(FRAME)
+    return _ordered(Shown(image, scene.caption, tuple(found), masks, tuple(kinds), part_map(scene)))
+
+
+def found_of(region: Region, sure: float = SURE) -> FoundRegion:
+    """What an answer says of a true region."""
+    return FoundRegion(
+        name=region.name,
+        location=region.location,
+        explanation=region.explanation,
+        reasoning=region.reasoning,
+        category=region.category,
+        severity=region.severity,
+        score=sure,
+        box=region.box,
+    )
+
+
+def _ordered(item: Shown) -> Shown:
+    """Regions by ninth of the picture, row by row, then from left to right."""
+    order = sorted(range(len(item.found)), key=lambda index: _reading_key(item.found[index].box))
+    return item._replace(
+        found=tuple(item.found[index] for index in order),
+        masks=item.masks[order],
+        kinds=tuple(item.kinds[index] for index in order),
+    )
+
+
+def _reading_key(box: Box | None) -> tuple[int, int]:
+    x0, y0, x1, y1 = box or (0, 0, SIZE, SIZE)
+    return (3 * (y0 + y1)) // (2 * SIZE), x0 + x1
+
+
+def unlike(item: Shown, rng: np.random.Generator) -> Shown:
+    """The same picture with a caption that asks for something else of one of its things, and with that flaw.
+
+    A thing that is flawed already is left alone; where all are, so is the caption.
+    """
+    scene = parse_caption(item.caption)
+    flawed = item.masks.any(axis=0)
+    index = int(rng.integers(len(scene.things)))
+    thing = scene.things[index]
+    if (mask_of(item.parts, thing.kind) & flawed).any():
+        return item
+    wanted, seen, words, category, parts = _asked(thing, scene, rng)
+    mask = mask_of(item.parts, thing.kind, parts)
+    box = box_of(mask)
+    if box is None:
+        return item
+    name = f"the {thing.colour} {thing.kind}"
+    named = "the letters" if len(parts) > 1 else f"the {parts[0]}" if parts else ""
+    region = FoundRegion(
+        name=f"{named} of {name}" if named else name,
+        location=location_words(box, FRAME),
+        explanation=INSTEAD.format(seen=seen, wanted=words),
+        reasoning=WANTED.format(phrase=wanted.phrase),
+        category=category,
+        severity=0.9,
+        score=SURE,
+        box=box,
+    )
+    things = tuple(wanted if place == index else each for place, each in enumerate(scene.things))
+    return _ordered(
+        item._replace(
+            caption=dataclasses.replace(scene, things=things).caption,
+            found=(*item.found, region),
+            masks=np.concatenate([item.masks, mask[None]]),
+            kinds=(*item.kinds, UNSEEN),
+        )
+    )
+
+
+def _asked(thing: Thing, scene: Scene, rng: np.random.Generator) -> tuple[Thing, str, str, Category, tuple[str, ...]]:
+    """Another thing than the one shown, both in words, the category of the difference, and the parts that show it."""
+    choice = rng.random()
+    if choice < 0.4 and thing.kind in _ATTRIBUTES:
+        template, category, parts = _ATTRIBUTES[thing.kind]
+        other = _other(rng, KINDS[thing.kind].attributes, thing.attribute)
+        wanted = dataclasses.replace(thing, attribute=other)
+        return wanted, template.format(thing.attribute), template.format(other), category, parts
+    if choice < 0.75:
+        wanted = dataclasses.replace(thing, colour=_other(rng, tuple(COLOURS), thing.colour))
+        return wanted, thing.colour, wanted.colour, Category.COLOR, ()
+    shown = {each.kind for each in scene.things}
+    kind = _other(rng, tuple(kind for kind in KINDS if kind not in shown), "")
+    attributes = KINDS[kind].attributes
+    wanted = Thing(kind=kind, colour=thing.colour, attribute=attributes[int(rng.integers(len(attributes)))])
+    return wanted, f"a {thing.kind}", f"a {kind}", Category.COMMONSENSE, ()
+
+
+def _other(rng: np.random.Generator, choices: Sequence[str], own: str) -> str:
+    rest = [choice for choice in choices if choice != own]
+    return rest[int(rng.integers(len(rest)))]
+
+
+def mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:
+    """Where a thing, or some of its parts, should be, bool (96, 96)."""
+    labels = [
+        1 + label
+        for label, name in enumerate(PART_NAMES)
+        if name.startswith(f"{kind}: ") and (not names or name.partition(": ")[2] in names)
+    ]
+    mask: Mask = np.isin(parts, labels).repeat(2, axis=0).repeat(2, axis=1)
+    return mask
+
+
+class Album:
+    """Shards of pictures, made when first asked for and kept in a folder; even ones are of injected flaws.
+
+    Args:
+        folder: of the shards; made if missing.
+        gallery: paintings with the generator's own flaws, for the odd shards; None: all flaws are injected.
+        seed: shard i is drawn from seed + i, whoever draws it and when.
+        shard: pictures in each, those of paintings apart.
+    """
+
+    def __init__(self, folder: Path, gallery: Gallery | None = None, seed: int = 5_000_000, shard: int = 1000) -> None:
+        self.folder, self.gallery, self.seed, self.shard = folder, gallery, seed, shard
+        self.items: list[Shown] = []
+        self.shards = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def grow(self, shards: int) -> None:
+        """Hold at least this many shards."""
+        while self.shards < shards:
+            own = self.gallery is not None and self.shards % 2 == 1
+            path = self.folder / f"{'natural' if own else 'injected'}-{self.seed + self.shards}-{self.shard}.npz"
+            if not path.exists():
+                _write(path, self._draw(self.shards, own))
+            self.items += _read(path)
+            self.shards += 1
+
+    def _draw(self, index: int, own: bool) -> list[Shown]:
+        if own and self.gallery is not None:
+            return [item for painting in self.gallery[index // 2] for item in natural(painting)]
+        rng = np.random.default_rng(self.seed + index)
+        return [draw(rng) for _ in range(self.shard)]
+
+
+def _write(path: Path, items: Sequence[Shown]) -> None:
+    texts = [[item.caption, [dataclasses.asdict(found) for found in item.found]] for item in items]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.stack([item.image for item in items]),
+        parts=np.stack([item.parts for item in items]),
+        masks=np.packbits(np.concatenate([item.masks for item in items]), axis=-1),
+        kinds=np.array([kind for item in items for kind in item.kinds], dtype=np.int64),
+        texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
+    )
+    atomic_write(path, buffer.getvalue())
+
+
+def _read(path: Path) -> list[Shown]:
+    with np.load(path) as file:
+        images, parts, kinds, texts = (file[name] for name in ("images", "parts", "kinds", "texts"))
+        masks = np.unpackbits(file["masks"], axis=-1, count=SIZE).astype(np.bool_)
+    items, start = [], 0
+    for image, part, (caption, entries) in zip(images, parts, json.loads(texts.tobytes()), strict=True):
+        stop = start + len(entries)
+        found = tuple(map(_found, entries))
+        items.append(Shown(image, caption, found, masks[start:stop], tuple(kinds[start:stop].tolist()), part))
+        start = stop
+    return items
+
+
+def _found(entry: dict[str, Any]) -> FoundRegion:
+    return FoundRegion(**{**entry, "category": Category(entry["category"]), "box": tuple(entry["box"])})
+
+
+def kind_of(label: int) -> str:
+    """Of the thing that a part of the map belongs to."""
+    return PART_NAMES[label - 1].partition(": ")[0]
+
+
+def hues_of(item: Shown) -> Pixels:
+    """Uint8 (48, 48): 1 + index into ``HUES`` of the thing or the background that each second pixel should show; 0
+    everywhere where the caption asks for something else."""
+    if UNSEEN in item.kinds:
+        return np.zeros_like(item.parts)
+    scene = parse_caption(item.caption)
+    colours = {thing.kind: 1 + HUES.index(thing.colour) for thing in scene.things}
+    ground = 1 + HUES.index(scene.background)
+    table = [ground, *(colours.get(kind_of(label), 0) for label in range(1, 1 + len(PART_NAMES)))]
+    return np.array(table, np.uint8)[item.parts]

@@ -1,0 +1,227 @@
+"""What a vision-language model is asked about pictures of the micro world, what it should answer, batches of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2TokenizerFast
+
+from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.reading.regions import FoundRegion
+from refiner.detectors.vlm.questions import finding, verifying
+from refiner.masks import box_of, clip_box, location_words
+from refiner.micro.world import SIZE, parse_caption
+from refiner.taxonomy import Category
+from refiner.training.legion.data import PART_NAMES, Augment, decoder_like
+from refiner.training.vlm.data import LESS_SURE, UNSEEN, Shown, hues_of, kind_of, mask_of, unlike
+from refiner.training.vlm.words import (
+    FORM,
+    FRAME,
+    PICTURE,
+    WHERE,
+    coordinates,
+    find_answer,
+    places_answer,
+    rendered,
+    told,
+    verify_answer,
+)
+from refiner.training.world.flaws import EXPLANATION, Pixels
+from refiner.types import Box
+
+UNTOLD = 0.25
+"""Share of the questions that do not tell the caption."""
+UNLIKE = 0.3
+"""Share of the told captions that ask for something else than the picture shows."""
+CHECKED = 0.15
+"""Share of the questions that ask whether claims are true."""
+LOCATED = 0.15
+"""Share of the questions that ask where parts are: boxes are learnt sooner so than from flaws alone."""
+MOST_PLACES = 6
+"""Parts whose places a question asks for."""
+HASTY = 0.2
+"""Share of the other questions that ask for clear flaws alone, as one-step detectors do."""
+_LENGTH_STEP = 16
+"""Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
+_FALSE_CLAIMS = (
+    "the {part} is missing",
+    EXPLANATION,
+    "the {part} has a wrong colour",
+    "the edge of the {part} is jagged",
+)
+
+
+class Exchange(NamedTuple):
+    """A question about a picture, and the answer to it."""
+
+    question: ChatRequest
+    answer: str
+    boxes_only: bool = False
+    """Whether only the boxes of the answer are learnt, because its names are a choice."""
+
+
+def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
+    """A question at random about a picture, whose caption may be changed first, with the true answer."""
+    caption_told = rng.random() >= UNTOLD
+    if caption_told and rng.random() < UNLIKE:
+        item = unlike(item, rng)
+    caption = item.caption if caption_told else ""
+    kind = rng.random()
+    if kind < LOCATED and (places := places_of(item, rng)):
+        question = dataclasses.replace(finding(PICTURE, "", FORM, thorough=True), user=WHERE, schema=None)
+        return item, Exchange(question, places_answer(places), boxes_only=True)
+    if kind < LOCATED + CHECKED:
+        claims = [(_jittered(region, rng), True) for region in item.found if rng.random() < 0.7]
+        claims += [(claim, False) for _ in range(int(rng.integers(3))) if (claim := false_claim(item, rng))]
+        if claims:
+            claims = [claims[index] for index in rng.permutation(len(claims))]
+            question = verifying(PICTURE, [claim for claim, _ in claims], FRAME, FORM, caption)
+            return item, Exchange(question, verify_answer(claims))
+    thorough = bool(rng.random() >= HASTY)
+    question = finding(PICTURE, caption, FORM, thorough=thorough)
+    return item, Exchange(question, find_answer(item.found))
+
+
+def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
+    """Some of the things and parts that a picture should show, by name, with their boxes; none where its caption asks
+    for something else."""
+    if UNSEEN in item.kinds:
+        return []
+    places = []
+    for thing in parse_caption(item.caption).things:
+        name = f"{thing.colour} {thing.kind}"
+        labels = [label for label in np.unique(item.parts) if label and kind_of(label) == thing.kind]
+        places.append((f"the {name}", mask_of(item.parts, thing.kind)))
+        for label in labels:
+            part = PART_NAMES[label - 1].partition(": ")[2]
+            places.append((f"the {part} of the {name}", mask_of(item.parts, thing.kind, (part,))))
+    chosen = rng.permutation(len(places))[:MOST_PLACES]
+    return [(places[index][0], box) for index in chosen if (box := box_of(places[index][1]))]
+
+
+def false_claim(item: Shown, rng: np.random.Generator) -> FoundRegion | None:
+    """A flaw of a part that has none; None where the part that chance chose has one, or is too small to be seen."""
+    things = parse_caption(item.caption).things
+    label = int(rng.choice(np.unique(item.parts)))
+    if label == 0:
+        return None
+    kind, _, part = PART_NAMES[label - 1].partition(": ")
+    colour = next((thing.colour for thing in things if thing.kind == kind), "")
+    mask = mask_of(item.parts, kind, (part,))
+    box = box_of(mask)
+    if box is None or not colour or (mask & item.masks.any(axis=0)).any():
+        return None
+    template = _FALSE_CLAIMS[int(rng.integers(len(_FALSE_CLAIMS)))]
+    region = FoundRegion(
+        name=f"the {part} of the {colour} {kind}",
+        location=location_words(box, FRAME),
+        explanation=template.format(part=part),
+        reasoning="",
+        category=Category.ANATOMY,
+        severity=0.5,
+        score=LESS_SURE,
+        box=box,
+    )
+    return _jittered(region, rng)
+
+
+def _jittered(region: FoundRegion, rng: np.random.Generator) -> FoundRegion:
+    """The same with a box about as wrong as a model's."""
+    box = [side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE)]
+    return dataclasses.replace(region, box=clip_box(_in_order(box), FRAME) or region.box)
+
+
+def _in_order(box: Sequence[int]) -> Box:
+    x0, y0, x1, y1 = box
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+class Batch(NamedTuple):
+    """B questions with answers; S flaws that the pictures show, row by row."""
+
+    pixels: Tensor
+    """Float (B, 3, 96, 96), normalised."""
+    ids: Tensor
+    """Int (B, L): question and answer, padded on the right."""
+    labels: Tensor
+    """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    captions: Tensor
+    """Int (B, L): the caption's tokens where a question tells one that fits the picture, else -100."""
+    masks: Tensor
+    """Float (S, 96, 96) of 0 and 1."""
+    rows: Tensor
+    """Int (S,): which picture each flaw is of."""
+    kinds: Tensor
+    """Int (S,): index into ``KIND_NAMES``."""
+    parts: Tensor
+    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
+    hues: Tensor
+    """Int (B, 48, 48): which colour or background should be where, 1 + index into ``HUES``, 0 where not known."""
+
+
+def sample_batch(
+    items: Sequence[Shown],
+    tokenizer: Qwen2TokenizerFast,
+    *,
+    seed: tuple[int, ...],
+    size: int,
+    picture_tokens: int,
+    augment: Augment = decoder_like,
+) -> Batch:
+    """Draw ``size`` pictures, augmented, with a question about each; the same ``seed`` gives the same batch."""
+    rng = np.random.default_rng(seed)
+    chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
+    asked = [ask(item._replace(image=augment(item.image, rng)), rng) for item in chosen]
+    return collate(asked, tokenizer, picture_tokens)
+
+
+def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> Batch:
+    """Put pictures, questions and answers into one batch."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    questions = [encode(rendered(exchange.question, tokenizer, picture_tokens)) for _, exchange in asked]
+    answers = [[*encode(exchange.answer), tokenizer.eos_token_id] for _, exchange in asked]
+    longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
+    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    ids = torch.full((len(asked), length), tokenizer.pad_token_id)
+    labels, captions = torch.full_like(ids, -100), torch.full_like(ids, -100)
+    sides = torch.tensor([encode(text)[0] for end in (", ", "]") for text in coordinates(end)])
+    before, after = (encode(text)[0] for text in told()[:2])
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        whole = torch.tensor([*question, *answer])
+        ids[row, : len(whole)] = whole
+        labels[row, len(question) : len(whole)] = whole[len(question) :]
+        if asked[row][1].boxes_only:
+            labels[row][~torch.isin(labels[row], sides)] = -100
+        if before in question and after in question and UNSEEN not in asked[row][0].kinds:
+            span = slice(question.index(before) + 1, question.index(after))
+            captions[row, span] = whole[span]
+    seen = [
+        (row, mask, kind)
+        for row, (item, _) in enumerate(asked)
+        for mask, kind in zip(item.masks, item.kinds, strict=True)
+        if kind != UNSEEN
+    ]
+    return Batch(
+        pixels=normalise(np.stack([item.image for item, _ in asked])),
+        ids=ids,
+        labels=labels,
+        captions=captions,
+        masks=torch.from_numpy(np.array([mask for _, mask, _ in seen], np.float32).reshape(-1, SIZE, SIZE)),
+        rows=torch.tensor([row for row, _, _ in seen], dtype=torch.long),
+        kinds=torch.tensor([kind for _, _, kind in seen], dtype=torch.long),
+        parts=torch.from_numpy(np.stack([item.parts for item, _ in asked])).long(),
+        hues=torch.from_numpy(np.stack([hues_of(item) for item, _ in asked])).long(),
+    )
+
+
+def normalise(images: Pixels) -> Tensor:
+    """Uint8 (B, 96, 96, 3) to what the tower sees, float (B, 3, 96, 96) in [-1, 1]."""
+    return torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1)

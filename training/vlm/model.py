@@ -1,0 +1,302 @@
+"""Qwen3-VL at the micro world's size, and what only its training needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    CLIPVisionModel,
+    Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from refiner.micro.world import SIZE
+from refiner.training.legion.data import KIND_NAMES, LABEL_SIDE, PART_NAMES
+from refiner.training.legion.losses import dice_loss, kind_loss, part_loss
+from refiner.training.vlm.data import HUES
+from refiner.training.vlm.exchange import Batch
+from refiner.training.vlm.words import CHAT, CLEAN, FOUND, LAST, NEXT, connectives, coordinates, told
+
+_TEMPORAL = 2
+"""Frames in a patch: a picture is shown twice."""
+_BLUNT = 1.0
+"""Pixels by which a coordinate is wrong without being much of an error (a Gaussian's sigma)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes of the parts; the picture is 96 x 96."""
+
+    patch: int = 8
+    merge: int = 2
+    """Patches along a side that become one token of the language model."""
+    vision_width: int = 192
+    vision_layers: int = 6
+    vision_heads: int = 2
+    deepstack: tuple[int, ...] = (3,)
+    """Layers of the tower that also feed the language model's first layers."""
+    text_width: int = 192
+    text_layers: int = 4
+    text_inner: int = 512
+    text_heads: int = 4
+    text_groups: int = 2
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the picture."""
+        return SIZE // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Of the language model, for a picture."""
+        return (self.side // self.merge) ** 2
+
+
+def build_model(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLForConditionalGeneration:
+    """A Qwen3-VL with random weights for this tokenizer."""
+    head = shape.text_width // shape.text_heads
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": shape.text_width,
+        "intermediate_size": shape.text_inner,
+        "num_hidden_layers": shape.text_layers,
+        "num_attention_heads": shape.text_heads,
+        "num_key_value_heads": shape.text_groups,
+        "head_dim": head,
+        "max_position_embeddings": 4096,
+        "pad_token_id": tokenizer.pad_token_id,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6],
+            "mrope_interleaved": True,
+        },
+        "tie_word_embeddings": True,
+    }
+    vision = {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_width,
+        "intermediate_size": 4 * shape.vision_width,
+        "num_heads": shape.vision_heads,
+        "patch_size": shape.patch,
+        "spatial_merge_size": shape.merge,
+        "temporal_patch_size": _TEMPORAL,
+        "out_hidden_size": shape.text_width,
+        "num_position_embeddings": shape.side**2,
+        "deepstack_visual_indexes": list(shape.deepstack),
+    }
+    marks = {
+        f"{name}_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
+        for name, mark in (
+            ("image_token", "image_pad"),
+            ("video_token", "video_pad"),
+            ("vision_start_token", "vision_start"),
+            ("vision_end_token", "vision_end"),
+        )
+    }
+    model = Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
+    )
+    model.generation_config.update(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.set_attn_implementation("eager")  # faster than sdpa for so short texts on a CPU
+    return model
+
+
+def build_processor(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLProcessor:
+    """What shows the model pictures of any size as 96 x 96."""
+    middle = [0.5] * 3
+    pixels = SIZE * SIZE
+    images = Qwen2VLImageProcessor(
+        patch_size=shape.patch,
+        merge_size=shape.merge,
+        temporal_patch_size=_TEMPORAL,
+        size={"shortest_edge": pixels, "longest_edge": pixels},
+        image_mean=middle,
+        image_std=middle,
+    )
+    return Qwen3VLProcessor(
+        image_processor=images, tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=CHAT
+    )
+
+
+@torch.no_grad()
+def copy_tower(model: Qwen3VLForConditionalGeneration, tower: CLIPVisionModel, pixels: Tensor) -> None:
+    """Begin with the weights of a trained CLIP tower of the same sizes, as far as the architectures agree.
+
+    What differs, and is learnt anew: positions turn queries and keys too, there is no CLS token, and the norm behind
+    CLIP's embeddings becomes its mean scale on ``pixels``, float (B, 3, 96, 96).
+    """
+    visual, embeddings, norm = model.model.visual, tower.embeddings, tower.pre_layrnorm
+    scale = norm.weight[:, None] / embeddings(pixels)[:, 1:].std(-1).mean()
+    patches = embeddings.patch_embedding.weight.flatten(1)
+    positions = embeddings.position_embedding.weight[1:]
+    width = visual.config.patch_size
+    centred = scale * (patches - patches.mean(0))
+    kernel = centred.view(-1, 3, 1, width, width).expand(-1, -1, _TEMPORAL, -1, -1) / _TEMPORAL
+    visual.patch_embed.proj.weight.copy_(kernel)
+    visual.patch_embed.proj.bias.copy_(norm.bias)
+    visual.pos_embed.weight.copy_(scale[:, 0] * (positions - positions.mean(1, keepdim=True)))
+    for block, layer in zip(visual.blocks, tower.encoder.layers, strict=True):
+        attention = layer.self_attn
+        for kind in ("weight", "bias"):
+            projections = [getattr(each, kind) for each in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            getattr(block.attn.qkv, kind).copy_(torch.cat(projections))
+            for ours, theirs in (
+                (block.attn.proj, attention.out_proj),
+                (block.norm1, layer.layer_norm1),
+                (block.norm2, layer.layer_norm2),
+                (block.mlp.linear_fc1, layer.mlp.fc1),
+                (block.mlp.linear_fc2, layer.mlp.fc2),
+            ):
+                getattr(ours, kind).copy_(getattr(theirs, kind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Factors of the losses."""
+
+    answer: float = 1.0
+    """Cross-entropy of the answer's tokens, by their importance."""
+    caption: float = 0.2
+    """Of the caption's tokens: to tell what a picture shows is learnt sooner than what is wrong with it."""
+    flaws: float = 0.5
+    """Kind of flaw in each patch of the tower, and flawed pixels."""
+    parts: float = 0.25
+    """Which part should be in each patch of the tower."""
+    hues: float = 0.5
+    """Colour of the thing, or background, that should be in each patch of the tower."""
+
+
+class Trainee(nn.Module):
+    """The model with the heads that only training needs."""
+
+    importance: Tensor
+    targets: Tensor
+
+    def __init__(
+        self, model: Qwen3VLForConditionalGeneration, tokenizer: Qwen2TokenizerFast, shape: Architecture
+    ) -> None:
+        super().__init__()
+        self.model, self.shape = model, shape
+        self.fine = LABEL_SIDE // shape.side
+        self.head = nn.Linear(shape.vision_width, 1 + len(KIND_NAMES) + len(PART_NAMES) + self.fine**2 + len(HUES))
+        nn.init.constant_(self.head.bias[1 + len(KIND_NAMES) :], -4.0)
+        self.register_buffer("importance", token_importance(tokenizer), persistent=False)
+        self.register_buffer("targets", token_targets(tokenizer), persistent=False)
+
+    def losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """All losses by name, weighted."""
+        core = self.model.model
+        seen = core.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
+        shown = batch.ids == self.model.config.image_token_id
+        embedded = core.get_input_embeddings()(batch.ids)
+        embedded = embedded.masked_scatter(shown[..., None], seen.pooler_output.to(embedded.dtype))
+        hidden = core.language_model(
+            inputs_embeds=embedded,
+            position_ids=self.positions(batch.ids),
+            visual_pos_masks=shown,
+            deepstack_visual_embeds=seen.deepstack_features,
+            use_cache=False,
+        ).last_hidden_state
+        losses = {"answer": weights.answer * self._text_loss(hidden, batch.labels)}
+        if weights.caption and (batch.captions >= 0).any():
+            losses["caption"] = weights.caption * self._text_loss(hidden, batch.captions)
+        return losses | self._dense_losses(seen.last_hidden_state, batch, weights)
+
+    def tower_losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """The losses of the tower alone by name, weighted."""
+        seen = self.model.model.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
+        return self._dense_losses(seen.last_hidden_state, batch, weights)
+
+    def grid(self, count: int) -> Tensor:
+        """Frames, rows and columns of patches of so many pictures, int (count, 3)."""
+        return torch.tensor([[1, self.shape.side, self.shape.side]]).expand(count, 3)
+
+    def positions(self, ids: Tensor) -> Tensor:
+        """Positions in time, height and width, int (3, B, L): the picture stands at the same place in every text."""
+        kinds = (ids[:1] == self.model.config.image_token_id).int()
+        positions, _ = self.model.model.get_rope_index(ids[:1], kinds, self.grid(1))
+        return positions.expand(-1, len(ids), -1)
+
+    def _text_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        asked = labels[:, 1:] != -100
+        wanted = labels[:, 1:][asked]
+        logits = self.model.lm_head(hidden[:, :-1][asked]).float()
+        loss = -(self.targets[wanted] * logits.log_softmax(-1)).sum(-1)
+        weight = self.importance[wanted]
+        return (loss * weight).sum() / weight.sum()
+
+    def _dense_losses(self, features: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        rows = in_rows(features, len(batch.pixels), self.shape)
+        widths = [1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2, len(HUES)]
+        kinds, parts, flawed, hues = self.head(rows).float().split(widths, dim=2)
+        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + self._flawed_loss(flawed, batch)
+        return {
+            "flaws": weights.flaws * flaws,
+            "parts": weights.parts * part_loss(parts, batch.parts),
+            "hues": weights.hues * hue_loss(hues, batch.hues),
+        }
+
+    def _flawed_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Flawed or not at every second pixel."""
+        side = self.shape.side
+        square = logits.transpose(1, 2).reshape(-1, self.fine**2, side, side)
+        drawn = functional.pixel_shuffle(square, self.fine)[:, 0]
+        truth = torch.zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
+        truth = functional.avg_pool2d(truth[:, None], SIZE // LABEL_SIDE)[:, 0]
+        bce = functional.binary_cross_entropy_with_logits(drawn, truth)
+        return 4 * bce + dice_loss(drawn.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
+    """Which colours should be in each patch, (B, N, hues), as shares of its pixels; patches not known count nothing."""
+    side = round(logits.shape[1] ** 0.5)
+    shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
+    truth = functional.adaptive_avg_pool2d(shown, side).flatten(2).transpose(1, 2)[..., 1:]
+    return -(truth * logits.log_softmax(-1)).sum() / truth.sum().clamp(min=1)
+
+
+def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:
+    """What the image processor makes of normalised pictures, float (B, 3, 96, 96): (B * patches, values of a patch)."""
+    blocks, merge, patch = shape.side // shape.merge, shape.merge, shape.patch
+    cut = pixels.view(-1, 3, blocks, merge, patch, blocks, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    twice = cut.unsqueeze(6).expand(*cut.shape[:6], _TEMPORAL, patch, patch)
+    return twice.reshape(-1, 3 * _TEMPORAL * patch * patch)
+
+
+def in_rows(features: Tensor, count: int, shape: Architecture) -> Tensor:
+    """The tower's features, by blocks of merged patches, put in rows: (count, patches, width)."""
+    blocks, merge = shape.side // shape.merge, shape.merge
+    square = features.view(count, blocks, blocks, merge, merge, -1).transpose(2, 3)
+    return square.reshape(count, shape.side**2, -1)
+
+
+def token_importance(tokenizer: Qwen2TokenizerFast) -> Tensor:
+    """How much each token's loss counts, float (tokens,): little where it follows from the one before."""
+    importance = torch.ones(len(tokenizer))
+    importance[tokenizer.convert_tokens_to_ids(list(connectives()))] = 0.1
+    importance[tokenizer.convert_tokens_to_ids([told()[1], tokenizer.eos_token])] = 0.1
+    importance[tokenizer.convert_tokens_to_ids([*coordinates(", "), *coordinates("]")])] = 2.5
+    importance[tokenizer.convert_tokens_to_ids([FOUND, CLEAN])] = 4.0
+    importance[tokenizer.convert_tokens_to_ids([NEXT, LAST])] = 1.5
+    return importance
+
+
+def token_targets(tokenizer: Qwen2TokenizerFast) -> Tensor:
+    """What a model should say where a token stands, float (tokens, tokens): coordinates may be a little beside it."""
+    targets = torch.eye(len(tokenizer))
+    steps = torch.arange(SIZE + 1)
+    near = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * _BLUNT**2))
+    for end in (", ", "]"):
+        places = torch.tensor(tokenizer.convert_tokens_to_ids(coordinates(end)))
+        targets[places[:, None], places] = near / near.sum(1, keepdim=True)
+    return targets
