@@ -222,7 +222,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from refiner.errors import OutputError
-from refiner.records import atomic_write_all
+from refiner.files import atomic_write_all
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
