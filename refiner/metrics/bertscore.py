@@ -204,15 +204,6 @@ class BertScore:
         self.encoded += len(new)
         return [tokens for text in cleaned if (tokens := known[text]) is not None]
 
-    def all_pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
-        """Every candidate against every reference; float32 (candidates, references) each. 0 where a text is empty.
-
-        Raises:
-            ModelError: the encoder gives something else than finite numbers.
-        """
-        tokens = self._sound([*candidates, *references])
-        return compare(tokens[: len(candidates)], tokens[len(candidates) :])
-
     def pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
         """Each candidate against its own reference; float32 (candidates,) each. 0 where a text is empty.
 
@@ -224,8 +215,7 @@ class BertScore:
         """
         if len(candidates) != len(references):
             raise ConfigError(
-                f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: "
-                "give as many, or call all_pairs."
+                f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: give as many."
             )
         tokens = self._sound([*candidates, *references])
         ours, theirs = tokens[: len(candidates)], tokens[len(candidates) :]
