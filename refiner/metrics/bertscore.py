@@ -11,13 +11,14 @@ their best cosines is negative. A pair's score thus depends, a little and rarely
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -73,23 +74,25 @@ class TokenCache:
     """Encoded texts by encoder, layer and text; the longest unused ones go when ``limit`` bytes are exceeded."""
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
-        self.limit, self.size = limit, 0
-        self._held: OrderedDict[tuple[str, str], Tokens] = OrderedDict()
+        self._held: LRUCache[tuple[str, str], Tokens] = LRUCache(limit, getsizeof=_bytes_of)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return int(self._held.currsize)
 
     def get(self, encoder: str, text: str) -> Tokens | None:
         """What is held of a text, or None."""
-        tokens = self._held.get((encoder, text))
-        if tokens is not None:
-            self._held.move_to_end((encoder, text))
-        return tokens
+        return self._held.get((encoder, text))
 
     def put(self, encoder: str, text: str, tokens: Tokens) -> None:
-        """Hold a text that is not held yet."""
-        self._held[encoder, text] = tokens
-        self.size += tokens.vectors.nbytes
-        while self.size > self.limit:
-            _, dropped = self._held.popitem(last=False)
-            self.size -= dropped.vectors.nbytes
+        """Hold a text, if it is not larger than the whole cache."""
+        with suppress(ValueError):
+            self._held[encoder, text] = tokens
+
+
+def _bytes_of(tokens: Tokens) -> int:
+    return tokens.vectors.nbytes
 
 
 class BertScore:
