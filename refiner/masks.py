@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from refiner.errors import ConfigError
 from refiner.types import Box, Mask, Size
@@ -63,15 +62,6 @@ def rle_decode(rle: Rle) -> Mask:
         raise ConfigError(f"Run lengths must add up to {height} x {width} pixels, got {int(counts.sum())}.")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
-
-
-def polygon_mask(points: Sequence[tuple[float, float]], size: Size) -> Mask:
-    """The bool (H, W) mask of a filled polygon; ``points`` are (x, y) in pixels, at least three of them."""
-    if len(points) < 3:
-        raise ConfigError(f"A polygon needs at least three points, got {len(points)}.")
-    canvas = Image.new("1", (size.width, size.height))
-    ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in points], fill=1, outline=1)
-    return np.asarray(canvas, dtype=np.bool_)
 
 
 def union(masks: Iterable[Mask], size: Size) -> Mask:

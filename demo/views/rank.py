@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from refiner.demo.views.parts import words
 from refiner.demo.views.refine import status
-from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS, short
+from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
-from refiner.reports.ranking import forest, lead
+from refiner.reports.plots import forest, short
+from refiner.reports.ranking import lead
 
 
 def outcome(document: Json, left: Sequence[str] = ()) -> str:

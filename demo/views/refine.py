@@ -9,7 +9,7 @@ from refiner.demo.ranking import Ranking
 from refiner.demo.studio import Painting
 from refiner.demo.views.parts import notes, stage, web_image, words
 from refiner.reports.overlays import flaw_words
-from refiner.reports.result_page import charts
+from refiner.reports.plots import charts
 from refiner.types import Attempt, RefinementResult
 
 STOPS = {

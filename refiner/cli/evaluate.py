@@ -17,6 +17,7 @@ from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, plain_grid, tell_shards
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal
+from refiner.data.sources import contents, known_names, sources_help
 from refiner.errors import ConfigError
 from refiner.files import Json
 from refiner.records import derive_seed
@@ -70,8 +71,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    words = "FOLDER, xaigd:FOLDER, fakexplained:FOLDER, prompts:FILE, micro:N or micro-prompts:N"
-    data.add_argument("--data", metavar="SPEC", help=words)
+    data.add_argument("--data", metavar="SPEC", help=sources_help())
     data.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, for a folder")
     data.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies, for a folder")
     data.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
@@ -140,8 +140,8 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.rescore:
         return _rescore(args, given, terminal)
     if args.data is None:
-        raise ConfigError("Expected --data, such as a folder of pictures or micro:20, got none: name the data.")
-    from refiner.data.sources import contents
+        words = f"a folder of pictures, or one of {known_names()} and a place"
+        raise ConfigError(f"Expected --data, which is {words}, got none: name the data.")
     from refiner.evaluate.harness import Shard
     from refiner.evaluate.robustness import open_source, variants
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal
+from refiner.data.problems import Problem
 from refiner.files import Json, check_writable
+
+if TYPE_CHECKING:
+    from refiner.metrics.hps.scorer import HPSScorer, Scored
 
 _SHOWN: Final = 20
 """How many problems of a kind are named one by one."""
@@ -101,8 +106,12 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _add_hps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", metavar="FOLDER", required=True, help="pictures, of any depth and format")
-    parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON or CSV of file name -> prompt")
+    words = "images, of any depth and format; with --benchmark in a folder for each style (the folder of --benchmark)"
+    parser.add_argument("--images", metavar="FOLDER", help=words)
+    prompts = parser.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt")
+    words = "the HPS v2 benchmark, with its prompts in STYLE.json; makes its table by style"
+    prompts.add_argument("--benchmark", metavar="FOLDER", help=words)
     parser.add_argument("--model", default="micro", help="micro, a folder, a file, or a hub id: xswu/HPSv2 (micro)")
     parser.add_argument("--version", choices=("v2.0", "v2.1"), default="v2.1", help="of the published weights (v2.1)")
     parser.add_argument("--mode", choices=("fp32", "compat"), default="fp32", help="compat rounds as a GPU does (fp32)")
@@ -110,35 +119,32 @@ def _add_hps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=("open_clip", "hpsv2"), default="open_clip", help="(open_clip)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (16)")
     _add_json(parser)
-    parser.set_defaults(run=_hps)
+    parser.set_defaults(run=_hps, check=lambda args: _check_hps(args, parser))
+
+
+def _check_hps(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.benchmark is None and args.images is None:
+        parser.error("--prompts needs --images")
 
 
 def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
+    if args.benchmark is not None:
+        return _hps_benchmark(args, terminal)
     from refiner.data.folders import ImageFolder
-    from refiner.data.problems import Problem
     from refiner.data.prompts import match_prompts, read_prompts
-    from refiner.evaluate.systems import note_kind
 
     problems: list[Problem] = []
     folder = ImageFolder.open(args.images, problems)
     prompts = read_prompts(args.prompts, problems)
     keys = match_prompts(folder.names, prompts, args.prompts, problems)
     names = [name for name in folder.names if name in keys]
-    with terminal.waiting(f"loading {args.model}"):
-        from refiner.metrics.hps.scorer import HPSScorer
-
-        options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
-        scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
-    if args.model.partition(":")[0] == "micro":
-        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
+    scorer = _scorer(args, terminal)
     outcomes = scorer.stream(map(folder.path, names), [prompts[keys[name]] for name in names])
     scores: dict[str, float] = {}
     for name, outcome in zip(terminal.track(names, "scoring"), outcomes, strict=True):
         if outcome.score is not None:
             scores[name] = outcome.score
-        else:
-            problems.append(Problem(type(outcome.error).__name__, args.images, name, str(outcome.error)))
-        problems += [Problem(note_kind(note), args.images, name, note) for note in outcome.notes]
+        problems += _problems_of(outcome, args.images, name)
     tell_problems(problems, terminal)
     mean = math.fsum(scores.values()) / len(scores) if scores else None
     document = {"scores": scores, "mean": mean, "signature": scorer.signature}
@@ -149,6 +155,54 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         terminal.say(f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} pictures")
         terminal.say(f"signature: {document['signature']}")
     return DONE if len(scores) == len(names) > 0 else FAILED
+
+
+def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.metrics.hps.benchmark import SIGNATURE, STYLES, find_images, read_prompts, score_items, table
+
+    root = args.images or args.benchmark
+    items = find_images(root, read_prompts(args.benchmark))
+    scorer = _scorer(args, terminal)
+    problems: list[Problem] = []
+    scores: dict[str, float] = {}
+    for item, outcome in zip(terminal.track(items, "scoring"), score_items(scorer, items), strict=True):
+        if outcome is None:
+            problems.append(Problem("missing_image", root, item.name, "there is no such picture; left out"))
+            continue
+        if outcome.score is not None:
+            scores[item.name] = outcome.score
+        problems += _problems_of(outcome, root, item.name)
+    tell_problems(problems, terminal)
+    found = table(((item.style, scores.get(item.name)) for item in items), compat=args.mode == "compat")
+    *styles, average = map(asdict, found)
+    document = {"styles": styles, "average": average, "scores": scores, "signature": f"{scorer.signature};{SIGNATURE}"}
+    if args.json:
+        terminal.document(document)
+    else:
+        _show_rows(terminal, [row | {"style": STYLES.get(row["style"], "Average")} for row in [*styles, average]])
+        terminal.say(f"signature: {document['signature']}")
+    there = sum(item.path is not None for item in items)
+    return DONE if len(scores) == there > 0 else FAILED
+
+
+def _scorer(args: argparse.Namespace, terminal: Terminal) -> HPSScorer:
+    with terminal.waiting(f"loading {args.model}"):
+        from refiner.metrics.hps.scorer import HPSScorer
+
+        options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
+        scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
+    if args.model.partition(":")[0] == "micro":
+        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
+    return scorer
+
+
+def _problems_of(outcome: Scored, folder: str, name: str) -> Iterator[Problem]:
+    """What went wrong with a picture, or had to be changed."""
+    from refiner.evaluate.systems import note_kind
+
+    if outcome.error is not None:
+        yield Problem(type(outcome.error).__name__, folder, name, str(outcome.error))
+    yield from (Problem(note_kind(note), folder, name, note) for note in outcome.notes)
 
 
 def _add_aj(parser: argparse.ArgumentParser) -> None:
@@ -200,5 +254,9 @@ def _show_rows(terminal: Terminal, rows: Sequence[Json]) -> None:
     for name, value in (rows[0] if rows else {}).items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     terminal.out.print(table)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -282,8 +282,8 @@ def _finish(
 
 
 def _show(document: Json, terminal: Terminal) -> None:
-    from refiner.evaluate.ranking_table import HIGHER_IS_BETTER, VARIANTS, short
-    from refiner.reports.plots import words
+    from refiner.evaluate.ranking_table import HIGHER_IS_BETTER, VARIANTS
+    from refiner.reports.plots import short, words
 
     by, order = document["by"], document["orders"][document["by"]]
     table = plain_grid()

@@ -9,6 +9,7 @@ import numpy as np
 from refiner.data.anomreason import from_regions
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample
+from refiner.errors import ConfigError
 from refiner.micro.flaws import inject
 from refiner.micro.world import SIZE, sample_scene
 from refiner.types import Analysis, Size
@@ -48,3 +49,27 @@ class MicroData:
             truth=Analysis(size=Size(SIZE, SIZE), regions=picture.regions, detector="micro truth"),
             anomalies=from_regions(picture.regions),
         )
+
+
+def open_images(count: str) -> MicroData:
+    """``micro:COUNT``: images with their exact truth.
+
+    Raises:
+        ConfigError: not a number of at least 1.
+    """
+    return MicroData(_number(count, "micro"), painted=True)
+
+
+def open_captions(count: str) -> MicroData:
+    """``micro-prompts:COUNT``: captions alone.
+
+    Raises:
+        ConfigError: not a number of at least 1.
+    """
+    return MicroData(_number(count, "micro-prompts"), painted=False)
+
+
+def _number(text: str, name: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise ConfigError(f"Expected a number of micro samples such as {name}:100, got {text!r}: name one.")
+    return int(text)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.files import Json
+from refiner.metrics.intervals import bootstrap_interval
 from refiner.records import analysis_from_dict
 from refiner.types import Analysis
 
@@ -74,15 +75,12 @@ def mean(values: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def interval(values: NDArray[np.float64], draws: int = 1000) -> tuple[float | None, float | None]:
+def interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
     """The 95 % bootstrap interval of the mean, from a fixed seed; None where there are fewer than two numbers."""
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return None, None
-    rng = np.random.default_rng(0)
-    means = [known[rng.integers(len(known), size=len(known))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return bootstrap_interval(known)
 
 
 def with_interval(name: str, values: NDArray[np.float64]) -> Figures:

@@ -184,11 +184,6 @@ def _wins(ranking: Ranking) -> Json:
     return {one: {other: ranking.duels[one, other]._asdict() for other in names if other != one} for one in names}
 
 
-def short(value: float) -> str:
-    """A number for people: three digits."""
-    return f"{value:.3g}"
-
-
 def write_tables(document: Json, folder: Path) -> None:
     """Write ``rank.json``, ``rank.csv`` (a row a generator) and ``wins.csv`` (a row a pair and order).
 

@@ -11,13 +11,14 @@ their best cosines is negative. A pair's score thus depends, a little and rarely
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -73,23 +74,25 @@ class TokenCache:
     """Encoded texts by encoder, layer and text; the longest unused ones go when ``limit`` bytes are exceeded."""
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
-        self.limit, self.size = limit, 0
-        self._held: OrderedDict[tuple[str, str], Tokens] = OrderedDict()
+        self._held: LRUCache[tuple[str, str], Tokens] = LRUCache(limit, getsizeof=_bytes_of)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return int(self._held.currsize)
 
     def get(self, encoder: str, text: str) -> Tokens | None:
         """What is held of a text, or None."""
-        tokens = self._held.get((encoder, text))
-        if tokens is not None:
-            self._held.move_to_end((encoder, text))
-        return tokens
+        return self._held.get((encoder, text))
 
     def put(self, encoder: str, text: str, tokens: Tokens) -> None:
-        """Hold a text that is not held yet."""
-        self._held[encoder, text] = tokens
-        self.size += tokens.vectors.nbytes
-        while self.size > self.limit:
-            _, dropped = self._held.popitem(last=False)
-            self.size -= dropped.vectors.nbytes
+        """Hold a text, if it is not larger than the whole cache."""
+        with suppress(ValueError):
+            self._held[encoder, text] = tokens
+
+
+def _bytes_of(tokens: Tokens) -> int:
+    return tokens.vectors.nbytes
 
 
 class BertScore:
@@ -204,15 +207,6 @@ class BertScore:
         self.encoded += len(new)
         return [tokens for text in cleaned if (tokens := known[text]) is not None]
 
-    def all_pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
-        """Every candidate against every reference; float32 (candidates, references) each. 0 where a text is empty.
-
-        Raises:
-            ModelError: the encoder gives something else than finite numbers.
-        """
-        tokens = self._sound([*candidates, *references])
-        return compare(tokens[: len(candidates)], tokens[len(candidates) :])
-
     def pairs(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
         """Each candidate against its own reference; float32 (candidates,) each. 0 where a text is empty.
 
@@ -224,8 +218,7 @@ class BertScore:
         """
         if len(candidates) != len(references):
             raise ConfigError(
-                f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: "
-                "give as many, or call all_pairs."
+                f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: give as many."
             )
         tokens = self._sound([*candidates, *references])
         ours, theirs = tokens[: len(candidates)], tokens[len(candidates) :]

@@ -7,26 +7,19 @@ a region into pieces gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
-from refiner.files import Json
-from refiner.metrics.localization import ratio
 
 Boxes = Sequence[Sequence[float]]
 RegionRule = Literal["union", "matched"]
 
 VERSION = 1
 """Grows when equal input may give other numbers."""
-
-
-def union_area(boxes: Boxes) -> float:
-    """Area that boxes (x0, y0, x1, y1) cover together, in their unit squared; exact for whole numbers."""
-    return _areas(_checked(boxes), _checked([]))[1]
 
 
 def region_iou(predicted: Boxes, truth: Boxes, region: RegionRule = "union") -> float:
@@ -54,34 +47,6 @@ def region_iou(predicted: Boxes, truth: Boxes, region: RegionRule = "union") -> 
     scores = _pairwise_iou(ours, theirs)
     rows, columns = linear_sum_assignment(scores, maximize=True)
     return float(scores[rows, columns].sum()) / max(len(ours), len(theirs))
-
-
-def mean_region_iou(pairs: Iterable[tuple[Boxes | None, Boxes]], region: RegionRule = "union") -> Json:
-    """FakeXplain's IoU column: the mean over generated images.
-
-    Args:
-        pairs: predicted and true boxes of each image. None, an answer that could not be read, scores 0. Images
-            without true boxes (real ones) are left out and counted.
-        region: see ``region_iou``.
-
-    Returns:
-        Ready for JSON: ``iou``, ``images``, ``unreadable``, ``without_truth``, ``signature``.
-    """
-    scores: list[float] = []
-    unreadable = without_truth = 0
-    for predicted, truth in pairs:
-        if not len(_checked(truth)):
-            without_truth += 1
-            continue
-        unreadable += predicted is None
-        scores.append(region_iou(predicted or [], truth, region))
-    return {
-        "iou": ratio(sum(scores), len(scores)),
-        "images": len(scores),
-        "unreadable": unreadable,
-        "without_truth": without_truth,
-        "signature": f"region-iou|version={VERSION}|region={region}|average=per_image|images=fake|empty=0",
-    }
 
 
 def _checked(boxes: Boxes) -> NDArray[np.float64]:

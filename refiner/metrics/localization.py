@@ -8,7 +8,6 @@ averages are kept apart by name, because papers mix them up: ``pooled`` counts t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -176,11 +175,6 @@ class PixelTotals:
         pooled = {"miou": self.counts.miou(), "f1": self.counts.f1()}
         signature = f"legion-localization|version={VERSION}|average=per_image,pooled|empty=1,0|threshold=none"
         return {"per_image": per_image, "pooled": pooled, "images": self.images, "signature": signature}
-
-
-def total_pixels(counts: Iterable[PixelCounts]) -> PixelTotals:
-    """The totals of images, one after the other; needs no more memory for many than for few."""
-    return sum(map(PixelTotals.of, counts), PixelTotals())
 
 
 def by_artifact_ratio(flawed: PixelTotals, clean: PixelTotals) -> Json:

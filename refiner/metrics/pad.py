@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from refiner.data.problems import Problem, count_problems
-from refiner.data.xaigd.annotations import XaigdFolder, XaigdImage
+from refiner.data.xaigd import XaigdFolder, XaigdImage
 from refiner.data.xaigd.predictions import (
     OFFICIAL_TRANSFORMS,
     Transform,

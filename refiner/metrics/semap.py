@@ -30,9 +30,8 @@ from refiner.data.anomreason import (
     read_answers,
 )
 from refiner.errors import InputError, WeightsError
-from refiner.files import Json
 from refiner.metrics.bertscore import BertScore, Tokens, compare
-from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, View, score
+from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, score
 
 _TEXTS_AT_A_TIME = 512
 
@@ -225,22 +224,6 @@ def score_files(
         encoder = BertScore.from_pretrained(encoder, layer=layer)
     result = evaluate(gated, referred, encoder, config)
     return result if answers is None else dataclasses.replace(result, signature=f"c{result.signature}")
-
-
-def evaluate_files(
-    predictions: str | Path,
-    references: str | Path,
-    encoder: str | Path | BertScore | None = None,
-    layer: int | None = None,
-    view: View = "full",
-) -> Json:
-    """The document that ``refiner evaluate semap --json`` prints: see ``SemapResult.document``.
-
-    Raises:
-        UserError: as ``score_files``.
-    """
-    config = SemapConfig(view=view)
-    return score_files(predictions, references, encoder=encoder, layer=layer, config=config).document()
 
 
 class Accuracy(NamedTuple):

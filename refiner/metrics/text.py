@@ -16,7 +16,6 @@ from itertools import pairwise
 from typing import Final, Literal, get_args
 
 from refiner.errors import ConfigError
-from refiner.files import Json
 from refiner.metrics.localization import ratio
 
 Words = Literal["rouge", "unicode", "space"]
@@ -128,50 +127,3 @@ def count_bleu(candidate: str, reference: str, *, words: Words = "unicode") -> B
 def bleu_2(candidate: str, reference: str, *, words: Words = "unicode") -> float:
     """Sentence BLEU-2, cumulative with weights 1/2 and 1/2, smoothing method 1, in [0, 1]."""
     return count_bleu(candidate, reference, words=words).score(_EPSILON)
-
-
-def explanation_scores(
-    candidates: Sequence[str],
-    references: Sequence[str],
-    *,
-    beta: float = 1.0,
-    rouge_words: Words = "rouge",
-    bleu_words: Words = "unicode",
-) -> Json:
-    """ROUGE-L and BLEU-2 of many explanations.
-
-    Args:
-        candidates: one text an image; captions of several regions joined in their order.
-        references: one for each candidate.
-        beta: see ``rouge_l``.
-        rouge_words: see ``Words``.
-        bleu_words: see ``Words``.
-
-    Returns:
-        Ready for JSON: ``rouge_l`` (mean F), ``bleu_2`` (mean of sentences), ``bleu_2_corpus`` (pooled, unsmoothed),
-        ``texts``, ``empty`` (pairs of which one has no words; they score 0) and ``signatures``.
-
-    Raises:
-        ConfigError: not as many references as candidates.
-    """
-    if len(candidates) != len(references):
-        raise ConfigError(
-            f"Expected one reference for each of {len(candidates)} candidates, got {len(references)}: give as many."
-        )
-    pairs = list(zip(candidates, references, strict=True))
-    rouge = [rouge_l(ours, theirs, beta=beta, words=rouge_words).f for ours, theirs in pairs]
-    counts = [count_bleu(ours, theirs, words=bleu_words) for ours, theirs in pairs]
-    rouge_signature = f"rouge-l|version={VERSION}|words={rouge_words}|beta={beta:g}|stemmer=no|average=per_text|empty=0"
-    bleu = f"bleu-2|version={VERSION}|words={bleu_words}|weights=0.5,0.5|references=1"
-    return {
-        "rouge_l": ratio(sum(rouge), len(rouge)),
-        "bleu_2": ratio(sum(each.score(_EPSILON) for each in counts), len(counts)),
-        "bleu_2_corpus": sum(counts, BleuCounts()).score(0.0),
-        "texts": len(pairs),
-        "empty": sum(not each.totals[0] or not each.reference for each in counts),
-        "signatures": {
-            "rouge_l": rouge_signature,
-            "bleu_2": f"{bleu}|smoothing=method1|average=per_text|empty=0",
-            "bleu_2_corpus": f"{bleu}|smoothing=none|average=pooled|empty=0",
-        },
-    }

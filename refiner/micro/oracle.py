@@ -303,7 +303,7 @@ def _merge(parts: Sequence[Finding], extras: Sequence[Finding]) -> list[Finding]
     return [replace(group[0], mask=np.logical_or.reduce([each.mask for each in group])) for group in groups]
 
 
-def calibrate(pictures: int, seed: int) -> dict[str, Any]:
+def referee_accuracy(pictures: int, seed: int) -> dict[str, Any]:
     """Measure the referee on pictures whose truth is known.
 
     Args:

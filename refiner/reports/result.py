@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,23 @@ from PIL import Image
 from refiner.files import atomic_write_all, check_writable, dumps
 from refiner.provenance import Kept, kept_of, of_attempt, png, slim
 from refiner.records import to_record
-from refiner.reports.overlays import before_after, overlay, sheet
-from refiner.reports.result_page import page
-from refiner.types import RefinementResult
+from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, flaw_words, marks, overlay, sheet
+from refiner.reports.page import render
+from refiner.reports.plots import charts, score_of
+from refiner.types import Attempt, RefinementResult
 
+_STOPS = {
+    "clean": "Stopped because nothing wrong was left.",
+    "rounds": "Stopped after the last of its rounds.",
+    "no_progress": "Stopped because further rounds brought nothing better.",
+    "budget": "Stopped because its budget was spent.",
+    "repeat": "Stopped because a picture came out a second time.",
+    "unreadable": "Stopped because the detector's answer could not be read.",
+    "interrupted": "Stopped by the user.",
+}
+
+_SIDE = 640
+"""Longest side of a picture on the page, in pixels."""
 _OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after)\.png")
 
 
@@ -56,7 +69,7 @@ def save_result(
         f"{name}.png": png(image, of_attempt(result, index, small, kept), kept)
         for name, (image, index) in pictures.items()
     }
-    files["report.html"] = page(result, record).encode("utf-8")
+    files["report.html"] = _page(result, record).encode("utf-8")
     files["run.json"] = (dumps(record) + "\n").encode("utf-8")
     atomic_write_all(root, files)
     for path in root.iterdir():
@@ -84,3 +97,67 @@ def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
     made = (index for index, _ in painted if result.attempts[index].action != "given")
     pictures["sheet"] = (sheet(result), next(made, result.best))
     return pictures
+
+
+def _page(result: RefinementResult, record: Mapping[str, Any]) -> str:
+    """The whole HTML document of a result; ``record`` is its run record."""
+    painted = [attempt for attempt in result.attempts if attempt.image is not None]
+    start, best = (painted or result.attempts)[0], result.attempts[result.best]
+    return render(
+        "result.html",
+        title=result.prompt,
+        result=result,
+        start=start,
+        best=best,
+        lead=_lead(result),
+        figures=list(_figures(result, start, best)),
+        charts=charts(result),
+        settings=dumps({"config": record["config"], "environment": record["environment"]}),
+        colours=KIND_COLOURS,
+        layers=_layers,
+        reason=_reason,
+        facts=_facts,
+    )
+
+
+def _lead(result: RefinementResult) -> str:
+    count = len(result.attempts)
+    kept = "The start image was kept." if result.best == 0 else f"Attempt {result.best} was kept."
+    return f"{kept} {count} attempt{'s' if count > 1 else ''}. {_STOPS[result.stop]}"
+
+
+def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterator[tuple[str, str, str]]:
+    """Name, value of the start ("" where it has none) and value of the best."""
+    if start.analysis and best.analysis:
+        yield "Flaws found", str(len(start.analysis.regions)), str(len(best.analysis.regions))
+        before, after = (100 * analysis.artifact_ratio for analysis in (start.analysis, best.analysis))
+        yield "Flagged area, %", f"{before:.1f}", f"{after:.1f}"
+    for name in dict.fromkeys(score.name for score in best.scores):
+        values = score_of(start, name), score_of(best, name)
+        if None not in values:
+            yield name, f"{values[0]:.4g}", f"{values[1]:.4g}"
+    yield "Denoiser rows", "", str(result.calls.denoiser_rows)
+    yield "Detector calls", "", str(result.calls.detector_calls)
+    yield "Seconds", "", f"{sum(attempt.seconds for attempt in result.attempts):.1f}"
+
+
+def _layers(attempt: Attempt, side: int) -> list[Image.Image]:
+    """The picture of an attempt, and what is laid over it: marks for a picture shown at ``side`` pixels."""
+    assert attempt.image is not None
+    shown = attempt.image if max(attempt.image.size) <= _SIDE else fitted(attempt.image, _SIDE)
+    if attempt.analysis is None or not attempt.analysis.regions:
+        return [shown]
+    return [shown, marks(attempt.analysis, fitted(shown, side).size)]
+
+
+def _reason(attempt: Attempt) -> str:
+    reason = attempt.reason + (f" ({attempt.error})" if attempt.error else "")
+    return reason[:1].upper() + reason[1:]
+
+
+def _facts(attempt: Attempt) -> list[str]:
+    facts = [flaw_words(attempt.analysis)]
+    facts += [f"{score.name}: {score.value:.4g}" for score in attempt.scores]
+    if attempt.analysis is not None and attempt.analysis.fake_probability is not None:
+        facts.append(f"looks generated: {attempt.analysis.fake_probability:.0%}")
+    return [*facts, f"seed {attempt.seed}", f"{attempt.seconds:.1f} s"]

@@ -37,6 +37,7 @@ from PIL import Image, ImageFilter
 from refiner import RefinedPipeline
 from refiner.errors import UnreadableOutputError
 from refiner.masks import box_of, clip_box, dilate
+from refiner.metrics.intervals import bootstrap_interval
 from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.oracle import inspect
 from refiner.micro.world import sample_scene
@@ -302,24 +303,25 @@ def _painted(pipe: RefinedPipeline, prompt: str, seed: int) -> Image.Image:
     return painter.generate([PaintJob(prompt=prompt, seed=seed)])[0]
 
 
+def _ratio_of_sums(above: Any, below: Any, axis: int = 0) -> Any:
+    return above.sum(axis=axis) / below.sum(axis=axis)
+
+
 def _ratio(above: Any, below: Any) -> dict[str, Any]:
     """Ratio of two paired columns' sums, with a bootstrap 95 % interval."""
     values = np.stack([above, below], axis=1).astype(np.float64)
-    drawn = values[np.random.default_rng(0).integers(len(values), size=(5000, len(values)))].sum(axis=1)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-    total = values.sum(axis=0)
+    found = bootstrap_interval(*values.T, statistic=_ratio_of_sums, resamples=5000)
     return {
-        "ratio": round(float(total[0] / total[1]), 3),
-        "ci95": [round(float(low), 3), round(float(high), 3)],
+        "ratio": round(float(_ratio_of_sums(*values.T)), 3),
+        "ci95": [round(bound, 3) for bound in found],
         "means": values.mean(axis=0).round(3).tolist(),
     }
 
 
 def _mean(values: Any) -> dict[str, Any]:
     """Mean, with a bootstrap 95 % interval."""
-    drawn = values[np.random.default_rng(0).integers(len(values), size=(5000, len(values)))].mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return {"mean": round(float(values.mean()), 3), "ci95": [round(float(low), 3), round(float(high), 3)]}
+    found = bootstrap_interval(values, resamples=5000)
+    return {"mean": round(float(values.mean()), 3), "ci95": [round(bound, 3) for bound in found]}
 
 
 def main() -> None:

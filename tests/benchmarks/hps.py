@@ -35,6 +35,7 @@ from torch import Tensor
 from refiner.metrics.hps.scorer import HPSScorer, preprocess
 from refiner.metrics.hps.texts import text_features
 from refiner.metrics.hps.weights import CONFIG_FILE, PUBLISHED_FILES
+from refiner.metrics.intervals import bootstrap_interval
 
 SMALL = {
     "embed_dim": 16,
@@ -122,9 +123,8 @@ def speed(config: dict[str, Any], pictures: int, singles: int, batch: int, side:
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     """How many times as fast, the median over the rounds and its bootstrap interval."""
     each = np.divide(slow, fast)
-    medians = np.median(np.random.default_rng(0).choice(each, (10_000, len(each))), axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return {"median": round(float(np.median(each)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+    low, high = bootstrap_interval(each, statistic=np.median, resamples=10_000)
+    return {"median": round(float(np.median(each)), 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def memory(first: int, last: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from PIL import Image
 
 from refiner.data.raster import fill_polygons
 from refiner.metrics.instances import match_boxes
-from refiner.metrics.localization import count_pixels, total_pixels
+from refiner.metrics.localization import PixelTotals, count_pixels
 from refiner.metrics.pad import evaluate_pad
 from refiner.types import Mask, Size
 
@@ -130,18 +130,22 @@ def write_data(folder: Path, split: str, outlines: Sequence[list[list[list[float
             file.write(json.dumps(place | {"labels": labels}) + "\n")
 
 
+def counted(pairs: Sequence[tuple[Mask, Mask]]) -> PixelTotals:
+    return sum((PixelTotals.of(count_pixels(*pair)) for pair in pairs), PixelTotals())
+
+
 def measure(images: int) -> dict[str, float]:
     outlines = [polygons(seed) for seed in range(images)]
     truths = [fill_polygons(found, SIZE) for found in outlines]
     pairs = list(zip(truths[1:] + truths[:1], truths, strict=True))
-    counts = total_pixels(count_pixels(*pair) for pair in pairs).counts
+    counts = counted(pairs).counts
     assert (counts.tp, counts.fp, counts.fn) == count_plainly(pairs)
     boxes = [[(*np.min(points, axis=0), *np.max(points, axis=0)) for points in found] for found in outlines]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_data(root, "labeled_test", outlines, SIZE)
         ways: dict[str, Callable[[], object]] = {
-            "counts": lambda: total_pixels(count_pixels(*pair) for pair in pairs),
+            "counts": lambda: counted(pairs),
             "counts, the plain way": lambda: count_plainly(pairs),
             "truth": lambda: [count_pixels(pairs[at][0], fill_polygons(outlines[at], SIZE)) for at in range(images)],
             "instances": lambda: [match_boxes(t, b) for t, b in zip(truths, boxes, strict=True)],

@@ -26,6 +26,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from refiner import RefinedPipeline
+from refiner.metrics.intervals import bootstrap_interval
 from refiner.pipelines.bench import Case, cases
 from refiner.pipelines.loop import finish
 
@@ -125,8 +126,12 @@ def micro(prompts: int) -> dict[str, Any]:
     modules = [*clock.rows, "outside"]
     table = np.array([[call.get(name, 0.0) for name in modules] for call in found])
     share = dict(zip(modules, (table.sum(axis=0) / table.sum()).tolist(), strict=True))
-    drawn = table[np.random.default_rng(0).integers(len(table), size=(5000, len(table)))].sum(axis=1)
-    low, high = np.quantile(drawn[:, -1] / drawn.sum(axis=1), (0.025, 0.975))
+    outside = bootstrap_interval(
+        table[:, -1],
+        table.sum(axis=1),
+        statistic=lambda part, whole, axis: part.sum(axis=axis) / whole.sum(axis=axis),
+        resamples=5000,
+    )
     by_network: dict[str, float] = defaultdict(float)
     for name, part in share.items():
         by_network[name.partition(".")[0]] += part
@@ -134,7 +139,7 @@ def micro(prompts: int) -> dict[str, Any]:
         "calls": prompts,
         "seconds_a_call": round(float(table.sum(axis=1).mean()), 3),
         "share": {name: round(part, 4) for name, part in by_network.items()},
-        "outside_ci95": [round(float(low), 4), round(float(high), 4)],
+        "outside_ci95": [round(bound, 4) for bound in outside],
         "repeated": {
             name: {"rows": f"{again} of {clock.rows[name]}", "saving_at_most": share[name] * again / clock.rows[name]}
             for name, again in clock.repeated.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from refiner.micro.oracle import calibrate
+from refiner.micro.oracle import referee_accuracy
 
 SEED = 72
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8, help="of each kind of flaw; eight times as many clean ones")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = calibrate(options.pictures, SEED)
+    figures = referee_accuracy(options.pictures, SEED)
     if options.json:
         print(json.dumps(figures))
         return

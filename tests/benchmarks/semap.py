@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from refiner.data.anomreason import Anomaly
 from refiner.errors import ModelNotFoundError
 from refiner.hub import resolve
-from refiner.metrics.bertscore import PUBLISHED_ENCODER, BertScore
+from refiner.metrics.bertscore import PUBLISHED_ENCODER, BertScore, compare
 from refiner.metrics.encoders import default_encoder
 from refiner.metrics.semap import Match, similarities
 
@@ -138,7 +138,8 @@ def from_the_package(scorer: BertScore, folder: Path, image: Match) -> float:
     for field in ("phenomenon", "reasoning"):
         ours, theirs = ([getattr(one, field) for one in side] for side in (image.predictions, image.references))
         wanted = [judge.score([text] * len(theirs), theirs)[2].numpy() for text in ours]
-        apart = max(apart, float(np.abs(scorer.all_pairs(ours, theirs).f1 - np.array(wanted)).max()))
+        found = compare(scorer.encode(ours), scorer.encode(theirs)).f1
+        apart = max(apart, float(np.abs(found - np.array(wanted)).max()))
     return apart
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refiner import RefinedPipeline
+from refiner.metrics.intervals import bootstrap_interval
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
 from refiner.pipelines.loop import finish
@@ -59,14 +60,13 @@ def refined(pipe: RefinedPipeline, scene: Scene, number: int, settings: Settings
 
 def compared(table: NDArray[np.float64]) -> dict[str, Any]:
     """The means of a table (scenes, 2, measures), and how the second of each pair differs from the first."""
-    drawn = table[np.random.default_rng(0).integers(len(table), size=(5000, len(table)))].mean(axis=1)
-    change = np.quantile(drawn[:, 1] - drawn[:, 0], (0.025, 0.975), axis=0)
+    change = table[:, 1] - table[:, 0]
     mean = table.mean(axis=0)
     return {
         name: {
             "mean": round(float(mean[1, place]), 3),
             "difference": round(float(mean[1, place] - mean[0, place]), 3),
-            "ci95": [round(float(bound), 3) for bound in change[:, place]],
+            "ci95": [round(bound, 3) for bound in bootstrap_interval(change[:, place], resamples=5000)],
         }
         for place, name in enumerate(MEASURES)
     }

@@ -15,9 +15,15 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from refiner.cli.main import main
 from refiner.data.micro import MicroData
+from refiner.data.problems import Problem
+from refiner.data.samples import Sample
+from refiner.data.sources import SOURCES, Source
 from refiner.detectors import load_detector
 from refiner.evaluate.harness import collect, describe
 from refiner.evaluate.systems import Looker
+from refiner.masks import box_of
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Region, Size
 
 torch.set_num_threads(1)
 
@@ -292,6 +298,39 @@ def test_the_bundled_models_are_evaluated(evaluate: Cli, tmp_path: Path, task: s
     if task == "realism":
         assert -1 < document["figures"]["HPS"] < 1
         assert "hps" in document["system"]["judge"]
+
+
+def test_a_new_data_set_is_one_row(
+    evaluate: Cli, detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Squares:
+        """Red squares; the place says how many."""
+
+        def __init__(self, place: str) -> None:
+            self.problems: list[Problem] = []
+            self.names = tuple(f"square-{index}" for index in range(int(place)))
+
+        def load(self, index: int) -> Sample:
+            mask = np.zeros((32, 32), dtype=bool)
+            mask[4 : 12 + index, 4:12] = True
+            image = Image.fromarray(np.where(mask[..., None], (200, 0, 0), (90, 90, 90)).astype(np.uint8))
+            region = Region(mask=mask, box=box_of(mask), name="red", category=Category.COLOR)
+            truth = Analysis(size=Size(32, 32), regions=(region,), detector="truth")
+            return Sample(name=self.names[index], image=image, truth=truth)
+
+    row = Source(name="squares", read=Squares, place="N", help="red squares")
+    monkeypatch.setattr("refiner.data.sources.SOURCES", {**SOURCES, row.name: row})
+    code, out, err = evaluate(
+        "localization", "--data", "squares:3", "--detector", detector, "--out", tmp_path / "o", "--json"
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["samples"], document["scored"], document["figures"]["miou"]) == (3, 3, 1.0)
+    for nothing in ((), ("--data", "circles:3")):
+        assert "squares:" in evaluate("localization", *nothing, "--out", tmp_path / "p")[2]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "localization", "--help"])
+    assert "squares:N (red squares)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_masks_of_nan_are_no_clean_picture(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from refiner.masks import (
     feather,
     iou,
     location_words,
-    polygon_mask,
     rle_decode,
     rle_encode,
     union,
@@ -133,15 +132,6 @@ def test_iou_of_a_mask(mask):
     assert iou(mask, mask) == 1
     assert iou(mask, ~mask) == 0
     assert iou(mask, np.ones_like(mask)) == pytest.approx(mask.mean())
-
-
-def test_polygon_fills_its_inside():
-    mask = polygon_mask([(2, 3), (8, 3), (8, 6), (2, 6)], Size(10, 12))
-    assert mask.shape == (10, 12)
-    assert box_of(mask) == (2, 3, 9, 7)
-    assert mask.sum() == 7 * 4
-    with pytest.raises(ConfigError, match="three points"):
-        polygon_mask([(0, 0), (1, 1)], Size(4, 4))
 
 
 @pytest.mark.parametrize(

@@ -512,6 +512,7 @@ def test_an_interval_covers_the_mean_and_needs_two_numbers() -> None:
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
     assert interval(np.append(values, np.nan)) == (low, high)
     assert interval(np.array([1.0, np.nan])) == (None, None)
+    assert interval(np.full(7, 0.25)) == (0.25, 0.25)
 
 
 def test_the_tables_say_the_same_in_json_and_csv(tmp_path: Path) -> None:

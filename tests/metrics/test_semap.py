@@ -21,7 +21,7 @@ from refiner.data.anomreason import Anomaly, AnomalySet, Answers
 from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore
-from refiner.metrics.semap import accuracy, evaluate, evaluate_files, gate, match_images, score_files
+from refiner.metrics.semap import accuracy, evaluate, gate, match_images, score_files
 from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, match, score, score_image
 
 WORDS = [f"{first}{second}" for first in "abcdefgh" for second in "klmnopqr"]
@@ -235,7 +235,7 @@ def test_damaged_records(data):
 
 @pytest.mark.parametrize("view", ["phe", "rea", "full"])
 def test_perfect_predictions_score_one(files, encoder, view):
-    document = evaluate_files(*files(some(8, 0), some(8, 0)), encoder, view=view)
+    document = score_files(*files(some(8, 0), some(8, 0)), encoder=encoder, config=SemapConfig(view=view)).document()
     assert document["semap"] == document["semf1"] == 1.0
     assert all(row["precision"] == row["recall"] == row["f1"] == 1.0 for row in document["by_threshold"].values())
     assert document["images"] == 8
@@ -244,7 +244,7 @@ def test_perfect_predictions_score_one(files, encoder, view):
 def test_shuffled_predictions_score_nothing(files, encoder):
     images = some(8, 0)
     shuffled = dict(zip(images, [*list(images.values())[1:], images["0.png"]], strict=True))
-    document = evaluate_files(*files(shuffled, images), encoder)
+    document = score_files(*files(shuffled, images), encoder=encoder).document()
     assert document["semap"] == document["semf1"] == 0.0
     assert document["by_threshold"]["0.7"] == {"tp": 0, "fp": 24, "fn": 24, "precision": 0.0, "recall": 0.0, "f1": 0.0}
 
@@ -259,7 +259,7 @@ def test_document_by_hand(files, encoder):
         "x/a.png": [anomaly("bk bl bm dn", "bo bp bq dr"), anomaly("ak al am an", "ao ap aq ar")],
         "b.png": [],
     }
-    document = evaluate_files(*files(predictions, references), encoder)
+    document = score_files(*files(predictions, references), encoder=encoder).document()
     assert list(document) == ["semap", "semf1", "by_threshold", "images", "signature"]
     assert list(document["by_threshold"]) == ["0.7", "0.8", "0.9"]
     two = {"tp": 2, "fp": 0, "fn": 2, "precision": 1.0, "recall": 0.5, "f1": 2 / 3}
@@ -272,9 +272,9 @@ def test_document_by_hand(files, encoder):
 
 def test_order_of_images_and_anomalies_changes_nothing(files, encoder):
     predictions, references = some(8, 1), some(8, 2)
-    wanted = evaluate_files(*files(predictions, references), encoder)
+    wanted = score_files(*files(predictions, references), encoder=encoder).document()
     turned = [{key: value[::-1] for key, value in reversed(images.items())} for images in (predictions, references)]
-    again = evaluate_files(*files(*turned), encoder)
+    again = score_files(*files(*turned), encoder=encoder).document()
     assert again["semap"] == pytest.approx(wanted["semap"])
     assert again["by_threshold"] == wanted["by_threshold"]
 
@@ -293,14 +293,14 @@ def test_each_text_is_encoded_once_whatever_the_view(files, folder):
     predictions, references = some(8, 1), some(8, 2)
     paths = files(predictions, references)
     for view in ("phe", "rea", "full"):
-        evaluate_files(*paths, scorer, view=view)
+        score_files(*paths, encoder=scorer, config=SemapConfig(view=view))
     rows = [one for part in (predictions, references) for image in part.values() for one in image]
     assert scorer.encoded == len({text for one in rows for text in (one["phenomenon"], one["reasoning"])})
 
 
 def test_signature_names_what_the_numbers_depend_on(files, encoder, folder):
     paths = files(some(2, 0), some(2, 0))
-    signature = evaluate_files(*paths, folder, 0)["signature"]
+    signature = score_files(*paths, encoder=folder, layer=0).signature
     for part in ("protocol=official", "view=full", "thresholds=0.7,0.8,0.9", "encoder=words@", "layer=0", "empty=0"):
         assert part in signature
     assert "comparable_with_published=no" in signature
@@ -409,15 +409,15 @@ def test_missing_images_can_count_as_misses(files, encoder):
 @pytest.mark.parametrize(("predictions", "references"), [({}, {}), ({"a.png": []}, {"b.png": []}), ({}, {"b.png": []})])
 def test_files_of_different_images(files, encoder, predictions, references):
     with pytest.raises(InputError, match=r"references\.json.*predictions\.json"):
-        evaluate_files(*files(predictions, references), encoder)
+        score_files(*files(predictions, references), encoder=encoder)
 
 
 def test_files_or_encoder_that_are_not_there(files, tmp_path):
     predictions, references = files(some(1, 0), some(1, 0))
     with pytest.raises(InputError, match=r"none\.json"):
-        evaluate_files(tmp_path / "none.json", references)
+        score_files(tmp_path / "none.json", references)
     with pytest.raises(ModelNotFoundError):
-        evaluate_files(predictions, references, tmp_path / "none")
+        score_files(predictions, references, encoder=tmp_path / "none")
 
 
 def test_explanations_count_where_the_image_was_called_generated(files, encoder, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from refiner.errors import InputError
 from refiner.micro.drawing import rasterise
 from refiner.micro.flaws import FLAWS, inject
-from refiner.micro.oracle import Verdict, calibrate, inspect
+from refiner.micro.oracle import Verdict, inspect, referee_accuracy
 from refiner.micro.world import SIZE, Scene, Thing, cells, place, render, sample_scene
 from refiner.taxonomy import Category
 
@@ -44,7 +44,7 @@ def names(verdict: Verdict) -> list[tuple[int, str]]:
 
 
 def test_calibration_holds_on_unseen_pictures() -> None:
-    figures = calibrate(pictures=2, seed=71)
+    figures = referee_accuracy(pictures=2, seed=71)
     assert figures["clean"]["flaws"] < 0.05
     assert figures["clean"]["area"] < 0.005
     assert figures["softened"]["flaws"] <= 0.1

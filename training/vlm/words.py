@@ -220,8 +220,3 @@ def _wrong_parts() -> Iterator[str]:
                 pass
             for region in inject(scene, rng, 1, [kind.name]).regions:
                 yield region.name.removeprefix("the ").partition(" of the ")[0]
-
-
-def quoted_box(box: Box) -> str:
-    """A box as an answer writes it."""
-    return json.dumps([thousandths(side) for side in box])

@@ -1,0 +1,6 @@
+"""X-AIGD: annotated images, as a data set or record by record; predictions in the official layout are apart."""
+
+from refiner.data.xaigd.annotations import XaigdFolder, XaigdImage
+from refiner.data.xaigd.dataset import XaigdData
+
+__all__ = ["XaigdData", "XaigdFolder", "XaigdImage"]

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from refiner.errors import InputError
-from refiner.metrics.hps.scorer import HPSScorer
+from refiner.metrics.hps.scorer import HPSScorer, Scored
 
 STYLES = {"anime": "Animation", "concept-art": "Concept-art", "paintings": "Painting", "photo": "Photo"}
 """Style -> its name in the published table, in the table's order."""
 CHUNK = 80
+SIGNATURE = f"hps-benchmark|version=1|times=100|style=mean_of_chunks_of_{CHUNK}|deviation=ddof_0|average=images"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -34,16 +35,10 @@ class Item:
     path: Path | None
     """None where there is none."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of an item."""
-
-    item: Item
-    score: float | None
-    """Raw cosine; None where there is an error."""
-    error: str | None = None
-    notes: tuple[str, ...] = ()
+    @property
+    def name(self) -> str:
+        """Style and number, such as ``anime/00017``."""
+        return f"{self.style}/{self.index:05d}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +56,13 @@ class Row:
     """Prompts without a score, for want of a picture or for an error."""
 
 
-def read_prompts(folder: str | Path, styles: Sequence[str] = tuple(STYLES)) -> dict[str, list[str]]:
-    """The prompts of each style, from ``<style>.json`` in the folder; ``drawbench`` is one more such file.
+def read_prompts(folder: str | Path) -> dict[str, list[str]]:
+    """The prompts of each style, from ``<style>.json`` in the folder.
 
     Raises:
         InputError: a file is missing, or is no list of prompts.
     """
-    return {style: _read_list(Path(folder) / f"{style}.json") for style in styles}
+    return {style: _read_list(Path(folder) / f"{style}.json") for style in STYLES}
 
 
 def _read_list(path: Path) -> list[str]:
@@ -122,33 +117,25 @@ def _style_items(folder: Path, style: str, prompts: Sequence[str]) -> Iterator[I
         yield Item(style=style, index=index, prompt=prompt, path=found.get(names[index]))
 
 
-def score_items(scorer: HPSScorer, items: Sequence[Item]) -> Iterator[Result]:
-    """Score what has a picture; one result for each item, in order, errors among them."""
+def score_items(scorer: HPSScorer, items: Sequence[Item]) -> Iterator[Scored | None]:
+    """Score what has a picture; one outcome for each item, in order, None where there is no picture."""
     there = [item for item in items if item.path is not None]
     outcomes = scorer.stream((item.path for item in there if item.path), (item.prompt for item in there))
-    for item in items:
-        if item.path is None:
-            yield Result(item=item, score=None, error="no picture")
-            continue
-        outcome = next(outcomes)
-        error = None if outcome.error is None else str(outcome.error)
-        yield Result(item=item, score=outcome.score, error=error, notes=outcome.notes)
+    yield from (None if item.path is None else next(outcomes) for item in items)
 
 
-def table(results: Iterable[Result], *, compat: bool = False) -> tuple[Row, ...]:
+def table(scores: Iterable[tuple[str, float | None]], *, compat: bool = False) -> tuple[Row, ...]:
     """A row for each style, in order of appearance, and last one named "average".
 
     As in the reference, chunks are counted over the pictures that are there.
 
     Args:
-        results: of ``score_items``.
+        scores: style and raw cosine of each prompt; None where there is none.
         compat: multiply by 100 in float16, as the reference does on a GPU.
     """
     by_style: dict[str, list[float | None]] = {}
-    for result in results:
-        score = result.score
-        published = None if score is None else _times_100(score, compat)
-        by_style.setdefault(result.item.style, []).append(published)
+    for style, score in scores:
+        by_style.setdefault(style, []).append(None if score is None else _times_100(score, compat))
     rows = [_row(style, values) for style, values in by_style.items()]
     every = [value for values in by_style.values() for value in values if value is not None]
     average = float(np.mean(every)) if every else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import open_clip
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,19 +36,17 @@ class Captions:
 
     def __init__(self, model: open_clip.CLIP, tokenizer: Any, precision: AbstractContextManager[Any]) -> None:
         self._model, self._tokenizer, self._precision = model, tokenizer, precision
-        self._known: OrderedDict[str, Caption] = OrderedDict()
+        self._known: LRUCache[str, Caption] = LRUCache(KNOWN_PROMPTS)
 
     def of(self, prompts: Sequence[str]) -> list[Caption]:
         """One caption for each prompt."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        captions = {prompt: self._known[prompt] for prompt in prompts if prompt in self._known}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in captions]
         if new:
-            self._known.update(zip(new, self._encode(new), strict=True))
+            captions |= zip(new, self._encode(new), strict=True)
         for prompt in prompts:
-            self._known.move_to_end(prompt)
-        captions = [self._known[prompt] for prompt in prompts]
-        while len(self._known) > KNOWN_PROMPTS:
-            self._known.popitem(last=False)
-        return captions
+            self._known[prompt] = captions[prompt]
+        return [captions[prompt] for prompt in prompts]
 
     def _encode(self, prompts: Sequence[str]) -> list[Caption]:
         tokens = self._tokenizer(list(prompts))

@@ -1,0 +1,52 @@
+"""HTML pages that need nothing else, from the templates beside this file. What a template is given is escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from refiner.images import png_bytes
+from refiner.reports.overlays import flaw_words
+from refiner.reports.plots import cut, number, short, words
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_HERE = Path(__file__).parent
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of ``templates/``; only ``Markup`` among the values is taken for HTML."""
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    filters = (cut, data_uri, flaw_words, number, percent, short, words)
+    environment.filters |= {each.__name__: each for each in filters}
+    return environment
+
+
+def data_uri(image: Image.Image) -> str:
+    """A picture inside a page."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+
+
+def percent(share: float) -> str:
+    """A share for people, in whole percent."""
+    return f"{100 * share:.0f} %"
