@@ -6,7 +6,7 @@ from html import escape
 
 from refiner.demo.jobs import Loading, Waiting
 from refiner.demo.ranking import Ranking
-from refiner.demo.studio import Painting
+from refiner.demo.studio import AttemptProgress
 from refiner.demo.views.parts import notes, stage, web_image, words
 from refiner.reports.overlays import flaw_words
 from refiner.reports.result_page import charts
@@ -44,14 +44,14 @@ def status(text: str, share: float | None = None, *, kind: str = "") -> str:
     return f'<div class="rf-status rf-{kind or "plain"}{busy}" role="status"><p>{words(text)}</p>{bar}</div>'
 
 
-def progress(event: Waiting | Loading | Painting | Ranking, rounds: int = 0) -> str:
+def progress(event: Waiting | Loading | AttemptProgress | Ranking, rounds: int = 0) -> str:
     """The status line of a job at work."""
     match event:
         case Waiting(ahead=ahead):
             return status(f"Waiting: {ahead} job{'s' if ahead > 1 else ''} ahead of yours.", 0.0)
         case Loading():
             return status("Loading the models.", 0.0)
-        case Painting(attempt=attempt, step=step, steps=steps):
+        case AttemptProgress(attempt=attempt, step=step, steps=steps):
             done = step / steps if steps else 0.0
             at = f", step {step}" + (f" of {steps}" if steps else "") if step else ""
             return status(f"Attempt {attempt}{at}.", min(1.0, (attempt + min(done, 1.0)) / (rounds + 1)))

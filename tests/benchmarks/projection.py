@@ -41,7 +41,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refiner import RefineConfig, RefinedPipeline
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.pipelines.loop import finish
 from refiner.pipelines.painting import latent_cache
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
@@ -130,7 +129,7 @@ def measured(calls: int) -> dict[str, Any]:
     )
 
     def call() -> None:
-        result = finish(refined.stream("a hand", seed=0))
+        result = refined.stream("a hand", seed=0).result
         assert [attempt.accepted for attempt in result.attempts] == [True, True]
 
     clock = Clock(networks_of(pipe), [call])

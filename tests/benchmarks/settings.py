@@ -28,7 +28,6 @@ from tqdm import tqdm
 from refiner import RefinedPipeline
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
-from refiner.pipelines.loop import finish
 
 SEED = 77
 MEASURES = ("flaws", "rows", "looks", "seconds")
@@ -51,7 +50,7 @@ def parsed(text: str) -> Settings:
 def refined(pipe: RefinedPipeline, scene: Scene, number: int, settings: Settings) -> tuple[float, list[float]]:
     """Flaws of the first picture; the measures of the refinement."""
     began = time.process_time()
-    result = finish(pipe.stream(scene.caption, seed=number, config=replace(pipe.refine_config, **settings)))
+    result = pipe.stream(scene.caption, seed=number, config=replace(pipe.refine_config, **settings)).result
     seconds = time.process_time() - began
     before, after = (inspect(image, scene).count for image in (result.attempts[0].image, result.image))
     return before, [after, result.calls.denoiser_rows, result.calls.detector_calls, seconds]

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from refiner.demo.jobs import Loading, Waiting
 from refiner.demo.ranking import Ranking
-from refiner.demo.studio import Painting
+from refiner.demo.studio import AttemptProgress
 from refiner.demo.views import detect as views_detect
 from refiner.demo.views import rank as views_rank
 from refiner.demo.views import refine as views
@@ -188,10 +188,10 @@ def test_every_action_has_words(action):
         (Waiting(ahead=1), "Waiting: 1 job ahead of yours.", 0),
         (Waiting(ahead=3), "Waiting: 3 jobs ahead of yours.", 0),
         (Loading(), "Loading the models.", 0),
-        (Painting(attempt=0), "Attempt 0.", 0),
-        (Painting(attempt=1, step=5, steps=10), "Attempt 1, step 5 of 10.", 37.5),
-        (Painting(attempt=9, step=20, steps=10), "Attempt 9, step 20 of 10.", 100),
-        (Painting(attempt=0, step=5), "Attempt 0, step 5.", 0),
+        (AttemptProgress(attempt=0), "Attempt 0.", 0),
+        (AttemptProgress(attempt=1, step=5, steps=10), "Attempt 1, step 5 of 10.", 37.5),
+        (AttemptProgress(attempt=9, step=20, steps=10), "Attempt 9, step 20 of 10.", 100),
+        (AttemptProgress(attempt=0, step=5), "Attempt 0, step 5.", 0),
         (Ranking(name="a", done=1, total=4), "a: 1 of 4 pictures looked at.", 25),
     ],
 )
