@@ -15,10 +15,10 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import Parts
+from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
-from refiner.pipelines.painting.prompt_cache import PromptCache
 from refiner.pipelines.painting.safety import SafetyChecked
 from refiner.pipelines.saving.record import Wrapped
 from refiner.types import RefinementResult

@@ -26,10 +26,10 @@ from refiner.pipelines.loading import (
     saved_arguments,
 )
 from refiner.pipelines.loop import refine
+from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.families import check_pipelines
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import PaintSettings
-from refiner.pipelines.painting.prompt_cache import PromptCache
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import settings_of
 from refiner.pipelines.saving.replay import replay
