@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _CALLBACK = "callback_on_step_end"
+_ENDED = "ended by refiner"
+"""What the flag is set to here, so that it is not taken for a user's ``True`` by another run."""
 
 
 class Interrupt:
@@ -42,9 +44,9 @@ class Interrupt:
 
         def listen(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             changed = tensors if own is None else own(pipe, step, timestep, tensors)
-            if pipe._interrupt or self._pipe._interrupt:
+            if not {pipe._interrupt, self._pipe._interrupt} <= {False, _ENDED}:
                 (self._call or self).set()
-            pipe._interrupt = self.is_set()
+            pipe._interrupt = _ENDED if self.is_set() else False
             return changed
 
         wanted = {_CALLBACK: listen}

@@ -119,6 +119,23 @@ def test_a_run_stopped_from_another_thread_leaves_out_what_is_being_painted() ->
     assert pipe.stream(PROMPT, seed=1).result.stop == "rounds"
 
 
+def test_a_run_that_is_stopped_ends_no_other() -> None:
+    pipe = refined()
+    steps = itertools.count()
+
+    def on_step(_pipe: Any, _step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if next(steps) == 0:
+            first.stop()
+        return tensors
+
+    first = pipe.stream(PROMPT, seed=1, callback_on_step_end=on_step)
+    second = pipe.stream(PROMPT, seed=2)
+    next(second)
+    assert first.result.stop == "interrupted"
+    assert [attempt.action for attempt in second] == ["inpaint"] * ROUNDS
+    assert second.result.stop == "rounds"
+
+
 def test_a_run_that_was_left_goes_on_where_it_was() -> None:
     whole = refined().stream(PROMPT, seed=1).result
     run = refined().stream(PROMPT, seed=1)
