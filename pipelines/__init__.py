@@ -1,9 +1,10 @@
 """Refinement over diffusers pipelines; nothing here imports torch or diffusers before it is called."""
 
+from refiner.pipelines.call import RefinedPipelineOutput
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import Parts, refine
 from refiner.pipelines.painting.crops import CropInpainter
-from refiner.pipelines.refined import RefinedPipeline, RefinedPipelineOutput
+from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
 
 __all__ = [

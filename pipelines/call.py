@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     Images = list[Image.Image] | NDArray[np.float32] | torch.Tensor
 
 OutputType = Literal["pil", "np", "pt"]
+
+
+class RefinedPipelineOutput(NamedTuple):
+    """Refined pictures, and how each came about."""
+
+    images: Images
+    """As ``output_type`` says: Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
+    results: list[RefinementResult]
+    """One for each image."""
 
 
 @dataclass(frozen=True, kw_only=True)

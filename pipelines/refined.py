@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from refiner.detectors.registry import joined_ids
 from refiner.errors import ConfigError
 from refiner.images import Source, load_image
-from refiner.pipelines.call import OutputType, Shared, converted, kept_image, parts_of, starts_of
+from refiner.pipelines.call import OutputType, RefinedPipelineOutput, Shared, converted, kept_image, parts_of, starts_of
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading import (
@@ -45,15 +45,6 @@ if TYPE_CHECKING:
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
-
-
-class RefinedPipelineOutput(NamedTuple):
-    """Refined pictures, and how each came about."""
-
-    images: Images
-    """As ``output_type`` says: Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
-    results: list[RefinementResult]
-    """One for each image."""
 
 
 class RefinedPipeline:

@@ -83,7 +83,7 @@ def main() -> None:
     logging.disable_progress_bar()
     pipe = RefinedPipeline.from_pretrained("micro", detector=options.detector)
     if options.generator_repaints:
-        pipe = RefinedPipeline(pipe.pipe, detector=pipe.detector, judge=pipe.judge, call=pipe.call_defaults)
+        pipe = pipe.with_parts(inpainter=None, inpaint_call=None)
     pipe.set_progress_bar_config(disable=True)
     trials = [{}, *map(parsed, options.settings)]
     runs = [
