@@ -1,4 +1,4 @@
-"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views.refine``."""
+"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views``."""
 
 from __future__ import annotations
 

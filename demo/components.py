@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from refiner.demo.messages import public_message
-from refiner.demo.views import refine as views
+from refiner.demo.views.status import missing, status_line
 
 P = ParamSpec("P")
 Row = tuple[Any, ...]
@@ -40,7 +40,7 @@ def _path_of(payload: ImageData | None) -> str | None:
 
 def html(what: str, name: str) -> gr.HTML:
     """A place for a view; ``what`` stands there until there is one."""
-    return gr.HTML(views.missing(what) if what else "", elem_id=name, padding=False, js_on_load=None)
+    return gr.HTML(missing(what) if what else "", elem_id=name, padding=False, js_on_load=None)
 
 
 def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, Iterator[Row]]:
@@ -57,7 +57,7 @@ def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, I
             yield from function(*args, **kwargs)
         except Exception as error:
             message = public_message(error)
-            yield (views.status(message, kind="bad"), *nothing(outputs - 1))
+            yield (status_line(message, kind="bad"), *nothing(outputs - 1))
             raise _refusal(message) from None
 
     return run

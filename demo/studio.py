@@ -18,6 +18,7 @@ from refiner.types import Analysis, Attempt, RefinementResult
 
 if TYPE_CHECKING:
     from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.run import RefinementRun
     from refiner.protocols import Detector
 
 
@@ -38,7 +39,7 @@ class RefineRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painting:
+class AttemptProgress:
     """An attempt is being made."""
 
     attempt: int
@@ -64,7 +65,7 @@ class Looked:
     over: bool
 
 
-RefineEvent = Waiting | Loading | Painting | Refined
+RefineEvent = Waiting | Loading | AttemptProgress | Refined
 DetectEvent = Waiting | Loading | Looked
 
 
@@ -119,17 +120,17 @@ class Studio:
             raise ConfigError(f"Expected a seed from 0 to {2**63 - 1}, got {request.seed}: choose another.")
 
     def _refine(self, request: RefineRequest, job: Job, tell: Tell) -> None:
-        seen: list[Attempt] = []
+        run: RefinementRun | None = None
+        made = 0
 
         def on_step(pipe: Any, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
             job.check()
-            tell(Painting(attempt=len(seen), step=step + 1, steps=getattr(pipe, "num_timesteps", None)))
+            tell(AttemptProgress(attempt=made, step=step + 1, steps=getattr(pipe, "num_timesteps", None)))
             return tensors
 
-        result = None
         try:
             pipe = self.refiner(request.model, request.detector, job, tell)
-            attempts = pipe.stream(
+            run = pipe.stream(
                 request.prompt,
                 image=request.image,
                 strategy=request.strategy,
@@ -137,17 +138,18 @@ class Studio:
                 seed=request.seed,
                 callback_on_step_end=on_step,
             )
-            while result is None:
-                tell(Painting(attempt=len(seen)))
+            while True:
+                tell(AttemptProgress(attempt=made))
                 with self.desk.turn(job):
-                    result = _advance(attempts, seen)
-                if result is None:
-                    tell(Refined(result=_so_far(request.prompt, seen), over=False))
-                    job.check()
+                    if next(run, None) is None:
+                        break
+                made += 1
+                tell(Refined(result=_public_result(run.so_far), over=False))
+                job.check()
         except StoppedError:
-            result = _so_far(request.prompt, seen) if seen else None
-        if result is not None:
-            tell(Refined(result=replace(result, attempts=tuple(seen), settings=_told(result.settings)), over=True))
+            pass
+        if run is not None and made:
+            tell(Refined(result=_public_result(run.so_far), over=True))
 
     def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[DetectEvent]:
         """Ask detectors about a picture, one after the other; each ``Looked`` has one answer more.
@@ -211,14 +213,7 @@ class Studio:
 
         for (other, _), loaded in self._refiners.items():
             if other == model:
-                return RefinedPipeline(
-                    loaded.pipe,
-                    detector=detector,
-                    judge=loaded.judge,
-                    reviser=loaded.reviser,
-                    config=loaded.refine_config,
-                    call=loaded.call_defaults,
-                )
+                return loaded.with_parts(detector=detector)
         refiner = RefinedPipeline.from_pretrained(self.settings.models[model], detector=detector)
         refiner.set_progress_bar_config(disable=True)
         return refiner.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,18 +224,17 @@ def _chosen(choices: Choices, label: str, what: str) -> None:
         raise ConfigError(f"Expected one of the {what}s {', '.join(choices)}, got {label!r}: choose one of them.")
 
 
-def _advance(attempts: Any, seen: list[Attempt]) -> RefinementResult | None:
-    """One attempt more, or the result."""
-    try:
-        attempt: Attempt = next(attempts)
-    except StopIteration as end:
-        result: RefinementResult = end.value
-        return result
+def _public_result(result: RefinementResult) -> RefinementResult:
+    """The same, as strangers may read it."""
+    attempts = tuple(map(_public_attempt, result.attempts))
+    return replace(result, attempts=attempts, settings=_told(result.settings))
+
+
+def _public_attempt(attempt: Attempt) -> Attempt:
     error = None if attempt.error is None else public_text(attempt.error)
     analysis = None if attempt.analysis is None else _public(attempt.analysis)
     reason, note = public_text(attempt.reason), public_text(attempt.note)
-    seen.append(replace(attempt, error=error, analysis=analysis, reason=reason, note=note))
-    return None
+    return replace(attempt, error=error, analysis=analysis, reason=reason, note=note)
 
 
 def _told(value: Any) -> Any:
@@ -255,10 +249,3 @@ def _told(value: Any) -> Any:
 def _public(analysis: Analysis) -> Analysis:
     """The same; where the detector is known by its folder, without the way there."""
     return replace(analysis, detector=public_text(analysis.detector))
-
-
-def _so_far(prompt: str, seen: Sequence[Attempt]) -> RefinementResult:
-    """What is there, with the best of it."""
-    painted = [attempt.index for attempt in seen if attempt.image is not None]
-    best = max((attempt.index for attempt in seen if attempt.accepted), default=(painted or [0])[0])
-    return RefinementResult(prompt=prompt, attempts=tuple(seen), best=best, stop="interrupted")

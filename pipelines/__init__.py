@@ -1,9 +1,10 @@
 """Refinement over diffusers pipelines; nothing here imports torch or diffusers before it is called."""
 
+from refiner.pipelines.call import RefinedPipelineOutput
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.loop import Parts, finish, refine
+from refiner.pipelines.loop import Parts, refine
 from refiner.pipelines.painting.crops import CropInpainter
-from refiner.pipelines.refined import RefinedPipeline, RefinedPipelineOutput
+from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
 
 __all__ = [
@@ -13,6 +14,5 @@ __all__ = [
     "RefinedPipeline",
     "RefinedPipelineOutput",
     "TemplateReviser",
-    "finish",
     "refine",
 ]

@@ -28,7 +28,6 @@ from refiner.files import atomic_write, dumps
 from refiner.masks import box_of, dilate
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
-from refiner.pipelines.loop import finish
 from refiner.pipelines.painting.families import takes
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.refined import RefinedPipeline
@@ -171,16 +170,8 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
     assert start.image is not None
     systems["start"] = _row(start.image, case.scene, start.calls.denoiser_rows, 0, start.seconds)
     budget = systems["auto"]["denoiser_rows"]
-    shuffled = RefinedPipeline(
-        pipe.pipe,
-        detector=ShuffledDetector(pipe.detector),
-        judge=pipe.judge,
-        reviser=pipe.reviser,
-        config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1)),
-        call=pipe.call_defaults,
-        inpainter=pipe.inpainter,
-        inpaint_call=pipe.inpaint_call_defaults,
-        native=pipe.native,
+    shuffled = pipe.with_parts(
+        detector=ShuffledDetector(pipe.detector), config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1))
     )
     systems["shuffled"], _ = _refined(shuffled, case, strategy="auto")
     systems["more_steps"] = _more_steps(pipe, case, budget, start)
@@ -197,7 +188,7 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
 
 def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[str, Any], RefinementResult]:
     began = time.perf_counter()
-    result = finish(pipe.stream(case.scene.caption, seed=case.seed, index=case.number, **options))
+    result = pipe.stream(case.scene.caption, seed=case.seed, index=case.number, **options).result
     calls = result.calls
     seconds = time.perf_counter() - began
     return _row(result.image, case.scene, calls.denoiser_rows, calls.detector_calls, seconds), result

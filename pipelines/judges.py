@@ -7,11 +7,11 @@ one, or under the detector: no weights between scores of different units are nee
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from PIL import Image
 
 from refiner.errors import ConfigError, ModelError
@@ -69,7 +69,7 @@ class ClipJudge:
         self.processor = processor
         self.batch_size = batch_size
         self._name = name
-        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._texts: LRUCache[str, torch.Tensor] = LRUCache(_PROMPTS)
 
     @classmethod
     def from_pretrained(
@@ -154,9 +154,6 @@ class ClipJudge:
             tokens = self.processor(text=[prompt], return_tensors="pt", truncation=True, max_length=room)
             read = self.model.text_model(input_ids=tokens.input_ids.to(self.model.device))
             self._texts[prompt] = _unit(self.model.text_projection(read.pooler_output))[0]
-        self._texts.move_to_end(prompt)
-        while len(self._texts) > _PROMPTS:
-            self._texts.popitem(last=False)
         return self._texts[prompt]
 
 

@@ -66,7 +66,38 @@ def id_of(part: object) -> str | list[str] | None:
     return None
 
 
-def saved_judge(folder: Path, saved: SavedSettings) -> Judges:
+def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Folder of a saved pipeline, and the arguments that RefinedPipeline takes with it.
+
+    Args:
+        model: folder or hub id.
+        given: detector, judge ("saved": the saved one), reviser, config, inpainter and second stage by the user; what
+            is None is taken as it was saved.
+
+    Raises:
+        ConfigError: no detector is given or saved, or one that was saved would send pictures to another machine.
+        ModelNotFoundError, WeightsError: there is no such model, or it is damaged.
+    """
+    folder = resolve(model, "generator")
+    verify(folder)
+    saved = SavedSettings.read(folder)
+    detector = given["detector"] or inside(folder, trusted("detector", saved.detector))
+    if detector is None:
+        raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
+    return folder, {
+        "detector": detector,
+        "judge": _saved_judge(folder, saved) if given["judge"] == "saved" else given["judge"],
+        "reviser": given["reviser"] or trusted("reviser", saved.reviser),
+        "config": given["config"] or saved.config,
+        "call": saved.call,
+        "inpainter": given["inpainter"] or inside(folder, saved.inpainter),
+        "inpaint_call": saved.inpaint_call,
+        "second_stage": given["second_stage"] or inside(folder, saved.second_stage),
+        "native": saved.native,
+    }
+
+
+def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
     """What a folder's settings name; "auto" where it has no settings."""
     if saved.judge is None:
         return None if (folder / SETTINGS_FILE).exists() else "auto"

@@ -1,7 +1,7 @@
 """The refinement loop: paint, look, mend, look again, and keep only what is really better.
 
-One implementation, as a generator of attempts: the pipeline call, the command line, the demo and the evaluator all
-consume it. It knows its parts by their protocols alone: no torch, no diffusers.
+One implementation, as a run to iterate over: the pipeline call, the command line, the demo and the evaluator all
+use it. It knows its parts by their protocols alone: no torch, no diffusers.
 
 Beyond LEGION (section 4.2) the loop verifies: equation 6 pastes every region, this keeps the regions that got
 better and puts the old pixels back for the others, so that no result is worse than its start under the detector
@@ -10,9 +10,9 @@ and the judge.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from collections.abc import Generator as Stream
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
@@ -27,14 +27,12 @@ from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored
 from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.run import Flag, RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, Size, StopReason
-
-Attempts = Stream[Attempt, bool | None, RefinementResult]
-"""Yields attempts and returns the result; sending True in ends it early, with stop reason "interrupted"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +65,10 @@ def refine(
     *,
     image: Image.Image | None = None,
     index: int = 0,
-    interrupted: Callable[[], bool] = lambda: False,
-) -> Attempts:
+    flag: Flag | None = None,
+    settings: Mapping[str, object] | None = None,
+    track: Callable[[Iterator[Attempt]], Iterator[Attempt]] = iter,
+) -> RefinementRun:
     """Paint a picture (or take ``image``) and make it better, attempt by attempt.
 
     Args:
@@ -77,28 +77,21 @@ def refine(
         config: all settings, the seed among them.
         image: RGB picture to start from; None paints one.
         index: number of the picture among those made with the same prompt and seed; it enters every seed.
-        interrupted: whether the run is to end with the best so far; what was being painted then is no picture.
+        flag: once it is set the run ends with the best so far; what was being painted then is left out.
+        settings: of the result.
+        track: wraps the attempts, for a progress bar.
 
     Raises:
-        InputError: an empty prompt, an image that is not RGB, or a given image that the detector cannot serve.
+        InputError: an empty prompt or an image that is not RGB; or, while it runs, a given image that the detector
+            cannot serve.
     """
     if not prompt.strip():
         raise InputError("Expected a prompt that says what the picture shows, got an empty one.")
     if image is not None and image.mode != "RGB":
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
-    return (yield from _Refinement(parts, prompt, config, index, image, interrupted).run())
-
-
-def finish(attempts: Attempts, callback: Callable[[Attempt], bool | None] | None = None) -> RefinementResult:
-    """Run a refinement to its end; ``callback`` gets every attempt and ends it early by returning True."""
-    stop = None
-    while True:
-        try:
-            attempt = attempts.send(stop)
-        except StopIteration as end:
-            result: RefinementResult = end.value
-            return result
-        stop = callback(attempt) if callback else None
+    flag = flag or threading.Event()
+    refinement = _Refinement(parts, prompt, config, index, image, flag.is_set)
+    return RefinementRun(track(refinement.run()), lambda: refinement.result(settings or {}), flag)
 
 
 class _Refinement:
@@ -118,6 +111,7 @@ class _Refinement:
         self.attempts: list[Attempt] = []
         self.best: Look | None = None
         self.best_index = 0
+        self.stop: StopReason = "interrupted"  # until it ends by itself
         self.failed: list[Mask] = []  # patches that did not get better, once for each try
         self.in_vain = False  # repainting came last, and has never been accepted
         self.repeated = False  # a painter returned a picture that was seen before
@@ -127,9 +121,8 @@ class _Refinement:
         self.rows = _rows(parts)  # at the last attempt
         self.started = self.clock = time.monotonic()
 
-    def run(self) -> Attempts:
-        if (yield self._start()):
-            return self._result("interrupted")
+    def run(self) -> Iterator[Attempt]:
+        yield self._start()
         rounds = idle = 0
         while (stop := self._stop(rounds, idle)) is None:
             rounds, idle = rounds + 1, idle + 1
@@ -140,9 +133,14 @@ class _Refinement:
                 attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
                 idle = 0 if attempt.accepted else idle
                 self.in_vain = step == "inpaint" and not self._ever_repainted()
-                if (yield attempt):
-                    return self._result("interrupted")
-        return self._result(stop)
+                yield attempt
+        self.stop = stop
+
+    def result(self, settings: Mapping[str, object]) -> RefinementResult:
+        attempts = tuple(self.attempts)
+        return RefinementResult(
+            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings
+        )
 
     # What to do next
 
@@ -360,9 +358,6 @@ class _Refinement:
         if verdict.accepted or self.best is None or (self.best.image is None and look.image is not None):
             self.best, self.best_index = look, attempt.index
         return attempt
-
-    def _result(self, stop: StopReason) -> RefinementResult:
-        return RefinementResult(prompt=self.prompt, attempts=tuple(self.attempts), best=self.best_index, stop=stop)
 
 
 _INTERRUPTED = "Expected a whole picture, got an interrupt while it was painted."

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from refiner.detectors.registry import joined_ids
 from refiner.errors import ConfigError
-from refiner.files import Json
-from refiner.hub import resolve, verify
 from refiner.images import Source, load_image
-from refiner.pipelines.call import OutputType, converted, kept_image
+from refiner.pipelines.call import OutputType, RefinedPipelineOutput, Shared, converted, kept_image, parts_of, starts_of
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading import (
@@ -23,22 +21,19 @@ from refiner.pipelines.loading import (
     detector_on,
     fitting_reviser,
     id_of,
-    inside,
     judges_on,
     pipeline_like,
-    saved_judge,
-    trusted,
+    saved_arguments,
 )
-from refiner.pipelines.loop import Attempts, Parts, finish, refine
-from refiner.pipelines.painting.crops import CropInpainter
+from refiner.pipelines.loop import refine
+from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.families import check_pipelines
 from refiner.pipelines.painting.interrupts import Interrupt
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
-from refiner.pipelines.painting.prompt_cache import PromptCache
-from refiner.pipelines.painting.safety import SafetyChecked
-from refiner.pipelines.saving.replay import settings_of
+from refiner.pipelines.painting.painter import PaintSettings
+from refiner.pipelines.run import RefinementRun
+from refiner.pipelines.saving.record import settings_of
+from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
-from refiner.pipelines.seeds import seeds_of
 from refiner.protocols import Detector, Reviser
 from refiner.types import Attempt, RefinementResult
 
@@ -50,15 +45,6 @@ if TYPE_CHECKING:
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
-
-
-class RefinedPipelineOutput(NamedTuple):
-    """Refined pictures, and how each came about."""
-
-    images: Images
-    """As ``output_type`` says: Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
-    results: list[RefinementResult]
-    """One for each image."""
 
 
 class RefinedPipeline:
@@ -133,6 +119,25 @@ class RefinedPipeline:
         self.inpaint_call_defaults = dict(inpaint_call or {})
         self.native = native
 
+    def with_parts(self, **changes: Any) -> RefinedPipeline:
+        """The same pipeline with some arguments changed: all others stay, and all weights are shared.
+
+        ``interrupt`` of either ends the runs of both.
+
+        Args:
+            changes: arguments of the class other than ``pipe``, such as ``detector``, ``judge`` or ``config``.
+        """
+        kept: dict[str, Any] = {
+            "config": self.refine_config,
+            "call": self.call_defaults,
+            "inpaint_call": self.inpaint_call_defaults,
+            **{name: getattr(self, name) for name in (*PARTS, "native")},
+        }
+        again = RefinedPipeline(self.pipe, **(kept | changes))
+        again.ids = {name: place for name, place in self.ids.items() if name not in changes} | again.ids
+        again._runs = self._runs
+        return again
+
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
         """Wrap a loaded pipeline; ``options`` are those of the class."""
@@ -172,26 +177,9 @@ class RefinedPipeline:
         """
         from diffusers import DiffusionPipeline
 
-        folder = resolve(model, "generator")
-        verify(folder)
-        saved = SavedSettings.read(folder)
-        chosen = detector or inside(folder, trusted("detector", saved.detector))
-        if chosen is None:
-            raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
-        if judge == "saved":
-            judge = saved_judge(folder, saved)
-        refined = cls(
-            DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options),
-            detector=chosen,
-            judge=judge,
-            reviser=reviser or trusted("reviser", saved.reviser),
-            config=config or saved.config,
-            call=saved.call,
-            inpainter=inpainter or inside(folder, saved.inpainter),
-            inpaint_call=saved.inpaint_call,
-            second_stage=second_stage or inside(folder, saved.second_stage),
-            native=saved.native,
-        )
+        given = {"detector": detector, "judge": judge, "reviser": reviser, "config": config}
+        folder, arguments = saved_arguments(model, given | {"inpainter": inpainter, "second_stage": second_stage})
+        refined = cls(DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options), **arguments)
         refined.ids["model"] = str(model)
         return refined
 
@@ -236,8 +224,6 @@ class RefinedPipeline:
 
     def replay(self, record: Mapping[str, Any], *, image: Source | None = None, **options: Any) -> RefinementResult:
         """Make the kept picture of a run again, bit for bit; see ``refiner.pipelines.saving.replay.replay``."""
-        from refiner.pipelines.saving.replay import replay
-
         return replay(self, record, image=None if image is None else load_image(image), **options)
 
     def __getattr__(self, name: str) -> Any:
@@ -302,21 +288,19 @@ class RefinedPipeline:
         """
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
         given = None if image is None else load_image(image)
-        painted: Counter[tuple[str, int]] = Counter()
+        shared = Shared(interrupt=Interrupt(self.pipe), prompts=PromptCache())
+        self._runs.add(shared.interrupt)
         results: list[RefinementResult] = []
-        interrupt, shared = Interrupt(self.pipe), PromptCache()
-        seeds = seeds_of(len(texts), seed=seed, generator=generator, config=options.get("config"))
-        for text, number in zip(texts, seeds, strict=True):
-            index = painted[text, number]
-            attempts = self.stream(
-                text, image=given, seed=number, index=index, interrupt=interrupt, prompt_cache=shared, **options
-            )
-            painted[text, number] += 1
-            results.append(finish(attempts, callback_on_attempt))
-            if interrupt():
+        for text, number, index in starts_of(
+            prompt, num_images_per_prompt, seed=seed, generator=generator, config=options.get("config")
+        ):
+            run = self.stream(text, seed=number, index=index, image=given, shared=shared, **options)
+            for attempt in run:
+                if callback_on_attempt is not None and callback_on_attempt(attempt):
+                    run.stop()
+            results.append(run.result)
+            if shared.interrupt.is_set():
                 results = [result for result in results if result.attempts[result.best].image] or results
                 break
         images = converted([kept_image(result) for result in results], output_type)
@@ -335,11 +319,10 @@ class RefinedPipeline:
         config: RefineConfig | None = None,
         height: int | None = None,
         width: int | None = None,
-        interrupt: Interrupt | None = None,
-        prompt_cache: PromptCache | None = None,
+        shared: Shared | None = None,
         **options: Any,
-    ) -> Attempts:
-        """Refine one picture, attempt by attempt; the generator's return value is the ``RefinementResult``.
+    ) -> RefinementRun:
+        """Refine one picture: a run to iterate over, attempt by attempt, with a ``result`` and a ``stop()``.
 
         Args:
             prompt: what to paint.
@@ -352,8 +335,7 @@ class RefinedPipeline:
             config: all other settings of the loop; None: the pipeline's.
             height: pixels; None: the model's native side.
             width: pixels; None: the model's native side.
-            interrupt: ends the run once it is set, as ``RefinedPipeline.interrupt`` does; None: one of its own.
-            prompt_cache: prompts' embeddings, shared with other runs of the same weights; None: one of its own.
+            shared: with the other pictures of a call; None: nothing.
             options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
                 ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
                 inpainting; an ``inpainter`` gets the callbacks alone. A ControlNet's picture is ``control_image``.
@@ -370,51 +352,23 @@ class RefinedPipeline:
         sides |= _given({"height": height, "width": width})
         start = None if image is None else load_image(image)
         made_by = settings_of(self, config=settings, index=index, call=calls, image=start, **sides)
-        interrupt = interrupt or Interrupt(self.pipe)
+        interrupt = Interrupt(self.pipe, shared.interrupt if shared else None)
         self._runs.add(interrupt)
-        painter = DiffusersPainter(
-            self.pipe,
-            PaintSettings(
-                **sides,
-                native=self.native,
-                options=interrupt.listening(calls),
-                inpaint_options=self.inpaint_call_defaults,
-            ),
-            inpainter=self.inpainter,
-            second_stage=self.second_stage,
-            prompt_cache=prompt_cache,
+        painting = PaintSettings(
+            **sides,
+            native=self.native,
+            options=interrupt.listening(calls),
+            inpaint_options=self.inpaint_call_defaults,
         )
-        painter.check(soft=settings.soft_edge > 0)
-        parts = Parts(
-            generator=SafetyChecked(painter) if self._has_safety_checker() else painter,
-            inpainter=CropInpainter(
-                painter.paint,
-                native=painter.native,
-                multiple=painter.multiple,
-                cell=painter.cell,
-                config=settings,
-                mark=painter.mark,
-            ),
-            detector=self.detector,
-            judge=self.judge,
-            reviser=self.reviser,
-        )
-        attempts = refine(parts, prompt, settings, image=start, index=index, interrupted=interrupt)
-        return self._with_progress(attempts, settings.max_rounds + 1, made_by)
+        parts = parts_of(self, settings, painting, shared.prompts if shared else None)
+        track = partial(self._with_progress, settings.max_rounds + 1)
+        return refine(parts, prompt, settings, image=start, index=index, flag=interrupt, settings=made_by, track=track)
 
-    def _has_safety_checker(self) -> bool:
-        return any(getattr(pipe, "safety_checker", None) is not None for pipe in self._pipelines())
-
-    def _with_progress(self, attempts: Attempts, total: int, made_by: Json) -> Attempts:
+    def _with_progress(self, total: int, attempts: Iterator[Attempt]) -> Iterator[Attempt]:
         with self.pipe.progress_bar(total=total) as bar:
-            stop = None
-            while True:
-                try:
-                    attempt = attempts.send(stop)
-                except StopIteration as end:
-                    return replace(end.value, settings=made_by)
+            for attempt in attempts:
                 bar.update()
-                stop = yield attempt
+                yield attempt
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@
     RefinerError
     ├── UserError                 the caller can mend it; the CLI prints the message and exits with 2
     │   ├── ConfigError           an argument or setting out of its range
-    │   │   └── BadAnswerError    of what a detector says: see below
     │   ├── InputError            a prompt, image or file that cannot be used
     │   │   ├── OutOfDomainError  an image from outside the world a model was trained on
     │   │   └── MissingImageError an image file that is not there
@@ -88,5 +87,8 @@ class BadImageError(ModelError):
     """A generator or inpainter returned something that is not a usable image."""
 
 
-class BadAnswerError(ConfigError, ModelError):
-    """A detector's numbers, boxes or masks are out of their range, such as NaN."""
+class BadAnswerError(ModelError):
+    """A detector's numbers, boxes or masks are out of their range, such as NaN.
+
+    ``Region`` and ``Analysis`` raise it, whoever makes them.
+    """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refiner.errors import ConfigError, InputError
+from refiner.errors import BadAnswerError, ConfigError, InputError
 from refiner.files import Json
 from refiner.masks import rle_decode, rle_encode
 from refiner.taxonomy import Category
@@ -136,7 +136,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
             raw=data["raw"],
             detector=data["detector"],
         )
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(
             f"Expected an analysis as analysis_to_dict writes it, got one that fails with {error!r}: write it again."
         ) from error

@@ -199,7 +199,7 @@ class RefinementResult:
     """Index into ``attempts`` of the picture that was kept."""
     stop: StopReason
     settings: Mapping[str, object] = field(default_factory=dict)
-    """What made them, as plain JSON values (``refiner.pipelines.saving.replay``); empty where that is not known."""
+    """What made them, as plain JSON values (``refiner.pipelines.saving.record``); empty where that is not known."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):

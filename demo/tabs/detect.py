@@ -11,8 +11,8 @@ from refiner.demo.components import Row, guarded, html, nothing, picture
 from refiner.demo.studio import Looked, Studio
 from refiner.demo.tabs.refine import wire
 from refiner.demo.uploads import read_upload
-from refiner.demo.views import detect as views_detect
-from refiner.demo.views import refine as views
+from refiner.demo.views.detect import answers
+from refiner.demo.views.status import progress_line, status_line
 from refiner.errors import InputError
 from refiner.records import analysis_summary
 from refiner.types import Analysis
@@ -56,18 +56,18 @@ def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
         if image is None:
             raise InputError("Expected a picture, got none: upload one or paste it.")
         given = read_upload(image, studio.settings)
-        yield (views.status("Starting.", 0.0), "", None)
+        yield (status_line("Starting.", 0.0), "", None)
         said: dict[str, Any] = {}
         for event in studio.detect(str(request.session_hash), given, detectors):
             if not isinstance(event, Looked):
-                yield (views.progress(event), *nothing(_OUTPUTS - 1))
+                yield (progress_line(event), *nothing(_OUTPUTS - 1))
                 continue
             said = dict(event.answers)
             share = None if event.over else len(said) / len(detectors)
             told = f"{len(said)} of {len(detectors)} detectors looked at {given.width} x {given.height} pixels."
-            yield views.status(told, share), views_detect.answers(given, said), _summary(said)
+            yield status_line(told, share), answers(given, said), _summary(said)
         if len(said) < len(detectors):
-            yield (views.status("Stopped."), *nothing(_OUTPUTS - 1))
+            yield (status_line("Stopped."), *nothing(_OUTPUTS - 1))
 
     return detect
 

@@ -13,8 +13,8 @@ from refiner.demo.examples import PROMPTS
 from refiner.demo.ranking import Entry, Order, Ranked, RankRequest, model_entries, rank
 from refiner.demo.studio import Studio
 from refiner.demo.tabs.refine import wire
-from refiner.demo.views import rank as views_rank
-from refiner.demo.views import refine as views
+from refiner.demo.views.rank import ranking, ranking_outcome
+from refiner.demo.views.status import progress_line, status_line
 
 _OUTPUTS = 5
 
@@ -94,15 +94,15 @@ def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterato
             by=by,
             seed=int(seed or 0),
         )
-        yield views.status("Starting.", 0.0), "", None, None, None
+        yield status_line("Starting.", 0.0), "", None, None, None
         with tempfile.TemporaryDirectory(prefix="refiner-demo-", ignore_cleanup_errors=True) as folder:
             for event in rank(studio, str(request.session_hash), wanted, Path(folder)):
                 if not isinstance(event, Ranked):
-                    yield (views.progress(event), *nothing(_OUTPUTS - 1))
+                    yield (progress_line(event), *nothing(_OUTPUTS - 1))
                     continue
-                said = views_rank.outcome(event.document, event.left)
-                yield said, views_rank.ranking(event.document), event.document, *event.files.values()
+                said = ranking_outcome(event.document, event.left)
+                yield said, ranking(event.document), event.document, *event.files.values()
                 return
-        yield (views.status("Stopped before two generators were done: nothing to rank."), *nothing(_OUTPUTS - 1))
+        yield (status_line("Stopped before two generators were done: nothing to rank."), *nothing(_OUTPUTS - 1))
 
     return rank_generators

@@ -12,7 +12,8 @@ from refiner.demo.components import Row, guarded, html, nothing, picture
 from refiner.demo.examples import PROMPTS
 from refiner.demo.studio import Refined, RefineRequest, Studio
 from refiner.demo.uploads import read_upload
-from refiner.demo.views import refine as views
+from refiner.demo.views.refine import comparison, plots, refinement_outcome, timeline
+from refiner.demo.views.status import progress_line, status_line
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.records import result_summary
 from refiner.reports.result import save_result
@@ -56,21 +57,21 @@ def refine_tab(studio: Studio) -> None:
                 detector = gr.Dropdown(list(settings.detectors), value=next(iter(settings.detectors)), label="Detector")
         with gr.Column(scale=3, min_width=320):
             status = html("", "rf-refine-status")
-            comparison = html("Before and after will stand here.", "rf-refine-comparison")
+            compared = html("Before and after will stand here.", "rf-refine-comparison")
             with gr.Row():
                 files = [
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
                     for label, name in zip(("Picture", "Run record", "Report"), _FILES, strict=True)
                 ]
     gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
-    plots = html("What detector and judge say of each attempt.", "rf-refine-plots")
+    charts = html("What detector and judge say of each attempt.", "rf-refine-plots")
     gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
-    timeline = html("Every picture that is tried, with what is wrong with it.", "rf-refine-attempts")
+    attempts = html("Every picture that is tried, with what is wrong with it.", "rf-refine-attempts")
     summary = gr.JSON(visible=False)
 
     handler = guarded(_refining(studio), _OUTPUTS)
     inputs = [prompt, image, strategy, rounds, seed, model, detector]
-    outputs = [status, comparison, plots, timeline, summary, *files]
+    outputs = [status, compared, charts, attempts, summary, *files]
     wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
 
 
@@ -106,11 +107,11 @@ def wire(
         studio.desk.stop(str(request.session_hash))
 
     def began() -> tuple[Any, ...]:
-        return *state(True, *[None] * len(files)), views.status("Starting.", 0.0)
+        return *state(True, *[None] * len(files)), status_line("Starting.", 0.0)
 
     def failed(told: str) -> tuple[Any, ...]:
         """Where Gradio itself refuses the inputs, nothing was told yet."""
-        said = gr.skip() if "rf-bad" in (told or "") else views.status(_REFUSED, kind="bad")
+        said = gr.skip() if "rf-bad" in (told or "") else status_line(_REFUSED, kind="bad")
         return *state(False, *[None] * len(files)), said
 
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -143,27 +144,27 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
             seed=int(seed or 0),
             image=None if image is None else read_upload(image, studio.settings),
         )
-        yield (views.status("Starting.", 0.0), "", "", "", None, *[None] * len(_FILES))
+        yield (status_line("Starting.", 0.0), "", "", "", None, *[None] * len(_FILES))
         result = None
         for event in studio.refine(str(request.session_hash), wanted):
             if not isinstance(event, Refined):
-                yield (views.progress(event, wanted.rounds), *nothing(_OUTPUTS - 1))
+                yield (progress_line(event, wanted.rounds), *nothing(_OUTPUTS - 1))
                 continue
             result = event.result
             if not event.over:
                 yield (gr.skip(), *_shown(result), *nothing(4))
         if result is None:
-            yield (views.status("Stopped before there was a picture."), *nothing(_OUTPUTS - 1))
+            yield (status_line("Stopped before there was a picture."), *nothing(_OUTPUTS - 1))
             return
         config = {"model": model, "detector": detector, "strategy": strategy, "rounds": wanted.rounds}
         config |= {"seed": wanted.seed, "own_picture": image is not None}
         with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
             saved = save_result(result, folder, config)
             files = [saved.get(name) for name in _FILES]
-            yield (views.outcome(result), *_shown(result), result_summary(result, {}), *files)
+            yield (refinement_outcome(result), *_shown(result), result_summary(result, {}), *files)
 
     return refine
 
 
 def _shown(result: Any) -> Row:
-    return views.comparison(result), views.plots(result), views.timeline(result)
+    return comparison(result), plots(result), timeline(result)

@@ -6,17 +6,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from refiner.demo.views.parts import words
-from refiner.demo.views.refine import status
+from refiner.demo.views.status import status_line
 from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
 from refiner.reports.plots import forest, short
 from refiner.reports.ranking import lead
 
 
-def outcome(document: Json, left: Sequence[str] = ()) -> str:
+def ranking_outcome(document: Json, left: Sequence[str] = ()) -> str:
     """The status line of a ranking that is over; ``left`` are the generators that were not done when it was stopped."""
     stopped = f"Stopped, without {', '.join(left)}. " if left else ""
-    return status(f"{stopped}Best by {document['by']}: {document['systems'][0]['name']}.", kind="good")
+    return status_line(f"{stopped}Best by {document['by']}: {document['systems'][0]['name']}.", kind="good")
 
 
 def ranking(document: Json) -> str:

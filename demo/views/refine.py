@@ -1,13 +1,9 @@
-"""From attempts, analyses and rankings to what is shown: HTML without scripts. Knows nothing of Gradio."""
+"""A refinement as HTML without scripts. Knows nothing of Gradio."""
 
 from __future__ import annotations
 
-from html import escape
-
-from refiner.demo.jobs import Loading, Waiting
-from refiner.demo.ranking import Ranking
-from refiner.demo.studio import Painting
 from refiner.demo.views.parts import notes, stage, web_image, words
+from refiner.demo.views.status import status_line
 from refiner.reports.overlays import flaw_words
 from refiner.reports.plots import charts
 from refiner.types import Attempt, RefinementResult
@@ -31,44 +27,16 @@ _ACTIONS = {
 }
 
 
-def status(text: str, share: float | None = None, *, kind: str = "") -> str:
-    """A line that tells what goes on; read out by screen readers.
-
-    Args:
-        text: plain text.
-        share: of the work that is done, in [0, 1]; None: not at work.
-        kind: "good", "bad" or "".
-    """
-    bar = "" if share is None else f'<div class="rf-bar"><i style="width:{100 * share:.1f}%"></i></div>'
-    busy = " rf-busy" if share is not None else ""
-    return f'<div class="rf-status rf-{kind or "plain"}{busy}" role="status"><p>{words(text)}</p>{bar}</div>'
-
-
-def progress(event: Waiting | Loading | Painting | Ranking, rounds: int = 0) -> str:
-    """The status line of a job at work."""
-    match event:
-        case Waiting(ahead=ahead):
-            return status(f"Waiting: {ahead} job{'s' if ahead > 1 else ''} ahead of yours.", 0.0)
-        case Loading():
-            return status("Loading the models.", 0.0)
-        case Painting(attempt=attempt, step=step, steps=steps):
-            done = step / steps if steps else 0.0
-            at = f", step {step}" + (f" of {steps}" if steps else "") if step else ""
-            return status(f"Attempt {attempt}{at}.", min(1.0, (attempt + min(done, 1.0)) / (rounds + 1)))
-        case Ranking(name=name, done=done, total=total):
-            return status(f"{name}: {done} of {total} pictures looked at.", done / total)
-
-
-def outcome(result: RefinementResult) -> str:
+def refinement_outcome(result: RefinementResult) -> str:
     """The status line of a refinement that is over."""
     start = next((attempt for attempt in result.attempts if attempt.image is not None), result.attempts[0])
     best = result.attempts[result.best]
     if best.image is None:
-        return status(f"No picture came out: {best.error or best.reason}", kind="bad")
+        return status_line(f"No picture came out: {best.error or best.reason}", kind="bad")
     kept = "The first picture was kept" if best is start else f"Attempt {best.index} was kept"
     change = f"{flaw_words(start.analysis)} at first, now {flaw_words(best.analysis)}"
     said = flaw_words(best.analysis) if best is start else change
-    return status(f"{kept}: {said}. Ended because {STOPS[result.stop]}.", kind="good")
+    return status_line(f"{kept}: {said}. Ended because {STOPS[result.stop]}.", kind="good")
 
 
 def comparison(result: RefinementResult) -> str:
@@ -131,8 +99,3 @@ def _card(attempt: Attempt, result: RefinementResult) -> str:
 <strong>{_ACTIONS[attempt.action]}</strong><span class="rf-verdict">{verdict}</span></p>
 {said}<p class="rf-facts">{"".join(f"<span>{words(fact)}</span>" for fact in facts)}</p>
 {notes(attempt.analysis)}</div></li>"""
-
-
-def missing(text: str) -> str:
-    """What stands where nothing is yet; ``text`` is plain."""
-    return f'<div class="rf-missing"><p>{escape(text)}</p></div>'

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _CALLBACK = "callback_on_step_end"
+_ENDED = "ended by refiner"
+"""What the flag is set to here, so that it is not taken for a user's ``True`` by another run."""
 
 
 class Interrupt:
@@ -15,15 +17,16 @@ class Interrupt:
 
     Args:
         pipe: the wrapped diffusers pipeline, whose ``_interrupt`` flag ends the run too, whoever sets it.
+        call: of the call that the run is one of; its end is the run's, and the pipeline's flag ends all of it.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: Any, call: Interrupt | None = None) -> None:
+        self._pipe, self._call = pipe, call
         self._asked = threading.Event()
 
-    def __call__(self) -> bool:
+    def is_set(self) -> bool:
         """Whether the run was interrupted."""
-        return self._asked.is_set()
+        return self._asked.is_set() or (self._call is not None and self._call.is_set())
 
     def set(self) -> None:
         """End the run with the best so far; safe from any thread."""
@@ -41,9 +44,9 @@ class Interrupt:
 
         def listen(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             changed = tensors if own is None else own(pipe, step, timestep, tensors)
-            if pipe._interrupt or self._pipe._interrupt:
-                self._asked.set()
-            pipe._interrupt = self._asked.is_set()
+            if not {pipe._interrupt, self._pipe._interrupt} <= {False, _ENDED}:
+                (self._call or self).set()
+            pipe._interrupt = _ENDED if self.is_set() else False
             return changed
 
         wanted = {_CALLBACK: listen}

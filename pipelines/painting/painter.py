@@ -17,6 +17,7 @@ from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import as_it_was, chance, with_config
+from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in, cut_out
 from refiner.pipelines.painting.crops import Crop, Pixels
 from refiner.pipelines.painting.families import (
@@ -31,8 +32,6 @@ from refiner.pipelines.painting.families import (
     takes,
     tokenizers_of,
 )
-from refiner.pipelines.painting.latent_cache import LatentCache
-from refiner.pipelines.painting.prompt_cache import PromptCache
 from refiner.pipelines.painting.staggering import staggered
 from refiner.protocols import PaintJob
 from refiner.types import Calls

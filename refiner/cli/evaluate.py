@@ -264,7 +264,6 @@ def _sentences(name: str | None) -> SentenceEncoder | None:
 def _refining(args: argparse.Namespace) -> System:
     from refiner.evaluate.systems import Looker, Refining
     from refiner.pipelines import RefinedPipeline
-    from refiner.pipelines.loop import finish
 
     pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=load_judge(args.judge) or "saved")
     pipe.set_progress_bar_config(disable=True)
@@ -274,7 +273,7 @@ def _refining(args: argparse.Namespace) -> System:
 
     def refine(sample: Sample) -> RefinementResult:
         seed = derive_seed(args.seed, sample.name)
-        return finish(pipe.stream(sample.prompt, image=sample.image, seed=seed, **options))
+        return pipe.stream(sample.prompt, image=sample.image, seed=seed, **options).result
 
     settings = {
         "model": args.model,

@@ -15,10 +15,10 @@ from refiner.images import load_image
 from refiner.records import result_summary
 from refiner.reports.overlays import flaw_words
 from refiner.reports.result import save_result
-from refiner.types import Attempt, RefinementResult
+from refiner.types import RefinementResult
 
 if TYPE_CHECKING:
-    from refiner.pipelines.loop import Attempts
+    from refiner.pipelines.run import RefinementRun
 
 
 def add_refine(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
         limits = {"max_denoiser_rows": args.max_rows, "max_seconds": args.max_seconds}
         pipe.set_progress_bar_config(disable=True)
     with RoundsView(terminal.err, args.rounds) as view:
-        attempts = pipe.stream(
+        run = pipe.stream(
             args.prompt,
             strategy=args.strategy,
             max_rounds=args.rounds,
@@ -75,7 +75,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
             config=replace(pipe.refine_config, **{name: most for name, most in limits.items() if most is not None}),
             callback_on_step_end=view.on_step,
         )
-        result = _collect(args.prompt, attempts, view)
+        result = _collect(run, view)
     settings = ("model", "detector", "grounder", "judge", "reviser", "strategy", "rounds", "seed", "image")
     config = {name: getattr(args, name) for name in settings} | limits
     files = save_result(result, folder, config, made_from=args.image)
@@ -92,21 +92,16 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     return DONE
 
 
-def _collect(prompt: str, attempts: Attempts, view: RoundsView) -> RefinementResult:
+def _collect(run: RefinementRun, view: RoundsView) -> RefinementResult:
     """Show the attempts as they come; where the user interrupts, what was painted so far is the result."""
-    seen: list[Attempt] = []
     try:
-        while True:
-            seen.append(next(attempts))
-            view.add(seen[-1])
-    except StopIteration as stop:
-        result: RefinementResult = stop.value
-        return result
+        for attempt in run:
+            view.add(attempt)
     except KeyboardInterrupt:
-        if not any(attempt.image for attempt in seen):
+        if not any(attempt.image for attempt in run.attempts):
             raise
-        best = max((attempt.index for attempt in seen if attempt.accepted), default=seen[0].index)
-        return RefinementResult(prompt=prompt, attempts=tuple(seen), best=best, stop="interrupted")
+        run.stop()
+    return run.result
 
 
 def _tell(result: RefinementResult, files: dict[str, str], terminal: Terminal) -> None:

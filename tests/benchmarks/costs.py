@@ -42,7 +42,6 @@ from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.oracle import inspect
 from refiner.micro.world import sample_scene
 from refiner.pipelines.bench import cases
-from refiner.pipelines.loop import finish
 from refiner.pipelines.painting.crops import crop_box
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.protocols import PaintJob
@@ -196,7 +195,7 @@ def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
 
     def refined(image: Image.Image, prompt: str, seed: int, **options: Any) -> Outcome:
-        result = finish(pipe.stream(prompt, image=image, seed=seed, **options))
+        result = pipe.stream(prompt, image=image, seed=seed, **options).result
         return Outcome(result.image, result.calls.denoiser_rows, result.calls.detector_calls)
 
     return {
@@ -253,7 +252,7 @@ def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
         if len(records) == prompts:
             break
         prompt = case.scene.caption
-        seconds, result = timed(lambda: finish(pipe.stream(prompt, seed=case.number)))  # noqa: B023
+        seconds, result = timed(lambda: pipe.stream(prompt, seed=case.number).result)  # noqa: B023
         first = result.attempts[0]
         if first.analysis is None or len(first.analysis.regions) < 2:
             continue
@@ -283,7 +282,7 @@ def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
     """Ratio of RefinedPipeline's seconds to generator plus detector, on a prompt whose start is clean."""
     for case in cases(200, 1):
         prompt = case.scene.caption
-        result = finish(pipe.stream(prompt, seed=case.number))
+        result = pipe.stream(prompt, seed=case.number).result
         if len(result.attempts) == 1 and result.stop == "clean":
             break
     else:
@@ -293,7 +292,7 @@ def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
     def bare() -> None:
         pipe.detector(_painted(pipe, prompt, seed), prompt)
 
-    times = [(timed(lambda: finish(pipe.stream(prompt, seed=case.number)))[0], timed(bare)[0]) for _ in range(pairs)]
+    times = [(timed(lambda: pipe.stream(prompt, seed=case.number).result)[0], timed(bare)[0]) for _ in range(pairs)]
     return {"pairs": pairs, "seconds": _ratio(*np.transpose(times))}
 
 

@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw, ImageFont
 from refiner import RefinedPipeline
 from refiner.micro.oracle import inspect
 from refiner.pipelines.bench import cases
-from refiner.pipelines.loop import finish
 from refiner.reports.overlays import BAD, FAINT, GOOD, INK, PAPER, RULE, fitted, overlay
 from refiner.types import Analysis, RefinementResult
 
@@ -44,7 +43,7 @@ def pairs_of(pipe: RefinedPipeline, count: int) -> tuple[list[Pair], int]:
     for case in cases(50 * count, 1):
         if len(pairs) == count:
             break
-        result = finish(pipe.stream(case.scene.caption, seed=case.seed, index=case.number))
+        result = pipe.stream(case.scene.caption, seed=case.seed, index=case.number).result
         start = result.attempts[0]
         if start.analysis is None or not start.analysis.regions or start.image is None:
             clean += 1

@@ -28,7 +28,6 @@ from diffusers import DiffusionPipeline
 from refiner import RefinedPipeline
 from refiner.metrics.intervals import bootstrap_interval
 from refiner.pipelines.bench import Case, cases
-from refiner.pipelines.loop import finish
 
 Networks = Mapping[str, torch.nn.Module]
 
@@ -118,7 +117,7 @@ def micro(prompts: int) -> dict[str, Any]:
     }
 
     def refine(case: Case) -> None:
-        finish(pipe.stream(case.scene.caption, seed=case.number, index=case.number))
+        _ = pipe.stream(case.scene.caption, seed=case.number, index=case.number).result
 
     calls = [functools.partial(refine, case) for case in cases(prompts + prompts // 2, 1)]
     clock = Clock(networks, calls[prompts:])

@@ -41,8 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refiner import RefineConfig, RefinedPipeline
 from refiner.detectors.scripted import ScriptedDetector
-from refiner.pipelines.loop import finish
-from refiner.pipelines.painting import latent_cache
+from refiner.pipelines.painting import caches
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 
@@ -130,7 +129,7 @@ def measured(calls: int) -> dict[str, Any]:
     )
 
     def call() -> None:
-        result = finish(refined.stream("a hand", seed=0))
+        result = refined.stream("a hand", seed=0).result
         assert [attempt.accepted for attempt in result.attempts] == [True, True]
 
     clock = Clock(networks_of(pipe), [call])
@@ -150,7 +149,7 @@ def measured(calls: int) -> dict[str, Any]:
 @contextmanager
 def _timed(cls: type, clock: Clock, inside: list[float]) -> Iterator[None]:
     """Note how long each call of a pipeline stays outside the networks."""
-    inner, digest, ours = cls.__call__, latent_cache._digest, [0.0]
+    inner, digest, ours = cls.__call__, caches._digest, [0.0]
 
     def digested(picture: torch.Tensor) -> bytes:
         began = time.process_time()
@@ -165,7 +164,7 @@ def _timed(cls: type, clock: Clock, inside: list[float]) -> Iterator[None]:
         return output
 
     timed.__signature__ = inspect.signature(inner)  # type: ignore[attr-defined]  # refiner asks what a call takes
-    with mock.patch.object(cls, "__call__", timed), mock.patch.object(latent_cache, "_digest", digested):
+    with mock.patch.object(cls, "__call__", timed), mock.patch.object(caches, "_digest", digested):
         yield
 
 

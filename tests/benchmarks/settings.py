@@ -29,7 +29,6 @@ from refiner import RefinedPipeline
 from refiner.metrics.intervals import bootstrap_interval
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, sample_scene
-from refiner.pipelines.loop import finish
 
 SEED = 77
 MEASURES = ("flaws", "rows", "looks", "seconds")
@@ -52,7 +51,7 @@ def parsed(text: str) -> Settings:
 def refined(pipe: RefinedPipeline, scene: Scene, number: int, settings: Settings) -> tuple[float, list[float]]:
     """Flaws of the first picture; the measures of the refinement."""
     began = time.process_time()
-    result = finish(pipe.stream(scene.caption, seed=number, config=replace(pipe.refine_config, **settings)))
+    result = pipe.stream(scene.caption, seed=number, config=replace(pipe.refine_config, **settings)).result
     seconds = time.process_time() - began
     before, after = (inspect(image, scene).count for image in (result.attempts[0].image, result.image))
     return before, [after, result.calls.denoiser_rows, result.calls.detector_calls, seconds]
@@ -84,7 +83,7 @@ def main() -> None:
     logging.disable_progress_bar()
     pipe = RefinedPipeline.from_pretrained("micro", detector=options.detector)
     if options.generator_repaints:
-        pipe = RefinedPipeline(pipe.pipe, detector=pipe.detector, judge=pipe.judge, call=pipe.call_defaults)
+        pipe = pipe.with_parts(inpainter=None, inpaint_call=None)
     pipe.set_progress_bar_config(disable=True)
     trials = [{}, *map(parsed, options.settings)]
     runs = [

@@ -39,6 +39,13 @@ def answer(image):
         raise RuntimeError("a bug")
     mask = np.zeros(pixels.shape[:2], dtype=bool)
     mask[8:24, 8:24] = True
+    flaw = {"mask": mask, "box": (8, 8, 24, 24), "name": "the hand", "category": Category.ANATOMY}
+    if (pixels == 10).all():
+        Region(**flaw | {"severity": float("nan")})
+    if (pixels == 20).all():
+        Region(**flaw | {"box": (24, 8, 8, 24)})
+    if (pixels == 30).all():
+        Analysis(size=Size(*mask.shape), detector="spots", regions=(Region(**flaw | {"mask": mask.T[:30]}),))
     region = Region(mask=mask, box=(8, 8, 24, 24), name="the [bold]hand", category=Category.ANATOMY,
                     severity=float(pixels[8:24, 8:24].mean()) / 255, explanation="six fingers")
     return Analysis(size=Size(*mask.shape), detector="spots", regions=(region,), fake_probability=0.75)
@@ -264,6 +271,25 @@ def test_unreadable_output_is_a_failure_and_never_clean(detect, tmp_path):
     code, out, err = detect("--json", save(tmp_path / "babble.png", 0))
     assert (code, json.loads(out)) == (1, [])
     assert "babble.png: Expected a list of flaws, got babble." in err
+
+
+BAD_ANSWERS = [(10, "Region.severity must lie"), (20, "Region.box must be"), (30, "Analysis.regions.mask must have")]
+
+
+@pytest.mark.parametrize(("grey", "words"), BAD_ANSWERS)
+def test_a_detectors_bad_answer_is_the_models_failure(detect, refine, detector, capsys, tmp_path, grey, words):
+    fake = tmp_path / "data" / "1_fake"
+    fake.mkdir(parents=True)
+    file = save(fake / "grey.png", grey)
+    code, out, err = detect("--json", file)
+    assert (code, json.loads(out)) == (1, [])
+    assert words in err
+    code, out, err = refine("--image", file, "--rounds", "0", "--json")
+    assert (code, json.loads(out)["stop"]) == (1, "unreadable")
+    assert words in err
+    out = ("--out", str(tmp_path / "run"), "--json")
+    assert main(["evaluate", "detection", "--data", str(fake.parent), "--detector", detector, *out]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_detect_tells_people_what_is_wrong(detect, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.errors import ConfigError
+from refiner.errors import BadAnswerError, ConfigError, ModelError, UserError
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Size
 
@@ -45,7 +45,7 @@ def attempt(index=0, **changes):
     ],
 )
 def test_regions_check_themselves(changes):
-    with pytest.raises(ConfigError, match=r"must .*got"):
+    with pytest.raises(BadAnswerError, match=r"must .*got"):
         region(**changes)
 
 
@@ -59,8 +59,13 @@ def test_regions_check_themselves(changes):
     ],
 )
 def test_analyses_check_themselves(changes):
-    with pytest.raises(ConfigError, match=r"must .*got"):
+    with pytest.raises(BadAnswerError, match=r"must .*got"):
         Analysis(size=SIZE, detector="d", **changes)
+
+
+def test_what_a_detector_answers_is_never_the_users_error():
+    assert issubclass(BadAnswerError, ModelError)
+    assert not issubclass(BadAnswerError, UserError | ValueError)
 
 
 def test_a_region_without_a_mask_counts_as_its_box():

@@ -15,12 +15,14 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+import diffusers  # noqa: E402
 from support.demo_server import DETECTORS, SECRET  # noqa: E402
+from support.tiny_pipelines import stable_diffusion  # noqa: E402
 
-from refiner.demo.jobs import Waiting  # noqa: E402
+from refiner.demo.jobs import Job, Waiting  # noqa: E402
 from refiner.demo.ranking import Entry, Ranked, Ranking, RankRequest, model_entries, rank  # noqa: E402
 from refiner.demo.settings import DemoSettings  # noqa: E402
-from refiner.demo.studio import Looked, Painting, Refined, RefineRequest, Studio  # noqa: E402
+from refiner.demo.studio import AttemptProgress, Looked, Refined, RefineRequest, Studio  # noqa: E402
 from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.types import Analysis  # noqa: E402
@@ -75,12 +77,40 @@ def test_the_demo_refines_as_the_pipeline_does(studio, model, home):
     same(over(studio.refine("me", request(rounds=2))), expected)
 
 
+def test_another_detector_changes_nothing_but_the_detector(home, settings, tmp_path):
+    """The demo once rebuilt the pipeline without its inpainter, which repaints here."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "allow").write_text(str(10**9))
+    model = tmp_path / "model"
+    RefinedPipeline(
+        stable_diffusion(),
+        detector=f"spots:{home}",
+        inpainter=stable_diffusion(diffusers.StableDiffusionInpaintPipeline, nine=True),
+        inpaint_call={"num_inference_steps": 3},
+        native=32,
+    ).save_pretrained(model)
+    two = {"patches": f"spots:{home}", "other": f"spots:{other}"}
+    studio = Studio(DemoSettings(models={"tiny": str(model)}, detectors=two))
+    pipes = [studio.refiner("tiny", detector, Job(session=""), lambda _event: None) for detector in two]
+    assert pipes[0].inpainter is pipes[1].inpainter is not None
+    calls = []
+    pipes[0].inpainter.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    wanted = {"strategy": "inpaint", "rounds": 1}
+    result = over(studio.refine("me", request(detector="other", **wanted)))
+    assert result.attempts[1].action == "inpaint"
+    assert calls
+    expected = RefinedPipeline.from_pretrained(model, detector=f"spots:{other}")
+    expected.set_progress_bar_config(disable=True)
+    same(result, expected("a red hand", seed=3, strategy="inpaint", max_rounds=1).results[0])
+
+
 def test_progress_is_told_step_by_step_and_attempt_by_attempt(studio):
     events = list(studio.refine("me", request(rounds=1)))
     counts = [len(event.result.attempts) for event in events if isinstance(event, Refined)]
     assert counts == sorted(counts)
     assert counts[0] == 1
-    steps = [(event.attempt, event.step) for event in events if isinstance(event, Painting)]
+    steps = [(event.attempt, event.step) for event in events if isinstance(event, AttemptProgress)]
     assert steps == sorted(steps)
     assert {(0, 0), (0, 1), (0, 2), (1, 1)} <= set(steps)
     assert [event.over for event in events if isinstance(event, Refined)][-2:] == [False, True]
@@ -111,7 +141,7 @@ def test_stopping_between_attempts_keeps_the_best_so_far(studio):
 
 def test_stopping_in_the_middle_of_painting_leaves_the_models_usable(studio):
     events = studio.refine("me", request())
-    next(event for event in events if isinstance(event, Painting) and event.step == 1)
+    next(event for event in events if isinstance(event, AttemptProgress) and event.step == 1)
     studio.desk.stop("me")
     for event in events:
         assert not isinstance(event, Refined) or event.over

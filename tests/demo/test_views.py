@@ -17,11 +17,12 @@ from PIL import Image, ImageDraw
 
 from refiner.demo.jobs import Loading, Waiting
 from refiner.demo.ranking import Ranking
-from refiner.demo.studio import Painting
-from refiner.demo.views import detect as views_detect
-from refiner.demo.views import rank as views_rank
-from refiner.demo.views import refine as views
+from refiner.demo.studio import AttemptProgress
+from refiner.demo.views.detect import answers
 from refiner.demo.views.outlines import MOST, svg_path
+from refiner.demo.views.rank import ranking, ranking_outcome
+from refiner.demo.views.refine import STOPS, comparison, plots, refinement_outcome, timeline
+from refiner.demo.views.status import progress_line, status_line
 from refiner.masks import box_of
 from refiner.taxonomy import Category
 from refiner.types import Action, Analysis, Attempt, RefinementResult, Region, Score, Size, StopReason
@@ -105,20 +106,20 @@ def test_all_text_stays_text():
                   analysis=analysis(region(HOSTILE), raw=HOSTILE, tags=(HOSTILE,), detector=HOSTILE),
                   scores=(Score(name=HOSTILE, value=1.0),))  # fmt: skip
     run = result(bad, prompt="another")
-    shown = safe(views.timeline(run))
+    shown = safe(timeline(run))
     for place in ("Prompt", "Not"):
         assert f"{place} {HOSTILE}" in shown.text
     assert shown.text.count(HOSTILE) >= 8
-    assert HOSTILE in safe(views.plots(run)).text
-    safe(views.comparison(run))
+    assert HOSTILE in safe(plots(run)).text
+    safe(comparison(run))
     said = {HOSTILE: bad.analysis, "other": HOSTILE}
-    assert safe(views_detect.answers(picture(), said)).text.count(HOSTILE) >= 8
-    assert HOSTILE in safe(views.status(HOSTILE)).text
-    assert HOSTILE in safe(views.progress(Ranking(name=HOSTILE, done=1, total=2))).text
+    assert safe(answers(picture(), said)).text.count(HOSTILE) >= 8
+    assert HOSTILE in safe(status_line(HOSTILE)).text
+    assert HOSTILE in safe(progress_line(Ranking(name=HOSTILE, done=1, total=2))).text
 
 
 def test_endless_text_is_cut():
-    assert len(views.timeline(result(attempt(reason="x" * 10**6)))) < 100_000
+    assert len(timeline(result(attempt(reason="x" * 10**6)))) < 100_000
 
 
 def test_every_attempt_and_every_region_is_shown():
@@ -131,7 +132,7 @@ def test_every_attempt_and_every_region_is_shown():
         attempt(3, accepted=True, analysis=analysis(), reason="clean"),
         best=3,
     )
-    shown = safe(views.timeline(run))
+    shown = safe(timeline(run))
     verdicts = [own["class"].split()[-1].removeprefix("rf-") for own in shown.all("li", "rf-attempt")]
     assert verdicts == ["accepted", "rejected", "rejected", "kept"]
     assert len(shown.all("path", "rf-region")) == 3
@@ -148,7 +149,7 @@ def test_every_attempt_and_every_region_is_shown():
 
 
 def test_regions_can_be_tabbed_to_and_say_what_they_are():
-    shown = safe(views.timeline(result(attempt(analysis=analysis(region("the left eye", explanation="it melts"))))))
+    shown = safe(timeline(result(attempt(analysis=analysis(region("the left eye", explanation="it melts"))))))
     (path,) = shown.all("path", "rf-region")
     assert path["tabindex"] == "0"
     assert path["role"] == "button"
@@ -158,28 +159,28 @@ def test_regions_can_be_tabbed_to_and_say_what_they_are():
 
 def test_a_small_region_lies_above_a_large_one_around_it():
     inner, outer = region("inner", (10, 10, 14, 14)), region("outer", (4, 4, 40, 40))
-    shown = safe(views.timeline(result(attempt(analysis=analysis(inner, outer)))))
+    shown = safe(timeline(result(attempt(analysis=analysis(inner, outer)))))
     assert [own["data-region"] for own in shown.all("path", "rf-region")] == ["2", "1"]
 
 
 def test_before_and_after_are_the_first_picture_and_the_kept_one():
     failed = attempt(0, image=None, analysis=None, accepted=False, error="no")
     run = result(failed, attempt(1), attempt(2, analysis=analysis()), best=2)
-    after, before = safe(views.comparison(run)).all("img")
+    after, before = safe(comparison(run)).all("img")
     assert before["alt"] == "Before: attempt 1, 1 flaw, 8.3 % of the picture"
     assert after["alt"] == "After: attempt 2, no flaws found"
-    assert views.comparison(result(failed)) == ""
-    assert "No picture came out: no" in safe(views.outcome(result(failed))).text
+    assert comparison(result(failed)) == ""
+    assert "No picture came out: no" in safe(refinement_outcome(result(failed))).text
 
 
 @pytest.mark.parametrize("stop", get_args(StopReason))
 def test_every_end_is_told(stop):
-    assert views.STOPS[stop] in safe(views.outcome(result(attempt(), stop=stop))).text
+    assert STOPS[stop] in safe(refinement_outcome(result(attempt(), stop=stop))).text
 
 
 @pytest.mark.parametrize("action", get_args(Action))
 def test_every_action_has_words(action):
-    safe(views.timeline(result(attempt(action=action))))
+    safe(timeline(result(attempt(action=action))))
 
 
 @pytest.mark.parametrize(
@@ -188,15 +189,15 @@ def test_every_action_has_words(action):
         (Waiting(ahead=1), "Waiting: 1 job ahead of yours.", 0),
         (Waiting(ahead=3), "Waiting: 3 jobs ahead of yours.", 0),
         (Loading(), "Loading the models.", 0),
-        (Painting(attempt=0), "Attempt 0.", 0),
-        (Painting(attempt=1, step=5, steps=10), "Attempt 1, step 5 of 10.", 37.5),
-        (Painting(attempt=9, step=20, steps=10), "Attempt 9, step 20 of 10.", 100),
-        (Painting(attempt=0, step=5), "Attempt 0, step 5.", 0),
+        (AttemptProgress(attempt=0), "Attempt 0.", 0),
+        (AttemptProgress(attempt=1, step=5, steps=10), "Attempt 1, step 5 of 10.", 37.5),
+        (AttemptProgress(attempt=9, step=20, steps=10), "Attempt 9, step 20 of 10.", 100),
+        (AttemptProgress(attempt=0, step=5), "Attempt 0, step 5.", 0),
         (Ranking(name="a", done=1, total=4), "a: 1 of 4 pictures looked at.", 25),
     ],
 )
 def test_progress_is_told(event, words, share):
-    shown = safe(views.progress(event, rounds=3))
+    shown = safe(progress_line(event, rounds=3))
     assert shown.text.strip() == words
     assert shown.all("i")[0]["style"] == f"width:{share:.1f}%"
     assert shown.all("div", "rf-status")[0]["role"] == "status"
@@ -205,14 +206,14 @@ def test_progress_is_told(event, words, share):
 def test_a_detector_without_answer_stands_beside_the_others():
     heat = np.linspace(0, 1, 48 * 48, dtype=np.float32).reshape(48, 48)
     said = {"one": analysis(region(), fake_probability=0.875, heatmap=heat), "two": analysis(), "three": "out of words"}
-    shown = safe(views_detect.answers(picture(), said))
+    shown = safe(answers(picture(), said))
     assert len(shown.all("article")) == 3
     assert "Looks generated: 88 %" in shown.text
     assert "No flaws found" in shown.text
     assert "out of words" in shown.text
     assert len(shown.all("img", "rf-heat")) == 1
     assert "Show heat map" in shown.text
-    assert "Show heat map" not in safe(views_detect.answers(picture(), {"two": analysis()})).text
+    assert "Show heat map" not in safe(answers(picture(), {"two": analysis()})).text
 
 
 def test_a_ranking_is_shown_with_all_its_generators():
@@ -231,13 +232,13 @@ def test_a_ranking_is_shown_with_all_its_generators():
     }
     document = {"by": "CAP", "prompts": 4, "pictures": 4, "of": 5, "systems": systems, "orders": {"CAP": names},
                 "wins": {"CAP": wins}, "signature": HOSTILE}  # fmt: skip
-    shown = safe(views_rank.ranking(document))
+    shown = safe(ranking(document))
     assert len(shown.all("tr")) == 3
     assert len(shown.all("svg")) == 2
     assert "with a probability of 90 %" in re.sub(r"\s+", " ", shown.text)
     assert "1 InputError" in shown.text
-    assert "Stopped" not in safe(views_rank.outcome(document)).text
-    assert f"Stopped, without {HOSTILE}. Best by CAP" in safe(views_rank.outcome(document, [HOSTILE])).text
+    assert "Stopped" not in safe(ranking_outcome(document)).text
+    assert f"Stopped, without {HOSTILE}. Best by CAP" in safe(ranking_outcome(document, [HOSTILE])).text
 
 
 def filled(path: str, height: int, width: int, scale: int = 8):

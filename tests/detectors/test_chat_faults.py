@@ -234,7 +234,7 @@ def test_the_command_line_goes_on(behind, direct, teller, tmp_path, capsys):
 
 def test_a_run_goes_on_with_what_it_has(behind, teller):
     """A picture without an answer is recorded as such and never kept; the next one is looked at as ever."""
-    from refiner.pipelines import Parts, RefineConfig, TemplateReviser, finish, refine
+    from refiner.pipelines import Parts, RefineConfig, TemplateReviser, refine
     from refiner.types import Calls
 
     alone = detector_of(LocalChat.from_pretrained(teller, device="cpu")).batch(IMAGES, ["a thing"] * len(IMAGES))
@@ -258,7 +258,7 @@ def test_a_run_goes_on_with_what_it_has(behind, teller):
     _, detector = behind(lambda picture, number: "wrong schema" if picture == bad else None, attempts=2)
     painter = Painter()
     parts = Parts(generator=painter, inpainter=painter, detector=detector, reviser=TemplateReviser())
-    result = finish(refine(parts, "a thing", RefineConfig(strategy="regenerate", max_rounds=2)))
+    result = refine(parts, "a thing", RefineConfig(strategy="regenerate", max_rounds=2)).result
     start, failed, end = result.attempts
     assert told(start.analysis) == told(alone[first])
     assert told(end.analysis) == told(alone[last])

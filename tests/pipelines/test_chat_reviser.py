@@ -19,7 +19,7 @@ from refiner.cli.main import main
 from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, WeightsError
-from refiner.pipelines import Parts, RefineConfig, TemplateReviser, finish, refine
+from refiner.pipelines import Parts, RefineConfig, TemplateReviser, refine
 from refiner.pipelines.revisers.chat import ChatReviser, load_reviser
 from refiner.pipelines.revisers.prompt_checks import FILLER, cleaned, negative_phrases, objection, words
 from refiner.protocols import Reviser
@@ -336,7 +336,7 @@ def refined(reviser, strategy):
 
     painter = Painter()
     parts = Parts(generator=painter, inpainter=painter, detector=ScriptedDetector(look), reviser=reviser)
-    return finish(refine(parts, PROMPT, RefineConfig(strategy=strategy, max_rounds=2)))
+    return refine(parts, PROMPT, RefineConfig(strategy=strategy, max_rounds=2)).result
 
 
 @pytest.mark.parametrize("strategy", ["regenerate", "inpaint"])

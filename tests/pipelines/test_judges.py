@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, ModelError, ModelNotFoundError, UnreadableOutputError, WeightsError  # noqa: E402
-from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, finish, refine  # noqa: E402
+from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, refine  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge, ClipJudge, JointJudge, judges_of, load_judge  # noqa: E402
 from refiner.protocols import InpaintJob, Judge, PaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
@@ -203,7 +203,7 @@ def run(judge: Judge | None, seed: int = 0, **settings: object) -> RefinementRes
         reviser=TemplateReviser(),
     )  # fmt: skip
     config = RefineConfig(max_rounds=12, patience=12, min_burden_drop=1e-4, strategy="regenerate", **settings)
-    return finish(refine(parts, PROMPT, config))
+    return refine(parts, PROMPT, config).result
 
 
 @pytest.mark.parametrize("seed", range(5))

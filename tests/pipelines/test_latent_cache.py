@@ -19,7 +19,7 @@ from support.tiny_parts import autoencoder  # noqa: E402
 from support.tiny_pipelines import TINY, stable_diffusion  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
-from refiner.pipelines.painting.latent_cache import LatentCache  # noqa: E402
+from refiner.pipelines.painting.caches import LatentCache  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, Attempt, Region, Size  # noqa: E402
 

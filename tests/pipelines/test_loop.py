@@ -13,7 +13,7 @@ from PIL import Image
 
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import BadImageError, ConfigError, InputError, ModelError, OutOfDomainError, UnreadableOutputError
-from refiner.pipelines import Parts, RefineConfig, TemplateReviser, finish, refine
+from refiner.pipelines import Parts, RefineConfig, TemplateReviser, refine
 from refiner.protocols import InpaintJob, PaintJob
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Calls, RefinementResult, Region, Size
@@ -100,7 +100,7 @@ def run(
         judge=options.pop("judge", None),
         reviser=TemplateReviser(),
     )
-    return finish(refine(parts, PROMPT, config or RefineConfig(), **options))
+    return refine(parts, PROMPT, config or RefineConfig(), **options).result
 
 
 def record(result: RefinementResult) -> list[tuple[object, ...]]:
@@ -430,18 +430,21 @@ def test_regeneration_learns_from_all_attempts_and_keeps_the_users_prompt() -> N
     assert painter.painted[1].negative_prompt == "text, a sixth finger"
 
 
-def test_sending_true_ends_with_the_best_so_far() -> None:
+def test_stopping_ends_with_the_best_so_far() -> None:
     painter = Painter([picture(*SPOTS)])
     parts = Parts(generator=painter, inpainter=painter, detector=ScriptedDetector(see), reviser=TemplateReviser())
-    result = finish(refine(parts, PROMPT, RefineConfig()), lambda attempt: attempt.index == 0)
-    assert (result.stop, len(result.attempts)) == ("interrupted", 1)
+    run = refine(parts, PROMPT, RefineConfig())
+    for attempt in run:
+        assert attempt.index == 0
+        run.stop()
+    assert (run.result.stop, len(run.result.attempts)) == ("interrupted", 1)
 
 
 def test_bad_input_is_refused_in_words() -> None:
     painter = Painter([])
     parts = Parts(generator=painter, inpainter=painter, detector=ScriptedDetector(see), reviser=TemplateReviser())
     with pytest.raises(InputError, match="empty"):
-        finish(refine(parts, "  ", RefineConfig()))
+        refine(parts, "  ", RefineConfig())
     with pytest.raises(InputError, match="RGB"):
         run(Painter([]), image=Image.new("L", (8, 8)))
 

@@ -15,7 +15,7 @@ from PIL import Image
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
 from refiner.masks import dilate, union
-from refiner.pipelines import Parts, RefineConfig, TemplateReviser, finish, refine
+from refiner.pipelines import Parts, RefineConfig, TemplateReviser, refine
 from refiner.pipelines.strategies import Patch, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob
 from refiner.taxonomy import Category
@@ -198,7 +198,7 @@ def repainted(**settings: object) -> tuple[RefinementResult, list[InpaintJob]]:
     detector = ScriptedDetector(look)
     parts = Parts(generator=painter, inpainter=painter, detector=detector, reviser=TemplateReviser())
     config = RefineConfig(max_rounds=1, strategy="inpaint", dilate=0.0, **settings)
-    return finish(refine(parts, "a hand", config)), painter.jobs
+    return refine(parts, "a hand", config).result, painter.jobs
 
 
 def test_the_loop_heeds_them() -> None:

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline  # noqa: E402
 from support.repairs import NOISE, PROMPT, mended, pictures, refined, relenting  # noqa: E402
 from support.tiny_pipelines import TINY, stable_diffusion  # noqa: E402
 
-from refiner.pipelines.painting.prompt_cache import PromptCache  # noqa: E402
+from refiner.pipelines.painting.caches import PromptCache  # noqa: E402
 
 pytestmark = NOISE
 

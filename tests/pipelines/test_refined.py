@@ -131,14 +131,8 @@ def test_the_record_depends_on_prompt_seed_and_number_alone(base: StableDiffusio
 
 def test_streaming_gives_the_same_attempts_as_the_call(base: StableDiffusionPipeline) -> None:
     pipe = refined(base)
-    stream = pipe.stream(PROMPT, seed=5)
-    attempts = []
-    while True:
-        try:
-            attempts.append(next(stream))
-        except StopIteration as end:
-            result = end.value
-            break
+    run = pipe.stream(PROMPT, seed=5)
+    attempts, result = list(run), run.result
     assert [id(a) for a in result.attempts] == [id(a) for a in attempts]
     assert record(result) == record(pipe(PROMPT, seed=5).results[0])
 

@@ -22,9 +22,9 @@ from refiner import provenance  # noqa: E402
 from refiner.cli.main import main  # noqa: E402
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, InputError  # noqa: E402
-from refiner.pipelines import RefineConfig, RefinedPipeline, finish  # noqa: E402
+from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge  # noqa: E402
-from refiner.pipelines.saving.replay import fingerprints  # noqa: E402
+from refiner.pipelines.saving.record import fingerprints  # noqa: E402
 from refiner.records import to_record  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -57,7 +57,7 @@ def refined(model: str, **options: Any) -> RefinedPipeline:
 
 @pytest.fixture(scope="module")
 def original(model: str) -> RefinementResult:
-    return finish(refined(model).stream(PROMPT, index=3, guidance_scale=5.0, height=48, width=64))
+    return refined(model).stream(PROMPT, index=3, guidance_scale=5.0, height=48, width=64).result
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_picture_that_came_out_differently_is_not_passed_off(model: str, recor
 def test_arguments_that_no_record_holds_are_asked_for(model: str) -> None:
     latents = torch.ones(1, 4, 32, 32)
     options = {"latents": latents, "callback_on_step_end": lambda _pipe, _step, _time, tensors: tensors}
-    result = finish(refined(model).stream(PROMPT, **options))
+    result = refined(model).stream(PROMPT, **options).result
     again = to_record(result, None, {})
     assert again["settings"]["unrecorded"] == ["callback_on_step_end", "latents"]
     with pytest.raises(ConfigError, match="Expected latents, which the record could not hold"):

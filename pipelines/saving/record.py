@@ -1,0 +1,160 @@
+"""What a run depends on, written down, so that it can be made again (see ``refiner.pipelines.saving.replay``).
+
+``settings_of`` is taken at the start of every run and lies in ``RefinementResult.settings``. Weights are told apart by
+a sample of each matrix, which costs next to nothing and sees LoRAs and fine-tunings as well as other checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from refiner.files import Json
+from refiner.pipelines.judges import judges_of
+from refiner.protocols import Detector, Judge, Reviser
+from refiner.records import picture_digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from refiner.pipelines.config import RefineConfig
+
+_SAMPLES = 16
+"""Values of each matrix that are looked at."""
+
+
+class Wrapped(Protocol):
+    """The parts of a ``RefinedPipeline`` that its pictures depend on; see there."""
+
+    pipe: Any
+    inpainter: Any
+    second_stage: Any
+    detector: Detector
+    judge: Judge | None
+    reviser: Reviser
+    ids: dict[str, str | list[str]]
+    native: int | None
+    inpaint_call_defaults: dict[str, Any]
+
+
+def settings_of(
+    pipe: Wrapped,
+    *,
+    config: RefineConfig,
+    index: int,
+    height: int | None,
+    width: int | None,
+    call: Mapping[str, Any],
+    image: Image.Image | None,
+) -> Json:
+    """What a run depends on, beside its prompt and the versions of libraries, as plain JSON values.
+
+    Args:
+        pipe: what runs.
+        config: of this run, its seed included.
+        index: number of the picture among those of one prompt and seed.
+        height: that was asked for, in pixels.
+        width: that was asked for, in pixels.
+        call: arguments of the diffusers pipeline's call; what JSON cannot carry is noted by name alone.
+        image: the picture that it starts from; None: it paints one.
+    """
+    plain = {name: value for name, value in call.items() if _is_plain(value)}
+    repaint = {name: value for name, value in pipe.inpaint_call_defaults.items() if _is_plain(value)}
+    unrecorded = {*(call.keys() - plain.keys()), *(pipe.inpaint_call_defaults.keys() - repaint.keys())}
+    return {
+        "ids": dict(pipe.ids),
+        "pipeline": _pipeline(pipe.pipe),
+        "inpainter": None if pipe.inpainter is None else _pipeline(pipe.inpainter),
+        "second_stage": None if pipe.second_stage is None else _pipeline(pipe.second_stage),
+        "detector": _part(pipe.detector),
+        "judges": [_part(judge) for judge in judges_of(pipe.judge)],
+        "reviser": type(pipe.reviser).__qualname__,
+        "config": json.loads(json.dumps(asdict(config))),
+        "index": index,
+        "height": height,
+        "width": width,
+        "native": pipe.native,
+        "call": json.loads(json.dumps(plain)),
+        "inpaint_call": json.loads(json.dumps(repaint)),
+        "unrecorded": sorted(unrecorded),
+        "image": None if image is None else picture_digest(image),
+    }
+
+
+def _pipeline(pipe: Any) -> Json:
+    scheduler = getattr(pipe, "scheduler", None)
+    config = {name: value for name, value in getattr(scheduler, "config", {}).items() if not name.startswith("_")}
+    written = json.dumps(config, sort_keys=True, default=str).encode()
+    return {
+        "class": type(pipe).__name__,
+        "scheduler": f"{type(scheduler).__name__} {hashlib.blake2b(written, digest_size=8).hexdigest()}",
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "device": pipe._execution_device.type,
+        "weights": fingerprints(pipe.components),
+    }
+
+
+def _part(part: Any) -> Json:
+    """A detector or judge: its name, and what its networks hold."""
+    return {"name": part.name, "weights": fingerprints(dict(_networks(part, 3)))}
+
+
+def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    """The networks that an object holds, and those of the objects that it holds."""
+    for name, value in sorted(getattr(part, "__dict__", {}).items()):
+        for place, held in enumerate(value) if isinstance(value, tuple) else (("", value),):
+            if hasattr(held, "named_parameters"):
+                yield f"{name}{place}", held
+            elif depth and type(held).__module__.startswith("refiner."):
+                yield from ((f"{name}{place}.{inner}", network) for inner, network in _networks(held, depth - 1))
+
+
+def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:
+    """A digest of each network among ``components``: all tensors' names and sizes, and a sample of each matrix.
+
+    None for a network whose weights are elsewhere at the moment, as with sequential offload.
+    """
+    found: dict[str, str | None] = {}
+    for name, network in sorted(components.items()):
+        if not hasattr(network, "named_parameters"):
+            continue
+        tensors = list(_tensors_of(network))
+        digest = hashlib.blake2b(" ".join(f"{key}:{tensor.numel()}" for key, tensor in tensors).encode())
+        matrices = [tensor.detach() for _, tensor in tensors if tensor.ndim > 1 and tensor.numel()]
+        away = any(tensor.is_meta for tensor in matrices)
+        digest.update(b"" if away else _sampled(matrices))
+        found[name] = None if away else digest.hexdigest()[:32]
+    return found
+
+
+def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of parameters and buffers, in one walk: large networks have thousands of modules."""
+    for name, module in network.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{name}.{key}", tensor
+
+
+def _sampled(tensors: Sequence[torch.Tensor]) -> bytes:
+    """Some values of each tensor as float32; one copy for all of one device and dtype."""
+    import torch
+
+    samples: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        flat = tensor.reshape(-1)
+        samples.setdefault((tensor.device, tensor.dtype), []).append(flat[:: -(-len(flat) // _SAMPLES)])
+    return b"".join(torch.cat(some).to("cpu", torch.float32).numpy().tobytes() for some in samples.values())
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
