@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import Grounder, Segment
 from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase
 from refiner.errors import ConfigError
-from refiner.masks import box_of, location_words
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Region, Size
+from refiner.types import Analysis, Claim, Region, Size
 
 if TYPE_CHECKING:
     import torch
@@ -117,15 +117,12 @@ def load_parts(
 
 
 def _region(place: Located, segment: Segment, size: Size) -> Region:
-    mask = segment.mask
-    box = box_of(mask) or place.box
     words = {word.removesuffix("s") for word in place.phrase.split()}
-    return Region(
-        mask=mask,
-        box=box,
+    claim = Claim(
         name=f"the {place.phrase}",
-        location=location_words(box, size),
         reasoning=REASONING,
         category=Category.TEXT if words & _TEXT else Category.ANATOMY,
         severity=round(1 - place.score, 6),
+        box=place.box,
     )
+    return region_of(claim, segment.mask, size)

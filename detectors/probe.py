@@ -23,12 +23,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refiner.detectors.claims import region_of
 from refiner.errors import ConfigError, WeightsError
 from refiner.files import atomic_write
 from refiner.hub import read_card, resolve
-from refiner.masks import box_of, location_words
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Calls, Mask, Region, Size
+from refiner.types import Analysis, Calls, Claim, Mask, Region, Size
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -285,20 +285,16 @@ class ProbeDetector:
         place = int(parts.softmax(0).mean(1).argmax())
         kind, _, part = config.parts[place].partition(": ")
         colour = config.colours[int(colours.softmax(0).mean(1).argmax())]
-        box = box_of(mask)
-        assert box is not None
         share = float(mask.mean())
-        return Region(
-            mask=mask,
-            box=box,
+        claim = Claim(
             name=f"the {part} of the {colour} {kind}",
-            location=location_words(box, size),
             explanation=EXPLANATION.format(part=part),
             reasoning=REASONING.format(part=part, kind=kind),
             category=Category(config.categories[place]),
             severity=next(severity for most, severity in _SEVERITIES if share <= most),
             score=float(heat[mask].mean()),
         )
+        return region_of(claim, mask, size)
 
 
 def _feature_channels(pipe: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
+from refiner.detectors.claims import region_of
 from refiner.detectors.legion.decoding import Answer, Lookup
-from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
+from refiner.detectors.legion.grammar import CLEAN, FLAWED, parse
 from refiner.detectors.legion.loading import load_parts
 from refiner.detectors.legion.modeling import LegionModel
 from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
-from refiner.masks import box_of, location_words
-from refiner.types import Analysis, Mask, Region, Size
+from refiner.types import Analysis, Claim, Mask, Region, Size
 
 BATCH_SIZE = 16
 """Images that go through the network at once."""
@@ -182,8 +183,8 @@ class LegionDetector:
         live = self._live_tokens(answer)[row]
         tokens, chances = answer.tokens[row][live], answer.chances[row][live]
         raw = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        findings = parse(raw)
-        if sum(len(finding.marks) for finding in findings) != len(masks):
+        claims = parse(raw)
+        if sum(len(claim.marks) for claim in claims) != len(masks):
             raise UnreadableOutputError(
                 f"Expected {len(masks)} [SEG] tokens in the answer's text, got another number in {raw[:120]!r}: "
                 "use another detector for this picture.",
@@ -191,7 +192,7 @@ class LegionDetector:
             )
         size = Size(image.height, image.width)
         sure = self._phrase_chances(tokens, chances)
-        regions = [_region(finding, masks[list(finding.marks)], sure[finding.marks[0]], size) for finding in findings]
+        regions = [_region(claim, masks[list(claim.marks)], sure[claim.marks[0]], size) for claim in claims]
         return Analysis(
             size=size,
             regions=tuple(regions),
@@ -212,8 +213,8 @@ class LegionDetector:
         return found
 
 
-def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Region:
-    """A finding with its mask logits, float (marks, H, W), as a region.
+def _region(claim: Claim, logits: Tensor, chance: float, size: Size) -> Region:
+    """A claim with its mask logits, float (marks, H, W), as a region.
 
     Where no pixel is more likely flawed than not, the mask is where the probability is at least half its maximum: a
     claim that the text makes is never dropped, it only scores low.
@@ -222,17 +223,7 @@ def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Regi
     mask: Mask = probability > 0.5
     if not mask.any():
         mask = probability >= probability.max() / 2
-    box = box_of(mask)
-    if box is None or np.isnan(probability).any():
+    if np.isnan(probability).any():
         raise BadAnswerError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
-    return Region(
-        mask=mask,
-        box=box,
-        name=finding.name,
-        location=finding.location or location_words(box, size),
-        explanation=finding.explanation,
-        reasoning=finding.reasoning,
-        category=finding.category,
-        severity=finding.severity,
-        score=round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6),
-    )
+    score = round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6)
+    return region_of(replace(claim, score=score), mask, size)

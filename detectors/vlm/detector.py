@@ -16,16 +16,16 @@ from PIL import Image
 from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, Outcome
 from refiner.detectors.chat.images import fit_picture
 from refiner.detectors.chat.names import ChatName, load_chat
+from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
-from refiner.detectors.grounding.base import Grounder, Segment
+from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.reading.regions import FoundRegion, read_regions
+from refiner.detectors.reading.regions import read_regions
 from refiner.detectors.vlm.questions import box_format, finding, read_verdicts, verifying
 from refiner.errors import ConfigError, RefinerError
 from refiner.hub import read_card, verify
-from refiner.masks import box_of, location_words
 from refiner.micro.domain import check
-from refiner.types import Analysis, Region, Size
+from refiner.types import Analysis, Claim, Size
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,8 @@ class VlmDetector:
         if segments:
             look.raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
         drawn = iter(segments)
-        regions = [_region(region, None if region.box is None else next(drawn), look.size) for region in look.found]
+        masks = [None if claim.box is None else next(drawn).mask for claim in look.found]
+        regions = [region_of(claim, mask, look.size) for claim, mask in zip(look.found, masks, strict=True)]
         look.outcome = Analysis(size=look.size, regions=tuple(regions), raw=look.raw, detector=self.name)
 
     def _shown(self, image: Image.Image) -> Image.Image:
@@ -232,7 +233,7 @@ class _Look:
     prompt: str
     shown: Image.Image = field(init=False)
     """As the model sees it."""
-    found: list[FoundRegion] = field(default_factory=list)
+    found: list[Claim] = field(default_factory=list)
     raw: str = ""
     outcome: Analysis | RefinerError | None = None
 
@@ -249,19 +250,3 @@ def _answer(outcome: Outcome) -> ChatReply:
     if isinstance(outcome, RefinerError):
         raise outcome
     return outcome
-
-
-def _region(found: FoundRegion, segment: Segment | None, size: Size) -> Region:
-    mask = None if segment is None else segment.mask
-    box = (None if mask is None else box_of(mask)) or (0, 0, size.width, size.height)
-    return Region(
-        mask=mask,
-        box=box,
-        name=found.name,
-        location=found.location or ("" if mask is None else location_words(box, size)),
-        explanation=found.explanation,
-        reasoning=found.reasoning,
-        category=found.category,
-        severity=found.severity,
-        score=found.score,
-    )

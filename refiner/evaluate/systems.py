@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from refiner.data.anomreason import Anomaly, from_regions
+from refiner.data.anomreason import from_regions
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
@@ -23,7 +23,7 @@ from refiner.images import png_bytes
 from refiner.protocols import Detector, Judge
 from refiner.provenance import ai_label
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis, Attempt, RefinementResult
+from refiner.types import Analysis, Attempt, Claim, RefinementResult
 
 if TYPE_CHECKING:
     from refiner.metrics.bertscore import BertScore
@@ -109,7 +109,7 @@ class Looker:
             scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
         return scores
 
-    def _compared(self, sample: Sample, said: tuple[Anomaly, ...], notes: list[list[str]]) -> Json:
+    def _compared(self, sample: Sample, said: tuple[Claim, ...], notes: list[list[str]]) -> Json:
         """How similar what was said is to the truth; ``notes`` gets what the encoders could not read of both."""
         found: Json = {}
         if sample.anomalies is None:
@@ -149,7 +149,7 @@ class _Judged(NamedTuple):
 
 
 def _similarity(
-    name: str, said: tuple[Anomaly, ...], true: tuple[Anomaly, ...], encoder: BertScore, notes: list[list[str]]
+    name: str, said: tuple[Claim, ...], true: tuple[Claim, ...], encoder: BertScore, notes: list[list[str]]
 ) -> Json:
     from refiner.metrics.semap import Match, similarities
 
