@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from refiner.detectors.registry import joined_ids
+from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.files import Json
 from refiner.hub import resolve, verify

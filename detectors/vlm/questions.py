@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
 from refiner.detectors.reading.regions import plain_text

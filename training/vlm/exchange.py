@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import box_of, clip_box, location_words
 from refiner.micro.world import SIZE, parse_caption

@@ -16,7 +16,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import location_words
