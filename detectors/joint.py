@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from PIL import Image
 from refiner.detectors.family import Family
 from refiner.detectors.registry import load_detector
 from refiner.errors import ConfigError
-from refiner.protocols import Detector, Spender
+from refiner.protocols import Borrower, Detector, Movable, Spender
 from refiner.types import Analysis, Calls, Region
 
 if TYPE_CHECKING:
@@ -64,21 +64,20 @@ class JointDetector:
         Raises:
             ConfigError: one of them cannot look through it.
         """
-        self._tell("bind", pipe)
+        for detector in self.detectors:
+            if isinstance(detector, Borrower):
+                detector.bind(pipe)
 
     def to(self, device: str | torch.device) -> JointDetector:
         """Move those that can be moved."""
-        self._tell("to", device)
+        for detector in self.detectors:
+            if isinstance(detector, Movable):
+                detector.to(device)
         return self
 
     def spent(self) -> Calls:
         """Denoiser rows of all so far."""
         return sum((part.spent() for part in self.detectors if isinstance(part, Spender)), Calls())
-
-    def _tell(self, method: str, argument: Any) -> None:
-        for detector in self.detectors:
-            if (call := getattr(detector, method, None)) is not None:
-                call(argument)
 
 
 def _joined(answers: Sequence[Analysis], name: str) -> Analysis:

@@ -17,7 +17,7 @@ from PIL import Image
 from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import ConfigError, ModelError
 from refiner.hub import resolve
-from refiner.protocols import Detector, Judge
+from refiner.protocols import Detector, Judge, Movable
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,8 @@ class BurdenJudge:
 
     def to(self, device: str | torch.device) -> BurdenJudge:
         """Move the detector where it can be moved."""
-        if (move := getattr(self.detector, "to", None)) is not None:
-            move(device)
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
         return self
 
 

@@ -126,6 +126,13 @@ class SamGrounder(BaseGrounder):
             raise WeightsError(f"Expected a model of the {family} family in {str(path)!r}, got one of {found}.")
         return cls(model.to(place), processor, name=f"{found}:{Path(path).name}")
 
+    def to(self, device: str | torch.device) -> SamGrounder:
+        """Move the network; embeddings that are kept are dropped."""
+        with self._lock:
+            self.model.to(device)
+            self._views.clear()
+        return self
+
     @torch.inference_mode()
     def _draw(self, image: Image.Image, prompts: Sequence[Prompt]) -> list[Segment]:
         with self._lock:

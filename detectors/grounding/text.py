@@ -143,6 +143,11 @@ class TextLocator:
             )
         return cls(network.to(place), processor, name=f"{kind}:{Path(model).name}", config=config)
 
+    def to(self, device: str | torch.device) -> TextLocator:
+        """Move the network."""
+        self.model.to(device)
+        return self
+
     @torch.inference_mode()
     def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
         """Where the phrases were found, best first, at most ``config.limit`` places.

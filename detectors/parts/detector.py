@@ -19,6 +19,7 @@ from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import Grounder, Segment
 from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase
 from refiner.errors import ConfigError
+from refiner.protocols import Movable
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Claim, Region, Size
 
@@ -73,8 +74,8 @@ class PartsDetector(BaseDetector):
     def to(self, device: str | torch.device) -> PartsDetector:
         """Move the networks."""
         for part in (self.locator, self.grounder):
-            if (model := getattr(part, "model", None)) is not None:
-                model.to(device)
+            if isinstance(part, Movable):
+                part.to(device)
         return self
 
 

@@ -20,7 +20,7 @@ from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
-from refiner.protocols import Detector, Judge
+from refiner.protocols import Detector, Judge, Signed, Streaming
 from refiner.provenance import ai_label
 from refiner.records import analysis_to_dict
 from refiner.types import Analysis, Attempt, Claim, RefinementResult
@@ -57,7 +57,7 @@ class Looker:
         """Detector, judge, and encoders of words and of whole texts."""
         return {
             "detector": self.detector and self.detector.name,
-            "judge": self.judge and getattr(self.judge, "signature", self.judge.name),
+            "judge": self.judge and (self.judge.signature if isinstance(self.judge, Signed) else self.judge.name),
             "encoder": self.encoder and self.encoder.signature,
             "sentences": self.sentences and self.sentences.signature,
         }
@@ -97,12 +97,14 @@ class Looker:
         if self.judge is None or not prompted:
             return scores
         pictures, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
-        stream = getattr(self.judge, "stream", None)
-        outcomes = stream(pictures, prompts) if stream else map(_Judged, self.judge.score(pictures, prompts))
+        if isinstance(self.judge, Streaming):
+            outcomes = self.judge.stream(pictures, prompts)
+        else:
+            outcomes = map(_Judged, self.judge.score(pictures, prompts))
         for at, outcome in zip(prompted, outcomes, strict=True):
             if outcome.error is not None:
                 raise outcome.error
-            if not math.isfinite(outcome.score):
+            if outcome.score is None or not math.isfinite(outcome.score):
                 raise ModelError(
                     f"Expected a finite score from {self.judge.name}, got {outcome.score}: look at the picture."
                 )
