@@ -54,16 +54,7 @@ _NOTHING = frozenset({"none", "na", "nothing", "noflaw", "noflaws", "noartifact"
 _FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 
 
-def read_regions(
-    text: str,
-    size: Size,
-    *,
-    boxes: BoxFormat | None = None,
-    shown: Size | None = None,
-    default_category: Category = DEFAULT_CATEGORY,
-    default_severity: float = DEFAULT_SEVERITY,
-    limit: int = MAX_REGIONS,
-) -> list[Claim]:
+def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown: Size | None = None) -> list[Claim]:
     """The regions that an answer names, in its order; empty only where it clearly says that there are none.
 
     Args:
@@ -71,9 +62,6 @@ def read_regions(
         size: of the image, which the boxes are to fit.
         boxes: how the model's family writes boxes; None: 0 to 1000, x before y.
         shown: size of the image as the model saw it, which boxes in pixels refer to; None: ``size``.
-        default_category: for regions whose category is missing or unknown.
-        default_severity: in [0, 1], for regions whose severity is missing or cannot be read.
-        limit: regions to keep at most.
 
     Returns:
         A region with several boxes comes once for each; one that is repeated word for word comes once. Texts are one
@@ -85,7 +73,7 @@ def read_regions(
     """
     answer = spoken(text)
     found = list(documents(answer))
-    entries = _entries(found)[:limit]
+    entries = _entries(found)[:MAX_REGIONS]
     if not entries:
         if _says_none(answer, found):
             return []
@@ -96,12 +84,8 @@ def read_regions(
         boxes or BoxFormat(),
         shown or size,
     )
-    regions = [
-        _region(entry, box, default_category, default_severity)
-        for entry, own in zip(entries, placed, strict=True)
-        for box in own
-    ]
-    return list(dict.fromkeys(regions))[:limit]
+    claims = [_claim(entry, box) for entry, own in zip(entries, placed, strict=True) for box in own]
+    return list(dict.fromkeys(claims))[:MAX_REGIONS]
 
 
 def plain_text(value: Any, longest: int) -> str:
@@ -204,7 +188,7 @@ def _field(entry: LooseDict, field: str) -> Any:
     return next((named[key] for key in _FIELDS[field] if named.get(key) is not None), None)
 
 
-def _region(entry: LooseDict, box: Box | None, category: Category, severity: float) -> Claim:
+def _claim(entry: LooseDict, box: Box | None) -> Claim:
     explanation = plain_text(_field(entry, "explanation"), MAX_WORDS)
     name = plain_text(_field(entry, "name"), MAX_NAME) or plain_text(explanation, MAX_NAME)
     return Claim(
@@ -212,8 +196,8 @@ def _region(entry: LooseDict, box: Box | None, category: Category, severity: flo
         location=plain_text(_field(entry, "location"), MAX_NAME),
         explanation=explanation,
         reasoning=plain_text(_field(entry, "reasoning"), MAX_WORDS),
-        category=read_category(plain_text(_field(entry, "category"), MAX_NAME)) or category,
-        severity=read_share(_field(entry, "severity"), severity),
+        category=read_category(plain_text(_field(entry, "category"), MAX_NAME)) or DEFAULT_CATEGORY,
+        severity=read_share(_field(entry, "severity"), DEFAULT_SEVERITY),
         score=read_share(_field(entry, "score"), 1.0),
         box=box,
     )
