@@ -102,10 +102,7 @@ def bundled_detectors() -> list[str]:
 
 def _check_grounder(family: Family, detector: str) -> None:
     if "grounder" not in family.options:
-        raise ConfigError(
-            f"Expected a grounder with vlm:<model> or parts:<names> alone, got one with {detector!r}, which draws its "
-            "own masks: leave the grounder out."
-        )
+        raise ConfigError(f"{detector!r} draws its own masks and takes no grounder: leave the grounder out.")
 
 
 def _find(detector: str) -> tuple[Family, ModelId]:
