@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from refiner.detectors.family import Family
+from refiner.detectors.registry import load_detector
 from refiner.errors import ConfigError
-from refiner.protocols import Detector, Spender
+from refiner.protocols import Borrower, Detector, Movable, Spender
 from refiner.types import Analysis, Calls, Region
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+
+    from refiner.detectors.ids import ModelId
 
 _CLAIMED = 0.3
 """From this share of its pixels on, a region is one that an earlier detector has claimed already."""
@@ -59,21 +64,20 @@ class JointDetector:
         Raises:
             ConfigError: one of them cannot look through it.
         """
-        self._tell("bind", pipe)
+        for detector in self.detectors:
+            if isinstance(detector, Borrower):
+                detector.bind(pipe)
 
     def to(self, device: str | torch.device) -> JointDetector:
         """Move those that can be moved."""
-        self._tell("to", device)
+        for detector in self.detectors:
+            if isinstance(detector, Movable):
+                detector.to(device)
         return self
 
     def spent(self) -> Calls:
         """Denoiser rows of all so far."""
         return sum((part.spent() for part in self.detectors if isinstance(part, Spender)), Calls())
-
-    def _tell(self, method: str, argument: Any) -> None:
-        for detector in self.detectors:
-            if (call := getattr(detector, method, None)) is not None:
-                call(argument)
 
 
 def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
@@ -95,3 +99,28 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
         raw="\n".join(filter(None, (answer.raw for answer in answers))),
         detector=name,
     )
+
+
+def joined_ids(detector: str | Path) -> list[str]:
+    """The ids that ``joint:`` joins, or the one id.
+
+    Raises:
+        ConfigError: there are fewer than two behind ``joint:``, or one is a joint one itself.
+    """
+    prefix, colon, rest = str(detector).partition(":")
+    if prefix != FAMILY.name or not colon:
+        return [str(detector)]
+    ids = rest.split("+")
+    if len(ids) < 2 or not all(ids) or any(each.startswith(f"{FAMILY.name}:") for each in ids):
+        raise ConfigError(
+            f"Expected ids of two detectors or more with + between, such as joint:micro+micro:probe, got {detector!r}."
+        )
+    return ids
+
+
+def _load(model: ModelId, device: str | torch.device | None, dtype: torch.dtype | None) -> JointDetector:
+    ids = joined_ids(f"{FAMILY.name}:{model.model}")
+    return JointDetector([load_detector(each, device, dtype) for each in ids])
+
+
+FAMILY = Family(name="joint", load=_load, needs_folder=False, usage=("joint:<id>+<id>",))

@@ -1,77 +1,49 @@
 """From the id of a detector to the detector.
 
-A frozen table of families; nothing is imported before it is asked for. Other packages add families by an entry point
-of group ``refiner.detectors`` whose name is the family and whose value is a factory like those in ``FAMILIES``.
-The families ``vlm`` and ``parts`` alone need no folder: a model may stand behind an endpoint,
-``vlm:<model>@<base url>``, and parts have names, ``parts:hand,face@<model>``. ``joint`` joins ids of others.
+The family of a detector is the prefix of its id; else what the folder's ``card.json`` names; else the one family whose
+``recognise`` knows the folder. Other packages add families by an entry point of group ``refiner.detectors`` whose name
+is the prefix, and whose value is a ``Family`` or a factory(folder, device, dtype). Nothing is imported before it is
+asked for.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from refiner.errors import ConfigError, ModelNotFoundError
-from refiner.hub import micro_parts, resolve
+from refiner.detectors.base import read_config
+from refiner.detectors.family import Family
+from refiner.detectors.ids import ModelId, check_options, parse_id, split_options
+from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.hub import MICRO_WEIGHTS, micro_parts, read_card, resolve
 
 if TYPE_CHECKING:
     import torch
 
     from refiner.protocols import Detector
 
-    Factory = Callable[[Path, str | torch.device | None, torch.dtype | None], Detector]
-
 ENTRY_POINTS = "refiner.detectors"
-JOINT = "joint"
-"""Family of ids that join others."""
 
-
-def _legion(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
-    from refiner.detectors.legion import LegionDetector
-
-    return LegionDetector.from_pretrained(folder, device=device, dtype=dtype)
-
-
-def _probe(folder: Path, device: str | torch.device | None, _dtype: torch.dtype | None) -> Detector:
-    from refiner.detectors.probe import ProbeDetector
-
-    return ProbeDetector.from_pretrained(folder, device=device)
-
-
-def _vlm(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
-    from refiner.detectors.vlm.detector import load_vlm
-
-    return load_vlm(folder, device=device, dtype=dtype)
-
-
-FAMILIES: Mapping[str, Factory] = MappingProxyType({"legion": _legion, "probe": _probe, "vlm": _vlm})
-"""Family -> factory(folder, device, dtype)."""
-
-_MODEL_TYPES: Mapping[str, str] = MappingProxyType(
-    {"refiner_legion": "legion", "refiner_probe": "probe", "qwen2_5_vl": "vlm", "qwen3_vl": "vlm"}
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "joint": "refiner.detectors.joint:FAMILY",
+        "legion": "refiner.detectors.legion:FAMILY",
+        "parts": "refiner.detectors.parts:FAMILY",
+        "probe": "refiner.detectors.probe:FAMILY",
+        "vlm": "refiner.detectors.vlm:FAMILY",
+    }
 )
-"""``model_type`` in a folder's ``config.json`` -> family."""
+"""Prefix -> where the family is."""
 
 
-def families() -> dict[str, Factory]:
+def families() -> dict[str, str]:
     """The table, with what other packages add to it; ours cannot be replaced."""
-    added = {entry.name: _lazy(entry.value) for entry in entry_points(group=ENTRY_POINTS)}
-    return added | dict(FAMILIES)
-
-
-def _lazy(target: str) -> Factory:
-    module, _, attribute = target.partition(":")
-
-    def build(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
-        factory: Factory = getattr(importlib.import_module(module), attribute)
-        return factory(folder, device, dtype)
-
-    return build
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)} | dict(FAMILIES)
 
 
 def load_detector(
@@ -85,7 +57,7 @@ def load_detector(
 
     Args:
         detector: ``micro`` (which is ``micro:legion``), ``micro:probe``, ``micro:vlm`` (bundled), ``<family>:<folder
-            or hub id>``, or a folder or hub id whose ``config.json`` tells its family. Any vision-language model:
+            or hub id>``, or a folder or hub id that tells its family. Any vision-language model:
             ``vlm:<folder or hub id>`` to run it here (``vlm`` alone: Qwen3-VL-8B-Instruct), or
             ``vlm:<model>@<base url>`` to ask an OpenAI-compatible endpoint, such as
             ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
@@ -103,109 +75,99 @@ def load_detector(
         WeightsError: its weights are damaged or of another kind.
         ConfigError: a grounder for a detector that draws its own masks, or options that it does not have.
     """
-    table = families()
-    text = str(detector)
-    family, colon, rest = _split(text)
-    if family == "vlm" and (colon or not Path(text).is_dir()):
-        return _named_vlm(rest, device, dtype, grounder)
-    if family == "parts" and colon:
-        return _named_parts(rest, device, dtype, grounder)
+    family, model = _find(str(detector))
     if grounder is not None:
-        with_grounder(text, grounder)
-    if family == JOINT and colon:
-        from refiner.detectors.joint import JointDetector
-
-        return JointDetector([load_detector(each, device, dtype) for each in joined_ids(text)])
-    if colon and family in table:
-        return table[family](resolve(rest, "detector"), device, dtype)
-    try:
-        folder = resolve(detector, "detector")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error} {_known(table)}") from error
-    named = _family_of(folder)
-    if named not in table:
-        raise ModelNotFoundError(f"Expected a detector, got {text!r}, whose config names none. {_known(table)}")
-    return table[named](folder, device, dtype)
-
-
-def joined_ids(detector: str | Path) -> list[str]:
-    """The ids that ``joint:`` joins, or the one id.
-
-    Raises:
-        ConfigError: there are fewer than two behind ``joint:``, or one is a joint one itself.
-    """
-    family, colon, rest = str(detector).partition(":")
-    if family != JOINT or not colon:
-        return [str(detector)]
-    ids = rest.split("+")
-    if len(ids) < 2 or not all(ids) or any(each.startswith(f"{JOINT}:") for each in ids):
-        raise ConfigError(
-            f"Expected ids of two detectors or more with + between, such as joint:micro+micro:probe, got {detector!r}."
-        )
-    return ids
+        _check_grounder(family, str(detector))
+        model = replace(model, options={**model.options, "grounder": str(grounder)})
+    if family.needs_folder:
+        model = replace(model, model=str(resolve(model.model, "detector")))
+    return family.load(model, device, dtype)
 
 
 def with_grounder(detector: str, grounder: str | Path) -> str:
-    """The id of a vision-language model, or of parts, with a grounder.
+    """The id of a detector with a grounder.
 
     Raises:
-        ConfigError: the id is that of a detector that draws its own masks.
+        ConfigError: it draws its own masks.
+        ModelNotFoundError: no such detector.
     """
-    if _split(detector)[0] not in ("vlm", "parts"):
-        raise ConfigError(
-            f"Expected a grounder with vlm:<model> or parts:<names> alone, got one with {detector!r}, which draws its "
-            "own masks: leave the grounder out."
-        )
+    _check_grounder(_find(detector)[0], detector)
     return f"{detector},grounder={grounder}"
 
 
-def _split(detector: str) -> tuple[str, str, str]:
-    """Family, colon and what stands behind it; the bundled vision-language model is one as any other."""
-    return ("vlm", ":", detector) if detector.partition(",")[0] == "micro:vlm" else detector.partition(":")
+def bundled_detectors() -> list[str]:
+    """The ids of the detectors that come with the package."""
+    return [part for part in micro_parts() if read_card(MICRO_WEIGHTS / part.removeprefix("micro:")).family]
 
 
-def _named_vlm(
-    rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
-) -> Detector:
-    """What stands behind ``vlm:``."""
-    from refiner.detectors.chat.names import parse_name
-    from refiner.detectors.vlm.detector import DEFAULT_GROUNDER, DEFAULT_MODEL, load_vlm
-
-    name = parse_name(rest, ("grounder", "cache"))
-    return load_vlm(
-        name.model or DEFAULT_MODEL,
-        base_url=name.base_url,
-        grounder=grounder or name.options.get("grounder", DEFAULT_GROUNDER),
-        cache=name.options.get("cache"),
-        device=device,
-        dtype=dtype,
-    )
+def _check_grounder(family: Family, detector: str) -> None:
+    if "grounder" not in family.options:
+        raise ConfigError(f"{detector!r} draws its own masks and takes no grounder: leave the grounder out.")
 
 
-def _named_parts(
-    rest: str, device: str | torch.device | None, dtype: torch.dtype | None, grounder: str | Path | None
-) -> Detector:
-    """What stands behind ``parts:``."""
-    from refiner.detectors.chat.names import parse_name
-    from refiner.detectors.parts import DEFAULT_GROUNDER, load_parts
-
-    name = parse_name(rest, ("grounder",))
-    chosen = grounder or name.options.get("grounder", DEFAULT_GROUNDER)
-    return load_parts(name.model, grounder=chosen, device=device, dtype=dtype)
-
-
-def _family_of(folder: Path) -> str | None:
+def _find(detector: str) -> tuple[Family, ModelId]:
+    """The family of an id, and what the id says besides."""
+    table = families()
+    prefix, colon, rest = detector.partition(":")
+    if prefix in table and (colon or not Path(detector).is_dir()):
+        family = _load_family(prefix, table)
+        if colon or not family.needs_folder:
+            return family, _parsed(family, rest)
+    name, options = (detector, {}) if Path(detector).is_dir() else split_options(detector)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "mm_vision_tower" in config and "out_dim" in config:
-            return "legion"
-        return _MODEL_TYPES.get(config["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        folder = resolve(name, "detector")
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error} {_known(table)}") from error
+    family = _family_of(folder, name, table)
+    check_options(options, family.options)
+    bundled = folder.is_relative_to(MICRO_WEIGHTS)
+    return family, ModelId(model=name if bundled else str(folder), options=options)
 
 
-def _known(table: Mapping[str, Factory]) -> str:
-    bundled = [part for part in micro_parts() if part.removeprefix("micro:") in table]
-    names = ["micro", *bundled, *(f"{family}:<folder or hub id>" for family in sorted(table)), "vlm:<model>@<base url>"]
-    names += ["parts:<names>@<model>", f"{JOINT}:<id>+<id>"]
-    return f"Known detectors: {', '.join(names)}."
+def _parsed(family: Family, rest: str) -> ModelId:
+    """What stands behind a family's prefix."""
+    if not family.options and not family.endpoint:
+        return ModelId(model=rest)
+    found = parse_id(rest, family.options)
+    if found.base_url is not None and not family.endpoint:
+        raise ConfigError(f"A detector of the family {family.name} runs here, not at {found.base_url}: name a model.")
+    return found
+
+
+def _family_of(folder: Path, name: str, table: Mapping[str, str]) -> Family:
+    """The family of a folder, by its card or by what the families recognise."""
+    card = read_card(folder) if (folder / "card.json").exists() else None
+    if card is not None and card.family:
+        if card.family not in table:
+            raise ModelNotFoundError(f"{name!r} is of the unknown family {card.family!r}. {_known(table)}")
+        return _load_family(card.family, table)
+    try:
+        config = read_config(folder)
+    except WeightsError:
+        config = {}
+    found = [family for each in table if (family := _load_family(each, table)).recognise(config, folder)]
+    if len(found) > 1:
+        prefixes = " or ".join(f"{family.name}:" for family in found)
+        raise ConfigError(f"{name!r} may belong to several families of detectors: put {prefixes} before it.")
+    if not found:
+        raise ModelNotFoundError(f"Expected a detector, got {name!r}, whose config names none. {_known(table)}")
+    return found[0]
+
+
+def _load_family(name: str, table: Mapping[str, str]) -> Family:
+    module, _, attribute = table[name].partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The plug-in {table[name]!r} for detectors of the family {name!r} cannot be imported ({error}): install "
+            "what it needs, or uninstall it."
+        ) from error
+    if isinstance(found, Family):
+        return found
+    return Family(name=name, load=lambda model, device, dtype: found(Path(model.model), device, dtype))
+
+
+def _known(table: Mapping[str, str]) -> str:
+    ids = [usage for name in sorted(table) for usage in _load_family(name, table).ids]
+    return f"Known detectors: {', '.join(['micro', *bundled_detectors(), *ids])}."

@@ -31,7 +31,7 @@ from refiner.micro.world import Scene, sample_scene
 from refiner.pipelines.painting.families import takes
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.refined import RefinedPipeline
-from refiner.protocols import Detector, PaintJob, Spender
+from refiner.protocols import Detector, Networked, PaintJob, Spender
 from refiner.records import derive_seed
 from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region
 
@@ -127,14 +127,15 @@ def run(
 def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     """What a run's figures depend on, as plain JSON values."""
     looking = getattr(pipe.detector, "detectors", (pipe.detector,))
-    parts = [*pipe.pipe.components.values(), *(getattr(part, "model", None) for part in (*looking, pipe.judge))]
+    own = [part.model for part in (*looking, pipe.judge) if isinstance(part, Networked)]
+    parts = [*pipe.pipe.components.values(), *own]
     parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
     digest = hashlib.sha256("".join(repr(getattr(part, "config", "")) for part in looking).encode())
     for part in (*looking, pipe.reviser):
         backend = getattr(part, "backend", None)
         if backend is not None:
             digest.update(f"{getattr(part, 'name', '')} {backend.name}".encode())
-            parts.append(getattr(backend, "model", None))
+            parts += [backend.model] if isinstance(backend, Networked) else []
     for part in parts:
         if hasattr(part, "state_dict"):
             for tensor in part.state_dict().values():

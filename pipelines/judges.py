@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 from PIL import Image
 
+from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import ConfigError, ModelError
 from refiner.hub import resolve
-from refiner.protocols import Detector, Judge
+from refiner.protocols import Detector, Judge, Movable
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,8 @@ class BurdenJudge:
 
     def to(self, device: str | torch.device) -> BurdenJudge:
         """Move the detector where it can be moved."""
-        if (move := getattr(self.detector, "to", None)) is not None:
-            move(device)
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
         return self
 
 
@@ -89,11 +90,9 @@ class ClipJudge:
         import torch
         from transformers import CLIPModel, CLIPProcessor
 
-        from refiner.detectors.base import load_folder
-
         folder = resolve(model, "judge")
         network, processor, _ = load_folder(folder, CLIPModel, CLIPProcessor, ("clip",), dtype or torch.float32)
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place, _ = placement(device)
         return cls(network.to(place), processor, name=Path(model).name)
 
     @property
@@ -129,8 +128,7 @@ class ClipJudge:
         """
         import torch
 
-        if len(images) != len(prompts):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        one_for_each(images, prompts)
         scores: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(images), self.batch_size):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from refiner.detectors.chat.names import is_elsewhere
+from refiner.detectors.ids import is_elsewhere
 from refiner.errors import ConfigError
 from refiner.hub import resolve, verify
 from refiner.pipelines.judges import JointJudge, load_judge

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -47,15 +46,6 @@ class Parts:
     judge: protocols.Judge | None = None
     """Or a ``JointJudge`` of several, under none of which a picture may be worse."""
     reviser: protocols.Reviser
-
-
-@runtime_checkable
-class Remarking(Protocol):
-    """An inpainter that has something to say beside its pictures."""
-
-    def remarks(self) -> list[str]:
-        """What the user should know of the calls since this was last asked."""
-        ...
 
 
 def refine(
@@ -250,7 +240,7 @@ class _Refinement:
         except ModelError as error:
             look = Look(image=None, error=str(error))
             settled = Settled(nothing, look, compare(look, base, self.config))
-        if isinstance(self.parts.inpainter, Remarking):
+        if isinstance(self.parts.inpainter, protocols.Remarking):
             self.notes += self.parts.inpainter.remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]

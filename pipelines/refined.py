@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from refiner.detectors.registry import joined_ids
+from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.images import Source, load_image
 from refiner.pipelines.call import OutputType, RefinedPipelineOutput, Shared, converted, kept_image, parts_of, starts_of
@@ -34,7 +34,7 @@ from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import settings_of
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
-from refiner.protocols import Detector, Reviser
+from refiner.protocols import Borrower, Detector, Movable, Reviser, Saveable
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class RefinedPipeline:
         self.ids = {name: found for name, part in parts.items() if (found := id_of(part))}
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
         self.detector = detector_on(detector, pipe.device) if isinstance(detector, str | Path) else detector
-        if hasattr(self.detector, "bind"):
+        if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)
         chosen = reviser or "template"
@@ -193,7 +193,7 @@ class RefinedPipeline:
         self.pipe.save_pretrained(folder, **options)
         places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
         for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
-            if hasattr(part := getattr(self, name), "save_pretrained"):
+            if isinstance(part := getattr(self, name), Saveable):
                 part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))
                 places[name] = f"./{name}"
         SavedSettings(
@@ -209,8 +209,8 @@ class RefinedPipeline:
         for pipe in self._pipelines():
             pipe.to(*args, **options)
         for part in (self.detector, *judges_of(self.judge)):
-            if (move := getattr(part, "to", None)) is not None:
-                move(self.pipe.device)
+            if isinstance(part, Movable):
+                part.to(self.pipe.device)
         return self
 
     def interrupt(self) -> None:

@@ -41,6 +41,8 @@ class Card:
     """What it was trained on."""
     domain: str
     """The pictures it knows, such as "micro"; models of a narrow domain refuse others."""
+    family: str = ""
+    """Family of detectors that loads it, such as "legion"; empty for what is no detector, and where it is not said."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Measured on held-out data, by name."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -148,6 +150,7 @@ def write_card(
     seed: int,
     data: str,
     domain: str,
+    family: str = "",
     scores: Mapping[str, float],
     settings: Mapping[str, Any] | None = None,
 ) -> Card:
@@ -168,6 +171,7 @@ def write_card(
         seed=seed,
         data=data,
         domain=domain,
+        family=family,
         scores={key: float(value) for key, value in scores.items()},
         settings=dict(settings or {}),
         sha256=files,

@@ -1,13 +1,19 @@
-"""What the refinement loop sees of its parts. No torch, no diffusers: anything with these methods will do."""
+"""What the refinement loop sees of its parts. No torch, no diffusers: anything with these methods will do.
+
+What a part may be able to do besides is a protocol of its own: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
+``Streaming``, ``Signed``, ``Saveable``, ``Networked``. Whoever uses such an ability asks ``isinstance(part, Movable)``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from refiner.errors import RefinerError
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
 
 
@@ -88,15 +94,6 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class Spender(Protocol):
-    """A detector that runs the generator's denoiser."""
-
-    def spent(self) -> Calls:
-        """Network work since construction."""
-        ...
-
-
-@runtime_checkable
 class Judge(Protocol):
     """Scores pictures against prompts; higher is better."""
 
@@ -113,3 +110,92 @@ class Reviser(Protocol):
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision: ...
 
     def for_region(self, prompt: str, region: Region) -> Revision: ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A part with networks that can be moved."""
+
+    def to(self, device: Any) -> object:
+        """Move them to a device, as torch names it."""
+        ...
+
+
+@runtime_checkable
+class Borrower(Protocol):
+    """A part that works with the pipeline that paints, such as a detector that looks through its denoiser."""
+
+    def bind(self, pipe: Any) -> None:
+        """Use this diffusers pipeline from now on.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class Spender(Protocol):
+    """A detector that runs the generator's denoiser, and counts its rows."""
+
+    def spent(self) -> Calls:
+        """Network work since construction."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An inpainter that has something to say beside its pictures."""
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the calls since this was last asked."""
+        ...
+
+
+class Opinion(Protocol):
+    """What a judge says of one image."""
+
+    @property
+    def score(self) -> float | None:
+        """None where there is an error."""
+        ...
+
+    @property
+    def error(self) -> RefinerError | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed to make image or prompt usable, in words."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A judge that goes on where it cannot score an image."""
+
+    def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterable[Opinion]:
+        """One opinion for each image, in order."""
+        ...
+
+
+@runtime_checkable
+class Signed(Protocol):
+    """A judge that tells all that its scores depend on; scores of different signatures do not compare."""
+
+    @property
+    def signature(self) -> str: ...
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """A part that can be written to a folder and read back."""
+
+    def save_pretrained(self, folder: Path, **options: Any) -> object: ...
+
+
+@runtime_checkable
+class Networked(Protocol):
+    """A part with one network of its own."""
+
+    @property
+    def model(self) -> Any: ...

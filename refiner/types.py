@@ -37,11 +37,48 @@ def _check_unit(owner: str, name: str, value: float | None) -> None:
         raise BadAnswerError(f"{owner}.{name} must lie in [0, 1], got {value!r}.")
 
 
+def _check_box(owner: str, box: Box) -> None:
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise BadAnswerError(f"{owner}.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {box}.")
+
+
 def _check_mask(owner: str, mask: Mask, size: Size | None = None) -> None:
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise BadAnswerError(f"{owner}.mask must be a bool array (H, W), got {mask.dtype} with shape {mask.shape}.")
     if size is not None and mask.shape != tuple(size):
         raise BadAnswerError(f"{owner}.mask must have the image's shape {tuple(size)}, got {mask.shape}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One flaw in words, as a model or a data set tells of it. What it does not tell is None, or an empty text."""
+
+    name: str = ""
+    """Short, such as "the left hand"."""
+    location: str = ""
+    """Where in the image, in words, such as "lower left"."""
+    explanation: str = ""
+    """What is wrong (the phenomenon)."""
+    reasoning: str = ""
+    """Why it cannot be."""
+    category: Category | None = None
+    severity: float | None = None
+    """In [0, 1], 1 = worst."""
+    score: float | None = None
+    """The model's confidence, in [0, 1]."""
+    box: Box | None = None
+    """Pixels of the image, half-open and not empty."""
+    marks: tuple[int, ...] = ()
+    """Which of the answer's mask tokens, counted from 0, draw it; empty where none does."""
+
+    def __post_init__(self) -> None:
+        _check_unit("Claim", "severity", self.severity)
+        _check_unit("Claim", "score", self.score)
+        if self.box is not None:
+            _check_box("Claim", self.box)
+        if any(mark < 0 for mark in self.marks):
+            raise BadAnswerError(f"Claim.marks must count mask tokens from 0, got {self.marks}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +106,11 @@ class Region:
     def __post_init__(self) -> None:
         _check_unit("Region", "severity", self.severity)
         _check_unit("Region", "score", self.score)
-        x0, y0, x1, y1 = self.box
-        if not (0 <= x0 < x1 and 0 <= y0 < y1):
-            raise BadAnswerError(f"Region.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {self.box}.")
+        _check_box("Region", self.box)
         if self.mask is not None:
             _check_mask("Region", self.mask)
             height, width = self.mask.shape
-            if x1 > width or y1 > height:
+            if self.box[2] > width or self.box[3] > height:
                 raise BadAnswerError(f"Region.box must lie inside its mask of {width}x{height}, got {self.box}.")
 
     def pixels(self, size: Size) -> Mask:

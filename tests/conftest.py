@@ -13,6 +13,8 @@ import pytest
 
 from refiner.cli.main import main
 
+pytest.register_assert_rewrite("support.conformance")
+
 SPOTS = """
 import numpy as np
 from refiner.detectors.scripted import ScriptedDetector

@@ -1,0 +1,5 @@
+"""Chat models: here through transformers, or behind any OpenAI-compatible endpoint."""
+
+from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
+
+__all__ = ["EndpointChat", "EndpointSettings"]

@@ -15,7 +15,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from refiner.detectors.chat.endpoint import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.base import chunks, placement
+from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
 from refiner.detectors.chat.images import MAX_SIDE, fit_picture
 from refiner.errors import ConfigError, InputError, ModelError, RefinerError, WeightsError
 from refiner.hub import resolve
@@ -103,8 +104,8 @@ class LocalChat:
             WeightsError: it is of another kind, incomplete or damaged.
         """
         folder = resolve(model, "detector")
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        precision = dtype or (torch.float32 if place.type == "cpu" else "auto")
+        place, wanted = placement(device, dtype)
+        precision = wanted or "auto"
         try:
             kind = AutoConfig.from_pretrained(folder).model_type
             if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -170,18 +171,14 @@ class LocalChat:
 
     def _batches(
         self, requests: Sequence[ChatRequest], waiting: Sequence[int], limits: Mapping[int, int]
-    ) -> list[tuple[list[int], _Group]]:
+    ) -> list[tuple[Sequence[int], _Group]]:
         groups: dict[_Group, list[int]] = {}
         for number in waiting:
             request = requests[number]
             group = _Group(limits[number], bool(request.images), request.temperature > 0)
             groups.setdefault(group, []).append(number)
         sizes = {group: 1 if group.sampled else self.batch_size for group in groups}
-        return [
-            (members[start : start + sizes[group]], group)
-            for group, members in groups.items()
-            for start in range(0, len(members), sizes[group])
-        ]
+        return [(batch, group) for group, members in groups.items() for batch in chunks(members, sizes[group])]
 
     def _batch(self, requests: Sequence[ChatRequest], group: _Group) -> list[Outcome]:
         """Answers of one batch; those that can be fitted in at all, in smaller batches where memory is short."""

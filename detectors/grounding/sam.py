@@ -27,7 +27,7 @@ from transformers import (
     SamModel,
 )
 
-from refiner.detectors.base import check_complete, load_folder, no_progress_bars
+from refiner.detectors.base import check_complete, chunks, load_folder, no_progress_bars, placement
 from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, thickened, to_segment
 from refiner.detectors.legion.conversion import rename_key, sam_config
 from refiner.errors import BadAnswerError, ModelNotFoundError, WeightsError
@@ -113,8 +113,7 @@ class SamGrounder(BaseGrounder):
             ModelNotFoundError: there is no such file, folder or hub model.
             WeightsError: it is damaged, incomplete or of another kind.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        wanted = torch.float32 if dtype is None and place.type == "cpu" else dtype
+        place, wanted = placement(device, dtype)
         if Path(path).suffix in (".pth", ".pt"):
             model, processor, kind = *_load_file(Path(path).expanduser(), wanted), "sam"
         else:
@@ -126,6 +125,13 @@ class SamGrounder(BaseGrounder):
         if family not in (None, found):
             raise WeightsError(f"Expected a model of the {family} family in {str(path)!r}, got one of {found}.")
         return cls(model.to(place), processor, name=f"{found}:{Path(path).name}")
+
+    def to(self, device: str | torch.device) -> SamGrounder:
+        """Move the network; embeddings that are kept are dropped."""
+        with self._lock:
+            self.model.to(device)
+            self._views.clear()
+        return self
 
     @torch.inference_mode()
     def _draw(self, image: Image.Image, prompts: Sequence[Prompt]) -> list[Segment]:
@@ -194,13 +200,13 @@ class SamGrounder(BaseGrounder):
         return {key: value[None].to(self.model.device) for key, value in asked.items()}
 
 
-def _by_kind(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+def _by_kind(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
     """Chunks of prompts that are all with a box or all without, and have as many points each, so none is padded."""
     groups: dict[tuple[bool, int], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault((prompt.box is None, len(prompt.points)), []).append(prompt)
     for group in groups.values():
-        yield from (group[start : start + CHUNK] for start in range(0, len(group), CHUNK))
+        yield from chunks(group, CHUNK)
 
 
 def _patches(masks: Tensor, view: _View, prompts: Sequence[Prompt]) -> Iterator[Mask]:

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from refiner.detectors.base import load_folder
+from refiner.detectors.base import chunks, load_folder, placement
 from refiner.detectors.grounding.base import thickened
 from refiner.errors import BadAnswerError, ConfigError, InputError, WeightsError
 from refiner.hub import resolve
@@ -132,8 +132,7 @@ class TextLocator:
             ModelNotFoundError: there is no such folder or hub model.
             WeightsError: it is damaged, incomplete or of another kind.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        wanted = torch.float32 if dtype is None and place.type == "cpu" else dtype
+        place, wanted = placement(device, dtype)
         folder = resolve(model, "detector")
         network, processor, kind = load_folder(
             folder, AutoModelForZeroShotObjectDetection, AutoProcessor, THRESHOLDS, wanted
@@ -143,6 +142,11 @@ class TextLocator:
                 f"Expected a tokenizer ({', '.join(_TOKENIZERS)}) in {str(folder)!r}, got none: fetch the folder again."
             )
         return cls(network.to(place), processor, name=f"{kind}:{Path(model).name}", config=config)
+
+    def to(self, device: str | torch.device) -> TextLocator:
+        """Move the network."""
+        self.model.to(device)
+        return self
 
     @torch.inference_mode()
     def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
@@ -213,8 +217,7 @@ class TextLocator:
         longest = max(image.size)
         sides = [longest] * 4 if self._kind == "owlv2" else [image.width, image.height] * 2
         room = self.model.config.text_config.max_position_embeddings
-        for start in range(0, len(phrases), _AT_ONCE):
-            group = list(phrases[start : start + _AT_ONCE])
+        for group in chunks(list(phrases), _AT_ONCE):
             inputs = self.processor(images=image, text=[group], return_tensors="pt", truncation=True, max_length=room)
             scores, boxes = self._answer(inputs)
             for column, words in enumerate(group):

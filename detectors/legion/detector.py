@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,22 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
+from refiner.detectors.base import BaseDetector, placement
+from refiner.detectors.claims import region_of
 from refiner.detectors.legion.decoding import Answer, Lookup
-from refiner.detectors.legion.grammar import CLEAN, FLAWED, Finding, parse
-from refiner.detectors.legion.loading import load_parts
+from refiner.detectors.legion.grammar import CLEAN, FLAWED, parse
+from refiner.detectors.legion.loading import load_legion
 from refiner.detectors.legion.modeling import LegionModel
-from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
-from refiner.masks import box_of, location_words
-from refiner.types import Analysis, Mask, Region, Size
-
-BATCH_SIZE = 16
-"""Images that go through the network at once."""
+from refiner.errors import BadAnswerError, UnreadableOutputError
+from refiner.types import Analysis, Claim, Mask, Region, Size
 
 
-class LegionDetector:
+class LegionDetector(BaseDetector):
     """LEGION (papers/legion.md section 4.1) at any size; satisfies ``refiner.protocols.Detector``.
 
     One fixed instruction, greedy decoding. All images of a batch share the prompt, so nothing is padded and each
     answer is that of a call of its own. A region's ``score`` is the mean mask probability inside its mask times the
-    geometric mean of the probabilities of its phrase's tokens, ``[SEG]`` included.
+    geometric mean of the probabilities of its phrase's tokens, ``[SEG]`` included. The user's prompt is not read.
 
     Args:
         model: the network, in eval mode.
@@ -38,6 +37,8 @@ class LegionDetector:
         name: id and revision.
         domain: "micro" for a model that knows only the micro world and must refuse other pictures; else "".
     """
+
+    batch_size = 16
 
     def __init__(
         self,
@@ -49,12 +50,11 @@ class LegionDetector:
         name: str,
         domain: str = "",
     ) -> None:
+        super().__init__(name=name, domain=domain)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.clip_processor = clip_processor
         self.sam_processor = sam_processor
-        self.domain = domain
-        self._name = name
         self._known = Lookup([self._ids(text) for text in (CLEAN, *model.config.examples)])
 
     @classmethod
@@ -72,15 +72,10 @@ class LegionDetector:
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        parts = load_parts(Path(folder), torch.float32 if dtype is None and place.type == "cpu" else dtype)
+        place, precision = placement(device, dtype)
+        held = load_legion(Path(folder), precision)
         return cls(
-            parts.model.to(place),
-            parts.tokenizer,
-            parts.clip_processor,
-            parts.sam_processor,
-            name=parts.name,
-            domain=parts.domain,
+            held.model.to(place), held.tokenizer, held.clip_processor, held.sam_processor, **held.identity._asdict()
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -91,37 +86,8 @@ class LegionDetector:
         self.clip_processor.save_pretrained(root / "clip")
         self.sam_processor.save_pretrained(root / "sam")
 
-    @property
-    def name(self) -> str:
-        """Id and revision."""
-        return self._name
-
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """What is wrong with one RGB picture; LEGION does not look at the prompt.
-
-        Raises:
-            OutOfDomainError: the model knows only the micro world, and this is no picture of it.
-            UnreadableOutputError: the model's text is not in its grammar.
-        """
-        return self.batch([image], None if prompt is None else [prompt])[0]
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each, ``BATCH_SIZE`` images at a time."""
-        if prompts is not None and len(prompts) != len(images):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
-        pictures = [image.convert("RGB") for image in images]
-        if self.domain == "micro":
-            from refiner.micro.domain import check
-
-            for picture in pictures:
-                check(picture)
-        analyses: list[Analysis] = []
-        for start in range(0, len(pictures), BATCH_SIZE):
-            analyses += self._analyse(pictures[start : start + BATCH_SIZE])
-        return analyses
-
     @torch.inference_mode()
-    def _analyse(self, images: Sequence[Image.Image]) -> list[Analysis]:
+    def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
         device, dtype = self.model.device, self.model.dtype
         pixels = self.clip_processor(images, return_tensors="pt")["pixel_values"].to(device, dtype)
         vision = self.model.encode_image(pixels)
@@ -182,8 +148,8 @@ class LegionDetector:
         live = self._live_tokens(answer)[row]
         tokens, chances = answer.tokens[row][live], answer.chances[row][live]
         raw = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        findings = parse(raw)
-        if sum(len(finding.marks) for finding in findings) != len(masks):
+        claims = parse(raw)
+        if sum(len(claim.marks) for claim in claims) != len(masks):
             raise UnreadableOutputError(
                 f"Expected {len(masks)} [SEG] tokens in the answer's text, got another number in {raw[:120]!r}: "
                 "use another detector for this picture.",
@@ -191,7 +157,7 @@ class LegionDetector:
             )
         size = Size(image.height, image.width)
         sure = self._phrase_chances(tokens, chances)
-        regions = [_region(finding, masks[list(finding.marks)], sure[finding.marks[0]], size) for finding in findings]
+        regions = [_region(claim, masks[list(claim.marks)], sure[claim.marks[0]], size) for claim in claims]
         return Analysis(
             size=size,
             regions=tuple(regions),
@@ -212,8 +178,8 @@ class LegionDetector:
         return found
 
 
-def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Region:
-    """A finding with its mask logits, float (marks, H, W), as a region.
+def _region(claim: Claim, logits: Tensor, chance: float, size: Size) -> Region:
+    """A claim with its mask logits, float (marks, H, W), as a region.
 
     Where no pixel is more likely flawed than not, the mask is where the probability is at least half its maximum: a
     claim that the text makes is never dropped, it only scores low.
@@ -222,17 +188,7 @@ def _region(finding: Finding, logits: Tensor, chance: float, size: Size) -> Regi
     mask: Mask = probability > 0.5
     if not mask.any():
         mask = probability >= probability.max() / 2
-    box = box_of(mask)
-    if box is None or np.isnan(probability).any():
+    if np.isnan(probability).any():
         raise BadAnswerError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
-    return Region(
-        mask=mask,
-        box=box,
-        name=finding.name,
-        location=finding.location or location_words(box, size),
-        explanation=finding.explanation,
-        reasoning=finding.reasoning,
-        category=finding.category,
-        severity=finding.severity,
-        score=round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6),
-    )
+    score = round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6)
+    return region_of(replace(claim, score=score), mask, size)

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import Category
+from refiner.types import Claim
 
 OPENING = "Upon examining the image. I have found:"
 CLEAN = f"{OPENING} no artifacts."
 FLAWED = f"{OPENING} one artifact."
-"""How an answer with a single finding begins."""
+"""How an answer with a single claim begins."""
 SEVERITIES: dict[str, float] = {
     "trace": 0.1,
     "faint": 0.2,
@@ -63,55 +63,40 @@ _MARK = re.compile(r"\[SEG\](?:\s*\[SEG\])*")
 _SPECIAL = re.compile(r"</?s>|<unk>|<pad>|<im_start>|<im_end>")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One located phrase of an answer."""
-
-    phrase: str
-    """The text between ``<p>`` and ``</p>``."""
-    name: str
-    location: str
-    """Where in the picture, in words; empty where the text does not say it apart from the name."""
-    explanation: str
-    reasoning: str
-    category: Category
-    severity: float
-    """In [0, 1]."""
-    marks: tuple[int, ...]
-    """Which of the answer's [SEG] tokens, counted from 0, draw this finding's mask; their masks are united."""
-
-
 def severity_word(severity: float) -> str:
     """The word nearest to a severity in [0, 1]."""
     return min(SEVERITIES, key=lambda word: abs(SEVERITIES[word] - severity))
 
 
-def compose(findings: Sequence[Finding]) -> str:
-    """The answer that names these findings, in their order; ``parse`` gives them back.
+def compose(claims: Sequence[Claim]) -> str:
+    """The answer that makes these claims, in their order; ``parse`` gives them back.
 
-    Severities are rounded to tenths; ``phrase`` and ``marks`` of the input are not looked at.
+    Severities are rounded to tenths; ``marks``, ``score`` and ``box`` are not looked at. A claim without category or
+    severity is written with the defaults.
     """
-    if not findings:
+    if not claims:
         return CLEAN
-    count = _COUNTS[len(findings)] if len(findings) < len(_COUNTS) else "many"
-    noun = "artifact" if len(findings) == 1 else "artifacts"
-    items = " ".join(_item(finding) for finding in findings)
+    count = _COUNTS[len(claims)] if len(claims) < len(_COUNTS) else "many"
+    noun = "artifact" if len(claims) == 1 else "artifacts"
+    items = " ".join(map(_item, claims))
     return f"{OPENING} {count} {noun}.\nTo elaborate, I have found the following artifacts. {items}"
 
 
-def _item(finding: Finding) -> str:
-    kind, word = finding.category.legion, severity_word(finding.severity)
+def _item(claim: Claim) -> str:
+    category = claim.category or DEFAULT_CATEGORY
+    word = severity_word(DEFAULT_SEVERITY if claim.severity is None else claim.severity)
     return (
-        f"<p> {finding.name}, {finding.location} </p> [SEG]:{finding.explanation}, because {finding.reasoning} "
-        f"({kind}, {finding.category}, {word})."
+        f"<p> {claim.name}, {claim.location} </p> [SEG]:{claim.explanation}, because {claim.reasoning} "
+        f"({category.legion}, {category}, {word})."
     )
 
 
-def parse(raw: str) -> tuple[Finding, ...]:
+def parse(raw: str) -> tuple[Claim, ...]:
     """Read an answer, the prompt before it cut off, special tokens of the text model allowed.
 
     Returns:
-        The findings in reading order; empty for the clean sentence alone.
+        The claims in reading order, with the [SEG] tokens of each in ``marks``; empty for the clean sentence alone.
+        Where a caption does not tell the location apart from the name, the location is empty.
 
     Raises:
         UnreadableOutputError: the text is neither; ``raw`` on the error is the text as it came.
@@ -125,14 +110,14 @@ def parse(raw: str) -> tuple[Finding, ...]:
     starts = [_phrase_start(text, marks, index, raw) for index in range(len(marks))]
     if "<p>" in text[marks[-1].end() :]:
         raise _unreadable("a phrase without a [SEG] token", raw)
-    findings, drawn = [], 0
+    claims, drawn = [], 0
     for index, mark in enumerate(marks):
         tokens = mark.group().count("[SEG]")
         end = starts[index + 1] if index + 1 < len(marks) else len(text)
         phrase = text[starts[index] + len("<p>") : mark.start()].replace("</p>", " ")
-        findings.append(_finding(phrase, text[mark.end() : end], tuple(range(drawn, drawn + tokens)), raw))
+        claims.append(_claim(phrase, text[mark.end() : end], tuple(range(drawn, drawn + tokens)), raw))
         drawn += tokens
-    return tuple(findings)
+    return tuple(claims)
 
 
 def _phrase_start(text: str, marks: Sequence[re.Match[str]], index: int, raw: str) -> int:
@@ -143,7 +128,7 @@ def _phrase_start(text: str, marks: Sequence[re.Match[str]], index: int, raw: st
     return low + before.index("<p>")
 
 
-def _finding(phrase: str, tail: str, marks: tuple[int, ...], raw: str) -> Finding:
+def _claim(phrase: str, tail: str, marks: tuple[int, ...], raw: str) -> Claim:
     phrase = " ".join(phrase.split()).rstrip(".")
     body = " ".join(tail.split()).lstrip(": ").rstrip(". ")
     if not phrase or "<p>" in tail or "</p>" in tail:
@@ -151,18 +136,15 @@ def _finding(phrase: str, tail: str, marks: tuple[int, ...], raw: str) -> Findin
     tag = _read_tag(body)
     if tag is None:
         category = keyword_category(f"{phrase} {body}")
-        return _make(phrase, phrase, "", body, category, DEFAULT_SEVERITY, marks)
+        return _make(phrase, "", body, category, DEFAULT_SEVERITY, marks)
     name, comma, location = phrase.rpartition(", ")
     name, location = (name, location) if comma else (phrase, "")
-    return _make(phrase, name, location, _TAG.sub("", body), *tag, marks)
+    return _make(name, location, _TAG.sub("", body), *tag, marks)
 
 
-def _make(
-    phrase: str, name: str, location: str, body: str, category: Category, severity: float, marks: tuple[int, ...]
-) -> Finding:
+def _make(name: str, location: str, body: str, category: Category, severity: float, marks: tuple[int, ...]) -> Claim:
     explanation, _, reasoning = body.partition(", because ")
-    return Finding(
-        phrase=phrase,
+    return Claim(
         name=name,
         location=location,
         explanation=explanation.strip(),

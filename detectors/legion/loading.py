@@ -1,8 +1,7 @@
-"""Folders to parts: our own layout, and that of the public LEGION / GLaMM checkpoints."""
+"""From a folder to what it holds: our own layout, and that of the public LEGION / GLaMM checkpoints."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,27 +17,27 @@ from transformers import (
     SamImageProcessor,
 )
 
-from refiner.detectors.base import check_complete, no_progress_bars
+from refiner.detectors.base import Identity, check_complete, identity, no_progress_bars, read_config
 from refiner.detectors.legion.conversion import PROMPT, convert_state_dict, llava_config, sam_config
+from refiner.detectors.legion.layouts import is_original, is_ours
 from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.errors import WeightsError
-from refiner.hub import read_card, verify
+from refiner.hub import verify
 
 _ORIGINAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>", "<image>")
 
 
-class Parts(NamedTuple):
+class LegionFolder(NamedTuple):
     """What a folder holds."""
 
     model: LegionModel
     tokenizer: PreTrainedTokenizerBase
     clip_processor: CLIPImageProcessor
     sam_processor: SamImageProcessor
-    name: str
-    domain: str
+    identity: Identity
 
 
-def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
+def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
     """Read either layout; ``dtype`` None keeps the checkpoint's.
 
     Raises:
@@ -56,35 +55,7 @@ def load_parts(folder: Path, dtype: torch.dtype | None) -> Parts:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder.
-
-    Raises:
-        WeightsError: there is none, or it cannot be read.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"Expected a model config in {str(path)!r}, got {error!r}: fetch the folder again."
-        ) from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"Expected a JSON object in {str(path)!r}, got {config!r}: fetch the folder again.")
-    return config
-
-
-def is_ours(config: dict[str, Any]) -> bool:
-    """Whether a config is one that ``LegionDetector.save_pretrained`` wrote."""
-    return config.get("model_type") == LegionConfig.model_type
-
-
-def is_original(config: dict[str, Any]) -> bool:
-    """Whether a config is the flat one of the public LEGION / GLaMM checkpoints."""
-    return "mm_vision_tower" in config and "out_dim" in config
-
-
-def _load_ours(folder: Path, dtype: torch.dtype | None) -> Parts:
+def _load_ours(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
     verify(folder)
     try:
         model, info = LegionModel.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
@@ -96,12 +67,10 @@ def _load_ours(folder: Path, dtype: torch.dtype | None) -> Parts:
             f"Expected a whole LEGION folder in {str(folder)!r}, got {error}: build it again."
         ) from error
     check_complete(folder, info)
-    card = read_card(folder) if (folder / "card.json").exists() else None
-    name = card.name if card else f"legion:{folder.name}"
-    return Parts(model, tokenizer, clip_processor, sam_processor, name, card.domain if card else "")
+    return LegionFolder(model, tokenizer, clip_processor, sam_processor, identity(folder, "legion"))
 
 
-def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | None) -> Parts:
+def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | None) -> LegionFolder:
     own_tower = folder / "vision_tower"
     tower = own_tower if own_tower.is_dir() else original["mm_vision_tower"]
     try:
@@ -137,7 +106,7 @@ def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | 
     check_complete(folder, info)
     side = config.sam["vision_config"]["image_size"]
     sam_processor = SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side})
-    return Parts(model, tokenizer, clip_processor, sam_processor, f"legion:{folder.name}", "")
+    return LegionFolder(model, tokenizer, clip_processor, sam_processor, Identity(f"legion:{folder.name}", ""))
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from refiner.detectors.legion.decoding import Answer, CleanRule, Decoder, Lookup
+from refiner.detectors.legion.layouts import MODEL_TYPE
 
 
 class LegionConfig(PreTrainedConfig):
@@ -42,7 +43,7 @@ class LegionConfig(PreTrainedConfig):
             nothing.
     """
 
-    model_type = "refiner_legion"
+    model_type = MODEL_TYPE
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
@@ -26,7 +25,7 @@ from refiner.detectors.reading.loose_json import (
 )
 from refiner.detectors.reading.words import read_category, read_share
 from refiner.taxonomy import Category
-from refiner.types import Box, Size
+from refiner.types import Box, Claim, Size
 
 MAX_REGIONS = 100
 """Regions that are kept of one answer: the first ones."""
@@ -55,34 +54,7 @@ _NOTHING = frozenset({"none", "na", "nothing", "noflaw", "noflaws", "noartifact"
 _FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundRegion:
-    """One flaw as an answer tells of it."""
-
-    name: str
-    """One line, at most ``MAX_NAME`` characters, no control characters; so are all texts here."""
-    location: str
-    explanation: str
-    reasoning: str
-    category: Category
-    severity: float
-    """In [0, 1], 1 = worst."""
-    score: float
-    """The model's confidence in [0, 1]; 1 where it names none."""
-    box: Box | None
-    """Pixels of the image, half-open, inside it and not empty; None where the answer gives none that is sure."""
-
-
-def read_regions(
-    text: str,
-    size: Size,
-    *,
-    boxes: BoxFormat | None = None,
-    shown: Size | None = None,
-    default_category: Category = DEFAULT_CATEGORY,
-    default_severity: float = DEFAULT_SEVERITY,
-    limit: int = MAX_REGIONS,
-) -> list[FoundRegion]:
+def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown: Size | None = None) -> list[Claim]:
     """The regions that an answer names, in its order; empty only where it clearly says that there are none.
 
     Args:
@@ -90,19 +62,18 @@ def read_regions(
         size: of the image, which the boxes are to fit.
         boxes: how the model's family writes boxes; None: 0 to 1000, x before y.
         shown: size of the image as the model saw it, which boxes in pixels refer to; None: ``size``.
-        default_category: for regions whose category is missing or unknown.
-        default_severity: in [0, 1], for regions whose severity is missing or cannot be read.
-        limit: regions to keep at most.
 
     Returns:
-        A region with several boxes comes once for each; one that is repeated word for word comes once.
+        A region with several boxes comes once for each; one that is repeated word for word comes once. Texts are one
+        line without control characters, of at most ``MAX_NAME`` characters (name, location) or ``MAX_WORDS``. A box is
+        None where the answer gives none that is sure, a score 1 where it gives none.
 
     Raises:
         UnreadableOutputError: the answer can neither be read nor does it say "no flaws"; ``raw`` is the text.
     """
     answer = spoken(text)
     found = list(documents(answer))
-    entries = _entries(found)[:limit]
+    entries = _entries(found)[:MAX_REGIONS]
     if not entries:
         if _says_none(answer, found):
             return []
@@ -113,12 +84,8 @@ def read_regions(
         boxes or BoxFormat(),
         shown or size,
     )
-    regions = [
-        _region(entry, box, default_category, default_severity)
-        for entry, own in zip(entries, placed, strict=True)
-        for box in own
-    ]
-    return list(dict.fromkeys(regions))[:limit]
+    claims = [_claim(entry, box) for entry, own in zip(entries, placed, strict=True) for box in own]
+    return list(dict.fromkeys(claims))[:MAX_REGIONS]
 
 
 def plain_text(value: Any, longest: int) -> str:
@@ -221,16 +188,16 @@ def _field(entry: LooseDict, field: str) -> Any:
     return next((named[key] for key in _FIELDS[field] if named.get(key) is not None), None)
 
 
-def _region(entry: LooseDict, box: Box | None, category: Category, severity: float) -> FoundRegion:
+def _claim(entry: LooseDict, box: Box | None) -> Claim:
     explanation = plain_text(_field(entry, "explanation"), MAX_WORDS)
     name = plain_text(_field(entry, "name"), MAX_NAME) or plain_text(explanation, MAX_NAME)
-    return FoundRegion(
+    return Claim(
         name=name or "a flaw",
         location=plain_text(_field(entry, "location"), MAX_NAME),
         explanation=explanation,
         reasoning=plain_text(_field(entry, "reasoning"), MAX_WORDS),
-        category=read_category(plain_text(_field(entry, "category"), MAX_NAME)) or category,
-        severity=read_share(_field(entry, "severity"), severity),
+        category=read_category(plain_text(_field(entry, "category"), MAX_NAME)) or DEFAULT_CATEGORY,
+        severity=read_share(_field(entry, "severity"), DEFAULT_SEVERITY),
         score=read_share(_field(entry, "score"), 1.0),
         box=box,
     )

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
-from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, Outcome
+from refiner.detectors.base import check_domain, identity, one_for_each
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, Outcome
 from refiner.detectors.chat.images import fit_picture
-from refiner.detectors.chat.names import ChatName, load_chat
+from refiner.detectors.chat.loading import load_chat
+from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
-from refiner.detectors.grounding.base import Grounder, Segment
+from refiner.detectors.grounding.base import Grounder
+from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.reading.regions import FoundRegion, read_regions
+from refiner.detectors.reading.regions import read_regions
 from refiner.detectors.vlm.questions import box_format, finding, read_verdicts, verifying
-from refiner.errors import ConfigError, RefinerError
-from refiner.hub import read_card, verify
-from refiner.masks import box_of, location_words
-from refiner.micro.domain import check
-from refiner.types import Analysis, Region, Size
+from refiner.errors import RefinerError
+from refiner.hub import verify
+from refiner.types import Analysis, Claim, Size
 
 if TYPE_CHECKING:
     import torch
@@ -109,67 +110,65 @@ class VlmDetector:
         Raises:
             ConfigError: the numbers of images and prompts differ.
         """
-        if prompts is not None and len(prompts) != len(images):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
-        looks = [_Look(image, prompt) for image, prompt in zip(images, prompts or [""] * len(images), strict=True)]
-        self._each(self._show, looks)
-        self._find(_going_on(looks))
+        cases = [_Case(image, prompt) for image, prompt in zip(images, one_for_each(images, prompts), strict=True)]
+        self._each(self._show, cases)
+        self._find(_going_on(cases))
         if self.two_step:
-            self._verify([look for look in _going_on(looks) if look.found])
-        self._each(self._draw, looks)
-        return [look.outcome for look in looks if look.outcome is not None]
+            self._verify([case for case in _going_on(cases) if case.found])
+        self._each(self._draw, cases)
+        return [case.outcome for case in cases if case.outcome is not None]
 
-    def _each(self, step: Callable[[_Look], None], looks: Sequence[_Look]) -> None:
-        for look in _going_on(looks):
+    def _each(self, step: Callable[[_Case], None], cases: Sequence[_Case]) -> None:
+        for case in _going_on(cases):
             try:
-                step(look)
+                step(case)
             except RefinerError as error:
-                look.outcome = error
+                case.outcome = error
 
-    def _show(self, look: _Look) -> None:
-        if self.domain == "micro":
-            check(look.image)
-        look.shown = self._shown(look.image)
+    def _show(self, case: _Case) -> None:
+        check_domain(self.domain, case.image)
+        case.shown = self._shown(case.image)
 
-    def _find(self, looks: Sequence[_Look]) -> None:
+    def _find(self, cases: Sequence[_Case]) -> None:
         """Ask for all flaws of each picture."""
-        questions = [finding(look.shown, look.prompt, self.boxes, thorough=self.two_step) for look in looks]
+        questions = [finding(case.shown, case.prompt, self.boxes, thorough=self.two_step) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
-        for look, outcome in zip(looks, outcomes, strict=True):
+        for case, outcome in zip(cases, outcomes, strict=True):
             try:
-                look.raw = _answer(outcome).text
-                shown = Size(look.shown.height, look.shown.width)
-                look.found = read_regions(look.raw, look.size, boxes=self.boxes, shown=shown)
+                case.raw = _answer(outcome).text
+                shown = Size(case.shown.height, case.shown.width)
+                case.found = read_regions(case.raw, case.size, boxes=self.boxes, shown=shown)
             except RefinerError as error:
-                look.outcome = error
+                case.outcome = error
 
-    def _verify(self, looks: Sequence[_Look]) -> None:
+    def _verify(self, cases: Sequence[_Case]) -> None:
         """Ask about the regions found, drop those denied, and note the answers."""
-        questions = [verifying(look.shown, look.found, look.size, self.boxes, look.prompt) for look in looks]
+        questions = [verifying(case.shown, case.found, case.size, self.boxes, case.prompt) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
-        for look, outcome in zip(looks, outcomes, strict=True):
+        for case, outcome in zip(cases, outcomes, strict=True):
             try:
                 answer = _answer(outcome)
-                verdicts = read_verdicts(answer.text, look.found)
+                verdicts = read_verdicts(answer.text, case.found)
             except RefinerError as error:
-                look.raw += f"\n\nNot verified: {error}"
+                case.raw += f"\n\nNot verified: {error}"
                 continue
-            look.raw += f"\n\nVerified:\n{answer.text}"
-            look.found = [
+            case.raw += f"\n\nVerified:\n{answer.text}"
+            case.found = [
                 replace(region, score=round(score, 6))
-                for region, score in zip(look.found, verdicts, strict=True)
+                for region, score in zip(case.found, verdicts, strict=True)
                 if score is not None
             ]
 
-    def _draw(self, look: _Look) -> None:
+    def _draw(self, case: _Case) -> None:
         """Ask for the masks, and put all together."""
-        boxes = [region.box for region in look.found if region.box is not None]
-        segments = self.grounder.segment(look.image, boxes=boxes) if boxes else []
+        boxes = [region.box for region in case.found if region.box is not None]
+        segments = self.grounder.segment(case.image, boxes=boxes) if boxes else []
         if segments:
-            look.raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
+            case.raw += f"\n\nMasks by {self.grounder.name}: {', '.join(segment.source for segment in segments)}"
         drawn = iter(segments)
-        regions = [_region(region, None if region.box is None else next(drawn), look.size) for region in look.found]
-        look.outcome = Analysis(size=look.size, regions=tuple(regions), raw=look.raw, detector=self.name)
+        masks = [None if claim.box is None else next(drawn).mask for claim in case.found]
+        regions = [region_of(claim, mask, case.size) for claim, mask in zip(case.found, masks, strict=True)]
+        case.outcome = Analysis(size=case.size, regions=tuple(regions), raw=case.raw, detector=self.name)
 
     def _shown(self, image: Image.Image) -> Image.Image:
         """The picture as the model sees it: nothing on the way may scale it further where boxes count its pixels."""
@@ -206,7 +205,7 @@ def load_vlm(
         ConfigError: an address with a key in it, or a cache for a model that runs here.
     """
     options = {} if cache is None else {"cache": str(cache)}
-    chat = load_chat(ChatName(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
+    chat = load_chat(ModelId(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
     network = None if base_url is not None else cast(Any, chat).model
     return VlmDetector(
         chat,
@@ -217,22 +216,21 @@ def load_vlm(
 
 
 def _domain(folder: Path) -> str:
-    """The pictures that a model knows, by its card; "" where it has none."""
-    if not (folder / "card.json").exists():
-        return ""
-    verify(folder)
-    return read_card(folder).domain
+    """The images that a model knows, by its card, whose checksums are checked; "" where it has none."""
+    if (folder / "card.json").exists():
+        verify(folder)
+    return identity(folder, "vlm").domain
 
 
 @dataclass
-class _Look:
+class _Case:
     """What is known of one picture so far."""
 
     image: Image.Image
     prompt: str
     shown: Image.Image = field(init=False)
     """As the model sees it."""
-    found: list[FoundRegion] = field(default_factory=list)
+    found: list[Claim] = field(default_factory=list)
     raw: str = ""
     outcome: Analysis | RefinerError | None = None
 
@@ -241,27 +239,11 @@ class _Look:
         return Size(self.image.height, self.image.width)
 
 
-def _going_on(looks: Sequence[_Look]) -> list[_Look]:
-    return [look for look in looks if look.outcome is None]
+def _going_on(cases: Sequence[_Case]) -> list[_Case]:
+    return [case for case in cases if case.outcome is None]
 
 
 def _answer(outcome: Outcome) -> ChatReply:
     if isinstance(outcome, RefinerError):
         raise outcome
     return outcome
-
-
-def _region(found: FoundRegion, segment: Segment | None, size: Size) -> Region:
-    mask = None if segment is None else segment.mask
-    box = (None if mask is None else box_of(mask)) or (0, 0, size.width, size.height)
-    return Region(
-        mask=mask,
-        box=box,
-        name=found.name,
-        location=found.location or ("" if mask is None else location_words(box, size)),
-        explanation=found.explanation,
-        reasoning=found.reasoning,
-        category=found.category,
-        severity=found.severity,
-        score=found.score,
-    )

@@ -12,13 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
-from refiner.detectors.reading.regions import FoundRegion, plain_text
+from refiner.detectors.reading.regions import plain_text
 from refiner.detectors.reading.words import read_share
 from refiner.taxonomy import Category
-from refiner.types import Box, Size
+from refiner.types import Box, Claim, Size
 
 MAX_PROMPT = 2000
 """Characters of the user's prompt that the model is told."""
@@ -101,7 +101,7 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
 
 
 def verifying(
-    picture: Image.Image, found: Sequence[FoundRegion], size: Size, form: BoxFormat, prompt: str = ""
+    picture: Image.Image, found: Sequence[Claim], size: Size, form: BoxFormat, prompt: str = ""
 ) -> ChatRequest:
     """The question whether each of the flaws found is there.
 
@@ -136,11 +136,11 @@ def _told(prompt: str) -> str:
     return f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
 
 
-def read_verdicts(text: str, found: Sequence[FoundRegion]) -> list[float | None]:
+def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
     """For each region its score in [0, 1], or None where it is clearly denied.
 
     Denied is what every verdict on it calls absent, with a probability below ``UNSURE`` or none. A region without a
-    verdict, or without a probability, keeps the score it has.
+    verdict, or without a probability, keeps the score it has, or 1.
 
     Raises:
         UnreadableOutputError: there is no whole JSON document in the answer.
@@ -150,9 +150,10 @@ def read_verdicts(text: str, found: Sequence[FoundRegion]) -> list[float | None]
     entries = listed if isinstance(listed, LooseList) else [document]
     scores: list[float | None] = []
     for number, region in enumerate(found, start=1):
-        own = [_score(entry, region) for entry in entries if isinstance(entry, LooseDict) and _is_about(entry, number)]
+        sure = 1.0 if region.score is None else region.score
+        own = [_score(entry, sure) for entry in entries if isinstance(entry, LooseDict) and _is_about(entry, number)]
         kept = [score for score in own if score is not None]
-        scores.append(max(kept) if kept else None if own else region.score)
+        scores.append(max(kept) if kept else None if own else sure)
     return scores
 
 
@@ -161,11 +162,11 @@ def _is_about(entry: LooseDict, number: int) -> bool:
     return not isinstance(item, bool) and isinstance(item, int | str) and str(item).strip() == str(number)
 
 
-def _score(entry: LooseDict, region: FoundRegion) -> float | None:
+def _score(entry: LooseDict, sure: float) -> float | None:
     verdict, probability = entry.get("verdict"), entry.get("probability_of_flaw")
     said = "".join(character for character in str(verdict).lower() if character.isalnum())
     if said not in _DENIALS:
-        return read_share(probability, region.score)
+        return read_share(probability, sure)
     return None if read_share(probability, 0.0) < UNSURE else UNSURE
 
 

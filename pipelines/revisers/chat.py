@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, ChatRequest
-from refiner.detectors.chat.names import load_chat, parse_name
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest
+from refiner.detectors.chat.loading import load_chat
+from refiner.detectors.ids import parse_id
 from refiner.detectors.reading.loose_json import LooseDict, read_document
 from refiner.detectors.reading.regions import MAX_NAME, plain_text
 from refiner.errors import ConfigError, UnreadableOutputError
@@ -212,4 +213,4 @@ def load_reviser(
     family, _, model = name.partition(":")
     if family != "chat" or not model:
         raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: name one of these.")
-    return ChatReviser(load_chat(parse_name(model, ("cache",)), device=device, dtype=dtype), template=template)
+    return ChatReviser(load_chat(parse_id(model, ("cache",)), device=device, dtype=dtype), template=template)

@@ -21,7 +21,7 @@ from refiner.data.json_stream import Item, Place, stream_object
 from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.files import Json
-from refiner.types import Region
+from refiner.types import Claim, Region
 
 _FIELDS = {
     "observedphenomenon": "phenomenon",
@@ -36,25 +36,12 @@ _SEVERITY = re.compile(r"(\d+(?:\.\d+)?)(?:\s*/\s*100(?!\d)|\s*%)?(?:[\s.,;:()].
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anomaly:
-    """One anomaly as AnomReason describes it: the quadruple of the paper's section on structured annotations."""
-
-    name: str = ""
-    phenomenon: str = ""
-    """What is wrong; may be empty."""
-    reasoning: str = ""
-    """Why it cannot be; may be empty."""
-    severity: float | None = None
-    """In [0, 1], 1 = worst; None where the file gives none that can be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class AnomalySet:
     """A file of predictions or references."""
 
     file: str
     """Its path, for messages."""
-    images: Mapping[str, tuple[Anomaly, ...]]
+    images: Mapping[str, tuple[Claim, ...]]
     """By the file's own keys."""
     unreadable: frozenset[str] = frozenset()
     """Keys of ``images`` whose value was no list of anomalies; they stand there without any."""
@@ -79,7 +66,7 @@ def read_anomalies(path: str | Path) -> AnomalySet:
     """
     problems: list[Problem] = []
     document = _load(Path(path), problems)
-    images: dict[str, tuple[Anomaly, ...]] = {}
+    images: dict[str, tuple[Claim, ...]] = {}
     unreadable: set[str] = set()
     for key, value in document.items():
         found = _anomalies(key, value, str(path), problems)
@@ -112,7 +99,7 @@ def index_anomalies(path: str | Path, problems: list[Problem]) -> dict[str, Plac
     return found
 
 
-def anomalies_at(place: Place) -> tuple[Anomaly, ...]:
+def anomalies_at(place: Place) -> tuple[Claim, ...]:
     """The anomalies of one image.
 
     Raises:
@@ -137,7 +124,7 @@ def _members(path: Path) -> Iterator[tuple[str, Item]]:
         raise _no_object(path, error) from error
 
 
-def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tuple[Anomaly, ...] | None:
+def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tuple[Claim, ...] | None:
     """None where the value is no list."""
     if value is not None and not isinstance(value, list):
         problems.append(Problem("unreadable_image", file, key, f"expected a list of anomalies, got {_kind(value)}"))
@@ -184,7 +171,7 @@ def _load(path: Path, problems: list[Problem]) -> _Object:
     return document
 
 
-def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Anomaly | None:
+def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Claim | None:
     if not isinstance(entry, dict):
         problems.append(Problem("unreadable_anomaly", file, where, f"expected an object, got {_kind(entry)}"))
         return None
@@ -199,11 +186,12 @@ def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Anom
     def note(kind: str, detail: str) -> None:
         problems.append(Problem(kind, file, where, detail))
 
-    texts = {name: _text(values.get(name), name, note) for name in ("name", "phenomenon", "reasoning")}
-    for name in ("phenomenon", "reasoning"):
-        if not texts[name]:
-            note("empty_text", f"the {name} is empty, so that it is like no other text")
-    return Anomaly(**texts, severity=_severity(values.get("severity"), note))
+    name, phenomenon, reasoning = (_text(values.get(key), key, note) for key in ("name", "phenomenon", "reasoning"))
+    for what, text in (("phenomenon", phenomenon), ("reasoning", reasoning)):
+        if not text:
+            note("empty_text", f"the {what} is empty, so that it is like no other text")
+    severity = _severity(values.get("severity"), note)
+    return Claim(name=name, explanation=phenomenon, reasoning=reasoning, severity=severity)
 
 
 def _text(value: Any, name: str, note: Callable[[str, str], None]) -> str:
@@ -234,23 +222,23 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def from_regions(regions: Sequence[Region]) -> tuple[Anomaly, ...]:
+def from_regions(regions: Sequence[Region]) -> tuple[Claim, ...]:
     """What a detector found, as anomalies, so that it can be scored as AnomReason's predictions are."""
     return tuple(
-        Anomaly(name=each.name, phenomenon=each.explanation, reasoning=each.reasoning, severity=each.severity)
+        Claim(name=each.name, explanation=each.explanation, reasoning=each.reasoning, severity=each.severity)
         for each in regions
     )
 
 
-def to_document(images: Mapping[str, Sequence[Anomaly]]) -> Json:
+def to_document(images: Mapping[str, Sequence[Claim]]) -> Json:
     """Anomalies by image in the official spelling, severity from 0 (worst) to 100; ``read_anomalies`` reads it back."""
     return {key: [_to_entry(anomaly) for anomaly in anomalies] for key, anomalies in images.items()}
 
 
-def _to_entry(anomaly: Anomaly) -> Json:
+def _to_entry(anomaly: Claim) -> Json:
     entry: Json = {
         "Name": anomaly.name,
-        "Observed Phenomenon": anomaly.phenomenon,
+        "Observed Phenomenon": anomaly.explanation,
         "Reasoning": anomaly.reasoning,
     }
     return entry if anomaly.severity is None else entry | {"Severity Score": 100.0 - 100.0 * anomaly.severity}

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from refiner.data.anomreason import Anomaly
 from refiner.data.folders import find_pictures
 from refiner.data.json_stream import Place, Places, stream_lines, stream_list
 from refiner.data.problems import Problem
@@ -31,7 +30,7 @@ from refiner.errors import InputError
 from refiner.images import load_image
 from refiner.masks import clip_box
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Region, Size
+from refiner.types import Analysis, Claim, Region, Size
 
 FILES: Final = ("annotations.jsonl", "annotations.json")
 _LABELS: Final = {"fake": True, "real": False}
@@ -281,7 +280,7 @@ class FakexplainedData:
             fake=item.fake,
             truth=_fakexplained_truth(item, size),
             categorised=False,
-            anomalies=tuple(Anomaly(phenomenon=region.description) for region in item.regions),
+            anomalies=tuple(Claim(explanation=region.description) for region in item.regions),
         )
 
 

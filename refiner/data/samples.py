@@ -10,11 +10,11 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from refiner.data.anomreason import Anomaly, to_document
+from refiner.data.anomreason import to_document
 from refiner.data.problems import Problem
 from refiner.files import Json
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis
+from refiner.types import Analysis, Claim
 
 _LABELS: Final = frozenset({"0_real", "1_fake"})
 
@@ -39,7 +39,7 @@ class Sample:
     """Whether the truth tells of which kind its regions are."""
     itemised: bool = True
     """Whether the truth tells one flaw from another, and does not just join them in one mask."""
-    anomalies: tuple[Anomaly, ...] | None = None
+    anomalies: tuple[Claim, ...] | None = None
     """What is wrong, in words; None where that is not known."""
 
     def truth_record(self) -> Json:
@@ -75,9 +75,9 @@ class DataSet(Protocol):
         ...
 
 
-def joined_text(anomalies: Iterable[Anomaly]) -> str:
-    """Anomalies as one text: phenomenon and reasoning of each, in order."""
-    return " ".join(f"{anomaly.phenomenon} {anomaly.reasoning}" for anomaly in anomalies)
+def joined_text(anomalies: Iterable[Claim]) -> str:
+    """Anomalies as one text: explanation and reasoning of each, in order."""
+    return " ".join(f"{anomaly.explanation} {anomaly.reasoning}" for anomaly in anomalies)
 
 
 def digest(names: Iterable[str]) -> str:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from refiner.data.anomreason import Anomaly, from_regions
+from refiner.data.anomreason import from_regions
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
-from refiner.protocols import Detector, Judge
+from refiner.protocols import Detector, Judge, Signed, Streaming
 from refiner.provenance import ai_label
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis, Attempt, RefinementResult
+from refiner.types import Analysis, Attempt, Claim, RefinementResult
 
 if TYPE_CHECKING:
     from refiner.metrics.bertscore import BertScore
@@ -57,7 +57,7 @@ class Looker:
         """Detector, judge, and encoders of words and of whole texts."""
         return {
             "detector": self.detector and self.detector.name,
-            "judge": self.judge and getattr(self.judge, "signature", self.judge.name),
+            "judge": self.judge and (self.judge.signature if isinstance(self.judge, Signed) else self.judge.name),
             "encoder": self.encoder and self.encoder.signature,
             "sentences": self.sentences and self.sentences.signature,
         }
@@ -97,19 +97,21 @@ class Looker:
         if self.judge is None or not prompted:
             return scores
         pictures, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
-        stream = getattr(self.judge, "stream", None)
-        outcomes = stream(pictures, prompts) if stream else map(_Judged, self.judge.score(pictures, prompts))
+        if isinstance(self.judge, Streaming):
+            outcomes = self.judge.stream(pictures, prompts)
+        else:
+            outcomes = map(_Judged, self.judge.score(pictures, prompts))
         for at, outcome in zip(prompted, outcomes, strict=True):
             if outcome.error is not None:
                 raise outcome.error
-            if not math.isfinite(outcome.score):
+            if outcome.score is None or not math.isfinite(outcome.score):
                 raise ModelError(
                     f"Expected a finite score from {self.judge.name}, got {outcome.score}: look at the picture."
                 )
             scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
         return scores
 
-    def _compared(self, sample: Sample, said: tuple[Anomaly, ...], notes: list[list[str]]) -> Json:
+    def _compared(self, sample: Sample, said: tuple[Claim, ...], notes: list[list[str]]) -> Json:
         """How similar what was said is to the truth; ``notes`` gets what the encoders could not read of both."""
         found: Json = {}
         if sample.anomalies is None:
@@ -149,7 +151,7 @@ class _Judged(NamedTuple):
 
 
 def _similarity(
-    name: str, said: tuple[Anomaly, ...], true: tuple[Anomaly, ...], encoder: BertScore, notes: list[list[str]]
+    name: str, said: tuple[Claim, ...], true: tuple[Claim, ...], encoder: BertScore, notes: list[list[str]]
 ) -> Json:
     from refiner.metrics.semap import Match, similarities
 

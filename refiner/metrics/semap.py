@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from refiner.data.anomreason import (
-    Anomaly,
     AnomalySet,
     Answers,
     Problem,
@@ -32,6 +31,7 @@ from refiner.data.anomreason import (
 from refiner.errors import InputError, WeightsError
 from refiner.metrics.bertscore import BertScore, Tokens, compare
 from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, score
+from refiner.types import Claim
 
 _TEXTS_AT_A_TIME = 512
 
@@ -40,8 +40,8 @@ class Match(NamedTuple):
     """An image of both files."""
 
     image: str
-    predictions: tuple[Anomaly, ...]
-    references: tuple[Anomaly, ...]
+    predictions: tuple[Claim, ...]
+    references: tuple[Claim, ...]
 
 
 def match_images(
@@ -106,7 +106,7 @@ def similarities(
     """
     for chunk in _chunks(matches):
         sides = [anomalies for each in chunk for anomalies in (each.predictions, each.references)]
-        texts = [text for side in sides for one in side for text in (one.phenomenon, one.reasoning)]
+        texts = [text for side in sides for one in side for text in (one.explanation, one.reasoning)]
         tokens = iter(encoder.encode(texts))
         for each in chunk:
             read = [
@@ -126,7 +126,7 @@ def similarities(
 
 def _read(
     image: str,
-    anomalies: Sequence[Anomaly],
+    anomalies: Sequence[Claim],
     tokens: Iterator[Tokens],
     file: str,
     encoder: BertScore,
@@ -135,7 +135,8 @@ def _read(
     """The tokens of the phenomena and those of the reasonings of one side of an image."""
     fields: tuple[list[Tokens], list[Tokens]] = ([], [])
     for at, anomaly in enumerate(anomalies):
-        for name, field in zip(("phenomenon", "reasoning"), fields, strict=True):
+        texts = {"phenomenon": anomaly.explanation, "reasoning": anomaly.reasoning}
+        for (name, text), field in zip(texts.items(), fields, strict=True):
             field.append(next(tokens))
             where = f"{image}, anomaly {at}"
             if not field[-1].finite:
@@ -144,7 +145,7 @@ def _read(
             if field[-1].cut:
                 detail = f"the {name} is longer than the encoder's {encoder.max_length} tokens; its end is ignored"
                 problems.append(Problem("long_text", file, where, detail))
-            elif field[-1].empty and getattr(anomaly, name):
+            elif field[-1].empty and text:
                 problems.append(Problem("empty_text", file, where, f"the encoder reads nothing in the {name}"))
     return fields
 
@@ -251,7 +252,7 @@ def gate(predictions: AnomalySet, answers: Answers) -> AnomalySet:
     by_name: dict[str, list[bool | None]] = defaultdict(list)
     for key, answer in answers.fake.items():
         by_name[basename(key)].append(answer)
-    images: dict[str, tuple[Anomaly, ...]] = {}
+    images: dict[str, tuple[Claim, ...]] = {}
     problems = [*predictions.problems, *answers.problems]
     for key, anomalies in predictions.images.items():
         if label_of(key) is False:

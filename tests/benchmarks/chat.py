@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, ChatRequest, EndpointChat, EndpointSettings
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest
+from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 from refiner.detectors.chat.local import LocalChat
 from refiner.detectors.vlm.questions import box_format, finding
 from refiner.hub import micro_parts, resolve

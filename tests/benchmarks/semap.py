@@ -33,12 +33,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refiner.data.anomreason import Anomaly
 from refiner.errors import ModelNotFoundError
 from refiner.hub import resolve
 from refiner.metrics.bertscore import PUBLISHED_ENCODER, BertScore, compare
 from refiner.metrics.encoders import default_encoder
 from refiner.metrics.semap import Match, similarities
+from refiner.types import Claim
 
 IN_A_TURN = 20
 WORDS = 40
@@ -53,8 +53,8 @@ def random_images(count: int, anomalies: int, tokenizer: Any, seed: int = 0) -> 
     def text() -> str:
         return " ".join(words[at] for at in rng.integers(len(words), size=rng.integers(15, WORDS + 1)))
 
-    def side() -> tuple[Anomaly, ...]:
-        return tuple(Anomaly(phenomenon=text(), reasoning=text()) for _ in range(anomalies))
+    def side() -> tuple[Claim, ...]:
+        return tuple(Claim(explanation=text(), reasoning=text()) for _ in range(anomalies))
 
     return [Match(f"{at}.png", side(), side()) for at in range(count)]
 
@@ -161,7 +161,7 @@ def measure(encoder: str | Path | None, images: int, anomalies: int) -> dict[str
         found = list(similarities(turn, scorer, ("predictions", "references"), []))
         fast.append(clock() - between)
         slow.append(between - began)
-        ours = np.array([[each.phenomenon, each.reasoning] for each in found])
+        ours = np.array([[each.explanation, each.reasoning] for each in found])
         furthest = max(furthest, float(np.abs(theirs - ours).max()))
     folder = default_encoder(PUBLISHED_ENCODER)[1] if encoder is None else resolve(encoder, "judge")
     package = from_the_package(scorer, folder, matches[0]) if find_spec("bert_score") else None

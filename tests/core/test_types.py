@@ -6,7 +6,7 @@ from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError, ModelError, UserError
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Size
+from refiner.types import Analysis, Attempt, Calls, Claim, RefinementResult, Region, Size
 
 SIZE = Size(20, 30)
 
@@ -47,6 +47,21 @@ def attempt(index=0, **changes):
 def test_regions_check_themselves(changes):
     with pytest.raises(BadAnswerError, match=r"must .*got"):
         region(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"severity": 1.1}, {"severity": float("nan")}, {"score": -0.1}, {"box": (5, 5, 5, 9)}, {"marks": (0, -1)}],
+)
+def test_claims_check_themselves(changes):
+    with pytest.raises(BadAnswerError, match=r"Claim\..* must .*got"):
+        Claim(name="the hand", **changes)
+
+
+def test_what_a_claim_does_not_tell_is_unknown():
+    claim = Claim()
+    assert (claim.category, claim.severity, claim.score, claim.box) == (None, None, None, None)
+    assert {claim.name, claim.location, claim.explanation, claim.reasoning} == {""}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refiner.data.anomreason import (
-    Anomaly,
     anomalies_at,
     basename,
     from_regions,
@@ -24,7 +23,7 @@ from refiner.data.anomreason import (
 from refiner.data.problems import Problem, count_problems
 from refiner.errors import InputError
 from refiner.taxonomy import Category
-from refiner.types import Region
+from refiner.types import Claim, Region
 
 OFFICIAL = {
     "Name": "@1. Name: Bread",
@@ -48,7 +47,7 @@ def write(tmp_path: Path):
 def test_both_spellings_say_the_same(write):
     found = read_anomalies(write({"a.png": [OFFICIAL, PLAIN]}))
     official, plain = found.images["a.png"]
-    assert official.phenomenon == plain.phenomenon == "The bread is too smooth."
+    assert official.explanation == plain.explanation == "The bread is too smooth."
     assert official.reasoning == plain.reasoning == "Bread has pores."
     assert official.severity == plain.severity == 0.75
     assert not found.problems
@@ -130,13 +129,13 @@ def test_anomaly_that_is_no_object_is_left_out(write, entry):
 @pytest.mark.parametrize("value", ["", "  \n", None])
 def test_empty_texts_are_counted(write, value):
     found = read_anomalies(write({"a.png": [PLAIN | {"phenomenon": value, "reasoning": value}]}))
-    assert found.images["a.png"][0].phenomenon == ""
+    assert found.images["a.png"][0].explanation == ""
     assert count_problems(found.problems) == {"empty_text": 2}
 
 
 def test_texts_of_other_kinds(write):
     found = read_anomalies(write({"a.png": [PLAIN | {"phenomenon": 12, "reasoning": ["a"]}]}))
-    assert found.images["a.png"][0].phenomenon == "12"
+    assert found.images["a.png"][0].explanation == "12"
     assert count_problems(found.problems) == {"empty_text": 1, "unreadable_text": 1}
 
 
@@ -197,7 +196,7 @@ def test_missing_file_and_folder(tmp_path):
 def test_byte_order_mark_and_any_script(write):
     document = {"ä/漢.png": [PLAIN | {"phenomenon": "手が六本 👋"}]}
     found = read_anomalies(write(b"\xef\xbb\xbf" + json.dumps(document, ensure_ascii=False).encode()))
-    assert found.images["ä/漢.png"][0].phenomenon == "手が六本 👋"
+    assert found.images["ä/漢.png"][0].explanation == "手が六本 👋"
 
 
 JSON = st.recursive(
@@ -221,9 +220,9 @@ def test_any_json_object_is_read(tmp_path_factory, document):
 
 
 ANOMALIES = st.builds(
-    Anomaly,
+    Claim,
     name=st.text(max_size=9).map(str.strip),
-    phenomenon=st.text(max_size=9).map(str.strip),
+    explanation=st.text(max_size=9).map(str.strip),
     reasoning=st.text(max_size=9).map(str.strip),
     severity=st.none() | st.integers(0, 100).map(lambda value: value / 100),
 )
@@ -236,7 +235,7 @@ def test_written_anomalies_are_read_back(tmp_path_factory, images):
     found = read_anomalies(path)
     for key, anomalies in images.items():
         for one, again in zip(anomalies, found.images[key], strict=True):
-            assert (one.name, one.phenomenon, one.reasoning) == (again.name, again.phenomenon, again.reasoning)
+            assert (one.name, one.explanation, one.reasoning) == (again.name, again.explanation, again.reasoning)
             assert again.severity == (None if one.severity is None else pytest.approx(one.severity, abs=1e-12))
 
 
@@ -250,7 +249,7 @@ def test_regions_become_anomalies():
         category=Category.ANATOMY,
         severity=0.5,
     )
-    assert from_regions([region]) == (Anomaly(name="hand", phenomenon="six", reasoning="five", severity=0.5),)
+    assert from_regions([region]) == (Claim(name="hand", explanation="six", reasoning="five", severity=0.5),)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_samples_have_pictures_regions_and_words(tmp_path: Path, place: str) -> 
     assert [region.box for region in fake.truth.regions] == [(2, 3, 11, 8), (0, 0, 30, 20)]
     assert fake.truth.tags == ("texture",)
     assert fake.anomalies is not None
-    assert [(each.phenomenon, each.reasoning) for each in fake.anomalies] == [("three legs", ""), ("metallic fur", "")]
+    assert [(each.explanation, each.reasoning) for each in fake.anomalies] == [("three legs", ""), ("metallic fur", "")]
     assert (fake.categorised, fake.itemised) == (False, True)
     assert real.truth is not None
     assert (real.truth.regions, real.anomalies) == ((), ())

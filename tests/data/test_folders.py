@@ -184,7 +184,7 @@ def test_a_folder_with_masks_prompts_and_references(tmp_path: Path) -> None:
     assert first.truth.mask.sum() == 8 * 6
     assert not second.truth.mask.any()
     assert first.anomalies is not None
-    assert (first.anomalies[0].phenomenon, first.anomalies[0].severity) == ("six fingers", 0.8)
+    assert (first.anomalies[0].explanation, first.anomalies[0].severity) == ("six fingers", 0.8)
     assert second.anomalies == ()
     record = first.truth_record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record

@@ -93,4 +93,4 @@ def test_what_was_left_in_the_files_is_what_samples_have(tmp_path: Path) -> None
         sample = data.load(index)
         assert sample.prompt == prompt
         assert sample.anomalies is not None
-        assert [each.phenomenon for each in sample.anomalies] == [(f"{number} fingers " * 20).strip()]
+        assert [each.explanation for each in sample.anomalies] == [(f"{number} fingers " * 20).strip()]

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, ChatRequest, EndpointChat, EndpointSettings, Ledger
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Ledger
+from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 from refiner.detectors.chat.images import fit_picture
 from refiner.errors import ConfigError, InputError, ModelError, ModelNotFoundError, OutputError, RefinerError
 

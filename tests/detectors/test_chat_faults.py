@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch")
 from support.tiny_chat_models import save_teller, save_viewer  # noqa: E402
 
 from refiner.cli.main import main  # noqa: E402
-from refiner.detectors.chat.endpoint import ChatReply, ChatRequest, EndpointChat, EndpointSettings  # noqa: E402
+from refiner.detectors.chat.backend import ChatReply, ChatRequest  # noqa: E402
+from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings  # noqa: E402
 from refiner.detectors.chat.images import MAX_SIDE, Pictures  # noqa: E402
 from refiner.detectors.chat.local import LocalChat  # noqa: E402
 from refiner.detectors.grounding.base import BoxGrounder  # noqa: E402

@@ -11,7 +11,7 @@ from PIL import Image
 from support.tiny_chat_models import TEXT_TEMPLATE, save_viewer, save_writer, tokenizer_of
 from transformers import Qwen2Config, SamConfig
 
-from refiner.detectors.chat.endpoint import ChatBackend, ChatReply, ChatRequest
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest
 from refiner.detectors.chat.local import LocalChat
 from refiner.errors import ConfigError, InputError, ModelError, ModelNotFoundError, WeightsError
 

@@ -1,4 +1,4 @@
-"""What every detector must keep, whatever it is made of."""
+"""Every detector keeps what ``support.conformance`` says."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.conformance import Conformance, assert_same, pictures
 from support.tiny_locators import save_locator
 
 from refiner.detectors import load_detector
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
 from refiner.masks import box_of
-from refiner.micro.flaws import inject
 from refiner.micro.world import render, sample_scene
 from refiner.protocols import Detector
 from refiner.taxonomy import Category
@@ -73,78 +73,14 @@ def detector(request: pytest.FixtureRequest) -> Detector:
     return DETECTORS[request.param]()
 
 
-@pytest.fixture(scope="module")
-def images() -> list[Image.Image]:
-    """Pictures of the micro world: every detector's domain."""
-    rng = np.random.default_rng(20_000_000)
-    flawed = [inject(sample_scene(rng, count), rng, count).image for count in (1, 2, 3, 4)]
-    return [*flawed, *(render(sample_scene(rng)) for _ in range(2))]
+class TestConformance(Conformance):
+    pass
 
 
-@pytest.fixture(scope="module")
-def answers(detector: Detector, images: list[Image.Image]) -> list[Analysis]:
-    return [detector(image) for image in images]
-
-
-def test_it_is_a_detector_with_a_name(detector: Detector) -> None:
-    assert isinstance(detector, Detector)
-    assert detector.name.strip()
-
-
-def test_an_answer_fits_its_picture(answers: list[Analysis], images: list[Image.Image]) -> None:
-    for analysis, image in zip(answers, images, strict=True):
-        assert analysis.size == (image.height, image.width)
-        assert analysis.detector.strip()
-        assert 0.0 <= analysis.artifact_ratio <= 1.0
-        assert analysis.burden >= 0.0
-
-
-def test_a_region_is_told_in_full(answers: list[Analysis]) -> None:
-    for region in (region for analysis in answers for region in analysis.regions):
-        assert region.name.strip()
-        if region.mask is not None:
-            assert region.mask.any()
-            assert box_of(region.mask) == region.box
-
-
-def test_a_batch_gives_the_answers_of_single_calls(
-    detector: Detector, images: list[Image.Image], answers: list[Analysis]
-) -> None:
-    for order in (list(range(len(images))), [4, 0, 3, 3, 1]):
-        together = detector.batch([images[index] for index in order])
-        assert len(together) == len(order)
-        for index, analysis in zip(order, together, strict=True):
-            assert_same(analysis, answers[index])
-
-
-def test_an_answer_is_the_same_twice(detector: Detector, images: list[Image.Image], answers: list[Analysis]) -> None:
-    assert_same(detector(images[0]), answers[0])
-
-
-def test_an_empty_batch_is_an_empty_list(detector: Detector) -> None:
-    assert detector.batch([]) == []
-
-
-def test_pictures_are_left_as_they_were(detector: Detector, images: list[Image.Image]) -> None:
-    before = np.asarray(images[0]).copy()
-    detector(images[0], "a prompt")
-    assert np.array_equal(before, np.asarray(images[0]))
-
-
-def assert_same(first: Analysis, second: Analysis) -> None:
-    assert first.raw == second.raw
-    assert first.fake_probability == pytest.approx(second.fake_probability, abs=1e-4)
-    assert len(first.regions) == len(second.regions)
-    for one, other in zip(first.regions, second.regions, strict=True):
-        assert (one.name, one.category, one.severity) == (other.name, other.category, other.severity)
-        assert one.score == pytest.approx(other.score, abs=1e-3)
-        if one.mask is not None and other.mask is not None:
-            assert np.count_nonzero(one.mask != other.mask) <= 2, "floating point may move a pixel or two"
-
-
-def test_legion_survives_saving(tmp_path: Path, images: list[Image.Image]) -> None:
+def test_legion_survives_saving(tmp_path: Path) -> None:
     from refiner.detectors.legion import LegionDetector
 
+    images = pictures()
     detector = load_detector("micro", device="cpu")
     assert isinstance(detector, LegionDetector)
     detector.save_pretrained(tmp_path)

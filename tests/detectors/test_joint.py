@@ -10,8 +10,7 @@ from PIL import Image
 
 from refiner import RefinedPipeline
 from refiner.detectors import load_detector
-from refiner.detectors.joint import JointDetector
-from refiner.detectors.registry import joined_ids
+from refiner.detectors.joint import JointDetector, joined_ids
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, ModelNotFoundError, OutOfDomainError, UnreadableOutputError
 from refiner.records import to_record

@@ -10,7 +10,6 @@ from refiner.detectors.legion.grammar import (
     DEFAULT_CATEGORY,
     DEFAULT_SEVERITY,
     SEVERITIES,
-    Finding,
     compose,
     keyword_category,
     parse,
@@ -20,9 +19,10 @@ from refiner.errors import UnreadableOutputError
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.world import sample_scene
 from refiner.taxonomy import Category
+from refiner.types import Claim
 
 
-def fields(finding: Finding) -> tuple[object, ...]:
+def fields(finding: Claim) -> tuple[object, ...]:
     return (
         finding.name,
         finding.location,
@@ -40,15 +40,13 @@ def test_what_the_world_says_of_a_flaw_comes_back(kind: str) -> None:
     while not regions:
         regions = list(inject(sample_scene(rng), rng, kinds=[kind]).regions)
     written = [
-        Finding(
-            phrase="",
+        Claim(
             name=region.name,
             location=region.location,
             explanation=region.explanation,
             reasoning=region.reasoning,
             category=region.category,
             severity=region.severity,
-            marks=(),
         )
         for region in regions * 3
     ]
@@ -143,7 +141,6 @@ def test_original_captions_are_read(
     raw: str, phrases: list[str], explanations: list[str], marks: list[tuple[int, ...]]
 ) -> None:
     findings = parse(raw)
-    assert [finding.phrase for finding in findings] == phrases
     assert [finding.name for finding in findings] == phrases
     assert [finding.explanation for finding in findings] == explanations
     assert [finding.marks for finding in findings] == marks
@@ -191,14 +188,12 @@ def test_the_grammar_is_that_of_the_paper() -> None:
     )
 
 
-def _finding(name: str, category: Category = Category.ANATOMY, severity: float = 0.9) -> Finding:
-    return Finding(
-        phrase="",
+def _finding(name: str, category: Category = Category.ANATOMY, severity: float = 0.9) -> Claim:
+    return Claim(
         name=name,
         location="lower left",
         explanation="a sixth finger grows",
         reasoning="a hand has five fingers",
         category=category,
         severity=severity,
-        marks=(),
     )

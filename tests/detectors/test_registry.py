@@ -10,7 +10,7 @@ from PIL import Image
 
 from refiner.detectors import load_detector
 from refiner.detectors.registry import FAMILIES, families
-from refiner.errors import ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.protocols import Detector
 
 
@@ -74,9 +74,42 @@ def test_the_table_cannot_be_changed() -> None:
         FAMILIES["mine"] = FAMILIES["legion"]  # type: ignore[index]
 
 
-def test_the_registry_imports_no_network_library() -> None:
-    code = (
-        "import sys, refiner.detectors; print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
+def test_other_packages_may_give_a_whole_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family_of_tests.py").write_text(
+        "from refiner.detectors.family import Family\n"
+        "from refiner.detectors.scripted import ScriptedDetector\n"
+        "def load(model, device, dtype):\n"
+        "    return ScriptedDetector([], name=f'{model.model} at {model.base_url}, {dict(model.options)}')\n"
+        "FAMILY = Family(name='told', load=load, options=('depth',), endpoint=True, needs_folder=False)\n"
     )
+    info = tmp_path / "family_of_tests-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: family-of-tests\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[refiner.detectors]\ntold = family_of_tests:FAMILY\nbroken = family_of_tests:NOTHING\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_detector("told:m@http://127.0.0.1:1/v1,depth=3").name == "m at http://127.0.0.1:1/v1, {'depth': '3'}"
+    assert load_detector("told").name == " at None, {}"
+    with pytest.raises(ConfigError, match="plug-in 'family_of_tests:NOTHING'"):
+        load_detector(f"broken:{tmp_path}")
+
+
+def test_a_family_without_an_endpoint_is_not_sent_to_one() -> None:
+    with pytest.raises(ConfigError, match="runs here"):
+        load_detector("parts:hand@http://127.0.0.1:1/v1")
+
+
+def test_neither_the_registry_nor_a_family_imports_a_network_library() -> None:
+    code = """
+import sys
+from refiner.detectors import load_detector
+from refiner.errors import ModelNotFoundError
+try:
+    load_detector("nobody:knows")
+except ModelNotFoundError as error:
+    assert "vlm:<model>@<base url>" in str(error)
+    print([name for name in ("torch", "transformers", "diffusers") if name in sys.modules])
+"""
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

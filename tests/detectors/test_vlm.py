@@ -15,7 +15,7 @@ from PIL import Image
 
 from refiner.cli.main import main
 from refiner.detectors import load_detector
-from refiner.detectors.chat.endpoint import ChatReply, Ledger
+from refiner.detectors.chat.backend import ChatReply, Ledger
 from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import BoxGrounder
 from refiner.detectors.reading.boxes import BoxFormat

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.data.anomreason import Anomaly, from_regions
+from refiner.data.anomreason import from_regions
 from refiner.data.micro import MicroData
 from refiner.data.samples import Sample
 from refiner.detectors.scripted import ScriptedDetector
@@ -29,7 +29,7 @@ from refiner.masks import box_of
 from refiner.metrics.semap_scoring import Similarity
 from refiner.reports.evaluation import write_report
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, Mask, RefinementResult, Region, Score, Size
+from refiner.types import Analysis, Attempt, Claim, Mask, RefinementResult, Region, Score, Size
 
 SCORING = {"threshold": 0.5, "view": "full"}
 SIZE = Size(32, 32)
@@ -230,7 +230,7 @@ def test_explanations_that_cannot_be_read_miss_all_that_is_true(tmp_path: Path) 
 
 
 def test_css_of_an_answer_that_cannot_be_read_is_0(tmp_path: Path) -> None:
-    samples = [sample(f"{at}", anomalies=(Anomaly(phenomenon="short", reasoning=""),)) for at in range(2)]
+    samples = [sample(f"{at}", anomalies=(Claim(explanation="short", reasoning=""),)) for at in range(2)]
     answers = [analysis(region(area(0, 0, 8, 8))), BABBLE]
     options = {"encoder": Echo(), "sentences": Lengths(), "batch_size": 1}
     _, scored = measure(tmp_path, "explanation", samples, answers, **options)
@@ -297,7 +297,7 @@ def test_explanations_against_what_is_true(tmp_path: Path) -> None:
 
 def test_texts_that_the_encoder_cannot_hold_are_counted(tmp_path: Path) -> None:
     long = replace(region(area(0, 0, 8, 8)), explanation="six fingers " * 30)
-    truth = (Anomaly(phenomenon="six fingers", reasoning="five"),)
+    truth = (Claim(explanation="six fingers", reasoning="five"),)
     _, scored = measure(tmp_path, "explanation", [sample("a", anomalies=truth)], [analysis(long)], encoder=Echo())
     assert scored.table["problems"] == {"long_text": 1}
 
@@ -356,7 +356,7 @@ class Lengths:
 
 def test_texts_that_css_cannot_read_are_counted_and_named(tmp_path: Path) -> None:
     flaw = region(area(0, 0, 8, 8))
-    samples = [sample(name, anomalies=(Anomaly(phenomenon="short", reasoning=""),)) for name in ("mute", "wordy")]
+    samples = [sample(name, anomalies=(Claim(explanation="short", reasoning=""),)) for name in ("mute", "wordy")]
     answers = [analysis(), analysis(flaw)]
     _, scored = measure(
         tmp_path, "explanation", samples, answers, encoder=Echo(), sentences=Lengths()  # type: ignore[arg-type]
@@ -455,7 +455,7 @@ def result(*attempts: Attempt, best: int) -> RefinementResult:
 def test_refinement_compares_before_last_and_best(tmp_path: Path) -> None:
     better = result(attempt(0, 0.8, action="generate"), attempt(1, 0.3), attempt(2, 0.6, accepted=False), best=1)
     same = result(attempt(0, 0.5, action="given"), best=0)
-    run, scored, judge = refinement(tmp_path, [better, same], anomalies=(Anomaly(phenomenon="six fingers"),))
+    run, scored, judge = refinement(tmp_path, [better, same], anomalies=(Claim(explanation="six fingers"),))
     columns = scored.columns
     assert columns["burden_before"].tolist() == [0.8, 0.5]
     assert columns["burden_last"].tolist() == [0.6, 0.5]

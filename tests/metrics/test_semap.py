@@ -17,12 +17,13 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
-from refiner.data.anomreason import Anomaly, AnomalySet, Answers
+from refiner.data.anomreason import AnomalySet, Answers
 from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore
 from refiner.metrics.semap import accuracy, evaluate, gate, match_images, score_files
 from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, match, score, score_image
+from refiner.types import Claim
 
 WORDS = [f"{first}{second}" for first in "abcdefgh" for second in "klmnopqr"]
 
@@ -384,7 +385,7 @@ def test_an_encoder_that_gives_nan_for_all_is_refused(files, folder, tmp_path):
 
 
 def sets(predictions: Sequence[str], references: Sequence[str]) -> tuple[AnomalySet, AnomalySet]:
-    one = (Anomaly(phenomenon="ak", reasoning="al"),)
+    one = (Claim(explanation="ak", reasoning="al"),)
     parts = [
         AnomalySet(file=name, images=dict.fromkeys(keys, one)) for name, keys in (("p", predictions), ("r", references))
     ]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from refiner.cli.main import main
-from refiner.detectors.chat.endpoint import ChatRequest, Ledger, Outcome
+from refiner.detectors.chat.backend import ChatRequest, Ledger, Outcome
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, ModelError
 from refiner.pipelines import RefinedPipeline

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from refiner.detectors.chat.endpoint import ChatReply, Ledger  # noqa: E402
+from refiner.detectors.chat.backend import ChatReply, Ledger  # noqa: E402
 from refiner.detectors.chat.local import LocalChat  # noqa: E402
 from refiner.pipelines.revisers.chat import ChatReviser, load_reviser  # noqa: E402
 from refiner.pipelines.revisers.template import TemplateReviser  # noqa: E402

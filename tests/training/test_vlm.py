@@ -18,6 +18,7 @@ from refiner.errors import UnreadableOutputError, WeightsError
 from refiner.masks import box_of
 from refiner.micro.oracle import inspect
 from refiner.micro.world import parse_caption
+from refiner.taxonomy import Category
 from refiner.training.legion.data import KIND_NAMES, PART_NAMES
 from refiner.training.vlm.data import (
     HUES,
@@ -42,7 +43,7 @@ from refiner.training.vlm.words import (
     rendered,
     told,
 )
-from refiner.types import Analysis, Region
+from refiner.types import Analysis, Claim, Region
 
 TOY = Architecture(
     patch=24, vision_width=16, vision_layers=2, vision_heads=2, deepstack=(0,), text_width=24, text_layers=2,
@@ -178,12 +179,7 @@ def test_verdicts_say_which_claims_are_true(items):
 
 
 def draw_claim():
-    from refiner.detectors.reading.regions import FoundRegion
-    from refiner.taxonomy import Category
-
-    return FoundRegion(
-        name="", location="", explanation="", reasoning="", category=Category.SHAPE, severity=0.0, score=1.0, box=None
-    )  # fmt: skip
+    return Claim(category=Category.SHAPE, severity=0.0, score=1.0)
 
 
 def test_a_caption_that_asks_for_something_else_is_a_flaw_of_the_thing():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat.endpoint import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
 from refiner.errors import ModelError
 from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS

@@ -8,7 +8,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from refiner.detectors.legion.grammar import OPENING, SEVERITIES, Finding, compose
+from refiner.detectors.legion.grammar import OPENING, SEVERITIES, compose
 from refiner.files import atomic_write
 from refiner.masks import box_of, location_words
 from refiner.micro.flaws import FLAWS, inject
@@ -27,7 +27,7 @@ from refiner.micro.world import SIZE, Scene, Thing, sample_scene
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of, regions_of
 from refiner.training.world.paintings import Gallery, Painting
-from refiner.types import Box, Region, Size
+from refiner.types import Box, Claim, Region, Size
 
 KIND_NAMES = (*FLAWS, "malformed")
 """The injected kinds, and what the generator does by itself."""
@@ -66,7 +66,7 @@ class Drawn(NamedTuple):
     """Uint8 (96, 96, 3)."""
     masks: NDArray[np.bool_]
     """Bool (R, 96, 96)."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Claim, ...]
     kinds: tuple[int, ...]
     """Index into ``KIND_NAMES`` of each region."""
     parts: Pixels
@@ -85,17 +85,15 @@ def part_map(scene: Scene) -> Pixels:
     return np.asarray(canvas)
 
 
-def finding_of(region: Region) -> Finding:
+def finding_of(region: Region) -> Claim:
     """What an answer says of a true region."""
-    return Finding(
-        phrase="",
+    return Claim(
         name=region.name,
         location=region.location,
         explanation=region.explanation,
         reasoning=region.reasoning,
         category=region.category,
         severity=region.severity,
-        marks=(),
     )
 
 
@@ -155,7 +153,7 @@ def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
 
 def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
     """Write pictures as one compressed file."""
-    texts = [[dataclasses.asdict(finding) for finding in item.findings] for item in drawn]
+    texts = [list(map(record_of, item.findings)) for item in drawn]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -188,7 +186,7 @@ class Pool:
         self.files: list[dict[str, NDArray[np.generic]]] = []
         self.starts = [0]
         self.ends: list[NDArray[np.int64]] = []
-        self.findings: list[tuple[Finding, ...]] = []
+        self.findings: list[tuple[Claim, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow(self, shards: int) -> None:
@@ -201,7 +199,7 @@ class Pool:
                 write_shard(path, self._draw(index, own))
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
-            self.findings += [tuple(map(_finding, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
+            self.findings += [tuple(map(recorded, entry)) for entry in json.loads(arrays.pop("texts").tobytes())]
             self.ends.append(arrays.pop("counts").cumsum())
             self.files.append(arrays)
             self.starts.append(len(self.findings))
@@ -227,8 +225,17 @@ class Pool:
         return Drawn(arrays["images"][place], masks, self.findings[index], kinds, arrays["parts"][place])
 
 
-def _finding(entry: Mapping[str, object]) -> Finding:
-    return Finding(**{**entry, "category": Category(entry["category"]), "marks": ()})  # type: ignore[arg-type]
+def record_of(claim: Claim) -> dict[str, Any]:
+    """What a claim tells, as plain JSON values; ``recorded`` reads it back."""
+    return {name: value for name, value in dataclasses.asdict(claim).items() if value not in (None, ())}
+
+
+def recorded(entry: Mapping[str, Any]) -> Claim:
+    """The claim of a record."""
+    texts = {name: entry[name] for name in ("name", "location", "explanation", "reasoning")}
+    box = tuple(entry["box"]) if "box" in entry else None
+    category, score = Category(entry["category"]), entry.get("score")
+    return Claim(**texts, category=category, severity=entry["severity"], score=score, box=box)
 
 
 def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -273,7 +280,7 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def example_answers() -> list[str]:
     """One answer for each kind of flaw on each thing, and for each part that the generator may get wrong."""
-    rng, findings = np.random.default_rng(0), list[Finding]()
+    rng, findings = np.random.default_rng(0), list[Claim]()
     for kind in FLAWS.values():
         for thing in kind.things:
             while (scene := sample_scene(rng, 1)).things[0].kind != thing:
@@ -302,9 +309,8 @@ def vocabulary_texts() -> list[str]:
     return texts
 
 
-def _numbered(count: int) -> list[Finding]:
-    region = {"phrase": "", "name": "", "location": "", "explanation": "", "reasoning": "", "category": "shape"}
-    return [_finding({**region, "severity": 0.5}) for _ in range(count)]
+def _numbered(count: int) -> list[Claim]:
+    return [Claim(category=Category.SHAPE, severity=0.5)] * count
 
 
 class Batch(NamedTuple):

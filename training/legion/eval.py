@@ -146,6 +146,7 @@ def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
         data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, two of three with the generator's "
         "own flaws, the others with injected ones (35 % clean, half decoder-like)",
         domain="micro",
+        family="legion",
         scores={name: round(value, 4) for name, value in scores.items()},
         settings=dataclasses.asdict(recipe),
     )

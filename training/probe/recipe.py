@@ -183,6 +183,7 @@ def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe 
         seed=(recipe or ProbeRecipe()).seed,
         data="the generator's own pictures of scenes of the micro world, annotated by the referee",
         domain="micro",
+        family="probe",
         scores={name: round(value, 4) for name, value in scores.items()},
         settings=dataclasses.asdict(recipe or ProbeRecipe()),
     )

@@ -11,19 +11,18 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.detectors.reading.regions import FoundRegion
 from refiner.files import atomic_write
 from refiner.masks import box_of, location_words
 from refiner.micro.flaws import inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, parse_caption, sample_scene
 from refiner.taxonomy import Category
-from refiner.training.legion.data import KIND_NAMES, PART_NAMES, part_map
+from refiner.training.legion.data import KIND_NAMES, PART_NAMES, part_map, record_of, recorded
 from refiner.training.vlm.words import (
     FRAME,
     INSTEAD,
@@ -31,7 +30,7 @@ from refiner.training.vlm.words import (
 )
 from refiner.training.world.flaws import Pixels, regions_of
 from refiner.training.world.paintings import Gallery, Painting
-from refiner.types import Box, Mask, Region
+from refiner.types import Box, Claim, Mask, Region
 
 CLEAN_SHARE = 0.3
 """Share of the pictures of injected flaws that have none; of painted ones a quarter and more are clean."""
@@ -59,7 +58,7 @@ class Shown(NamedTuple):
     image: Pixels
     """Uint8 (96, 96, 3)."""
     caption: str
-    found: tuple[FoundRegion, ...]
+    found: tuple[Claim, ...]
     masks: NDArray[np.bool_]
     """Bool (R, 96, 96)."""
     kinds: tuple[int, ...]
@@ -94,9 +93,9 @@ def _shown(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequen
     return _ordered(Shown(image, scene.caption, tuple(found), masks, tuple(kinds), part_map(scene)))
 
 
-def found_of(region: Region, sure: float = SURE) -> FoundRegion:
+def found_of(region: Region, sure: float = SURE) -> Claim:
     """What an answer says of a true region."""
-    return FoundRegion(
+    return Claim(
         name=region.name,
         location=region.location,
         explanation=region.explanation,
@@ -141,7 +140,7 @@ def unlike(item: Shown, rng: np.random.Generator) -> Shown:
         return item
     name = f"the {thing.colour} {thing.kind}"
     named = "the letters" if len(parts) > 1 else f"the {parts[0]}" if parts else ""
-    region = FoundRegion(
+    region = Claim(
         name=f"{named} of {name}" if named else name,
         location=location_words(box, FRAME),
         explanation=INSTEAD.format(seen=seen, wanted=words),
@@ -230,7 +229,7 @@ class Album:
 
 
 def _write(path: Path, items: Sequence[Shown]) -> None:
-    texts = [[item.caption, [dataclasses.asdict(found) for found in item.found]] for item in items]
+    texts = [[item.caption, list(map(record_of, item.found))] for item in items]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -250,14 +249,10 @@ def _read(path: Path) -> list[Shown]:
     items, start = [], 0
     for image, part, (caption, entries) in zip(images, parts, json.loads(texts.tobytes()), strict=True):
         stop = start + len(entries)
-        found = tuple(map(_found, entries))
+        found = tuple(map(recorded, entries))
         items.append(Shown(image, caption, found, masks[start:stop], tuple(kinds[start:stop].tolist()), part))
         start = stop
     return items
-
-
-def _found(entry: dict[str, Any]) -> FoundRegion:
-    return FoundRegion(**{**entry, "category": Category(entry["category"]), "box": tuple(entry["box"])})
 
 
 def kind_of(label: int) -> str:

@@ -162,6 +162,7 @@ def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
         data=f"micro world: {recipe.shards} shards of 1000 pictures with captions, half of them with injected flaws "
         "(30 % clean, half decoder-like), half painted by the bundled generator and annotated by the referee",
         domain="micro",
+        family="vlm",
         scores={name: round(value, 4) for name, value in scores.items()},
         settings=dataclasses.asdict(recipe),
     )

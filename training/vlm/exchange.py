@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat.endpoint import ChatRequest
-from refiner.detectors.reading.regions import FoundRegion
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import box_of, clip_box, location_words
 from refiner.micro.world import SIZE, parse_caption
@@ -32,7 +31,7 @@ from refiner.training.vlm.words import (
     verify_answer,
 )
 from refiner.training.world.flaws import EXPLANATION, Pixels
-from refiner.types import Box
+from refiner.types import Box, Claim
 
 UNTOLD = 0.25
 """Share of the questions that do not tell the caption."""
@@ -104,7 +103,7 @@ def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
     return [(places[index][0], box) for index in chosen if (box := box_of(places[index][1]))]
 
 
-def false_claim(item: Shown, rng: np.random.Generator) -> FoundRegion | None:
+def false_claim(item: Shown, rng: np.random.Generator) -> Claim | None:
     """A flaw of a part that has none; None where the part that chance chose has one, or is too small to be seen."""
     things = parse_caption(item.caption).things
     label = int(rng.choice(np.unique(item.parts)))
@@ -117,7 +116,7 @@ def false_claim(item: Shown, rng: np.random.Generator) -> FoundRegion | None:
     if box is None or not colour or (mask & item.masks.any(axis=0)).any():
         return None
     template = _FALSE_CLAIMS[int(rng.integers(len(_FALSE_CLAIMS)))]
-    region = FoundRegion(
+    region = Claim(
         name=f"the {part} of the {colour} {kind}",
         location=location_words(box, FRAME),
         explanation=template.format(part=part),
@@ -130,7 +129,7 @@ def false_claim(item: Shown, rng: np.random.Generator) -> FoundRegion | None:
     return _jittered(region, rng)
 
 
-def _jittered(region: FoundRegion, rng: np.random.Generator) -> FoundRegion:
+def _jittered(region: Claim, rng: np.random.Generator) -> Claim:
     """The same with a box about as wrong as a model's."""
     box = [side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE)]
     return dataclasses.replace(region, box=clip_box(_in_order(box), FRAME) or region.box)

@@ -16,9 +16,8 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Qwen2TokenizerFast
 
-from refiner.detectors.chat.endpoint import ChatRequest
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.reading.regions import FoundRegion
 from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS, inject
@@ -27,7 +26,7 @@ from refiner.micro.world import SIZE, sample_scene
 from refiner.taxonomy import Category
 from refiner.training.legion.data import PART_NAMES
 from refiner.training.world.flaws import EXPLANATION, REASONING
-from refiner.types import Box, Size
+from refiner.types import Box, Claim, Size
 
 FORM = BoxFormat()
 """How Qwen3-VL writes boxes."""
@@ -65,7 +64,7 @@ _BETWEEN = (
 )  # fmt: skip
 
 
-def find_answer(found: Sequence[FoundRegion]) -> str:
+def find_answer(found: Sequence[Claim]) -> str:
     """The answer to the question for all flaws."""
     regions = [
         {
@@ -83,7 +82,7 @@ def find_answer(found: Sequence[FoundRegion]) -> str:
     return json.dumps({"regions": regions})
 
 
-def verify_answer(claims: Sequence[tuple[FoundRegion, bool]]) -> str:
+def verify_answer(claims: Sequence[tuple[Claim, bool]]) -> str:
     """The answer to the question whether claims are true, which each comes with."""
     verdicts: list[dict[str, Any]] = [
         {
@@ -154,11 +153,7 @@ def told() -> tuple[str, ...]:
     request = finding(PICTURE, _MARK, FORM, thorough=True)
     bare = {thorough: finding(PICTURE, "", FORM, thorough=thorough).user for thorough in (True, False)}
     before, _, after = request.text.removeprefix(bare[True]).partition(_MARK)
-    claim = FoundRegion(
-        name="", location="", explanation="", reasoning="", category=Category.SHAPE, severity=0.0, score=0.0,
-        box=(0, 0, 1, 1),
-    )  # fmt: skip
-    check = verifying(PICTURE, [claim], FRAME, FORM)
+    check = verifying(PICTURE, [Claim(box=(0, 0, 1, 1))], FRAME, FORM)
     claimed, _, rest = check.text.partition("[{")
     return before, after, request.system, *bare.values(), after.removeprefix('"'), claimed, rest.partition("}]")[2]
 

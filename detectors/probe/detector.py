@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,42 +23,22 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refiner.detectors.base import BaseDetector, identity, placement
+from refiner.detectors.claims import region_of
+from refiner.detectors.probe.config import MODEL_TYPE, ProbeConfig
 from refiner.errors import ConfigError, WeightsError
 from refiner.files import atomic_write
-from refiner.hub import read_card, resolve
-from refiner.masks import box_of, location_words
+from refiner.hub import resolve
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Calls, Mask, Region, Size
+from refiner.types import Analysis, Calls, Claim, Mask, Region, Size
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-MODEL_TYPE = "refiner_probe"
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
 _SEVERITIES = ((0.008, 0.5), (0.02, 0.7), (1.0, 0.9))
 """Up to which share of the picture a region has which severity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """What a probe looks at, and what it can say."""
-
-    generator: str
-    """Id of the pipeline whose denoiser it was trained on."""
-    channels: int
-    """Of the features."""
-    parts: tuple[str, ...]
-    """``kind: part`` of everything that may be flawed."""
-    categories: tuple[str, ...]
-    """Category of a flaw of each part."""
-    colours: tuple[str, ...]
-    """Of the things that the parts belong to."""
-    timestep: int = 150  # to which the picture is noised
-    draws: int = 2  # of the noise, over which features are averaged
-    width: int = 96  # channels inside the probe
-    threshold: float = 0.4  # probability from which a pixel belongs to a region
-    least_cells: float = 0.75  # smallest region, in latent cells
 
 
 class DenoiserFeatures:
@@ -144,11 +124,12 @@ class Probe(nn.Module):
         return logits
 
 
-class ProbeDetector:
+class ProbeDetector(BaseDetector):
     """A probe as a detector; satisfies ``refiner.protocols.Detector``.
 
     ``bind`` lends it the pipeline that paints, so that no weight is loaded twice; without one it loads the pipeline
-    that it was trained on. A region's ``score`` is the mean probability of its pixels.
+    that it was trained on. A region's ``score`` is the mean probability of its pixels. Without the user's prompt it
+    says what would be wrong under an empty one.
 
     Args:
         probe: the network.
@@ -158,8 +139,8 @@ class ProbeDetector:
     """
 
     def __init__(self, probe: Probe, config: ProbeConfig, *, name: str, domain: str = "") -> None:
-        self.model, self.config, self.domain = probe.eval(), config, domain
-        self._name = name
+        super().__init__(name=name, domain=domain)
+        self.model, self.config = probe.eval(), config
         self._pipe: DiffusionPipeline | None = None
         self._rows = 0
         self._turn = threading.Lock()  # tokenizers keep padding as state: two at once encode prompts wrongly
@@ -182,10 +163,8 @@ class ProbeDetector:
             probe.load_state_dict(load_file(root / "model.safetensors"))
         except Exception as error:  # damaged files may raise anything
             raise WeightsError(f"Expected a whole probe in {str(root)!r}, got {error}: train it again.") from error
-        card = read_card(root) if (root / "card.json").exists() else None
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        name = card.name if card else f"probe:{root.name}"
-        return cls(probe.to(place), config, name=name, domain=card.domain if card else "")
+        place, _ = placement(device)
+        return cls(probe.to(place), config, **identity(root, "probe")._asdict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights (safetensors); ``from_pretrained`` reads them back."""
@@ -195,11 +174,6 @@ class ProbeDetector:
         atomic_write(
             root / "config.json", json.dumps({"model_type": MODEL_TYPE, **asdict(self.config)}, indent=1) + "\n"
         )
-
-    @property
-    def name(self) -> str:
-        """Id and revision."""
-        return self._name
 
     def to(self, device: str | torch.device) -> ProbeDetector:
         """Move the probe; the pipeline moves by itself."""
@@ -225,24 +199,9 @@ class ProbeDetector:
         """Denoiser rows so far."""
         return Calls(denoiser_rows=self._rows)
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """What is wrong with one RGB picture; without its prompt, what would be wrong under an empty one.
-
-        Raises:
-            OutOfDomainError: the probe knows only the micro world, and this is no picture of it.
-        """
-        picture = image.convert("RGB")
-        if self.domain == "micro":
-            from refiner.micro.domain import check
-
-            check(picture)
-        return self._analysis(picture, self._logits(picture, prompt or ""))
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each."""
-        if prompts is not None and len(prompts) != len(images):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
-        return [self(image, prompt) for image, prompt in zip(images, prompts or [""] * len(images), strict=True)]
+    def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
+        pairs = zip(images, prompts, strict=True)
+        return [self._analysis(image, self._logits(image, prompt)) for image, prompt in pairs]
 
     @torch.inference_mode()
     def _logits(self, picture: Image.Image, prompt: str) -> Tensor:
@@ -285,20 +244,16 @@ class ProbeDetector:
         place = int(parts.softmax(0).mean(1).argmax())
         kind, _, part = config.parts[place].partition(": ")
         colour = config.colours[int(colours.softmax(0).mean(1).argmax())]
-        box = box_of(mask)
-        assert box is not None
         share = float(mask.mean())
-        return Region(
-            mask=mask,
-            box=box,
+        claim = Claim(
             name=f"the {part} of the {colour} {kind}",
-            location=location_words(box, size),
             explanation=EXPLANATION.format(part=part),
             reasoning=REASONING.format(part=part, kind=kind),
             category=Category(config.categories[place]),
             severity=next(severity for most, severity in _SEVERITIES if share <= most),
             score=float(heat[mask].mean()),
         )
+        return region_of(claim, mask, size)
 
 
 def _feature_channels(pipe: Any) -> int | None:

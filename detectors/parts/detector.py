@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from refiner.detectors.base import BaseDetector
+from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import Grounder, Segment
 from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase
 from refiner.errors import ConfigError
-from refiner.masks import box_of, location_words
+from refiner.protocols import Movable
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Region, Size
+from refiner.types import Analysis, Claim, Region, Size
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +33,13 @@ REASONING = "This part is repainted as a matter of course: it was found, not exa
 _TEXT = frozenset({"text", "sign", "letter", "word", "lettering", "logo", "label", "caption"})
 
 
-class PartsDetector:
+class PartsDetector(BaseDetector):
     """Finds parts by their names; satisfies ``refiner.protocols.Detector``.
 
     Each region is one part: ``reasoning`` says that it is no flaw that was found, ``explanation`` is empty, so that
     nothing of it enters a negative prompt. ``severity`` is one minus the locator's confidence, ``score`` is 1. The
-    category is ``text`` for parts that are read, else ``anatomy``. No verdict real or fake is given.
+    category is ``text`` for parts that are read, else ``anatomy``. No verdict real or fake is given; the user's prompt
+    is not read.
 
     Args:
         locator: from words to boxes.
@@ -52,18 +55,12 @@ class PartsDetector:
         self.parts = tuple(dict.fromkeys(filter(None, map(clean_phrase, parts))))
         if not self.parts:
             raise ConfigError(f"Expected the names of parts, such as hand,face, got {list(parts)!r}: name one.")
+        super().__init__(name=f"parts:{','.join(self.parts)}@{locator.name}, masks by {grounder.name}")
 
-    @property
-    def name(self) -> str:
-        """Parts and models."""
-        return f"parts:{','.join(self.parts)}@{self.locator.name}, masks by {self.grounder.name}"
+    def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
+        return [self._look(image) for image in images]
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Where the parts are; ``prompt`` is not read.
-
-        Raises:
-            BadAnswerError: the locator's scores or boxes are not finite.
-        """
+    def _look(self, image: Image.Image) -> Analysis:
         found = self.locator.locate(image, self.parts)
         segments = self.grounder.segment(image, boxes=[place.box for place in found]) if found else []
         size = Size(image.height, image.width)
@@ -74,17 +71,11 @@ class PartsDetector:
         regions = [_region(place, segment, size) for place, segment in zip(found, segments, strict=True)]
         return Analysis(size=size, regions=tuple(regions), tags=("parts",), raw=told, detector=self.name)
 
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each."""
-        if prompts is not None and len(prompts) != len(images):
-            raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
-        return [self(image) for image in images]
-
     def to(self, device: str | torch.device) -> PartsDetector:
         """Move the networks."""
         for part in (self.locator, self.grounder):
-            if (model := getattr(part, "model", None)) is not None:
-                model.to(device)
+            if isinstance(part, Movable):
+                part.to(device)
         return self
 
 
@@ -117,15 +108,12 @@ def load_parts(
 
 
 def _region(place: Located, segment: Segment, size: Size) -> Region:
-    mask = segment.mask
-    box = box_of(mask) or place.box
     words = {word.removesuffix("s") for word in place.phrase.split()}
-    return Region(
-        mask=mask,
-        box=box,
+    claim = Claim(
         name=f"the {place.phrase}",
-        location=location_words(box, size),
         reasoning=REASONING,
         category=Category.TEXT if words & _TEXT else Category.ANATOMY,
         severity=round(1 - place.score, 6),
+        box=place.box,
     )
+    return region_of(claim, segment.mask, size)
