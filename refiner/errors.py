@@ -1,33 +1,33 @@
-"""Every exception that refiner raises on purpose.
+"""The exceptions that refiner raises on purpose.
 
 ::
 
     RefinerError
-    ├── UserError                 the caller can mend it; the CLI prints the message and exits with 2
+    ├── UserError                 the user can fix it; the CLI prints the message and exits with 2
     │   ├── ConfigError           an argument or setting out of its range
     │   ├── InputError            a prompt, image or file that cannot be used
-    │   │   ├── OutOfDomainError  an image from outside the world a model was trained on
-    │   │   └── MissingImageError an image file that is not there
+    │   │   ├── OutOfDomainError  an image of a kind that the model was not trained on
+    │   │   └── MissingImageError an image file that does not exist
     │   ├── ModelNotFoundError    an unknown model, detector or part id
-    │   ├── WeightsError          a weights folder that is damaged or of another kind
+    │   ├── WeightsError          a weights folder that is damaged or of the wrong kind
     │   ├── MissingExtraError     an optional package that is not installed
     │   ├── OutputError           a folder or disk that cannot be written
-    │   └── BusyError             no room to wait: to be tried again
-    └── ModelError                a model misbehaved; the loop records it on the attempt and goes on
-        ├── UnreadableOutputError model text that could not be parsed (never to be taken for "clean")
+    │   └── BusyError             the queue is full; try again later
+    └── ModelError                a model failed; the loop records it on the attempt and continues
+        ├── UnreadableOutputError model text that could not be parsed (never treated as "no flaws")
         ├── BadImageError         a generator or inpainter returned something that is not a usable image
         └── BadAnswerError        a detector's numbers, boxes or masks are out of their range, such as NaN
 
-Messages are one sentence that says what was expected, what came, and what to do. Anything else that is raised is a bug.
+A message is one sentence that says what is wrong with what, and what to do. Any other exception is a bug.
 """
 
 
 class RefinerError(Exception):
-    """Root of the tree."""
+    """Base class of all exceptions of refiner."""
 
 
 class UserError(RefinerError):
-    """The caller can mend it."""
+    """An error that the user can fix."""
 
 
 class ConfigError(UserError, ValueError):
@@ -39,11 +39,11 @@ class InputError(UserError, ValueError):
 
 
 class OutOfDomainError(InputError):
-    """An image from outside the world that a model was trained on."""
+    """An image of a kind that the model was not trained on."""
 
 
 class MissingImageError(InputError):
-    """An image file that is not there."""
+    """An image file that does not exist."""
 
 
 class ModelNotFoundError(UserError, LookupError):
@@ -51,7 +51,7 @@ class ModelNotFoundError(UserError, LookupError):
 
 
 class WeightsError(UserError):
-    """A weights folder that is damaged, incomplete, or of another kind than expected."""
+    """A weights folder that is damaged, incomplete, or of the wrong kind."""
 
 
 class MissingExtraError(UserError, ImportError):
@@ -68,15 +68,15 @@ class OutputError(UserError, OSError):
 
 
 class BusyError(UserError):
-    """There is no room to wait: to be tried again."""
+    """The queue is full; try again later."""
 
 
 class ModelError(RefinerError):
-    """A model misbehaved; the loop records it on the attempt and goes on."""
+    """A model failed or returned unusable output; the loop records it on the attempt and continues."""
 
 
 class UnreadableOutputError(ModelError):
-    """Model text that could not be parsed. ``raw`` holds that text, untouched."""
+    """Model text that could not be parsed. ``raw`` holds this text, unchanged."""
 
     def __init__(self, message: str, raw: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Writing files safely: whole or not at all, and never an earlier one lost. JSON as every document is written."""
+"""Atomic file writing, which never destroys the previous file, and the JSON style of all documents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Json = dict[str, Any]
 
 
 def check_writable(folder: str | Path) -> Path:
-    """Make the folder where it is missing, and try to write into it.
+    """Create the folder if it is missing, and check that files can be written into it.
 
     Raises:
-        OutputError: it cannot be made or written.
+        OutputError: the folder cannot be created or written to.
     """
     path = Path(folder)
     try:
@@ -28,15 +28,19 @@ def check_writable(folder: str | Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=path):
             pass
     except (OSError, ValueError) as error:
-        raise _output_error("folder", path, error) from error
+        raise _output_error("to the folder", path, error) from error
     return path
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> Path:
-    """Write a whole file or nothing: an earlier file of that name stays until the new one is complete.
+    """Write a file atomically: a previous file of that name stays until the new one is complete.
+
+    Args:
+        path: the file, in an existing folder.
+        data: its content; text is encoded as UTF-8.
 
     Raises:
-        OutputError: the folder or disk cannot be written.
+        OutputError: the file cannot be written.
     """
     target = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
@@ -44,14 +48,14 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
 
 
 def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path]:
-    """Write several files into a folder; none takes the place of an earlier one before all of them are on the disk.
+    """Write several files into a folder; previous files are replaced only after all new ones are on the disk.
 
     Args:
         folder: an existing folder.
-        files: file name -> content; put in place in this order.
+        files: file name -> content; the previous files are replaced in this order.
 
     Raises:
-        OutputError: the folder or disk cannot be written.
+        OutputError: a file cannot be written.
     """
     token = secrets.token_hex(4)
     parts = {name: folder / f".{name}.{token}.part" for name in files}
@@ -64,7 +68,7 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path
         for name, part in parts.items():
             os.replace(part, folder / name)
     except OSError as error:
-        raise _output_error("file", Path(error.filename or folder), error) from error
+        raise _output_error("the file", Path(error.filename or folder), error) from error
     finally:
         for part in parts.values():
             with contextlib.suppress(OSError):
@@ -75,10 +79,10 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path
 def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputError:
     reason = ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
     return OutputError(
-        f"Expected to write the {what} {str(path)!r}, got {reason!r}: choose a writable place with free space."
+        f"Cannot write {what} {str(path)!r} ({reason}): choose a writable folder on a disk with free space."
     )
 
 
 def dumps(document: Any) -> str:
-    """JSON text: two spaces, Unicode as it is, no NaN."""
+    """Encode a document as JSON text: indented by two spaces, Unicode not escaped, NaN refused with a ValueError."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,8 +1,8 @@
-"""From the id of a model to a folder on disk, and what such a folder must hold.
+"""Model ids: find the folder of a model on disk, and check the weights in it.
 
-An id is an existing folder, ``micro`` or ``micro:<part>`` (a bundled model), or a hub id with an optional
-``@revision``. Every bundled folder has a ``card.json``: how it was trained, what was measured, and the checksum of each
-weight file.
+An id is an existing folder, ``micro`` or ``micro:<part>`` (a bundled model), or a Hugging Face hub id with an optional
+``@revision``. Every bundled folder has a ``card.json``. It says how the model was trained, what was measured, and the
+checksum of each weight file.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Kind = Literal["generator", "detector", "judge"]
 MICRO_WEIGHTS = Path(__file__).parent / "micro" / "weights"
 
 _MICRO_PARTS: dict[str, str] = {"generator": "generator", "detector": "legion", "judge": "hps"}
-"""The bundled part that plain ``micro`` means, by kind."""
+"""The bundled part that plain ``micro`` stands for, by kind."""
 
 _UNUSED_FORMATS = ["*.onnx", "*.onnx_data", "*.pb", "*.msgpack", "*.h5", "*.tflite", "*.ot", "openvino_*", "flax_*"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Where a weights folder comes from, and what it is good for."""
+    """The content of ``card.json``: where a weights folder comes from, and what it can be used for."""
 
     name: str
     """Part and version, such as "legion-micro 1"."""
     recipe: str
-    """How it was trained, in words or as the command that does it again."""
+    """How it was trained: a description, or the command that trains it again."""
     seed: int
     data: str
     """What it was trained on."""
@@ -44,30 +44,30 @@ class Card:
     family: str = ""
     """Family of detectors that loads it, such as "legion"; empty for what is no detector, and where it is not said."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Measured on held-out data, by name."""
+    """Metrics on held-out data, by name."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Hyper-parameters of the training, plain JSON values."""
+    """Hyper-parameters of the training; plain JSON values."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """Checksum of each weight file, by its path inside the folder."""
+    """SHA-256 of each weight file, by its path inside the folder."""
 
 
 def micro_parts() -> list[str]:
-    """The bundled models, as ids: ``micro:generator`` and so on."""
+    """List the ids of the bundled models: ``micro:generator`` and so on."""
     if not MICRO_WEIGHTS.is_dir():
         return []
     return sorted(f"micro:{path.name}" for path in MICRO_WEIGHTS.iterdir() if path.is_dir())
 
 
 def resolve(model: str | Path, kind: Kind) -> Path:
-    """The folder of a model.
+    """Find the folder of a model; a hub model is downloaded first, unless it is cached.
 
     Args:
-        model: existing folder, ``micro``, ``micro:<part>``, or hub id with an optional ``@revision``.
-        kind: what it is wanted for; plain ``micro`` means the part that fits, and a hub download of a generator
-            leaves out files that diffusers would not load.
+        model: an existing folder, ``micro``, ``micro:<part>``, or a hub id with an optional ``@revision``.
+        kind: the purpose of the model. Plain ``micro`` stands for the bundled part of this kind. The download of a
+            generator omits files that diffusers does not load.
 
     Raises:
-        ModelNotFoundError: there is no such folder or bundled part, or the hub cannot be reached or does not know it.
+        ModelNotFoundError: there is no such folder, bundled part or hub model, or the hub cannot be reached.
     """
     text = str(model)
     if text == "micro" or text.startswith("micro:"):
@@ -78,7 +78,8 @@ def resolve(model: str | Path, kind: Kind) -> Path:
     repository, _, revision = text.partition("@")
     if not _is_hub_id(repository):
         raise ModelNotFoundError(
-            f"Expected a model folder, a hub id or a bundled model ({_known()}), got {text!r}: there is no such folder."
+            f"Expected a model folder, a hub id or a bundled model ({_known()}), got {text!r}, and there is no such "
+            "folder: check the path."
         )
     return _download(repository, revision or None, kind)
 
@@ -86,12 +87,12 @@ def resolve(model: str | Path, kind: Kind) -> Path:
 def _micro_folder(part: str) -> Path:
     folder = MICRO_WEIGHTS / part.removeprefix("micro:")
     if part not in micro_parts():
-        raise ModelNotFoundError(f"Expected a bundled model ({_known()}), got {part!r}: name one of these.")
+        raise ModelNotFoundError(f"Expected a bundled model ({_known()}), got {part!r}: choose one of these.")
     return folder
 
 
 def _known() -> str:
-    return ", ".join(micro_parts()) or "none is bundled here"
+    return ", ".join(micro_parts()) or "none is installed"
 
 
 def _is_hub_id(repository: str) -> bool:
@@ -116,19 +117,19 @@ def _download(repository: str, revision: str | None, kind: Kind) -> Path:
     except (OSError, ValueError, errors.HTTPError) as error:
         reasons = {
             errors.GatedRepoError: "its licence must be accepted on the hub first",
-            errors.RevisionNotFoundError: f"the hub knows no revision {revision!r} of it",
-            errors.RepositoryNotFoundError: "the hub knows no such model, or it is private",
+            errors.RevisionNotFoundError: f"the hub has no revision {revision!r} of it",
+            errors.RepositoryNotFoundError: "the hub has no such model, or it is private",
         }
         known = (reason for kind_of_error, reason in reasons.items() if isinstance(error, kind_of_error))
         reason = next(known, "the hub cannot be reached and nothing is cached")
         raise ModelNotFoundError(
-            f"Expected to find the model {repository!r}, but {reason}: check the id and the network, "
+            f"Cannot download the model {repository!r}, because {reason}: check the id and the network, "
             f"or use a folder or a bundled model ({_known()})."
         ) from error
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -138,7 +139,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _holds_pickles(folder: Path) -> bool:
-    """Whether there are weights in torch's own format; transformers and diffusers load them with weights_only."""
+    """Whether there are pickled torch weights; transformers and diffusers load them with ``weights_only``."""
     return any(next(folder.rglob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth"))
 
 
@@ -154,17 +155,17 @@ def write_card(
     scores: Mapping[str, float],
     settings: Mapping[str, Any] | None = None,
 ) -> Card:
-    """Write ``card.json`` for the weights that lie in ``folder`` now, checksums included.
+    """Write ``card.json`` for the weights that are in ``folder`` now, with their checksums.
 
     Raises:
         WeightsError: the folder holds no weights.
-        ConfigError: scores or settings are no plain JSON values.
-        OutputError: the folder cannot be written.
+        ConfigError: scores or settings are not plain JSON values.
+        OutputError: the file cannot be written.
     """
     root = Path(folder)
     files = {path.relative_to(root).as_posix(): checksum(path) for path in _weight_files(root)}
     if not files:
-        raise WeightsError(f"Expected weights (*.safetensors) in {str(root)!r}, got none: save the model there first.")
+        raise WeightsError(f"{str(root)!r} holds no weights (*.safetensors): save the model there first.")
     card = Card(
         name=name,
         recipe=recipe,
@@ -179,41 +180,41 @@ def write_card(
     try:
         text = dumps(dataclasses.asdict(card))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"A card must hold plain JSON values, got one that fails with {error}.") from error
+        raise ConfigError(
+            f"A card must hold only plain JSON values ({error}): use text, finite numbers, lists and dicts."
+        ) from error
     atomic_write(root / "card.json", text + "\n")
     return card
 
 
 def read_card(folder: str | Path) -> Card:
-    """The card of a weights folder.
+    """Read the card of a weights folder.
 
     Raises:
-        WeightsError: there is none, or it cannot be read.
+        WeightsError: the card is missing or cannot be read.
     """
     path = Path(folder) / "card.json"
     try:
         return Card(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise WeightsError(f"Expected {str(path)!r}, got no such file: install or build the weights again.") from error
+        raise WeightsError(f"The card {str(path)!r} is missing: install or build the weights again.") from error
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"Expected a card in {str(path)!r}, got one that fails with {error}: build it again."
-        ) from error
+        raise WeightsError(f"The card {str(path)!r} cannot be read ({error}): build the weights again.") from error
 
 
 def verify(folder: str | Path) -> None:
-    """Check that a folder's weights are there, can be opened, and are those that its card names.
+    """Check that a folder's weights exist, can be opened, and match the checksums in its card.
 
-    A card is required of bundled models; elsewhere it is checked where there is one.
+    A bundled model must have a card. For other folders the card is optional.
 
     Raises:
-        WeightsError: something is missing, truncated or changed.
+        WeightsError: a file is missing, truncated or changed.
     """
     root = Path(folder)
     card = read_card(root) if (root / "card.json").exists() or root.is_relative_to(MICRO_WEIGHTS) else None
     files = _weight_files(root)
     if not files and not _holds_pickles(root):
-        raise WeightsError(f"Expected weights (*.safetensors) in {str(root)!r}, got none: fetch or build them again.")
+        raise WeightsError(f"{str(root)!r} holds no weights (*.safetensors): download or build them again.")
     for path in files:
         _check_opens(path)
     for index in root.rglob("*.safetensors.index.json"):
@@ -221,9 +222,9 @@ def verify(folder: str | Path) -> None:
     for name, wanted in (card.sha256 if card else {}).items():
         path = root / name
         if not path.is_file():
-            raise WeightsError(f"Expected the weight file {str(path)!r}, got no such file: install the weights again.")
+            raise WeightsError(f"The weight file {str(path)!r} is missing: install the weights again.")
         if checksum(path) != wanted:
-            raise WeightsError(f"Expected {str(path)!r} as its card names it, got other bytes: install it again.")
+            raise WeightsError(f"{str(path)!r} does not match the checksum in its card: install the weights again.")
 
 
 def _check_opens(path: Path) -> None:
@@ -234,7 +235,7 @@ def _check_opens(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"Expected a whole safetensors file, got {str(path)!r} ({error}): fetch or build it again."
+            f"{str(path)!r} is not a complete safetensors file ({error}): download or build it again."
         ) from error
 
 
@@ -242,9 +243,7 @@ def _check_shards(index: Path) -> None:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"Expected a weight index, got {str(index)!r} ({error!r}): fetch it again.") from error
+        raise WeightsError(f"The weight index {str(index)!r} cannot be read ({error!r}): download it again.") from error
     for shard in sorted(shards):
         if not (index.parent / shard).is_file():
-            raise WeightsError(
-                f"Expected the weight file {str(index.parent / shard)!r}, got no such file: fetch it again."
-            )
+            raise WeightsError(f"The weight file {str(index.parent / shard)!r} is missing: download it again.")

@@ -1,4 +1,4 @@
-"""Pictures in and out: any usable source becomes an upright RGB image; PNGs are written whole or not at all."""
+"""Reading and writing images: every supported source becomes an upright RGB image; PNG files are written atomically."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ MIN_SIDE = 16
 MAX_RATIO = 8.0
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
-"""What is read; formats that need an outside program (EPS) or hold no photograph (icons, cursors) are left out."""
+"""The Pillow formats that are read. Formats that need another program (EPS) or hold icons or cursors are left out."""
 
 Source = str | Path | Image.Image | NDArray[Any]
 
 
 def load_image(source: Source) -> Image.Image:
-    """Read a picture as an upright RGB image of its own.
+    """Read an image as a new, upright RGB image.
 
-    EXIF orientation is applied, transparency laid over white, 16-bit and float greys brought to 8 bits, the first
-    frame taken of an animation.
+    EXIF orientation is applied. Transparent pixels are blended with white. 16-bit and float greyscale values are
+    scaled to 8 bits. Of an animation, only the first frame is read.
 
     Args:
-        source: path; Pillow image of any mode; or array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of bool, uint8,
-            uint16, or floats in [0, 1].
+        source: a path; a Pillow image of any mode; or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with
+            dtype bool, uint8, uint16, or floats in [0, 1].
 
     Raises:
-        InputError: missing, empty, truncated or not an image; more than ``MAX_PIXELS`` (checked before decoding);
-            a side below ``MIN_SIDE``; or sides in a ratio above ``MAX_RATIO``.
+        InputError: the source is missing, empty, truncated or not an image; it has more than ``MAX_PIXELS`` pixels
+            (checked before decoding); a side is shorter than ``MIN_SIDE`` pixels; or the ratio of the longer to the
+            shorter side exceeds ``MAX_RATIO``.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -51,7 +52,7 @@ def load_image(source: Source) -> Image.Image:
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.UnidentifiedImageError as error:
-            raise InputError(f"Expected an image, got {name}, which is none that can be read: use a PNG.") from error
+            raise InputError(f"{name} is not a supported image format: use a PNG or JPEG.") from error
         except Image.DecompressionBombError as error:
             raise _too_large(name) from error
         except Exception as error:
@@ -63,17 +64,17 @@ def load_image(source: Source) -> Image.Image:
 def _check_file(path: Path, name: str) -> None:
     try:
         if not path.exists():
-            raise MissingImageError(f"Expected an image file, got {name}, which does not exist: check the path.")
+            raise MissingImageError(f"The image file {name} does not exist: check the path.")
         if not path.is_file():
-            raise InputError(f"Expected an image file, got {name}, which is not a file: name the picture itself.")
+            raise InputError(f"{name} is not a file: pass the path of the image itself.")
         if path.stat().st_size == 0:
-            raise InputError(f"Expected an image file, got {name}, which has 0 bytes: fetch or export it again.")
+            raise InputError(f"The image file {name} is empty (0 bytes): download or export it again.")
         with path.open("rb"):
             pass
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"Expected a readable image file, got {name} ({error}): check the path.") from error
+        raise InputError(f"The image file {name} cannot be opened ({error}): check the path.") from error
 
 
 def _too_large(name: str) -> InputError:
@@ -81,7 +82,7 @@ def _too_large(name: str) -> InputError:
 
 
 def _damaged(name: str) -> InputError:
-    return InputError(f"Expected a whole image, got {name}, which is truncated or damaged: fetch or export it again.")
+    return InputError(f"Cannot decode {name}, which is truncated or damaged: download or export it again.")
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
@@ -90,11 +91,11 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         raise _too_large(name)
     if min(width, height) < MIN_SIDE:
         raise InputError(
-            f"Expected sides of at least {MIN_SIDE} pixels, got {width}x{height} in {name}: use a larger picture."
+            f"Expected sides of at least {MIN_SIDE} pixels, got {width}x{height} in {name}: use a larger image."
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise InputError(
-            f"Expected sides in a ratio of at most {MAX_RATIO:g}:1, got {width}x{height} in {name}: crop it first."
+            f"Expected an aspect ratio of at most {MAX_RATIO:g}:1, got {width}x{height} in {name}: crop it first."
         )
 
 
@@ -102,7 +103,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.size, name)
     try:
         image.load()
-    except Exception as error:  # a decoder fed with damaged data may raise anything
+    except Exception as error:  # a decoder may raise any exception for damaged data
         raise _damaged(name) from error
     return _to_rgb(_upright(image), name)
 
@@ -110,7 +111,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing about the orientation; the pixels are whole
+    except Exception:  # without readable EXIF the orientation is unknown; the pixels are still usable
         return image
 
 
@@ -126,7 +127,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
-    """Greys of unknown depth: the smallest usual full scale that holds the largest value is taken as white."""
+    """Convert greyscale of unknown depth: white is the smallest common full-scale value not below the maximum."""
     grey = values.astype(np.float64)
     if not np.isfinite(grey).all():
         raise InputError(f"Expected finite pixel values, got NaN or infinity in {name}: export it again.")
@@ -158,14 +159,14 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         eight = np.rint(array.astype(np.float64) * 255.0).astype(np.uint8)
     else:
         raise InputError(
-            f"Expected image values as bool, uint8, uint16 or floats in [0, 1], got {array.dtype} "
-            f"from {array.min()} to {array.max()}: scale it first."
+            f"Expected pixel values as bool, uint8, uint16 or floats in [0, 1], got {array.dtype} "
+            f"from {array.min()} to {array.max()}: convert the array first."
         )
     return _to_rgb(Image.fromarray(eight), "the array")
 
 
 def from_unit(pixels: NDArray[np.floating[Any]]) -> Image.Image:
-    """A model's picture, float (H, W, 3), as an RGB image: 0 to 1 becomes 0 to 255; what lies beyond is cut off."""
+    """Convert a model's output, float (H, W, 3) in [0, 1], to an RGB image; values outside the range are clipped."""
     scaled = pixels * 255
     np.rint(scaled, out=scaled)
     np.clip(scaled, 0, 255, out=scaled)
@@ -173,7 +174,7 @@ def from_unit(pixels: NDArray[np.floating[Any]]) -> Image.Image:
 
 
 def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
-    """The image as a PNG file, with ``text`` as its metadata (keys of 1 to 79 Latin letters)."""
+    """Encode the image as a PNG file, with ``text`` as its metadata (keys of 1 to 79 Latin-1 characters)."""
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         if key == XMP:
@@ -186,13 +187,13 @@ def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> byte
 
 
 def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> Path:
-    """Write a PNG whole or not at all, with ``text`` as its metadata.
+    """Write a PNG file atomically, with ``text`` as its metadata.
 
     Raises:
-        OutputError: the folder or disk cannot be written.
+        OutputError: the file cannot be written.
     """
     return atomic_write(path, png_bytes(image, text))
 
 
 XMP = "XML:com.adobe.xmp"
-"""The PNG key of an XMP packet."""
+"""The PNG text key of an XMP packet."""

@@ -1,4 +1,4 @@
-"""Masks, boxes and words for places. Masks are bool (H, W), True = flawed; boxes are (x0, y0, x1, y1), half-open."""
+"""Masks, boxes and location words. Masks are bool (H, W), True = flawed; boxes are half-open (x0, y0, x1, y1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refiner.types import Box, Mask, Size
 
 
 class Rle(TypedDict):
-    """Run lengths in COCO's uncompressed form: column-major, starting with a run (maybe of 0) of False."""
+    """Run lengths in COCO's uncompressed form: column-major; the first run counts False pixels and may be 0."""
 
     size: list[int]
     """[H, W]."""
@@ -22,7 +22,7 @@ class Rle(TypedDict):
 
 
 def box_of(mask: Mask) -> Box | None:
-    """The smallest box around the True pixels of a bool (H, W) mask; None where there are none."""
+    """The smallest box around the True pixels of a bool (H, W) mask; None if there are none."""
     columns = np.flatnonzero(mask.any(axis=0))
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
@@ -31,7 +31,11 @@ def box_of(mask: Mask) -> Box | None:
 
 
 def clip_box(box: Sequence[float], size: Size) -> Box | None:
-    """Round a box outwards to whole pixels and cut it to the image; None where nothing of it is left."""
+    """Round a box outwards to whole pixels and clip it to the image; None if nothing of it is left.
+
+    Raises:
+        ConfigError: the box is not four finite numbers.
+    """
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ConfigError(f"A box must be four finite numbers (x0, y0, x1, y1), got {tuple(box)}.")
     x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
@@ -40,7 +44,7 @@ def clip_box(box: Sequence[float], size: Size) -> Box | None:
 
 
 def rle_encode(mask: Mask) -> Rle:
-    """Run lengths of a bool (H, W) mask, ready for JSON; ``rle_decode`` gives the same mask back."""
+    """Encode a bool (H, W) mask as run lengths for JSON; ``rle_decode`` returns the same mask."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     bounds = np.concatenate(([0], edges, [flat.size]))
@@ -51,7 +55,7 @@ def rle_encode(mask: Mask) -> Rle:
 
 
 def rle_decode(rle: Rle) -> Mask:
-    """The bool (H, W) mask of run lengths made by ``rle_encode`` or by COCO's tools (uncompressed).
+    """Decode run lengths of ``rle_encode`` or of COCO's tools (uncompressed) to a bool (H, W) mask.
 
     Raises:
         ConfigError: the runs do not add up to the size.
@@ -65,7 +69,7 @@ def rle_decode(rle: Rle) -> Mask:
 
 
 def union(masks: Iterable[Mask], size: Size) -> Mask:
-    """Pixels that are True in any of the masks, bool (H, W) of ``size``."""
+    """Join masks: True where any of them is True; bool (H, W) of ``size``."""
     joined = np.zeros(tuple(size), dtype=np.bool_)
     for mask in masks:
         joined |= mask
@@ -73,13 +77,13 @@ def union(masks: Iterable[Mask], size: Size) -> Mask:
 
 
 def iou(first: Mask, second: Mask) -> float:
-    """Intersection over union, in [0, 1]; 1 where both masks are empty."""
+    """Intersection over union of two masks, in [0, 1]; 1 if both are empty."""
     either = int(np.count_nonzero(first | second))
     return int(np.count_nonzero(first & second)) / either if either else 1.0
 
 
 def dilate(mask: Mask, pixels: float) -> Mask:
-    """All pixels within ``pixels`` (Euclidean, >= 0) of a True one."""
+    """Grow a mask: all pixels within ``pixels`` (Euclidean distance, >= 0) of a True pixel."""
     if pixels <= 0 or not mask.any():
         return mask.copy()
     from scipy import ndimage
@@ -91,7 +95,7 @@ def dilate(mask: Mask, pixels: float) -> Mask:
 def feather(mask: Mask, inner_pixels: float) -> NDArray[np.float32]:
     """Blending weights, float32 (H, W) in [0, 1]: 0 outside the mask, rising inwards to 1 over ``inner_pixels``.
 
-    The image's own border is no edge: a mask that touches it stays at full weight there.
+    The image border does not count as an edge: a mask that touches the border keeps full weight there.
     """
     if inner_pixels <= 0 or mask.all():
         return mask.astype(np.float32)
@@ -100,13 +104,13 @@ def feather(mask: Mask, inner_pixels: float) -> NDArray[np.float32]:
     weights = np.zeros(mask.shape, dtype=np.float32)
     if (box := box_of(mask)) is not None:
         x0, y0, x1, y1 = box
-        near = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)  # nothing further away is nearest
+        near = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)  # has all nearest pixels outside the mask
         weights[near] = np.minimum(ndimage.distance_transform_edt(mask[near]) / (inner_pixels + 1), 1.0)
     return weights
 
 
 def components(mask: Mask) -> list[Mask]:
-    """The connected parts (8 neighbours) of a mask, largest first; ties in reading order."""
+    """Split a mask into its connected parts (8 neighbours), largest first; equal sizes in reading order."""
     from scipy import ndimage
 
     labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.int8))
@@ -115,7 +119,7 @@ def components(mask: Mask) -> list[Mask]:
 
 
 def location_words(box: Box, size: Size) -> str:
-    """Which ninth of the image holds the middle of the box: "upper left", "left", "centre", "lower centre"."""
+    """Name the ninth of the image that holds the centre of the box: "upper left", "left", "centre", "lower centre"."""
     x0, y0, x1, y1 = box
     across = ("left", "centre", "right")[min(2, int(3 * (x0 + x1) / 2 / size.width))]
     down = ("upper", "", "lower")[min(2, int(3 * (y0 + y1) / 2 / size.height))]

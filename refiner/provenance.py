@@ -1,8 +1,9 @@
-"""What a saved picture says about itself: that a model made it, and how.
+"""Provenance metadata of saved images: the label "AI-generated" and the run record.
 
-A picture carries an XMP packet with IPTC's digital source type, and its run record without masks and times: as JSON in
-a PNG (key ``refiner`` of an iTXt chunk), packed in the XMP packet of a JPEG. ``read`` gives both back. A record too
-long for a JPEG's one segment loses its details first, then its attempts, and its settings last.
+A saved image carries an XMP packet with IPTC's digital source type. It also carries its run record, without masks and
+times: as JSON in a PNG (key ``refiner`` of an iTXt chunk), compressed in the XMP packet of a JPEG. ``read`` returns
+both. The record must fit into the one XMP segment of a JPEG. A longer record is shortened, in a PNG too: first the
+analyses are dropped, then the attempts, and last the whole record.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmic
 KEY = "refiner"
 """The PNG key of the run record."""
 MOST_RECORD = 44_000
-"""Characters of a packed record, at most; it must fit into a JPEG's segment beside what else the packet holds."""
+"""Largest compressed record, in characters; it must fit into one JPEG segment together with the rest of the packet."""
 MOST_KEPT = 20_000
-"""Bytes of another packet that is kept, at most."""
+"""Largest XMP packet of the original file that is kept, in bytes."""
 _MOST_TEXT = 4_000_000
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -49,42 +50,42 @@ _STALE = re.compile(
     r"""|<([\w.-]+):DigitalSourceType\b[^>]*(?:/>|>.*?</\1:DigitalSourceType\s*>)""",
     re.DOTALL,
 )
-"""What an earlier packet says of its source type and of a run of ours."""
+"""The source type, and our own run record, in the XMP packet of the original file; they are replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is taken over from the file that a picture was made from."""
+    """The metadata that is kept from the original file of an image."""
 
     xmp: str = ""
-    """Its XMP packet; "" where it has none that can be read, or a longer one than ``MOST_KEPT``."""
+    """Its XMP packet; "" if it has none, or one that cannot be read or is longer than ``MOST_KEPT``."""
     icc_profile: bytes | None = None
-    """Its colours' meaning; the pixels are never converted."""
+    """Its ICC colour profile; the pixels are never converted."""
 
     @property
     def source_type(self) -> str | None:
-        """IPTC's digital source type, such as "trainedAlgorithmicMedia"; None where it has none."""
+        """IPTC's digital source type, such as "trainedAlgorithmicMedia"; None if it has none."""
         return _source_type(self.xmp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What a picture says about itself."""
+    """The provenance metadata of one image."""
 
     source_type: str | None
-    """IPTC's digital source type, such as "trainedAlgorithmicMedia"; None where it has none."""
+    """IPTC's digital source type, such as "trainedAlgorithmicMedia"; None if it has none."""
     record: Json | None
-    """The run record, as ``slim`` leaves it; None where there is none. ``attempt`` in it numbers the picture."""
+    """The run record, shortened by ``slim``; None if there is none. Its ``attempt`` is the index of this image."""
 
 
 def ai_label(*, from_given_image: bool) -> dict[str, str]:
-    """PNG metadata that says the picture was made, or partly made, by a trained model (IPTC digital source type)."""
+    """Build PNG metadata that labels an image as wholly or partly made by a model (IPTC digital source type)."""
     kind: SourceType = "compositeWithTrainedAlgorithmicMedia" if from_given_image else "trainedAlgorithmicMedia"
     return {XMP: _packet(kind, None, ""), "Source": "AI-generated"}
 
 
 def png(image: Image.Image, provenance: Provenance, kept: Kept | None = None) -> bytes:
-    """The image as a PNG file that says what ``provenance`` holds, beside what is kept of another file."""
+    """Encode the image as a PNG file with the provenance and the metadata that is kept from the original file."""
     kept = kept or Kept()
     info = PngInfo()
     if provenance.source_type or kept.xmp:
@@ -99,7 +100,7 @@ def png(image: Image.Image, provenance: Provenance, kept: Kept | None = None) ->
 
 
 def jpeg(image: Image.Image, provenance: Provenance, kept: Kept | None = None, quality: int = 95) -> bytes:
-    """The RGB image as a JPEG file that says what ``provenance`` holds, beside what is kept of another file."""
+    """Encode the RGB image as a JPEG file with the provenance and the metadata that is kept from the original file."""
     kept = kept or Kept()
     packet = _packet(provenance.source_type, _fitting(provenance.record), kept.xmp)
     buffer = io.BytesIO()
@@ -108,7 +109,7 @@ def jpeg(image: Image.Image, provenance: Provenance, kept: Kept | None = None, q
 
 
 def of_attempt(result: RefinementResult, index: int, record: Json | None, kept: Kept | None = None) -> Provenance:
-    """What the picture of an attempt is to say about itself: one that the user gave has no label of ours."""
+    """Build the provenance of an attempt's image. An image that the user gave keeps its own label, or gets none."""
     attempt = result.attempts[index]
     given = any(other.action == "given" for other in result.attempts)
     kind: str | None = "trainedAlgorithmicMedia"
@@ -128,18 +129,18 @@ def save(
     made_from: str | Path | None = None,
     quality: int = 95,
 ) -> Path:
-    """Write the kept picture of a result as one PNG or JPEG file, with its label and run record.
+    """Write the best image of a result as one PNG or JPEG file, with its label and run record.
 
     Args:
         result: what the loop returned.
-        path: of the file; its ending tells the format.
-        config: further settings of the run, plain JSON values, for the record.
-        made_from: the file that the run started from, whose XMP packet and colour profile are kept.
-        quality: of a JPEG, in [1, 100].
+        path: the file; its extension decides the format.
+        config: more settings of the run for the record; plain JSON values.
+        made_from: the original file that the run started from; its XMP packet and colour profile are kept.
+        quality: JPEG quality, in [1, 100].
 
     Raises:
-        ConfigError: another ending than .png, .jpg or .jpeg, or a ``config`` that JSON cannot carry.
-        OutputError: the folder or disk cannot be written.
+        ConfigError: the extension is not .png, .jpg or .jpeg, or ``config`` holds a value that JSON cannot store.
+        OutputError: the file cannot be written.
     """
     target = Path(path)
     ending = target.suffix.lower()
@@ -154,10 +155,10 @@ def save(
 
 
 def read(path: str | Path) -> Provenance:
-    """What a PNG or JPEG file says about itself, whoever wrote it.
+    """Read the provenance of a PNG or JPEG file, whichever program wrote it.
 
     Raises:
-        InputError: missing, damaged, or no PNG or JPEG file. Metadata that cannot be read counts as none.
+        InputError: the file is missing, damaged, or not a PNG or JPEG file. Unreadable metadata counts as missing.
     """
     texts, _ = _metadata(path)
     packet = texts.get(XMP, "")
@@ -171,9 +172,9 @@ def read(path: str | Path) -> Provenance:
 
 
 def kept_of(path: str | Path) -> Kept:
-    """What is taken over from the file that a picture was made from; nothing where it cannot be read.
+    """Read the metadata to keep from an image's original file; empty if the file cannot be read.
 
-    Only the XMP packet and the colour profile: EXIF may turn the picture, which is upright by now.
+    Only the XMP packet and the colour profile are kept. EXIF is not: its orientation would rotate the image again.
     """
     try:
         texts, icc_profile = _metadata(path)
@@ -185,9 +186,9 @@ def kept_of(path: str | Path) -> Kept:
 
 
 def slim(record: Mapping[str, object]) -> Json:
-    """A run record without its masks, heat maps and times, and without the folders of the machine it ran on.
+    """Shorten a run record: without masks, heat maps, times, and the folder names of the machine it ran on.
 
-    What is left depends on prompt, settings, weights, seed and versions alone.
+    The rest depends only on prompt, settings, weights, seed and versions.
     """
     small = json.loads(json.dumps(record, allow_nan=False))
     for attempt in small["attempts"]:
@@ -205,7 +206,7 @@ def slim(record: Mapping[str, object]) -> Json:
 
 
 def _without_folders(value: Any) -> Any:
-    """Whole paths in a JSON document, also behind the family of an id, by their last part alone."""
+    """Replace every absolute path in a JSON document, also after the prefix of an id, by its last part."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -221,7 +222,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _fitting(record: Json | None) -> Json | None:
-    """The record with as much of it as may be embedded."""
+    """The most complete version of the record that is short enough to embed; None if there is none."""
     if record is None:
         return None
     return next((smaller for smaller in _smaller(record) if len(_packed(smaller)) <= MOST_RECORD), None)
@@ -252,7 +253,7 @@ def _unpacked(text: str) -> str | None:
 
 
 def _packet(source_type: str | None, record: Json | None, kept: str) -> str:
-    """An XMP packet with our statements, after those of another packet that do not speak of the same."""
+    """An XMP packet with our properties, merged into the kept packet; ours replace the same properties in it."""
     said = f' Iptc4xmpExt:DigitalSourceType="{_SOURCE_TYPES}{source_type}"' if source_type else ""
     said += f' refiner:Record="{_packed(record)}"' if record is not None else ""
     ours = f'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="{_IPTC}" xmlns:refiner="{_OURS}"{said}/>'
@@ -264,7 +265,7 @@ def _packet(source_type: str | None, record: Json | None, kept: str) -> str:
 
 
 def _tree(packet: str) -> ElementTree.Element | None:
-    """The packet's root; None where it cannot be read, or defines entities, which may grow without bound."""
+    """The packet's root element; None if it cannot be read, or defines entities, which could expand without limit."""
     if "<!DOCTYPE" in packet:
         return None
     try:
@@ -279,7 +280,7 @@ def _source_type(packet: str) -> str | None:
 
 
 def _attribute(packet: str, name: str) -> str | None:
-    """A simple property of an XMP packet, in any of the three ways that RDF writes one."""
+    """The value of a simple property in an XMP packet, in any of the three forms of RDF; None if it is missing."""
     root = _tree(packet) if packet else None
     for element in () if root is None else root.iter():
         if name in element.attrib:
@@ -290,10 +291,10 @@ def _attribute(packet: str, name: str) -> str | None:
 
 
 def _metadata(path: str | Path) -> tuple[dict[str, str], bytes | None]:
-    """Texts of a PNG or JPEG file by their PNG keys, and its colour profile."""
+    """Read the text metadata of a PNG or JPEG file, by PNG key, and its colour profile."""
     file = Path(path)
     if not file.exists():
-        raise MissingImageError(f"Expected an image file, got {str(path)!r}, which does not exist: check the path.")
+        raise MissingImageError(f"The image file {str(path)!r} does not exist: check the path.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -301,10 +302,8 @@ def _metadata(path: str | Path) -> tuple[dict[str, str], bytes | None]:
                 whole = image.width * image.height <= MAX_PIXELS
                 texts = dict(image.text if whole and isinstance(image, PngImageFile) else image.info)
                 packet, profile = image.info.get("xmp", b""), image.info.get("icc_profile")
-    except Exception as error:  # a decoder fed with damaged data may raise anything
-        raise InputError(
-            f"Expected a whole PNG or JPEG file, got {str(path)!r}, which cannot be read as one: name another file."
-        ) from error
+    except Exception as error:  # a decoder may raise any exception for damaged data
+        raise InputError(f"{str(path)!r} cannot be read as a PNG or JPEG file: use another file.") from error
     if XMP not in texts and isinstance(packet, bytes):
         texts[XMP] = packet.decode("utf-8", errors="replace")
     return {str(key): str(value) for key, value in texts.items() if isinstance(value, str)}, profile

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its record as JSON and back, seeds that do not depend on order, and versions."""
+"""Run records: results to JSON and back, seeds that do not depend on order, and library versions."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Size
 
 SCHEMA = 1
-"""Version of the run record; it grows when a field changes its meaning or goes."""
+"""Version of the run record; it is raised when a field changes its meaning or is removed."""
 
 _LIBRARIES = ("accelerate", "diffusers", "numpy", "open-clip-torch", "pillow", "safetensors", "torch", "transformers")
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A stable seed in [0, 2**63) for a place in a run, such as (seed, image index, round, region).
+    """Derive a stable seed in [0, 2**63) for one step of a run, such as (seed, image index, round, region).
 
-    It depends on the parts alone: neither batch size nor order nor resuming changes it.
+    It depends only on ``parts``: batch size, order and resuming do not change it.
     """
     key = json.dumps([str(part) if isinstance(part, str) else int(part) for part in parts])
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def picture_digest(image: Image.Image) -> str:
-    """A digest of a picture's size and pixels, the same for every file format that loses nothing."""
+    """Hash an image's mode, size and pixels (BLAKE2b, 32 hexadecimal digits); the same for all lossless formats."""
     return hashlib.blake2b(f"{image.mode} {image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
@@ -48,7 +48,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def region_summary(region: Region) -> Json:
-    """A region as the CLI prints it."""
+    """Convert a region to the JSON that the CLI prints."""
     return {
         "name": region.name,
         "location": region.location,
@@ -62,7 +62,7 @@ def region_summary(region: Region) -> Json:
 
 
 def analysis_summary(analysis: Analysis) -> Json:
-    """An analysis as the CLI prints it: ``fake_probability``, ``artifact_ratio``, ``regions``."""
+    """Convert an analysis to the JSON that the CLI prints: ``fake_probability``, ``artifact_ratio``, ``regions``."""
     return {
         "fake_probability": _finite(analysis.fake_probability),
         "artifact_ratio": analysis.artifact_ratio,
@@ -71,7 +71,7 @@ def analysis_summary(analysis: Analysis) -> Json:
 
 
 def attempt_summary(attempt: Attempt) -> Json:
-    """An attempt as the CLI prints it."""
+    """Convert an attempt to the JSON that the CLI prints."""
     return {
         "index": attempt.index,
         "action": attempt.action,
@@ -85,7 +85,7 @@ def attempt_summary(attempt: Attempt) -> Json:
 
 
 def result_summary(result: RefinementResult, files: Mapping[str, str]) -> Json:
-    """The one document that ``refiner refine --json`` prints."""
+    """Convert a result to the JSON document that ``refiner refine --json`` prints."""
     return {
         "prompt": result.prompt,
         "stop": result.stop,
@@ -96,7 +96,7 @@ def result_summary(result: RefinementResult, files: Mapping[str, str]) -> Json:
 
 
 def analysis_to_dict(analysis: Analysis, *, arrays: bool = False) -> Json:
-    """Everything an analysis holds, ready for JSON; masks and heat map only where ``arrays`` is set."""
+    """Convert a whole analysis to JSON; masks and the heat map are included only if ``arrays`` is True."""
     regions = []
     for region in analysis.regions:
         mask = rle_encode(region.mask) if arrays and region.mask is not None else None
@@ -116,7 +116,7 @@ def analysis_to_dict(analysis: Analysis, *, arrays: bool = False) -> Json:
 
 
 def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
-    """The inverse of ``analysis_to_dict``; exact where that was called with ``arrays=True``.
+    """Read the output of ``analysis_to_dict``; the round trip is exact if it was written with ``arrays=True``.
 
     Raises:
         InputError: a field is missing or cannot be read.
@@ -138,7 +138,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
         )
     except (KeyError, TypeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(
-            f"Expected an analysis as analysis_to_dict writes it, got one that fails with {error!r}: write it again."
+            f"The stored analysis cannot be read ({error!r}): write it again with analysis_to_dict."
         ) from error
 
 
@@ -158,13 +158,13 @@ def _region_from_dict(data: Mapping[str, Any]) -> Region:
 
 
 def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files: Mapping[str, str]) -> Json:
-    """The run record (``run.json``): ``result_summary``, and beside it the settings and all that was seen.
+    """Build the run record (``run.json``): ``result_summary``, plus the settings and everything the detector found.
 
-    Everything that may differ between two equal runs (time, machine, versions) stands under ``environment``;
-    the rest is a function of prompt, settings, weights and seed.
+    Everything that may differ between two equal runs (time, machine, versions) is under ``environment``. The rest
+    depends only on prompt, settings, weights and seed.
 
     Raises:
-        ConfigError: ``config`` holds something that JSON cannot carry.
+        ConfigError: ``config`` holds a value that JSON cannot store.
     """
     record = result_summary(result, files)
     for row, attempt in zip(record["attempts"], result.attempts, strict=True):
@@ -182,7 +182,9 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
     try:
         json.dumps([record["config"], record["settings"]], allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"A run's config must hold plain JSON values, got one that fails with {error}.") from error
+        raise ConfigError(
+            f"The run's config must hold only plain JSON values ({error}): use text, finite numbers, lists and dicts."
+        ) from error
     return record
 
 
@@ -191,7 +193,7 @@ def _calls(attempt: Attempt) -> Json:
 
 
 def environment() -> Json:
-    """Time, versions and machine; imports none of the libraries it names."""
+    """Describe the time, library versions and machine, without importing the libraries."""
     versions = {}
     for name in ("refiner", *_LIBRARIES):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,9 +1,9 @@
 """One tree of flaw categories, with maps to the vocabularies of the papers.
 
-The tree has LEGION's three kinds (SynthScars, section 3.2) below its root, and below each the finer causes that its
-instruction lists. Every leaf also belongs to exactly one of X-AIGD's seven categories (its section "Three-level
-Seven-category Perceptual Artifact Taxonomy"). LEGION has no place for common sense; we put it under physics, where it
-lists spatial errors and impossible relations.
+Below the root are LEGION's three kinds (SynthScars, section 3.2). Below each kind are the finer causes that LEGION's
+instruction lists. Every leaf also belongs to exactly one of X-AIGD's seven categories (section "Three-level
+Seven-category Perceptual Artifact Taxonomy"). LEGION has no kind for common sense. We put it under physics, where
+LEGION lists spatial errors and impossible relations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LegionKind(StrEnum):
 
 
 class XaigdCategory(StrEnum):
-    """The seven categories of X-AIGD, spelled as in its data set."""
+    """The seven categories of X-AIGD, spelled as in its dataset."""
 
     EDGE_SHAPE = "low-level-edge_shape"
     TEXTURE = "low-level-texture"
@@ -37,10 +37,10 @@ class XaigdCategory(StrEnum):
 
 
 class Category(StrEnum):
-    """A leaf of the tree: what kind of flaw a region shows."""
+    """A leaf of the tree: the kind of flaw in a region."""
 
     ANATOMY = "anatomy"
-    """An object with missing, surplus or misplaced parts."""
+    """An object with missing, extra or misplaced parts."""
     SHAPE = "shape"
     """Broken outlines: jagged, melted or cut edges."""
     TEXT = "text"
@@ -48,17 +48,17 @@ class Category(StrEnum):
     COLOR = "color"
     """A wrong or bleeding colour."""
     TEXTURE = "texture"
-    """A surface pattern that does not belong, or a wrong material."""
+    """A surface pattern that does not fit the object, or a wrong material."""
     NOISE_BLUR = "noise_blur"
-    """Noise or blur confined to a patch."""
+    """Noise or blur in one patch of the image."""
     OPTICS = "optics"
     """Shadows, reflections and light that contradict each other."""
     PHYSICAL_LAW = "physical_law"
-    """Objects that float, pass through each other, or defy gravity."""
+    """Objects that float, pass through each other, or break the law of gravity."""
     PERSPECTIVE = "perspective"
-    """Sizes or lines that no single viewpoint explains."""
+    """Sizes or lines that are not possible from a single viewpoint."""
     COMMONSENSE = "commonsense"
-    """Things that never go together."""
+    """Objects that never occur together."""
 
     @property
     def legion(self) -> LegionKind:
@@ -74,14 +74,14 @@ class Category(StrEnum):
     def parse(cls, text: str) -> Category:
         """Read a category from any of the vocabularies, ignoring case, spaces, hyphens and underscores.
 
-        Names of the two papers are wider than our leaves: they map to the leaf that is most typical of them.
+        The categories of the two papers are wider than our leaves. Each maps to its most typical leaf.
 
         Raises:
-            ValueError: no vocabulary knows the word.
+            ValueError: the text is not in any of the vocabularies.
         """
         key = _normal(text)
         if key not in _NAMES:
-            raise ValueError(f"expected a flaw category such as {', '.join(cls)}; got {text!r}")
+            raise ValueError(f"Expected a flaw category such as {', '.join(cls)}, got {text!r}: use one of these.")
         return _NAMES[key]
 
 

@@ -1,4 +1,4 @@
-"""Is this a picture of the micro world? Its models know nothing else, and must say so instead of guessing."""
+"""Check whether an image is from the micro world. The micro models know no other images and must refuse them."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from refiner.micro.things import BACKGROUNDS, BROWN, COLOURS, WATER, WHITE
 from refiner.micro.world import SIZE
 
 _NEAR = 40.0
-"""Grey levels in any channel within which a pixel has a colour of the palette."""
+"""Largest difference, in grey levels of any channel, at which a pixel counts as having a colour of the palette."""
 _FRAME = 2
-"""Width of the frame, in pixels, that the margin of every scene leaves to the background."""
+"""Width, in pixels, of the border that shows only background in every scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Law:
-    """A figure that every picture of the world keeps to."""
+    """The range of a measured value for images of the micro world."""
 
     least: float
     most: float = 1.0
     told: str
-    """What the picture shows instead where the figure is out of range."""
+    """What the error message says if the value is out of range."""
 
 
 _LAWS = {
-    "ground": _Law(least=0.6, told="its border is no plain background of that world"),
+    "ground": _Law(least=0.6, told="its border is not a plain background of that world"),
     "flat": _Law(least=0.33, told="it has few flat areas"),
-    "palette": _Law(least=0.62, told="its colours are others"),
-    "colour": _Law(least=0.02, told="it shows no thing of that world"),
-    "things": _Law(least=0.05, most=0.85, told="it shows no thing of that world"),
+    "palette": _Law(least=0.62, told="its colours are not those of that world"),
+    "colour": _Law(least=0.02, told="it shows no object of that world"),
+    "things": _Law(least=0.05, most=0.85, told="it shows no object of that world"),
 }
 
 
 def _planes(image: Image.Image) -> NDArray[np.float32]:
-    """Pixels with the channels first, float32 (3, H, W): a maximum over them then takes a tenth of the time."""
+    """Pixels with the channels first, float32 (3, H, W); a maximum over the channels is then ten times faster."""
     return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.float32), 2, 0))
 
 
@@ -50,11 +50,12 @@ def _distances(pixels: NDArray[np.float32], colours: list[tuple[int, int, int]])
 
 
 def measure(image: Image.Image) -> dict[str, float]:
-    """The figures that the check rests on, each a share of pixels in [0, 1], after resizing to 96 x 96.
+    """Measure what ``check`` compares: shares of pixels in [0, 1], after resizing to 96 x 96.
 
-    ``ground``: border pixels near the one background that fits the border best; ``flat``: pixels like their
-    neighbours; ``palette``: pixels near any colour of the world; ``colour``: pixels near a thing's colour; ``things``:
-    pixels away from the background.
+    Returns:
+        ``ground``: border pixels near the background colour that fits the border best. ``flat``: pixels that are
+        similar to the adjacent pixels. ``palette``: pixels near any colour of the micro world. ``colour``: pixels near
+        a colour of a thing (one object of the micro world). ``things``: pixels that differ from the background.
     """
     small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
     pixels = _planes(small)
@@ -78,16 +79,16 @@ def measure(image: Image.Image) -> dict[str, float]:
 
 
 def check(image: Image.Image) -> None:
-    """Do nothing for a picture of the micro world, flawed or blurry as it may be.
+    """Refuse an image that is not from the micro world; flawed and blurry images of it are accepted.
 
     Raises:
-        OutOfDomainError: the picture is from elsewhere.
+        OutOfDomainError: the image is not from the micro world.
     """
     figures = measure(image)
     for name, law in _LAWS.items():
         if not law.least <= figures[name] <= law.most:
             raise OutOfDomainError(
-                f"the micro models know only small drawings of the micro world, but this {image.width}x{image.height} "
-                f"picture is none ({law.told}): use a full-size model or detector id instead, such as "
+                f"The micro models know only small drawings of the micro world, but this {image.width}x{image.height} "
+                f"image is not one ({law.told}): use a full-size model or detector id instead, such as "
                 "detector='Qwen/Qwen3-VL-8B-Instruct'."
             )

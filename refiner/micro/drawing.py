@@ -1,7 +1,8 @@
-"""Polygons to pixels: the only place of the micro world that touches a canvas.
+"""Draw polygons as pixels; all drawing of the micro world is done here.
 
-Everything is a filled polygon in picture coordinates (x to the right, y down, pixel (0, 0) spans [0, 1) x [0, 1)).
-Shapes of one layer share one outline, so that a palm and its fingers look like one hand.
+Every shape is a filled polygon in image coordinates (x to the right, y down, pixel (0, 0) spans [0, 1) x [0, 1)).
+Shapes of one thing (one object of the micro world) and layer share one outline: a palm and its fingers look like one
+hand.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OUTLINE_WIDTH = 2.2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shape:
-    """One filled polygon that belongs to a part of a thing."""
+    """One filled polygon; it belongs to a part of a thing."""
 
     thing: int
     """Index of the thing in its scene."""
@@ -37,7 +38,7 @@ class Shape:
     """Float (N, 2), x before y, in pixels."""
     colour: Colour
     layer: int = 0
-    """Shapes of one thing and layer share an outline; higher layers lie on top."""
+    """Shapes of one thing and layer share an outline; higher layers are drawn on top."""
     outline: bool = False
 
 
@@ -48,22 +49,22 @@ def _circle(count: int) -> Points:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> Points:
-    """Polygon of an ellipse, float (36, 2)."""
+    """Polygon of an ellipse with centre (x, y) and radii (rx, ry); float (36, 2)."""
     return _circle(36) * (rx, ry) + (x, y)
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
-    """Polygon of an upright rectangle, float (4, 2)."""
+    """Polygon of an axis-aligned rectangle; float (4, 2)."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
 
 
 def polygon(*points: tuple[float, float]) -> Points:
-    """Polygon through the given corners, float (N, 2)."""
+    """Polygon with the given corners; float (N, 2)."""
     return np.array(points, dtype=np.float64)
 
 
 def capsule(x0: float, y0: float, x1: float, y1: float, width: float) -> Points:
-    """Polygon of a thick line with round ends, float (24, 2)."""
+    """Polygon of a thick line with round ends; float (24, 2)."""
     angle = np.arctan2(y1 - y0, x1 - x0)
     turns = np.linspace(-np.pi / 2, np.pi / 2, 12)
     cap = np.stack([np.cos(turns + angle), np.sin(turns + angle)], axis=1) * (width / 2)
@@ -92,14 +93,14 @@ def _paint(
 
 
 def rasterise(shapes: Sequence[Shape], background: Colour, size: int, scale: int = SUPERSAMPLING) -> Image.Image:
-    """Draw shapes over a flat background; RGB, ``size`` x ``size``, antialiased by ``scale`` x ``scale`` samples."""
+    """Draw shapes on a flat background: RGB, ``size`` x ``size``, with ``scale`` x ``scale`` samples a pixel."""
     canvas = Image.new("RGB", (size * scale, size * scale), background)
     _paint(ImageDraw.Draw(canvas), shapes, [INK] * len(shapes), [shape.colour for shape in shapes], scale)
     return canvas.reduce(scale) if scale > 1 else canvas
 
 
 def coverage(shapes: Sequence[Shape], size: int) -> NDArray[np.float32]:
-    """What share of each pixel each shape shows, outline included and hidden parts left out.
+    """The share of each pixel that each shape covers, with its outline and without hidden parts.
 
     Returns:
         Float (len(shapes), size, size) in [0, 1].
@@ -113,5 +114,5 @@ def coverage(shapes: Sequence[Shape], size: int) -> NDArray[np.float32]:
 
 
 def visible(shapes: Sequence[Shape], size: int) -> list[Mask]:
-    """Pixels of which each shape shows at least a third, as bool (size, size) masks."""
+    """For each shape, the pixels of which it visibly covers at least a third; bool (size, size)."""
     return [share >= 1 / 3 for share in coverage(shapes, size)]

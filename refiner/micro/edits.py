@@ -1,7 +1,7 @@
-"""Structural flaws: edits of a thing's parts, in its own unit coordinates.
+"""Structural flaws: edits of the parts of a thing (one object of the micro world), in the thing's unit coordinates.
 
-Each edit takes the parts, the thing, the background's colour and a source of chance, and returns the new parts with
-the name of the part that is wrong.
+Each edit takes the parts, the thing, the background colour and a random generator. It returns the new parts and the
+name of the part that is wrong.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Edit = Callable[[list[Part], Thing, Colour, np.random.Generator], tuple[list[Par
 
 
 def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    """One of the choices, uniformly."""
+    """Draw one of the choices uniformly."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def without(*choices: str, label: str | None = None) -> Edit:
-    """An edit that removes one of the named parts (and a pupil with its eye)."""
+    """An edit that removes one of the named parts; an eye is removed with its pupil."""
 
     def edit(parts: list[Part], _thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
         gone = pick(rng, choices)
@@ -54,7 +54,7 @@ def without(*choices: str, label: str | None = None) -> Edit:
 
 
 def without_all(prefix: str, label: str) -> Edit:
-    """An edit that removes every part whose name begins so."""
+    """An edit that removes every part whose name starts with ``prefix``."""
 
     def edit(parts: list[Part], _thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
         return [part for part in parts if not part.name.startswith(prefix)], label

@@ -1,7 +1,8 @@
-"""Fitting: where a captioned thing stands in a picture, how large it is, and whether another thing fits better.
+"""Fit a thing (one object of the micro world) to an image: its place, its size, and whether another thing fits better.
 
-A fit minimises a robust L1 distance between the picture and a render of one thing on its background, over the cell of
-the layout and a little around it: first on a coarse grid at half resolution, then by coordinate steps at full size.
+A fit minimises a robust L1 distance between the image and a render of one thing on its background. The distance is
+summed over the thing's cell of the layout and a small margin. The search is first on a coarse grid at half resolution,
+then by Gauss-Newton steps at full resolution.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ Window = tuple[int, int, int, int]
 """Pixels (x0, y0, x1, y1), half-open."""
 
 SLACK = 6
-"""How far beyond its cell and its usual sizes a thing is looked for, in pixels."""
+"""How far outside its cell a thing is searched for, in pixels."""
 _CLIP = 60.0
-"""Distances count up to this, in grey levels, so that a flaw does not pull the fit."""
+"""Distances are clipped to this, in grey levels, so that a flaw does not shift the fit."""
 _REACH = 2.5
-"""How far outline and blur reach beyond a thing's square, in pixels."""
+"""How far the outline and blur extend outside a thing's square, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A thing where it fits best."""
+    """A thing at its best place and size."""
 
     thing: Thing
     cost: float
-    """Sum over the window of the clipped distances; lower is better."""
+    """Sum of the clipped distances over the window; lower is better."""
 
 
 def window_of(cell: tuple[float, float, float, float]) -> Window:
-    """The pixels that are searched for the thing of a cell."""
+    """The pixels that are searched for a thing in a cell."""
     x0, y0, x1, y1 = (round(value) for value in cell)
     return max(0, x0 - SLACK), max(0, y0 - SLACK), min(SIZE, x1 + SLACK), min(SIZE, y1 + SLACK)
 
 
 def draw(shapes: list[Shape], ground: Colour, window: Window, scale: int = SUPERSAMPLING) -> Floats:
-    """Render shapes on a flat background inside a window; float32 (height, width, 3) in [0, 255]."""
+    """Draw shapes on a flat background inside a window; float32 (height, width, 3) in [0, 255]."""
     x0, y0, x1, y1 = window
     moved = [replace(shape, points=shape.points - (x0, y0)) for shape in shapes]
     side = max(x1 - x0, y1 - y0)
@@ -55,11 +56,11 @@ def draw(shapes: list[Shape], ground: Colour, window: Window, scale: int = SUPER
 
 def _distance(first: Floats, second: Floats | Colour) -> Floats:
     red, green, blue = np.moveaxis(np.abs(first - np.asarray(second, dtype=np.float32)), -1, 0)
-    return np.minimum((red + green + blue) / 3, _CLIP)  # a mean over so short an axis is slow
+    return np.minimum((red + green + blue) / 3, _CLIP)  # faster than a mean over the last axis
 
 
 def square_of(thing: Thing, window: Window = (0, 0, SIZE, SIZE)) -> Window:
-    """The pixels of a window that a thing can reach."""
+    """The pixels of a window that a thing can cover."""
     reach = thing.radius + _REACH
     return (
         max(window[0], int(thing.x - reach)),
@@ -70,10 +71,10 @@ def square_of(thing: Thing, window: Window = (0, 0, SIZE, SIZE)) -> Window:
 
 
 class Fitter:
-    """Fits things into one window of a picture."""
+    """Fits things to one window of an image."""
 
     def __init__(self, pixels: Floats, ground: Colour, cell: tuple[float, float, float, float], count: int) -> None:
-        """``pixels`` float32 (96, 96, 3) in [0, 255]; ``count`` is the number of things in the scene."""
+        """``pixels`` are float32 (96, 96, 3) in [0, 255]; ``count`` is the number of things in the scene."""
         self._pixels, self._ground = pixels, ground
         self._window = window_of(cell)
         self._radii = RADII[count]
@@ -82,7 +83,7 @@ class Fitter:
         self._total = float(self._plain[y0:y1, x0:x1].sum())
 
     def _reduced(self, scale: int) -> tuple[Floats, tuple[int, int]]:
-        """The window shrunk by ``scale``, with a margin of one pixel repeated around it, and its upper left corner."""
+        """The window reduced by ``scale`` and padded by one repeated pixel, and its upper left corner in the image."""
         x0, y0, x1, y1 = self._window
         x0, y0, x1, y1 = (value - value % scale for value in (x0 + scale - 1, y0 + scale - 1, x1, y1))
         crop = self._pixels[y0:y1, x0:x1]
@@ -99,7 +100,7 @@ class Fitter:
         return self._total - float(gain)
 
     def _coarse(self, thing: Thing, scale: int) -> Fit:
-        """The best place on a grid of ``scale`` pixels, for sizes some 2 pixels apart; costs are comparable."""
+        """The best place on a grid of ``scale`` pixels, with radii about as far apart; costs are comparable."""
         low, high = self._radii
         seen, corner = self._reduced(scale)
         best, place = 0.0, replace(thing, x=corner[0] + SIZE / 4, y=corner[1] + SIZE / 4, radius=low)
@@ -123,7 +124,7 @@ class Fitter:
         return Fit(thing=place, cost=self._total - best * scale**2)
 
     def _slide(self, thing: Thing, blur: float) -> Thing:
-        """One Gauss-Newton step of place and size under robust weights, on pictures blurred by ``blur`` pixels."""
+        """One Gauss-Newton step of place and size with robust weights, on images blurred by ``blur`` pixels."""
         x0, y0, x1, y1 = window = square_of(thing, self._window)
         drawn = draw(thing.shapes(0, thing.parts(self._ground)), self._ground, window)
         seen = self._pixels[y0:y1, x0:x1]
@@ -145,7 +146,7 @@ class Fitter:
         )
 
     def _polish(self, thing: Thing, blurs: tuple[float, ...]) -> Fit:
-        """Gauss-Newton steps; the better of the last two places wins."""
+        """Take Gauss-Newton steps and return the better of the last two results."""
         tried = [thing]
         for blur in blurs:
             tried.append(self._slide(tried[-1], blur))
@@ -154,11 +155,11 @@ class Fitter:
         return Fit(thing=tried[-2:][best], cost=costs[best])
 
     def fit(self, thing: Thing) -> Fit:
-        """Where and how large the thing fits best."""
+        """Find the place and size at which the thing fits best."""
         return self._polish(self._coarse(thing, 2).thing, (1.5, 1.5, 1.0, 0.5, 0.0, 0.0))
 
     def rival(self, thing: Thing) -> Fit:
-        """The best fit of all kinds and colours, and of attributes that differ at a glance."""
+        """Find the best fit over all kinds, colours, and attributes that have only two values."""
         placed = sorted((self._coarse(other, 4) for other in self._others(thing)), key=lambda fit: fit.cost)
         best = min((self._polish(fit.thing, (2.0, 1.5, 1.0)) for fit in placed[:3]), key=lambda fit: fit.cost).thing
         recoloured = [replace(best, colour=colour) for colour in COLOURS]
@@ -179,5 +180,5 @@ class Fitter:
 
 
 def fitters(pixels: Floats, scene: Scene) -> list[Fitter]:
-    """One fitter for each thing of a scene."""
+    """Create one fitter for each thing of a scene."""
     return [Fitter(pixels, scene.ground, cell, len(scene.things)) for cell in cells(scene.rows)]

@@ -1,7 +1,8 @@
-"""Flaws for the micro world's pictures, each with its exact mask and the words that explain it.
+"""Flaws of the micro world's images, each with its exact mask and a text that explains it.
 
-A flaw is a change of one thing: of its parts (``edits.py``) or of the pixels on it. Its mask is what the change did to
-the picture, so it is exact by construction. The kinds cover X-AIGD's seven categories and LEGION's three.
+A flaw changes one thing (one object of the micro world): its parts (``edits.py``) or the pixels on it. The mask is the
+set of pixels that the flaw changed, so it is exact by construction. The kinds of flaws cover the seven categories of
+X-AIGD and the three kinds of LEGION.
 """
 
 from __future__ import annotations
@@ -27,39 +28,39 @@ Pixels = NDArray[np.uint8]
 Touch = Callable[[Pixels, Mask, np.random.Generator], Pixels]
 
 VISIBLE = 26
-"""A pixel belongs to a flaw's mask when the flaw changed one of its channels by more than this, of 255."""
+"""A pixel belongs to a flaw's mask if the flaw changed one of its channels by more than this, in [0, 255]."""
 _LEAST_PIXELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlawKind:
-    """A row of the table of flaws."""
+    """One kind of flaw."""
 
     name: str
     things: tuple[str, ...]
-    """The kinds of things it can befall."""
+    """The kinds of things that can have it."""
     category: Category
     severity: float
     """In [0, 1], 1 = worst."""
     explanation: str
-    """What is wrong; ``{part}`` is filled in."""
+    """What is wrong; ``{part}`` is replaced by the name of the part."""
     reasoning: str
-    """Why it cannot be."""
+    """Why it is wrong."""
     edit: edits.Edit | None = None
-    """A change of the thing's parts, or"""
+    """Changes the thing's parts; None if ``touch`` is set."""
     touch: Touch | None = None
-    """a change of pixels in a patch on the thing."""
+    """Changes the pixels in a patch on the thing; None if ``edit`` is set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlawedPicture:
-    """A picture of a scene with flaws in it, and the truth about them."""
+    """An image of a scene with flaws, and the ground truth about them."""
 
     scene: Scene
     image: Image.Image
     regions: tuple[Region, ...]
     kinds: tuple[str, ...]
-    """Name of each region's flaw kind."""
+    """The name of each region's kind of flaw."""
 
 
 def _stripes(pixels: Pixels, patch: Mask, rng: np.random.Generator) -> Pixels:
@@ -133,7 +134,7 @@ FLAWS: dict[str, FlawKind] = {kind.name: kind for kind in _table()}
 
 
 def _patch(scene: Scene, index: int, rng: np.random.Generator) -> Mask:
-    """A disc on a thing, clipped to the thing's own pixels."""
+    """A random disc on a thing, clipped to the thing's pixels."""
     shapes = scene.shapes()
     shares = coverage(shapes, SIZE)
     own = sum(share for share, shape in zip(shares, shapes, strict=True) if shape.thing == index) > 0.5
@@ -168,23 +169,25 @@ def _region(kind: FlawKind, thing: Thing, part: str, mask: Mask) -> Region:
 
 
 def inject(scene: Scene, rng: np.random.Generator, count: int = 1, kinds: Sequence[str] | None = None) -> FlawedPicture:
-    """Draw a scene with flaws in it.
+    """Draw a scene with flaws.
 
     Args:
-        scene: what to draw.
-        rng: the only source of chance.
-        count: how many things of the scene get a flaw (one each), 0 to the number of things.
-        kinds: names of ``FLAWS`` to choose from; None means all. Things that none of them can befall stay clean.
+        scene: the scene to draw.
+        rng: the only source of randomness.
+        count: the number of things that get a flaw (one each), from 0 to the number of things in the scene.
+        kinds: names of ``FLAWS`` to choose from; None means all. A thing that can have none of them gets no flaw.
 
     Raises:
-        ConfigError: ``count`` is larger than the number of things, or a kind is unknown.
+        ConfigError: ``count`` is negative or larger than the number of things, or a kind is unknown.
     """
     if not 0 <= count <= len(scene.things):
         raise ConfigError(
-            f"expected 0 to {len(scene.things)} flaws for this scene, got {count}; one thing has one flaw."
+            f"Expected 0 to {len(scene.things)} flaws for this scene, got {count}: ask for at most one for each thing."
         )
     if unknown := set(kinds or ()) - set(FLAWS):
-        raise ConfigError(f"expected flaw kinds among {', '.join(FLAWS)}; got {', '.join(sorted(unknown))}.")
+        raise ConfigError(
+            f"Expected flaw kinds among {', '.join(FLAWS)}, got {', '.join(sorted(unknown))}: use these names."
+        )
     allowed = [FLAWS[name] for name in kinds or FLAWS]
     parts = [thing.parts(scene.ground) for thing in scene.things]
     pixels = _draw(scene, parts)

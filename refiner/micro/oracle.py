@@ -1,15 +1,19 @@
-"""The referee: what in a picture does not fit its caption, and where.
+"""The referee: finds what in an image of the micro world does not fit its caption, and where.
 
-It sees the picture and the caption, nothing else: no detector, no loop, no seed. Detector and judge learn from what it
-says of training pictures (``training/paintings.py``); when they run, they do not see it. It fits place and size of
-every thing (``fitting.py``), renders the scene so found, and compares in two ways, both forgiving about one pixel
-(about more where things are large):
+It uses only the image and the caption: no detector, no refinement loop, no seed. The detectors and the judge (the model
+that scores an image against its prompt) are trained on its findings for training images
+(``training/world/flaws.py``). They do not use it at run time.
 
-- every *part* (a finger, a pupil, a tick, a letter, a shadow) must be seen: where the picture looks as if the part
-  were not there, the part is unsupported;
-- every *pixel* must be explained: connected pixels of which no part of the scene is the cause are a blob.
+It fits the place and size of every thing, an object of the micro world (``fitting.py``), and renders the scene with
+them. It compares the image with the render in two ways. Both tolerate displacements of about one pixel, and more for
+large things:
 
-Whatever touches is one flaw. A thing that is absent, or of another kind or colour, is one flaw that covers its cell.
+- every *part* (a finger, a pupil, a tick, a letter, a shadow) must be visible: if the image looks as if the part is
+  missing, the part is unsupported;
+- every *pixel* must be explained: connected pixels that no part of the scene causes are a blob.
+
+Unsupported parts and blobs that touch are one flaw. A thing that is missing, or has another kind or colour, is one flaw
+that covers its cell.
 """
 
 from __future__ import annotations
@@ -33,25 +37,25 @@ from refiner.micro.world import SIZE, Scene, cells, parse_caption, render, sampl
 from refiner.types import Mask, Size
 
 _TINT = 8.0
-"""Grey levels by which a decoder may shift a colour of the whole picture."""
+"""Grey levels by which a decoder may shift the colour of the whole image."""
 _JITTER = 0.125
-"""Pixels by which a fit may be off; thin lines look different at such a distance."""
+"""Error of a fit, in pixels; thin lines look different after such a shift."""
 _UNSUPPORTED = 0.4
-"""A part is not seen when the picture misses this share of what the part adds to it."""
+"""A part is not visible if the image lacks more than this share of what the part adds to it."""
 _GARBLED = 0.3
-"""A letter is garbled when its place differs, stroke by stroke, by this share of what the letter adds."""
+"""A letter is garbled if the image differs there by more than this share of what the letter adds."""
 _RUINED = 0.6
-"""A thing is not recognised when parts that make up this share of it are not seen."""
+"""A thing is not recognised if parts that make up more than this share of it are not visible."""
 _SUSPICIOUS = 0.75
-"""Things explained worse than this are compared with other kinds and colours."""
+"""A thing that explains a smaller share of its cell than this is compared with other kinds and colours."""
 _PRESENT = 0.35
-"""Least share of a thing's weight that its cell must show for the thing to be there at all."""
+"""A thing is missing if the content of its cell is not more than this share of what the thing would add."""
 _CLEARLY = 0.85
-"""Another kind or colour is the better one when its fit costs less than this share."""
+"""Another kind or colour is better if its fit costs less than this share of the thing's own fit."""
 _FAINT = 24.0
-"""Least grey levels that a part must add to a pixel to be looked for there."""
+"""A part is searched for only in pixels to which it adds at least this many grey levels."""
 _BLURS = (0.0, 0.45, 0.6, 0.75, 0.9)
-"""Softness that the whole picture may have, as Gaussian sigmas in pixels."""
+"""Softness that the whole image may have: sigmas of Gaussian blurs, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,9 +63,9 @@ class Finding:
     """One flaw."""
 
     thing: int
-    """Index into the caption's things; for a blob between things, the thing whose cell it is in."""
+    """Index into the caption's things; for a blob, the thing whose cell holds most of it."""
     part: str
-    """Name of the unsupported part, "blob", or "thing" where the whole of it is wrong."""
+    """Name of the unsupported part, "blob", or "thing" if the whole thing is wrong."""
     reason: str
     mask: Mask
     """Bool (96, 96)."""
@@ -69,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class SeenThing:
-    """A captioned thing as the picture shows it. Place and size are in pixels."""
+    """A thing of the caption as it is in the image. Place and size are in pixels."""
 
     x: float
     y: float
@@ -77,26 +81,26 @@ class SeenThing:
     kind_ok: bool
     colour_ok: bool
     turned: bool = False
-    """Whether it faces, or has its sun, on the other side."""
+    """Whether it faces the other side, or has its sun there."""
     share: float
-    """How much of what stands out in its cell it explains, at most 1."""
+    """The share of the difference between its cell and the background that it explains, at most 1."""
 
     @property
     def right(self) -> bool:
-        """Whether it is the captioned thing, its parts apart."""
+        """Whether it is the thing of the caption; its parts are not considered."""
         return self.kind_ok and self.colour_ok and not self.turned
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """What the referee says of a picture."""
+    """What the referee found in an image."""
 
     flaws: tuple[Finding, ...]
     things: tuple[SeenThing, ...]
 
     @property
     def mask(self) -> Mask:
-        """Union of the flaws, bool (96, 96)."""
+        """Union of the flaws' masks, bool (96, 96)."""
         union = np.zeros((SIZE, SIZE), dtype=np.bool_)
         for flaw in self.flaws:
             union |= flaw.mask
@@ -114,18 +118,18 @@ class Verdict:
 
 
 def inspect(image: Image.Image, caption: str | Scene) -> Verdict:
-    """Find what in a picture does not fit its caption.
+    """Find what in an image does not fit its caption.
 
     Args:
         image: RGB, 96 x 96.
-        caption: a caption of the micro world, or a scene, of which places and sizes are ignored.
+        caption: a caption of the micro world, or a scene; the places and sizes of a scene are ignored.
 
     Raises:
-        InputError: the picture has another size, or the text is no caption of the micro world.
+        InputError: the image has another size, or the text is not a caption of the micro world.
     """
     if image.size != (SIZE, SIZE):
         raise InputError(
-            f"expected a picture of {SIZE}x{SIZE} pixels, got {image.width}x{image.height}; resize it first"
+            f"Expected an image of {SIZE}x{SIZE} pixels, got {image.width}x{image.height}: resize it first."
         )
     scene = parse_caption(caption if isinstance(caption, str) else caption.caption)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -133,14 +137,14 @@ def inspect(image: Image.Image, caption: str | Scene) -> Verdict:
 
 
 def _tint(pixels: Floats, scene: Scene) -> Floats:
-    """How far the background's colour is off, float32 (3,), as far as a decoder may be."""
+    """The shift of the background colour, float32 (3,), clipped to what a decoder may cause."""
     offset = pixels - np.array(scene.ground, dtype=np.float32)
     plain = np.abs(offset).max(axis=2) < 4 * _TINT
     return np.median(offset[plain], axis=0).clip(-_TINT, _TINT) if plain.any() else np.zeros(3, dtype=np.float32)
 
 
 class _Inspection:
-    """One picture under inspection."""
+    """The inspection of one image."""
 
     def __init__(self, pixels: Floats, scene: Scene) -> None:
         self._pixels = pixels
@@ -157,7 +161,7 @@ class _Inspection:
         self._residue = Residue(pixels, drawings, scene.ground, radius)
 
     def _render(self, across: int = 0, down: int = 0) -> Floats:
-        """The fitted scene, off by so many times the accuracy of a fit."""
+        """Render the fitted scene, shifted by (across, down) times the error of a fit."""
         offset = across * _JITTER, down * _JITTER
         shapes = [replace(shape, points=shape.points + offset) for shape in self._scene.shapes()]
         return np.asarray(rasterise(shapes, self._scene.ground, SIZE), dtype=np.float32)
@@ -167,7 +171,7 @@ class _Inspection:
         return slice(y0, y1), slice(x0, x1)
 
     def _identify(self, index: int, fit: Fit) -> SeenThing:
-        """Decide whether the thing is there, of the right kind and colour."""
+        """Decide whether the thing is in the image, with the right kind and colour."""
         cell = self._cell(index)
         seen, drawn = self._pixels[cell], self._drawn[cell]
         plain = _clipped(seen - self._scene.ground).sum()
@@ -187,7 +191,7 @@ class _Inspection:
         )
 
     def verdict(self) -> Verdict:
-        """Whole things first, then what is wrong with the others."""
+        """Collect the flaws: whole things that are wrong, else the parts and blobs of a thing."""
         flaws: list[Finding] = []
         things = []
         extras = self._extras()
@@ -211,7 +215,7 @@ class _Inspection:
         return Finding(thing=index, part="thing", reason=f"not {thing.phrase}: wrong {wrong}", mask=mask)
 
     def _parts(self, index: int) -> tuple[list[Finding], float]:
-        """Parts that the picture does not support, and what share of the thing they make up."""
+        """Find the unsupported parts, and the share of the thing that the invisible ones make up."""
         thing = self._scene.things[index]
         parts = thing.parts(self._scene.ground)
         window = square_of(thing)
@@ -241,7 +245,7 @@ class _Inspection:
         return found, lost / max(total, 1.0)
 
     def _misses(self, drawn: Floats, window: Window) -> Floats:
-        """Distance of the drawn pixels to the picture's for each of nine shifts, float32 (9, h, w), in grey levels."""
+        """Distance of the drawn pixels to the image for each of nine shifts, float32 (9, h, w), in grey levels."""
         x0, y0, x1, y1 = window
         padded = np.pad(self._pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
         shifted = [padded[y0 + dy : y1 + dy, x0 + dx : x1 + dx] for dy in range(3) for dx in range(3)]
@@ -249,7 +253,7 @@ class _Inspection:
         return misses
 
     def _extras(self) -> list[Finding]:
-        """What no part explains, each with the thing in whose cell most of it lies."""
+        """Find the blobs and ragged edges, each with the thing whose cell holds most of it."""
         found = [(blob, "nothing in the caption explains it") for blob in self._residue.blobs()]
         ragged = self._residue.ragged()
         for index in range(len(self._cells)):
@@ -273,10 +277,9 @@ def _soften(pixels: Floats, blur: float) -> Floats:
 
 
 def _merge(parts: Sequence[Finding], extras: Sequence[Finding]) -> list[Finding]:
-    """One flaw for each lost part, with the blobs that touch it, and one for each group of other blobs that touch.
+    """Make one flaw of each lost part and the blobs that touch it, and one of each group of other blobs that touch.
 
-    A part that lies within another lost one (a pupil in an eye) is not counted again, nor are both parts of a
-    reflection.
+    A part inside another lost part (a pupil in an eye) is not counted again. The two parts of a reflection count once.
     """
     groups: list[list[Finding]] = []
     for part in sorted(parts, key=lambda each: -int(each.mask.sum())):
@@ -307,13 +310,15 @@ def referee_accuracy(pictures: int, seed: int) -> dict[str, Any]:
     """Measure the referee on pictures whose truth is known.
 
     Args:
-        pictures: how many of each kind of flaw; eight times as many clean ones, and as many clean and softened.
-        seed: the only source of chance.
+        pictures: number of images for each kind of flaw; there are eight times as many clean images, and equally
+            many softened clean images.
+        seed: the only source of randomness.
 
     Returns:
-        ``clean`` and ``softened`` (Gaussian blur of 0.6 pixels, noise and a tint): ``flaws`` a picture and flagged
-        ``area``; ``kinds``: for each kind of flaw the mean ``iou`` with the true mask, the share ``found`` (a quarter
-        of the true mask or more is flagged), ``flaws`` counted a picture; ``iou`` and ``found``, means over the kinds.
+        ``clean`` and ``softened`` (Gaussian blur of 0.6 pixels, noise and a tint): ``flaws`` per image and the flagged
+        ``area``. ``kinds``: for each kind of flaw, the mean ``iou`` with the true mask, the share ``found`` (at least a
+        quarter of the true mask is flagged), and the ``flaws`` counted per image. ``iou`` and ``found``: the means over
+        the kinds.
     """
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(8 * pictures)]

@@ -1,7 +1,8 @@
-"""What no part of a scene explains: connected pixels that differ from its render by more than softness and a nudge.
+"""Find what the parts of a scene do not explain: connected pixels that differ from its render.
 
-Both are in proportion to the things, by which a part may end, or stand, some 0.19 of the radius beside its place:
-nobody calls a hand flawed whose middle finger is a little longer than another's.
+Small differences are tolerated: softness, and parts that are a little out of place. The tolerated distance grows with
+the things: a part may end, or be, about 0.19 of the thing's radius away from its place. A hand with a slightly longer
+middle finger has no flaw.
 """
 
 from __future__ import annotations
@@ -15,36 +16,40 @@ from refiner.micro.fitting import Floats
 from refiner.types import Mask
 
 DIFFERENT = 28.0
-"""Grey levels in any channel by which a pixel of a flaw differs from what should be there."""
+"""Least difference, in grey levels of any channel, between a flawed pixel and what should be there."""
 LEAST_PIXELS = 5
-"""Least number of unexplained pixels that count."""
+"""Smallest number of unexplained pixels that counts as a flaw."""
 _TOLERANCE = 36.0
-"""Grey levels that a pixel may lie outside of what its neighbourhood should hold."""
+"""Grey levels by which a pixel may be outside the range of the values that the render has near it."""
 _RINGING = 0.3
-"""Share of the local contrast that a decoder may add beside an edge."""
+"""Share of the local contrast that a decoder may add next to an edge."""
 _SOFT = 0.55
 """Share of the local contrast that a decoder may lose."""
 _BARE = 40.0
-"""Grey levels within which a pixel shows the background."""
+"""Largest difference, in grey levels, between a background pixel and the background colour."""
 _TEETH = 3
-"""Least number of pixels too much, and of pixels too little, that make an edge ragged."""
+"""An edge is ragged if it has at least this many excess pixels and this many lacking pixels."""
 _OFF = 0.068
-"""Share of a thing's radius by which its edges may be off."""
+"""Tolerated displacement of a thing's edges, as a share of its radius."""
 _MISPLACED = 0.12
-"""Share of a thing's radius by which a part may stand beside its place."""
+"""Tolerated displacement of a part, as a share of its thing's radius."""
 _SMALL = 20.0
-"""Radius in pixels of the smallest things; blobs on larger ones count from a size in proportion."""
+"""Radius of the smallest things, in pixels; on larger things, the smallest blob that counts grows with their area."""
 _DISC = np.hypot(*np.indices((5, 5)) - 2) <= 2.3
 
 
 class Residue:
-    """A picture compared with the renders of its scene, pixel by pixel."""
+    """Compares an image with the renders of its scene, pixel by pixel."""
 
     def __init__(self, pixels: Floats, drawings: list[Floats], ground: Colour, radius: float) -> None:
-        """``drawings`` are renders of one scene, the first as it was fitted, the others within the fit's accuracy.
+        """Compare ``pixels`` with ``drawings``, renders of one scene.
 
-        All arrays are float32 (H, W, 3) in [0, 255]. ``radius`` is that of the scene's things, in pixels: what large
-        things may be off by is in proportion.
+        Args:
+            pixels: the image, float32 (H, W, 3) in [0, 255].
+            drawings: the render as it was fitted, then renders that are shifted by the accuracy of the fit; each as
+                ``pixels``.
+            ground: the background colour.
+            radius: mean radius of the scene's things, in pixels; the tolerated distances grow with it.
         """
         self._pixels, self._drawn, self._ground = pixels, drawings[0], ground
         self._reach, self._nudge = max(1, round(_OFF * radius)), max(1, round(_MISPLACED * radius))
@@ -57,7 +62,7 @@ class Residue:
         """Pixels that differ from every render."""
 
     def blobs(self) -> list[Mask]:
-        """Connected pixels that no part explains, not even one that stands a little beside its place."""
+        """Find connected pixels that no part explains, not even a part that is a little out of place."""
         seeds = self._unexplained((0, 0))
         near = ndimage.binary_dilation(seeds, iterations=2)
         blobs = components(_closed(seeds | (near & self.differs)))
@@ -66,7 +71,7 @@ class Residue:
         return [blob for blob in blobs if not _misplaced(blob, seeds, nudged)]
 
     def _unexplained(self, nudge: tuple[int, int]) -> Mask:
-        """Pixels foreign to the scene, or of the scene and absent, once it is moved by (down, across) pixels."""
+        """Pixels that are foreign to the scene, or missing, after it is moved by ``nudge`` = (down, across) pixels."""
         least, most, low, high = (np.roll(each, nudge, axis=(0, 1)) for each in self._wanted)
         contrast = (high - low).max(axis=2)
         foreign = np.maximum(self._pixels - high, low - self._pixels).max(axis=2)
@@ -77,7 +82,7 @@ class Residue:
         return unexplained
 
     def ragged(self) -> Mask:
-        """Edges with teeth: pixels beside a silhouette where too much and too little take turns."""
+        """Find ragged edges: pixels next to a silhouette where excess and lacking pixels alternate."""
         wanted = np.abs(self._drawn - self._ground).max(axis=2)
         seen = np.abs(self._pixels - self._ground).max(axis=2)
         excess = self.differs & (wanted < _BARE) & (seen > wanted + _BARE)
@@ -92,25 +97,25 @@ class Residue:
 
 
 def _nudges(most: int) -> list[tuple[int, int]]:
-    """Ways (down, across) to move by 1 to ``most`` pixels along the axes and diagonals."""
+    """Moves (down, across) of 1 to ``most`` pixels along the axes and diagonals."""
     ways = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
     return [(far * dy, far * dx) for far in range(1, most + 1) for dy, dx in ways]
 
 
 def _misplaced(blob: Mask, seeds: Mask, nudged: list[Mask]) -> bool:
-    """Whether one nudge of the scene leaves next to nothing unexplained around a blob."""
+    """Whether one of the moves of the scene explains nearly all pixels around a blob."""
     around = ndimage.binary_dilation(blob, iterations=3)
     most = max(LEAST_PIXELS - 1, 0.15 * (blob & seeds).sum())
     return any((each & around).sum() <= most for each in nudged)
 
 
 def _closed(mask: Mask) -> Mask:
-    """The mask without gaps of up to four pixels."""
+    """Close gaps of up to four pixels in a mask."""
     closed: Mask = ndimage.binary_closing(np.pad(mask, 4), structure=_DISC)[4:-4, 4:-4]
     return mask | closed
 
 
 def _interval(pixels: Floats, reach: int) -> tuple[Floats, Floats]:
-    """Least and largest value of each channel within so many pixels."""
+    """Smallest and largest value of each channel within ``reach`` pixels."""
     size = (2 * reach + 1, 2 * reach + 1, 1)
     return ndimage.minimum_filter(pixels, size, mode="nearest"), ndimage.maximum_filter(pixels, size, mode="nearest")

@@ -1,8 +1,8 @@
-"""The seven kinds of things of the micro world, drawn in a unit square.
+"""The seven kinds of things (objects) of the micro world, drawn in a unit square.
 
-Each drawer gets the thing's colours and attribute and returns its parts in coordinates where the thing fills
-[-1, 1] x [-1, 1]; at the smallest size one unit is 18 pixels, so no part that matters is thinner than 0.16 units
-(3 pixels).
+Each ``draw_`` function gets the thing's colour, the background colour and the attribute. It returns the parts in unit
+coordinates, in which the thing fills [-1, 1] x [-1, 1]. At the smallest size one unit is 18 pixels, so no important
+part is thinner than 0.16 units (3 pixels).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PLACES = ("first letter", "second letter", "third letter")
 
 
 class Part(NamedTuple):
-    """One polygon of a thing, in the thing's own unit coordinates."""
+    """One polygon of a thing, in the thing's unit coordinates."""
 
     name: str
     points: Points
@@ -56,12 +56,12 @@ class Part(NamedTuple):
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
-    """``share`` of the second colour mixed into the first."""
+    """Mix ``share`` (in [0, 1]) of the second colour into the first."""
     return tuple(round(a * (1 - share) + b * share) for a, b in zip(first, second, strict=True))  # type: ignore[return-value]
 
 
 def finger(index: int) -> Points:
-    """Finger 1 to 5 of a hand (5 is the thumb); 0 is a sixth that no hand should have."""
+    """Polygon of finger 1 to 5 of a hand (5 is the thumb); 0 is a sixth finger, which only a flawed hand has."""
     if index == 5:
         return capsule(0.48, 0.50, 0.84, -0.02, 0.25)
     if index == 0:
@@ -78,7 +78,7 @@ def draw_hand(colour: Colour, _background: Colour, _attribute: str) -> list[Part
 
 
 def eye(x: float, y: float, size: float = 1.0) -> tuple[Points, Points]:
-    """White and pupil of a face's eye."""
+    """Polygons of the white and the pupil of a face's eye."""
     return ellipse(x, y, 0.22 * size, 0.25 * size), ellipse(x, y + 0.02, 0.11 * size, 0.13 * size)
 
 
@@ -98,7 +98,7 @@ def draw_face(colour: Colour, _background: Colour, mood: str) -> list[Part]:
 
 
 def leg(index: int) -> Points:
-    """Leg 1 to 4 of a cat; 0 is a fifth that no cat should have."""
+    """Polygon of leg 1 to 4 of a cat; 0 is a fifth leg, which only a flawed cat has."""
     x = (-0.03, -0.5, -0.26, 0.2, 0.44)[index]
     return rectangle(x - 0.095, 0.2, x + 0.095, 0.94)
 
@@ -118,13 +118,13 @@ def draw_cat(colour: Colour, _background: Colour, side: str) -> list[Part]:
 
 
 def tick(index: int) -> Points:
-    """Tick 0 to 3 of a clock: at twelve, three, six and nine."""
+    """Polygon of tick 0 to 3 of a clock: at twelve, three, six and nine."""
     x, y = ((0, -1), (1, 0), (0, 1), (-1, 0))[index]
     return capsule(x * 0.58, y * 0.58, x * 0.64, y * 0.64, 0.17)
 
 
 def clock_hand(hour: float, length: float, width: float) -> Points:
-    """A hand that points at the given hour of twelve."""
+    """Polygon of a clock hand that points at an hour (0 and 12 are up)."""
     angle = 2 * np.pi * hour / 12
     return capsule(0, 0, length * np.sin(angle), -length * np.cos(angle), width)
 
@@ -160,12 +160,12 @@ LETTERS = tuple(_GLYPHS)
 
 
 def letter_box(place: int) -> tuple[float, float, float, float]:
-    """Where letter 0, 1 or 2 of a sign stands: x0, y0, width, height of its strokes' centre lines."""
+    """The box of letter 0, 1 or 2 of a sign: x0, y0, width, height of its strokes' centre lines."""
     return (-0.72, -0.1, 0.52)[place], -0.62, 0.22, 0.58
 
 
 def letter(glyph: str, place: int, mirrored: bool = False) -> list[Points]:
-    """Strokes of a letter at one of the three places of a sign."""
+    """Polygons of the strokes of a letter at place 0, 1 or 2 of a sign."""
     x, y, width, height = letter_box(place)
     strokes: list[Points] = []
     for path in _GLYPHS[glyph]:
@@ -175,7 +175,7 @@ def letter(glyph: str, place: int, mirrored: bool = False) -> list[Points]:
 
 
 def letter_colour(board: Colour) -> Colour:
-    """The colour of a sign's letters: what stands out from its board."""
+    """The colour of a sign's letters: dark on a light board, white on a dark one."""
     return INK if sum(board) > 500 else WHITE
 
 
@@ -207,12 +207,12 @@ def draw_house(colour: Colour, _background: Colour, _attribute: str) -> list[Par
 
 
 def sun_of_tree(side: str) -> Points:
-    """The small sun beside a tree's crown."""
+    """Polygon of the small sun next to a tree's crown."""
     return ellipse(-0.76 if side == "left" else 0.76, -0.76, 0.2, 0.2)
 
 
 def shadow_of_tree(side: str) -> Points:
-    """The shadow on the ground, on the given side of the trunk."""
+    """Polygon of the shadow on the ground, on the given side of the trunk."""
     x = -0.42 if side == "left" else 0.42
     return ellipse(x, 0.86, 0.5, 0.12)
 
@@ -232,14 +232,14 @@ def draw_tree(colour: Colour, background: Colour, sun: str) -> list[Part]:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of thing: how it is drawn, what it is called, and which attribute it has."""
+    """A kind of thing: how it is drawn, how captions name it, and which values its attribute has."""
 
     name: str
     content: str
     """SynthScars' content type: human, animal, object or scene."""
     draw: Callable[[Colour, Colour, str], list[Part]] = field(repr=False)
     phrase: str
-    """How a caption names it; ``{colour}`` and ``{attribute}`` are filled in, the article goes before it."""
+    """How a caption names it, without the article; ``{colour}`` and ``{attribute}`` are replaced by the values."""
     attributes: tuple[str, ...] = ("",)
 
 

@@ -1,6 +1,7 @@
-"""The micro world: small pictures whose ground truth is known exactly.
+"""The micro world: small images whose ground truth is known exactly.
 
-A scene holds one to four things on a flat background. Its caption says it all but the exact places and sizes::
+A scene has one to four things (objects) on a flat background. Its caption says everything except the exact places and
+sizes::
 
     a red hand with five fingers left of a green clock showing three o'clock above a blue sign saying sun
     on a sky background
@@ -22,17 +23,17 @@ from refiner.micro.drawing import Colour, Shape, rasterise
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS, Kind, Part
 
 SIZE = 96
-"""Height and width of a picture, in pixels."""
+"""Height and width of an image, in pixels."""
 LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((1,),), 2: ((2,), (1, 1)), 3: ((2, 1), (1, 2)), 4: ((2, 2),)}
-"""Rows of things for each number of things."""
+"""For each number of things in a scene, the possible layouts: the number of things in each row."""
 RADII = {1: (26.0, 40.0), 2: (18.5, 22.0), 3: (18.5, 22.0), 4: (18.5, 22.0)}
-"""Least and largest radius of a thing, in pixels, for each number of things in a scene."""
+"""Smallest and largest radius of a thing, in pixels, for each number of things in a scene."""
 _MARGIN = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing of a scene. Place and size are in pixels: its parts fill the square (x - radius, x + radius)."""
+    """One thing of a scene. Place and size are in pixels: it fills x - radius to x + radius, and the same for y."""
 
     kind: str
     colour: str
@@ -43,16 +44,16 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """How a caption names this thing, article included."""
+        """How a caption names this thing, with the article."""
         text = KINDS[self.kind].phrase.format(colour=self.colour, attribute=self.attribute)
         return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
     def parts(self, background: Colour) -> list[Part]:
-        """The thing's parts in its own unit coordinates."""
+        """The thing's parts in unit coordinates; ``background`` is the background colour."""
         return KINDS[self.kind].draw(COLOURS[self.colour], background, self.attribute)
 
     def shapes(self, index: int, parts: Sequence[Part]) -> list[Shape]:
-        """Parts of this thing as polygons in picture coordinates; ``index`` is its place in the scene."""
+        """Convert parts of this thing to polygons in image coordinates; ``index`` is the thing's index in the scene."""
         return [
             Shape(
                 thing=index,
@@ -68,7 +69,7 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Things in reading order (row by row), how many stand in each row, and the background's name."""
+    """Things in reading order (row by row), the number of things in each row, and the background's name."""
 
     things: tuple[Thing, ...]
     rows: tuple[int, ...]
@@ -96,7 +97,7 @@ class Scene:
 
 
 def cells(rows: tuple[int, ...]) -> list[tuple[float, float, float, float]]:
-    """The rectangle (x0, y0, x1, y1) in pixels that each thing of a layout keeps to, in reading order."""
+    """The rectangle (x0, y0, x1, y1), in pixels, that each thing of a layout stays in; in reading order."""
     height = SIZE / len(rows)
     return [
         (SIZE / count * column, height * row, SIZE / count * (column + 1), height * (row + 1))
@@ -106,16 +107,16 @@ def cells(rows: tuple[int, ...]) -> list[tuple[float, float, float, float]]:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The flawless picture of a scene: RGB, 96 x 96."""
+    """Draw the image of a scene without flaws: RGB, 96 x 96."""
     return rasterise(scene.shapes(), scene.ground, SIZE)
 
 
 def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """Draw a scene at random.
+    """Sample a random scene.
 
     Args:
-        rng: the only source of chance.
-        count: number of things, 1 to 4; None draws it uniformly.
+        rng: the only source of randomness.
+        count: the number of things, 1 to 4; None samples it uniformly.
     """
     count = int(rng.integers(1, 5)) if count is None else count
     rows = LAYOUTS[count][int(rng.integers(len(LAYOUTS[count])))]
@@ -134,7 +135,7 @@ def _sample_thing(rng: np.random.Generator, kind: Kind, sun: str) -> Thing:
 
 
 def place(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with every thing at a random size and place within its cell."""
+    """Move every thing of a scene to a random place in its cell, with a random size."""
     low, high = RADII[len(scene.things)]
     placed = []
     for thing, (x0, y0, x1, y1) in zip(scene.things, cells(scene.rows), strict=True):
@@ -151,7 +152,7 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def close_up(scene: Scene, index: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """One thing of a scene, enlarged and without its neighbours, and its caption."""
+    """Draw only one thing of a scene, enlarged; returns the image and its caption."""
     thing = scene.things[index]
     radius = SIZE / 2 / float(rng.uniform(1.12, 1.6))
     x, y = (SIZE * (0.5 + float(rng.uniform(-0.06, 0.06))) for _ in range(2))
@@ -171,38 +172,40 @@ _PATTERNS = {name: _phrase_pattern(kind) for name, kind in KINDS.items()}
 
 
 def parse_phrase(text: str) -> Thing:
-    """Read one thing's phrase; place and size stay at their defaults.
+    """Read the phrase of one thing; place and size keep their defaults.
 
     Raises:
-        InputError: the micro world has no such thing.
+        InputError: the text does not name a thing of the micro world.
     """
     for name, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(text.strip().lower()):
             found = match.groupdict()
             return Thing(kind=name, colour=found["colour"], attribute=found.get("attribute", ""))
     raise InputError(
-        f"expected one of the micro world's things, such as 'a red hand with five fingers'; got {text.strip()!r}"
+        f"Expected a thing of the micro world, such as 'a red hand with five fingers', got {text.strip()!r}: "
+        "use the words of its captions."
     )
 
 
 def parse_caption(text: str) -> Scene:
-    """Read a caption back: ``parse_caption(scene.caption)`` equals the scene but for places and sizes.
+    """Read a caption: ``parse_caption(scene.caption)`` equals the scene except for places and sizes.
 
     Raises:
-        InputError: the text is no caption of the micro world.
+        InputError: the text is not a caption of the micro world.
     """
     body, separator, background = text.strip().lower().rpartition(" on a ")
     name = background.removesuffix(" background")
     if not separator or name not in BACKGROUNDS:
         raise InputError(
-            "expected a caption that ends in 'on a COLOUR background' with one of "
-            f"{', '.join(BACKGROUNDS)}; got {text.strip()!r}"
+            f"Expected a caption that ends with 'on a NAME background', NAME one of {', '.join(BACKGROUNDS)}, "
+            f"got {text.strip()!r}: add the background."
         )
     rows = [row.split(" left of ") for row in body.split(" above ")]
     counts = tuple(len(row) for row in rows)
     if counts not in {layout for layouts in LAYOUTS.values() for layout in layouts}:
         raise InputError(
-            f"expected one or two rows of one or two things each, got rows of {counts} in {text.strip()!r}"
+            f"Expected one or two rows of one or two things each, got rows of {counts} in {text.strip()!r}: "
+            "use at most two rows of two things."
         )
     things = tuple(parse_phrase(phrase) for row in rows for phrase in row)
     return Scene(things=things, rows=counts, background=name)

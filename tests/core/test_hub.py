@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def bundled(folder, monkeypatch):
-    """The folder as a bundled part: ``micro:generator``, beside an empty ``micro:legion``."""
+    """The folder as a bundled part ``micro:generator``, next to an empty ``micro:legion``."""
     weights = folder.parent / f"{folder.name}-weights"
     weights.mkdir()
     folder.rename(weights / "generator")
@@ -45,7 +45,7 @@ def test_a_card_round_trips(folder):
 
 def test_a_card_needs_weights_and_plain_values(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match="got none"):
+    with pytest.raises(WeightsError, match="holds no weights"):
         write_card(tmp_path / "empty", **FACTS, scores={})
     with pytest.raises(ConfigError, match="plain JSON"):
         write_card(folder, **FACTS, scores={"f1": float("nan")})
@@ -55,7 +55,7 @@ def test_a_card_needs_weights_and_plain_values(tmp_path, folder):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"unknown": 1}', "\x00"])
 def test_a_card_that_cannot_be_read_says_so(folder, text):
     (folder / "card.json").write_text(text)
-    with pytest.raises(WeightsError, match="Expected a card"):
+    with pytest.raises(WeightsError, match=r"The card .*card\.json' cannot be read"):
         verify(folder)
 
 
@@ -92,7 +92,7 @@ def test_a_missing_shard_is_named(folder):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match="got none"):
+    with pytest.raises(WeightsError, match="holds no weights"):
         verify(tmp_path)
 
 

@@ -14,7 +14,7 @@ from refiner.provenance import ai_label
 
 
 def gradient(width=40, height=30):
-    """Red grows to the right, green downwards."""
+    """An image whose red grows to the right and whose green grows downwards."""
     y, x = np.mgrid[:height, :width]
     blue = np.full_like(x, 60)
     return Image.fromarray(np.stack([x * 255 // (width - 1), y * 255 // (height - 1), blue], axis=2).astype(np.uint8))
@@ -38,7 +38,7 @@ def test_formats(tmp_path, suffix):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
-    """The stored picture, turned as the tag says, is the upright one again."""
+    """The stored image is rotated as its tag says, and is upright again."""
     undo = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -169,8 +169,8 @@ def test_missing_empty_and_other_files_are_refused_by_name(tmp_path):
     for name, match in [
         ("missing.png", "does not exist"),
         ("empty.png", "0 bytes"),
-        ("text.png", "none that can be read"),
-        ("vector.eps", "none that can be read"),
+        ("text.png", "is not a supported image format"),
+        ("vector.eps", "is not a supported image format"),
         (".", "not a file"),
         ("a\0b", "check the path"),
     ]:

@@ -1,4 +1,4 @@
-"""What saved pictures say about themselves, read back by us and byte by byte."""
+"""Provenance metadata of saved images, read back by refiner and byte by byte."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
 
 
 def noise(length: int) -> str:
-    """Text that cannot be packed well."""
+    """Text that compresses badly."""
     return base64.b64encode(np.random.default_rng(0).bytes(length)).decode()
 
 
@@ -282,7 +282,7 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
     data = png(picture(), Provenance(source_type=MADE, record=None))
     (tmp_path / "short.png").write_bytes(data[: len(data) // 2])
     for name in ("text.png", "a.gif", "short.png", "."):
-        with pytest.raises(InputError, match="Expected a whole PNG or JPEG file"):
+        with pytest.raises(InputError, match="cannot be read as a PNG or JPEG file"):
             read(tmp_path / name)
         assert kept_of(tmp_path / name) == Kept()
     with pytest.raises(MissingImageError, match="does not exist"):

@@ -114,7 +114,7 @@ def test_analysis_round_trip_without_arrays_keeps_the_rest(analysis):
 )
 def test_an_analysis_that_cannot_be_read_says_so(change):
     data = analysis_to_dict(Analysis(size=Size(3, 3), detector="d")) | change
-    with pytest.raises(InputError, match="Expected an analysis"):
+    with pytest.raises(InputError, match="The stored analysis cannot be read"):
         analysis_from_dict(data)
 
 
@@ -144,7 +144,7 @@ def result():
 
 
 def keys(value):
-    """The shape of a document: keys all the way down."""
+    """The structure of a document: all keys, at every level."""
     if isinstance(value, dict):
         return {key: keys(item) for key, item in value.items()}
     return [keys(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else None
@@ -214,7 +214,7 @@ def test_written_files_are_readable_as_the_umask_says(tmp_path):
 @pytest.mark.parametrize("name", ["no/such/folder/a.json", "file/a.json"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"Expected to write the file .*a\.json"):
+    with pytest.raises(OutputError, match=r"Cannot write the file .*a\.json"):
         atomic_write(tmp_path / name, "x")
 
 
@@ -233,12 +233,12 @@ except OutputError as error:
 
 
 def test_a_disk_that_fills_up_destroys_nothing(tmp_path):
-    """The kernel's file size limit fails the write half-way, as a full disk does."""
+    """The file size limit of the kernel stops the write halfway, like a full disk."""
     for name in "ab":
         (tmp_path / name).write_text("old")
     command = [sys.executable, "-P", "-c", LIMITED, str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "Expected to write the file" in said
+    assert "Cannot write the file" in said
     assert os.strerror(errno.EFBIG).lower() in said
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
 
@@ -262,5 +262,5 @@ def test_checking_a_folder_makes_it_and_leaves_it_empty(tmp_path):
 @pytest.mark.parametrize("place", ["/proc/refiner-cannot-write-here", "file", "file/below", "nul\0byte"])
 def test_checking_refuses_what_cannot_be_written(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="Expected to write the folder"):
+    with pytest.raises(OutputError, match="Cannot write to the folder"):
         check_writable(Path(place) if place.startswith("/") else tmp_path / place)

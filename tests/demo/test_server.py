@@ -185,7 +185,7 @@ def test_hostile_words_in_errors_are_escaped(demo, client, tmp_path):
     bad.write_bytes(b"no picture")
     with pytest.raises(AppError) as told:
         client.predict(image=handle_file(bad), detectors=[DETECTOR], api_name="/detect")
-    assert "none that can be read" in str(told.value)
+    assert "is not a supported image format" in str(told.value)
     assert "<img" not in str(told.value)
     assert "/cache" not in str(told.value)
 

@@ -54,12 +54,12 @@ def bomb(side):
         (bomb(60_000), "megapixels"),
         (bomb(20), "truncated or damaged"),
         (b"", "0 bytes"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none that can be read"),
-        (b"<html><script>alert(1)</script>", "none that can be read"),
-        (b"GIF89a", "truncated or damaged|none that can be read"),
-        (b"\xff\xd8\xff" + bytes(500), "truncated or damaged|none that can be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a supported image format"),
+        (b"<html><script>alert(1)</script>", "is not a supported image format"),
+        (b"GIF89a", "truncated or damaged|is not a supported image format"),
+        (b"\xff\xd8\xff" + bytes(500), "truncated or damaged|is not a supported image format"),
         (bytes(60_001), "at most 0.0572 MiB"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "none that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a supported image format"),
     ],
 )
 def test_uploads_out_of_bounds_are_told_by_their_own_names(tmp_path, data, words):

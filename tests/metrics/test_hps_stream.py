@@ -141,14 +141,14 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "does not exist": folder / "missing.png",
         "truncated": folder / "truncated.png",
         "0 bytes": folder / "empty.png",
-        "none that can be read": folder / "text.png",
+        "is not a supported image format": folder / "text.png",
         "not a file": folder / "folder.png",
         "at least 16 pixels": folder / "tiny.png",
         "ratio of at most": folder / "strip.png",
     }
     bad["truncated"].write_bytes(whole[:-200])
     bad["0 bytes"].write_bytes(b"")
-    bad["none that can be read"].write_text("no picture")
+    bad["is not a supported image format"].write_text("no picture")
     bad["not a file"].mkdir()
     picture(0, (8, 8)).save(bad["at least 16 pixels"])
     picture(0, (400, 20)).save(bad["ratio of at most"])

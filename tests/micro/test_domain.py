@@ -1,4 +1,4 @@
-"""Pictures of the micro world pass, flawed and blurry as they may be; everything else is refused in one sentence."""
+"""Images of the micro world are accepted, also flawed and blurry ones; all others are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -89,6 +89,6 @@ def test_the_refusal_says_what_was_expected_what_came_and_what_to_use() -> None:
         check(photographs()[0])
     message = str(caught.value)
     assert "micro world" in message
-    assert "640x427" in message
+    assert "640x427 image is not one" in message
     assert "full-size" in message
     assert message.count(".") <= 1 or "\n" not in message

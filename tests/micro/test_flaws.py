@@ -1,4 +1,4 @@
-"""Injected flaws: their masks are where the picture changed, their words are whole, they cover the taxonomy."""
+"""Injected flaws: their masks are where the image changed, their texts are complete, they cover the taxonomy."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_only_kinds_that_were_asked_for() -> None:
 @pytest.mark.parametrize("count", [-1, 2])
 def test_more_flaws_than_things_are_refused(count: int) -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ConfigError, match=r"expected 0 to 1 flaws"):
+    with pytest.raises(ConfigError, match=r"Expected 0 to 1 flaws"):
         inject(sample_scene(rng, 1), rng, count)
 
 

@@ -1,4 +1,4 @@
-"""The referee sees what is wrong, names it, counts it once, and leaves clean and slightly softened pictures alone."""
+"""The referee finds each flaw, names it, counts it once, and reports none in clean and slightly softened images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pair() -> Scene:
 
 
 def without(scene: Scene, index: int, *names: str) -> Image.Image:
-    """The scene's picture with some parts of one thing left out."""
+    """The image of the scene without some parts of one thing."""
     shapes = [shape for shape in scene.shapes() if shape.thing != index or shape.part not in names]
     return rasterise(shapes, scene.ground, SIZE)
 
@@ -202,7 +202,7 @@ def test_masks_are_whole_and_within_the_union() -> None:
 def test_other_sizes_and_captions_are_refused() -> None:
     with pytest.raises(InputError, match="96x96"):
         inspect(Image.new("RGB", (64, 96)), pair())
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match=r"^Expected"):
         inspect(render(pair()), "a photograph of a dog")
 
 

@@ -1,4 +1,4 @@
-"""The bundled models through the public door: they load, paint, refine, repeat themselves, and never make it worse."""
+"""The bundled models through the public API: they load, generate, refine, are deterministic, and never get worse."""
 
 import numpy as np
 import pytest

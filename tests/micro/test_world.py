@@ -1,4 +1,4 @@
-"""The micro world: captions say it all, seeds decide it all, things keep to their cells."""
+"""The micro world: captions describe the whole scene, seeds decide everything, things stay in their cells."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ NASTY = [
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
 def test_what_is_no_caption_is_refused_in_words(text: str) -> None:
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match=r"^Expected"):
         parse_caption(text)
 
 
