@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from refiner import training
 from refiner.data.samples import DataSet
 from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.files import Json
 from refiner.hub import write_card
-from refiner.training import RECIPES
 from refiner.training.runs import Run, open_run, stored_config
 from refiner.training.settings import LoopSettings, changed
 
@@ -62,9 +62,10 @@ def load_recipe(name: str) -> Recipe[Any]:
     Raises:
         ModelNotFoundError: there is none of that name.
     """
-    if name not in RECIPES:
-        raise ModelNotFoundError(f"There is no recipe {name!r}: choose from {', '.join(RECIPES)}.")
-    module, _, attribute = RECIPES[name].partition(":")
+    rows = training.RECIPES
+    if name not in rows:
+        raise ModelNotFoundError(f"There is no recipe {name!r}: choose from {', '.join(rows)}.")
+    module, _, attribute = rows[name].partition(":")
     recipe: Recipe[Any] = getattr(importlib.import_module(module), attribute)
     return recipe
 
@@ -105,12 +106,13 @@ def run_recipe(
         from refiner.data.sources import open_data
 
         samples = open_data(data)
+    processes = made.processes  # a device that is not there is refused before the folder is made
     open_run(folder, config, resume=resume)
     out = folder / "model"
     recipe.train(settings, samples, made, out)
-    if made.processes.main:
+    if processes.main:
         finish(recipe, settings, out, {})
-    made.processes.wait()
+    processes.wait()
     return out
 
 

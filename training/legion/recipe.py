@@ -7,8 +7,8 @@ Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, an
 
 * a stage 0 stands in for pretraining: both towers learn, through heads that are thrown away afterwards, which part of
   which thing should be where, and which kind of flaw is where;
-* two thirds of the pictures show the bundled generator's own flaws (``world/paintings.py``) in place of injected ones, and
-  the word for their number weighs more than the others;
+* two thirds of the pictures show the bundled generator's own flaws (``world/paintings.py``) in place of injected ones,
+  and the word for their number weighs more than the others;
 * pictures are moved by a few pixels, with their masks and what is said of where (``data.moved``);
 * every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
 * position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
