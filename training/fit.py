@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, WeightsError
 from refiner.training.averaging import Ema
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 from refiner.training.processes import Processes, placed, whole
@@ -74,7 +74,7 @@ class FitSettings:
         within(self, accumulate=(1, None), report_every=(1, None), save_every=(1, None))
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"Expected a {name} above 0, got {getattr(self, name)!r}: choose a larger one.")
+                raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"Expected a dtype of {', '.join(DTYPES)}, got {self.dtype!r}: choose one of them.")
 
@@ -121,7 +121,7 @@ def fit(
         The moving average of the weights.
 
     Raises:
-        WeightsError: the checkpoint is damaged.
+        WeightsError: the checkpoint is damaged, or of another training.
     """
     if run.dtype is not None:
         settings = dataclasses.replace(settings, dtype=run.dtype)
@@ -226,6 +226,8 @@ class _Stage:
         state = load_checkpoint(self.checkpoint)
         if state is None:
             return
+        if not {"module", "optimiser", "ema", "step"} <= state.keys():
+            raise WeightsError(f"The checkpoint {str(self.checkpoint)!r} is not one of this training: delete it.")
         now = self.module.state_dict()
         self.module.load_state_dict({key: placed(tensor, now[key]) for key, tensor in state["module"].items()})
         if self.processes.deepspeed:

@@ -37,7 +37,7 @@ class LoopSettings:
         within(self, **{name: (low, None) for name, low in least.items() if name in present})
         for name in ("learning_rate", "rate", "tower_rate"):
             if name in present and not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"Expected a {name} above 0, got {getattr(self, name)!r}: choose a larger one.")
+                raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
         shares = {"ema": (0.0, 1.0), "caption_dropout": (0.0, 1.0), "practice": (0.0, 1.0), "weight_decay": (0.0, None)}
         within(self, **{name: bounds for name, bounds in shares.items() if name in present})
 
@@ -51,8 +51,8 @@ def within(settings: Any, **bounds: Bounds) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(settings, name)
         if not ((low is None or value >= low) and (high is None or value <= high)):
-            wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
-            raise ConfigError(f"Expected a {name} {wanted}, got {value!r}: choose another.")
+            wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"The setting {name} must be {wanted}, got {value!r}: change it.")
 
 
 def changed(settings: S, document: object, where: str = "") -> S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -13,14 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from support.throwaway_recipe import RECIPE, Settings
 from torch import Tensor, nn
 
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, WeightsError
+from refiner.training.checkpoints import save_checkpoint
 from refiner.training.curves import read_curves
 from refiner.training.fit import Draw, FitSettings, fit
+from refiner.training.progress import Progress
 from refiner.training.runs import Run
 
 TESTS = Path(__file__).parent.parent
@@ -121,6 +125,22 @@ def test_a_run_keeps_its_log_its_curves_and_nothing_half_written(tmp_path: Path)
     assert set(rows[0]) == {"stage", "step", "seconds", "loss"}
     assert read_curves(tmp_path / "log.jsonl") == {"toy  loss": [(row["step"], row["loss"]) for row in rows]}
     assert not list(tmp_path.glob("*.partial"))
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_terminal_shows_a_bar_and_no_lines(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=100)
+    with Progress(tmp_path, "toy", 0, 4, console) as progress:
+        progress.report(2, {"loss": 0.5})
+    assert "2/4" in shown.getvalue()
+    assert "steps/s" not in shown.getvalue()
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "toy.pt", {"trainee": {}, "step": 3})
+    with pytest.raises(WeightsError, match=r"toy\.pt"):
+        trained(tmp_path)
 
 
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
