@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from refiner.errors import ConfigError
@@ -205,6 +206,7 @@ def _restorer(module: nn.Module) -> Callable[[], None]:
     content = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
 
     def restore() -> None:
+        _module_state_mapping.pop(module, None)  # else torch takes it for sharded, and a next stage cannot shard it
         module.__class__ = kind
         vars(module).clear()
         vars(module).update(content)

@@ -1,4 +1,4 @@
-"""A recipe that nothing but tests know: whether an image of a data set is flawed, by a tiny network."""
+"""A recipe that nothing but tests know: whether an image of a data set is flawed, by a tiny network, in two stages."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def train(settings: Settings, data: DataSet | None, run: Run, out: Path) -> None
         images, fake = batch
         return functional.binary_cross_entropy_with_logits(network(images)[:, 0].float(), fake), {}
 
-    rate = settings.learning_rate
-    fit(network, draw, loss, fit_settings(settings, steps=settings.steps, learning_rate=rate, warmup=2), run, "toy")
+    for name, steps in (("toy", settings.steps), ("more", 2)):
+        own = fit_settings(settings, steps=steps, learning_rate=settings.learning_rate, warmup=2)
+        fit(network, draw, loss, own, run, name)
     if run.processes.main:
         out.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, out / "model.safetensors")

@@ -188,8 +188,9 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(
     data = open_data("micro:8")
     RECIPE.train(Settings(accumulate=2), data, Run(folder=tmp_path / "one"), tmp_path / "one" / "model")
     launch(tmp_path / "two", 2, environment)
-    logs = [read_curves(tmp_path / name / "log.jsonl")["toy  loss"] for name in ("one", "two")]
-    assert logs[0] == [(step, pytest.approx(loss, rel=tolerance)) for step, loss in logs[1]]
+    for stage in ("toy", "more"):
+        logs = [read_curves(tmp_path / name / "log.jsonl")[f"{stage}  loss"] for name in ("one", "two")]
+        assert logs[0] == [(step, pytest.approx(loss, rel=tolerance)) for step, loss in logs[1]]
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=10 * tolerance, atol=tolerance)
