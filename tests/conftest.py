@@ -142,7 +142,7 @@ def rank(
 def stopping_at_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
     """Opens a block in which a training is stopped as soon as it has written a checkpoint."""
     from refiner.training import fit
-    from refiner.training.common import save_checkpoint
+    from refiner.training.checkpoints import save_checkpoint
 
     def save_and_stop(path: Path, state: dict[str, object]) -> None:
         save_checkpoint(path, state)

@@ -18,6 +18,7 @@ from refiner.cli.micro import add_micro
 from refiner.cli.options import FAILED, INTERRUPTED, USER_ERROR
 from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
+from refiner.cli.train import add_train
 from refiner.cli.view import Terminal
 from refiner.errors import RefinerError, UserError
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_refine(commands.add_parser("refine", help="paint a picture, or take one, and make it better"))
     add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
+    add_train(commands.add_parser("train", help="train a detector, a judge or a generator by a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
     add_demo(commands.add_parser("demo", help="all of it in a browser"))

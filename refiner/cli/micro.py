@@ -60,8 +60,7 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
     runs, out = check_writable(args.runs), check_writable(args.out or MICRO_WEIGHTS)
     from refiner.training.build import build
 
-    with terminal.waiting(f"training; figures go to {runs}/*/log*"):
-        build(runs, out)
+    build(runs, out, terminal.err)
     if args.json:
         terminal.document({"files": {path.name: str(path) for path in sorted(Path(out).iterdir())}})
     else:

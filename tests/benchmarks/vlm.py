@@ -20,7 +20,7 @@ from refiner.detectors.vlm.detector import VlmDetector
 from refiner.hub import MICRO_WEIGHTS
 from refiner.protocols import Detector
 from refiner.training.vlm.eval import held_out, measure
-from refiner.training.world.flaws import Imperfect
+from refiner.training.world.flaws import ImperfectGenerator
 
 SETS = ("injected", "decoded", "unlike", "natural", "untold")
 COLUMNS = {
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    sets = held_out(args.count, Imperfect(MICRO_WEIGHTS / "generator"))
+    sets = held_out(args.count, ImperfectGenerator(MICRO_WEIGHTS / "generator"))
     report = {name: measure(build(), sets) for name, build in DETECTORS.items()}
     if args.json:
         print(json.dumps(report))

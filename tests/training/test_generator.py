@@ -9,20 +9,26 @@ from torch import nn
 
 from refiner.errors import WeightsError
 from refiner.micro.world import parse_caption, sample_scene
-from refiner.training.fit import FitSettings, fit
-from refiner.training.generator.autoencoder import AutoencoderRecipe, autoencoder_loss, build_autoencoder, latent_scale
+from refiner.training.fit import Draw, FitSettings, fit
+from refiner.training.generator.autoencoder import (
+    AutoencoderSettings,
+    autoencoder_loss,
+    build_autoencoder,
+    latent_scale,
+)
 from refiner.training.generator.recipe import (
-    TOKENS,
-    GeneratorRecipe,
+    GeneratorSettings,
     TextToLatent,
     assemble,
-    build_tokenizer,
-    detail_weight,
+    draw_noisy,
     draw_pool,
     emphasise,
-    loss_of_pool,
+    velocity_loss,
 )
+from refiner.training.runs import Run
+from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import HARDEST, draw_batch, to_tensor
+from refiner.training.world.tokenizers import TOKENS, caption_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,7 @@ def captions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def tokenizer(captions):
-    return build_tokenizer(captions)
+    return caption_tokenizer(captions)
 
 
 def _fit(steps_at_a_time: list[int], folder: Path) -> dict[str, torch.Tensor]:
@@ -42,15 +48,17 @@ def _fit(steps_at_a_time: list[int], folder: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
-        def loss_of_step(step: int, model: nn.Module = model, last: int = steps) -> tuple[torch.Tensor, dict]:
-            if step == last:
+        def draw(part: Draw, last: int = steps) -> torch.Tensor:
+            if part.step == last:
                 raise KeyboardInterrupt
-            rng = np.random.default_rng(step)
-            return model(torch.tensor(rng.normal(size=(16, 4)), dtype=torch.float32)).square().mean(), {}
+            return torch.tensor(np.random.default_rng(part.key).normal(size=(16, 4)), dtype=torch.float32)
+
+        def loss(batch: torch.Tensor, model: nn.Module = model) -> tuple[torch.Tensor, dict]:
+            return model(batch).square().mean(), {}
 
         settings = FitSettings(steps=9, learning_rate=0.01, warmup=2, save_every=1, report_every=3)
         try:
-            fit(model, loss_of_step, settings, folder, "toy")
+            fit(model, draw, loss, settings, Run(folder=folder), "toy")
         except KeyboardInterrupt:
             continue
     return model.state_dict()
@@ -116,7 +124,7 @@ def test_detail_weighs_more_and_one_on_the_average():
 
 def test_the_autoencoder_learns_and_its_latents_get_unit_variance():
     torch.manual_seed(0)
-    model, recipe = build_autoencoder(), AutoencoderRecipe()
+    model, recipe = build_autoencoder(), AutoencoderSettings()
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     pixels = to_tensor(draw_batch(np.random.default_rng(0), 4)[0])
     losses = []
@@ -138,8 +146,8 @@ def test_the_assembled_pipeline_paints(tokenizer):
     autoencoder.register_to_config(scaling_factor=1.0)
     pool = draw_pool(autoencoder, tokenizer, 8, seed=1)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    loss, _ = loss_of_pool(model, pool, empty, GeneratorRecipe(batch=4))(0)
-    loss.backward()
+    batch = draw_noisy(pool, empty, GeneratorSettings(batch=4), Draw(0))
+    velocity_loss(model, batch).backward()
     assert all(parameter.grad is not None for parameter in model.unet.parameters())
     assert model.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
     pipeline = assemble(model.eval(), autoencoder, tokenizer)

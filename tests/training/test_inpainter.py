@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +15,22 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.world import SIZE, parse_caption
 from refiner.pipelines.refined import RefinedPipeline
-from refiner.training.fit import FitSettings
-from refiner.training.inpainter import recipe as room
+from refiner.training.fit import Draw
 from refiner.training.inpainter.recipe import (
     HolePool,
-    InpainterRecipe,
+    InpainterSettings,
+    NoisyHoles,
     draw_hole,
+    draw_noisy,
     draw_pool,
-    loss_of_pool,
+    loss_of,
     train,
     velocity_loss,
     widened,
 )
+from refiner.training.runs import Run
 
-SMALL = InpainterRecipe(steps=4, batch=4, pool=50)
+SMALL = InpainterSettings(steps=4, batch=4, pool=50)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +75,16 @@ def test_the_pool_shows_no_pixel_of_a_hole(pipe: StableDiffusionPipeline, tmp_pa
 @torch.inference_mode()
 def test_the_loss_outside_of_the_hole_counts_by_its_weight(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
     """Of a picture that is all hole the weight is no matter; else it moves the loss between the two parts'."""
-    recipe = InpainterRecipe(batch=4, pool=50)
+    recipe = InpainterSettings(batch=4, pool=50)
     pool, unet = draw_pool(pipe, recipe, tmp_path / "holes.safetensors"), widened(pipe.unet)
     rows = slice(0, recipe.batch)
     states = pipe.text_encoder(pool.tokens[rows]).last_hidden_state
 
+    times, noise = torch.tensor([100, 400, 600, 900]), torch.randn(4, 4, 24, 24)
+
     def lost(masks: torch.Tensor, outside: float) -> float:
-        batch = HolePool(pool.latents[rows].float(), pool.around[rows].float(), masks, pool.tokens[rows])
-        return velocity_loss(unet, pipe.scheduler, batch, states, outside, torch.Generator().manual_seed(3)).item()
+        holes = HolePool(pool.latents[rows].float(), pool.around[rows].float(), masks, pool.tokens[rows])
+        return velocity_loss(unet, pipe.scheduler, NoisyHoles(holes, times, noise), states, outside).item()
 
     masks = pool.masks[rows].float()
     inside, both, whole = (lost(masks, outside) for outside in (0.0, 0.3, 1.0))
@@ -90,29 +94,29 @@ def test_the_loss_outside_of_the_hole_counts_by_its_weight(pipe: StableDiffusion
 
 
 def test_the_loss_falls(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
-    recipe = InpainterRecipe(batch=8, pool=50)
+    recipe = InpainterSettings(batch=8, pool=50)
     pool, unet = draw_pool(pipe, recipe, tmp_path / "holes.safetensors"), widened(pipe.unet)
-    loss_of_step = loss_of_pool(unet, pipe, pool, recipe)
+    empty = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    batch = draw_noisy(pool, empty, recipe, Draw(0))
     optimiser = torch.optim.AdamW(unet.parameters(), 5e-4)
-    before = loss_of_step(0)[0].item()
+    before = loss_of(unet, pipe, batch, recipe)[0].item()
     for _ in range(8):
-        loss_of_step(0)[0].backward()
+        loss_of(unet, pipe, batch, recipe)[0].backward()
         optimiser.step()
         optimiser.zero_grad()
-    assert loss_of_step(0)[0].item() < 0.9 * before
+    assert loss_of(unet, pipe, batch, recipe)[0].item() < 0.9 * before
 
 
 def test_a_resumed_run_is_a_straight_one_and_diffusers_loads_it(
     pipe: StableDiffusionPipeline,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     stopping_at_a_checkpoint: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    train(SMALL, pipe, tmp_path / "straight", tmp_path / "one")
-    monkeypatch.setattr(room, "FitSettings", partial(FitSettings, save_every=2))
+    train(SMALL, pipe, Run(folder=tmp_path / "straight"), tmp_path / "one")
+    often, run = replace(SMALL, save_every=2), Run(folder=tmp_path / "resumed")
     with stopping_at_a_checkpoint():
-        train(SMALL, pipe, tmp_path / "resumed", tmp_path / "two")
-    train(SMALL, pipe, tmp_path / "resumed", tmp_path / "two")
+        train(often, pipe, run, tmp_path / "two")
+    train(often, pipe, run, tmp_path / "two")
     one, two = (DiffusionPipeline.from_pretrained(tmp_path / name) for name in ("one", "two"))
     weights = two.unet.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in one.unet.state_dict().items())

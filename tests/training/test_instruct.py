@@ -24,11 +24,12 @@ from refiner.training.instruct.data import (  # noqa: E402
     revised,
     told,
 )
-from refiner.training.instruct.recipe import InstructRecipe, build_model, measure, token_losses, train  # noqa: E402
+from refiner.training.instruct.recipe import InstructSettings, build_model, measure, token_losses, train  # noqa: E402
+from refiner.training.runs import Run  # noqa: E402
 
 torch.set_num_threads(1)
 TEMPLATE = TemplateReviser(limit=64, free_text=False)
-TOY = InstructRecipe(
+TOY = InstructSettings(
     width=16, layers=1, heads=2, groups=1, inner=16, steps=4, warmup=1, batch=2, bf16=False, save_every=2
 )
 
@@ -122,12 +123,13 @@ def test_one_batch_can_be_learnt(tokenizer, exchanges, tmp_path):
     model, batch = build_model(tokenizer, TOY), collate(exchanges[::3][:2], tokenizer)
     before = token_losses(model, batch)["answer"].item()
     settings = FitSettings(steps=120, learning_rate=2e-2, warmup=5, ema=0.5)
-    fit(model, lambda _: (token_losses(model, batch)["answer"], {}), settings, tmp_path, "one")
+    run = Run(folder=tmp_path)
+    fit(model, lambda _: batch, lambda batch: (token_losses(model, batch)["answer"], {}), settings, run, "one")
     assert token_losses(model, batch)["answer"].item() < 0.3 * before
 
 
 def test_a_resumed_run_equals_a_straight_one_and_its_folder_is_a_reviser(tmp_path, exchanges, monkeypatch):
-    train(TOY, TEMPLATE, tmp_path / "straight", tmp_path / "one")
+    train(TOY, TEMPLATE, Run(folder=tmp_path / "straight"), tmp_path / "one")
     rest = iter([False, False, True])
 
     def stop():
@@ -137,9 +139,9 @@ def test_a_resumed_run_equals_a_straight_one_and_its_folder_is_a_reviser(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr("refiner.training.instruct.recipe.collate", lambda *given: stop() or collate(*given))
         with pytest.raises(KeyboardInterrupt):
-            train(TOY, TEMPLATE, tmp_path / "broken", tmp_path / "none")
+            train(TOY, TEMPLATE, Run(folder=tmp_path / "broken"), tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    train(TOY, TEMPLATE, tmp_path / "broken", tmp_path / "two")
+    train(TOY, TEMPLATE, Run(folder=tmp_path / "broken"), tmp_path / "two")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
     scores = measure(tmp_path / "one", TEMPLATE, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +17,20 @@ from refiner.detectors.legion import LegionDetector
 from refiner.detectors.legion.grammar import compose, parse
 from refiner.errors import UnreadableOutputError, WeightsError
 from refiner.masks import box_of, location_words
-from refiner.training.common import Ema, cosine_schedule, load_checkpoint, save_checkpoint
-from refiner.training.legion.data import (
-    KIND_NAMES,
-    LEEWAY,
-    PART_NAMES,
-    Pool,
-    build_tokenizer,
-    decoder_like,
-    draw,
-    moved,
-    normalise,
-    vocabulary_texts,
-)
-from refiner.training.legion.eval import held_out, pixel_f1
-from refiner.training.legion.losses import LossWeights, Trainee, dice_loss
+from refiner.training.averaging import Ema
+from refiner.training.checkpoints import load_checkpoint, save_checkpoint
+from refiner.training.fit import Draw
+from refiner.training.legion.data import LEEWAY, Pool, draw, moved, normalise, vocabulary_texts
+from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import Architecture
-from refiner.training.legion.recipe import Recipe, Setting, export, prepare, stage_one, stage_two
+from refiner.training.legion.recipe import LegionSettings, Setting, export, prepare, run_stage
+from refiner.training.runs import Run
+from refiner.training.schedule import cosine_schedule
+from refiner.training.world.labels import KIND_NAMES, PART_NAMES, decoder_like
+from refiner.training.world.localization import held_out
+from refiner.training.world.losses import dice_loss
+from refiner.training.world.scores import pixel_f1
+from refiner.training.world.tokenizers import answer_tokenizer
 from refiner.types import Size
 
 TOY = Architecture(
@@ -45,7 +45,7 @@ TOY = Architecture(
     mask_width=16,
     verdict_width=8,
 )
-RECIPE = Recipe(
+RECIPE = LegionSettings(
     architecture=TOY,
     weights=LossWeights(flaws=1.0, parts=0.5, count=0.3, verdict=0.3),
     steps=6,
@@ -64,8 +64,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pool")
 
 
-def start(shards: Path, folder: Path) -> tuple[Setting, Trainee]:
-    return prepare(RECIPE, Pool(shards, shard=8), folder)
+def start(shards: Path, folder: Path, recipe: LegionSettings = RECIPE) -> tuple[Setting, Trainee]:
+    return prepare(recipe, Pool(shards, shard=8), Run(folder=folder))
 
 
 def test_the_papers_weights_are_the_defaults() -> None:
@@ -90,7 +90,7 @@ def test_schedule_rises_then_falls() -> None:
 
 
 def test_the_tokenizer_gives_answers_back() -> None:
-    tokenizer = build_tokenizer(vocabulary_texts())
+    tokenizer = answer_tokenizer(vocabulary_texts())
     for seed in range(40):
         findings = draw(np.random.default_rng(seed), clean_share=0.1).findings
         ids = tokenizer.encode(compose(findings), add_special_tokens=False)
@@ -117,7 +117,7 @@ def test_a_shard_gives_back_what_was_drawn(shards: Path) -> None:
 
 def test_a_batch_knows_where_the_number_of_flaws_stands(shards: Path, tmp_path: Path) -> None:
     setting, _ = start(shards, tmp_path)
-    batch = setting.batch(1, 0)
+    batch = setting.batch(1, Draw(0))
     words = [setting.tokenizer.decode([word]).strip() for word in batch.labels[:, int(batch.place)].tolist()]
     numbers = {0: "no", 1: "one", 2: "two", 3: "three", 4: "four"}
     assert words == [numbers[int((batch.rows == row).sum())] for row in range(len(batch.ids))]
@@ -189,23 +189,26 @@ def inner(pixels: np.ndarray, edge: int = LEEWAY) -> np.ndarray:
 
 def test_batches_depend_on_seed_stage_and_step_alone(shards: Path, tmp_path: Path) -> None:
     setting, _ = start(shards, tmp_path)
-    first = setting.batch(1, 3)
-    setting.batch(1, 4)
-    again = setting.batch(1, 3)
+    first = setting.batch(1, Draw(3))
+    setting.batch(1, Draw(4))
+    again = setting.batch(1, Draw(3))
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
-    assert not torch.equal(first.pixels, setting.batch(2, 3).pixels)
+    assert not torch.equal(first.pixels, setting.batch(2, Draw(3)).pixels)
     assert len(first.masks) == len(first.rows) == (first.ids == setting.tokenizer.convert_tokens_to_ids("[SEG]")).sum()
     assert first.real.tolist() == [int(row not in first.rows) for row in range(3)]
 
 
-def test_a_resumed_run_equals_a_straight_one(shards: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_a_straight_one(
+    shards: Path, tmp_path: Path, stopping_at_a_checkpoint: Callable[[], AbstractContextManager[None]]
+) -> None:
     setting, straight = start(shards, tmp_path / "straight")
-    straight_ema = stage_one(setting, straight)
-    setting, first = start(shards, tmp_path / "broken")
-    stage_one(setting, first, until=3)
+    straight_ema = run_stage(setting, straight, 1)
+    setting, first = start(shards, tmp_path / "broken", replace(RECIPE, save_every=3))
+    with stopping_at_a_checkpoint():
+        run_stage(setting, first, 1)
     setting, resumed = start(shards, tmp_path / "broken")
-    resumed_ema = stage_one(setting, resumed)
+    resumed_ema = run_stage(setting, resumed, 1)
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
         assert torch.equal(straight_ema.shadow[name], resumed_ema.shadow[name]), name
@@ -214,14 +217,14 @@ def test_a_resumed_run_equals_a_straight_one(shards: Path, tmp_path: Path) -> No
 def test_stage_two_moves_the_verdict_head_alone(shards: Path, tmp_path: Path) -> None:
     setting, trainee = start(shards, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainee.state_dict().items()}
-    stage_two(setting, trainee)
+    run_stage(setting, trainee, 2)
     moved = {name for name, tensor in trainee.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {f"model.prediction_head.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")}
 
 
 def test_one_batch_can_be_learnt(shards: Path, tmp_path: Path) -> None:
     setting, trainee = start(shards, tmp_path)
-    batch = setting.batch(1, 0)
+    batch = setting.batch(1, Draw(0))
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=3e-3)
     history = []
     for _ in range(60):

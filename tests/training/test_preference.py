@@ -28,11 +28,14 @@ from refiner.training.preference.data import (
 )
 from refiner.training.preference.eval import evaluate
 from refiner.training.preference.losses import Trainee, contrastive_loss, duel_scores, preference_loss
-from refiner.training.preference.model import CONTEXT_LENGTH, build_scorer, build_tokenizer
+from refiner.training.preference.model import build_scorer
 from refiner.training.preference.pool import build_pool, decoder_look, shifted
-from refiner.training.preference.recipe import PreferenceRecipe, save, train
-from refiner.training.world.flaws import Imperfect
+from refiner.training.preference.recipe import RECIPE, PreferenceSettings, train
+from refiner.training.recipes import finish
+from refiner.training.runs import Run
+from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, paint
+from refiner.training.world.tokenizers import CONTEXT_LENGTH, judge_tokenizer
 
 GENERATOR = MICRO_WEIGHTS / "generator"
 
@@ -70,7 +73,7 @@ def test_samples_repeat_and_agree_with_their_labels() -> None:
 
 
 def test_natural_samples_mark_what_the_generator_got_wrong() -> None:
-    paintings = paint(np.random.default_rng(5), 6, Imperfect(GENERATOR))
+    paintings = paint(np.random.default_rng(5), 6, ImperfectGenerator(GENERATOR))
     assert any(painting.flaws[VIEWS.index("poorer")] for painting in paintings)
     for painting in paintings:
         sample = natural_sample(painting)
@@ -151,7 +154,7 @@ def test_a_shift_moves_each_picture_by_a_few_pixels() -> None:
 
 
 def test_tokenizer_knows_the_world() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = judge_tokenizer()
     rng = np.random.default_rng(8)
     for _ in range(300):
         ids = tokenizer(sample_scene(rng, count=4).caption).input_ids
@@ -209,15 +212,16 @@ def test_evaluate_counts_ties_as_wrong_and_covers_every_kind() -> None:
 
 def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     sizes = {"shards": 2, "shard_size": 3, "batch": 2, "natural_shards": 1, "natural_shard_size": 2, "naturals": 1}
-    recipe = PreferenceRecipe(steps=4, reading=1, read=4, natural_from=2, **sizes)
-    imperfect = Imperfect(GENERATOR)
-    scorer = train(tmp_path / "first", recipe, imperfect)
-    resumed = train(tmp_path / "first", recipe, imperfect)
-    afresh = train(tmp_path / "second", recipe, imperfect)
+    recipe = PreferenceSettings(steps=4, reading=1, read=4, natural_from=2, **sizes)
+    imperfect = ImperfectGenerator(GENERATOR)
+    scorer = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference"))
+    resumed = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference"))
+    afresh = train(recipe, imperfect, Run(folder=tmp_path / "second" / "preference"))
     for name, tensor in scorer.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
         assert torch.equal(tensor, afresh.model.state_dict()[name]), name
-    save(scorer, tmp_path / "out", recipe, {"flaw": 0.5})
+    scorer.save_pretrained(tmp_path / "out")
+    finish(RECIPE, recipe, tmp_path / "out", {"flaw": 0.5})
     loaded = HPSScorer.from_pretrained(tmp_path / "out", device="cpu")
     scene = sample_scene(np.random.default_rng(9))
     wanted = scorer.score([render(scene)], [scene.caption])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -16,11 +15,10 @@ from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import inject
 from refiner.micro.things import COLOURS
 from refiner.micro.world import render, sample_scene
-from refiner.training.fit import FitSettings
-from refiner.training.legion.data import PART_NAMES
-from refiner.training.probe import recipe as probe_room
-from refiner.training.probe.recipe import ProbeRecipe, Shard, labels, take_features, train
+from refiner.training.probe.recipe import ProbeSettings, Shard, labels, take_features, train
+from refiner.training.runs import Run
 from refiner.training.world.flaws import Flaw
+from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.paintings import Painting
 
 SIDE = 24
@@ -38,7 +36,7 @@ def shard(count: int, seed: int) -> Shard:
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
     data = shard(40, 0)
-    probe = train(ProbeRecipe(steps=60, batch=8), [data], tmp_path, "micro").model
+    probe = train(ProbeSettings(steps=60, batch=8), [data], Run(folder=tmp_path), "micro").model
     held = shard(10, 1)
     with torch.inference_mode():
         logits = probe(torch.from_numpy(held.features.astype(np.float32)))
@@ -50,15 +48,14 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
 
 def test_a_resumed_run_is_a_straight_one(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     stopping_at_a_checkpoint: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    data, recipe = [shard(20, 0)], ProbeRecipe(steps=8, batch=4)
-    straight = train(recipe, data, tmp_path / "straight", "micro").model.state_dict()
-    monkeypatch.setattr(probe_room, "FitSettings", partial(FitSettings, save_every=3))
+    data, recipe = [shard(20, 0)], ProbeSettings(steps=8, batch=4)
+    straight = train(recipe, data, Run(folder=tmp_path / "straight"), "micro").model.state_dict()
+    recipe, run = replace(recipe, save_every=3), Run(folder=tmp_path / "resumed")
     with stopping_at_a_checkpoint():
-        train(recipe, data, tmp_path / "resumed", "micro")
-    resumed = train(recipe, data, tmp_path / "resumed", "micro").model.state_dict()
+        train(recipe, data, run, "micro")
+    resumed = train(recipe, data, run, "micro").model.state_dict()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 

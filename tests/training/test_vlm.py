@@ -14,42 +14,28 @@ from refiner.detectors.chat.local import LocalChat
 from refiner.detectors.reading.regions import read_regions
 from refiner.detectors.vlm.detector import load_vlm
 from refiner.detectors.vlm.questions import finding, read_verdicts, verifying
-from refiner.errors import UnreadableOutputError, WeightsError
+from refiner.errors import UnreadableOutputError
 from refiner.masks import box_of
 from refiner.micro.oracle import inspect
 from refiner.micro.world import parse_caption
 from refiner.taxonomy import Category
-from refiner.training.legion.data import KIND_NAMES, PART_NAMES
-from refiner.training.vlm.data import (
-    HUES,
-    MOST_REGIONS,
-    UNSEEN,
-    Album,
-    draw,
-    hues_of,
-    unlike,
-)
+from refiner.training.fit import Draw
+from refiner.training.runs import Run
+from refiner.training.vlm.data import HUES, MOST_REGIONS, UNSEEN, Album, draw, hues_of, unlike
 from refiner.training.vlm.eval import score
 from refiner.training.vlm.exchange import ask, collate, false_claim, normalise, places_of, sample_batch
 from refiner.training.vlm.model import Architecture, build_processor, copy_tower, in_rows, patches_of
-from refiner.training.vlm.recipe import VlmRecipe, export, export_checkpoint, prepare, run_stage
-from refiner.training.vlm.words import (
-    FORM,
-    FRAME,
-    PICTURE,
-    build_tokenizer,
-    coordinates,
-    find_answer,
-    rendered,
-    told,
-)
+from refiner.training.vlm.recipe import VlmSettings, export, prepare, run_stage
+from refiner.training.vlm.words import FORM, PICTURE, build_tokenizer, coordinates, find_answer, rendered, told
+from refiner.training.world.labels import KIND_NAMES, PART_NAMES
+from refiner.training.world.words import FRAME
 from refiner.types import Analysis, Claim, Region
 
 TOY = Architecture(
     patch=24, vision_width=16, vision_layers=2, vision_heads=2, deepstack=(0,), text_width=24, text_layers=2,
     text_inner=32, text_heads=2, text_groups=1,
 )  # fmt: skip
-RECIPE = VlmRecipe(
+RECIPE = VlmSettings(
     architecture=TOY, tower_steps=2, steps=4, warmup=1, batch=3, first_shards=1, shards=2, shard_every=3, bf16=False,
     save_every=2,
 )  # fmt: skip
@@ -72,7 +58,7 @@ def items():
 
 
 def start(shards, folder):
-    return prepare(RECIPE, Album(shards, shard=8), folder)
+    return prepare(RECIPE, Album(shards, shard=8), Run(folder=folder))
 
 
 def encoded(tokenizer, text):
@@ -264,11 +250,11 @@ def test_a_shard_gives_back_what_was_drawn(shards):
 
 def test_batches_depend_on_seed_stage_and_step_alone(shards, tmp_path):
     setting, _ = start(shards, tmp_path)
-    first = setting.batch(1, 3)
-    setting.batch(1, 4)
-    for one, other in zip(first, setting.batch(1, 3), strict=True):
+    first = setting.batch(1, Draw(3))
+    setting.batch(1, Draw(4))
+    for one, other in zip(first, setting.batch(1, Draw(3)), strict=True):
         assert torch.equal(one, other)
-    assert not torch.equal(first.pixels, setting.batch(0, 3).pixels)
+    assert not torch.equal(first.pixels, setting.batch(0, Draw(3)).pixels)
 
 
 def test_captions_are_learnt_only_where_they_are_true(tokenizer, items):
@@ -311,7 +297,7 @@ def test_a_resumed_run_equals_a_straight_one(shards, tmp_path):
     setting, first = start(shards, tmp_path / "broken")
     run_stage(setting, first, 0)
     batches = setting.batch
-    object.__setattr__(setting, "batch", lambda stage, step: batches(stage, step) if step < 3 else 1 / 0)
+    object.__setattr__(setting, "batch", lambda stage, part: batches(stage, part) if part.step < 3 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_stage(setting, first, 1)
     setting, resumed = start(shards, tmp_path / "broken")
@@ -322,7 +308,7 @@ def test_a_resumed_run_equals_a_straight_one(shards, tmp_path):
 
 def test_one_batch_can_be_learnt(shards, tmp_path):
     setting, trainee = start(shards, tmp_path)
-    batch = setting.batch(1, 0)
+    batch = setting.batch(1, Draw(0))
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=5e-3)
     history = []
     for _ in range(40):
@@ -348,15 +334,6 @@ def test_an_exported_folder_is_a_detector(shards, tmp_path, items):
     detector.backend = chat
     with pytest.raises(UnreadableOutputError):
         detector(Image.fromarray(items[0].image), items[0].caption)
-
-
-def test_a_checkpoint_is_exported_or_missed(shards, tmp_path):
-    setting, trainee = start(shards, tmp_path / "run")
-    with pytest.raises(WeightsError, match="train first"):
-        export_checkpoint(setting, trainee, tmp_path / "out")
-    run_stage(setting, trainee, 1)
-    export_checkpoint(setting, trainee, tmp_path / "out")
-    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_tower_begins_with_clips(shards, tmp_path, items):

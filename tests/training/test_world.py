@@ -13,9 +13,11 @@ from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.world import SIZE, Scene, place, render, sample_scene
 from refiner.pipelines.config import RefineConfig
 from refiner.taxonomy import Category
-from refiner.training.legion.data import KIND_NAMES, build_tokenizer, natural, vocabulary_texts
-from refiner.training.world.flaws import MOST_REGIONS, Flaw, Imperfect, annotate, category_of, regions_of
+from refiner.training.legion.data import natural, vocabulary_texts
+from refiner.training.world.flaws import MOST_REGIONS, Flaw, ImperfectGenerator, annotate, category_of, regions_of
+from refiner.training.world.labels import KIND_NAMES
 from refiner.training.world.paintings import Gallery
+from refiner.training.world.tokenizers import answer_tokenizer
 from refiner.types import Size
 
 GENERATOR = MICRO_WEIGHTS / "generator"
@@ -70,16 +72,16 @@ def test_flaws_of_one_part_are_one_region_and_regions_stay_countable() -> None:
 
 
 def test_paint_does_not_depend_on_the_batch() -> None:
-    imperfect, drawn = Imperfect(GENERATOR), scenes(4, 4)
+    imperfect, drawn = ImperfectGenerator(GENERATOR), scenes(4, 4)
     alone, together = imperfect.paint(drawn[:2], 0.7, 5), imperfect.paint(drawn, 0.7, 5)
     assert np.abs(alone.astype(int) - together[:2]).max() <= 24  # bfloat16 rounds by the batch
 
 
 def test_paintings_come_back_as_they_were_drawn_and_say_what_is_wrong(tmp_path: Path) -> None:
-    imperfect = Imperfect(GENERATOR)
+    imperfect = ImperfectGenerator(GENERATOR)
     drawn, read = (Gallery(tmp_path, imperfect, seed=7, shard=4)[0] for _ in range(2))
     assert len(list(tmp_path.iterdir())) == 1
-    tokenizer = build_tokenizer(vocabulary_texts())
+    tokenizer = answer_tokenizer(vocabulary_texts())
     for first, again in zip(drawn, read, strict=True):
         assert first.scenes == again.scenes
         assert np.array_equal(first.pictures, again.pictures)

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings
+from refiner.training.world.scenes import draw_batch, to_tensor
+
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderRecipe:
+class AutoencoderSettings(LoopSettings):
     """Settings of a run; the defaults are those of the bundled weights."""
 
     steps: int = 2800
@@ -51,7 +57,7 @@ def _differences(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pixels[..., :, 1:] - pixels[..., :, :-1], pixels[..., 1:, :] - pixels[..., :-1, :]
 
 
-def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderRecipe) -> Tensor:
+def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderSettings) -> Tensor:
     """Edge-weighted L1 on pixels and differences; both tensors are float (B, 3, H, W) in [-1, 1]."""
     dx, dy = _differences(pixels)
     edges = F.pad(dx.abs().amax(1, keepdim=True), (0, 1)) + F.pad(dy.abs().amax(1, keepdim=True), (0, 0, 0, 1))
@@ -63,7 +69,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderReci
 
 
 def autoencoder_loss(
-    model: AutoencoderKL, pixels: Tensor, recipe: AutoencoderRecipe
+    model: AutoencoderKL, pixels: Tensor, recipe: AutoencoderSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One step's loss on float pictures (B, 3, 96, 96) in [-1, 1], and the figures worth logging."""
     posterior = model.encode(pixels).latent_dist
@@ -77,3 +83,30 @@ def autoencoder_loss(
 def latent_scale(model: AutoencoderKL, pixels: Tensor) -> float:
     """The factor that gives latents of these pictures unit variance (``scaling_factor`` in diffusers)."""
     return float(1 / model.encode(pixels).latent_dist.mean.std())
+
+
+def train_autoencoder(recipe: AutoencoderSettings, run: Run) -> AutoencoderKL:
+    """Train the autoencoder, or go on where ``autoencoder.pt`` in the run's folder stopped."""
+    torch.manual_seed(recipe.seed)
+    model = build_autoencoder()
+
+    def draw(part: Draw) -> Tensor:
+        return to_tensor(draw_batch(np.random.default_rng([recipe.seed, *part.key]), recipe.batch)[0])
+
+    def loss(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return autoencoder_loss(model, pixels, recipe)
+
+    settings = fit_settings(
+        recipe,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        warmup=recipe.warmup,
+        ema=recipe.ema,
+        seed=recipe.seed,
+        dtype="bfloat16",
+    )
+    fit(model, draw, loss, settings, run, "autoencoder")
+    model.cpu()
+    sample = to_tensor(draw_batch(np.random.default_rng([recipe.seed, -1 % 2**31]), 256)[0])
+    model.register_to_config(scaling_factor=latent_scale(model, sample))
+    return model

@@ -8,36 +8,44 @@ thing, so that crowded ones come out worse: what the generator draws badly there
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from refiner.micro.world import parse_caption
+from refiner.data.samples import DataSet
+from refiner.micro.world import parse_caption, sample_scene
+from refiner.pipelines.saving.settings import SavedSettings
+from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.generator.autoencoder import AutoencoderSettings, train_autoencoder
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings, within
+from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import MOSTLY_ONE, draw_batch, to_tensor
+from refiner.training.world.scores import score_autoencoder, score_generator
+from refiner.training.world.tokenizers import TOKENS, caption_tokenizer
 
-TOKENS = 64
-"""Length of a tokenised caption, begin and end included."""
-
+CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
+"""How the bundled pipeline paints unless it is told otherwise."""
+INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}
+"""How the bundled inpainter repaints unless it is told otherwise."""
 EMPHASISED = 0.15
 """Share of captions that name one thing twice: prompts that a reviser wrote then mean what they say."""
 
 PRACTICE = 0.3
 """Share of pictures that must show what is learnt last."""
-DETAIL = 2.0
-"""Weight of the share of the loss that goes by detail, against one that is the same everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorRecipe:
+class GeneratorSettings(LoopSettings):
     """Settings of a run; the defaults are those of the bundled weights."""
 
     steps: int = 7_400
@@ -48,6 +56,11 @@ class GeneratorRecipe:
     caption_dropout: float = 0.1  # share of captions replaced by the empty one
     pool: int = 32_000  # pictures drawn and encoded ahead
     seed: int = 21
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, pool=(1, None))
 
 
 class LatentPool(NamedTuple):
@@ -55,23 +68,6 @@ class LatentPool(NamedTuple):
 
     latents: Tensor
     tokens: Tensor
-
-
-def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer that has one token for each word of the captions, and bytes for everything else."""
-    suffix = "</w>"
-    trained = Tokenizer(models.BPE(end_of_word_suffix=suffix))
-    trained.pre_tokenizer = pre_tokenizers.Whitespace()
-    trained.train_from_iterator(
-        captions, trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix=suffix, show_progress=False)
-    )
-    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*letters, *(letter + suffix for letter in letters), *("".join(merge) for merge in merges)]
-    vocabulary = {
-        piece: index for index, piece in enumerate(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
-    }
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, pad_token="<|endoftext|>")
 
 
 def emphasise(caption: str, rng: np.random.Generator) -> str:
@@ -149,45 +145,36 @@ def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, 
     return LatentPool(torch.cat(latents), torch.cat(tokens))
 
 
-def velocity_loss(
-    model: TextToLatent, scheduler: DDIMScheduler, latents: Tensor, tokens: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Mean squared error of the velocity (Salimans & Ho 2022) at stratified random times, details weighing more."""
-    count = len(latents)
-    strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    times = (strata * scheduler.config.num_train_timesteps).long()
-    noise = torch.randn(latents.shape, generator=generator)
-    noisy = scheduler.add_noise(latents, noise, times)
-    target = scheduler.get_velocity(latents, noise, times)
-    return (detail_weight(latents) * (model(noisy, times, tokens).float() - target) ** 2).mean()
+class NoisyLatents(NamedTuple):
+    """A batch of scaled latents, float (B, 4, 24, 24), with what noises them."""
+
+    latents: Tensor
+    tokens: Tensor
+    """Int (B, 64)."""
+    times: Tensor
+    """Int (B,): stratified."""
+    noise: Tensor
 
 
-def detail_weight(latents: Tensor) -> Tensor:
-    """How much each cell counts, float (B, 1, H, W), 1 on the average: most where neighbouring cells differ.
+def draw_noisy(pool: LatentPool, empty: Tensor, recipe: GeneratorSettings, part: Draw) -> NoisyLatents:
+    """A batch of the pool, drawn from ``part`` alone; ``empty`` holds the empty caption's tokens (64,)."""
+    generator = torch.Generator().manual_seed(part.seed(recipe.seed))
+    rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
+    dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
+    tokens = torch.where(dropped[:, None], empty, pool.tokens[rows])
+    latents = pool.latents[rows].float()
+    strata = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
+    times = (strata * build_scheduler().config.num_train_timesteps).long()
+    return NoisyLatents(latents, tokens, times, torch.randn(latents.shape, generator=generator))
 
-    Letters and hands of clocks are a few cells in a picture of flat areas, which are soon learnt.
-    """
-    mean, square = (F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1) for x in (latents, latents**2))
-    spread = (square - mean**2).clamp(min=0).sqrt().mean(dim=1, keepdim=True)
-    return (1 + DETAIL * spread / spread.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)) / (1 + DETAIL)
 
-
-def loss_of_pool(
-    model: TextToLatent, pool: LatentPool, empty: Tensor, recipe: GeneratorRecipe
-) -> Callable[[int], tuple[Tensor, dict[str, Tensor]]]:
-    """The loss of step n: a batch drawn from the pool by n alone; ``empty`` holds the empty caption's tokens (64,)."""
+def velocity_loss(model: TextToLatent, batch: NoisyLatents) -> Tensor:
+    """Mean squared error of the velocity (Salimans & Ho 2022), details weighing more; scalar."""
     scheduler = build_scheduler()
-
-    def loss_of_step(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
-        dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
-        tokens = torch.where(dropped[:, None], empty, pool.tokens[rows])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = velocity_loss(model, scheduler, pool.latents[rows].float(), tokens, generator)
-        return loss, {}
-
-    return loss_of_step
+    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.times)
+    target = scheduler.get_velocity(batch.latents, batch.noise, batch.times)
+    said = model(noisy, batch.times, batch.tokens).float()
+    return (detail_weight(batch.latents) * (said - target) ** 2).mean()
 
 
 def assemble(model: TextToLatent, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
@@ -202,3 +189,86 @@ def assemble(model: TextToLatent, autoencoder: AutoencoderKL, tokenizer: CLIPTok
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, recipe: GeneratorSettings, file: Path) -> LatentPool:
+    if file.exists():
+        tensors = load_file(file)
+        return LatentPool(tensors["latents"], tensors["tokens"])
+    pool = draw_pool(autoencoder, tokenizer, recipe.pool, recipe.seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(pool._asdict(), file)
+    return pool
+
+
+def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: Run, out: Path) -> None:
+    """Train UNet and text encoder, or go on where ``generator.pt`` stopped, and write the pipeline to ``out``."""
+    rng = np.random.default_rng(recipe.seed)
+    tokenizer = caption_tokenizer([sample_scene(rng).caption for _ in range(3000)])
+    torch.manual_seed(recipe.seed)
+    model = TextToLatent(tokenizer)
+    model.unet.set_attn_processor(AttnProcessor())  # plain attention: half again as fast as sdpa in bfloat16 on a CPU
+    model.text_encoder.set_attn_implementation("eager")
+    with run.processes.main_first():
+        pool = _pool(autoencoder, tokenizer, recipe, run.folder / "pool.safetensors")
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    settings = fit_settings(
+        recipe,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        warmup=recipe.warmup,
+        ema=recipe.ema,
+        seed=recipe.seed,
+        dtype="bfloat16",
+    )
+
+    def draw(part: Draw) -> NoisyLatents:
+        return draw_noisy(pool, empty, recipe, part)
+
+    def loss(batch: NoisyLatents) -> tuple[Tensor, dict[str, Tensor]]:
+        return velocity_loss(model, batch), {}
+
+    fit(model, draw, loss, settings, run, "generator")
+    model.cpu()
+    model.unet.half()
+    if run.processes.main:
+        assemble(model, autoencoder, tokenizer).save_pretrained(out)
+        SavedSettings(
+            detector="micro", judge="micro", call=CALL, inpainter="micro:inpainter", inpaint_call=INPAINT_CALL
+        ).write(out)
+
+
+def _train(recipe: GeneratorSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    train_generator(recipe, train_autoencoder(recipe.autoencoder, run), run, out)
+
+
+def measure(folder: Path, run: Run, count: int) -> dict[str, Any]:
+    """Scores of the pipeline in a folder and of its autoencoder, on held-out scenes."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    painted = score_generator(pipeline, count, **CALL)
+    rebuilt = score_autoencoder(pipeline.vae, count)
+    return {
+        "oracle_flaws_a_picture": painted["flaws"],
+        "right_kind_and_colour": painted["right_kind_and_colour"],
+        "autoencoder_oracle_flaws_a_picture": rebuilt["flaws"],
+        "autoencoder_mean_error_of_255": rebuilt["mean_error_of_255"],
+        **{f"oracle_flaws_with_{n}_things": value for n, value in painted["flaws_by_things"].items()},
+        **{f"missed/{part}": value / count for part, value in painted["parts"].items()},
+    }
+
+
+RECIPE = Recipe(
+    name="generator",
+    help="the micro world's Stable Diffusion pipeline, autoencoder included",
+    budget="hours on one core",
+    micro=GeneratorSettings,
+    train=_train,
+    folder="generator",
+    card=Card(
+        name="generator-micro 5",
+        data=lambda _: "clean renders of the micro world, drawn on the fly",
+        settings=lambda recipe: {**asdict(recipe), "call": CALL},
+    ),
+    measure=measure,
+)

@@ -7,10 +7,7 @@ generator's. Holes are what the loop repaints: grown parts of things and discs, 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +20,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.data.samples import DataSet
 from refiner.masks import box_of, dilate
 from refiner.micro.drawing import visible
 from refiner.micro.world import SIZE, Scene, render
 from refiner.pipelines.painting.crops import crop_box, whole_cells
-from refiner.training.fit import FitSettings, fit
-from refiner.training.generator.recipe import detail_weight
-from refiner.training.world.flaws import Imperfect
+from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings, within
+from refiner.training.world.flaws import ImperfectGenerator
+from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import draw_scene, to_tensor
 from refiner.training.world.scores import score_inpainter
 from refiner.types import Mask, Size
@@ -48,10 +48,12 @@ _PARTS = (0.6, 0.3, 0.1)
 _CROPS = 0.85
 """Share of crops where the scene has several things."""
 _AT_ONCE = 50
+_TRAIN_STEPS = 1000
+"""Of the generator's noise schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpainterRecipe:
+class InpainterSettings(LoopSettings):
     """Settings of a run; the defaults are those of the bundled weights."""
 
     steps: int = 1600
@@ -64,6 +66,10 @@ class InpainterRecipe:
     practice: float = 0.3  # chance that a scene must show what is learnt last
     pool: int = 8_000  # pictures drawn and encoded ahead
     seed: int = 31
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, outside=(0, None), pool=(1, None))
 
 
 class Hole(NamedTuple):
@@ -123,7 +129,7 @@ def _hole(scene: Scene, rng: np.random.Generator) -> tuple[int, Mask]:
 
 
 @torch.no_grad()
-def draw_pool(pipe: StableDiffusionPipeline, recipe: InpainterRecipe, file: Path) -> HolePool:
+def draw_pool(pipe: StableDiffusionPipeline, recipe: InpainterSettings, file: Path) -> HolePool:
     """Draw and encode ``recipe.pool`` holes, kept in ``file`` and read from there."""
     if not file.exists():
         rows: list[HolePool] = []
@@ -157,108 +163,104 @@ def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return wide
 
 
-def loss_of_pool(
-    unet: UNet2DConditionModel, pipe: StableDiffusionPipeline, pool: HolePool, recipe: InpainterRecipe
-) -> Callable[[int], tuple[Tensor, dict[str, Tensor]]]:
-    """The loss of step n: a batch drawn from the pool by n alone."""
-    empty = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+class NoisyHoles(NamedTuple):
+    """A batch of holes with what noises their latents, of which each tensor has B rows."""
 
-    def loss_of_step(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
-        dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
-        tokens = torch.where(dropped[:, None], empty, pool.tokens[rows])
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                states = pipe.text_encoder(tokens).last_hidden_state
-            batch = HolePool(pool.latents[rows].float(), pool.around[rows].float(), pool.masks[rows].float(), tokens)
-            return velocity_loss(unet, pipe.scheduler, batch, states, recipe.outside, generator), {}
+    holes: HolePool
+    """In float; ``tokens`` stay int."""
+    times: Tensor
+    noise: Tensor
 
-    return loss_of_step
+
+def draw_noisy(pool: HolePool, empty: Tensor, recipe: InpainterSettings, part: Draw) -> NoisyHoles:
+    """A batch of the pool, drawn from ``part`` alone; ``empty`` holds the empty caption's tokens (64,)."""
+    generator = torch.Generator().manual_seed(part.seed(recipe.seed))
+    rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
+    dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
+    tokens = torch.where(dropped[:, None], empty, pool.tokens[rows])
+    holes = HolePool(pool.latents[rows].float(), pool.around[rows].float(), pool.masks[rows].float(), tokens)
+    strata = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
+    times = (strata * _TRAIN_STEPS).long()
+    return NoisyHoles(holes, times, torch.randn(holes.latents.shape, generator=generator))
 
 
 def velocity_loss(
-    unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
-    batch: HolePool,
-    states: Tensor,
-    outside: float,
-    generator: torch.Generator,
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, batch: NoisyHoles, states: Tensor, outside: float
 ) -> Tensor:
     """The generator's loss of the velocity, each cell outside of the hole weighing ``outside`` times as much."""
-    count = len(batch.latents)
-    strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    times = (strata * scheduler.config.num_train_timesteps).long()
-    noise = torch.randn(batch.latents.shape, generator=generator)
-    noisy = scheduler.add_noise(batch.latents, noise, times)
-    target = scheduler.get_velocity(batch.latents, noise, times)
-    said = unet(torch.cat([noisy, batch.masks, batch.around], dim=1), times, states).sample.float()
-    weight = detail_weight(batch.latents) * (batch.masks + outside * (1 - batch.masks))
+    holes = batch.holes
+    noisy = scheduler.add_noise(holes.latents, batch.noise, batch.times)
+    target = scheduler.get_velocity(holes.latents, batch.noise, batch.times)
+    said = unet(torch.cat([noisy, holes.masks, holes.around], dim=1), batch.times, states).sample.float()
+    weight = detail_weight(holes.latents) * (holes.masks + outside * (1 - holes.masks))
     return (weight * (said - target) ** 2).mean() / weight.mean()
 
 
+def loss_of(
+    unet: UNet2DConditionModel, pipe: StableDiffusionPipeline, batch: NoisyHoles, recipe: InpainterSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch's loss, under the captions as the pipeline's text encoder reads them."""
+    with torch.no_grad():
+        states = pipe.text_encoder(batch.holes.tokens).last_hidden_state
+    return velocity_loss(unet, pipe.scheduler, batch, states, recipe.outside), {}
+
+
 def train(
-    recipe: InpainterRecipe, pipe: StableDiffusionPipeline, run: Path, out: Path
+    recipe: InpainterSettings, pipe: StableDiffusionPipeline, run: Run, out: Path
 ) -> StableDiffusionInpaintPipeline:
-    """Train the UNet, or go on where ``run/inpainter.pt`` stopped, and write the pipeline to ``out``."""
+    """Train the UNet, or go on where ``inpainter.pt`` stopped, and write the pipeline to ``out``."""
     unet = widened(pipe.unet)
     unet.set_attn_processor(AttnProcessor())
-    pool = draw_pool(pipe, recipe, run / "holes.safetensors")
-    settings = FitSettings(
-        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, ema=recipe.ema, seed=recipe.seed
+    with run.processes.main_first():
+        pool = draw_pool(pipe, recipe, run.folder / "holes.safetensors")
+    empty = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    settings = fit_settings(
+        recipe,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        warmup=recipe.warmup,
+        ema=recipe.ema,
+        seed=recipe.seed,
+        dtype="bfloat16",
     )
-    fit(unet, loss_of_pool(unet, pipe, pool, recipe), settings, run, "inpainter")
-    parts = {**pipe.components, "unet": unet.half()}
+    pipe.text_encoder.to(run.processes.device)
+    fit(
+        unet,
+        lambda part: draw_noisy(pool, empty, recipe, part),
+        lambda batch: loss_of(unet, pipe, batch, recipe),
+        settings,
+        run,
+        "inpainter",
+    )
+    pipe.text_encoder.cpu()
+    parts = {**pipe.components, "unet": unet.cpu().half()}
     for part in (unet, pipe.vae):
         part.register_to_config(_name_or_path="")  # else the folder that they were loaded from
     inpainter = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
-    inpainter.save_pretrained(out)
+    if run.processes.main:
+        inpainter.save_pretrained(out)
     return inpainter
 
 
-def measure(recipe: InpainterRecipe, generator: Path, out: Path) -> Imperfect:
-    """Measure the inpainter in ``out`` on pictures of the generator, write its card, and return both as painters."""
-    _write_card(out, recipe, {})  # bundled weights do not load without one
-    imperfect = Imperfect(generator, out)
-    _write_card(out, recipe, score_inpainter(imperfect))
-    return imperfect
+def _train(recipe: InpainterSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    train(recipe, StableDiffusionPipeline.from_pretrained(run.weights / "generator", dtype=torch.float32), run, out)
 
 
-def _write_card(folder: Path, recipe: InpainterRecipe, scores: Mapping[str, float]) -> None:
-    write_card(
-        folder,
+def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
+    """Scores of the inpainter in a folder on pictures of the generator; ``folder`` must have a card."""
+    return score_inpainter(ImperfectGenerator(run.weights / "generator", folder), count)
+
+
+RECIPE = Recipe(
+    name="inpainter",
+    help="the micro world's inpainter, from the generator's UNet",
+    budget="hours on one core",
+    micro=InpainterSettings,
+    train=_train,
+    folder="inpainter",
+    card=Card(
         name="inpainter-micro 1",
-        recipe="python -P -m refiner.training.inpainter.recipe --out DIR",
-        seed=recipe.seed,
-        data=f"{recipe.pool} clean renders of the micro world and crops of such, with holes",
-        domain="micro",
-        scores=scores,
-        settings=dataclasses.asdict(recipe),
-    )
-
-
-def main() -> None:
-    """``python -P -m refiner.training.inpainter.recipe --out DIR``."""
-    parser = argparse.ArgumentParser(description="Train an inpainter; goes on from the checkpoints of --run.")
-    parser.add_argument("--run", type=Path, default=Path("runs/inpainter"), help="checkpoints, log and drawn pictures")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="pipeline to start from")
-    recipe = InpainterRecipe()
-    for field in dataclasses.fields(recipe):
-        default = getattr(recipe, field.name)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--measure-only", action="store_true", help="measure the pipeline in --out on 100 pictures")
-    arguments = vars(parser.parse_args())
-    torch.set_num_threads(1)
-    run, out, generator = (arguments.pop(name) for name in ("run", "out", "generator"))
-    if arguments.pop("measure_only"):
-        print(json.dumps(score_inpainter(Imperfect(generator, out), 100)))
-        return
-    recipe = InpainterRecipe(**arguments)
-    pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
-    train(recipe, pipe, run, out)
-    measure(recipe, generator, out)
-
-
-if __name__ == "__main__":
-    main()
+        data=lambda recipe: f"{recipe.pool} clean renders of the micro world and crops of such, with holes",
+    ),
+    measure=measure,
+)

@@ -24,9 +24,10 @@ from refiner.micro.world import SIZE, Scene, sample_scene
 from refiner.pipelines.revisers.chat import ChatReviser
 from refiner.pipelines.revisers.template import TemplateReviser, clause_of
 from refiner.taxonomy import Category
-from refiner.training.legion.data import PART_NAMES
-from refiner.training.vlm.words import FRAME, tokenizer_of, words
 from refiner.training.world.flaws import EXPLANATION
+from refiner.training.world.labels import PART_NAMES
+from refiner.training.world.tokenizers import chat_tokenizer
+from refiner.training.world.words import FRAME, words
 from refiner.types import Action, Analysis, Attempt, Region
 
 MOST_ATTEMPTS = 3
@@ -164,7 +165,7 @@ def _region(scene: Scene, rng: np.random.Generator) -> Region:
 
 def build_tokenizer(template: TemplateReviser) -> Qwen2TokenizerFast:
     """Of Qwen's class; what every question says alike is one token each, as are the world's words."""
-    return tokenizer_of([*told(template), *_CONNECTIVES, *words()], CHAT, ("<|im_start|>", "<|im_end|>"))
+    return chat_tokenizer([*told(template), *_CONNECTIVES, *words()], CHAT, ("<|im_start|>", "<|im_end|>"))
 
 
 def told(template: TemplateReviser) -> list[str]:
@@ -196,7 +197,7 @@ _CONNECTIVES = (
 )  # fmt: skip
 
 
-class Batch(NamedTuple):
+class ChatBatch(NamedTuple):
     """Questions and answers."""
 
     ids: Tensor
@@ -205,7 +206,7 @@ class Batch(NamedTuple):
     """Int (B, L): the answer's tokens, else -100."""
 
 
-def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Batch:
+def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> ChatBatch:
     """Put questions and answers into one batch."""
     questions = [rendered(exchange.question, tokenizer) for exchange in exchanges]
     answers = [
@@ -218,7 +219,7 @@ def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Bat
     for row, (asked, said) in enumerate(zip(questions, answers, strict=True)):
         ids[row, : len(asked) + len(said)] = torch.tensor([*asked, *said])
         labels[row, len(asked) : len(asked) + len(said)] = torch.tensor(said)
-    return Batch(ids, labels)
+    return ChatBatch(ids, labels)
 
 
 def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast) -> list[int]:

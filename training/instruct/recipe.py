@@ -1,13 +1,7 @@
-"""Train the bundled instruct model: a tiny Qwen2, asked what ``ChatReviser`` asks.
-
-Run ``python -P -m refiner.training.instruct.recipe --help``; it takes twenty minutes of one core.
-"""
+"""Train the bundled instruct model: a tiny Qwen2, asked what ``ChatReviser`` asks."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +14,26 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
 
+from refiner.data.samples import DataSet
 from refiner.detectors.chat.local import LocalChat
-from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.hub import MICRO_WEIGHTS
 from refiner.pipelines.loading import fitting_reviser
 from refiner.pipelines.revisers.chat import ChatReviser
 from refiner.pipelines.revisers.template import TemplateReviser
-from refiner.training.common import seed_everything
-from refiner.training.fit import FitSettings, fit
-from refiner.training.instruct.data import MOST_ATTEMPTS, Batch, build_tokenizer, collate, draw, revised
+from refiner.training.checkpoints import seed_everything
+from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.instruct.data import MOST_ATTEMPTS, ChatBatch, build_tokenizer, collate, draw, revised
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings
 
 _HELD_OUT = 40_000_000
-_HISTORIES = 200
 _ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)
 """Of the histories of one step after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructRecipe:
+class InstructSettings(LoopSettings):
     """All that a run depends on."""
 
     seed: int = 0
@@ -57,10 +54,11 @@ class InstructRecipe:
     """Weight of the loss of a question's own tokens: they say most things twice, from which copying is learnt."""
     bf16: bool = True
     """Autocast to bfloat16; the weights themselves stay float32."""
+    report_every: int = 50
     save_every: int = 100
 
 
-def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructRecipe) -> Qwen2ForCausalLM:
+def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructSettings) -> Qwen2ForCausalLM:
     """A Qwen2 with random weights for this tokenizer."""
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -83,7 +81,7 @@ def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructRecipe) -> Qwen2F
     return model
 
 
-def token_losses(model: Qwen2ForCausalLM, batch: Batch) -> dict[str, Tensor]:
+def token_losses(model: Qwen2ForCausalLM, batch: ChatBatch) -> dict[str, Tensor]:
     """Mean cross-entropy of the ``answer``'s tokens, and of those that the model was ``reading`` before."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     ids, labels = batch.ids[:, 1:], batch.labels[:, 1:]
@@ -101,33 +99,35 @@ def micro_template(generator: Path = MICRO_WEIGHTS / "generator") -> TemplateRev
     return cast(TemplateReviser, fitting_reviser("template", DiffusionPipeline.from_pretrained(generator)))
 
 
-def train(recipe: InstructRecipe, template: TemplateReviser, folder: Path, out: Path) -> None:
-    """Train, resumed from ``folder`` where it holds a checkpoint; the model goes to ``out``, weights in float16."""
+def train(recipe: InstructSettings, template: TemplateReviser, run: Run, out: Path) -> None:
+    """Train, or go on where ``instruct.pt`` stopped; the model goes to ``out``, weights in float16."""
     seed_everything(recipe.seed)
     tokenizer = build_tokenizer(template)
     model = build_model(tokenizer, recipe)
 
-    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        rng = np.random.default_rng((recipe.seed, step))
-        attempts = _ATTEMPTS[step % len(_ATTEMPTS)]  # the same for all: less padding
-        batch = collate([draw(rng, template, attempts) for _ in range(recipe.batch)], tokenizer)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            losses = token_losses(model, batch)
+    def drawn(part: Draw) -> ChatBatch:
+        rng = np.random.default_rng((recipe.seed, *part.key))
+        attempts = _ATTEMPTS[part.step % len(_ATTEMPTS)]  # the same for all: less padding
+        return collate([draw(rng, template, attempts) for _ in range(recipe.batch)], tokenizer)
+
+    def loss(batch: ChatBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        losses = token_losses(model, batch)
         return losses["answer"] + recipe.reading * losses["reading"], {k: v.detach() for k, v in losses.items()}
 
-    settings = FitSettings(
+    settings = fit_settings(
+        recipe,
         steps=recipe.steps,
         learning_rate=recipe.rate,
         warmup=recipe.warmup,
         weight_decay=recipe.weight_decay,
         ema=recipe.ema,
         seed=recipe.seed,
-        report_every=50,
-        save_every=recipe.save_every,
+        dtype="bfloat16" if recipe.bf16 else "float32",
     )
-    fit(model, loss_of_step, settings, folder, "instruct")
-    tokenizer.save_pretrained(out)
-    model.to(torch.float16).save_pretrained(out)
+    fit(model, drawn, loss, settings, run, "instruct")
+    if run.processes.main:
+        tokenizer.save_pretrained(out)
+        model.cpu().to(torch.float16).save_pretrained(out)
 
 
 def measure(folder: Path, template: TemplateReviser, count: int) -> dict[str, float]:
@@ -149,44 +149,24 @@ def measure(folder: Path, template: TemplateReviser, count: int) -> dict[str, fl
     return {"used": used / count, "as_taught": taught / count}
 
 
-def write_scores(folder: Path, scores: Mapping[str, float], recipe: InstructRecipe) -> None:
-    """Write a model's ``card.json`` with its scores."""
-    write_card(
-        folder,
+def _train(recipe: InstructSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    train(recipe, micro_template(run.weights / "generator"), run, out)
+
+
+def _measure(folder: Path, run: Run, count: int) -> dict[str, float]:
+    return measure(folder, micro_template(run.weights / "generator"), count)
+
+
+RECIPE = Recipe(
+    name="instruct",
+    help="the chat model that revises prompts: a tiny Qwen2",
+    budget="about 20 minutes on one core",
+    micro=InstructSettings,
+    train=_train,
+    folder="instruct",
+    card=Card(
         name="instruct-micro 1",
-        recipe="python -P -m refiner.training.instruct.recipe --run runs/instruct --out DIR",
-        seed=recipe.seed,
-        data="captions of the micro world with histories of flaws, drawn on the fly (training/instruct_data.py)",
-        domain="micro",
-        scores={name: round(value, 4) for name, value in scores.items()},
-        settings=dataclasses.asdict(recipe),
-    )
-
-
-def build(run: Path, generator: Path, out: Path, recipe: InstructRecipe | None = None) -> dict[str, float]:
-    """Train, measure on ``_HISTORIES`` held-out histories, and write the model with its card to ``out``."""
-    recipe, template = recipe or InstructRecipe(), micro_template(generator)
-    train(recipe, template, run, out)
-    scores = measure(out, template, _HISTORIES)
-    write_scores(out, scores, recipe)
-    return scores
-
-
-def main() -> None:
-    """``python -P -m refiner.training.instruct.recipe --run runs/instruct --out DIR``."""
-    parser = argparse.ArgumentParser(description="Train an instruct model; goes on from a checkpoint in --run.")
-    parser.add_argument("--run", type=Path, default=Path("runs/instruct"), help="checkpoint and log")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model, with its card")
-    parser.add_argument("--measure-only", action="store_true", help="measure the model that is in --out, then stop")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="that reads the prompts")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.measure_only:
-        scores = measure(arguments.out, micro_template(arguments.generator), _HISTORIES)
-    else:
-        scores = build(arguments.run, arguments.generator, arguments.out)
-    print(json.dumps(scores, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+        data=lambda _: "captions of the micro world with histories of flaws, drawn on the fly",
+    ),
+    measure=_measure,
+)

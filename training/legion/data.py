@@ -6,15 +6,13 @@ import dataclasses
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -23,14 +21,15 @@ from refiner.files import atomic_write
 from refiner.masks import box_of, location_words
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import COLOURS, KINDS
-from refiner.micro.world import SIZE, Scene, Thing, sample_scene
+from refiner.micro.world import SIZE, Scene, sample_scene
 from refiner.taxonomy import Category
+from refiner.training.world.claims import record_of, recorded
 from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of, regions_of
+from refiner.training.world.labels import KIND_NAMES, PART_NAMES, Augment, decoder_like, part_map
 from refiner.training.world.paintings import Gallery, Painting
+from refiner.training.world.scenes import draw_injected
 from refiner.types import Box, Claim, Region, Size
 
-KIND_NAMES = (*FLAWS, "malformed")
-"""The injected kinds, and what the generator does by itself."""
 CLEAN_SHARE = 0.35
 """Share of injected pictures without a flaw."""
 INJECTED_EVERY = 3
@@ -39,24 +38,8 @@ MEAN, STD = 0.5, 0.5
 """Both towers see (value / 255 - MEAN) / STD."""
 _LENGTH_STEP = 32
 """Answers are padded to multiples of this: kernels are prepared anew for every new shape."""
-_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
-
-LABEL_SIDE = SIZE // 2
 LEEWAY = 6
 """Pixels by which pictures are moved in training."""
-
-
-def _part_names() -> tuple[str, ...]:
-    things = [
-        Thing(kind=kind.name, colour="red", attribute=word) for kind in KINDS.values() for word in kind.attributes
-    ]
-    return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
-
-
-PART_NAMES = _part_names()
-"""Every part of every kind of thing."""
-
-Augment = Callable[[Pixels, np.random.Generator], Pixels]
 
 
 class Drawn(NamedTuple):
@@ -73,16 +56,6 @@ class Drawn(NamedTuple):
     """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
     caption: str = ""
     """Of the scene; empty where it was not kept."""
-
-
-def part_map(scene: Scene) -> Pixels:
-    """Which part of the flawless scene each second pixel shows."""
-    canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
-    pen = ImageDraw.Draw(canvas)
-    for shape in sorted(scene.shapes(), key=lambda shape: (shape.thing, shape.layer)):
-        label = 1 + PART_NAMES.index(f"{scene.things[shape.thing].kind}: {shape.part}")
-        pen.polygon([(x / 2 - 0.5, y / 2 - 0.5) for x, y in shape.points], fill=label, outline=label)
-    return np.asarray(canvas)
 
 
 def finding_of(region: Region) -> Claim:
@@ -102,10 +75,8 @@ def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
 
     Regions are ordered by ninth of the picture, row by row, then from left to right.
     """
-    scene = sample_scene(rng)
-    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
-    picture = inject(scene, rng, count=count)
-    return _drawn(np.asarray(picture.image), scene, picture.regions, picture.kinds)
+    picture = draw_injected(rng, clean_share)
+    return _drawn(np.asarray(picture.image), picture.scene, picture.regions, picture.kinds)
 
 
 def natural(painting: Painting) -> list[Drawn]:
@@ -225,59 +196,6 @@ class Pool:
         return Drawn(arrays["images"][place], masks, self.findings[index], kinds, arrays["parts"][place])
 
 
-def record_of(claim: Claim) -> dict[str, Any]:
-    """What a claim tells, as plain JSON values; ``recorded`` reads it back."""
-    return {name: value for name, value in dataclasses.asdict(claim).items() if value not in (None, ())}
-
-
-def recorded(entry: Mapping[str, Any]) -> Claim:
-    """The claim of a record."""
-    texts = {name: entry[name] for name in ("name", "location", "explanation", "reasoning")}
-    box = tuple(entry["box"]) if "box" in entry else None
-    category, score = Category(entry["category"]), entry.get("score")
-    return Claim(**texts, category=category, severity=entry["severity"], score=score, box=box)
-
-
-def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """What an autoencoder does to a picture, imitated: soft edges, lost resolution, faint noise, a shift of tone.
-
-    Half of the pictures stay as they are. Clean ones stay clean: a detector must not take a decoder for a flaw.
-    """
-    if rng.random() < 0.5:
-        return image
-    picture = Image.fromarray(image)
-    choice = rng.random()
-    if choice < 0.4:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
-    elif choice < 0.7:
-        side = int(rng.integers(60, 90))
-        resample = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[int(rng.integers(3))]
-        picture = picture.resize((side, side), resample).resize((SIZE, SIZE), resample)
-    elif choice < 0.9:
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=int(rng.integers(55, 96)))
-        picture = Image.open(buffer).convert("RGB")
-    values = np.asarray(picture, dtype=np.float32) * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5, 3)
-    values = values + rng.normal(0, rng.uniform(0, 3), values.shape)
-    return values.clip(0, 255).astype(np.uint8)
-
-
-def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words and signs of ``texts``; it gives them back exactly."""
-    split = pre_tokenizers.Split(Regex(r" ?[\w'-]+|[^\w\s]|\s"), behavior="isolated")
-    words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
-    known = list(_SPECIAL[:4]) + sorted(words)
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(known)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    marks = [AddedToken(token, lstrip=True, special=True, normalized=False) for token in _SPECIAL[4:]]
-    fast.add_tokens(marks, special_tokens=True)
-    return fast
-
-
 def example_answers() -> list[str]:
     """One answer for each kind of flaw on each thing, and for each part that the generator may get wrong."""
     rng, findings = np.random.default_rng(0), list[Claim]()
@@ -313,7 +231,7 @@ def _numbered(count: int) -> list[Claim]:
     return [Claim(category=Category.SHAPE, severity=0.5)] * count
 
 
-class Batch(NamedTuple):
+class LegionBatch(NamedTuple):
     """B pictures with the answers to them; S regions in all, row by row."""
 
     pixels: Tensor
@@ -342,7 +260,7 @@ def normalise(images: Pixels) -> Tensor:
     return torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
 
 
-def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int]) -> Batch:
+def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int]) -> LegionBatch:
     """Put pictures and their answers into one batch."""
     end = tokenizer.eos_token_id
     answers = [[*tokenizer.encode(compose(item.findings), add_special_tokens=False), end] for item in items]
@@ -353,7 +271,7 @@ def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_i
         stop = len(prompt_ids) + len(answer)
         ids[row, :stop] = torch.tensor([*prompt_ids, *answer])
         labels[row, len(prompt_ids) : stop] = torch.tensor(answer)
-    return Batch(
+    return LegionBatch(
         pixels=normalise(np.stack([item.image for item in items])),
         ids=ids,
         labels=labels,
@@ -374,7 +292,7 @@ def sample_batch(
     seed: tuple[int, ...],
     size: int,
     augment: Augment = decoder_like,
-) -> Batch:
+) -> LegionBatch:
     """Draw ``size`` pictures of the pool, moved and augmented; the same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     items = [moved(pool[int(index)], rng) for index in rng.choice(len(pool), size, replace=False)]

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from refiner.detectors.legion import LegionModel
 from refiner.micro.world import SIZE
-from refiner.training.legion.data import KIND_NAMES, LABEL_SIDE, PART_NAMES, Batch
+from refiner.training.legion.data import LegionBatch
 from refiner.training.legion.model import Architecture
+from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
+from refiner.training.world.losses import dice_loss, kind_loss, part_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Trainee(nn.Module):
         self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, channels, 1), nn.PixelShuffle(zoom))
         nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # a given part is seldom in a given patch
 
-    def losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def losses(self, batch: LegionBatch, weights: LossWeights) -> dict[str, Tensor]:
         """Stage 1's losses by name, weighted."""
         output = self.model(batch.ids, batch.pixels, batch.pixels)
         asked = batch.labels[:, 1:] != -100
@@ -59,12 +61,14 @@ class Trainee(nn.Module):
             losses["dice"] = weights.dice * dice_loss(masks.sigmoid(), batch.masks)
         return losses | self.dense_losses(output.vision, output.sam, batch, weights)
 
-    def tower_losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def tower_losses(self, batch: LegionBatch, weights: LossWeights) -> dict[str, Tensor]:
         """Stage 0's losses by name, weighted."""
         vision, ground = self.model.encode_image(batch.pixels), self.model.encode_ground(batch.pixels)
         return self.dense_losses(vision, ground, batch, weights)
 
-    def dense_losses(self, vision: Tensor, ground: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def dense_losses(
+        self, vision: Tensor, ground: Tensor, batch: LegionBatch, weights: LossWeights
+    ) -> dict[str, Tensor]:
         """The losses of both towers' features, by name, weighted."""
         kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
         flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
@@ -79,51 +83,20 @@ class Trainee(nn.Module):
         return losses
 
 
-def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth.
-
-    ``masks`` float (S, H, W), ``rows`` and ``kinds`` int (S,) are those of S flaws, as a ``Batch`` has them.
-    """
-    side = round(logits.shape[1] ** 0.5)
-    shares = functional.adaptive_avg_pool2d(masks[:, None], side).flatten(1)
-    target = torch.zeros(logits.shape[:2], dtype=torch.long)
-    for row, kind, share in zip(rows.tolist(), kinds.tolist(), shares, strict=True):
-        target[row][share > 0.06] = kind + 1
-    importance = torch.ones(logits.shape[-1])
-    importance[0] = 0.05
-    return functional.cross_entropy(logits.flatten(0, 1), target.flatten(), importance)
-
-
-def _flawed_loss(logits: Tensor, batch: Batch) -> Tensor:
+def _flawed_loss(logits: Tensor, batch: LegionBatch) -> Tensor:
     """Flawed or not at each pixel: (B, 48, 48)."""
-    truth = torch.zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
+    truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
     logits = _to_picture(logits)
     bce = functional.binary_cross_entropy_with_logits(logits, truth)
     return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
 
 
-def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
-    """Which parts should be in each patch: (B, N, parts); mean over the parts that are there."""
-    side = round(logits.shape[1] ** 0.5)
-    shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
-    truth = (functional.adaptive_avg_pool2d(shown, side) > 0.05).flatten(2).transpose(1, 2)[..., 1:].float()
-    total = functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-    return total / truth.sum().clamp(min=1)
-
-
 def _seen_loss(logits: Tensor, parts: Tensor) -> Tensor:
     """Which part should be at each pixel: (B, 1 + parts, 48, 48); the background counts a fifth."""
-    importance = torch.ones(logits.shape[1])
+    importance = torch.ones(logits.shape[1], device=logits.device)
     importance[0] = 0.2
     return functional.cross_entropy(logits, parts, importance)
 
 
 def _to_picture(logits: Tensor) -> Tensor:
     return functional.interpolate(logits[:, None].float(), (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
-
-
-def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
-    """Mean over the first axis of 1 - Dice, with LISA's scale and offset as LEGION's code has them; scalar."""
-    p, g = probability.flatten(1), truth.flatten(1)
-    both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
-    return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
-from refiner.training.legion.data import PART_NAMES, part_map
 from refiner.training.world.flaws import Pixels
+from refiner.training.world.labels import PART_NAMES, part_map
 from refiner.training.world.paintings import Painting
 from refiner.types import Mask
 
@@ -192,7 +192,7 @@ def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
     return labels
 
 
-class Sample(NamedTuple):
+class JudgeSample(NamedTuple):
     """One caption's N pictures, each in the order of ``PICTURES`` or ``VIEWS``."""
 
     pictures: NDArray[np.uint8]
@@ -209,7 +209,7 @@ class Sample(NamedTuple):
     """The caption; in a sample of the world also that of the rival picture, and ``TEXT_RIVALS`` other wrong ones."""
 
 
-def draw_sample(rng: np.random.Generator) -> Sample:
+def draw_sample(rng: np.random.Generator) -> JudgeSample:
     """A sample at random; half of them have only flaws that are proper to one kind of thing."""
     scene = sample_scene(rng)
     again, other = place(scene, rng), rival(scene, rng, _TAUGHT)
@@ -219,7 +219,7 @@ def draw_sample(rng: np.random.Generator) -> Sample:
     faults = np.array([0, 0, len(flawed.kinds), len(worse.kinds), 0])
     better = faults[:, None] < faults
     better[:2, -1] = True
-    return Sample(
+    return JudgeSample(
         pictures=np.stack([np.asarray(picture) for picture in pictures]),
         things=np.stack([thing_labels(each) for each in scenes]),
         parts=np.stack([part_labels(each) for each in scenes]),
@@ -229,11 +229,11 @@ def draw_sample(rng: np.random.Generator) -> Sample:
     )
 
 
-def natural_sample(painting: Painting) -> Sample:
+def natural_sample(painting: Painting) -> JudgeSample:
     """What a painting teaches; of two pictures the one with fewer flaws, on fewer pixels, is better."""
     masks = [np.logical_or.reduce([np.zeros((SIZE, SIZE), bool), *(f.mask for f in flaws)]) for flaws in painting.flaws]
     faults = np.array([(len(flaws), mask.sum()) for flaws, mask in zip(painting.flaws, masks, strict=True)])
-    return Sample(
+    return JudgeSample(
         pictures=painting.pictures,
         things=np.stack([thing_labels(scene) for scene in painting.scenes]),
         parts=np.stack([part_labels(scene) for scene in painting.scenes]),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from refiner.hub import MICRO_WEIGHTS, read_card
-from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.flaws import FLAWS, FlawedPicture, inject
 from refiner.micro.world import Scene, place, render, sample_scene
 from refiner.protocols import Judge
 from refiner.training.preference.data import RIVALS, Retouch, flawed_pair, natural_sample
-from refiner.training.world.flaws import Imperfect
+from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, paint
 
 _CHUNK = 64
@@ -104,7 +99,7 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
 
 
-def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect) -> dict[str, float]:
+def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: ImperfectGenerator) -> dict[str, float]:
     """The same on the generator's own mistakes in held-out scenes.
 
     Args:
@@ -133,7 +128,7 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: Imperfect)
     return {sort: float(np.mean(right)) for sort, right in sorted(votes.right.items())}
 
 
-def measure(judge: Judge, seed: int, pairs: int, imperfect: Imperfect) -> dict[str, float]:
+def measure(judge: Judge, seed: int, pairs: int, imperfect: ImperfectGenerator) -> dict[str, float]:
     """Held-out figures on exact pictures, under ``decoded/`` once decoded, and on the generator's mistakes.
 
     ``seed`` is that of the judge's training.
@@ -143,21 +138,3 @@ def measure(judge: Judge, seed: int, pairs: int, imperfect: Imperfect) -> dict[s
     natural = evaluate_natural(judge, seed + 3, pairs, imperfect)
     own = {f"generator/{name}": value for name, value in natural.items()}
     return scores | {f"decoded/{name}": value for name, value in decoded.items()} | own
-
-
-def main() -> None:
-    """``python -P -m refiner.training.preference.eval [FOLDER]``: the figures of a judge's card, once more."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=MICRO_WEIGHTS / "hps")
-    parser.add_argument("--pairs", type=int, default=500, help="held-out pairs of each sort")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose mistakes to show")
-    arguments = parser.parse_args()
-    judge, card = HPSScorer.from_pretrained(arguments.folder), read_card(arguments.folder)
-    if card is None:
-        parser.error(f"expected a judge with a card.json, got {str(arguments.folder)!r}: name its folder")
-    imperfect = Imperfect(arguments.generator)
-    print(json.dumps(measure(judge, card.seed, arguments.pairs, imperfect), indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,9 +17,9 @@ from refiner.metrics.hps.scorer import MEAN, STD, HPSScorer
 from refiner.micro.flaws import FLAWS
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import parse_caption
-from refiner.training.legion.data import PART_NAMES
 from refiner.training.preference.data import ATTRIBUTES
 from refiner.training.preference.pool import Labels
+from refiner.training.world.labels import PART_NAMES
 
 _LARGEST_SCALE = 100.0
 _NO_FLAW = 0.05
@@ -38,10 +38,11 @@ def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: 
         scale: factor on the cosines.
     """
     count = len(images)
-    target = torch.arange(count)
+    place = images.device
+    target = torch.arange(count, device=place)
     numbers = {caption: number for number, caption in enumerate(captions)}
-    own = torch.tensor([numbers[caption] for caption in captions])
-    same = (own[:count, None] == own[None]) & ~torch.eye(count, len(captions), dtype=torch.bool)
+    own = torch.tensor([numbers[caption] for caption in captions], device=place)
+    same = (own[:count, None] == own[None]) & ~torch.eye(count, len(captions), dtype=torch.bool, device=place)
     logits = (scale * images @ texts.T).masked_fill(same, -torch.inf)
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :count].T, target)) / 2
 
@@ -81,12 +82,12 @@ def _said(caption: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _fast() -> Iterator[None]:
-    """Attention by plain products in bfloat16: on a CPU faster than the fused kernel, and than float32."""
+def _fast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Attention by plain products under autocast: in bfloat16 a CPU is faster so than with the fused kernel."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # whatever its name says, the CPU heeds it
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
@@ -104,8 +105,9 @@ class Seen(NamedTuple):
 class Trainee(nn.Module):
     """The judge's network and the heads that only training needs."""
 
-    def __init__(self, scorer: HPSScorer) -> None:
+    def __init__(self, scorer: HPSScorer, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
+        self.dtype = dtype
         self.clip, self.tokenizer = scorer.model, scorer.tokenizer
         width, features = self.clip.visual.proj.shape
         self.things = [len(KINDS) + 1, len(COLOURS) + len(BACKGROUNDS), len(ATTRIBUTES)]
@@ -125,14 +127,15 @@ class Trainee(nn.Module):
     def see(self, pictures: Tensor) -> Seen:
         """Look at pictures (N, 3, 96, 96) in [0, 1]."""
         pixels = normalize(pictures, list(MEAN), list(STD))
-        with _fast():
+        with _fast(pixels.device.type, self.dtype):
             features = self.clip.encode_image(pixels)
         return Seen(functional.normalize(features.float(), dim=-1), self._tokens.float())
 
     def read(self, texts: list[str]) -> Tensor:
         """Unit features (N, D) of texts."""
-        with _fast():
-            features = self.clip.encode_text(self.tokenizer(texts))
+        place = self.clip.logit_scale.device
+        with _fast(place.type, self.dtype):
+            features = self.clip.encode_text(self.tokenizer(texts).to(place))
         return functional.normalize(features.float(), dim=-1)
 
     def patch_losses(self, tokens: Tensor, labels: Labels) -> dict[str, Tensor]:
@@ -140,7 +143,7 @@ class Trainee(nn.Module):
         split = self.patch_head(tokens[:, 1:]).split(self.patch_sizes, dim=2)
         *things, parts, flaws = split
         truth = labels.things.flatten(2)
-        rare = torch.ones(flaws.shape[2])
+        rare = torch.ones(flaws.shape[2], device=flaws.device)
         rare[0] = _NO_FLAW
         shown = labels.parts.flatten(1, 2)
         part = functional.binary_cross_entropy_with_logits(parts, shown, reduction="sum") / shown.sum().clamp(min=1)
@@ -155,7 +158,7 @@ class Trainee(nn.Module):
     def said_loss(self, features: Tensor, captions: list[str]) -> Tensor:
         """Whether features (N, D), of texts or of pictures, tell what their captions say."""
         logits = self.said_head(features * features.shape[1] ** 0.5).split(self.said_sizes, dim=1)
-        truth = torch.tensor([_said(caption) for caption in captions])
+        truth = torch.tensor([_said(caption) for caption in captions], device=features.device)
         return torch.stack([_classes(rows, truth[:, at]) for at, rows in enumerate(logits)]).mean()
 
     @property

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from typing import Any
 
 import open_clip
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from refiner.metrics.hps.scorer import HPSScorer
-from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE
-from refiner.training.common import seed_everything
+from refiner.training.checkpoints import seed_everything
 from refiner.training.preference.data import CELLS
+from refiner.training.world.tokenizers import CONTEXT_LENGTH, judge_tokenizer
 
-CONTEXT_LENGTH = 44
-"""Tokens of a prompt, start and end included: the longest caption just fits."""
 _FIRST_SCALE = 30.0
 """On the cosines: enough for a small step of a feature to say that a picture is flawed."""
-
-
-def words() -> list[str]:
-    """Every word of the micro world's captions."""
-    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
-    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
-    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Words to ids; the end token has the largest id, because CLIP's text tower reads its answer there."""
-    names = ["<pad>", "<unk>", *words(), "<start>", "<end>"]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z0-9']+"), "removed")
-    special = [("<start>", vocabulary["<start>"]), ("<end>", vocabulary["<end>"])]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=special)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=CONTEXT_LENGTH,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<start>",
-        eos_token="<end>",
-    )
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
@@ -76,7 +45,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 def build_scorer(seed: int) -> HPSScorer:
     """The micro judge before training, written to a folder and read back as any other."""
     seed_everything(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = judge_tokenizer()
     config = model_config(len(tokenizer))
     clip = open_clip.CLIP(**config)
     _initialise(clip)

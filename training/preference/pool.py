@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from refiner.files import atomic_write
-from refiner.training.legion.data import PART_NAMES
-from refiner.training.preference.data import PICTURES, Retouch, Sample, draw_sample, natural_sample
+from refiner.training.preference.data import PICTURES, JudgeSample, Retouch, draw_sample, natural_sample
+from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.paintings import VIEWS, Gallery
 
 _SHIFT = 3
@@ -29,7 +29,7 @@ class Labels(NamedTuple):
     parts: Tensor
     """Float (N, CELLS, CELLS, parts) of 0 and 1, as in ``part_labels``."""
     flaws: Tensor
-    """Int (N, CELLS, CELLS), as in ``Sample``."""
+    """Int (N, CELLS, CELLS), as in ``JudgeSample``."""
 
 
 class Pool:
@@ -52,7 +52,7 @@ class Pool:
             np.concatenate([file[name] for file in files]) for name in ("things", "parts", "flaws", "better")
         )
         self.better = torch.from_numpy(better)
-        """As in ``Sample``, (samples, N, N)."""
+        """As in ``JudgeSample``, (samples, N, N)."""
         self.shard_size = len(self.pictures[0])
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ def build_naturals(folder: Path, shards: int, gallery: Gallery) -> Pool:
     return Pool(folder, shards, VIEWS)
 
 
-def _write(folder: Path, index: int, samples: Sequence[Sample]) -> None:
+def _write(folder: Path, index: int, samples: Sequence[JudgeSample]) -> None:
     """Write a shard; its JSON file, which comes last, says that it is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{index:03d}"

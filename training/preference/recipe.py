@@ -16,13 +16,10 @@ picture is flawless, and what the caption says are learned beside it, through he
 with so few pictures, captions and preferences alone say too little about where to look. The image tower starts from
 two-dimensional sines and cosines, and from residual branches close to zero. The tokenizer knows the words of the micro
 world alone.
-
-Run ``python -P -m refiner.training.preference.recipe --help``.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,20 +30,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refiner.hub import MICRO_WEIGHTS, write_card
+from refiner.data.samples import DataSet
+from refiner.hub import read_card
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.world import sample_scene
-from refiner.training.fit import FitSettings, fit
+from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.preference.eval import measure
 from refiner.training.preference.losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference.model import build_scorer
 from refiner.training.preference.pool import Labels, Pool, build_naturals, build_pool, decoder_look, shifted
-from refiner.training.world.flaws import Imperfect
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings, within
+from refiner.training.world.flaws import ImperfectGenerator, bundled_generator
 from refiner.training.world.paintings import VIEWS, Gallery
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceRecipe:
+class PreferenceSettings(LoopSettings):
     """Settings of a run; the defaults are those of the bundled weights."""
 
     seed: int = 31
@@ -69,6 +70,15 @@ class PreferenceRecipe:
     flaws: float = 1.0
     verdict: float = 0.3
     said: float = 0.5
+    report_every: int = 50
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(
+            self, shards=(1, None), shard_size=(1, None), reading=(0, None), read=(1, None), natural_shards=(1, None)
+        )
+        within(self, natural_shard_size=(1, None), natural_from=(0, None), naturals=(1, None))
 
 
 _WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
@@ -78,7 +88,7 @@ _NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2), "mended": (3, 2), 
 """Which of a sample's pictures is better than which, where ``Pool.better`` says so."""
 
 
-class _Batch(NamedTuple):
+class JudgeBatch(NamedTuple):
     """Pictures of one pool's samples, and which is better than which."""
 
     pictures: Tensor
@@ -98,7 +108,7 @@ class _Batch(NamedTuple):
 
 def _draw_batch(
     pool: Pool, rng: np.random.Generator, count: int, names: tuple[str, ...], duels: dict[str, tuple[int, int]]
-) -> _Batch:
+) -> JudgeBatch:
     indices = rng.choice(len(pool), count, replace=False)
     pictures, labels = pool.take(indices, names)
     samples, places = torch.arange(count), [pool.names.index(name) for name in names]
@@ -112,7 +122,7 @@ def _draw_batch(
     captions = [row[name == "rival"] for name in names for row in rows]
     flawless = [place for place, name in enumerate(names) if name in ("clean", "again", "returned", "rival")]
     fitting = [place * count + at for place in flawless for at in range(count)]
-    return _Batch(
+    return JudgeBatch(
         pictures,
         samples.repeat(len(names)).tolist(),
         labels,
@@ -123,9 +133,9 @@ def _draw_batch(
     )
 
 
-def _join(first: _Batch, second: _Batch) -> _Batch:
+def _join(first: JudgeBatch, second: JudgeBatch) -> JudgeBatch:
     count = len(first.pictures)
-    return _Batch(
+    return JudgeBatch(
         torch.cat([first.pictures, second.pictures]),
         first.samples + [number + count for number in second.samples],
         Labels(*(torch.cat(both) for both in zip(first.labels, second.labels, strict=True))),
@@ -136,24 +146,24 @@ def _join(first: _Batch, second: _Batch) -> _Batch:
     )
 
 
-def losses_of_step(
-    trainee: Trainee, world: Pool, natural: Pool | None, recipe: PreferenceRecipe, step: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses by name of a step's batch, and the share of each duel that was decided rightly."""
-    rng = np.random.default_rng([recipe.seed, 1, step])
-    if step < recipe.reading:
-        heard = [sample_scene(rng).caption for _ in range(recipe.read)]
-        return {"said": trainee.said_loss(trainee.read(heard), heard)}, {}
-    batch = _draw_batch(world, rng, recipe.batch, _WORLD[step % 2], _DUELS)
-    if natural:
+def draw_step(world: Pool, natural: Pool | None, recipe: PreferenceSettings, part: Draw) -> JudgeBatch | list[str]:
+    """The batch of a micro-batch; of those that the text tower reads alone, captions."""
+    rng = np.random.default_rng([recipe.seed, 1, *part.key])
+    if part.step < recipe.reading:
+        return [sample_scene(rng).caption for _ in range(recipe.read)]
+    batch = _draw_batch(world, rng, recipe.batch, _WORLD[part.step % 2], _DUELS)
+    if natural and part.step >= recipe.natural_from:
         batch = _join(batch, _draw_batch(natural, rng, recipe.naturals, VIEWS, _NATURAL_DUELS))
+    return batch._replace(pictures=decoder_look(shifted(batch.pictures, batch.samples)))
+
+
+def losses_of(trainee: Trainee, batch: JudgeBatch | list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses by name, and the share of each duel that was decided rightly."""
+    if not isinstance(batch, JudgeBatch):
+        return {"said": trainee.said_loss(trainee.read(batch), batch)}, {}
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
     place = {caption: number for number, caption in enumerate(captions)}
-    seen, texts, scale = (
-        trainee.see(decoder_look(shifted(batch.pictures, batch.samples))),
-        trainee.read(captions),
-        trainee.scale,
-    )
+    seen, texts, scale = trainee.see(batch.pictures), trainee.read(captions), trainee.scale
     own = texts[[place[caption] for caption in batch.captions]]
     duels = {name: duel_scores(seen.features, own, pairs) for name, pairs in batch.pairs.items()}
     better, worse = torch.cat(list(duels.values())).unbind(1)
@@ -167,80 +177,72 @@ def losses_of_step(
     return losses, won | {"scale": scale}
 
 
-def train(runs: Path, recipe: PreferenceRecipe | None = None, imperfect: Imperfect | None = None) -> HPSScorer:
-    """The whole training, or what is left of it; checkpoint and pools lie in ``runs/preference``.
+def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run: Run) -> HPSScorer:
+    """The whole training, or what is left of it; checkpoint and pools lie in the run's folder.
 
     Args:
-        runs: folder of all runs.
-        recipe: None is that of the bundled weights.
+        recipe: its settings.
         imperfect: the generator: half the pictures go through its autoencoder, and it paints the natural samples;
             without it there are none of these.
+        run: where.
     """
-    recipe = recipe or PreferenceRecipe()
-    folder, weights = runs / "preference", dataclasses.asdict(recipe)
+    weights = dataclasses.asdict(recipe)
     retouch = imperfect.round_trip if imperfect else None
-    world = build_pool(folder / "pool", recipe.shards, recipe.shard_size, recipe.seed, retouch)
     natural = None
-    if imperfect:
-        gallery = Gallery(runs / "paintings", imperfect, shard=recipe.natural_shard_size)
-        natural = build_naturals(folder / "natural", recipe.natural_shards, gallery)
+    with run.processes.main_first():
+        world = build_pool(run.folder / "pool", recipe.shards, recipe.shard_size, recipe.seed, retouch)
+        if imperfect:
+            gallery = Gallery(run.paintings, imperfect, shard=recipe.natural_shard_size)
+            natural = build_naturals(run.folder / "natural", recipe.natural_shards, gallery)
     scorer = build_scorer(recipe.seed)
-    trainee = Trainee(scorer)
+    trainee = Trainee(scorer, torch.float32 if run.dtype == "float32" else torch.bfloat16)
 
-    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        late = step >= recipe.natural_from
-        losses, figures = losses_of_step(trainee, world, natural if late else None, recipe, step)
+    def loss(batch: JudgeBatch | list[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        losses, figures = losses_of(trainee, batch)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: value.detach() for name, value in (losses | figures).items()}
 
-    settings = FitSettings(
+    settings = fit_settings(
+        recipe,
         steps=recipe.steps,
         learning_rate=recipe.learning_rate,
         warmup=150,
         weight_decay=recipe.weight_decay,
         ema=0.998,
         seed=recipe.seed,
-        report_every=50,
-        save_every=200,
     )
-    fit(trainee, loss_of_step, settings, folder, "preferences")
+    fit(trainee, lambda part: draw_step(world, natural, recipe, part), loss, settings, run, "preferences")
+    trainee.cpu()
     return scorer
 
 
-def save(scorer: HPSScorer, out: Path, recipe: PreferenceRecipe, scores: Mapping[str, float]) -> None:
-    """Write the judge's folder with its card."""
-    (out / "card.json").unlink(missing_ok=True)
-    scorer.save_pretrained(out)
-    write_card(
-        out,
+def _train(recipe: PreferenceSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    scorer = train(recipe, bundled_generator(run.weights), run)
+    if run.processes.main:
+        (out / "card.json").unlink(missing_ok=True)
+        scorer.save_pretrained(out)
+
+
+def measure_folder(folder: Path, run: Run, count: int) -> dict[str, float]:
+    """``measure`` of the judge in a folder, with pairs drawn from the seed of its card."""
+    imperfect = bundled_generator(run.weights)
+    return measure(HPSScorer.from_pretrained(folder), read_card(folder).seed, count, imperfect)
+
+
+RECIPE = Recipe(
+    name="preference",
+    help="the judge: a CLIP in HPS v2's format at the micro world's size",
+    budget="hours on one core, the images that the generator paints first included",
+    micro=PreferenceSettings,
+    train=_train,
+    folder="hps",
+    card=Card(
         name="hps-micro 6",
-        recipe="python -P -m refiner.training.preference.recipe",
-        seed=recipe.seed,
-        data=f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
-        f"{recipe.natural_shards * recipe.natural_shard_size} scenes painted by the generator",
-        domain="micro",
-        scores=scores,
-        settings=dataclasses.asdict(recipe),
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and drawn pictures")
-    parser.add_argument("--out", type=Path, default=MICRO_WEIGHTS / "hps", help="folder of the finished judge")
-    parser.add_argument("--pairs", type=int, default=1400, help="held-out pairs of each sort to measure on")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="its folder")
-    arguments = parser.parse_args()
-    if not arguments.generator.is_dir():
-        parser.error(f"expected the folder of the generator, got {str(arguments.generator)!r}: train it first")
-    recipe, imperfect = PreferenceRecipe(), Imperfect(arguments.generator)
-    scorer = train(arguments.runs, recipe, imperfect)
-    save(scorer, arguments.out, recipe, {})
-    scores = measure(HPSScorer.from_pretrained(arguments.out), recipe.seed, arguments.pairs, imperfect)
-    save(scorer, arguments.out, recipe, scores)
-    for name, value in scores.items():
-        print(f"{name:40s} {value:.3f}")
-
-
-if __name__ == "__main__":
-    main()
+        data=lambda recipe: (
+            f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
+            f"{recipe.natural_shards * recipe.natural_shard_size} scenes painted by the generator"
+        ),
+    ),
+    measure=measure_folder,
+    measured=1400,
+)

@@ -5,9 +5,7 @@ The features of every picture are taken once and kept; the probe itself is train
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +20,17 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from refiner.data.samples import DataSet
 from refiner.detectors.probe import DenoiserFeatures, Probe, ProbeConfig, ProbeDetector
-from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.micro.things import COLOURS
 from refiner.micro.world import SIZE
-from refiner.training.fit import FitSettings, fit
-from refiner.training.legion.data import PART_NAMES
-from refiner.training.world.flaws import OUTLINE, Imperfect, category_of
+from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+from refiner.training.settings import LoopSettings, within
+from refiner.training.world.flaws import OUTLINE, bundled_generator, category_of
+from refiner.training.world.labels import PART_NAMES
+from refiner.training.world.localization import measure_detector
 from refiner.training.world.paintings import VIEWS, Gallery, Painting
 
 _SHOWN = tuple(VIEWS.index(name) for name in ("returned", "poorer", "repainted"))
@@ -38,7 +40,7 @@ _IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeRecipe:
+class ProbeSettings(LoopSettings):
     """How the probe is trained."""
 
     shards: int = 16  # of the gallery
@@ -49,6 +51,10 @@ class ProbeRecipe:
     seed: int = 0
     flaw_weight: float = 2.0  # of a flawed cell against a flawless one
     word_weight: float = 0.1  # of the loss of part and colour against that of the flaw
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, held=(0, None), shards=(self.held + 1, None), flaw_weight=(0, None), word_weight=(0, None))
 
 
 class Shard(NamedTuple):
@@ -121,7 +127,7 @@ def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, fold
 
 
 def loss(
-    probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeRecipe
+    probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Binary cross entropy of the flaw and cross entropy of part and colour in flawed cells; and both for the log."""
     flaws, *words = truth
@@ -135,8 +141,8 @@ def loss(
     return flaw + recipe.word_weight * word, {"flaw": flaw.detach(), "word": word.detach()}
 
 
-def train(recipe: ProbeRecipe, shards: Sequence[Shard], folder: Path, generator: str) -> ProbeDetector:
-    """Train a probe, or go on where ``folder/probe.pt`` stopped."""
+def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: str) -> ProbeDetector:
+    """Train a probe, or go on where ``probe.pt`` in the run's folder stopped."""
     channels = shards[0].features.shape[1]
     config = ProbeConfig(
         generator=generator,
@@ -152,59 +158,51 @@ def train(recipe: ProbeRecipe, shards: Sequence[Shard], folder: Path, generator:
     probe.spread.copy_(some.std(dim=(0, 2, 3))[:, None, None] + 1e-4)
     places = [(shard, row) for shard in shards for row in range(len(shard.flaws))]
 
-    def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        drawn = np.random.default_rng([recipe.seed, step]).choice(len(places), recipe.batch, replace=False)
+    def draw(part: Draw) -> tuple[Tensor, ...]:
+        drawn = np.random.default_rng([recipe.seed, *part.key]).choice(len(places), recipe.batch, replace=False)
         rows = [tuple(each[row] for each in shard) for shard, row in (places[place] for place in drawn)]
-        features, *truth = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        return tuple(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+
+    def loss_of(batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        features, *truth = batch
         return loss(probe, features.float(), truth, recipe)
 
-    settings = FitSettings(
-        steps=recipe.steps, learning_rate=recipe.learning_rate, weight_decay=0.02, ema=0.99, seed=recipe.seed
+    settings = fit_settings(
+        recipe,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=0.02,
+        ema=0.99,
+        seed=recipe.seed,
     )
-    fit(probe, loss_of_step, settings, folder, "probe")
-    return ProbeDetector(probe, config, name="probe")
+    fit(probe, draw, loss_of, settings, run, "probe")
+    return ProbeDetector(probe.cpu(), config, name="probe")
 
 
-def build(run: Path, paintings: Path, generator: Path, out: Path, recipe: ProbeRecipe | None = None) -> None:
-    """Draw what is missing, train, and write the probe to ``out``."""
-    recipe = recipe or ProbeRecipe()
+def _train(recipe: ProbeSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    generator = run.weights / "generator"
     pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
-    gallery = Gallery(paintings, Imperfect(generator))
-    shards = [open_shard(pipe, gallery, index, run / "features") for index in range(recipe.held, recipe.shards)]
-    train(recipe, shards, run, "micro").save_pretrained(out)
+    gallery = Gallery(run.paintings, bundled_generator(run.weights))
+    with run.processes.main_first():
+        features = run.folder / "features"
+        shards = [open_shard(pipe, gallery, index, features) for index in range(recipe.held, recipe.shards)]
+    probe = train(recipe, shards, run, "micro")
+    if run.processes.main:
+        probe.save_pretrained(out)
 
 
-def write_scores(folder: Path, scores: Mapping[str, float], recipe: ProbeRecipe | None = None) -> None:
-    """Write a probe's ``card.json`` with its scores."""
-    write_card(
-        folder,
+RECIPE = Recipe(
+    name="probe",
+    help="a detector on the generator's own denoiser features",
+    budget="minutes on one core, after hours in which the generator paints",
+    micro=ProbeSettings,
+    train=_train,
+    folder="probe",
+    card=Card(
         name="probe-micro 3",
-        recipe="python -P -m refiner.training.probe.recipe --run runs/probe --out DIR",
-        seed=(recipe or ProbeRecipe()).seed,
-        data="the generator's own pictures of scenes of the micro world, annotated by the referee",
-        domain="micro",
         family="probe",
-        scores={name: round(value, 4) for name, value in scores.items()},
-        settings=dataclasses.asdict(recipe or ProbeRecipe()),
-    )
-
-
-def main() -> None:
-    """``python -P -m refiner.training.probe.recipe --run runs/probe --out DIR``."""
-    parser = argparse.ArgumentParser(description="Train the bundled probe; goes on from the checkpoints of --run.")
-    parser.add_argument("--run", type=Path, default=Path("runs/probe"), help="checkpoints, log and features")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the trained probe")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose denoiser to probe")
-    parser.add_argument("--paintings", type=Path, default=Path("runs/paintings"), help="folder of its pictures")
-    recipe = ProbeRecipe()
-    for field in dataclasses.fields(recipe):
-        default = getattr(recipe, field.name)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
-    arguments = vars(parser.parse_args())
-    torch.set_num_threads(1)
-    run, paintings, generator, out = (arguments.pop(name) for name in ("run", "paintings", "generator", "out"))
-    build(run, paintings, generator, out, ProbeRecipe(**arguments))
-
-
-if __name__ == "__main__":
-    main()
+        data=lambda _: "the generator's own pictures of scenes of the micro world, annotated by the referee",
+    ),
+    measure=measure_detector,
+    measured=500,
+)

@@ -18,18 +18,15 @@ from numpy.typing import NDArray
 
 from refiner.files import atomic_write
 from refiner.masks import box_of, location_words
-from refiner.micro.flaws import inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
-from refiner.micro.world import SIZE, Scene, Thing, parse_caption, sample_scene
+from refiner.micro.world import SIZE, Scene, Thing, parse_caption
 from refiner.taxonomy import Category
-from refiner.training.legion.data import KIND_NAMES, PART_NAMES, part_map, record_of, recorded
-from refiner.training.vlm.words import (
-    FRAME,
-    INSTEAD,
-    WANTED,
-)
+from refiner.training.world.claims import record_of, recorded
 from refiner.training.world.flaws import Pixels, regions_of
+from refiner.training.world.labels import KIND_NAMES, PART_NAMES, part_map
 from refiner.training.world.paintings import Gallery, Painting
+from refiner.training.world.scenes import draw_injected
+from refiner.training.world.words import FRAME, INSTEAD, WANTED
 from refiner.types import Box, Claim, Mask, Region
 
 CLEAN_SHARE = 0.3
@@ -69,11 +66,9 @@ class Shown(NamedTuple):
 
 def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Shown:
     """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things."""
-    scene = sample_scene(rng)
-    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
-    picture = inject(scene, rng, count=count)
+    picture = draw_injected(rng, clean_share)
     kinds = [KIND_NAMES.index(kind) for kind in picture.kinds]
-    return _shown(np.asarray(picture.image), scene, picture.regions, kinds, SURE)
+    return _shown(np.asarray(picture.image), picture.scene, picture.regions, kinds, SURE)
 
 
 def natural(painting: Painting) -> list[Shown]:

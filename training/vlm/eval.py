@@ -1,15 +1,8 @@
-"""Measure a detector that may read captions on held-out pictures of the micro world, and write a card.
-
-``python -P -m refiner.training.vlm.eval FOLDER`` measures the vision-language model of a folder with filled boxes as
-masks, so that its boxes are its own.
-"""
+"""Measure a detector that may read captions on held-out pictures of the micro world."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +11,15 @@ from PIL import Image
 
 from refiner.detectors.vlm.detector import load_vlm
 from refiner.errors import UnreadableOutputError
-from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.masks import box_of, union
 from refiner.metrics.boxes import region_iou
 from refiner.protocols import Detector
-from refiner.training.legion.data import KIND_NAMES, decoder_like
-from refiner.training.legion.eval import HELD_OUT_SEED, pixel_f1
+from refiner.training.runs import Run
 from refiner.training.vlm.data import UNSEEN, Shown, draw, natural, unlike
-from refiner.training.vlm.recipe import VlmRecipe
-from refiner.training.world.flaws import Imperfect
+from refiner.training.world.flaws import ImperfectGenerator, bundled_generator
+from refiner.training.world.labels import KIND_NAMES, decoder_like
 from refiner.training.world.paintings import paint
+from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
 from refiner.types import Analysis, Box
 
 FOUND_IOU = 0.3
@@ -50,7 +42,7 @@ class Sets(NamedTuple):
     """What the generator painted."""
 
 
-def held_out(count: int, imperfect: Imperfect) -> Sets:
+def held_out(count: int, imperfect: ImperfectGenerator) -> Sets:
     """``count`` flawed and as many clean pictures with injected flaws, ``count`` of the other sorts."""
     rng = np.random.default_rng([HELD_OUT_SEED, 5])
     injected = [*_drawn(rng, count, 0.0), *_drawn(rng, count, 1.0)]
@@ -151,37 +143,7 @@ def measure(detector: Detector, sets: Sets) -> dict[str, float]:
     return scores | {f"untold/{key}": value for key, value in own.items() if "/" not in key}
 
 
-def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
-    """Write a model's ``card.json`` with its scores."""
-    recipe = VlmRecipe()
-    write_card(
-        folder,
-        name="vlm-micro 1",
-        recipe="python -P -m refiner.training.vlm.recipe --run runs/vlm --out DIR",
-        seed=recipe.seed,
-        data=f"micro world: {recipe.shards} shards of 1000 pictures with captions, half of them with injected flaws "
-        "(30 % clean, half decoder-like), half painted by the bundled generator and annotated by the referee",
-        domain="micro",
-        family="vlm",
-        scores={name: round(value, 4) for name, value in scores.items()},
-        settings=dataclasses.asdict(recipe),
-    )
-
-
-def main() -> None:
-    """``python -P -m refiner.training.vlm.eval FOLDER [--card]``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose own flaws to show")
-    parser.add_argument("--card", action="store_true", help="write card.json into the folder")
-    arguments = parser.parse_args()
-    detector = load_vlm(arguments.folder, grounder="box")
-    scores = measure(detector, held_out(arguments.count, Imperfect(arguments.generator)))
-    if arguments.card:
-        write_scores(arguments.folder, scores)
-    print(json.dumps(scores, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def measure_folder(folder: Path, run: Run, count: int) -> dict[str, float]:
+    """``measure`` of the model in a folder, with filled boxes as masks, so that its boxes are its own."""
+    detector = load_vlm(folder, grounder="box")
+    return measure(detector, held_out(count, bundled_generator(run.weights)))

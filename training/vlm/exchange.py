@@ -16,11 +16,9 @@ from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import box_of, clip_box, location_words
 from refiner.micro.world import SIZE, parse_caption
 from refiner.taxonomy import Category
-from refiner.training.legion.data import PART_NAMES, Augment, decoder_like
 from refiner.training.vlm.data import LESS_SURE, UNSEEN, Shown, hues_of, kind_of, mask_of, unlike
 from refiner.training.vlm.words import (
     FORM,
-    FRAME,
     PICTURE,
     WHERE,
     coordinates,
@@ -31,6 +29,8 @@ from refiner.training.vlm.words import (
     verify_answer,
 )
 from refiner.training.world.flaws import EXPLANATION, Pixels
+from refiner.training.world.labels import PART_NAMES, Augment, decoder_like
+from refiner.training.world.words import FRAME
 from refiner.types import Box, Claim
 
 UNTOLD = 0.25
@@ -140,7 +140,7 @@ def _in_order(box: Sequence[int]) -> Box:
     return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-class Batch(NamedTuple):
+class VlmBatch(NamedTuple):
     """B questions with answers; S flaws that the pictures show, row by row."""
 
     pixels: Tensor
@@ -171,7 +171,7 @@ def sample_batch(
     size: int,
     picture_tokens: int,
     augment: Augment = decoder_like,
-) -> Batch:
+) -> VlmBatch:
     """Draw ``size`` pictures, augmented, with a question about each; the same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
@@ -179,7 +179,7 @@ def sample_batch(
     return collate(asked, tokenizer, picture_tokens)
 
 
-def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> Batch:
+def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> VlmBatch:
     """Put pictures, questions and answers into one batch."""
 
     def encode(text: str) -> list[int]:
@@ -208,7 +208,7 @@ def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFa
         for mask, kind in zip(item.masks, item.kinds, strict=True)
         if kind != UNSEEN
     ]
-    return Batch(
+    return VlmBatch(
         pixels=normalise(np.stack([item.image for item, _ in asked])),
         ids=ids,
         labels=labels,

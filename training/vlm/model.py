@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from refiner.micro.world import SIZE
-from refiner.training.legion.data import KIND_NAMES, LABEL_SIDE, PART_NAMES
-from refiner.training.legion.losses import dice_loss, kind_loss, part_loss
 from refiner.training.vlm.data import HUES
-from refiner.training.vlm.exchange import Batch
+from refiner.training.vlm.exchange import VlmBatch
 from refiner.training.vlm.words import CHAT, CLEAN, FOUND, LAST, NEXT, connectives, coordinates, told
+from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
+from refiner.training.world.losses import dice_loss, kind_loss, part_loss
 
 _TEMPORAL = 2
 """Frames in a patch: a picture is shown twice."""
@@ -193,7 +193,7 @@ class Trainee(nn.Module):
         self.register_buffer("importance", token_importance(tokenizer), persistent=False)
         self.register_buffer("targets", token_targets(tokenizer), persistent=False)
 
-    def losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def losses(self, batch: VlmBatch, weights: LossWeights) -> dict[str, Tensor]:
         """All losses by name, weighted."""
         core = self.model.model
         seen = core.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
@@ -212,14 +212,14 @@ class Trainee(nn.Module):
             losses["caption"] = weights.caption * self._text_loss(hidden, batch.captions)
         return losses | self._dense_losses(seen.last_hidden_state, batch, weights)
 
-    def tower_losses(self, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def tower_losses(self, batch: VlmBatch, weights: LossWeights) -> dict[str, Tensor]:
         """The losses of the tower alone by name, weighted."""
         seen = self.model.model.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
         return self._dense_losses(seen.last_hidden_state, batch, weights)
 
     def grid(self, count: int) -> Tensor:
         """Frames, rows and columns of patches of so many pictures, int (count, 3)."""
-        return torch.tensor([[1, self.shape.side, self.shape.side]]).expand(count, 3)
+        return torch.tensor([[1, self.shape.side, self.shape.side]], device=self.targets.device).expand(count, 3)
 
     def positions(self, ids: Tensor) -> Tensor:
         """Positions in time, height and width, int (3, B, L): the picture stands at the same place in every text."""
@@ -235,7 +235,7 @@ class Trainee(nn.Module):
         weight = self.importance[wanted]
         return (loss * weight).sum() / weight.sum()
 
-    def _dense_losses(self, features: Tensor, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    def _dense_losses(self, features: Tensor, batch: VlmBatch, weights: LossWeights) -> dict[str, Tensor]:
         rows = in_rows(features, len(batch.pixels), self.shape)
         widths = [1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2, len(HUES)]
         kinds, parts, flawed, hues = self.head(rows).float().split(widths, dim=2)
@@ -246,12 +246,12 @@ class Trainee(nn.Module):
             "hues": weights.hues * hue_loss(hues, batch.hues),
         }
 
-    def _flawed_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def _flawed_loss(self, logits: Tensor, batch: VlmBatch) -> Tensor:
         """Flawed or not at every second pixel."""
         side = self.shape.side
         square = logits.transpose(1, 2).reshape(-1, self.fine**2, side, side)
         drawn = functional.pixel_shuffle(square, self.fine)[:, 0]
-        truth = torch.zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
+        truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
         truth = functional.avg_pool2d(truth[:, None], SIZE // LABEL_SIDE)[:, 0]
         bce = functional.binary_cross_entropy_with_logits(drawn, truth)
         return 4 * bce + dice_loss(drawn.sigmoid().flatten()[None], truth.flatten()[None])

@@ -52,7 +52,7 @@ _CATEGORIES: dict[Category, tuple[str, ...]] = {
 """Words in a part's name that give its flaw's category; all others are anatomy."""
 
 
-class Imperfect:
+class ImperfectGenerator:
     """Paints scenes with the generator's own mistakes, and repaints them in places.
 
     Args:
@@ -101,6 +101,11 @@ class Imperfect:
         """The jobs' pictures, uint8 (96, 96, 3), repainted by crops as the loop does."""
         with torch.autocast("cpu", torch.bfloat16):
             return [np.asarray(picture) for picture in self._inpainter.inpaint(jobs)]
+
+
+def bundled_generator(weights: Path) -> ImperfectGenerator:
+    """The generator and the inpainter of a folder of bundled models."""
+    return ImperfectGenerator(weights / "generator", weights / "inpainter")
 
 
 class Flaw(NamedTuple):

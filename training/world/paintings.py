@@ -25,7 +25,7 @@ from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.pipelines.strategies import plan_patches
 from refiner.protocols import InpaintJob
 from refiner.taxonomy import Category
-from refiner.training.world.flaws import Flaw, Imperfect, Pixels, annotate, regions_of
+from refiner.training.world.flaws import Flaw, ImperfectGenerator, Pixels, annotate, regions_of
 from refiner.training.world.scenes import EVENLY
 from refiner.types import Mask, Region, Size
 
@@ -56,7 +56,7 @@ class Painting(NamedTuple):
     flaws: tuple[tuple[Flaw, ...], ...]
 
 
-def paint(rng: np.random.Generator, count: int, imperfect: Imperfect) -> list[Painting]:
+def paint(rng: np.random.Generator, count: int, imperfect: ImperfectGenerator) -> list[Painting]:
     """Up to ``count`` scenes at random, painted with the same strengths of the generator's noise.
 
     Most scenes of which even the poorer picture came out well are left out: there is little to learn from them.
@@ -142,7 +142,7 @@ class Gallery:
         shard: paintings in each.
     """
 
-    def __init__(self, folder: Path, imperfect: Imperfect, seed: int = 1, shard: int = 250) -> None:
+    def __init__(self, folder: Path, imperfect: ImperfectGenerator, seed: int = 1, shard: int = 250) -> None:
         self.folder, self.seed, self.shard = folder, seed, shard
         self._imperfect = imperfect
 

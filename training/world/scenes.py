@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.world import Scene, close_up, render, sample_scene
 
 CLOSE_UPS = 0.45
@@ -58,6 +59,13 @@ def draw_batch(
     """``size`` pictures of ``draw_picture`` as uint8 (size, 96, 96, 3), with their captions."""
     pictures, captions = zip(*(draw_picture(rng, practice, things) for _ in range(size)), strict=True)
     return np.stack([np.asarray(picture) for picture in pictures]), list(captions)
+
+
+def draw_injected(rng: np.random.Generator, clean_share: float) -> FlawedPicture:
+    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things."""
+    scene = sample_scene(rng)
+    count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
+    return inject(scene, rng, count=count)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:

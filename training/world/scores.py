@@ -13,13 +13,23 @@ from PIL import Image
 
 from refiner.micro.oracle import inspect
 from refiner.micro.world import Scene, render, sample_scene
-from refiner.training.world.flaws import Imperfect
+from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, Painting
 from refiner.training.world.paintings import paint as paint_badly
 from refiner.training.world.scenes import round_trip
+from refiner.types import Mask
 
+HELD_OUT_SEED = 10_000_000
+"""Pictures for measuring are drawn from here on; pools for training lie below."""
 HELD_OUT = 900_001
 """First word of every seed that is kept for measuring; no recipe draws from it."""
+
+
+def pixel_f1(pairs: Sequence[tuple[Mask, Mask]]) -> float:
+    """F1 over the pixels of all (claimed, true) pairs together, in [0, 1]; 0 where nothing is hit."""
+    hits = sum(int((claimed & true).sum()) for claimed, true in pairs)
+    total = sum(int(claimed.sum()) + int(true.sum()) for claimed, true in pairs)
+    return 2 * hits / total if total else 0.0
 
 
 def held_out_scenes(count: int) -> list[Scene]:
@@ -74,7 +84,7 @@ def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **setti
     }
 
 
-def score_inpainter(imperfect: Imperfect, count: int = 200) -> dict[str, float]:
+def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str, float]:
     """Flaws a picture by the oracle before and after each is repainted once, at the places that the oracle names.
 
     The pictures are the generator's, those that came out well mostly left out.

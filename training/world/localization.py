@@ -1,52 +1,73 @@
-"""Measure a detector on held-out pictures of the micro world, and write what was measured to its card."""
+"""How well a detector finds the flaws of held-out pictures of the micro world."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.detectors import load_detector
 from refiner.errors import UnreadableOutputError
-from refiner.hub import MICRO_WEIGHTS, write_card
 from refiner.masks import iou, union
+from refiner.micro.world import SIZE, Scene
 from refiner.protocols import Detector
-from refiner.training.legion.data import KIND_NAMES, Drawn, decoder_like, draw, natural
-from refiner.training.legion.recipe import micro_recipe
-from refiner.training.world.flaws import Imperfect
+from refiner.taxonomy import Category
+from refiner.training.runs import Run
+from refiner.training.world.flaws import ImperfectGenerator, Pixels, bundled_generator, regions_of
+from refiner.training.world.labels import decoder_like
 from refiner.training.world.paintings import paint
-from refiner.types import Analysis, Mask
+from refiner.training.world.scenes import draw_injected
+from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
+from refiner.types import Analysis, Region, Size
 
-HELD_OUT_SEED = 10_000_000
-"""Pictures for measuring are drawn from here on; pools for training lie below."""
 _PAINTED = 20
 """Scenes that are painted at once."""
 FOUND_IOU = 0.25
 """A true region is found when one claimed region overlaps it at least this much."""
 
 
-def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Drawn]:
+class Marked(NamedTuple):
+    """One picture and its true regions."""
+
+    image: Pixels
+    """Uint8 (96, 96, 3)."""
+    caption: str
+    masks: NDArray[np.bool_]
+    """Bool (R, 96, 96)."""
+    kinds: tuple[str, ...]
+    """Of flaw, one for each region."""
+    categories: tuple[Category, ...]
+
+
+def _marked(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Marked:
+    masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
+    for row, region in enumerate(regions):
+        masks[row] = region.pixels(Size(SIZE, SIZE))
+    return Marked(image, scene.caption, masks, tuple(kinds), tuple(region.category for region in regions))
+
+
+def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Marked]:
     """``count`` pictures, all clean or all with one flaw or more.
 
     Args:
         decoded: let every picture go through the imitated autoencoder.
     """
     rng = np.random.default_rng((seed, int(clean)))
-    items: list[Drawn] = []
+    items: list[Marked] = []
     while len(items) < count:
-        item = draw(rng, clean_share=1.0 if clean else 0.0)
+        picture = draw_injected(rng, clean_share=1.0 if clean else 0.0)
+        item = _marked(np.asarray(picture.image), picture.scene, picture.regions, picture.kinds)
         if bool(item.kinds) != clean:
             items.append(item._replace(image=decoder_like(item.image, rng)) if decoded else item)
     return items
 
 
-def analyse(detector: Detector, items: Sequence[Drawn]) -> list[Analysis | None]:
+def analyse(detector: Detector, items: Sequence[Marked]) -> list[Analysis | None]:
     """One analysis a picture and its caption, None where the detector's text could not be read."""
     images, captions = [Image.fromarray(item.image) for item in items], [item.caption for item in items]
     try:
@@ -60,13 +81,6 @@ def _alone(detector: Detector, image: Image.Image, caption: str) -> Analysis | N
         return detector(image, caption)
     except UnreadableOutputError:
         return None
-
-
-def pixel_f1(pairs: Sequence[tuple[Mask, Mask]]) -> float:
-    """F1 over the pixels of all (claimed, true) pairs together, in [0, 1]; 0 where nothing is hit."""
-    hits = sum(int((claimed & true).sum()) for claimed, true in pairs)
-    total = sum(int(claimed.sum()) + int(true.sum()) for claimed, true in pairs)
-    return 2 * hits / total if total else 0.0
 
 
 def evaluate(
@@ -84,15 +98,18 @@ def evaluate(
     return score(detector, held_out(count, False, seed, decoded), held_out(count, True, seed, decoded))
 
 
-def evaluate_natural(detector: Detector, imperfect: Imperfect, count: int) -> dict[str, float]:
+def evaluate_natural(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
     """The same scores on at least ``count`` held-out pictures that the generator painted, wherever it went wrong."""
-    rng, items = np.random.default_rng(HELD_OUT_SEED), list[Drawn]()
+    rng, items = np.random.default_rng(HELD_OUT_SEED), list[Marked]()
     while len(items) < count:
-        items += [item for painting in paint(rng, _PAINTED, imperfect) for item in natural(painting)]
+        for painting in paint(rng, _PAINTED, imperfect):
+            for image, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
+                regions = regions_of(flaws, scene)
+                items.append(_marked(image, scene, regions, ["malformed"] * len(regions)))
     return score(detector, [item for item in items if item.kinds], [item for item in items if not item.kinds])
 
 
-def score(detector: Detector, flawed: Sequence[Drawn], clean: Sequence[Drawn]) -> dict[str, float]:
+def score(detector: Detector, flawed: Sequence[Marked], clean: Sequence[Marked]) -> dict[str, float]:
     """Scores on given pictures, as ``evaluate`` returns them."""
     answers, clean_answers = analyse(detector, flawed), analyse(detector, clean)
     read = [(item, answer) for item, answer in zip(flawed, answers, strict=True) if answer is not None]
@@ -115,17 +132,17 @@ def score(detector: Detector, flawed: Sequence[Drawn], clean: Sequence[Drawn]) -
     return scores | {f"right_category/{kind}": float(np.mean(row)) for kind, row in sorted(named.items())}
 
 
-def _score_regions(item: Drawn, answer: Analysis, hits: dict[str, list[bool]], named: dict[str, list[bool]]) -> None:
-    for mask, finding, kind in zip(item.masks, item.findings, item.kinds, strict=True):
+def _score_regions(item: Marked, answer: Analysis, hits: dict[str, list[bool]], named: dict[str, list[bool]]) -> None:
+    for mask, category, kind in zip(item.masks, item.categories, item.kinds, strict=True):
         overlaps = [iou(region.pixels(answer.size), mask) for region in answer.regions]
         best = int(np.argmax(overlaps)) if overlaps else -1
         found = best >= 0 and overlaps[best] >= FOUND_IOU
-        hits[KIND_NAMES[kind]].append(found)
+        hits[kind].append(found)
         if found:
-            named[KIND_NAMES[kind]].append(answer.regions[best].category == finding.category)
+            named[kind].append(answer.regions[best].category == category)
 
 
-def measure(detector: Detector, imperfect: Imperfect, count: int = 500) -> dict[str, float]:
+def measure(detector: Detector, imperfect: ImperfectGenerator, count: int = 500) -> dict[str, float]:
     """All held-out scores: on exact pictures, and without the kinds under ``decoded/`` and ``natural/``."""
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
@@ -135,36 +152,6 @@ def measure(detector: Detector, imperfect: Imperfect, count: int = 500) -> dict[
     return scores
 
 
-def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
-    """Write a detector's ``card.json`` with its scores."""
-    recipe = micro_recipe()
-    write_card(
-        folder,
-        name="legion-micro 8",
-        recipe="python -P -m refiner.training.legion.recipe --run runs/legion --out DIR",
-        seed=recipe.seed,
-        data=f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, two of three with the generator's "
-        "own flaws, the others with injected ones (35 % clean, half decoder-like)",
-        domain="micro",
-        family="legion",
-        scores={name: round(value, 4) for name, value in scores.items()},
-        settings=dataclasses.asdict(recipe),
-    )
-
-
-def main() -> None:
-    """``python -P -m refiner.training.legion.eval FOLDER [--card]``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=500, help="flawed pictures, and as many clean ones")
-    parser.add_argument("--generator", type=Path, default=MICRO_WEIGHTS / "generator", help="whose own flaws to show")
-    parser.add_argument("--card", action="store_true", help="write card.json into the folder")
-    arguments = parser.parse_args()
-    scores = measure(load_detector(arguments.folder), Imperfect(arguments.generator), arguments.count)
-    if arguments.card:
-        write_scores(arguments.folder, scores)
-    print(json.dumps(scores, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def measure_detector(folder: Path, run: Run, count: int) -> dict[str, float]:
+    """``measure`` of the detector in a folder, with the generator among the run's weights."""
+    return measure(load_detector(folder), bundled_generator(run.weights), count)

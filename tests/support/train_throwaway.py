@@ -1,0 +1,14 @@
+"""``refiner`` with the throwaway recipe in its table, for processes that a test launches."""
+
+from __future__ import annotations
+
+import sys
+
+from refiner import training
+from refiner.cli import main
+from support.throwaway_recipe import ROW
+
+training.RECIPES = {**training.RECIPES, **ROW}
+
+if __name__ == "__main__":
+    sys.exit(main())

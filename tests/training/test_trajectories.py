@@ -1,0 +1,27 @@
+"""No recipe learns anything else than before: short runs give the stored losses, step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.trajectories import SHORT, STORED, follow
+
+from refiner.training.runs import Run
+
+STORED_RUNS = json.loads(STORED.read_text(encoding="utf-8"))
+
+
+def test_every_short_run_is_stored() -> None:
+    assert set(STORED_RUNS) == set(SHORT)
+
+
+@pytest.mark.parametrize("name", list(SHORT))
+def test_a_short_run_gives_the_stored_losses(name: str, tmp_path: Path) -> None:
+    """Weights are equal bit by bit on the machine that wrote the file; another may round otherwise."""
+    got, stored = follow(name, Run(folder=tmp_path / name)), STORED_RUNS[name]
+    assert [(row["stage"], row["step"]) for row in got["log"]] == [(row["stage"], row["step"]) for row in stored["log"]]
+    for row, wanted in zip(got["log"], stored["log"], strict=True):
+        figures = {name: value for name, value in wanted.items() if name not in ("stage", "step")}
+        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-5), row["stage"]

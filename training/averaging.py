@@ -1,0 +1,36 @@
+"""The moving average of a network's weights, which is what a training exports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Exponential moving average of a module's weights, with the usual slow start: min(decay, (1+n)/(10+n))."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.shadow: dict[str, Tensor] = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take in the module's present weights."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                self.shadow[name].lerp_(tensor, 1 - decay)
+            else:
+                self.shadow[name].copy_(tensor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "shadow": self.shadow}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.shadow = {name: tensor.to(self.shadow[name].device) for name, tensor in state["shadow"].items()}

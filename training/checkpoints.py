@@ -1,0 +1,55 @@
+"""Checkpoints: all that the next step of a training depends on, states of the random generators included."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refiner.errors import WeightsError
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """State of torch's CPU generator (recipes draw from it, or from generators seeded by the step)."""
+    return {"torch": torch.get_rng_state()}
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Set what ``random_state`` gave."""
+    torch.set_rng_state(state["torch"])
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the previous one stays whole until the new one is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save({**state, "random": random_state()}, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint and restore the random generators; None where there is none.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        restore_random_state(state.pop("random"))
+    except Exception as error:  # unpickling damaged bytes may raise anything
+        raise WeightsError(f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it.") from error
+    return state

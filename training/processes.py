@@ -1,0 +1,214 @@
+"""The processes of a training: one, or several that ``accelerate launch`` started.
+
+One process runs plain torch. Several share the work in one of three ways, which the launcher's settings choose: each
+holds the whole network (DDP), each holds a part of every weight (FSDP, by torch's ``fully_shard``, on CPUs too), or
+DeepSpeed drives them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from refiner.errors import ConfigError
+
+T = TypeVar("T")
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several, or for DeepSpeed."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 or _asked("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints, as one of several does."""
+    return int(os.environ.get("RANK") or 0) == 0
+
+
+def _asked(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of a run on this machine; None: CUDA or MPS where there is one, else the CPU.
+
+    Raises:
+        ConfigError: an unknown device, or one that this machine lacks.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if name not in present:
+        raise ConfigError(f"Expected a device of {', '.join(DEVICES)}, got {name!r}: choose one of them.")
+    if not present[name]:
+        raise ConfigError(f"This machine has no {name} device that torch can use: choose another, such as cpu.")
+    return torch.device(name)
+
+
+class Processes:
+    """This process among those of a run.
+
+    Args:
+        device: as of ``device_of``.
+
+    Raises:
+        ConfigError: an unknown device, or one that differs from what the processes were launched for.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self.index, self.count, self.device = 0, 1, device_of(device)
+        self.accelerator: Any = None
+        self.sharded = False
+        self._undo: list[Callable[[], None]] = []
+        if not launched():
+            return
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        # A stage may leave some weights without a gradient, so DDP has to look for them.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
+        self.index, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        place = self.accelerator.device
+        self.device = torch.device("cpu") if place.type == "cpu" else place
+        self.sharded = _asked("ACCELERATE_USE_FSDP") and self.count > 1
+        if device is not None and self.device.type != device:
+            raise ConfigError(f"The processes were launched for {self.device.type}, not for {device}: launch them so.")
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.index == 0
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed drives the optimisation."""
+        return self.accelerator is not None and str(self.accelerator.distributed_type).endswith("DEEPSPEED")
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of each process, in order."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return list(gather_object([value]))
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block, then the others: they read the files that it wrote."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def shard(self, module: nn.Module) -> None:
+        """Leave to each process its part of every weight, until ``unshard``.
+
+        Layers that transformers names as not to be split are gathered one by one, all else at once.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        self._undo = [_restorer(part) for part in module.modules()]
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+        for part in [part for part in module.modules() if type(part).__name__ in blocks]:
+            fully_shard(part, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+
+    @torch.no_grad()
+    def unshard(self, module: nn.Module) -> None:
+        """Give each process the whole module again, as it was before ``shard``, with the present weights."""
+        weights = whole({**dict(module.named_parameters()), **dict(module.named_buffers())})
+        for undo in self._undo:
+            undo()
+        self._undo = []
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights:
+                tensor.data = weights[name].to(self.device)
+
+    def prepare(self, step: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """What to call for a loss, and the optimiser to step."""
+        if self.accelerator is None or self.sharded:
+            return step, optimiser
+        return self.accelerator.prepare(step, optimiser)
+
+    @contextlib.contextmanager
+    def accumulating(self, step: Any, last: bool) -> Iterator[None]:
+        """Exchange gradients between processes after the last micro-batch of a step only."""
+        if self.sharded:
+            step.set_requires_gradient_sync(last)
+            yield
+        elif self.accelerator is None or last:
+            yield
+        else:
+            with self.accelerator.no_sync(step):
+                yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients."""
+        if self.accelerator is None or self.sharded:
+            loss.backward()
+        else:
+            self.accelerator.backward(loss)
+
+    def clip(self, parameters: Iterable[nn.Parameter], norm: float) -> None:
+        """Scale the gradients down to a norm of at most ``norm``."""
+        if self.deepspeed:
+            self.accelerator.clip_grad_norm_(parameters, norm)
+        else:
+            nn.utils.clip_grad_norm_(parameters, norm)
+
+    def save_engine(self, folder: Path) -> None:
+        """Write what only DeepSpeed knows of a run; nothing elsewhere."""
+        if self.deepspeed:
+            self.accelerator.save_state(str(folder))
+
+    def load_engine(self, folder: Path) -> None:
+        """Read what ``save_engine`` wrote."""
+        if self.deepspeed:
+            self.accelerator.load_state(str(folder))
+
+
+def whole(state: Any) -> Any:
+    """The same nested state with every sharded tensor gathered. All processes must call it."""
+    if isinstance(state, DTensor):
+        return state.full_tensor()
+    if isinstance(state, Mapping):
+        return {name: whole(value) for name, value in state.items()}
+    return [whole(value) for value in state] if isinstance(state, list) else state
+
+
+def placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor on the device of another, and sharded as that one is where it has the same shape."""
+    if isinstance(like, DTensor) and tensor.shape == like.shape:
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return tensor
+
+
+def _restorer(module: nn.Module) -> Callable[[], None]:
+    """Undoes what is done to a module's class, hooks, parameters and buffers from now on."""
+    kind = type(module)
+    content = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
+
+    def restore() -> None:
+        _module_state_mapping.pop(module, None)  # else torch takes it for sharded, and a next stage cannot shard it
+        module.__class__ = kind
+        vars(module).clear()
+        vars(module).update(content)
+
+    return restore

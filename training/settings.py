@@ -1,0 +1,103 @@
+"""Settings of a training: checked by themselves, and changed by a JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from refiner.errors import ConfigError
+
+S = TypeVar("S")
+Bounds = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What the settings of every recipe have for the loop."""
+
+    accumulate: int = 1
+    """Micro-batches of each process in a step; the gradient is their mean."""
+    report_every: int = 100
+    """Steps between two lines of the log."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check what most recipes have by the same name; a recipe checks the rest.
+
+        Raises:
+            ConfigError: a value out of its range.
+        """
+        least = {"steps": 1, "batch": 1, "accumulate": 1, "report_every": 1, "save_every": 1, "seed": 0, "warmup": 0}
+        present = {field.name for field in dataclasses.fields(self)}
+        within(self, **{name: (low, None) for name, low in least.items() if name in present})
+        for name in ("learning_rate", "rate", "tower_rate"):
+            if name in present and not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
+        shares = {"ema": (0.0, 1.0), "caption_dropout": (0.0, 1.0), "practice": (0.0, 1.0), "weight_decay": (0.0, None)}
+        within(self, **{name: bounds for name, bounds in shares.items() if name in present})
+
+
+def within(settings: Any, **bounds: Bounds) -> None:
+    """Check that fields lie within bounds, both included.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"The setting {name} must be {wanted}, got {value!r}: change it.")
+
+
+def changed(settings: S, document: object, where: str = "") -> S:
+    """Settings with the fields that a JSON document names.
+
+    Args:
+        settings: a frozen dataclass, which may hold others.
+        document: an object of field names and values; parts of settings are objects in it.
+        where: name of the part that is read, for messages.
+
+    Raises:
+        ConfigError: an unknown field, a value of another type, or one out of its range; the message names the field.
+    """
+    if not isinstance(document, Mapping):
+        place = f"for {where.rstrip('.')}" if where else "as settings"
+        raise ConfigError(f"Expected a JSON object {place}, got {document!r}: write field names and values.")
+    kinds = typing.get_type_hints(type(settings))
+    fields = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in document.items():
+        if name not in fields:
+            raise ConfigError(f"There is no setting {where}{name}: the fields are {', '.join(fields)}.")
+        present = getattr(settings, name)
+        if dataclasses.is_dataclass(present):
+            values[name] = changed(present, value, f"{where}{name}.")
+        else:
+            values[name] = _read(value, kinds[name], f"{where}{name}")
+    try:
+        return dataclasses.replace(settings, **values)  # type: ignore[type-var]
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"The settings cannot be used together: {error}.") from error
+
+
+def _read(value: object, kind: Any, name: str) -> Any:
+    if typing.get_origin(kind) is tuple:
+        inner, *_ = typing.get_args(kind)
+        if isinstance(value, list):
+            return tuple(_read(each, inner, name) for each in value)
+        raise ConfigError(f"Expected a list for {name}, got {value!r}: write it in brackets.")
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not right or (isinstance(value, float) and not math.isfinite(value)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise ConfigError(f"Expected {words.get(kind, kind.__name__)} for {name}, got {value!r}: change it.")
+    return value

@@ -1,0 +1,66 @@
+"""What recipes learn of the micro world's images beside the answers: kinds of flaws, parts of things, decoder looks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from refiner.micro.flaws import FLAWS
+from refiner.micro.things import KINDS
+from refiner.micro.world import SIZE, Scene, Thing
+from refiner.training.world.flaws import Pixels
+
+KIND_NAMES = (*FLAWS, "malformed")
+"""The injected kinds, and what the generator does by itself."""
+LABEL_SIDE = SIZE // 2
+"""Part maps show every second pixel."""
+
+
+def _part_names() -> tuple[str, ...]:
+    things = [
+        Thing(kind=kind.name, colour="red", attribute=word) for kind in KINDS.values() for word in kind.attributes
+    ]
+    return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
+
+
+PART_NAMES = _part_names()
+"""Every part of every kind of thing."""
+
+Augment = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+def part_map(scene: Scene) -> Pixels:
+    """Which part of the flawless scene each second pixel shows."""
+    canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
+    pen = ImageDraw.Draw(canvas)
+    for shape in sorted(scene.shapes(), key=lambda shape: (shape.thing, shape.layer)):
+        label = 1 + PART_NAMES.index(f"{scene.things[shape.thing].kind}: {shape.part}")
+        pen.polygon([(x / 2 - 0.5, y / 2 - 0.5) for x, y in shape.points], fill=label, outline=label)
+    return np.asarray(canvas)
+
+
+def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """What an autoencoder does to a picture, imitated: soft edges, lost resolution, faint noise, a shift of tone.
+
+    Half of the pictures stay as they are. Clean ones stay clean: a detector must not take a decoder for a flaw.
+    """
+    if rng.random() < 0.5:
+        return image
+    picture = Image.fromarray(image)
+    choice = rng.random()
+    if choice < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
+    elif choice < 0.7:
+        side = int(rng.integers(60, 90))
+        resample = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[int(rng.integers(3))]
+        picture = picture.resize((side, side), resample).resize((SIZE, SIZE), resample)
+    elif choice < 0.9:
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=int(rng.integers(55, 96)))
+        picture = Image.open(buffer).convert("RGB")
+    values = np.asarray(picture, dtype=np.float32) * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5, 3)
+    values = values + rng.normal(0, rng.uniform(0, 3), values.shape)
+    return values.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,109 @@
+"""The tokenizers of the micro world's models: to each the world's words are few tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerFast
+
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+
+TOKENS = 64
+"""Length of a tokenised caption, begin and end included."""
+CONTEXT_LENGTH = 44
+"""Tokens of a prompt, start and end included: the longest caption just fits."""
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
+"""Control tokens of a detector that answers in text."""
+
+
+def caption_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer that has one token for each word of the captions, and bytes for everything else."""
+    suffix = "</w>"
+    trained = Tokenizer(models.BPE(end_of_word_suffix=suffix))
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    trained.train_from_iterator(
+        captions, trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix=suffix, show_progress=False)
+    )
+    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(letter + suffix for letter in letters), *("".join(merge) for merge in merges)]
+    vocabulary = {
+        piece: index for index, piece in enumerate(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
+    }
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, pad_token="<|endoftext|>")
+
+
+def answer_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words and signs of ``texts``; it gives them back exactly."""
+    split = pre_tokenizers.Split(Regex(r" ?[\w'-]+|[^\w\s]|\s"), behavior="isolated")
+    words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    known = list(_SPECIAL[:4]) + sorted(words)
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    marks = [AddedToken(token, lstrip=True, special=True, normalized=False) for token in _SPECIAL[4:]]
+    fast.add_tokens(marks, special_tokens=True)
+    return fast
+
+
+def caption_words() -> list[str]:
+    """Every word of the micro world's captions."""
+    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
+    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
+    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
+
+
+def judge_tokenizer() -> PreTrainedTokenizerFast:
+    """Words to ids; the end token has the largest id, because CLIP's text tower reads its answer there."""
+    names = ["<pad>", "<unk>", *caption_words(), "<start>", "<end>"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z0-9']+"), "removed")
+    special = [("<start>", vocabulary["<start>"]), ("<end>", vocabulary["<end>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=CONTEXT_LENGTH,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+    )
+
+
+def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Qwen2TokenizerFast:
+    """A tokenizer of Qwen's class to which each of ``texts`` is one token, and each byte elsewhere.
+
+    Args:
+        texts: as they stand in questions and answers.
+        chat: template of a conversation.
+        special: its control tokens; the second ends a turn.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    fast = Qwen2TokenizerFast(
+        tokenizer_object=core, unk_token=None, eos_token=special[1], pad_token="<|endoftext|>",
+        additional_special_tokens=list(special), chat_template=chat,
+        chat_control_tokens=[],  # none but the special ones: the template itself has words that are tokens
+    )  # fmt: skip
+    fast.add_tokens([AddedToken(text, normalized=False) for text in dict.fromkeys(texts)])
+    return fast

@@ -1,0 +1,70 @@
+"""The words of the micro world's questions and answers, those that stay together as one text each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from refiner.masks import location_words
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+from refiner.micro.world import SIZE, sample_scene
+from refiner.taxonomy import Category
+from refiner.training.world.flaws import EXPLANATION, REASONING
+from refiner.training.world.labels import PART_NAMES
+from refiner.types import Size
+
+FRAME = Size(SIZE, SIZE)
+INSTEAD, WANTED = "this is {seen} instead of {wanted}", "the picture was to show {phrase}"
+"""Explanation and reasoning of what differs from the caption."""
+NOTHING = "nothing is wrong there"
+"""Evidence for a claim that is wrong."""
+VERDICTS = ("present", "absent")
+
+
+def words() -> list[str]:
+    """The world's words, and the phrases of explanations that stay together."""
+    found = [*VERDICTS, NOTHING, *map(str, Category), *(str(tenths / 10) for tenths in range(11))]
+    found += [location_words((x, y, x + 1, y + 1), FRAME) for y in _MIDDLES for x in _MIDDLES]
+    found += [f"the {part}" for part in sorted({name.partition(": ")[2] for name in PART_NAMES} | set(_wrong_parts()))]
+    found += [piece for kind in FLAWS.values() for piece in _pieces(kind.explanation)]
+    found += [kind.reasoning for kind in FLAWS.values()]
+    found += [piece for text in (EXPLANATION, REASONING, INSTEAD, WANTED) for piece in _pieces(text)]
+    found += ["the", " the", "the letters", " of the", " a", "a", " an", "an", " left of", " above", " on a"]
+    found += [" background", "o'clock", " o'clock", "facing", "with the sun on the"]
+    found += [f" {word}" for word in (*COLOURS, *KINDS, *BACKGROUNDS)]
+    found += [*COLOURS, *KINDS]
+    for kind in KINDS.values():
+        found += [f"{space}{word}" for word in kind.attributes if word for space in ("", " ")]
+        found += [piece for piece in _after_the_thing(kind.phrase, kind.name) if piece.strip()]
+    return found
+
+
+_MIDDLES = (1, SIZE // 2, SIZE - 2)
+
+
+def _after_the_thing(phrase: str, kind: str) -> list[str]:
+    """What a caption says behind the word for a thing, apart from its attribute: " with two eyes"."""
+    rest = phrase.partition(kind)[2]
+    return [piece.rstrip() for piece in rest.split("{attribute}")]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """What a template of a sentence has between its places."""
+    for place in ("the {part}", "{part}", "{kind}", "{seen}", "{wanted}", "{phrase}"):
+        text = text.replace(place, "\0")
+    return (piece.rstrip() if piece.endswith(" a ") else piece for piece in text.split("\0") if piece.strip())
+
+
+def _wrong_parts() -> Iterator[str]:
+    """Names of parts that injected flaws speak of."""
+    rng = np.random.default_rng(0)
+    for kind in FLAWS.values():
+        if kind.edit is None:
+            yield "surface"
+        for thing in kind.things:
+            while (scene := sample_scene(rng, 1)).things[0].kind != thing:
+                pass
+            for region in inject(scene, rng, 1, [kind.name]).regions:
+                yield region.name.removeprefix("the ").partition(" of the ")[0]
