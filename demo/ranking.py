@@ -19,7 +19,8 @@ from refiner.demo.settings import Choices
 from refiner.demo.studio import Studio
 from refiner.demo.uploads import read_upload
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate.ranking import Painting, Pictures, PromptSet
+from refiner.evaluate.ranking import Pictures, PromptSet
+from refiner.evaluate.systems import Generating
 from refiner.files import Json, atomic_write
 from refiner.images import save_png
 
@@ -98,7 +99,7 @@ class Ranked:
     """The ranking."""
 
     document: Json
-    """From ``refiner.evaluate.ranking_table.rank_runs``."""
+    """From ``refiner.evaluate.ranking.rank_runs``."""
     files: dict[str, str] = field(default_factory=dict)
     """``csv`` and ``zip`` -> path."""
     left: tuple[str, ...] = ()
@@ -150,7 +151,7 @@ def _check(request: RankRequest, studio: Studio) -> None:
 
 
 def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Tell) -> Ranked:
-    from refiner.evaluate.ranking_table import RANK_CSV, rank_runs, write_tables
+    from refiner.evaluate.ranking import RANK_CSV, rank_runs, write_tables
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
     from refiner.reports.ranking import write_rank_report
@@ -219,7 +220,7 @@ def _uploaded(entry: Entry, prompts: PromptSet, folder: Path, studio: Studio, jo
     return Pictures(prompts, files, entry.name)
 
 
-def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Path, seed: int) -> Painting:
+def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Path, seed: int) -> Generating:
     from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 
     options = {**refiner.call_defaults, **({} if entry.steps is None else {"num_inference_steps": entry.steps})}
@@ -227,7 +228,7 @@ def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Pa
     def paint(jobs: Sequence[PaintJob]) -> list[Image.Image]:
         return DiffusersPainter(refiner.pipe, PaintSettings(options=options)).generate(jobs)
 
-    return Painting(
+    return Generating(
         paint=paint,
         settings={"model": entry.model, "call": options},
         looker=looker,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from refiner.demo.views.parts import words
 from refiner.demo.views.status import status_line
-from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS
+from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
 from refiner.reports.plots import forest, short
 from refiner.reports.ranking import lead
@@ -23,7 +23,7 @@ def ranking(document: Json) -> str:
     """Table and plots.
 
     Args:
-        document: from ``refiner.evaluate.ranking_table.rank_runs``.
+        document: from ``refiner.evaluate.ranking.rank_runs``.
     """
     names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
     terms = "".join(f"<dt>{name}</dt><dd>{FIGURES[name]}</dd>" for name in names)

@@ -86,7 +86,7 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
         looker = _looker(args)
     shelf = _Shelf()
     systems: dict[str, System] = {
-        entrant.name: _painting(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
+        entrant.name: _generating(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
         for entrant in entrants
     }
     runs = _collect(entrants, prompts, data, systems, root, args, terminal)
@@ -177,11 +177,11 @@ class _Shelf:
         return self._pipe
 
 
-def _painting(
+def _generating(
     entrant: Entrant, call: Mapping[str, Option], looker: Looker, root: Path, args: argparse.Namespace, shelf: _Shelf
 ) -> System:
     """The system of a model; the model is loaded when the first picture is wanted."""
-    from refiner.evaluate.ranking import Painting
+    from refiner.evaluate.systems import Generating
     from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 
     options = dict(call)
@@ -200,7 +200,7 @@ def _painting(
                 f"{str(error)!r}: change them."
             ) from error
 
-    return Painting(
+    return Generating(
         paint=paint,
         settings={"model": entrant.place, "weights": shelf.weights(entrant.place), "call": dict(call)},
         looker=looker,
@@ -253,7 +253,7 @@ def _finish(
     terminal: Terminal,
 ) -> int:
     """Make the tables and reports, and show them."""
-    from refiner.evaluate.ranking_table import rank_runs, write_tables
+    from refiner.evaluate.ranking import rank_runs, write_tables
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
     from refiner.reports.ranking import write_rank_report
@@ -282,7 +282,7 @@ def _finish(
 
 
 def _show(document: Json, terminal: Terminal) -> None:
-    from refiner.evaluate.ranking_table import HIGHER_IS_BETTER, VARIANTS
+    from refiner.evaluate.ranking import HIGHER_IS_BETTER, VARIANTS
     from refiner.reports.plots import short, words
 
     by, order = document["by"], document["orders"][document["by"]]

@@ -3,20 +3,20 @@
 A generator is named on the command line as ``NAME=FOLDER`` (pictures that are there already) or
 ``NAME=MODEL,option=value,...`` (a pipeline that paints now, with arguments of its call). Each gets a run of the harness
 in a folder of its name, so that every picture has its record and a run that was ended goes on where it was.
-``refiner.evaluate.ranking_table`` makes the ranking of the runs.
+Only pictures that could be looked at for every generator are compared; the others are counted. All figures come from
+``refiner.metrics.ranking``: the same prompts are drawn for all generators, and pictures of one prompt together.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os.path import expanduser, isdir
 from pathlib import Path, PurePosixPath
 from typing import Final
-
-from PIL import Image
 
 from refiner.data.folders import SUFFIXES, ImageFolder
 from refiner.data.problems import Problem
@@ -24,23 +24,38 @@ from refiner.data.prompts import match_prompts
 from refiner.data.samples import Sample, digest, group_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate.systems import Looker
-from refiner.files import Json, atomic_write
-from refiner.images import load_image, png_bytes
-from refiner.protocols import PaintJob
-from refiner.provenance import ai_label
-from refiner.records import derive_seed
+from refiner.evaluate.harness import Run
+from refiner.evaluate.systems import picture_file
+from refiner.evaluate.table import csv_text
+from refiner.files import Json, atomic_write, dumps
+from refiner.images import load_image
+from refiner.metrics.ranking import Bootstrap, Ranking, rank_by_score, rank_generators
+from refiner.taxonomy import Category
+
+RANK_FILE, RANK_CSV, WINS_CSV = "rank.json", "rank.csv", "wins.csv"
+ORDERS: Final = ("CAP", "HPS", "PAR")
+"""What generators can be ranked by."""
+HIGHER_IS_BETTER: Final = frozenset({"HPS"})
+FIGURES: Final[Mapping[str, str]] = {
+    "CAP": "sum of the severities of a picture's flaws, mean over the pictures",
+    "MAI": "mean severity of the flaws",
+    "AF": "flaws a picture",
+    "AF_share": "share of the pictures with any flaw",
+    "MAI_image": "mean severity within a flawed picture, mean over those pictures",
+    "PAR": "share of flawed pixels, mean over the pictures",
+    "HPS": "how well a picture fits its prompt by the judge, mean over the pictures",
+}
+"""In words; lower is better but for HPS."""
+VARIANTS: Final = frozenset({"AF_share", "MAI_image"})
+"""Other readings of AF and MAI; in the tables alone."""
 
 Option = bool | int | float | str | None
 
-PICTURES: Final = "pictures"
-"""The sub-folder of a run that a model's pictures go to."""
 SYNTAX: Final = "NAME=FOLDER or NAME=MODEL,option=value,..., such as quick=micro,num_inference_steps=4"
 _NAME: Final = re.compile(r"\w[\w .+@-]{0,63}")
 _FILES: Final = (".json", ".csv", ".html")
 """Endings of what lies beside the generators' folders."""
 _OPTION: Final = re.compile(r",\s*([A-Za-z_]\w*)=([^,]*)$")
-_PLAIN: Final = re.compile(r"[\w][\w .+()@-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,56 +250,176 @@ class Pictures:
         return Sample(name=name, group=group_of(name), prompt=self.prompts.prompts[name], image=image)
 
 
-@dataclass(kw_only=True)
-class Painting:
-    """Paints samples, and looks at what it painted: a system of the harness.
+@dataclass(frozen=True)
+class _Inspected:
+    """What was said of one picture."""
 
-    A picture depends on the seed, its name and the model's settings: not on the batch, the order or other generators,
-    and all generators paint a picture from the same seed.
+    severities: tuple[float, ...]
+    categories: frozenset[str]
+    area: float
+    score: float | None
+
+
+def rank_runs(
+    runs: Mapping[str, Run],
+    prompts_of: Mapping[str, str],
+    *,
+    by: str = "CAP",
+    bootstrap: Bootstrap | None = None,
+) -> Json:
+    """Rank generators by the records of their runs.
+
+    Args:
+        runs: by name of the generator; all of one prompt set.
+        prompts_of: name of the picture -> name of its prompt.
+        by: one of ``ORDERS``.
+        bootstrap: how intervals are drawn.
+
+    Returns:
+        ``by``; ``prompts`` and ``pictures`` that are compared, ``of`` so many pictures; ``systems``, best first, each
+        with ``name``, ``place``, ``source``, ``scored``, ``errors``, ``problems``, ``figures`` (by the names of
+        ``FIGURES``) and ``rates`` (share of pictures with a flaw of the category), each figure with ``value``, ``low``
+        and ``high``; ``orders`` and ``wins`` by each of ``ORDERS``; ``signature``.
+
+    Raises:
+        ConfigError: there is nothing to rank by.
+        InputError: no picture could be looked at for every generator.
     """
+    read = {name: _read(runs[name]) for name in sorted(runs)}
+    looks = {name: own for name, (own, _) in read.items()}
+    common = set.intersection(*(set(each) for each in looks.values()))
+    if not common:
+        counts = ", ".join(f"{len(own)} of {name}" for name, own in looks.items())
+        raise InputError(
+            f"Expected pictures that could be looked at for every generator, got none in common ({counts}): "
+            "see what is wrong with the others above."
+        )
+    rankings = _rankings(looks, prompts_of, bootstrap or Bootstrap())
+    if by not in rankings:
+        raise ConfigError(f"Expected to rank by one of {', '.join(rankings)}, got {by!r}: name one, or pass a judge.")
+    rates = _rates(looks, prompts_of, bootstrap or Bootstrap())
+    figures = _figures(rankings.values())
+    systems = [
+        {
+            "name": row.name,
+            "place": row.place,
+            "source": runs[row.name].description["data"]["specification"],
+            "scored": len(looks[row.name]),
+            "errors": dict(sorted(read[row.name][1].items())),
+            "problems": runs[row.name].description["problems"],
+            "figures": {name: figures[row.name][name] for name in FIGURES if name in figures[row.name]},
+            "rates": {name: _figures([ranking])[row.name][name] for name, ranking in rates.items()},
+        }
+        for row in rankings[by].rows
+    ]
+    looker = next(iter(runs.values())).description["system"]
+    models = [f"{name}={looker[name]}" for name in ("detector", "judge") if looker[name]]
+    return {
+        "task": "rank",
+        "by": by,
+        "prompts": rankings[by].prompts,
+        "pictures": len(common),
+        "of": next(iter(runs.values())).samples,
+        "systems": systems,
+        "orders": {name: [row.name for row in ranking.rows] for name, ranking in rankings.items()},
+        "wins": {name: _wins(ranking) for name, ranking in rankings.items()},
+        "signature": ";".join([*(ranking.signature for ranking in rankings.values()), *models]),
+    }
 
-    paint: Callable[[Sequence[PaintJob]], list[Image.Image]]
-    settings: Json
-    """All that the pictures depend on: model, weights, arguments of its call."""
-    looker: Looker
-    folder: Path
-    """Of the run; pictures go to ``pictures/`` in it."""
-    seed: int
-    negative_prompt: str = ""
-    batch_size: int = 8
 
-    def identity(self) -> Json:
-        """Model, seed and what looks at the pictures."""
-        return {**self.settings, "seed": self.seed, **self.looker.identity()}
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """What the looker says, with the ``picture`` and its ``seed``.
-
-        Raises:
-            ModelError: the model cannot paint one of them, or the looker fails on it.
-        """
-        jobs = [
-            PaintJob(
-                prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=derive_seed(self.seed, sample.name)
-            )
-            for sample in samples
-        ]
-        painted = []
-        for sample, image in zip(samples, self.paint(jobs), strict=True):
-            path = picture_file(self.folder, sample.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, png_bytes(image, ai_label(from_given_image=False)))
-            painted.append(replace(sample, image=image))
-        answers = self.looker(painted)
-        return [answer | {"seed": job.seed} for answer, job in zip(answers, jobs, strict=True)]
+def _read(run: Run) -> tuple[dict[str, _Inspected], Counter[str]]:
+    """What was said of each picture, by its name; and how many have an error of which kind."""
+    found, errors = {}, Counter[str]()
+    for record in run.records:
+        if record["error"] is not None:
+            errors[record["error"]["kind"]] += 1
+            continue
+        analysis = record["answer"]["analysis"]
+        found[record["name"]] = _Inspected(
+            severities=tuple(region["severity"] for region in analysis["regions"]),
+            categories=frozenset(region["category"] for region in analysis["regions"]),
+            area=analysis["artifact_ratio"],
+            score=record["answer"]["score"],
+        )
+    return found, errors
 
 
-def picture_file(folder: Path, name: str) -> Path:
-    """Where a model's picture goes: ``pictures/NAME.png`` in the run's folder, if that is a plain path.
+def _rankings(
+    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str], bootstrap: Bootstrap
+) -> dict[str, Ranking]:
+    """By the names of ``ORDERS``."""
+    severities = {name: {key: look.severities for key, look in own.items()} for name, own in looks.items()}
+    areas = {name: {key: look.area for key, look in own.items()} for name, own in looks.items()}
+    scores = {
+        name: {key: look.score for key, look in own.items() if look.score is not None} for name, own in looks.items()
+    }
+    found = {"CAP": rank_generators(severities, bootstrap, prompts_of=prompts_of)}
+    if any(scores.values()):
+        found["HPS"] = rank_by_score(scores, name="HPS", bootstrap=bootstrap, prompts_of=prompts_of)
+    found["PAR"] = rank_by_score(areas, name="PAR", higher_is_better=False, bootstrap=bootstrap, prompts_of=prompts_of)
+    return found
 
-    Such a folder can be ranked as one of pictures later.
+
+def _rates(
+    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str], bootstrap: Bootstrap
+) -> dict[str, Ranking]:
+    """Share of pictures with a flaw of each category that any picture has."""
+    seen = {category for own in looks.values() for look in own.values() for category in look.categories}
+    return {
+        category: rank_by_score(
+            {
+                name: {key: float(category in look.categories) for key, look in own.items()}
+                for name, own in looks.items()
+            },
+            name=category,
+            higher_is_better=False,
+            bootstrap=bootstrap,
+            prompts_of=prompts_of,
+        )
+        for category in map(str, Category)
+        if category in seen
+    }
+
+
+def _figures(rankings: Iterable[Ranking]) -> dict[str, dict[str, dict[str, float]]]:
+    """Estimates by generator and name."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for ranking in rankings:
+        for row in ranking.rows:
+            estimates = {name: estimate._asdict() for name, estimate in row.estimates.items()}
+            found.setdefault(row.name, {}).update(estimates)
+    return found
+
+
+def _wins(ranking: Ranking) -> Json:
+    """By the one, by the other: how likely the one is better."""
+    names = [row.name for row in ranking.rows]
+    return {one: {other: ranking.duels[one, other]._asdict() for other in names if other != one} for one in names}
+
+
+def write_tables(document: Json, folder: Path) -> None:
+    """Write ``rank.json``, ``rank.csv`` (a row a generator) and ``wins.csv`` (a row a pair and order).
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
-    parts = name.split("/")
-    if not all(_PLAIN.fullmatch(part) and part == part.strip(" .") for part in parts):
-        parts = [f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{digest([name])[:8]}"]
-    return folder.joinpath(PICTURES, *parts[:-1], f"{parts[-1]}.png")
+    rows = [_csv_row(system) for system in document["systems"]]
+    pairs = [
+        {"by": by, "one": one, "other": other, **duel}
+        for by, table in document["wins"].items()
+        for one, duels in table.items()
+        for other, duel in duels.items()
+    ]
+    atomic_write(folder / RANK_FILE, dumps(document) + "\n")
+    atomic_write(folder / RANK_CSV, csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows))
+    atomic_write(folder / WINS_CSV, csv_text(["by", "one", "other", "overall", "per_prompt"], pairs))
+
+
+def _csv_row(system: Json) -> Json:
+    row = {name: system[name] for name in ("place", "name", "source", "scored")}
+    row["errors"] = sum(system["errors"].values())
+    for names, prefix in ((system["figures"], ""), (system["rates"], "rate_")):
+        for name, estimate in names.items():
+            row |= {f"{prefix}{name}": estimate["value"]}
+            row |= {f"{prefix}{name}_{end}": estimate[end] for end in ("low", "high")}
+    return row

@@ -6,10 +6,11 @@ Both answer with plain JSON: what the models said, not what it is worth. ``refin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,10 +21,14 @@ from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
-from refiner.protocols import Detector, Judge, Signed, Streaming
+from refiner.protocols import Detector, Judge, PaintJob, Signed, Streaming
 from refiner.provenance import ai_label
-from refiner.records import analysis_to_dict
+from refiner.records import analysis_to_dict, derive_seed
 from refiner.types import Analysis, Attempt, Claim, RefinementResult
+
+PICTURES: Final = "pictures"
+"""The sub-folder of a run that a model's pictures go to."""
+_PLAIN: Final = re.compile(r"[\w][\w .+()@-]{0,99}")
 
 if TYPE_CHECKING:
     from refiner.metrics.bertscore import BertScore
@@ -250,3 +255,58 @@ def _file_name(name: str) -> str:
     """A file name that no other sample's name gives."""
     plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
     return f"{plain[:80]}-{digest([name])[:8]}"
+
+
+@dataclass(kw_only=True)
+class Generating:
+    """Paints samples, and looks at what it painted: a system of the harness.
+
+    A picture depends on the seed, its name and the model's settings: not on the batch, the order or other generators,
+    and all generators paint a picture from the same seed.
+    """
+
+    paint: Callable[[Sequence[PaintJob]], list[Image.Image]]
+    settings: Json
+    """All that the pictures depend on: model, weights, arguments of its call."""
+    looker: Looker
+    folder: Path
+    """Of the run; pictures go to ``pictures/`` in it."""
+    seed: int
+    negative_prompt: str = ""
+    batch_size: int = 8
+
+    def identity(self) -> Json:
+        """Model, seed and what looks at the pictures."""
+        return {**self.settings, "seed": self.seed, **self.looker.identity()}
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """What the looker says, with the ``picture`` and its ``seed``.
+
+        Raises:
+            ModelError: the model cannot paint one of them, or the looker fails on it.
+        """
+        jobs = [
+            PaintJob(
+                prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=derive_seed(self.seed, sample.name)
+            )
+            for sample in samples
+        ]
+        painted = []
+        for sample, image in zip(samples, self.paint(jobs), strict=True):
+            path = picture_file(self.folder, sample.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, png_bytes(image, ai_label(from_given_image=False)))
+            painted.append(replace(sample, image=image))
+        answers = self.looker(painted)
+        return [answer | {"seed": job.seed} for answer, job in zip(answers, jobs, strict=True)]
+
+
+def picture_file(folder: Path, name: str) -> Path:
+    """Where a model's picture goes: ``pictures/NAME.png`` in the run's folder, if that is a plain path.
+
+    Such a folder can be ranked as one of pictures later.
+    """
+    parts = name.split("/")
+    if not all(_PLAIN.fullmatch(part) and part == part.strip(" .") for part in parts):
+        parts = [f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{digest([name])[:8]}"]
+    return folder.joinpath(PICTURES, *parts[:-1], f"{parts[-1]}.png")

@@ -25,7 +25,6 @@ from torch import Tensor
 from refiner.errors import ConfigError, ModelError
 from refiner.hub import resolve
 from refiner.metrics.encoders import base_name, cut, default_encoder, digest, load_encoder, max_length
-from refiner.metrics.linear import through_onednn
 
 Floats = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -161,7 +160,6 @@ class BertScore:
         base = base_name(label)
         chosen = LAYERS.get(base, depth) if layer is None else layer
         cut(network, chosen, depth, label)
-        through_onednn(network)
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
             model=network,

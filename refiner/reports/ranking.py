@@ -13,7 +13,7 @@ from PIL import Image
 from refiner.data.samples import DataSet
 from refiner.errors import InputError
 from refiner.evaluate.harness import Run
-from refiner.evaluate.ranking_table import FIGURES, HIGHER_IS_BETTER, VARIANTS
+from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json, atomic_write, dumps
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
@@ -30,7 +30,7 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
     """Write ``report.html``.
 
     Args:
-        document_: from ``refiner.evaluate.ranking_table.rank_runs``.
+        document_: from ``refiner.evaluate.ranking.rank_runs``.
         runs: by name of the generator.
         data: where the pictures of each come from.
         folder: where to; each generator's own report is looked for in the sub-folder of its name.

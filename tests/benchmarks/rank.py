@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from refiner.cli.main import main as refiner
-from refiner.evaluate.ranking import open_prompts, picture_file
+from refiner.evaluate.ranking import open_prompts
+from refiner.evaluate.systems import picture_file
 from refiner.images import load_image
 from refiner.metrics.ranking import Ranking, rank_by_score
 from refiner.micro.oracle import inspect

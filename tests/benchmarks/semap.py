@@ -9,9 +9,7 @@ each, and the ratio is the median of the turns; the benchmark also says how far 
 processor seconds are those of its work (a busy machine makes both ways wait), on a GPU those of the clock.
 
 What bounds the ratio: with 6 anomalies on both sides the evaluator sends 84 texts of an image through the network for
-one view, and no way that encodes each text sends fewer than 24. The rest comes from less padding and from
-``refiner.metrics.linear``; the official way keeps torch's own layers. On Intel's processors, whose work MKL does not
-leave half undone, that part is smaller.
+one view, and no way that encodes each text sends fewer than 24. The rest comes from less padding.
 
 Run with ``make bench`` or ``python tests/benchmarks/semap.py [--images N] [--anomalies N] [--encoder PATH] [--json]``.
 """
@@ -19,7 +17,6 @@ Run with ``make bench`` or ``python tests/benchmarks/semap.py [--images N] [--an
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import tempfile
@@ -85,10 +82,7 @@ class Official:
     """bert_score's steps, call for call: no text is remembered from one call to the next."""
 
     def __init__(self, scorer: BertScore) -> None:
-        self.model, self.tokenizer, self.encoded = copy.deepcopy(scorer.model), scorer.tokenizer, 0
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.__class__ = torch.nn.Linear
+        self.model, self.tokenizer, self.encoded = scorer.model, scorer.tokenizer, 0
 
     @torch.no_grad()
     def f1(self, candidates: Sequence[str], references: Sequence[str]) -> NDArray[np.float32]:
