@@ -43,10 +43,10 @@ def test_an_unknown_id_names_the_known_ones(name: str) -> None:
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="config names none"):
+    with pytest.raises(ModelNotFoundError, match="config matches no family"):
         load_detector(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelNotFoundError, match="config names none"):
+    with pytest.raises(ModelNotFoundError, match="config matches no family"):
         load_detector(tmp_path)
     with pytest.raises(WeightsError, match="bert"):
         load_detector(f"legion:{tmp_path}")
