@@ -206,7 +206,7 @@ def test_a_spoiled_second_look_keeps_what_the_first_found(behind, direct):
     second = True
     for analysis, expected in zip(detector.batch(IMAGES[:4]), direct, strict=False):
         assert [region.name for region in analysis.regions] == [region.name for region in expected.regions]
-        assert ("Not verified: Expected" in analysis.raw) == bool(expected.regions)
+        assert ("Not verified: The model's answer " in analysis.raw) == bool(expected.regions)
 
 
 def test_a_server_without_quota_is_left_at_once(behind):
@@ -229,7 +229,7 @@ def test_the_command_line_goes_on(behind, direct, teller, tmp_path, capsys):
     rows = json.loads(said.out)
     assert code == 1
     assert [row["file"] for row in rows] == [files[number] for number in (0, 2, 4)]
-    assert all(f"{number}.png: Expected an answer in JSON" in said.err for number in bad)
+    assert all(f"{number}.png: The model's answer " in said.err for number in bad)
     assert KEY not in said.out + said.err
 
 
@@ -265,5 +265,5 @@ def test_a_run_goes_on_with_what_it_has(behind, teller):
     assert told(end.analysis) == told(alone[last])
     assert failed.analysis is None
     assert not failed.accepted
-    assert "no chat completion" in failed.error
+    assert "JSON that is not a chat completion" in failed.error
     assert result.best != 1

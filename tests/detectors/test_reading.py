@@ -363,5 +363,5 @@ def test_a_box_format_is_checked():
 
 def test_a_single_document_is_read_by_the_same_rules():
     assert read_document('Sure! ```{"real": true, "why": "a, b",}``` ok [] {"cut": ') == {"real": True, "why": "a, b"}
-    with pytest.raises(UnreadableOutputError, match="no whole JSON document"):
+    with pytest.raises(UnreadableOutputError, match="no complete JSON document"):
         read_document('{"real": tr')
