@@ -116,7 +116,7 @@ def test_any_boxes_give_masks_in_their_order_or_the_one_error(boxes, kind):
     + [(), (1, 2, 3), (1, 2, 3, 4, 5), "1234", None, 7, (None,) * 4, (0, 0, 10**400, 5), (10**400,) * 4],
 )
 def test_unusable_boxes_are_refused_in_one_sentence(grounder, box):
-    with pytest.raises(BadAnswerError, match=r"Expected a box .* got .*mend it") as caught:
+    with pytest.raises(BadAnswerError, match=r"Expected a box .* got .*correct it") as caught:
         grounder.segment(picture(), boxes=[(1, 1, 9, 9), box])
     assert len(str(caught.value)) < 300
 
@@ -194,5 +194,5 @@ def test_unknown_ids_are_one_sentence_that_names_the_known_ones(grounder_id):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Expected a transformers folder"):
+    with pytest.raises(UserError, match=r"is not a transformers folder"):
         load_grounder(tmp_path)

@@ -305,7 +305,7 @@ def test_a_pth_file_and_its_folder_give_the_same_masks(checkpoint, tmp_path):
 def test_masks_that_are_not_finite_are_an_error(checkpoint, scale):
     grounder = load_grounder(checkpoint)
     grounder.model.mask_decoder.upscale_conv2.bias.data.fill_(scale)
-    with pytest.raises(BadAnswerError, match=r"Expected finite masks"):
+    with pytest.raises(BadAnswerError, match=r"NaN or infinite masks"):
         grounder.segment(picture(), boxes=BOXES)
 
 
@@ -351,7 +351,8 @@ def damaged(kind, checkpoint, home):
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "code", "list", "another model", "a weight missing"])
 def test_damaged_pth_files_are_refused_in_one_sentence(checkpoint, tmp_path, kind):
-    with pytest.raises(WeightsError, match=r"^Expected .* got ") as caught:
+    refused = r"^(Expected .* got |The weights? .*'.+' (is not part of|do not fit)|The weight file '.+' cannot be read )"
+    with pytest.raises(WeightsError, match=refused) as caught:
         load_grounder(f"sam:{damaged(kind, checkpoint, tmp_path)}")
     assert "\n" not in str(caught.value)
 
@@ -380,6 +381,7 @@ def test_damaged_folders_are_refused_in_one_sentence(folders, tmp_path, kind):
         (folder / "preprocessor_config.json").unlink()
     else:
         config.write_text('{"model_type": "bert"}')
-    with pytest.raises(WeightsError, match=r"^(Expected .* got |'.+' (is not a complete|holds no) )") as caught:
+    refused = r"^(Expected .* got |'.+' (is not a|holds no) |The .+ folder '.+' cannot be loaded )"
+    with pytest.raises(WeightsError, match=refused) as caught:
         load_grounder(folder)
     assert "\n" not in str(caught.value)
