@@ -152,8 +152,8 @@ class LegionDetector(BaseDetector):
         claims = parse(raw)
         if sum(len(claim.marks) for claim in claims) != len(masks):
             raise UnreadableOutputError(
-                f"LEGION's answer {raw[:120]!r} does not have {len(masks)} [SEG] tokens, one for each mask: use another "
-                "detector for this image.",
+                f"LEGION's answer {raw[:120]!r} does not have {len(masks)} [SEG] tokens, one for each mask: "
+                "use another detector for this image.",
                 raw,
             )
         size = Size(image.height, image.width)
