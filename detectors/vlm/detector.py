@@ -175,7 +175,7 @@ class VlmDetector:
         case.outcome = Analysis(size=case.size, regions=tuple(regions), raw=case.raw, detector=self.name)
 
     def _shown(self, image: Image.Image) -> Image.Image:
-        """Scale an image for the model. If boxes are in pixels, the size is one that the model does not change again."""
+        """Scale an image for the model. If boxes are in pixels, use a size that the model does not change again."""
         picture = fit_picture(image, self.backend.max_side)
         if self.boxes.scale != "pixels":
             return picture

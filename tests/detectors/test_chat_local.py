@@ -212,13 +212,13 @@ def test_large_pictures_are_scaled_down(viewer):
 def test_folders_of_another_kind_are_refused(tmp_path, writer):
     with pytest.raises(ModelNotFoundError):
         LocalChat.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(WeightsError, match="chat model '.*' cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"chat model '.*' cannot be loaded"):
         LocalChat.from_pretrained(tmp_path)
     SamConfig().save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="'sam'"):
         LocalChat.from_pretrained(tmp_path)
     Qwen2Config.from_pretrained(writer).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match="cannot be loaded .*download it again"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded .*download it again"):
         LocalChat.from_pretrained(tmp_path)
 
 

@@ -351,7 +351,9 @@ def damaged(kind, checkpoint, home):
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "code", "list", "another model", "a weight missing"])
 def test_damaged_pth_files_are_refused_in_one_sentence(checkpoint, tmp_path, kind):
-    refused = r"^(Expected .* got |The weights? .*'.+' (is not part of|do not fit)|The weight file '.+' cannot be read )"
+    refused = (
+        r"^(Expected .* got |The weights? .*'.+' (is not part of|do not fit)|The weight file '.+' cannot be read )"
+    )
     with pytest.raises(WeightsError, match=refused) as caught:
         load_grounder(f"sam:{damaged(kind, checkpoint, tmp_path)}")
     assert "\n" not in str(caught.value)

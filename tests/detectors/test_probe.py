@@ -157,5 +157,5 @@ def test_a_damaged_folder_is_refused_in_one_sentence(probe: ProbeDetector, tmp_p
             config.write_text(config.read_text()[:40])
         case "surplus":
             config.write_text(json.dumps(values | {"command": "rm"}))
-    with pytest.raises(WeightsError, match="probe .* cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"probe .* cannot be loaded"):
         ProbeDetector.from_pretrained(tmp_path)
