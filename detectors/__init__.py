@@ -1,4 +1,4 @@
-"""Detectors: models that say, region by region, what is wrong with a picture."""
+"""Detectors: models that find the flaws in an image and describe each one as a region."""
 
 from refiner.detectors.registry import load_detector
 

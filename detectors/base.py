@@ -1,6 +1,6 @@
-"""What detectors share: loading a folder, choosing a device, batches, one prompt for each image, narrow domains.
+"""Code that detectors share: load a folder, choose a device, make batches, match prompts to images, check the domain.
 
-A detector that subclasses ``BaseDetector`` needs a name, ``_analyse(images, prompts)``, and a function that loads it.
+A subclass of ``BaseDetector`` needs a name, ``_analyse(images, prompts)``, and a function that loads it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class BaseDetector(ABC):
-    """Checks images and prompts and cuts batches; satisfies ``refiner.protocols.Detector``.
+    """Base class of detectors: checks images and prompts, and makes batches. A ``refiner.protocols.Detector``.
 
     Args:
         name: id and revision.
@@ -33,7 +33,7 @@ class BaseDetector(ABC):
     """
 
     batch_size: int = 1
-    """Images that go to ``_analyse`` at once."""
+    """Number of images in one call of ``_analyse``."""
 
     def __init__(self, *, name: str, domain: str = "") -> None:
         self._name, self.domain = name, domain
@@ -44,20 +44,20 @@ class BaseDetector(ABC):
         return self._name
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """What is wrong with one image.
+        """Find the flaws in one image.
 
         Args:
-            image: any mode; read as RGB.
-            prompt: what the image was to show; detectors that do not read it say so.
+            image: any mode; converted to RGB.
+            prompt: the prompt of the image; detectors that do not use it say so.
 
         Raises:
-            OutOfDomainError: the model knows only the micro world, and this is no image of it.
+            OutOfDomainError: the model knows only the micro world, and this is not an image of it.
             ModelError: the model's answer cannot be used.
         """
         return self.batch([image], None if prompt is None else [prompt])[0]
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each, ``batch_size`` images at a time.
+        """Analyse several images, ``batch_size`` at a time; the results are the same as with one call for each image.
 
         Raises:
             ConfigError: the numbers of images and prompts differ.
@@ -73,25 +73,27 @@ class BaseDetector(ABC):
 
     @abstractmethod
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
-        """One analysis for each RGB image; the prompt is empty where it is not known."""
+        """Return one analysis for each RGB image; a prompt that is not known is empty."""
 
 
 def one_for_each(images: Sequence[Image.Image], prompts: Sequence[str] | None) -> Sequence[str]:
-    """The prompt of each image; empty ones where there are none.
+    """Return the prompt of each image; empty texts if ``prompts`` is None.
 
     Raises:
         ConfigError: the numbers of images and prompts differ.
     """
     if prompts is not None and len(prompts) != len(images):
-        raise ConfigError(f"Expected one prompt for each of {len(images)} images, got {len(prompts)}.")
+        raise ConfigError(
+            f"Expected one prompt for each of {len(images)} images, got {len(prompts)}: pass as many prompts as images."
+        )
     return [""] * len(images) if prompts is None else prompts
 
 
 def check_domain(domain: str, image: Image.Image) -> None:
-    """Do nothing unless the domain is "micro" and the image is from elsewhere.
+    """Check that an image belongs to the domain of a model; only the domain "micro" is checked.
 
     Raises:
-        OutOfDomainError: it is.
+        OutOfDomainError: the domain is "micro", and the image is not from the micro world.
     """
     if domain == "micro":
         from refiner.micro.domain import check
@@ -100,18 +102,18 @@ def check_domain(domain: str, image: Image.Image) -> None:
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The items in order, at most ``size`` at a time."""
+    """Yield the items in order, at most ``size`` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def placement(
     device: str | torch.device | None, dtype: torch.dtype | None = None
 ) -> tuple[torch.device, torch.dtype | None]:
-    """Where a model goes, and in which precision: None for its checkpoint's own.
+    """Choose the device and the dtype of a model; a returned dtype of None means that of the checkpoint.
 
     Args:
-        device: None takes CUDA where there is one.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        device: None selects CUDA if available, else the CPU.
+        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
     """
     import torch
 
@@ -120,14 +122,14 @@ def placement(
 
 
 class Identity(NamedTuple):
-    """What a detector calls itself, and the images it knows."""
+    """The name of a detector, and the domain of its images."""
 
     name: str
     domain: str
 
 
 def identity(folder: Path, family: str) -> Identity:
-    """Name and domain by a folder's card; without a card, family and folder name, and no domain.
+    """Return the name and domain in a folder's card; without a card, family and folder name, and no domain.
 
     Raises:
         WeightsError: the card cannot be read.
@@ -139,36 +141,39 @@ def identity(folder: Path, family: str) -> Identity:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder.
+    """Read the ``config.json`` of a folder.
 
     Raises:
-        WeightsError: there is none, or it cannot be read.
+        WeightsError: the file is missing or cannot be read.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"Expected a model config in {str(path)!r}, got {error!r}: fetch the folder again."
+            f"The model config {str(path)!r} cannot be read ({error!r}): download the folder again."
         ) from error
     if not isinstance(config, dict):
-        raise WeightsError(f"Expected a JSON object in {str(path)!r}, got {config!r}: fetch the folder again.")
+        raise WeightsError(
+            f"The model config {str(path)!r} holds {config!r} instead of a JSON object: download the folder again."
+        )
     return config
 
 
 def load_folder(
     folder: Path, model_class: Any, processor_class: Any, kinds: Collection[str], dtype: torch.dtype | None
 ) -> tuple[Any, Any, str]:
-    """Model, processor and ``model_type`` of a folder of transformers.
+    """Load model, processor and ``model_type`` from a transformers folder.
 
     Args:
-        folder: what ``save_pretrained`` of model and processor wrote.
-        model_class: an Auto class, and ``processor_class`` too.
-        kinds: the model types that are wanted.
-        dtype: None keeps the checkpoint's.
+        folder: written by ``save_pretrained`` of the model and the processor.
+        model_class: an Auto class of transformers.
+        processor_class: an Auto class of transformers.
+        kinds: the accepted model types.
+        dtype: None keeps the checkpoint's dtype.
 
     Raises:
-        WeightsError: the folder is of another kind, incomplete or damaged.
+        WeightsError: the folder holds another model type, is incomplete or damaged.
     """
     from transformers import AutoConfig
 
@@ -177,11 +182,11 @@ def load_folder(
             kind = AutoConfig.from_pretrained(folder).model_type
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(
-                f"Expected a transformers folder in {str(folder)!r}, got {_first_line(error)}: fetch it again."
+                f"{str(folder)!r} is not a transformers folder ({_first_line(error)}): download it again."
             ) from error
         if kind not in kinds:
             raise WeightsError(
-                f"Expected a model of type {', '.join(kinds)} in {str(folder)!r}, got {kind!r}: name another folder."
+                f"Expected a model of type {', '.join(kinds)} in {str(folder)!r}, got {kind!r}: choose another folder."
             )
         verify(folder)
         try:
@@ -189,7 +194,7 @@ def load_folder(
             model, info = model_class.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(
-                f"Expected a whole {kind} folder in {str(folder)!r}, got {_first_line(error)}: fetch it again."
+                f"The {kind} folder {str(folder)!r} cannot be loaded ({_first_line(error)}): download it again."
             ) from error
     check_complete(folder, info)
     return model, processor, kind
@@ -201,7 +206,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing them while weights are loaded."""
+    """Hide the progress bars of transformers while weights are loaded."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -214,14 +219,18 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def check_complete(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse what ``from_pretrained`` would fill up with random weights.
+    """Refuse a checkpoint for which ``from_pretrained`` would use random weights.
+
+    Args:
+        path: of the checkpoint, for the message.
+        info: the loading info that ``from_pretrained`` returns.
 
     Raises:
-        WeightsError: weights are missing, surplus or of another shape.
+        WeightsError: weights are missing, unexpected or of another shape.
     """
     missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or surplus or info.get("mismatched_keys"):
         raise WeightsError(
-            f"Expected all of the model's weights in {str(path)!r} and no others, got missing {missing[:3]} and "
-            f"surplus {surplus[:3]}: fetch it again."
+            f"The weights in {str(path)!r} do not fit the model (missing {missing[:3]}, unexpected {surplus[:3]}): "
+            "download them again."
         )

@@ -1,4 +1,4 @@
-"""From a flaw in words to a region of the image: what all detectors that read a model's text share."""
+"""Make a region of the image from a flaw in words; shared by all detectors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from refiner.types import Claim, Mask, Region, Size
 
 
 def region_of(claim: Claim, mask: Mask | None, size: Size) -> Region:
-    """A claim and its mask as a region.
+    """Make a region from a claim and its mask.
 
-    The box is that of the mask, else the claim's own, else the whole image. A location that the claim does not tell is
-    taken from the box, and stays empty where neither mask nor box tells it. A category, severity or score that it
-    does not tell becomes ``DEFAULT_CATEGORY``, ``DEFAULT_SEVERITY`` or 1.
+    The box is that of the mask, else that of the claim, else the whole image. If the claim has no location, the words
+    are derived from the box of mask or claim; without both, the location is empty. A missing category, severity or
+    score becomes ``DEFAULT_CATEGORY``, ``DEFAULT_SEVERITY`` or 1.
 
     Args:
-        claim: its box, where it has one, lies inside the image.
-        mask: bool (H, W) of ``size``; None where nothing drew one.
+        claim: its box, if there is one, must be inside the image.
+        mask: bool (H, W) of ``size``; None if there is no mask.
         size: of the image.
     """
     place = (None if mask is None else box_of(mask)) or claim.box

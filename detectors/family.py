@@ -1,4 +1,4 @@
-"""What a package of detectors says of itself, so that one row of the registry is all that it needs."""
+"""The description that each detector package exports, so that one row in the registry is enough to add it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def _never(_config: Mapping[str, Any], _folder: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Detectors of one kind. A package exports its own as ``FAMILY``, and importing the package loads no torch.
+    """Detectors of one kind. A package exports its family as ``FAMILY``. Importing the package does not import torch.
 
     Raises:
-        ConfigError: the name has signs that ids use.
+        ConfigError: the name has characters other than letters, digits and underscores.
     """
 
     name: str
     """The prefix of its ids, and ``family`` in the ``card.json`` of its folders."""
     load: Load
-    """load(id, device, dtype) -> the detector; ``id.model`` is a folder where ``needs_folder``."""
+    """load(id, device, dtype) -> the detector; ``id.model`` is a folder if ``needs_folder`` is set."""
     recognise: Callable[[Mapping[str, Any], Path], bool] = _never
-    """recognise(config, folder): whether a folder without a card is one of its own. ``config`` is the folder's
-    ``config.json``, empty where there is none."""
+    """recognise(config, folder): whether a folder without a card belongs to this family. ``config`` is the folder's
+    ``config.json``; it is empty if the file is missing."""
     options: tuple[str, ...] = ()
-    """Options that may stand behind its ids as ``,option=value``; ``grounder`` is the one for masks."""
+    """Options that its ids may have, as ``,option=value``; ``grounder`` is the option for masks."""
     endpoint: bool = False
-    """Whether the model may stand behind an endpoint: ``<name>:<model>@<base url>``."""
+    """Whether the model may run behind an endpoint: ``<name>:<model>@<base url>``."""
     needs_folder: bool = True
-    """Whether its ids name a folder, a hub id or a bundled model. If not, its name alone is an id too."""
+    """Whether its ids name a folder, a hub id or a bundled model. If not, just the family's name is an id too."""
     usage: tuple[str, ...] = ()
-    """How its ids are written, for messages; empty for ``<name>:<folder or hub id>``."""
+    """The forms of its ids, for messages; empty for ``<name>:<folder or hub id>``."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -53,15 +53,15 @@ class Family:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """How its ids are written."""
+        """The forms of its ids, for messages."""
         return self.usage or (f"{self.name}:<folder or hub id>",)
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that imports what the package exports when it is first asked for.
+    """Make a ``__getattr__`` for a package that imports each exported name at its first use.
 
     Args:
-        package: for messages.
+        package: name of the package, for messages.
         homes: exported name -> module.
     """
 

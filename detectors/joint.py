@@ -1,4 +1,4 @@
-"""Several detectors as one: what one of them overlooks, another may see."""
+"""Several detectors together: one may find what another misses."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from refiner.detectors.ids import ModelId
 
 _CLAIMED = 0.3
-"""From this share of its pixels on, a region is one that an earlier detector has claimed already."""
+"""A region is already known if at least this share of its pixels is in regions of earlier detectors."""
 
 
 class JointDetector:
-    """The regions of several detectors, each flaw once; satisfies ``refiner.protocols.Detector``.
+    """Combines the regions of several detectors, each flaw once; a ``refiner.protocols.Detector``.
 
-    A region is left out where earlier detectors have claimed three tenths of it: the flaw keeps the first one's words.
-    The verdict is that of the detector that is surest; the heatmap the larger value of each pixel, where all of them
-    draw one. What one of them cannot read, or refuses, stands for all, so that nothing unread counts as clean.
+    A region is omitted if three tenths of it are in regions of earlier detectors; the first detector's description is
+    kept. ``fake_probability`` is the highest one. The heatmap has the maximum of each pixel, if all detectors give a
+    heatmap. If one detector raises an error, the whole call raises it, so that an unreadable answer never counts as
+    clean.
 
     Args:
-        detectors: two or more, the one with the best words first.
+        detectors: two or more; the one with the best descriptions first.
 
     Raises:
-        ConfigError: fewer.
+        ConfigError: there are fewer than two.
     """
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
@@ -46,37 +47,37 @@ class JointDetector:
 
     @property
     def name(self) -> str:
-        """The names of all."""
+        """The names of all detectors."""
         return " & ".join(detector.name for detector in self.detectors)
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """What any of them sees in one RGB picture."""
+        """Find the flaws in one RGB image with all detectors."""
         return _joined([detector(image, prompt) for detector in self.detectors], self.name)
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each."""
+        """Analyse several images; the results are the same as with one call for each image."""
         answers = [detector.batch(images, prompts) for detector in self.detectors]
         return [_joined(each, self.name) for each in zip(*answers, strict=True)]
 
     def bind(self, pipe: DiffusionPipeline) -> None:
-        """Lend the pipeline that paints to those that look through its denoiser.
+        """Give the generating pipeline to the detectors that use its denoiser.
 
         Raises:
-            ConfigError: one of them cannot look through it.
+            ConfigError: one of them cannot use this pipeline.
         """
         for detector in self.detectors:
             if isinstance(detector, Borrower):
                 detector.bind(pipe)
 
     def to(self, device: str | torch.device) -> JointDetector:
-        """Move those that can be moved."""
+        """Move the detectors that can be moved."""
         for detector in self.detectors:
             if isinstance(detector, Movable):
                 detector.to(device)
         return self
 
     def spent(self) -> Calls:
-        """Denoiser rows of all so far."""
+        """Denoiser rows (images times denoiser passes) of all detectors so far."""
         return sum((part.spent() for part in self.detectors if isinstance(part, Spender)), Calls())
 
 
@@ -102,10 +103,10 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
 
 
 def joined_ids(detector: str | Path) -> list[str]:
-    """The ids that ``joint:`` joins, or the one id.
+    """Split an id into the ids that ``joint:`` joins; any other id is returned as the only one.
 
     Raises:
-        ConfigError: there are fewer than two behind ``joint:``, or one is a joint one itself.
+        ConfigError: there are fewer than two ids after ``joint:``, or one of them is a joint id.
     """
     prefix, colon, rest = str(detector).partition(":")
     if prefix != FAMILY.name or not colon:
@@ -113,7 +114,8 @@ def joined_ids(detector: str | Path) -> list[str]:
     ids = rest.split("+")
     if len(ids) < 2 or not all(ids) or any(each.startswith(f"{FAMILY.name}:") for each in ids):
         raise ConfigError(
-            f"Expected ids of two detectors or more with + between, such as joint:micro+micro:probe, got {detector!r}."
+            f"Expected the ids of two detectors or more, got {detector!r}: put + between them, such as "
+            "joint:micro+micro:probe."
         )
     return ids
 

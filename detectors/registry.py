@@ -1,9 +1,9 @@
-"""From the id of a detector to the detector.
+"""Load a detector by its id.
 
-The family of a detector is the prefix of its id; else what the folder's ``card.json`` names; else the one family whose
-``recognise`` knows the folder. Other packages add families by an entry point of group ``refiner.detectors`` whose name
-is the prefix, and whose value is a ``Family`` or a factory(folder, device, dtype). Nothing is imported before it is
-asked for.
+The family of a detector is the prefix of its id; else the family in the folder's ``card.json``; else the only family
+whose ``recognise`` returns True for the folder. Other packages add families with an entry point of the group
+``refiner.detectors``. Its name is the prefix, its value is a ``Family`` or a factory(folder, device, dtype). Families
+are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "vlm": "refiner.detectors.vlm:FAMILY",
     }
 )
-"""Prefix -> where the family is."""
+"""Prefix -> where the family is defined, as ``module:name``."""
 
 
 def families() -> dict[str, str]:
-    """The table, with what other packages add to it; ours cannot be replaced."""
+    """Return ``FAMILIES`` with the families of other packages; built-in families cannot be replaced."""
     return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)} | dict(FAMILIES)
 
 
@@ -56,24 +56,29 @@ def load_detector(
     """Load a detector by its id.
 
     Args:
-        detector: ``micro`` (which is ``micro:legion``), ``micro:probe``, ``micro:vlm`` (bundled), ``<family>:<folder
-            or hub id>``, or a folder or hub id that tells its family. Any vision-language model:
-            ``vlm:<folder or hub id>`` to run it here (``vlm`` alone: Qwen3-VL-8B-Instruct), or
-            ``vlm:<model>@<base url>`` to ask an OpenAI-compatible endpoint, such as
-            ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` stand behind it:
-            ``,grounder=<id>``, and for an endpoint ``,cache=<folder>``, which keeps its answers. Parts that are
-            repainted as a matter of course: ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``.
-            Several as one, which see more than each of them: ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``.
-        device: None takes CUDA where there is one.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
-        grounder: of a vision-language model or of parts, which give boxes alone: id for ``load_grounder``, such as
-            ``sam:<path>``, instead of that in its id; None without one there: ``grabcut``, or ``box`` for parts, which
-            need no weights.
+        detector: one of these ids.
+
+            - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``: bundled detectors.
+            - ``<family>:<folder or hub id>``, or only a folder or hub id whose family can be recognised.
+            - ``vlm:<folder or hub id>``: any vision-language model, run on this machine. Just ``vlm`` is
+              Qwen3-VL-8B-Instruct.
+            - ``vlm:<model>@<base url>``: a model behind an OpenAI-compatible endpoint, such as
+              ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and for
+              an endpoint ``,cache=<folder>``, the folder that stores its answers.
+            - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
+              regenerated.
+            - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
+              than each of them.
+        device: None selects CUDA if available, else the CPU.
+        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+        grounder: id for ``load_grounder``, such as ``sam:<path>``. Only for detectors that give boxes without masks:
+            vision-language models and parts. It replaces the grounder in the detector's id. If neither is given, the
+            grounder is ``grabcut``, or ``box`` for parts; both need no weights.
 
     Raises:
-        ModelNotFoundError: no such detector; the message names those that are known.
-        WeightsError: its weights are damaged or of another kind.
-        ConfigError: a grounder for a detector that draws its own masks, or options that it does not have.
+        ModelNotFoundError: there is no such detector; the message lists the known ones.
+        WeightsError: the weights are damaged or of another kind.
+        ConfigError: a grounder for a detector that draws its own masks, or options that the family does not have.
     """
     family, model = _find(str(detector))
     if grounder is not None:
@@ -85,18 +90,18 @@ def load_detector(
 
 
 def with_grounder(detector: str, grounder: str | Path) -> str:
-    """The id of a detector with a grounder.
+    """Add a grounder to the id of a detector.
 
     Raises:
-        ConfigError: it draws its own masks.
-        ModelNotFoundError: no such detector.
+        ConfigError: the detector draws its own masks.
+        ModelNotFoundError: there is no such detector.
     """
     _check_grounder(_find(detector)[0], detector)
     return f"{detector},grounder={grounder}"
 
 
 def bundled_detectors() -> list[str]:
-    """The ids of the detectors that come with the package."""
+    """List the ids of the bundled detectors."""
     return [part for part in micro_parts() if read_card(MICRO_WEIGHTS / part.removeprefix("micro:")).family]
 
 
@@ -106,7 +111,7 @@ def _check_grounder(family: Family, detector: str) -> None:
 
 
 def _find(detector: str) -> tuple[Family, ModelId]:
-    """The family of an id, and what the id says besides."""
+    """Return the family of an id, and the other parts of the id."""
     table = families()
     prefix, colon, rest = detector.partition(":")
     if prefix in table and (colon or not Path(detector).is_dir()):
@@ -125,17 +130,19 @@ def _find(detector: str) -> tuple[Family, ModelId]:
 
 
 def _parsed(family: Family, rest: str) -> ModelId:
-    """What stands behind a family's prefix."""
+    """Parse the part of an id after the family's prefix."""
     if not family.options and not family.endpoint:
         return ModelId(model=rest)
     found = parse_id(rest, family.options)
     if found.base_url is not None and not family.endpoint:
-        raise ConfigError(f"A detector of the family {family.name} runs here, not at {found.base_url}: name a model.")
+        raise ConfigError(
+            f"A detector of the family {family.name} runs here, not at {found.base_url}: give a folder or hub id."
+        )
     return found
 
 
 def _family_of(folder: Path, name: str, table: Mapping[str, str]) -> Family:
-    """The family of a folder, by its card or by what the families recognise."""
+    """Find the family of a folder, by its card or by the families' ``recognise``."""
     card = read_card(folder) if (folder / "card.json").exists() else None
     if card is not None and card.family:
         if card.family not in table:
@@ -150,7 +157,10 @@ def _family_of(folder: Path, name: str, table: Mapping[str, str]) -> Family:
         prefixes = " or ".join(f"{family.name}:" for family in found)
         raise ConfigError(f"{name!r} may belong to several families of detectors: put {prefixes} before it.")
     if not found:
-        raise ModelNotFoundError(f"Expected a detector, got {name!r}, whose config names none. {_known(table)}")
+        raise ModelNotFoundError(
+            f"Expected a detector, got {name!r}, whose config matches no family: put the prefix of its family before "
+            f"it. {_known(table)}"
+        )
     return found[0]
 
 

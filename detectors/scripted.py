@@ -1,4 +1,4 @@
-"""A detector that says what it is told to: for tests of anything that works with detectors."""
+"""A detector that returns prepared answers, for tests of code that uses detectors."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Answer = Analysis | Exception
 
 
 class ScriptedDetector:
-    """Answers from a list, in order, or from a function of the image; an answer that is an exception is raised.
+    """Returns the answers of a list in order, or those of a function of the image. An exception is raised instead.
 
     Args:
-        answers: one answer for each image to come, or a function that makes the answer.
-        name: what it calls itself.
+        answers: one answer for each image, or a function that makes the answer from the image.
+        name: name of the detector.
 
     Raises:
-        ConfigError: (when called) the list is used up.
+        ConfigError: (when called) no answer is left.
     """
 
     def __init__(self, answers: Iterable[Answer] | Callable[[Image.Image], Answer], name: str = "scripted") -> None:
         self._answer = answers if callable(answers) else _reader(answers)
         self._name = name
         self.seen: list[Image.Image] = []
-        """Every image it was asked about."""
+        """All images that it was called with."""
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """Name of the detector."""
         return self._name
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """The next answer."""
+        """Return or raise the next answer."""
         self.seen.append(image)
         answer = self._answer(image)
         if isinstance(answer, Exception):
@@ -43,7 +43,7 @@ class ScriptedDetector:
         return answer
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The next answers, one for each image."""
+        """Return the next answers, one for each image."""
         return [self(image) for image in images]
 
 
@@ -54,6 +54,6 @@ def _reader(answers: Iterable[Answer]) -> Callable[[Image.Image], Answer]:
         try:
             return next(left)
         except StopIteration:
-            raise ConfigError("Expected an answer for every image, but the script is used up: add more.") from None
+            raise ConfigError("The script of the detector has no answer left: add one for each image.") from None
 
     return read

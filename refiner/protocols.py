@@ -1,7 +1,8 @@
-"""What the refinement loop sees of its parts. No torch, no diffusers: anything with these methods will do.
+"""Protocols of the parts that the refinement loop uses: any object with these methods fits. Needs no torch.
 
-What a part may be able to do besides is a protocol of its own: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Signed``, ``Saveable``, ``Networked``. Whoever uses such an ability asks ``isinstance(part, Movable)``.
+Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
+``Streaming``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
+``isinstance(part, Movable)``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from refiner.types import Analysis, Attempt, Calls, Mask, Region
 
 @dataclass(frozen=True, kw_only=True)
 class PaintJob:
-    """One picture to paint from text."""
+    """One image to generate from text."""
 
     prompt: str
     negative_prompt: str = ""
@@ -28,9 +29,9 @@ class PaintJob:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InpaintJob:
-    """One region of a picture to paint anew.
+    """One region of an image to inpaint.
 
-    ``image`` is the whole picture, RGB; ``mask`` bool (H, W), True = may change.
+    ``image`` is the whole image, RGB; ``mask`` is bool (H, W), True = may change.
     """
 
     image: Image.Image
@@ -39,46 +40,46 @@ class InpaintJob:
     negative_prompt: str = ""
     seed: int
     strength: float
-    """Share of the noise schedule that is run, in (0, 1]; 1 forgets what was there."""
+    """Share of the noise schedule that is run, in (0, 1]; 1 keeps nothing of the old content."""
     whole: bool = False
-    """Whether the prompt speaks of the whole picture, so that the model should see all of it, not a crop."""
+    """Whether the prompt describes the whole image, so that the model needs all of it, not a crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """A prompt made from the user's prompt and what was seen so far."""
+    """A prompt made from the user's prompt and the attempts so far."""
 
     prompt: str
     negative_prompt: str = ""
     whole: bool = False
-    """Whether a region's prompt speaks of the whole picture."""
+    """Whether the prompt of a region describes the whole image."""
     note: str = ""
-    """What a reader of the run should know of it, such as why another reviser had to step in."""
+    """Information for the user, for example why another reviser was used instead."""
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Paints pictures from text. A job's picture depends on that job alone, not on its neighbours."""
+    """Generates images from text. The image of a job depends only on this job, not on the other jobs of the batch."""
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]: ...
 
     def spent(self) -> Calls:
-        """Network work since construction."""
+        """Cost since construction: the work of the networks."""
         ...
 
 
 @runtime_checkable
 class Inpainter(Protocol):
-    """Repaints masked regions; returns whole pictures whose pixels outside the mask are bit-identical."""
+    """Inpaints masked regions; returns whole images whose pixels outside the mask are bit-identical."""
 
     def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]: ...
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Says what is wrong with a picture.
+    """Finds the flaws in an image.
 
-    Raises ``UnreadableOutputError`` where the model's answer cannot be read; never returns it as clean.
+    Raises ``UnreadableOutputError`` if the model's answer cannot be read; never returns such an image as clean.
     """
 
     @property
@@ -89,13 +90,13 @@ class Detector(Protocol):
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis: ...
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each."""
+        """Analyse several images; the results are the same as with one call for each image."""
         ...
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Scores pictures against prompts; higher is better."""
+    """Scores images against prompts; higher is better."""
 
     @property
     def name(self) -> str: ...
@@ -105,7 +106,7 @@ class Judge(Protocol):
 
 @runtime_checkable
 class Reviser(Protocol):
-    """Turns the user's prompt and the history into the next prompt, and a region into its own."""
+    """Makes the next prompt from the user's prompt and the attempts so far, and the inpainting prompt of a region."""
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision: ...
 
@@ -114,50 +115,50 @@ class Reviser(Protocol):
 
 @runtime_checkable
 class Movable(Protocol):
-    """A part with networks that can be moved."""
+    """A part with networks that can be moved to another device."""
 
     def to(self, device: Any) -> object:
-        """Move them to a device, as torch names it."""
+        """Move the networks to a device, given as torch names it."""
         ...
 
 
 @runtime_checkable
 class Borrower(Protocol):
-    """A part that works with the pipeline that paints, such as a detector that looks through its denoiser."""
+    """A part that uses the generating pipeline, such as a detector that reads features of its denoiser."""
 
     def bind(self, pipe: Any) -> None:
         """Use this diffusers pipeline from now on.
 
         Raises:
-            ConfigError: it cannot be used.
+            ConfigError: the part cannot use this pipeline.
         """
         ...
 
 
 @runtime_checkable
 class Spender(Protocol):
-    """A detector that runs the generator's denoiser, and counts its rows."""
+    """A detector that runs the generator's denoiser, and counts the rows (images times denoiser passes)."""
 
     def spent(self) -> Calls:
-        """Network work since construction."""
+        """Cost since construction: the work of the networks."""
         ...
 
 
 @runtime_checkable
 class Remarking(Protocol):
-    """An inpainter that has something to say beside its pictures."""
+    """An inpainter that reports remarks for the user beside its images."""
 
     def remarks(self) -> list[str]:
-        """What the user should know of the calls since this was last asked."""
+        """Return the remarks about the calls since the last request for remarks."""
         ...
 
 
 class Opinion(Protocol):
-    """What a judge says of one image."""
+    """The result of a judge for one image. A judge scores images against prompts (``Judge``)."""
 
     @property
     def score(self) -> float | None:
-        """None where there is an error."""
+        """None if there is an error."""
         ...
 
     @property
@@ -165,13 +166,13 @@ class Opinion(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was changed to make image or prompt usable, in words."""
+        """Descriptions of what was changed to make the image or prompt usable."""
         ...
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A judge that goes on where it cannot score an image."""
+    """A judge that continues if it cannot score an image."""
 
     def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterable[Opinion]:
         """One opinion for each image, in order."""
@@ -180,7 +181,10 @@ class Streaming(Protocol):
 
 @runtime_checkable
 class Signed(Protocol):
-    """A judge that tells all that its scores depend on; scores of different signatures do not compare."""
+    """A judge with a signature of everything that its scores depend on.
+
+    Scores with different signatures are not comparable.
+    """
 
     @property
     def signature(self) -> str: ...
@@ -188,14 +192,14 @@ class Signed(Protocol):
 
 @runtime_checkable
 class Saveable(Protocol):
-    """A part that can be written to a folder and read back."""
+    """A part that can be saved to a folder and loaded again."""
 
     def save_pretrained(self, folder: Path, **options: Any) -> object: ...
 
 
 @runtime_checkable
 class Networked(Protocol):
-    """A part with one network of its own."""
+    """A part with one network."""
 
     @property
     def model(self) -> Any: ...

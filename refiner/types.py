@@ -1,9 +1,9 @@
-"""The few types that every room shares, with their units.
+"""The types that all packages of refiner share, with their units.
 
 Images are ``PIL.Image.Image`` in mode RGB. Masks are bool arrays (H, W) at image resolution, True = flawed. Boxes are
-``(x0, y0, x1, y1)`` in pixels, half-open: ``x1`` and ``y1`` are the first column and row outside. Severities,
-confidences, probabilities and heat maps lie in [0, 1]; severity 1 is worst. Every type is frozen and keyword-only,
-and checks itself at construction.
+``(x0, y0, x1, y1)`` in pixels, half-open: ``x1`` and ``y1`` are the first column and row outside the box. Severities,
+confidences, probabilities and heat maps are in [0, 1]; severity 1 is the worst. All types are frozen and keyword-only.
+They check their values at construction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ StopReason = Literal["clean", "rounds", "no_progress", "budget", "repeat", "unre
 
 
 class Size(NamedTuple):
-    """Height before width, in pixels."""
+    """Size of an image in pixels, height before width."""
 
     height: int
     width: int
@@ -52,7 +52,7 @@ def _check_mask(owner: str, mask: Mask, size: Size | None = None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One flaw in words, as a model or a data set tells of it. What it does not tell is None, or an empty text."""
+    """One flaw in words, as a model or a dataset describes it. A missing value is None, a missing text is empty."""
 
     name: str = ""
     """Short, such as "the left hand"."""
@@ -61,16 +61,16 @@ class Claim:
     explanation: str = ""
     """What is wrong (the phenomenon)."""
     reasoning: str = ""
-    """Why it cannot be."""
+    """Why this is a flaw."""
     category: Category | None = None
     severity: float | None = None
     """In [0, 1], 1 = worst."""
     score: float | None = None
     """The model's confidence, in [0, 1]."""
     box: Box | None = None
-    """Pixels of the image, half-open and not empty."""
+    """In pixels of the image, half-open and not empty."""
     marks: tuple[int, ...] = ()
-    """Which of the answer's mask tokens, counted from 0, draw it; empty where none does."""
+    """Indices, from 0, of the mask tokens in the model's answer that belong to this flaw; empty if there are none."""
 
     def __post_init__(self) -> None:
         _check_unit("Claim", "severity", self.severity)
@@ -83,20 +83,20 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
-    """One flaw: where it is, what is wrong, why, of which kind, how bad, and how sure the detector is."""
+    """One flaw in an image: its place, description, reason, category and severity, and the detector's confidence."""
 
     mask: Mask | None
-    """Bool (H, W) at image resolution, True = flawed; None where the detector gives none."""
+    """Bool (H, W) at image resolution, True = flawed; None if the detector gives no mask."""
     box: Box
     """The flaw's bounding box in pixels, half-open, inside the image and not empty."""
     name: str
     """Short, such as "the left hand"."""
     location: str = ""
-    """Where in the picture, in words, such as "lower left"."""
+    """Where in the image, in words, such as "lower left"."""
     explanation: str = ""
     """What is wrong (the phenomenon)."""
     reasoning: str = ""
-    """Why it cannot be."""
+    """Why this is a flaw."""
     category: Category
     severity: float = 1.0
     """In [0, 1], 1 = worst."""
@@ -114,7 +114,7 @@ class Region:
                 raise BadAnswerError(f"Region.box must lie inside its mask of {width}x{height}, got {self.box}.")
 
     def pixels(self, size: Size) -> Mask:
-        """The mask, or the filled box where there is none; bool (H, W) of ``size``."""
+        """The mask, or the filled box if there is no mask; bool (H, W) of ``size``."""
         if self.mask is not None:
             return self.mask
         filled = np.zeros(tuple(size), dtype=np.bool_)
@@ -125,17 +125,17 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """What a detector says of one image."""
+    """The result of a detector for one image."""
 
     size: Size
     regions: tuple[Region, ...] = ()
     fake_probability: float | None = None
-    """Probability that the image is generated, in [0, 1]; None where the detector gives no verdict."""
+    """Probability that the image is generated, in [0, 1]; None if the detector does not give one."""
     heatmap: NDArray[np.float32] | None = None
     """Float (H, W) in [0, 1], or None."""
     tags: tuple[str, ...] = ()
     raw: str = ""
-    """The model's own text."""
+    """The text that the model wrote."""
     detector: str
     """Id and revision of the detector."""
 
@@ -153,7 +153,7 @@ class Analysis:
 
     @property
     def mask(self) -> Mask:
-        """Union of the regions, bool (H, W)."""
+        """Union of the regions' masks, bool (H, W)."""
         union = np.zeros(tuple(self.size), dtype=np.bool_)
         for region in self.regions:
             union |= region.pixels(self.size)
@@ -166,13 +166,13 @@ class Analysis:
 
     @property
     def burden(self) -> float:
-        """Sum over the regions of severity x confidence; 0 for a clean image. Lower is better."""
+        """Sum of severity times confidence over the regions; 0 for a clean image. Lower is better."""
         return float(sum(region.severity * region.score for region in self.regions))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One figure about one image."""
+    """One metric of one image."""
 
     name: str
     value: float
@@ -181,12 +181,12 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """What an attempt cost in network work."""
+    """The cost of an attempt: the work of the networks."""
 
     denoiser_rows: int = 0
-    """Rows that went through the denoiser, guidance included: batch size summed over its forward passes."""
+    """Batch rows through the denoiser, those of guidance included: the batch size summed over all forward passes."""
     detector_calls: int = 0
-    """Images that went through the detector."""
+    """Images that the detector analysed."""
 
     def __add__(self, other: Calls) -> Calls:
         return Calls(
@@ -197,44 +197,44 @@ class Calls:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """One picture the loop looked at, and what became of it."""
+    """One step of the refinement loop: the image, its analysis, and whether it was accepted."""
 
     index: int
     action: Action
     prompt: str
-    """The prompt that painted this picture (the user's, or a revised one)."""
+    """The prompt that this image was generated from: the user's prompt or a revised one."""
     negative_prompt: str = ""
     seed: int
     image: Image.Image | None
-    """None where the model failed to paint (see ``error``)."""
+    """None if the model did not generate an image (see ``error``)."""
     analysis: Analysis | None
-    """None where the picture could not be analysed (see ``error``)."""
+    """None if the image could not be analysed (see ``error``)."""
     scores: tuple[Score, ...] = ()
     accepted: bool
-    """Whether this picture became the best so far."""
+    """Whether this image became the best so far."""
     reason: str
     """Why it was accepted or rejected, in words."""
     note: str = ""
-    """What else the user should know, of the reviser's prompt or of memory that ran out; empty where all was usual."""
+    """Other information for the user, for example about the revised prompt or a lack of memory; empty if none."""
     painted: Mask | None = None
-    """Pixels that differ from the picture it was made from (inpainting only), bool (H, W)."""
+    """Pixels that differ from the image it was made from (inpainting only), bool (H, W)."""
     error: str | None = None
-    """What a model did wrong, in words; None where all went well."""
+    """The message of the model error; None if there was no error."""
     seconds: float = 0.0
     calls: Calls = field(default_factory=Calls)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RefinementResult:
-    """All attempts at one prompt, and the one that was kept."""
+    """All attempts for one prompt, and which of them was kept."""
 
     prompt: str
     attempts: tuple[Attempt, ...]
     best: int
-    """Index into ``attempts`` of the picture that was kept."""
+    """Index into ``attempts`` of the image that was kept."""
     stop: StopReason
     settings: Mapping[str, object] = field(default_factory=dict)
-    """What made them, as plain JSON values (``refiner.pipelines.saving.record``); empty where that is not known."""
+    """Settings of the run, as plain JSON values (``refiner.pipelines.saving.record``); empty if not known."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):
@@ -242,7 +242,7 @@ class RefinementResult:
 
     @property
     def image(self) -> Image.Image:
-        """The picture that was kept."""
+        """The image that was kept."""
         image = self.attempts[self.best].image
         if image is None:
             raise ConfigError("RefinementResult.best must name an attempt that has an image.")
@@ -250,19 +250,22 @@ class RefinementResult:
 
     @property
     def history(self) -> Sequence[Image.Image]:
-        """The pictures of all attempts that have one, in order."""
+        """The images of all attempts that have one, in order."""
         return [attempt.image for attempt in self.attempts if attempt.image is not None]
 
     @property
     def calls(self) -> Calls:
-        """Network work of all attempts together."""
+        """The cost of all attempts together."""
         return sum((attempt.calls for attempt in self.attempts), Calls())
 
     def save(self, folder: str) -> Mapping[str, str]:
-        """Write pictures, sheet, ``report.html`` and ``run.json`` into ``folder``; returns name -> path.
+        """Write the images, the contact sheet, ``report.html`` and ``run.json`` into ``folder``.
+
+        Returns:
+            Name -> path of each file.
 
         Raises:
-            OutputError: the folder cannot be written; nothing half-written stays behind.
+            OutputError: the folder cannot be written; no partly written file is left.
         """
         from refiner.reports.result import save_result
 

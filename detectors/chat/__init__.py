@@ -1,4 +1,4 @@
-"""Chat models: here through transformers, or behind any OpenAI-compatible endpoint."""
+"""Chat models: on this machine through transformers, or behind any OpenAI-compatible endpoint."""
 
 from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 

@@ -1,7 +1,7 @@
-"""Chat models that look at images, wherever they run: what they are asked, what they answer, what they cost.
+"""The interface of chat models with images: requests, replies and costs.
 
-``refiner.detectors.chat.endpoint.EndpointChat`` asks a server, ``refiner.detectors.chat.local.LocalChat`` runs a model
-here. Both get the same text and the same images.
+``refiner.detectors.chat.endpoint.EndpointChat`` sends requests to a server, ``refiner.detectors.chat.local.LocalChat``
+runs a model on this machine. Both use the same texts and images.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ from refiner.errors import ConfigError, InputError, RefinerError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChatRequest:
-    """One question to a chat model."""
+    """One request to a chat model."""
 
     user: str
     system: str = ""
     images: tuple[Image.Image, ...] = ()
     """Shown before the text."""
     schema: Mapping[str, Any] | None = None
-    """JSON schema of the answer; it is also put behind the text. None: the answer is free."""
+    """JSON schema of the answer; it is also appended to the text. None: any text."""
     max_tokens: int = 1024
-    """Tokens to write at first; a longer answer is asked for again with twice as many, up to the model's limit."""
+    """First limit of the answer's tokens. For a longer answer the request is repeated with a doubled limit, up to the
+    limit of the backend."""
     temperature: float = 0.0
-    """0 takes the likeliest token each time."""
+    """Sampling temperature in [0, 2]; 0 selects the most probable token each time."""
     seed: int | None = None
-    """For temperatures above 0."""
+    """Seed of the sampling; used only for temperatures above 0."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ConfigError(f"Expected ChatRequest.max_tokens of at least 1, got {self.max_tokens}.")
+            raise ConfigError(f"ChatRequest.max_tokens must be at least 1, got {self.max_tokens}.")
         if not 0 <= self.temperature <= 2:
-            raise ConfigError(f"Expected ChatRequest.temperature in [0, 2], got {self.temperature}.")
+            raise ConfigError(f"ChatRequest.temperature must be in [0, 2], got {self.temperature}.")
         try:
             (self.user + self.system + json.dumps(self.schema)).encode()
         except (UnicodeEncodeError, TypeError, ValueError) as error:
-            raise InputError(f"Expected text and a schema that JSON can carry, got {error}: clean it first.") from error
+            raise InputError(
+                f"The text or schema of a request cannot be encoded as JSON ({error}): remove those characters or "
+                "values."
+            ) from error
 
     @property
     def text(self) -> str:
-        """The user's text, and the schema behind it: servers may take a schema and not keep to it."""
+        """The user's text with the schema appended, because a server may accept a schema without following it."""
         if self.schema is None:
             return self.user
         return f"{self.user}\n\nAnswer with JSON alone, by this schema:\n{json.dumps(self.schema)}"
@@ -54,16 +58,16 @@ class ChatRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatReply:
-    """What a chat model answered."""
+    """The answer of a chat model."""
 
     text: str
     finish: Finish
-    """``length`` where the answer breaks off at the model's limit."""
+    """``length`` if the answer is cut off at the token limit."""
     prompt_tokens: int
     completion_tokens: int
     from_cache: bool = False
     attempts: int = 1
-    """Times that the model was asked for it; 0 from the cache."""
+    """Number of times the model was asked for it; 0 for an answer from the cache."""
 
 
 Outcome = ChatReply | RefinerError
@@ -71,22 +75,22 @@ Outcome = ChatReply | RefinerError
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What a backend has cost since it was made."""
+    """The costs of a backend since its construction."""
 
     calls: int = 0
-    """Answers asked of the model, failed ones included."""
+    """Calls of the model, including failed ones."""
     retries: int = 0
-    """Of these, repetitions of one that failed."""
+    """Those of the calls that repeat a failed one."""
     cached: int = 0
-    """Answers that came from the cache."""
+    """Answers from the cache."""
     failed: int = 0
-    """Requests that got no answer in the end."""
+    """Requests without an answer after all attempts."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    """Summed over the calls; those that run at the same time count each."""
+    """Sum of the durations of all calls; parallel calls are counted separately."""
     pictures: int = 0
-    """Pictures scaled and encoded."""
+    """Images scaled and encoded."""
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -94,21 +98,21 @@ class Ledger:
 
 @runtime_checkable
 class ChatBackend(Protocol):
-    """A chat model, wherever it runs."""
+    """A chat model on this machine or behind an endpoint."""
 
     @property
     def name(self) -> str:
-        """Id of the model, and revision where it is known."""
+        """Id of the model, and its revision if known."""
         ...
 
     @property
     def max_side(self) -> int:
-        """Longest side, in pixels, of the pictures that the model is shown; larger ones are scaled down."""
+        """Longest side, in pixels, of the images shown to the model; larger ones are scaled down."""
         ...
 
     @property
     def ledger(self) -> Ledger: ...
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """An answer for each request, in order; an error in the place of those that failed."""
+        """Return an answer for each request, in order; a failed request gives its error instead."""
         ...

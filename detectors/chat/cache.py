@@ -1,4 +1,4 @@
-"""Answers of chat models on disk: each is paid for once."""
+"""A cache on disk for the answers of chat models, so that no answer is paid for twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERSION = 1
 
 
 def cache_key(question: Mapping[str, Any]) -> str:
-    """SHA-256 over everything that decides an answer, given as plain JSON values."""
+    """Compute the SHA-256 of everything that an answer depends on, given as plain JSON values."""
     text = json.dumps({"version": _VERSION, **question}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -27,17 +27,17 @@ class AnswerCache:
     """A folder with one small file for each answer; several processes may share it.
 
     Args:
-        folder: made where it is missing.
+        folder: created if it does not exist.
 
     Raises:
-        OutputError: it cannot be made or written.
+        OutputError: the folder cannot be created or written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = check_writable(folder)
 
     def get(self, key: str) -> Answered | None:
-        """The answer kept under a key; None where there is none, or where the file is damaged."""
+        """Return the answer stored under a key; None if there is none, or if its file is damaged."""
         try:
             entry = json.loads(self._file(key).read_text(encoding="utf-8"))
             answer = entry["answer"]
@@ -48,14 +48,14 @@ class AnswerCache:
             return None
 
     def put(self, key: str, answer: Answered) -> None:
-        """Keep an answer; a disk that is full costs the cache, not the answer."""
+        """Store an answer; if the disk is full, only a warning is logged."""
         fields = answer._asdict()
         file = self._file(key)
         try:
             file.parent.mkdir(exist_ok=True)
             atomic_write(file, json.dumps({"key": key, "answer": fields, "sha256": _checksum(fields)}))
         except (OSError, OutputError) as error:
-            _LOG.warning("an answer could not be kept in the cache: %s", error)
+            _LOG.warning("an answer could not be stored in the cache: %s", error)
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

@@ -1,4 +1,4 @@
-"""Chat models behind an OpenAI-compatible endpoint (vLLM, ``transformers serve``, hosted ones)."""
+"""Chat models behind an OpenAI-compatible endpoint (vLLM, ``transformers serve``, hosted services)."""
 
 from __future__ import annotations
 
@@ -40,53 +40,55 @@ from refiner.errors import (
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
-    """How patiently and how hard an endpoint is asked."""
+    """Timeouts, retries and limits of the requests to an endpoint."""
 
     timeout: float = 120.0
-    """Seconds for the server to begin, and again to end an answer."""
+    """Seconds until the answer must begin, and again until it must be complete."""
     attempts: int = 5
-    """Times that a request which fails is sent, at most."""
+    """Maximum number of times that a failing request is sent."""
     backoff: float = 1.0
-    """Seconds before the second attempt; doubled before each further one, and shortened by chance to spread them."""
+    """Seconds before the second attempt. They double before each further attempt, and are randomly shortened to
+    spread the requests."""
     max_wait: float = 60.0
-    """Longest wait in seconds; where the server asks for more, the request fails at once."""
+    """Longest wait in seconds. If the server asks for a longer wait, the request fails at once."""
     max_tokens: int = 16_384
-    """How far a request's own limit is doubled for answers that break off."""
+    """Limit up to which a request's ``max_tokens`` is doubled if an answer is cut off."""
     concurrency: int = 8
-    """Requests under way at the same time."""
+    """Maximum number of requests at the same time."""
     max_side: int = MAX_SIDE
-    """Longest side, in pixels, of the pictures sent."""
+    """Longest side, in pixels, of the images that are sent."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of every request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}`` for vLLM."""
+    """More fields of each request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}`` for vLLM."""
 
     def __post_init__(self) -> None:
         for name in ("timeout", "attempts", "max_tokens", "concurrency", "max_side"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"Expected EndpointSettings.{name} above 0, got {getattr(self, name)}.")
+                raise ConfigError(f"EndpointSettings.{name} must be above 0, got {getattr(self, name)}.")
         for name in ("backoff", "max_wait"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"Expected EndpointSettings.{name} of at least 0, got {getattr(self, name)}.")
+                raise ConfigError(f"EndpointSettings.{name} must be at least 0, got {getattr(self, name)}.")
 
 
 class EndpointChat:
     """A chat model behind an OpenAI-compatible endpoint; a ``ChatBackend``.
 
-    A schema is asked for strictly, then as plain JSON mode, then in the text alone, as far down as the server refuses;
-    what worked is remembered, and so is whether the model takes a system turn. Connections that fail, late or broken
-    answers, 429 and 5xx are tried again. When several requests in a row got no answer at all, further ones are sent
-    once each until one is answered.
+    A schema is first sent as a strict schema. If the server refuses that, JSON mode is used, and then only the text of
+    the request. What worked is used for later requests. The same holds for the system turn, which some models refuse.
+    Failed connections, late or broken answers, and the statuses 429 and 5xx are tried again. After many requests in a
+    row without an answer (three times ``settings.attempts``), each further request is sent only once, until one is
+    answered.
 
     Args:
-        model: what the server calls it.
+        model: the server's name of the model.
         base_url: such as ``http://127.0.0.1:8000/v1``; None: ``OPENAI_BASE_URL``, else the hosted service.
-        key_variable: environment variable that holds the key. Where it is not set, none is sent that means anything.
-        cache: folder that keeps answers; None keeps none. Sampled answers without a seed are never kept, nor are
-            those that broke off or lack what a schema requires.
-        settings: patience and limits.
+        key_variable: environment variable that holds the key. If it is not set, a placeholder is sent.
+        cache: folder that stores answers; None stores nothing. Answers that are sampled without a seed, are cut off or
+            lack a required field of the schema are not stored.
+        settings: timeouts, retries and limits.
 
     Raises:
         MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: an address with a key in it, or a key that no header can carry.
+        ConfigError: the address contains a key, or the key has characters that an HTTP header cannot hold.
         OutputError: the cache cannot be written.
     """
 
@@ -115,7 +117,7 @@ class EndpointChat:
             base_url=self.base_url,
             max_retries=0,
             timeout=patient,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # nor the key elsewhere
+            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # redirects leak the key
         )
         weakref.finalize(self, self._client.close)
         weakref.finalize(self, hide_in_logs(self._scrub))
@@ -131,35 +133,36 @@ class EndpointChat:
 
     @property
     def name(self) -> str:
-        """What the server calls the model."""
+        """The server's name of the model."""
         return self.model
 
     @property
     def max_side(self) -> int:
-        """Longest side, in pixels, of the pictures sent."""
+        """Longest side, in pixels, of the images that are sent."""
         return self.settings.max_side
 
     @property
     def ledger(self) -> Ledger:
-        """What was spent so far."""
+        """The costs so far."""
         return replace(self._tally.total, pictures=self._pictures.encoded)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """An answer for each request, in order, several under way at a time; errors take the place of answers.
+        """Return an answer for each request, in order; a failed request gives its error instead.
 
-        Such errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the key is not accepted),
-        ``ModelNotFoundError`` (the server does not know the model) and ``InputError`` (a damaged picture).
+        Several requests run in parallel. The errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the
+        key is not accepted), ``ModelNotFoundError`` (the server does not have the model) and ``InputError`` (a damaged
+        image).
         """
         stop = threading.Event()
         with ThreadPoolExecutor(max(1, min(self.settings.concurrency, len(requests)))) as pool:
             try:
                 return list(pool.map(lambda request: self._outcome(request, stop), requests))
             finally:
-                stop.set()  # an interrupt must not wait for waits
+                stop.set()  # after an interrupt, end the waits between attempts
                 pool.shutdown(cancel_futures=True)
 
     def _outcome(self, request: ChatRequest, stop: threading.Event) -> Outcome:
@@ -180,7 +183,7 @@ class EndpointChat:
         return _reply(answered, attempts)
 
     def _cache_key(self, request: ChatRequest, digests: Sequence[str]) -> str | None:
-        """None where another answer would be as good."""
+        """Make the key of a request in the cache; None if its answer is random and must not be stored."""
         if request.temperature > 0 and request.seed is None:
             return None
         question = {
@@ -192,7 +195,7 @@ class EndpointChat:
         return cache_key(question)
 
     def _ask(self, request: ChatRequest, urls: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
-        """The answer, and how often the model was asked for it."""
+        """Return the answer, and how often the model was asked for it."""
         rung = self._dialect.rung(request.schema)
         limit, attempts, failures = min(request.max_tokens, self.settings.max_tokens), 0, 0
         refusal: FaultError | None = None
@@ -246,7 +249,7 @@ class EndpointChat:
         """Wait until the request may be sent again.
 
         Raises:
-            RefinerError: it may not.
+            RefinerError: the request must not be sent again.
         """
         patient = failures < self.settings.attempts and self._unanswered < 3 * self.settings.attempts
         asked = fault.wait or 0.0
@@ -259,16 +262,17 @@ class EndpointChat:
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         if fault.status in (401, 403):
             return ConfigError(
-                f"Expected a key that {self.base_url} accepts, got HTTP status {fault.status}: "
+                f"{self.base_url} does not accept the key (HTTP status {fault.status}): "
                 f"set the environment variable {self.key_variable}."
             )
         if fault.status == 404:
             return ModelNotFoundError(
-                f"Expected the model {self.model!r} at {self.base_url}, got {fault}: check both names."
+                f"The model {self.model!r} was not found at {self.base_url}, which answered with {fault}: check the "
+                "name of the model and the address."
             )
         return ModelError(
-            f"Expected an answer of {self.model!r} at {self.base_url}, got {fault} after {times}: "
-            "check the server, or ask again later."
+            f"The request to {self.model!r} at {self.base_url} failed with {fault} after {times}: "
+            "check the server, or try again later."
         )
 
 
@@ -277,7 +281,7 @@ def _reply(answered: Answered, attempts: int) -> ChatReply:
 
 
 def _worth_keeping(answered: Answered, request: ChatRequest) -> bool:
-    """Whether the answer is whole, and has what the schema requires: an odd one would otherwise stay so for ever."""
+    """Whether an answer may be stored: it is complete, and has the fields that the schema requires."""
     if request.schema is None or answered.finish != "stop":
         return answered.finish == "stop"
     try:
@@ -290,7 +294,10 @@ def _worth_keeping(answered: Answered, request: ChatRequest) -> bool:
 def _key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and (key.isprintable() or not key)) or " " in key:
-        raise ConfigError(f"Expected a key of plain letters in {variable}, got other characters: set it again.")
+        raise ConfigError(
+            f"The key in the environment variable {variable} has characters that an HTTP header cannot hold: correct "
+            "the key."
+        )
     return key
 
 
@@ -302,14 +309,14 @@ def _check_address(address: str) -> str:
     except ValueError:
         good, parts = False, urlsplit("")
     if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(f"Expected a base_url without a name, key or query in it, got one with these: {advice}")
+        raise ConfigError(f"Expected a base_url without a user name, key or query, got one that has these: {advice}")
     if not good:
         raise ConfigError(f"Expected a base_url of http or https, got {address!r}: {advice}")
     return address
 
 
 class _Tally:
-    """A ledger that several threads write."""
+    """A ledger that several threads update."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Pictures as chat models are shown them."""
+"""Prepare images for chat models."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from refiner.errors import InputError
 from refiner.images import png_bytes
 
 MAX_SIDE = 1536
-"""Longest side, in pixels, of the pictures that a model is shown by default."""
+"""Default longest side, in pixels, of the images shown to a model."""
 KEPT_BYTES = 256_000_000
-"""Encoded pictures that are kept for further requests."""
+"""Bytes of encoded images that are kept in memory for further requests."""
 
 
 def fit_picture(image: Image.Image, max_side: int) -> Image.Image:
-    """The picture as a model is shown it: RGB, scaled down where its longest side is above ``max_side`` pixels.
+    """Convert an image to RGB, and scale it down if its longest side is above ``max_side`` pixels.
 
     Raises:
-        InputError: its pixels cannot be read.
+        InputError: the pixels cannot be read.
     """
     try:
         scale = max_side / max(image.size)
@@ -32,11 +32,11 @@ def fit_picture(image: Image.Image, max_side: int) -> Image.Image:
         width, height = (max(1, round(side * scale)) for side in image.size)
         return rgb.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     except (OSError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"Expected a whole picture, got one that fails with {error}: load it again.") from error
+        raise InputError(f"The pixels of an image cannot be read ({error}): check the image file.") from error
 
 
 class Pictures:
-    """Pictures as data URLs, each encoded once, known by their pixels."""
+    """Images as data URLs; each image is encoded once and identified by its pixels."""
 
     def __init__(self, max_side: int) -> None:
         self._max_side = max_side
@@ -46,12 +46,12 @@ class Pictures:
         self.encoded = 0
 
     def digest(self, image: Image.Image) -> str:
-        """A name for the picture's pixels."""
+        """Compute the SHA-256 of the image's size and pixels."""
         rgb = fit_picture(image, max(image.size))
         return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 
     def url(self, digest: str, image: Image.Image) -> str:
-        """The picture as a PNG in a data URL."""
+        """Return the image as a PNG in a data URL."""
         with self._lock:
             if digest in self._urls:
                 self._urls.move_to_end(digest)

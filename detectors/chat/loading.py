@@ -1,4 +1,4 @@
-"""A chat model by its id."""
+"""Load a chat model by its id."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 def load_chat(
     model: ModelId, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ChatBackend:
-    """The chat model of an id; its option ``cache`` is the folder that keeps an endpoint's answers.
+    """Load the chat model of an id.
 
     Args:
-        model: what to load.
-        device: None takes CUDA where there is one; for models here alone, as is ``dtype``.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        model: the parsed id. Its option ``cache`` is the folder that stores an endpoint's answers.
+        device: for a model on this machine; None selects CUDA if available, else the CPU.
+        dtype: for a model on this machine; None selects float32 on a CPU, else the checkpoint's dtype.
 
     Raises:
-        ModelNotFoundError, WeightsError: an unknown or damaged model.
+        ModelNotFoundError: there is no such model.
+        WeightsError: the weights are damaged or of another kind.
         MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: an address with a key in it, or a cache for a model that runs here.
+        ConfigError: the address contains a key, or a cache is given for a model on this machine.
     """
     cache = model.options.get("cache")
     if model.base_url is not None:
         return EndpointChat(model.model, base_url=model.base_url, cache=cache)
     if cache is not None:
-        raise ConfigError(f"Expected a cache with an endpoint alone, got one with {model.model!r}: leave it out.")
+        raise ConfigError(f"A cache works only with an endpoint, but {model.model!r} runs here: remove the cache.")
     from refiner.detectors.chat.local import LocalChat
 
     return LocalChat.from_pretrained(model.model, device=device, dtype=dtype)

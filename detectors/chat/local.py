@@ -1,4 +1,4 @@
-"""Chat models that run here, through transformers: those that see pictures, and those of text alone."""
+"""Chat models on this machine, through transformers: vision-language models and text-only models."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from refiner.hub import resolve
 
 
 class _Group(NamedTuple):
-    """Requests that may share a batch."""
+    """Key of requests that may share a batch."""
 
     limit: int
-    """Tokens to write."""
+    """Limit of the answer's tokens."""
     pictured: bool
     sampled: bool
 
@@ -34,22 +34,23 @@ class _Group(NamedTuple):
 class LocalChat:
     """A chat model on this machine; a ``ChatBackend``.
 
-    Requests go through the network in batches, padded on the left, each answer being that of a batch of one (exactly
-    in float32; in half precision rounding may tip near ties). Likeliest tokens unless a request has a temperature:
-    those run one at a time, so that their seed alone decides. Where a model's chat template knows a switch for
-    thinking, it is off; where it refuses a system turn or drops it, its words open the user's.
+    Requests run in batches that are padded on the left. Each answer is the same as in a batch of one: exactly in
+    float32; in half precision rounding may change tokens of nearly equal probability. Decoding is greedy, unless a
+    request has a temperature. Such requests run one at a time, so that the answer depends only on the seed. If the
+    model's chat template has a switch for thinking, thinking is off. If the template refuses or drops a system turn,
+    the system text begins the user's turn.
 
     Args:
-        model: generates; it is set to evaluation.
-        processor: of the model: a processor with a chat template, or a tokenizer for a model of text alone.
+        model: a generative model; it is set to eval mode.
+        processor: of the model: a processor with a chat template, or a tokenizer for a text-only model.
         name: id and revision.
-        batch_size: requests that go through the network at once.
-        max_tokens: how far a request's own limit is doubled for answers that break off.
-        max_side: longest side, in pixels, of the pictures that the model is shown.
+        batch_size: number of requests in a batch.
+        max_tokens: limit up to which a request's ``max_tokens`` is doubled if an answer is cut off.
+        max_side: longest side, in pixels, of the images shown to the model.
 
     Raises:
         WeightsError: there is no chat template.
-        ConfigError: a limit below 1.
+        ConfigError: a limit is below 1.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class LocalChat:
     ) -> None:
         for what, value in (("batch_size", batch_size), ("max_tokens", max_tokens), ("max_side", max_side)):
             if value < 1:
-                raise ConfigError(f"Expected LocalChat.{what} of at least 1, got {value}.")
+                raise ConfigError(f"LocalChat.{what} must be at least 1, got {value}.")
         self.model, self.processor = model.eval(), processor
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self._name, self._max_side = name, max_side
@@ -75,7 +76,7 @@ class LocalChat:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._template = str(getattr(processor, "chat_template", None) or self._tokenizer.chat_template or "")
         if not self._template:
-            raise WeightsError(f"Expected a chat template in {name!r}, got none: use a model tuned for chat.")
+            raise WeightsError(f"The model {name!r} has no chat template: use a model tuned for chat.")
         self._takes_system = self._shows_system()
 
     @classmethod
@@ -89,19 +90,19 @@ class LocalChat:
         max_tokens: int = 4096,
         max_side: int = MAX_SIDE,
     ) -> LocalChat:
-        """Load a folder or hub id: ``AutoModelForImageTextToText``, else ``AutoModelForCausalLM``.
+        """Load a folder or hub id with ``AutoModelForImageTextToText``, else with ``AutoModelForCausalLM``.
 
         Args:
-            model: existing folder, ``micro:<part>``, or hub id with an optional ``@revision``.
-            device: None takes CUDA where there is one.
-            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
-            batch_size: as of the class, like the others.
-            max_tokens: likewise.
-            max_side: likewise.
+            model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``.
+            device: None selects CUDA if available, else the CPU.
+            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            batch_size: number of requests in a batch.
+            max_tokens: limit up to which a request's ``max_tokens`` is doubled if an answer is cut off.
+            max_side: longest side, in pixels, of the images shown to the model.
 
         Raises:
             ModelNotFoundError: there is no such model.
-            WeightsError: it is of another kind, incomplete or damaged.
+            WeightsError: the model is of another kind, incomplete or damaged.
         """
         folder = resolve(model, "detector")
         place, wanted = placement(device, dtype)
@@ -115,11 +116,10 @@ class LocalChat:
                 processor = AutoTokenizer.from_pretrained(folder, padding_side="left")
                 network = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
             else:
-                raise WeightsError(f"Expected a chat model, got {str(model)!r} of type {kind!r}: name another.")
+                raise WeightsError(f"Expected a chat model, got {str(model)!r} of type {kind!r}: choose another model.")
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(
-                f"Expected a whole chat model in {str(model)!r}, got one that fails with {str(error)[:200]!r}: "
-                "fetch it again."
+                f"The chat model {str(model)!r} cannot be loaded ({str(error)[:200]!r}): download it again."
             ) from error
         return cls(
             network.to(place), processor,
@@ -133,24 +133,24 @@ class LocalChat:
 
     @property
     def max_side(self) -> int:
-        """Longest side, in pixels, of the pictures that the model is shown."""
+        """Longest side, in pixels, of the images shown to the model."""
         return self._max_side
 
     @property
     def sees(self) -> bool:
-        """Whether the model takes pictures."""
+        """Whether the model takes images."""
         return self.processor is not self._tokenizer
 
     @property
     def ledger(self) -> Ledger:
-        """What was spent so far; a call is one request going through the network."""
+        """The costs so far; a call is one request that runs through the network."""
         return self._ledger
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """An answer for each request, in order; an error in the place of those that failed.
+        """Return an answer for each request, in order; a failed request gives its error instead.
 
-        Such errors are ``InputError`` (pictures for a model of text, a damaged picture, a text beyond the model's
-        length) and ``ModelError`` (not enough memory for even one request).
+        The errors are ``InputError`` (images for a text-only model, a damaged image, a text that is too long for the
+        model) and ``ModelError`` (not enough memory for a single request).
         """
         outcomes: dict[int, Outcome] = {}
         limits = {number: min(request.max_tokens, self.max_tokens) for number, request in enumerate(requests)}
@@ -181,7 +181,7 @@ class LocalChat:
         return [(batch, group) for group, members in groups.items() for batch in chunks(members, sizes[group])]
 
     def _batch(self, requests: Sequence[ChatRequest], group: _Group) -> list[Outcome]:
-        """Answers of one batch; those that can be fitted in at all, in smaller batches where memory is short."""
+        """Return the outcomes of one batch; if memory runs out, the batch is split."""
         prepared: list[Any] = []
         for request in requests:
             try:
@@ -196,7 +196,7 @@ class LocalChat:
 
     def _conversation(self, request: ChatRequest) -> list[dict[str, Any]]:
         if request.images and not self.sees:
-            raise InputError(f"Expected a model that sees pictures, got {self.name!r}, of text alone: name another.")
+            raise InputError(f"The model {self.name!r} is text-only and takes no images: choose another model.")
         shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in request.images]
         self._ledger += Ledger(pictures=len(request.images))
         if request.system and self._takes_system:
@@ -228,7 +228,7 @@ class LocalChat:
             answers = self._run(conversations, requests[0], group)
         except torch.OutOfMemoryError:
             if len(conversations) == 1:
-                message = f"Expected memory for one request to {self.name!r}, got too little: show smaller pictures."
+                message = f"The memory does not suffice for one request to {self.name!r}: use smaller images."
                 return [ModelError(message)]
             half = len(conversations) // 2
             return self._generate(conversations[:half], requests[:half], group) + self._generate(
@@ -254,7 +254,7 @@ class LocalChat:
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            sanitize_control_tokens=True,  # a prompt that spells <|im_end|> says so, and ends no turn
+            sanitize_control_tokens=True,  # a prompt that contains <|im_end|> must not end the turn
             **options,
         ).to(self.model.device)
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -273,21 +273,21 @@ class LocalChat:
     def _too_long(
         self, conversations: list[list[dict[str, Any]]], request: ChatRequest, group: _Group, lengths: Sequence[int]
     ) -> list[Outcome]:
-        """One by one, with what room each has left."""
+        """Run the requests one by one, each with the number of tokens that still fits."""
         answers: list[Outcome] = []
         for conversation, length in zip(conversations, lengths, strict=True):
             room = min(group.limit, self._context() - length)
             if room < 1:
                 answers.append(InputError(
                     f"Expected at most {self._context()} tokens for {self.name!r}, got {length}: shorten the prompt, "
-                    "or show smaller pictures."
+                    "or use smaller images."
                 ))  # fmt: skip
             else:
                 answers += self._run([conversation], request, group._replace(limit=room))
         return answers
 
     def _context(self) -> int:
-        """Tokens that the model can hold, prompt and answer together."""
+        """Return the context length of the model: the maximum of tokens of prompt and answer together."""
         text = self.model.config.get_text_config()
         return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
 

@@ -1,4 +1,4 @@
-"""What goes over the wire to an OpenAI-compatible endpoint, what comes back, and how it can go wrong."""
+"""Requests to an OpenAI-compatible endpoint, its answers, and its errors."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     import openai
 
 Rung = Literal["schema", "json", "text"]
-"""How much the server is asked to see to the form of an answer: it keeps to the schema, writes JSON, or is free."""
+"""How the server is asked to constrain an answer: follow the schema, write any JSON, or write any text."""
 RUNGS: tuple[Rung, ...] = ("schema", "json", "text")
 Finish = Literal["stop", "length"]
 Scrub = Callable[[str], str]
 
 _WIRE_LOGGERS = ("httpcore", "httpx", "openai")
-"""How the names of the loggers begin that tell of requests and answers."""
+"""Prefixes of the names of loggers that log requests and answers."""
 MAX_BODY = 64_000_000
-"""Bytes of an answer that are read."""
+"""Largest answer that is read, in bytes."""
 _REFUSALS = (400, 415, 422, 501)
-"""What servers answer to a field that they do not know."""
+"""HTTP statuses with which servers refuse an unknown field."""
 _AGAIN = (408, 409, 425, 429)
 _NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\brole|\brole.{0,20}\bsystem\b|roles must alternate", re.IGNORECASE)
-"""What servers say where a model's chat template knows no system turn (Gemma, early Mistral)."""
+"""Messages of servers if a model's chat template has no system turn (Gemma, early Mistral)."""
 
 
 class Answered(NamedTuple):
-    """A chat completion."""
+    """A chat completion that was read."""
 
     text: str
     finish: Finish
@@ -45,13 +45,13 @@ class Answered(NamedTuple):
 
 
 class FaultError(Exception):
-    """A request failed; the message holds no key.
+    """A request failed. The message does not contain the key.
 
     Args:
-        message: what came instead of an answer.
+        message: a noun phrase that says what came instead of an answer.
         again: whether the same request may succeed later.
-        wait: seconds that the server asks to wait before that.
-        status: HTTP status, where there is one.
+        wait: seconds that the server asks to wait before the next attempt.
+        status: HTTP status, if there is one.
         param: the field that the server names as the cause.
     """
 
@@ -69,7 +69,7 @@ class FaultError(Exception):
 
 
 def scrubber(key: str) -> Scrub:
-    """A function that blots a key out of text, as it is and in the forms that servers echo it in."""
+    """Make a function that removes a key from a text: the key itself and the forms in which servers repeat it."""
     forms = {key, quote(key, safe=""), base64.b64encode(key.encode()).decode()} if len(key) >= 8 else set()
     patterns = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
     pattern = re.compile("|".join([*patterns, r"\bBearer\s+[^\s\"']+", r"\bsk-[\w*.-]{6,}"]))
@@ -77,7 +77,7 @@ def scrubber(key: str) -> Scrub:
 
 
 class _Hiding(logging.Filter):
-    """Blots the key out of what libraries log of the wire at DEBUG, where servers may echo it."""
+    """Removes the key from the DEBUG logs of the HTTP libraries, where servers may repeat it."""
 
     def __init__(self, scrub: Scrub) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _Hiding(logging.Filter):
 
 
 def hide_in_logs(scrub: Scrub) -> Callable[[], None]:
-    """Scrub the logs of the libraries that speak to endpoints, once they are imported; gives back what ends it."""
+    """Remove the key from the logs of the HTTP libraries that are imported; returns a function that ends this."""
     hiding = _Hiding(scrub)
     loggers = [
         logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(_WIRE_LOGGERS)
@@ -107,7 +107,7 @@ def hide_in_logs(scrub: Scrub) -> Callable[[], None]:
 
 
 class Dialect:
-    """What a server has shown that it takes; shared by the threads that talk to it."""
+    """What a server has accepted and refused so far; shared by the threads that send requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -117,14 +117,14 @@ class Dialect:
         self._rungs: dict[str, Rung] = {}
 
     def rung(self, schema: Mapping[str, Any] | None) -> Rung:
-        """Where to begin with a schema: at the first rung, or the one that has worked with it."""
+        """Return the first rung to try for a schema: the one that worked with it before, else ``schema``."""
         if schema is None:
             return "text"
         with self._lock:
             return self._rungs.get(_canonical(schema), "schema")
 
     def remember(self, schema: Mapping[str, Any] | None, rung: Rung) -> None:
-        """This rung has worked with this schema."""
+        """Record that this rung works with this schema."""
         if schema is not None:
             with self._lock:
                 self._rungs[_canonical(schema)] = rung
@@ -132,7 +132,7 @@ class Dialect:
     def body(
         self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
-        """The fields of a request beside model and messages."""
+        """Make the fields of a request other than model and messages."""
         form = {
             "schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
             "json": {"type": "json_object"},
@@ -145,7 +145,11 @@ class Dialect:
             return {name: value for name, value in fields.items() if value is not None and name not in self._dropped}
 
     def adapt(self, body: Mapping[str, Any], fault: FaultError, *, system: bool) -> bool:
-        """Learn from a refusal of the ``system`` turn, or of a field that can be spelled otherwise or left out."""
+        """Adapt to a refusal of the system turn, or of a field that can be renamed or omitted.
+
+        Returns:
+            Whether something was changed, so that the request can be sent again.
+        """
         if fault.status not in _REFUSALS:
             return False
         if system and _NO_SYSTEM.search(str(fault)):
@@ -164,7 +168,7 @@ class Dialect:
 
 
 def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
-    """The next rung down, where the fault may be a refusal of this one."""
+    """Return the next lower rung if the fault may be a refusal of this one, else None."""
     named = (fault.param or "response_format").split(".")[0]
     if rung == "text" or fault.status not in _REFUSALS or named not in ("response_format", "json_schema", "schema"):
         return None
@@ -172,7 +176,10 @@ def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
 
 
 def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: bool = True) -> list[dict[str, Any]]:
-    """The conversation: pictures (data URLs) before the text; without a system turn its words open the user's."""
+    """Make the conversation, with the images (data URLs) before the text.
+
+    If the model takes no system turn, the system text begins the user's turn.
+    """
     if system and not takes_system:
         return messages("", f"{system}\n\n{user}", pictures)
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
@@ -182,10 +189,10 @@ def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: b
 
 
 def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub) -> Answered:
-    """One request, at most about twice ``seconds`` long.
+    """Send one request; it takes at most about twice ``seconds``.
 
     Raises:
-        FaultError: anything but a chat completion came back.
+        FaultError: the answer is not a chat completion, or there is no answer.
     """
     import httpx2
     import openai
@@ -199,14 +206,14 @@ def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub
         raise _status_fault(error, scrub) from None
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
         cause = scrub(str(error.__cause__ or error))[:200]
-        raise FaultError(f"a connection that failed ({cause})", again=True) from None
+        raise FaultError(f"a failed connection ({cause})", again=True) from None
     except openai.OpenAIError as error:
         raise FaultError(f"the error {scrub(str(error))[:200]!r}", again=False) from None
     return read_body(content, scrub)
 
 
 def _late(seconds: float) -> FaultError:
-    return FaultError(f"no whole answer within {seconds:g} seconds", again=True)
+    return FaultError(f"a timeout (no complete answer within {seconds:g} seconds)", again=True)
 
 
 def _collect(chunks: Any, seconds: float) -> bytes:
@@ -216,7 +223,7 @@ def _collect(chunks: Any, seconds: float) -> bytes:
         if time.monotonic() - began > seconds:
             raise _late(seconds)
         if len(content) > MAX_BODY:
-            raise FaultError(f"more than {MAX_BODY:,} bytes", again=False)
+            raise FaultError(f"an answer of more than {MAX_BODY:,} bytes", again=False)
     return bytes(content)
 
 
@@ -235,7 +242,7 @@ def _status_fault(error: openai.APIStatusError, scrub: Scrub) -> FaultError:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from a number of them or a date."""
+    """Read the seconds to wait from the header ``retry-after``, which is a number or a date."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value) if value[:1].isdigit() else _seconds_until(value)
@@ -250,15 +257,15 @@ def _seconds_until(date: str) -> float:
 
 
 def read_body(content: bytes, scrub: Scrub) -> Answered:
-    """The completion in the body of an answer with status 200.
+    """Read the completion in the body of an answer with status 200.
 
     Raises:
-        FaultError: it is none, it is empty, or the model or a filter refuses to answer.
+        FaultError: the body is not a completion, it is empty, or the model or a filter refuses to answer.
     """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        raise FaultError("a body that is no JSON", again=True) from None
+        raise FaultError("an answer that is not JSON", again=True) from None
     try:
         choice = body["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
@@ -266,7 +273,7 @@ def read_body(content: bytes, scrub: Scrub) -> Answered:
     except (KeyError, IndexError, TypeError, AttributeError):
         said = body.get("error") if isinstance(body, dict) else None
         told = f" ({scrub(str(said))[:300]})" if said else ""
-        raise FaultError(f"JSON that is no chat completion{told}", again=True) from None
+        raise FaultError(f"JSON that is not a chat completion{told}", again=True) from None
     if reason == "content_filter" or (not text and message.get("refusal")):
         raise FaultError(f"a refusal ({scrub(str(message.get('refusal') or 'content filter'))[:200]})", again=False)
     if not text.strip() and reason != "length":

@@ -1,4 +1,4 @@
-"""From boxes, points and words to masks: ``load_grounder`` gives what draws them, by its id."""
+"""Grounders make masks from boxes and points; ``load_grounder`` loads one by its id."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def load_grounder(
     """Load a grounder by its id.
 
     Args:
-        grounder: ``box``; ``grabcut``; ``sam:<path>``, ``sam2:<path>`` or ``sam3:<path>``, where the path is a
-            transformers folder, a hub id, or (``sam`` only) a ``.pth`` file of segment-anything; or such a path alone.
-        device: None takes CUDA where there is one.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        grounder: ``box``; ``grabcut``; ``sam:<path>``, ``sam2:<path>`` or ``sam3:<path>``; or just such a path. The
+            path is a transformers folder, a hub id, or (only for ``sam``) a ``.pth`` file of segment-anything.
+        device: None selects CUDA if available, else the CPU.
+        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
     Raises:
-        ModelNotFoundError: no such grounder, file or folder.
+        ModelNotFoundError: there is no such grounder, file or folder.
         WeightsError: the weights are damaged, incomplete or of another kind.
     """
     text = str(grounder)

@@ -1,8 +1,8 @@
-"""The grounding room: from boxes and points to masks.
+"""The interface of grounders, which make masks from boxes and points, and the code that they share.
 
-``load_grounder("sam:PATH")`` gives a model of the SAM family (``refiner.detectors.grounding.sam``), ``"grabcut"`` and
-``"box"`` need no weights. A mask that no model drew says so in ``Segment.source``. Words to boxes are found in
-``refiner.detectors.grounding.text``.
+``load_grounder("sam:PATH")`` loads a model of the SAM family (``refiner.detectors.grounding.sam``). ``"grabcut"`` and
+``"box"`` need no weights. ``Segment.source`` says whether a model made the mask. ``refiner.detectors.grounding.text``
+finds boxes for words.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     pass
 
 Point = tuple[float, float, bool]
-"""x and y in pixels, and whether the thing is there (True) or is not (False)."""
+"""x and y in pixels, and whether the point is on the thing (True) or not (False)."""
 Source = Literal["model", "grabcut", "box"]
 
 GROWTH = 0.1
-"""A mask may leave its box by this share of the box's sides, by 2 pixels at least."""
+"""A mask may extend beyond its box by this share of the box's sides, and by at least 2 pixels."""
 SPECK = 0.1
-"""Parts of a mask that are smaller than this share of its largest part are dropped."""
+"""Connected parts of a mask that are smaller than this share of its largest part are dropped."""
 _POINT_REACH = 1 / 16
-"""Half the side of the box that stands for points alone, as a share of the image's longer side."""
+"""Margin of the box around points without a box, as a share of the image's longer side."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segment:
-    """The pixels of one thing. Only its window is kept, so that thousands of them fit into memory."""
+    """The mask of one thing. Only the pixels of its window are stored, so that thousands of masks fit into memory."""
 
     size: Size
     """Of the image."""
     window: Box
-    """Where ``patch`` lies in the image, half-open."""
+    """Position of ``patch`` in the image, half-open."""
     patch: Mask
     """Bool, of the window's height and width."""
     score: float | None
-    """The grounder's guess of the mask's IoU with the thing, in [0, 1]; None where it has none."""
+    """The grounder's estimate of the IoU of the mask and the thing, in [0, 1]; None if it gives none."""
     source: Source
-    """Who drew it: the model, the colours of the picture (GrabCut), or nobody: it is the filled box."""
+    """What made the mask: a model, the colours of the image (GrabCut), or only the box, which is filled."""
 
     @property
     def mask(self) -> Mask:
-        """Bool (H, W) at the image's own size, never empty."""
+        """The mask of the whole image, bool (H, W), never empty."""
         whole = np.zeros(tuple(self.size), dtype=np.bool_)
         x0, y0, x1, y1 = self.window
         whole[y0:y1, x0:x1] = self.patch
@@ -61,16 +61,16 @@ class Segment:
 
 @runtime_checkable
 class Grounder(Protocol):
-    """Draws masks. One thing is asked for by a box, by points, or by both (``boxes[i]`` with ``points[i]``)."""
+    """Makes masks. One thing is given by a box, by points, or by both (``boxes[i]`` with ``points[i]``)."""
 
     @property
     def name(self) -> str:
-        """Id and revision; says so where it is a fallback without a model."""
+        """Id and revision; a fallback without a model is named as such."""
         ...
 
     @property
     def encoded(self) -> int:
-        """Images that went through the model's encoder since construction."""
+        """Number of runs of the model's image encoder since construction."""
         ...
 
     def segment(
@@ -80,17 +80,17 @@ class Grounder(Protocol):
         boxes: Sequence[Sequence[float]] | None = None,
         points: Sequence[Sequence[Point]] | None = None,
     ) -> list[Segment]:
-        """One segment for each thing asked for, in the same order.
+        """Make one segment for each thing, in the same order.
 
         Args:
-            image: any mode; read as RGB.
-            boxes: (x0, y0, x1, y1) in pixels, half-open; what lies outside the image is cut off.
-            points: for each thing its points; without a box at least one of them is on the thing.
+            image: any mode; converted to RGB.
+            boxes: (x0, y0, x1, y1) in pixels, half-open; the part outside the image is cut off.
+            points: for each thing its points; without a box, at least one of them must be on the thing.
 
         Raises:
-            BadAnswerError: a box is not finite, reversed, empty or wholly outside; a point is outside; or the model's
-                masks are not finite.
-            InputError: ``boxes`` and ``points`` are of different length.
+            BadAnswerError: a box is not finite, reversed, empty or completely outside the image; a point is outside
+                the image; or the model's masks are not finite.
+            InputError: ``boxes`` and ``points`` have different lengths.
         """
         ...
 
@@ -101,13 +101,13 @@ class Grounder(Protocol):
         boxes: Sequence[Sequence[Sequence[float]]] | None = None,
         points: Sequence[Sequence[Sequence[Point]]] | None = None,
     ) -> list[list[Segment]]:
-        """The same answers as one ``segment`` call each."""
+        """Segment several images; the results are the same as with one call of ``segment`` for each image."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One thing to be drawn, checked and cut to the image."""
+    """The box and points of one thing, checked and clipped to the image."""
 
     size: Size
     box: Box | None
@@ -126,12 +126,12 @@ class Prompt:
 
     @property
     def window(self) -> Box:
-        """Where the mask may lie: the box and a little more; the whole image where there are only points."""
+        """Where the mask may be: the box grown by ``GROWTH``, or the whole image if there are only points."""
         return (0, 0, self.size.width, self.size.height) if self.box is None else grow(self.box, self.size, GROWTH)
 
 
 def grow(box: Box, size: Size, share: float) -> Box:
-    """A box with ``share`` of its sides, and 2 pixels at least, added on every side, cut to the image."""
+    """Grow a box on each side by ``share`` of its sides, at least by 2 pixels, and clip it to the image."""
     x0, y0, x1, y1 = box
     across, down = (max(2, round(share * side)) for side in (x1 - x0, y1 - y0))
     return max(0, x0 - across), max(0, y0 - down), min(size.width, x1 + across), min(size.height, y1 + down)
@@ -140,7 +140,7 @@ def grow(box: Box, size: Size, share: float) -> Box:
 def read_prompts(
     size: Size, boxes: Sequence[Sequence[float]] | None, points: Sequence[Sequence[Point]] | None
 ) -> list[Prompt]:
-    """Check what ``Grounder.segment`` is asked for; raises what it names."""
+    """Check the boxes and points of ``Grounder.segment``; raises the errors listed there."""
     if boxes is not None and points is not None and len(boxes) != len(points):
         raise InputError(
             f"Expected the points of each of {len(boxes)} boxes, got {len(points)} lists of points: "
@@ -150,7 +150,7 @@ def read_prompts(
     places = [None] * count if boxes is None else [_read_box(box, size) for box in boxes]
     marks: list[tuple[Point, ...]] = [()] * count if points is None else [_read_points(each, size) for each in points]
     if boxes is None and not all(any(point[2] for point in each) for each in marks):
-        raise BadAnswerError("Expected a box or at least one point on each thing, got neither: name where it is.")
+        raise BadAnswerError("Expected a box or at least one point on each thing, got neither: give one of them.")
     return [Prompt(size=size, box=place, points=each) for place, each in zip(places, marks, strict=True)]
 
 
@@ -167,8 +167,8 @@ def _read_box(box: Sequence[float], size: Size) -> Box:
     clipped = clip_box(values, size) if usable else None
     if clipped is None:
         raise BadAnswerError(
-            f"Expected a box (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1 that meets the image of "
-            f"{size.width}x{size.height}, got {values!r:.120}: leave it out or mend it."
+            f"Expected a box (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1 that overlaps the image of "
+            f"{size.width}x{size.height}, got {values!r:.120}: omit or correct it."
         )
     return clipped
 
@@ -179,13 +179,13 @@ def _read_points(points: Sequence[Point], size: Size) -> tuple[Point, ...]:
         if not (_is_finite(x) and _is_finite(y) and 0 <= x < size.width and 0 <= y < size.height):
             raise BadAnswerError(
                 f"Expected points (x, y, on the thing or not) inside the image of {size.width}x{size.height}, "
-                f"got {point!r:.120}: leave it out or mend it."
+                f"got {point!r:.120}: omit or correct it."
             )
     return tuple((float(x), float(y), bool(inside)) for x, y, inside in points)
 
 
 def to_segment(prompt: Prompt, patch: Mask, score: float | None, source: Source) -> Segment:
-    """The segment of a mask drawn in ``prompt.window``: specks dropped, the box itself where nothing is left."""
+    """Make the segment of a mask in ``prompt.window``, without specks; if nothing is left, it is the filled box."""
     kept = without_specks(patch)
     if not kept.any():
         return box_segment(prompt)
@@ -193,14 +193,14 @@ def to_segment(prompt: Prompt, patch: Mask, score: float | None, source: Source)
 
 
 def box_segment(prompt: Prompt) -> Segment:
-    """The filled box."""
+    """Make the segment of the filled box."""
     x0, y0, x1, y1 = prompt.stand_in
     filled = np.ones((y1 - y0, x1 - x0), dtype=np.bool_)
     return Segment(size=prompt.size, window=prompt.stand_in, patch=filled, score=None, source="box")
 
 
 def without_specks(mask: Mask) -> Mask:
-    """The largest connected part (8 neighbours) of a mask and all parts of at least ``SPECK`` of its area."""
+    """Keep the largest connected part (8 neighbours) of a mask, and all parts of at least ``SPECK`` of its area."""
     from scipy import ndimage
 
     labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.int8))
@@ -213,8 +213,10 @@ def without_specks(mask: Mask) -> Mask:
 
 
 def thickened(image: Image.Image, ratio: int) -> Image.Image:
-    """The RGB image with copies of its last row or column below or to the right until no side is ``ratio`` times the
-    other; networks that keep proportions would scale a thinner one to nothing."""
+    """Pad a thin RGB image with copies of its last row or column, until its sides differ at most by ``ratio``.
+
+    Networks that keep proportions would scale a thinner image to zero pixels.
+    """
     least = -(-max(image.size) // ratio)
     down, right = max(0, least - image.height), max(0, least - image.width)
     if not down and not right:
@@ -223,7 +225,7 @@ def thickened(image: Image.Image, ratio: int) -> Image.Image:
 
 
 class BaseGrounder(ABC):
-    """What all grounders share: reading the picture and the prompts, and asking for each thing once."""
+    """Base class of grounders: reads the image and the prompts, and segments each distinct thing once."""
 
     name: str
     encoded: int = 0
@@ -235,7 +237,7 @@ class BaseGrounder(ABC):
         boxes: Sequence[Sequence[float]] | None = None,
         points: Sequence[Sequence[Point]] | None = None,
     ) -> list[Segment]:
-        """See ``Grounder.segment``. The same prompt twice is drawn once, and gives the same object."""
+        """See ``Grounder.segment``. Equal prompts are segmented once, and give the same object."""
         prompts = read_prompts(Size(image.height, image.width), boxes, points)
         distinct = list(dict.fromkeys(prompts))
         drawn = dict(zip(distinct, self._draw(image.convert("RGB"), distinct), strict=True)) if distinct else {}
@@ -248,14 +250,17 @@ class BaseGrounder(ABC):
         boxes: Sequence[Sequence[Sequence[float]]] | None = None,
         points: Sequence[Sequence[Sequence[Point]]] | None = None,
     ) -> list[list[Segment]]:
-        """See ``Grounder.batch``: image by image, so that no answer depends on its neighbours.
+        """See ``Grounder.batch``. Images run one by one, so that no result depends on the other images.
 
         Raises:
-            InputError: not one list of boxes, or of points, for each image.
+            InputError: the number of lists of boxes, or of points, differs from the number of images.
         """
         for given in (boxes, points):
             if given is not None and len(given) != len(images):
-                raise InputError(f"Expected boxes or points for each of {len(images)} images, got {len(given)} lists.")
+                raise InputError(
+                    f"Expected boxes or points for each of {len(images)} images, got {len(given)} lists: pass one list "
+                    "for each image."
+                )
         return [
             self.segment(
                 image,
@@ -271,7 +276,7 @@ class BaseGrounder(ABC):
 
 
 class BoxGrounder(BaseGrounder):
-    """No grounding at all: each mask is its box, or a small box around its points."""
+    """A grounder without a model: each mask is the filled box, or a small box around the points."""
 
     name = "box (fallback without a model)"
 

@@ -1,9 +1,9 @@
-"""Masks from colours alone, where no SAM is at hand (after GrabCut, Rother et al., SIGGRAPH 2004).
+"""Masks from only the colours of the image, if no SAM is available (after GrabCut, Rother et al., SIGGRAPH 2004).
 
-The pixels around the box say what the background looks like. How often each colour is seen on the thing and elsewhere,
-and a smooth labelling of the pixels in the box, are fitted in turn. Three departures keep it small: colours are a
-common palette in place of two mixtures of Gaussians; the labelling is the mean field of GrabCut's energy, not its
-minimum cut, and starts from the box's middle; and large boxes are worked on at a lower resolution.
+The pixels around the box show the colours of the background. Two fits alternate: the frequency of each colour on the
+thing and in the background, and a smooth labelling of the pixels in the box. There are three departures from the paper,
+which keep the code small. A common palette replaces the two mixtures of Gaussians. The labelling is the mean field of
+GrabCut's energy, not its minimum cut, and starts from the middle of the box. Large boxes are scaled down.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ from refiner.types import Box
 _Floats = NDArray[np.float64]
 
 MAX_SIDE = 128
-"""Longest side of what is worked on, in pixels; what is larger is scaled down."""
+"""Longest side of the crop around a box, in pixels; larger crops are scaled down."""
 SURROUND = 0.2
-"""How far around the box the background is looked at, as a share of its sides."""
+"""Width of the background around the box that is used, as a share of the box's sides."""
 ROUNDS = 3
-"""How often colours and labelling are fitted in turn."""
+"""Number of rounds; each fits the colours and then the labelling."""
 SWEEPS = 5
 """Mean-field sweeps in each round."""
 COLOURS = 12
-"""Colours told apart in one picture, at most."""
+"""Maximum number of colours in the palette."""
 SMOOTHNESS = 3.0
-"""Weight of a neighbour that looks the same, against log-likelihoods in nats."""
+"""Weight of a neighbouring pixel of the same colour, relative to log-likelihoods in nats."""
 NOISE = 0.05
 """Standard deviation of a colour, in units of the full range."""
 POINT_WEIGHT = 2.0
-"""How often the colour under a point counts as seen, as a share of the box's pixels."""
+"""Weight of the colour under a point, as a multiple of the number of the box's pixels."""
 _TRUST = 6.0
-"""Bound on the log-likelihood ratio of a colour, in nats, so that a rare one does not outvote all neighbours."""
+"""Bound on the log-likelihood ratio of a colour, in nats, so that a rare colour does not outvote all neighbours."""
 _SAMPLE = 4096
-"""Pixels that the colours are found from, at most."""
+"""Maximum number of pixels from which the palette is made."""
 _LEAST_SURROUND = 16
-"""Pixels of background that are needed; a box with fewer around it stays a box."""
+"""Required pixels of background; with fewer, the mask is the filled box."""
 
 
 class GrabCutGrounder(BaseGrounder):
-    """Deterministic, numpy alone. Holes of a thing belong to it; a box that fills the picture stays a box."""
+    """Makes masks from colours; deterministic, needs only numpy and scipy.
+
+    Holes of a thing belong to its mask. For a box that fills the image, the mask is the filled box.
+    """
 
     name = "grabcut 1 (fallback without a model)"
 
@@ -82,9 +85,9 @@ def _in_window(prompt: Prompt, patch: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _trimap(prompt: Prompt, frame: Box, small: tuple[int, int]) -> tuple[NDArray[np.bool_], _Floats]:
-    """Which pixels may be the thing, and which surely are (1) or are not (0); NaN elsewhere. Both (h, w) of ``small``.
+    """Return which pixels may be on the thing, and which are known to be on it (1) or not (0), NaN elsewhere.
 
-    A pixel on the box's edge counts as outside: a loose box shows background there, a tight one little else.
+    Both arrays are (h, w) of ``small``. A pixel on the box's edge counts as outside, because it is mostly background.
     """
     x0, y0, x1, y1 = prompt.stand_in
     across, down = small[0] / (frame[2] - frame[0]), small[1] / (frame[3] - frame[1])
@@ -101,7 +104,7 @@ def _trimap(prompt: Prompt, frame: Box, small: tuple[int, int]) -> tuple[NDArray
 
 
 def _label(pixels: _Floats, inside: NDArray[np.bool_], fixed: _Floats) -> _Floats:
-    """Probability (h, w) of each pixel of (h, w, 3) to be on the thing."""
+    """Compute the probability (h, w) that each pixel of (h, w, 3) is on the thing."""
     weights, colours = _neighbours(pixels), _colours(pixels)
     share = np.where(np.isnan(fixed), _central(inside), fixed)
     said = inside & ~np.isnan(fixed)
@@ -115,7 +118,7 @@ def _label(pixels: _Floats, inside: NDArray[np.bool_], fixed: _Floats) -> _Float
 
 
 def _central(inside: NDArray[np.bool_]) -> _Floats:
-    """A first guess (h, w) for a box: 1 in its middle, falling to 0 at its sides."""
+    """Make the initial probabilities (h, w) for a box: 1 in its middle, decreasing to 0 at its sides."""
     guess = np.ones(inside.shape)
     for axis in (0, 1):
         within = np.asarray(inside.any(1 - axis))
@@ -127,8 +130,12 @@ def _central(inside: NDArray[np.bool_]) -> _Floats:
 
 
 def _evidence(seen: _Floats, share: _Floats) -> _Floats:
-    """Log of how much more often each colour is seen on the thing than elsewhere, (k,), from weighted memberships
-    (h, w, k) and probabilities (h, w)."""
+    """Compute the log-likelihood ratio (k,) of each colour, thing against background.
+
+    Args:
+        seen: weighted memberships of the pixels in the colours, (h, w, k).
+        share: probabilities of the pixels to be on the thing, (h, w).
+    """
     front = np.einsum("hwk,hw->k", seen, share) + 1e-3
     back = np.einsum("hwk,hw->k", seen, 1 - share) + 1e-3
     ratio: _Floats = np.log(front / front.sum()) - np.log(back / back.sum())
@@ -136,15 +143,15 @@ def _evidence(seen: _Floats, share: _Floats) -> _Floats:
 
 
 def _settled(logits: _Floats, fixed: _Floats) -> _Floats:
-    """Logits as probabilities, (h, w), but for the pixels that are known."""
+    """Convert logits (h, w) to probabilities, and set the pixels that are known."""
     share: _Floats = np.where(np.isnan(fixed), 1 / (1 + np.exp(-logits)), fixed)
     return share
 
 
 def _neighbours(pixels: _Floats) -> tuple[_Floats, _Floats]:
-    """How alike each pixel and the one below it, and the one to its right, look: (h - 1, w) and (h, w - 1), in (0, 1].
+    """Compute the similarity of each pixel to the one below, (h - 1, w), and to the one on its right, (h, w - 1).
 
-    As in GrabCut, differences are measured in units of their mean over the picture.
+    The values are in (0, 1]. As in GrabCut, differences are relative to their mean over the image.
     """
     squares = [(np.diff(pixels, axis=axis) ** 2).sum(-1) for axis in (0, 1)]
     mean = np.concatenate([square.ravel() for square in squares]).mean() if pixels[..., 0].size > 1 else 1.0
@@ -153,7 +160,7 @@ def _neighbours(pixels: _Floats) -> tuple[_Floats, _Floats]:
 
 
 def _pull(sign: _Floats, weights: tuple[_Floats, _Floats]) -> _Floats:
-    """What the four neighbours say of each pixel: (h, w), in [-1, 1]."""
+    """Compute the weighted mean of the four neighbours' signs for each pixel: (h, w), in [-1, 1]."""
     down, right = weights
     pull = np.zeros_like(sign)
     pull[:-1] += down * sign[1:]
@@ -164,9 +171,9 @@ def _pull(sign: _Floats, weights: tuple[_Floats, _Floats]) -> _Floats:
 
 
 def _colours(pixels: _Floats) -> _Floats:
-    """Membership (h, w, k) of each pixel of (h, w, 3) in each of at most ``COLOURS`` colours; sums to 1 over k.
+    """Compute the membership (h, w, k) of each pixel of (h, w, 3) in at most ``COLOURS`` colours; sums to 1 over k.
 
-    The colours are found by k-means, started from pixels that look least alike.
+    The colours come from k-means, which starts from the pixels with the largest differences.
     """
     sample = pixels.reshape(-1, 3)
     sample = sample[:: -(-len(sample) // _SAMPLE)]

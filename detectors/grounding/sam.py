@@ -1,7 +1,8 @@
-"""Masks by models of the SAM family: ``.pth`` files of segment-anything, and transformers folders.
+"""Masks from models of the SAM family: ``.pth`` files of segment-anything, and transformers folders.
 
-What transformers' ``AutoModelForMaskGeneration`` knows is run through one adapter: SAM, SAM-HQ, SAM 2, EdgeTAM and the
-tracker of SAM 3. A ``.pth`` file is renamed into transformers' SAM, so the package segment-anything is not needed.
+One adapter runs all models of transformers' ``AutoModelForMaskGeneration``: SAM, SAM-HQ, SAM 2, EdgeTAM and the tracker
+of SAM 3. The weights of a ``.pth`` file are renamed for transformers' SAM, so the package segment-anything is not
+needed.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from refiner.hub import resolve
 from refiner.types import Mask, Size
 
 CHUNK = 32
-"""Things that go through the mask decoder at once."""
+"""Number of things in one call of the mask decoder."""
 KEPT = 8
-"""Images whose embeddings are kept."""
+"""Number of images whose embeddings are kept."""
 _THINNEST = 64
-"""Largest ratio of an image's sides that is encoded as it is."""
+"""Largest ratio of an image's sides that needs no padding."""
 
 MODEL_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -58,28 +59,30 @@ MODEL_TYPES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _View:
-    """What the decoder needs to know of an image."""
+    """The encoded image, and how it is placed in the model's input."""
 
     embeddings: dict[str, Any]
     """Keyword arguments of the model's forward pass."""
     canvas: tuple[int, int] | None
-    """Height and width of the model's input where the image fills only a part of it, else None."""
+    """Height and width of the model's input if the image fills only a part of it, else None."""
     filled: tuple[int, int]
-    """Height and width of what the image fills of the model's input, from the upper left."""
+    """Height and width of the part of the model's input that the image fills, from the upper left."""
     size: Size
-    """The image's own size; of thin images the size after padding."""
+    """Size of the image; for thin images, the size after padding."""
 
 
 class SamGrounder(BaseGrounder):
-    """SAM and its successors. Each image is encoded once, however many things are asked for, and so are images that
-    come again while they are among the last ``KEPT``; ``encoded`` counts the encoder's runs.
+    """A grounder with SAM or one of its successors.
 
-    Of the decoder's masks the one with the highest predicted IoU is taken, brought to the image's size, cut where its
-    logit is above 0, and kept to the box grown by a little.
+    Each image is encoded once for all its things. The embeddings of the last ``KEPT`` images are kept, so that they are
+    not encoded again. ``encoded`` counts the runs of the encoder.
+
+    The decoder's mask with the highest predicted IoU is used. It is resized to the image; pixels with a logit above 0
+    inside the slightly grown box are the mask.
 
     Args:
-        model: with ``get_image_embeddings``, in eval mode.
-        processor: makes its input.
+        model: a model with ``get_image_embeddings``, in eval mode.
+        processor: of the model.
         name: id and revision.
     """
 
@@ -103,15 +106,15 @@ class SamGrounder(BaseGrounder):
         """Load a ``.pth`` file, a folder or a hub id.
 
         Args:
-            path: a state dict of segment-anything (``sam_vit_b_01ec64.pth`` and so on, whose kind is read off its
-                shapes), a transformers folder, or a hub id with an optional ``@revision``.
-            family: "sam", "sam2" or "sam3" where another kind is to be refused.
-            device: None takes CUDA where there is one.
-            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+            path: a state dict of segment-anything (``sam_vit_b_01ec64.pth`` and so on; the model's size is read from
+                the shapes), a transformers folder, or a hub id with an optional ``@revision``.
+            family: "sam", "sam2" or "sam3" to refuse models of another family; None accepts all.
+            device: None selects CUDA if available, else the CPU.
+            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
         Raises:
             ModelNotFoundError: there is no such file, folder or hub model.
-            WeightsError: it is damaged, incomplete or of another kind.
+            WeightsError: the model is damaged, incomplete or of another kind.
         """
         place, wanted = placement(device, dtype)
         if Path(path).suffix in (".pth", ".pt"):
@@ -123,11 +126,13 @@ class SamGrounder(BaseGrounder):
             )
         found = MODEL_TYPES[kind]
         if family not in (None, found):
-            raise WeightsError(f"Expected a model of the {family} family in {str(path)!r}, got one of {found}.")
+            raise WeightsError(
+                f"Expected a model of the {family} family in {str(path)!r}, got one of {found}: write {found}:<path>."
+            )
         return cls(model.to(place), processor, name=f"{found}:{Path(path).name}")
 
     def to(self, device: str | torch.device) -> SamGrounder:
-        """Move the network; embeddings that are kept are dropped."""
+        """Move the network; the kept embeddings are dropped."""
         with self._lock:
             self.model.to(device)
             self._views.clear()
@@ -175,13 +180,12 @@ class SamGrounder(BaseGrounder):
         )
 
     def _decode(self, view: _View, prompts: Sequence[Prompt]) -> tuple[Tensor, list[float]]:
-        """The best mask of each prompt as logits (N, h, w) over the model's canvas, and its predicted IoU."""
+        """Return the best mask of each prompt as logits (N, h, w) over the model's canvas, and its predicted IoU."""
         output = self.model(**view.embeddings, **self._asked(view, prompts), multimask_output=True)
         masks, scores = output.pred_masks[0].float(), output.iou_scores[0].float()
         if not (torch.isfinite(masks).all() and torch.isfinite(scores).all()):
             raise BadAnswerError(
-                f"Expected finite masks and scores of {self.name}, got NaN or infinity: check its weights, or load it "
-                "in float32."
+                f"{self.name} returned NaN or infinite masks or scores: check its weights, or load it in float32."
             )
         best = scores.argmax(1)
         rows = torch.arange(len(best), device=best.device)
@@ -201,7 +205,10 @@ class SamGrounder(BaseGrounder):
 
 
 def _by_kind(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-    """Chunks of prompts that are all with a box or all without, and have as many points each, so none is padded."""
+    """Group the prompts into chunks, in which all or none have a box, and all have equally many points.
+
+    So no prompt needs padding.
+    """
     groups: dict[tuple[bool, int], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault((prompt.box is None, len(prompt.points)), []).append(prompt)
@@ -210,7 +217,7 @@ def _by_kind(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
 
 
 def _patches(masks: Tensor, view: _View, prompts: Sequence[Prompt]) -> Iterator[Mask]:
-    """Logits (N, h, w) of the decoder as bool masks of the prompts' windows in the image."""
+    """Convert the decoder's logits (N, h, w) to bool masks of the prompts' windows in the image."""
     rows, columns = (_resampling(masks.shape[1 + axis], view, axis).to(masks.device) for axis in (0, 1))
     for logits, prompt in zip(masks, prompts, strict=True):
         x0, y0, x1, y1 = prompt.window
@@ -218,9 +225,9 @@ def _patches(masks: Tensor, view: _View, prompts: Sequence[Prompt]) -> Iterator[
 
 
 def _resampling(side: int, view: _View, axis: int) -> Tensor:
-    """Bilinear resampling along one axis, from the ``side`` pixels of a mask to the image's, as a matrix.
+    """Make the matrix of bilinear resampling along one axis, from the ``side`` pixels of a mask to those of the image.
 
-    Where the image fills a part of the canvas, the mask is first brought to the canvas's size and cut to that part.
+    If the image fills only a part of the canvas, the mask is first resized to the canvas and cropped to that part.
     """
     basis = torch.eye(side)[None]
     if view.canvas is not None:
@@ -229,14 +236,14 @@ def _resampling(side: int, view: _View, axis: int) -> Tensor:
 
 
 def _load_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    """A state dict of segment-anything, under the names of transformers."""
+    """Load a state dict of segment-anything as transformers' model and processor."""
     if not path.is_file():
-        raise ModelNotFoundError(f"Expected a weight file of segment-anything, got {str(path)!r}: there is none.")
+        raise ModelNotFoundError(f"There is no weight file {str(path)!r} of segment-anything: check the path.")
     try:
         original = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling damaged bytes may raise anything
         raise WeightsError(
-            f"Expected whole weights in {str(path)!r}, got {type(error).__name__}: fetch it again."
+            f"The weight file {str(path)!r} cannot be read ({type(error).__name__}): download it again."
         ) from error
     try:
         renamed = ((rename_key(f"model.grounding_encoder.{key}"), tensor) for key, tensor in original.items())
@@ -246,8 +253,8 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
         config = SamConfig(**sam_config(state))
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise WeightsError(
-            f"Expected the weights of segment-anything's SAM in {str(path)!r}, got another model's ({error!r}): "
-            "name a sam_vit_*.pth file."
+            f"Expected the weights of segment-anything's SAM in {str(path)!r}, got those of another model ({error!r}): "
+            "choose a sam_vit_*.pth file."
         ) from error
     named = {key.removeprefix("sam."): tensor for key, tensor in state.items()}
     with no_progress_bars():

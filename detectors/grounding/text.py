@@ -1,7 +1,7 @@
-"""From words to boxes: open-vocabulary detectors of transformers (GroundingDINO, MM-GroundingDINO, OWL-ViT, OWLv2).
+"""Boxes for words: open-vocabulary detectors of transformers (GroundingDINO, MM-GroundingDINO, OWL-ViT, OWLv2).
 
-GroundingDINO reads one text in lower case with a full stop behind each phrase; a box's score for a phrase is the best
-of the phrase's own tokens, so that phrases never run into each other. OWL takes each phrase by itself.
+GroundingDINO reads one lower-case text with a full stop after each phrase. A box's score for a phrase is the maximum
+over the tokens of this phrase, so that phrases do not mix. OWL reads each phrase separately.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from refiner.types import Box, Size
 THRESHOLDS: Mapping[str, float] = MappingProxyType(
     {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
 )
-"""``model_type`` in a folder's ``config.json`` -> least score of a box, transformers' own defaults."""
+"""``model_type`` in a folder's ``config.json`` -> minimum score of a box (the defaults of transformers)."""
 LONGEST = 100
 """Characters of a phrase that are read."""
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
 _AT_ONCE = 32
-"""Phrases that OWL is asked for at once."""
+"""Number of phrases in one call of OWL."""
 _THINNEST = 8
-"""Largest ratio of an image's sides that is looked at as it is."""
+"""Largest ratio of an image's sides that needs no padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Located:
     """One place where a phrase was found."""
 
     phrase: str
-    """As it was asked for."""
+    """As given by the caller."""
     box: Box
     score: float
     """The model's confidence, in [0, 1]."""
@@ -54,13 +54,13 @@ class Located:
 
 @runtime_checkable
 class Locator(Protocol):
-    """Finds what phrases name."""
+    """Finds the things that phrases name."""
 
     @property
     def name(self) -> str: ...
 
     def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
-        """Where the phrases were found, best first; nothing for phrases without a letter or digit."""
+        """Return the places of the phrases, best first; phrases without a letter or digit have none."""
         ...
 
 
@@ -69,11 +69,11 @@ class LocateConfig:
     """Which boxes are kept."""
 
     threshold: float | None = None
-    """Least score, in [0, 1]; None takes the model's usual one (``THRESHOLDS``)."""
+    """Minimum score, in [0, 1]; None selects the default of the model type (``THRESHOLDS``)."""
     overlap: float = 0.5
-    """A box whose IoU with a better one of the same phrase is higher than this is dropped; in [0, 1]."""
+    """Maximum IoU, in [0, 1], of a box with a better box of the same phrase; boxes above it are dropped."""
     limit: int = 20
-    """Boxes of an image, at most."""
+    """Maximum number of boxes in an image."""
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("overlap", self.overlap)):
@@ -84,10 +84,10 @@ class LocateConfig:
 
 
 def clean_phrase(phrase: str) -> str:
-    """Text from a user or model as a plain lower-case phrase: letters, digits, hyphens and apostrophes of any script.
+    """Convert a text to a plain lower-case phrase of letters, digits, hyphens and apostrophes of any script.
 
-    Full stops and question marks end a phrase in GroundingDINO, and brackets can spell a tokenizer's own marks: they
-    become spaces, as do all other signs and control characters.
+    All other characters become spaces: full stops and question marks end a phrase in GroundingDINO, and brackets can
+    form special tokens of a tokenizer.
     """
     text = unicodedata.normalize("NFKC", phrase[: 4 * LONGEST]).lower()
     words = " ".join(re.sub(r"[^\w'-]|_", " ", text).split())[:LONGEST].strip(" '-")
@@ -95,11 +95,11 @@ def clean_phrase(phrase: str) -> str:
 
 
 class TextLocator:
-    """An open-vocabulary detector; satisfies ``Locator``.
+    """An open-vocabulary detector; a ``Locator``.
 
     Args:
         model: of one of the types in ``THRESHOLDS``, in eval mode.
-        processor: its own.
+        processor: of the model.
         name: id and revision.
         config: which boxes are kept.
     """
@@ -125,12 +125,12 @@ class TextLocator:
         Args:
             model: a transformers folder, or a hub id with an optional ``@revision``.
             config: which boxes are kept.
-            device: None takes CUDA where there is one.
-            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+            device: None selects CUDA if available, else the CPU.
+            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
         Raises:
             ModelNotFoundError: there is no such folder or hub model.
-            WeightsError: it is damaged, incomplete or of another kind.
+            WeightsError: the model is damaged, incomplete or of another kind.
         """
         place, wanted = placement(device, dtype)
         folder = resolve(model, "detector")
@@ -139,7 +139,7 @@ class TextLocator:
         )
         if not any((folder / file).is_file() for file in _TOKENIZERS):  # transformers would make an empty one
             raise WeightsError(
-                f"Expected a tokenizer ({', '.join(_TOKENIZERS)}) in {str(folder)!r}, got none: fetch the folder again."
+                f"{str(folder)!r} holds no tokenizer ({', '.join(_TOKENIZERS)}): download the folder again."
             )
         return cls(network.to(place), processor, name=f"{kind}:{Path(model).name}", config=config)
 
@@ -150,15 +150,15 @@ class TextLocator:
 
     @torch.inference_mode()
     def locate(self, image: Image.Image, phrases: Sequence[str]) -> list[Located]:
-        """Where the phrases were found, best first, at most ``config.limit`` places.
+        """Find the phrases in an image; returns at most ``config.limit`` places, best first.
 
         Args:
-            image: any mode; read as RGB.
-            phrases: as ``clean_phrase`` reads them; those that are the same after it are asked for once, in the
-                first one's name, and those that are empty find nothing.
+            image: any mode; converted to RGB.
+            phrases: texts, cleaned by ``clean_phrase``. Phrases that are equal after this are searched once, under the
+                first of them. Phrases that are empty after this give no place.
 
         Raises:
-            InputError: a phrase is no text.
+            InputError: a phrase is not a text.
             BadAnswerError: the model's scores or boxes are not finite.
         """
         if isinstance(phrases, str) or not all(isinstance(phrase, str) for phrase in phrases):
@@ -177,7 +177,7 @@ class TextLocator:
     def _find_together(
         self, image: Image.Image, phrases: Sequence[str]
     ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-        """GroundingDINO: for each phrase the scores (Q,) of all queries, and their boxes (Q, 4) in pixels."""
+        """Run GroundingDINO; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels."""
         sides = np.array([image.width, image.height, image.width, image.height])
         room = self.model.config.max_text_len
         for group in self._groups(phrases, room):
@@ -194,7 +194,7 @@ class TextLocator:
                     yield words, scores[:, own].max(1), boxes * sides
 
     def _groups(self, phrases: Sequence[str], room: int) -> Iterator[list[str]]:
-        """Phrases that fit together into one text of ``room`` tokens, its two end marks included."""
+        """Group the phrases that fit into one text of ``room`` tokens, including its two end tokens."""
         group: list[str] = []
         used = 2
         for words in phrases:
@@ -210,9 +210,9 @@ class TextLocator:
     def _find_apart(
         self, image: Image.Image, phrases: Sequence[str]
     ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-        """OWL: for each phrase the scores (Q,) of all queries, and their boxes (Q, 4) in pixels.
+        """Run OWL; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels.
 
-        OWLv2's boxes are shares of the square that the image is padded to, OWL-ViT's of the image itself.
+        The boxes of OWLv2 are shares of the padded, square image, those of OWL-ViT shares of the image itself.
         """
         longest = max(image.size)
         sides = [longest] * 4 if self._kind == "owlv2" else [image.width, image.height] * 2
@@ -224,7 +224,7 @@ class TextLocator:
                 yield words, scores[:, column], boxes * np.array(sides)
 
     def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Probabilities (Q, T) of queries for tokens or phrases, and boxes (Q, 4) as shares (x0, y0, x1, y1)."""
+        """Return the scores (Q, T) of queries for tokens or phrases, and boxes (Q, 4) as shares (x0, y0, x1, y1)."""
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         output = self.model(**inputs)
@@ -232,13 +232,15 @@ class TextLocator:
         x, y, width, height = output.pred_boxes[0].double().cpu().numpy().T
         boxes = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
-            raise BadAnswerError(f"Expected finite scores and boxes of {self.name}, got NaN: check its weights.")
+            raise BadAnswerError(
+                f"{self.name} returned NaN or infinite scores or boxes: check its weights, or load it in float32."
+            )
         return scores, boxes
 
     def _kept(
         self, phrase: str, scores: NDArray[np.float64], boxes: NDArray[np.float64], size: Size
     ) -> Iterator[Located]:
-        """The best boxes of one phrase after threshold and suppression of those that overlap a better one."""
+        """Yield the best boxes of one phrase, after the threshold and the suppression of overlapping boxes."""
         threshold = THRESHOLDS[self._kind] if self.config.threshold is None else self.config.threshold
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= threshold]
@@ -253,7 +255,7 @@ class TextLocator:
 
 
 def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU (N,) of a box (4,) with others (N, 4)."""
+    """Compute the IoU (N,) of a box (4,) with others (N, 4)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=1)
     either = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared

@@ -1,4 +1,4 @@
-"""LEGION: learning to ground and explain for synthetic image detection (papers/legion.md)."""
+"""LEGION: Learning to Ground and Explain for Synthetic Image Detection (papers/legion.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The public LEGION / GLaMM checkpoint layout, brought to ours by renames alone.
+"""Convert the layout of the public LEGION / GLaMM checkpoints to refiner's layout, by renaming the weights.
 
-The original saves one flat model: ``model.*`` and ``lm_head`` of a LLaMA, with CLIP, projector, SAM and the [SEG]
-projection hung below ``model.``. Pure functions from names and shapes to names and configs; nothing is downloaded.
+The original saves one flat model: ``model.*`` and ``lm_head`` of a LLaMA. CLIP, projector, SAM and the [SEG] projection
+are below ``model.``. This module has only pure functions of names, shapes and configs. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPT = (
     "distortion, noise/blur, artistic style errors, and material misrepresentation). Output with interleaved "
     "segmentation masks for the corresponding parts of the answer. ASSISTANT:"
 )
-"""The one instruction that the public checkpoint was trained with, in its conversation frame."""
+"""The only instruction that the public checkpoint was trained with, in its conversation template."""
 
 _DROPPED = re.compile(r"rotary_emb\.inv_freq$|^model\.region_encoder\.|\.pixel_(mean|std)$|\.position_ids$")
 _FAMILIES = (
@@ -44,7 +44,7 @@ _NECK = {"0": "conv1", "1": "layer_norm1", "2": "conv2", "3": "layer_norm2"}
 
 
 def rename_key(key: str) -> str | None:
-    """Our name for a weight of the original layout; None for one that we do not need.
+    """Return refiner's name for a weight of the original layout; None for a weight that is not needed.
 
     Raises:
         WeightsError: the original layout has no such weight.
@@ -55,7 +55,7 @@ def rename_key(key: str) -> str | None:
         renamed, count = re.subn(pattern, replacement, key)
         if count:
             return _rename_sam(renamed) if renamed.startswith("sam.") else renamed
-    raise WeightsError(f"Expected a weight of the LEGION / GLaMM layout, got {key!r}: is this another model's folder?")
+    raise WeightsError(f"The weight {key!r} is not part of the LEGION / GLaMM layout: choose a folder of such a model.")
 
 
 def _rename_sam(key: str) -> str:
@@ -75,10 +75,10 @@ def _pick(names: Mapping[str, str], group: int, form: str) -> Callable[[re.Match
 
 
 def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original layout under our names.
+    """Rename the weights of the original layout.
 
-    ``<image>``, which the original keeps outside its vocabulary as -200, gets a row of zeros at the end of the
-    embedding and of ``lm_head``; SAM's random position matrix is given to both of its users.
+    The original codes ``<image>`` as -200, outside its vocabulary. Here it gets a row of zeros at the end of the
+    embedding and of ``lm_head``. SAM's random position matrix is copied to both modules that use it.
     """
     state = {renamed: tensor for key, tensor in original.items() if (renamed := rename_key(key))}
     for key in ("llava.model.language_model.embed_tokens.weight", "llava.lm_head.weight"):
@@ -89,7 +89,7 @@ def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``LlavaConfig`` as a dict, from the original's flat LLaMA config and the CLIP tower's own config."""
+    """Make a ``LlavaConfig`` as a dict, from the original's flat LLaMA config and the config of the CLIP tower."""
     copied = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps")
     ids = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
     text = {key: original[key] for key in (*copied, *ids) if key in original}
@@ -108,9 +108,9 @@ def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict
 
 
 def sam_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A ``SamConfig`` as a dict, read off the shapes of converted weights (the original stores none).
+    """Make a ``SamConfig`` as a dict, from the shapes of converted weights (the original stores no config).
 
-    Heads of the mask decoder leave no trace in the shapes; they are SAM's eight.
+    The shapes do not show the number of heads of the mask decoder; it is eight, as in SAM.
     """
     encoder = "sam.vision_encoder."
     hidden, _, patch, _ = state[f"{encoder}patch_embed.projection.weight"].shape

@@ -1,7 +1,8 @@
-"""Greedy decoding that guesses ahead: prompt lookup decoding (Saxena, 2023) for a batch whose rows share the prompt.
+"""Greedy decoding with guessed tokens: prompt lookup decoding (Saxena, 2023) for a batch whose rows share the prompt.
 
-What followed the last few tokens before, in the answer so far or in answers like it, goes through the network as a
-guess, and is kept as far as greedy decoding says the same: the tokens are those of greedy decoding, in fewer passes.
+The guess is the text that followed the last few tokens earlier: in the answer so far, or in known answers. It runs
+through the network in one pass, and is kept up to the first token that differs from greedy decoding. So the tokens are
+those of greedy decoding, with fewer passes.
 
 Legend for shapes: B rows, T tokens of the longest answer, D width of the language model, V vocabulary, W tokens that go
 through the network in one pass.
@@ -17,39 +18,47 @@ from torch import Tensor
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 _CONTEXT = 3
-"""Tokens that must have occurred before, at most; the more, the better the guess."""
+"""Maximum number of last tokens that are searched in earlier text; a longer match gives a better guess."""
 _GUESSED = 16
-"""Tokens that are guessed at once, at most."""
+"""Maximum number of tokens in a guess."""
 _START = -1
-"""Stands before an answer's first token."""
+"""Marker before the first token of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What greedy decoding gives; what follows a row's end token means nothing."""
+    """The result of greedy decoding; values after the end token of a row have no meaning."""
 
     tokens: Tensor
     """Int (B, T)."""
     states: Tensor
-    """Float (B, T, D): the state that predicted each token, which is what a [SEG] token's mask is asked with."""
+    """Float (B, T, D): the hidden state that predicted each token; for a [SEG] token, the mask decoder uses it."""
     chances: Tensor
     """Float (B, T): probability of each token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanRule:
-    """When an answer says that nothing is wrong.
+    """Decides when an answer says that the image is clean.
 
-    There is one way to say so and there are many to begin a list, each of which may be less likely: so the last of
-    ``tokens`` is taken where its probability is at least ``threshold``, in [0, 1], and only there.
+    There is one sentence for a clean image, but a list of flaws can begin in many ways. Each of these may be less
+    probable than the clean sentence, although a list is more probable in total. So the last of ``tokens`` is chosen if
+    and only if its probability is at least ``threshold``.
     """
 
     tokens: Sequence[int]
-    """The clean sentence's up to the first that the beginning of a list does not share."""
+    """Tokens of the clean sentence, up to the first one in which the beginning of a list differs."""
     threshold: float
+    """Minimum probability, in [0, 1]."""
 
     def token(self, so_far: Sequence[int], probability: Tensor, greedy: int) -> int:
-        """The next token after ``so_far``, from its probabilities, float (V,)."""
+        """Choose the next token after ``so_far``.
+
+        Args:
+            so_far: tokens of the answer.
+            probability: of the next token, float (V,).
+            greedy: the most probable token.
+        """
         if len(so_far) + 1 != len(self.tokens) or [*so_far] != [*self.tokens[:-1]]:
             return greedy
         clean = self.tokens[-1]
@@ -59,7 +68,7 @@ class CleanRule:
 
 
 class Lookup:
-    """Where which tokens occurred last in texts, and what followed."""
+    """An index of texts: returns the tokens that followed the last occurrence of given tokens."""
 
     def __init__(self, texts: Sequence[Sequence[int]] = ()) -> None:
         self._tokens: list[int] = []
@@ -68,7 +77,7 @@ class Lookup:
             self.extend([_START, *text])
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Go on with the text."""
+        """Append tokens to the text."""
         for token in tokens:
             place = len(self._tokens)
             for length in range(1, min(_CONTEXT, place) + 1):
@@ -76,7 +85,7 @@ class Lookup:
             self._tokens.append(token)
 
     def after(self, ending: Sequence[int]) -> list[int]:
-        """What followed a text that ended like this; empty where that never occurred before."""
+        """Return the tokens after the last occurrence of ``ending``; empty if it did not occur."""
         start = self._next.get(tuple(ending), len(self._tokens))
         guess = self._tokens[start : start + _GUESSED]
         return guess[: guess.index(_START)] if _START in guess else guess
@@ -84,7 +93,7 @@ class Lookup:
 
 @dataclass(eq=False)
 class _Row:
-    """One answer in the making."""
+    """One answer during decoding."""
 
     known: Lookup
     own: Lookup = field(default_factory=lambda: Lookup([[]]))
@@ -95,7 +104,7 @@ class _Row:
     ended: bool = False
 
     def guess(self) -> list[int]:
-        """What may come next."""
+        """Guess the next tokens."""
         if self.ended:
             return []
         text = [_START, *self.tokens]
@@ -105,10 +114,17 @@ class _Row:
         return []
 
     def take(self, guess: Sequence[int], state: Tensor, probability: Tensor, rule: CleanRule, stop: _Stop) -> int:
-        """Take the tokens that one pass over ``guess`` settles: one more than are right; returns how many.
+        """Append the tokens that one pass over ``guess`` decides: the correct guesses and one more.
 
-        ``state`` float (W, D) and ``probability`` float (W, V) hold one row after the token before the guess, and one
-        after each guessed token.
+        Args:
+            guess: the guessed tokens.
+            state: hidden states, float (W, D): one after the token before the guess, and one after each guessed token.
+            probability: of the next token at the same places, float (W, V).
+            rule: for the sentence of a clean image.
+            stop: ends the answer.
+
+        Returns:
+            The number of appended tokens.
         """
         greedy, taken = probability.argmax(-1).tolist(), 0
         while not self.ended:
@@ -133,12 +149,13 @@ class _Stop:
 
 
 class Decoder:
-    """Writes the answers to one prompt about several pictures.
+    """Decodes the answers to one prompt about several images.
 
     Args:
-        llava: the model; ``never`` is the token that it must not write.
+        llava: the model.
         prompt: embeddings, float (B, L, D).
-        known: answers like those to come.
+        known: earlier answers, from which tokens are guessed.
+        never: a token that the model must not write.
     """
 
     def __init__(self, llava: LlavaForConditionalGeneration, prompt: Tensor, known: Lookup, *, never: int) -> None:
@@ -148,7 +165,7 @@ class Decoder:
         self._seen = torch.ones(len(prompt), 0, dtype=torch.long, device=prompt.device)
 
     def write(self, rule: CleanRule, most: int) -> Answer:
-        """All answers, of at most ``most`` tokens each."""
+        """Decode all answers, each of at most ``most`` tokens."""
         stop = _Stop(token=self._llava.config.text_config.eos_token_id, length=most)
         while not all(row.ended for row in self._rows):
             self._step(rule, stop)
@@ -180,7 +197,7 @@ class Decoder:
         self._pending = self._llava.get_input_embeddings()(last)
 
     def _pass(self, guesses: Sequence[Sequence[int]]) -> Tensor:
-        """States after what is pending and after each guessed token: float (B, 1 + longest guess, D)."""
+        """Run the pending and the guessed tokens; returns the states after them, float (B, 1 + longest guess, D)."""
         longest, device = max(map(len, guesses)), self._seen.device
         padded = torch.tensor([[*guess, *[0] * (longest - len(guess))] for guess in guesses], device=device)
         guessed = self._llava.get_input_embeddings()(padded.long())
@@ -198,7 +215,10 @@ class Decoder:
         return states
 
     def _forget(self, right: Sequence[int], guessed: int) -> None:
-        """Keep so many of each row's guesses in the cache; where one row alone was wrong, the mask hides them."""
+        """Keep the first ``right`` guesses of each row in the cache.
+
+        Tokens that are wrong in all rows are removed; tokens that are wrong only in some rows are masked.
+        """
         if wrong := guessed - max(right):
             self._cache.crop(-wrong)
         length = self._seen.shape[1] - wrong
@@ -207,7 +227,7 @@ class Decoder:
             self._seen[number, length - max(right) + count :] = 0
 
     def _mask(self, width: int, dtype: torch.dtype) -> Tensor:
-        """What the last ``width`` tokens may look at, as a summand: (B, 1, width, tokens in the cache and these)."""
+        """Make the additive attention mask of the last ``width`` tokens: (B, 1, width, cached tokens and these)."""
         seen = self._seen[:, None, None, :].bool()
         later = torch.ones(width, seen.shape[-1], dtype=torch.bool, device=seen.device).triu(seen.shape[-1] - width + 1)
         return torch.zeros(seen.shape[0], 1, *later.shape, dtype=dtype, device=seen.device).masked_fill(

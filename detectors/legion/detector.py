@@ -1,4 +1,4 @@
-"""LEGION as a detector: picture in, regions with masks and explanations out."""
+"""LEGION as a detector: returns regions with masks and explanations for an image."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from refiner.types import Analysis, Claim, Mask, Region, Size
 
 
 class LegionDetector(BaseDetector):
-    """LEGION (papers/legion.md section 4.1) at any size; satisfies ``refiner.protocols.Detector``.
+    """LEGION (papers/legion.md section 4.1) of any size; a ``refiner.protocols.Detector``.
 
-    One fixed instruction, greedy decoding. All images of a batch share the prompt, so nothing is padded and each
-    answer is that of a call of its own. A region's ``score`` is the mean mask probability inside its mask times the
-    geometric mean of the probabilities of its phrase's tokens, ``[SEG]`` included. The user's prompt is not read.
+    It uses one fixed instruction and greedy decoding. All images of a batch share the prompt, so nothing is padded, and
+    each answer is the same as in a separate call. A region's ``score`` is the mean mask probability inside its mask
+    times the geometric mean of the probabilities of its phrase's tokens, including ``[SEG]``. The user's prompt is not
+    used.
 
     Args:
         model: the network, in eval mode.
-        tokenizer: knows ``<image>``, ``<p>``, ``</p>`` and ``[SEG]``.
-        clip_processor: makes the CLIP tower's input.
-        sam_processor: resizes the longest side, normalises and pads right and below, as SAM does.
+        tokenizer: with the tokens ``<image>``, ``<p>``, ``</p>`` and ``[SEG]``.
+        clip_processor: makes the input of the CLIP tower.
+        sam_processor: resizes the longest side, normalises, and pads on the right and below, as SAM does.
         name: id and revision.
-        domain: "micro" for a model that knows only the micro world and must refuse other pictures; else "".
+        domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
     """
 
     batch_size = 16
@@ -61,13 +62,13 @@ class LegionDetector(BaseDetector):
     def from_pretrained(
         cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> LegionDetector:
-        """Load a folder, ours (``save_pretrained``) or in the layout of the public LEGION / GLaMM checkpoints.
+        """Load a folder of ``save_pretrained``, or one in the layout of the public LEGION / GLaMM checkpoints.
 
         Args:
-            folder: an existing folder. The original layout lacks the CLIP tower: it is taken from the folder's
-                ``vision_tower/`` where there is one, else from the hub id in the folder's config.
-            device: None takes CUDA where there is one.
-            dtype: None takes float32 on a CPU, elsewhere what the checkpoint was saved in.
+            folder: an existing folder. The original layout has no CLIP tower. It is loaded from ``vision_tower/`` in
+                the folder if that exists, else from the hub id in the folder's config.
+            device: None selects CUDA if available, else the CPU.
+            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
@@ -79,7 +80,7 @@ class LegionDetector(BaseDetector):
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors), config, tokenizer and both processors; ``from_pretrained`` reads them back."""
+        """Save weights (safetensors), config, tokenizer and both processors; ``from_pretrained`` loads them."""
         root = Path(folder)
         self.model.save_pretrained(root)
         self.tokenizer.save_pretrained(root)
@@ -98,14 +99,14 @@ class LegionDetector(BaseDetector):
         return [self._analysis(image, answer, row, masks[row], fake[row]) for row, image in enumerate(images)]
 
     def prompt_ids(self) -> Tensor:
-        """The prompt's tokens, int (L,), with as many image tokens as the tower gives patches."""
+        """Return the tokens of the prompt, int (L,), with one image token for each patch of the CLIP tower."""
         ids = self.tokenizer(self.model.config.prompt, return_tensors="pt")["input_ids"][0]
         llava = self.model.llava_config
         repeats = torch.where(ids == llava.image_token_index, llava.image_seq_length, 1)
         return ids.repeat_interleave(repeats)
 
     def _clean_ids(self) -> list[int]:
-        """The clean sentence's tokens up to the first that the beginning of a list does not share."""
+        """Return the tokens of the clean sentence, up to the first one in which the beginning of a list differs."""
         clean, flawed = self._ids(CLEAN), self._ids(FLAWED)
         pairs = enumerate(zip(clean, flawed, strict=False), start=1)
         return list(clean[: next((place for place, (one, other) in pairs if one != other), 0)])
@@ -115,7 +116,7 @@ class LegionDetector(BaseDetector):
         return ids
 
     def _masks(self, images: Sequence[Image.Image], answer: Answer) -> list[Tensor]:
-        """Mask logits of each image's [SEG] tokens at image resolution: float (S, H, W) each."""
+        """Compute the mask logits of each image's [SEG] tokens at image resolution, float (S, H, W) for each image."""
         marks = self._live_tokens(answer) & (answer.tokens == self.model.config.seg_token_id)
         rows, places = marks.nonzero(as_tuple=True)
         inputs = self.sam_processor(images, return_tensors="pt")
@@ -140,7 +141,7 @@ class LegionDetector(BaseDetector):
         return self.model.decode_masks(ground[positions], states)
 
     def _live_tokens(self, answer: Answer) -> Tensor:
-        """Bool (B, T): tokens before each row's end token."""
+        """Mark the tokens before the end token of each row: bool (B, T)."""
         ends = answer.tokens == self.model.llava_config.text_config.eos_token_id
         return ends.int().cumsum(1) == 0
 
@@ -151,8 +152,8 @@ class LegionDetector(BaseDetector):
         claims = parse(raw)
         if sum(len(claim.marks) for claim in claims) != len(masks):
             raise UnreadableOutputError(
-                f"Expected {len(masks)} [SEG] tokens in the answer's text, got another number in {raw[:120]!r}: "
-                "use another detector for this picture.",
+                f"LEGION's answer {raw[:120]!r} does not have {len(masks)} [SEG] tokens, one for each mask: "
+                "use another detector for this image.",
                 raw,
             )
         size = Size(image.height, image.width)
@@ -167,7 +168,7 @@ class LegionDetector(BaseDetector):
         )
 
     def _phrase_chances(self, tokens: Tensor, chances: Tensor) -> list[float]:
-        """For each [SEG] token, the geometric mean of the probabilities from its ``<p>`` to itself."""
+        """Compute for each [SEG] token the geometric mean of the probabilities from its ``<p>`` to itself."""
         opening = self.tokenizer.convert_tokens_to_ids("<p>")
         found, start = [], 0
         for place, token in enumerate(tokens.tolist()):
@@ -179,16 +180,16 @@ class LegionDetector(BaseDetector):
 
 
 def _region(claim: Claim, logits: Tensor, chance: float, size: Size) -> Region:
-    """A claim with its mask logits, float (marks, H, W), as a region.
+    """Make a region from a claim and its mask logits, float (marks, H, W).
 
-    Where no pixel is more likely flawed than not, the mask is where the probability is at least half its maximum: a
-    claim that the text makes is never dropped, it only scores low.
+    The mask has the pixels with a probability above 0.5. If there are none, it has those with at least half the maximum
+    probability. So no claim of the text is dropped; it only gets a low score.
     """
     probability = logits.amax(0).sigmoid().cpu().numpy()
     mask: Mask = probability > 0.5
     if not mask.any():
         mask = probability >= probability.max() / 2
     if np.isnan(probability).any():
-        raise BadAnswerError("Expected finite mask logits, got NaN: load the detector in float32 or bfloat16.")
+        raise BadAnswerError("LEGION returned NaN as mask logits: load the detector in float32 or bfloat16.")
     score = round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6)
     return region_of(replace(claim, score=score), mask, size)

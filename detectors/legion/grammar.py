@@ -1,16 +1,17 @@
-"""LEGION's caption grammar: what the model is taught to write, and how its text is read.
+"""LEGION's caption grammar: the texts that the model is trained to write, and their parser.
 
-SynthScars' captions, with every located phrase wrapped as GLaMM does it (papers/legion.md section 4.1)::
+They are captions of SynthScars, with each located phrase in the tags of GLaMM (papers/legion.md section 4.1)::
 
     Upon examining the image. I have found: {global}
     To elaborate, I have found the following artifacts. <p> {phrase} </p> [SEG]:{explanation}<p> ...
 
-Inside that grammar our own recipe writes a regular wording, from which every field of a region can be read::
+Within this grammar, refiner's own recipe uses a fixed wording, from which all fields of a region can be read::
 
     <p> {name}, {location} </p> [SEG]:{explanation}, because {reasoning} ({kind}, {category}, {severity}).
 
-Captions without the closing parenthesis (SynthScars' own) get the category of the first keyword found in them, and
-``DEFAULT_SEVERITY``. A clean image has one fixed sentence, ``CLEAN``. All else is unreadable, never clean.
+Captions without the parenthesis at the end (those of SynthScars) get the category of the first keyword in them, and
+``DEFAULT_SEVERITY``. There is one fixed sentence for a clean image, ``CLEAN``. All other texts are unreadable, never
+clean.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from refiner.types import Claim
 OPENING = "Upon examining the image. I have found:"
 CLEAN = f"{OPENING} no artifacts."
 FLAWED = f"{OPENING} one artifact."
-"""How an answer with a single claim begins."""
+"""Beginning of an answer with a single claim."""
 SEVERITIES: dict[str, float] = {
     "trace": 0.1,
     "faint": 0.2,
@@ -38,9 +39,9 @@ SEVERITIES: dict[str, float] = {
     "severe": 0.9,
     "extreme": 1.0,
 }
-"""The words for severity, and what they stand for in [0, 1]."""
+"""The words for severity, and their values in [0, 1]."""
 DEFAULT_SEVERITY = 0.6
-"""Severity of a region whose text gives none."""
+"""Severity of a region whose text has none."""
 KEYWORDS: tuple[tuple[Category, str], ...] = (
     (Category.TEXT, r"text|letter|letters|word|words|digits?|characters?|signs?|writing|illegible|garbled"),
     (Category.OPTICS, r"shadows?|reflections?|reflected|light|lighting|mirror|mirrored|refraction|sun"),
@@ -53,9 +54,9 @@ KEYWORDS: tuple[tuple[Category, str], ...] = (
     (Category.SHAPE, r"shapes?|edges?|outlines?|jagged|melted|deformed|distorted|warped|asymmetric|asymmetry"),
     (Category.COMMONSENSE, r"unlikely|implausible|sense|unusual|belongs?|wrong place"),
 )
-"""Words that give an untagged caption its category; the first row that matches wins."""
+"""Keywords for the category of a caption without tags; the first matching row is used."""
 DEFAULT_CATEGORY = Category.SHAPE
-"""Category of an untagged caption in which no keyword occurs: "deformed objects" are SynthScars' commonest flaw."""
+"""Category of a caption without tags and keywords: "deformed objects" are the most common flaw in SynthScars."""
 
 _COUNTS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TAG = re.compile(r"\s*\(\s*(\w+)\s*,\s*(\w+)\s*,\s*(\w+)\s*\)\s*$")
@@ -64,15 +65,15 @@ _SPECIAL = re.compile(r"</?s>|<unk>|<pad>|<im_start>|<im_end>")
 
 
 def severity_word(severity: float) -> str:
-    """The word nearest to a severity in [0, 1]."""
+    """Return the word nearest to a severity in [0, 1]."""
     return min(SEVERITIES, key=lambda word: abs(SEVERITIES[word] - severity))
 
 
 def compose(claims: Sequence[Claim]) -> str:
-    """The answer that makes these claims, in their order; ``parse`` gives them back.
+    """Write the answer for these claims, in their order; ``parse`` reads it.
 
-    Severities are rounded to tenths; ``marks``, ``score`` and ``box`` are not looked at. A claim without category or
-    severity is written with the defaults.
+    Severities are rounded to tenths. ``marks``, ``score`` and ``box`` are ignored. A missing category or severity is
+    replaced by the default.
     """
     if not claims:
         return CLEAN
@@ -92,21 +93,24 @@ def _item(claim: Claim) -> str:
 
 
 def parse(raw: str) -> tuple[Claim, ...]:
-    """Read an answer, the prompt before it cut off, special tokens of the text model allowed.
+    """Read an answer.
+
+    Args:
+        raw: the answer without the prompt; it may contain special tokens of the text model.
 
     Returns:
-        The claims in reading order, with the [SEG] tokens of each in ``marks``; empty for the clean sentence alone.
-        Where a caption does not tell the location apart from the name, the location is empty.
+        The claims in reading order, with the [SEG] tokens of each in ``marks``; empty only for the clean sentence. If a
+        caption does not separate the location from the name, the location is empty.
 
     Raises:
-        UnreadableOutputError: the text is neither; ``raw`` on the error is the text as it came.
+        UnreadableOutputError: the text has neither claims nor the clean sentence; ``raw`` is the unchanged text.
     """
     text = _SPECIAL.sub(" ", raw).strip()
     marks = list(_MARK.finditer(text))
     if not marks:
         if _squeeze(text) == _squeeze(CLEAN):
             return ()
-        raise _unreadable("no [SEG] token and not the sentence for a clean image", raw)
+        raise _unreadable("neither a [SEG] token nor the sentence for a clean image", raw)
     starts = [_phrase_start(text, marks, index, raw) for index in range(len(marks))]
     if "<p>" in text[marks[-1].end() :]:
         raise _unreadable("a phrase without a [SEG] token", raw)
@@ -166,7 +170,7 @@ def _read_tag(body: str) -> tuple[Category, float] | None:
 
 
 def keyword_category(text: str) -> Category:
-    """The category of a caption that names none: that of the first row of ``KEYWORDS`` found in it."""
+    """Find the category of a caption without tags: that of the first row of ``KEYWORDS`` with a word in it."""
     for category, words in KEYWORDS:
         if re.search(rf"\b(?:{words})\b", text, re.IGNORECASE):
             return category
@@ -180,6 +184,6 @@ def _squeeze(text: str) -> str:
 def _unreadable(what: str, raw: str) -> UnreadableOutputError:
     shown = raw if len(raw) <= 120 else f"{raw[:120]}..."
     return UnreadableOutputError(
-        f"Expected LEGION's caption grammar, got {what} in {shown!r}: use another detector for this picture.",
+        f"LEGION's answer {shown!r} has {what}, which its grammar does not allow: use another detector for this image.",
         raw,
     )

@@ -1,4 +1,4 @@
-"""From a folder to what it holds: our own layout, and that of the public LEGION / GLaMM checkpoints."""
+"""Load LEGION folders: refiner's own layout, and that of the public LEGION / GLaMM checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ORIGINAL_TOKENS = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>
 
 
 class LegionFolder(NamedTuple):
-    """What a folder holds."""
+    """The content of a folder."""
 
     model: LegionModel
     tokenizer: PreTrainedTokenizerBase
@@ -38,7 +38,11 @@ class LegionFolder(NamedTuple):
 
 
 def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
-    """Read either layout; ``dtype`` None keeps the checkpoint's.
+    """Load a folder of either layout.
+
+    Args:
+        folder: an existing folder.
+        dtype: None keeps the checkpoint's dtype.
 
     Raises:
         WeightsError: the folder is of another kind, incomplete or damaged.
@@ -51,7 +55,7 @@ def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
             return _load_original(folder, config, dtype)
     raise WeightsError(
         f"Expected a LEGION detector in {str(folder)!r}, got a model of type {config.get('model_type')!r}: "
-        "name a folder with LEGION weights."
+        "choose a folder with LEGION weights."
     )
 
 
@@ -64,7 +68,7 @@ def _load_ours(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
         sam_processor = SamImageProcessor.from_pretrained(folder / "sam")
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"Expected a whole LEGION folder in {str(folder)!r}, got {error}: build it again."
+            f"The LEGION folder {str(folder)!r} cannot be loaded ({error}): download or build it again."
         ) from error
     check_complete(folder, info)
     return LegionFolder(model, tokenizer, clip_processor, sam_processor, identity(folder, "legion"))
@@ -79,8 +83,8 @@ def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | 
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"Expected a CLIP tower in {str(tower)!r} and a tokenizer in {str(folder)!r}, got {error}: "
-            f"put the tower's folder at {str(own_tower)!r}."
+            f"The CLIP tower {str(tower)!r} or the tokenizer in {str(folder)!r} cannot be loaded ({error}): "
+            f"save the tower in {str(own_tower)!r}."
         ) from error
     tokenizer.add_tokens(
         [AddedToken(token, lstrip=True, rstrip=True) for token in _ORIGINAL_TOKENS], special_tokens=True
@@ -121,8 +125,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             )
         except Exception as error:  # unpickling damaged bytes may raise anything
-            raise WeightsError(f"Expected whole weights in {str(path)!r}, got {error!r}: fetch it again.") from error
+            raise WeightsError(
+                f"The weight file {str(path)!r} cannot be read ({error!r}): download it again."
+            ) from error
         state |= loaded
     if not state:
-        raise WeightsError(f"Expected weights (*.safetensors or *.bin) in {str(folder)!r}, got none: fetch them again.")
+        raise WeightsError(f"{str(folder)!r} holds no weights (*.safetensors or *.bin): download the folder again.")
     return state

@@ -1,10 +1,10 @@
-"""LEGION's network (papers/legion.md section 4.1, figure 3a), built from the classes of transformers.
+"""LEGION's network (papers/legion.md section 4.1, figure 3a), built from classes of transformers.
 
 Legend for shapes: B images, L text tokens with the image's N tokens among them, S [SEG] tokens in the whole batch,
 D width of the language model, V vocabulary, C width of SAM's decoder, h x w SAM's embedding grid.
 
-One departure from the paper's text, taken from its code: the mask of a [SEG] token is asked for by the hidden state
-one place before it, the one that predicts it.
+One departure from the paper's text, taken from its code: the mask of a [SEG] token is decoded from the hidden state one
+place before it, which is the state that predicts it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from refiner.detectors.legion.layouts import MODEL_TYPE
 
 
 class LegionConfig(PreTrainedConfig):
-    """Everything that the network and its prompt depend on.
+    """Configuration of the network and its prompt.
 
     Args:
         llava: a ``LlavaConfig`` as a dict: CLIP tower, projector and language model.
-        sam: a ``SamConfig`` as a dict; its decoder's width is what [SEG] states are projected to.
-        verdict_width: hidden width of the real/fake head, 0 where a checkpoint has none.
+        sam: a ``SamConfig`` as a dict; the [SEG] states are projected to the width of its decoder.
+        verdict_width: hidden width of the real/fake head; 0 if the checkpoint has no such head.
         seg_token_id: id of ``[SEG]``.
-        prompt: text before the answer; holds ``<image>`` exactly once.
+        prompt: text before the answer; contains ``<image>`` exactly once.
         max_new_tokens: longest answer, in tokens.
-        clean_threshold: least probability, in [0, 1], at which the answer for a clean image is given.
-        examples: answers such as the model gives; decoding guesses ahead from them, which saves time and changes
-            nothing.
+        clean_threshold: minimum probability, in [0, 1], of the answer for a clean image.
+        examples: typical answers of the model, from which decoding guesses tokens. They save time and do not change
+            the results.
     """
 
     model_type = MODEL_TYPE
@@ -66,21 +66,21 @@ class LegionConfig(PreTrainedConfig):
         self.max_new_tokens = max_new_tokens
         self.clean_threshold = clean_threshold
         if not isinstance(examples, list | tuple) or not all(isinstance(text, str) for text in examples):
-            raise ValueError(f"Expected a list of texts as examples, got {examples!r:.80}: mend config.json.")
+            raise ValueError(f"Expected a list of texts as examples, got {examples!r:.80}: correct config.json.")
         self.examples = list(examples)
         super().__init__(**kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LegionOutput:
-    """What one teacher-forced pass gives."""
+    """Output of one teacher-forced pass."""
 
     logits: Tensor
     """Float (B, L, V)."""
     mask_logits: Tensor
-    """Float (S, 4h, 4w), one per [SEG] in reading order, over SAM's padded square; a pixel is flawed above 0."""
+    """Float (S, 4h, 4w), one per [SEG] in reading order, over SAM's padded square; flawed pixels are above 0."""
     verdict_logits: Tensor | None
-    """Float (B, 2), fake before real (the paper's code labels real 1), or None without a head."""
+    """Float (B, 2), fake before real (the paper's code labels real 1); None without a real/fake head."""
     vision: Tensor
     """Float (B, 1 + N, width of the tower), CLS first."""
     sam: Tensor
@@ -118,16 +118,16 @@ class LegionModel(PreTrainedModel):
         return self.llava.config
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Run the CLIP tower once: (B, 3, H, W) -> (B, 1 + N, width), the layer that LLaVA reads."""
+        """Run the CLIP tower: (B, 3, H, W) -> (B, 1 + N, width), the output of the layer that LLaVA uses."""
         output = self.llava.model.vision_tower(pixel_values, output_hidden_states=True)
         return output.hidden_states[self.llava_config.vision_feature_layer]
 
     def verdict(self, vision: Tensor) -> Tensor | None:
-        """Equation 1: (B, 1 + N, width) -> logits (B, 2), fake before real; None without a head."""
+        """Equation 1: (B, 1 + N, width) -> logits (B, 2), fake before real; None without a real/fake head."""
         return None if self.prediction_head is None else self.prediction_head(vision[:, 0])
 
     def embed(self, input_ids: Tensor, vision: Tensor) -> Tensor:
-        """Text embeddings with the projected patch tokens in the image's places: (B, L), (B, 1 + N, .) -> (B, L, D)."""
+        """Embed the text, with the projected patches at the image tokens: (B, L), (B, 1 + N, .) -> (B, L, D)."""
         embeds = self.llava.get_input_embeddings()(input_ids)
         patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.dtype)
         places = (input_ids == self.llava_config.image_token_index).unsqueeze(-1)
@@ -155,7 +155,13 @@ class LegionModel(PreTrainedModel):
         return masks[:, 0, 0]
 
     def forward(self, input_ids: Tensor, pixel_values: Tensor, sam_pixel_values: Tensor) -> LegionOutput:
-        """One teacher-forced pass over known answers: ids (B, L), padded on the right, where causality hides it."""
+        """Run one teacher-forced pass over known answers.
+
+        Args:
+            input_ids: int (B, L), padded on the right, where the causal mask hides the padding.
+            pixel_values: input of the CLIP tower, float (B, 3, H, W).
+            sam_pixel_values: input of the SAM encoder, float (B, 3, H, W).
+        """
         vision = self.encode_image(pixel_values)
         embeds = self.embed(input_ids, vision)
         hidden = self.llava.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -173,11 +179,14 @@ class LegionModel(PreTrainedModel):
     def answer(
         self, input_ids: Tensor, vision: Tensor, clean: Sequence[int] = (), known: Lookup | None = None
     ) -> Answer:
-        """Decode greedily from one prompt (L,) shared by all images and their features (B, 1 + N, width).
+        """Decode one answer for each image greedily.
 
         Args:
-            clean: tokens of the sentence for a clean image up to where it differs from all others (``CleanRule``).
-            known: answers like those to come; they save time and change nothing.
+            input_ids: the prompt, int (L,), shared by all images.
+            vision: features of the images, float (B, 1 + N, width).
+            clean: tokens of the sentence for a clean image, up to the one in which it differs from all other answers
+                (``CleanRule``).
+            known: earlier answers, from which tokens are guessed. They save time and do not change the results.
         """
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
         decoder = Decoder(self.llava, embeds, known or Lookup(), never=self.llava_config.image_token_index)

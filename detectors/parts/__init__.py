@@ -1,4 +1,4 @@
-"""Parts that are repainted as a matter of course: hands, faces, text, or whatever words name."""
+"""A detector of parts that are always regenerated: hands, faces, text, or other parts given by words."""
 
 from __future__ import annotations
 

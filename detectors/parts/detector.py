@@ -1,8 +1,8 @@
-"""Parts that are repainted as a matter of course: hands, faces, text, or whatever words name.
+"""A detector of parts that are always regenerated: hands, faces, text, or other parts given by words.
 
-This is what ADetailer and its kin do: an open-vocabulary detector says where the parts are, not what is wrong with
-them. The less sure it is of what it sees, the likelier the part is misshapen: that doubt is the severity, so that the
-loop keeps a repainted part where it has become easier to recognise.
+ADetailer and similar tools work this way. An open-vocabulary detector finds the parts, but not what is wrong with them.
+A low confidence suggests a misshapen part. So the severity is one minus the confidence, and the refinement loop keeps a
+regenerated part if it is easier to recognise.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
 DEFAULT_GROUNDER = "box"
-"""The filled box, as for most of ADetailer's models."""
+"""The filled box, as for most models of ADetailer."""
 REASONING = "This part is repainted as a matter of course: it was found, not examined."
 _TEXT = frozenset({"text", "sign", "letter", "word", "lettering", "logo", "label", "caption"})
 
 
 class PartsDetector(BaseDetector):
-    """Finds parts by their names; satisfies ``refiner.protocols.Detector``.
+    """Finds parts by their names; a ``refiner.protocols.Detector``.
 
-    Each region is one part: ``reasoning`` says that it is no flaw that was found, ``explanation`` is empty, so that
-    nothing of it enters a negative prompt. ``severity`` is one minus the locator's confidence, ``score`` is 1. The
-    category is ``text`` for parts that are read, else ``anatomy``. No verdict real or fake is given; the user's prompt
-    is not read.
+    Each region is one part. ``reasoning`` says that the part was only found and not examined. ``explanation`` is empty,
+    so that it adds nothing to a negative prompt. ``severity`` is one minus the locator's confidence, and ``score`` is
+    1. The category is ``text`` for parts with writing, else ``anatomy``. ``fake_probability`` is None. The user's
+    prompt is not used.
 
     Args:
-        locator: from words to boxes.
-        grounder: from boxes to masks.
-        parts: what to look for, such as ``("hand", "face", "text")``.
+        locator: finds boxes for words.
+        grounder: makes masks from boxes.
+        parts: names of the parts, such as ``("hand", "face", "text")``.
 
     Raises:
         ConfigError: no part is named.
@@ -86,18 +86,19 @@ def load_parts(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> PartsDetector:
-    """A ``PartsDetector`` by what stands behind ``parts:`` in its id.
+    """Load a ``PartsDetector`` by the part of its id after ``parts:``.
 
     Args:
-        rest: names of parts with commas between, then optionally ``@`` and a folder or hub id of a locator, such as
+        rest: names of parts, separated by commas, then optionally ``@`` and a folder or hub id of a locator, such as
             ``hand,face@google/owlv2-base-patch16-ensemble``.
         grounder: id for ``load_grounder``.
-        device: None takes CUDA where there is one.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        device: None selects CUDA if available, else the CPU.
+        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
     Raises:
         ConfigError: no part is named.
-        ModelNotFoundError, WeightsError: an unknown or damaged locator or grounder.
+        ModelNotFoundError: there is no such locator or grounder.
+        WeightsError: the weights of the locator or grounder are damaged or of another kind.
     """
     names, _, model = rest.partition("@")
     parts = names.split(",")

@@ -1,4 +1,4 @@
-"""Flaws read off the generator's own denoiser."""
+"""A detector that finds flaws in the features of the generator's denoiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe looks at, and what it can say."""
+"""The configuration of a probe."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ MODEL_TYPE: Final = "refiner_probe"
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Settings of a probe; saved beside its weights."""
+    """Settings of a probe; saved with its weights."""
 
     generator: str
-    """Id of the pipeline whose denoiser it was trained on."""
+    """Id of the pipeline whose denoiser the probe was trained on."""
     channels: int
-    """Of the features."""
+    """Number of channels of the features."""
     parts: tuple[str, ...]
-    """``kind: part`` of everything that may be flawed."""
+    """All parts that may be flawed, as ``kind: part``."""
     categories: tuple[str, ...]
-    """Category of a flaw of each part."""
+    """For each part, the category of its flaws."""
     colours: tuple[str, ...]
-    """Of the things that the parts belong to."""
-    timestep: int = 150  # to which the picture is noised
-    draws: int = 2  # of the noise, over which features are averaged
+    """Colours of the things that the parts belong to."""
+    timestep: int = 150  # noise level of the image
+    draws: int = 2  # noise samples; the features are averaged over them
     width: int = 96  # channels inside the probe
-    threshold: float = 0.4  # probability from which a pixel belongs to a region
+    threshold: float = 0.4  # minimum probability of a pixel in a region
     least_cells: float = 0.75  # smallest region, in latent cells

@@ -1,9 +1,9 @@
-"""Flaws read off the generator's own denoiser: a small network over its features says where a picture went wrong.
+"""A detector that finds flaws in the features of the generator's denoiser, with a small network (the probe).
 
-The picture is noised a little and shown to the denoiser with the prompt that it was painted from. What the denoiser
-would change, and the features it works with, tell where the picture is not what the prompt asks for: diffusion features
-(Tang et al. 2023, "Emergent Correspondence from Image Diffusion") under a probe of three convolutions. It costs a few
-rows of the denoiser a picture, and reads the prompt, which LEGION does not.
+A little noise is added to the image, and the denoiser runs on it with the image's prompt. The change that the denoiser
+predicts, and its features, show where the image does not fit the prompt. These are diffusion features (Tang et al.
+2023, "Emergent Correspondence from Image Diffusion"); the probe has three 3x3 convolutions. An image costs a few
+denoiser rows (images times denoiser passes). Unlike LEGION, the probe uses the prompt.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
 _SEVERITIES = ((0.008, 0.5), (0.02, 0.7), (1.0, 0.9))
-"""Up to which share of the picture a region has which severity."""
+"""(share of the image, severity): a region gets the severity of the first row whose share it does not exceed."""
 
 
 class DenoiserFeatures:
-    """What a Stable Diffusion pipeline's denoiser makes of pictures.
+    """Computes features of images with the denoiser of a Stable Diffusion pipeline.
 
     Args:
-        pipe: of diffusers' ``StableDiffusionPipeline`` or a subclass.
-        timestep: to which pictures are noised.
-        draws: of the noise; the same for every picture.
+        pipe: diffusers' ``StableDiffusionPipeline`` or a subclass.
+        timestep: noise level of the images.
+        draws: number of noise samples; they are the same for each image.
     """
 
     def __init__(self, pipe: DiffusionPipeline, timestep: int, draws: int) -> None:
@@ -55,9 +55,10 @@ class DenoiserFeatures:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], prompt: str) -> Tensor:
-        """Features of pictures of one size and one prompt: float32 (N, C, h, w), one column for each latent cell.
+        """Compute the features of images of one size and one prompt: float32 (N, C, h, w), one column per latent cell.
 
-        In order: what the denoiser would change, in signs and in size, the latents, and the outputs of its up blocks.
+        The channels are, in this order: the change that the denoiser predicts, its absolute value, the latents, and the
+        outputs of the denoiser's up blocks.
         """
         pipe: Any = self.pipe
         device, unet = pipe._execution_device, pipe.unet
@@ -89,14 +90,14 @@ class DenoiserFeatures:
         return features.unflatten(0, (len(images), self.draws)).mean(dim=1)
 
     def _denoised(self, noised: Tensor, said: Tensor, signal: Tensor) -> Tensor:
-        """The clean latents that the denoiser believes in."""
+        """Compute the clean latents that the denoiser predicts."""
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             return signal.sqrt() * noised - (1 - signal).sqrt() * said
         return (noised - (1 - signal).sqrt() * said) / signal.sqrt()
 
 
 class Probe(nn.Module):
-    """Convolutions over features (N, C, h, w); gives logits (N, 1 + parts + colours, h, w), the flaw's first."""
+    """Convolutions over features (N, C, h, w); returns logits (N, 1 + parts + colours, h, w), the flaw logit first."""
 
     mean: Tensor
     spread: Tensor
@@ -125,17 +126,17 @@ class Probe(nn.Module):
 
 
 class ProbeDetector(BaseDetector):
-    """A probe as a detector; satisfies ``refiner.protocols.Detector``.
+    """A probe as a detector; a ``refiner.protocols.Detector``.
 
-    ``bind`` lends it the pipeline that paints, so that no weight is loaded twice; without one it loads the pipeline
-    that it was trained on. A region's ``score`` is the mean probability of its pixels. Without the user's prompt it
-    says what would be wrong under an empty one.
+    ``bind`` gives it the generating pipeline, so that no weights are loaded twice. Without ``bind``, it loads the
+    pipeline that it was trained on. A region's ``score`` is the mean probability of its pixels. Without a prompt, an
+    empty prompt is used.
 
     Args:
         probe: the network.
         config: its settings.
         name: id and revision.
-        domain: "micro" for a probe that knows only the micro world and must refuse other pictures; else "".
+        domain: "micro" for a probe that knows only the micro world and must refuse other images; else "".
     """
 
     def __init__(self, probe: Probe, config: ProbeConfig, *, name: str, domain: str = "") -> None:
@@ -143,11 +144,11 @@ class ProbeDetector(BaseDetector):
         self.model, self.config = probe.eval(), config
         self._pipe: DiffusionPipeline | None = None
         self._rows = 0
-        self._turn = threading.Lock()  # tokenizers keep padding as state: two at once encode prompts wrongly
+        self._turn = threading.Lock()  # padding is a state of tokenizers: two threads would encode prompts wrongly
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ProbeDetector:
-        """Load a folder that ``save_pretrained`` wrote.
+        """Load a folder of ``save_pretrained``.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
@@ -162,12 +163,14 @@ class ProbeDetector(BaseDetector):
             probe = Probe(config)
             probe.load_state_dict(load_file(root / "model.safetensors"))
         except Exception as error:  # damaged files may raise anything
-            raise WeightsError(f"Expected a whole probe in {str(root)!r}, got {error}: train it again.") from error
+            raise WeightsError(
+                f"The probe {str(root)!r} cannot be loaded ({error}): install or train it again."
+            ) from error
         place, _ = placement(device)
         return cls(probe.to(place), config, **identity(root, "probe")._asdict())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config and weights (safetensors); ``from_pretrained`` reads them back."""
+        """Save config and weights (safetensors); ``from_pretrained`` loads them."""
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
         save_file(self.model.state_dict(), root / "model.safetensors")
@@ -176,27 +179,27 @@ class ProbeDetector(BaseDetector):
         )
 
     def to(self, device: str | torch.device) -> ProbeDetector:
-        """Move the probe; the pipeline moves by itself."""
+        """Move the probe; the pipeline is not moved."""
         self.model.to(device)
         return self
 
     def bind(self, pipe: DiffusionPipeline) -> None:
-        """Look through this pipeline's denoiser from now on.
+        """Use the denoiser of this pipeline from now on.
 
         Raises:
-            ConfigError: its denoiser has other features than the probe was trained on.
+            ConfigError: the number of its features differs from that in training.
         """
         channels = _feature_channels(pipe)
         if channels != self.config.channels:
             raise ConfigError(
-                f"Expected a denoiser with {self.config.channels} channels of features like that of "
+                f"Expected a denoiser with {self.config.channels} channels of features, such as that of "
                 f"{self.config.generator!r}, got {channels} from {type(pipe).__name__}: use a probe trained on it, or "
                 "another detector."
             )
         self._pipe = pipe
 
     def spent(self) -> Calls:
-        """Denoiser rows so far."""
+        """Denoiser rows (images times denoiser passes) so far."""
         return Calls(denoiser_rows=self._rows)
 
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
@@ -257,7 +260,7 @@ class ProbeDetector(BaseDetector):
 
 
 def _feature_channels(pipe: Any) -> int | None:
-    """Channels of the features of a pipeline's denoiser; None where they cannot be had."""
+    """Count the channels of the features of a pipeline's denoiser; None if the pipeline does not fit."""
     config = getattr(getattr(pipe, "unet", None), "config", None)
     if config is None or not hasattr(pipe.scheduler, "alphas_cumprod") or "block_out_channels" not in config:
         return None

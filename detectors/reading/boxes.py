@@ -1,4 +1,4 @@
-"""Boxes as models write them, and where they lie in the image."""
+"""Read boxes as models write them, and convert them to pixels of the image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from refiner.masks import clip_box
 from refiner.types import Box, Size
 
 Scale = Literal["unit", "thousand", "pixels"]
-"""What a coordinate counts: shares of the side, thousandths of it, or pixels of the image as the model saw it."""
+"""Unit of a coordinate: shares of the side, thousandths of the side, or pixels of the image as shown to the model."""
 Order = Literal["xyxy", "yxyx"]
 
 MAX_BOXES = 20
-"""Boxes of one region that are kept: the first ones."""
+"""Only this many boxes of a region are kept: the first ones."""
 _SLACK = 0.02
-"""How far beyond the border a coordinate may lie, as a share of the side, and still be meant to lie on it."""
+"""Distance outside the border, as a share of the side, up to which a coordinate is moved to the border."""
 _CORNERS = (
     ("x0", "y0", "x1", "y1"),
     ("x1", "y1", "x2", "y2"),
@@ -33,24 +33,24 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BoxFormat:
-    """How a family of models writes boxes: Qwen3-VL in thousandths, Qwen2.5-VL in pixels, Gemini y before x."""
+    """How a family of models writes boxes. Qwen3-VL uses thousandths, Qwen2.5-VL pixels, Gemini y before x."""
 
     scale: Scale = "thousand"
     order: Order = "xyxy"
-    """Of the four numbers of a list; boxes with named sides need none."""
+    """Order of the four numbers of a list; boxes with named sides do not need it."""
 
     def __post_init__(self) -> None:
         for name, value, kind in (("scale", self.scale, Scale), ("order", self.order, Order)):
             if value not in get_args(kind):
                 known = " or ".join(map(repr, get_args(kind)))
-                raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: name one of these.")
+                raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: choose one of these.")
 
 
 def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
-    """The boxes (x0, y0, x1, y1) that a value of an answer gives, in its own scale; empty where it gives none.
+    """Read the boxes (x0, y0, x1, y1) in a value of an answer, in the answer's scale; empty if there are none.
 
-    Reads four numbers or numerals, two points, named sides, x, y, width and height, a text with four numbers, or a
-    list of these. Corners in the wrong order are swapped. Boxes with NaN or infinity are left out.
+    The value may be four numbers or numerals, two points, named sides, x, y, width and height, a text with four
+    numbers, or a list of these. Corners in the wrong order are swapped. Boxes with NaN or infinity are omitted.
     """
     one = _box(value, form)
     if one is not None:
@@ -63,15 +63,19 @@ def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
 def place_boxes(
     answer: Sequence[Sequence[Corners]], size: Size, form: BoxFormat, shown: Size
 ) -> list[list[Box] | list[None]]:
-    """Boxes in pixels of the image for each region of an answer; a single None where a region has none that is sure.
+    """Convert the boxes of each region of an answer to pixels of the image.
 
-    The scale is the family's, unless the boxes together cannot be in it and exactly one other fits them all.
+    The scale is ``unit`` if that fits all boxes and a coordinate has decimals. Otherwise it is the family's scale,
+    unless that does not fit all boxes and exactly one other scale does.
 
     Args:
-        answer: for each region its boxes, in the answer's own scale.
+        answer: for each region its boxes, in the answer's scale.
         size: of the image.
         form: how the family writes boxes.
-        shown: size of the image as the model saw it.
+        shown: size of the image as shown to the model.
+
+    Returns:
+        For each region its boxes; a single None if the region has no reliable box.
     """
     scale = _scale([box for boxes in answer for box in boxes], form.scale, shown)
     placed: list[list[Box] | list[None]] = []
@@ -92,7 +96,7 @@ def _scale(boxes: Sequence[Corners], family: Scale, shown: Size) -> Scale:
 
 
 def _sides(scale: Scale, size: Size) -> tuple[float, float]:
-    """What the full width and height count."""
+    """Return the full width and height in units of ``scale``."""
     if scale == "pixels":
         return float(size.width), float(size.height)
     return (1.0, 1.0) if scale == "unit" else (1000.0, 1000.0)
@@ -151,7 +155,7 @@ def _ordered(box: Corners) -> Corners:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number below a thousand million, or None."""
+    """Return a finite number with an absolute value below 1e9, or None."""
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value.strip()) else None
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,7 @@
-"""JSON as language models write it: fenced, amid prose, cut short, with stray commas or Python's words.
+"""Read JSON as language models write it: in code fences, inside prose, cut off, with extra commas or Python constants.
 
-``documents`` walks a text once, from left to right. What breaks a document ends it there, and the walk goes on behind;
-so any text takes time in proportion to its length, and none raises.
+``documents`` reads a text once, from left to right. A document ends at the first error in it, and reading continues
+after it. So the time is proportional to the length of the text, and no text raises an error.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from refiner.errors import UnreadableOutputError
 
 MAX_TEXT = 1_000_000
-"""Characters that are looked at; what comes after is taken for cut off."""
+"""Characters of a text that are read; the rest is treated as cut off."""
 MAX_DEPTH = 32
-"""Brackets within brackets; deeper ones break the document."""
+"""Depth of nested brackets; deeper ones end the document."""
 
 _BRACKET = re.compile(r"[\[{]")
 _TOKEN = re.compile(
@@ -41,13 +41,13 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class LooseList(list[Any]):
-    """A list; ``cut`` where its end, or that of something in it, was missing or broken."""
+    """A list; ``cut`` is True if its end, or the end of something in it, is missing or broken."""
 
     cut = False
 
 
 class LooseDict(dict[str, Any]):
-    """An object; ``cut`` as in ``LooseList``. Of a repeated key the first value counts that is not empty."""
+    """An object; ``cut`` as in ``LooseList``. If a key is repeated, its first value that is not empty counts."""
 
     cut = False
 
@@ -58,23 +58,23 @@ class Document:
 
     value: LooseList | LooseDict
     start: int
-    """Where it begins in the text, in characters."""
+    """Index of its first character in the text."""
     end: int
-    """One past its last character."""
+    """Index after its last character."""
 
     @property
     def cut(self) -> bool:
-        """Whether its end, or that of something in it, is missing or broken."""
+        """Whether its end, or the end of something in it, is missing or broken."""
         return self.value.cut
 
 
 def spoken(text: str) -> str:
-    """The answer without the thinking before it; empty where the thinking never ended."""
+    """Remove the thinking before an answer; the result is empty if the thinking did not end."""
     return _UNFINISHED_THINKING.sub("", _THINKING.sub("", text[:MAX_TEXT]))
 
 
 def documents(text: str) -> Iterator[Document]:
-    """The outermost lists and objects of a text, in order, cut ones among them."""
+    """Find the outermost lists and objects of a text, in order, including those that are cut off."""
     place = 0
     while bracket := _BRACKET.search(text, place):
         reader = _Reader(text, bracket.start())
@@ -84,7 +84,7 @@ def documents(text: str) -> Iterator[Document]:
 
 
 def is_strict(text: str) -> bool:
-    """Whether a text is JSON by the standard: no NaN, no stray comma, nothing repaired."""
+    """Whether a text is standard JSON: no NaN, no extra comma, nothing repaired."""
     try:
         json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -93,21 +93,21 @@ def is_strict(text: str) -> bool:
 
 
 def read_document(text: str) -> LooseDict | LooseList:
-    """The one document of an answer: of several whole ones that are not empty, the last.
+    """Read the document of an answer: the last one that is complete and not empty.
 
     Raises:
-        UnreadableOutputError: there is none.
+        UnreadableOutputError: there is no such document.
     """
     whole = [document.value for document in documents(spoken(text)) if document.value and not document.cut]
     if not whole:
-        raise unreadable("no whole JSON document", text)
+        raise unreadable("no complete JSON document", text)
     return whole[-1]
 
 
 def unreadable(what: str, raw: str) -> UnreadableOutputError:
-    """The error for an answer, with the answer itself."""
+    """Make the error for an answer that cannot be read; ``what`` says what the answer contains instead."""
     shown = raw if len(raw) <= 120 else f"{raw[:120]}..."
-    return UnreadableOutputError(f"Expected an answer in JSON, got {what} in {shown!r}: ask again.", raw)
+    return UnreadableOutputError(f"The model's answer {shown!r} contains {what}: ask again.", raw)
 
 
 def _refuse(constant: str) -> Any:
@@ -115,11 +115,11 @@ def _refuse(constant: str) -> Any:
 
 
 class _BrokenError(Exception):
-    """The text goes on in a way that is no JSON, or ends."""
+    """The text continues with something that is not JSON, or ends."""
 
 
 class _Reader:
-    """Reads one document; ``place`` is where it stopped."""
+    """Reads one document; ``place`` is the index at which it stopped."""
 
     def __init__(self, text: str, place: int) -> None:
         self.text, self.place = text, place
@@ -130,7 +130,7 @@ class _Reader:
         return self._list(1) if mark == "[" else self._object(1)
 
     def _token(self) -> tuple[str, str]:
-        """The next token; raises ``_BrokenError``, without moving, where there is none."""
+        """Read the next token; raises ``_BrokenError``, without moving, if there is none."""
         match = _TOKEN.match(self.text, self.place)
         if match is None or match.lastgroup is None:
             raise _BrokenError
@@ -192,7 +192,7 @@ class _Reader:
 
 
 def _string(token: str) -> str:
-    """What a quoted token says; escapes that JSON does not know stand for the character behind the backslash."""
+    """Return the text of a quoted token; an escape unknown to JSON becomes the character after the backslash."""
     if "\\" not in token:
         return token[1:-1]
     if token[0] == "'":

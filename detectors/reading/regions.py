@@ -1,9 +1,10 @@
-"""Regions from a language model's answer: read as far as it is sure, and never "no flaws" unless it says so.
+"""Read regions from a language model's answer. The result is "no flaws" only if the answer clearly says so.
 
-An answer is a list of objects, alone or under a key such as ``regions``. Which list, where there are several: the last
-that holds a region that can be read; objects that stand one by one, and those behind a list that broke off, count as
-one list. No flaws means: an empty list under such a key, or an empty list that is the whole answer, in valid JSON, and
-nothing broken or flawed beside it. All else is ``UnreadableOutputError``, with the text as it came.
+An answer is a list of objects, by itself or under a key such as ``regions``. If there are several lists, the last one
+with a readable region counts. Separate objects, and those after a list that is cut off, count as one list.
+
+"No flaws" is an empty list under such a key, or an empty list that is the whole answer. It must be valid JSON, without
+broken JSON or regions beside it. Any other answer raises ``UnreadableOutputError``, which holds the unchanged text.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from refiner.taxonomy import Category
 from refiner.types import Box, Claim, Size
 
 MAX_REGIONS = 100
-"""Regions that are kept of one answer: the first ones."""
+"""Only this many regions of an answer are kept: the first ones."""
 MAX_NAME = 80
-"""Characters of a name or location that are kept."""
+"""Longest name or location in characters; the rest is cut off."""
 MAX_WORDS = 600
-"""Characters of an explanation or reasoning that are kept."""
+"""Longest explanation or reasoning in characters; the rest is cut off."""
 DEFAULT_CATEGORY = Category.SHAPE
-"""Category of a region whose own is missing or unknown."""
+"""Category of a region for which the answer has none, or an unknown one."""
 DEFAULT_SEVERITY = 0.6
-"""Severity of a region whose own is missing or cannot be read."""
+"""Severity of a region for which the answer has none, or one that cannot be read."""
 
 _LISTS = ("regions", "anomalies", "artifacts", "flaws", "defects", "issues", "problems", "findings", "detections")
 _WRAPPERS = ("answer", "result", "results", "response", "output", "data", "analysis", "report")
@@ -55,21 +56,22 @@ _FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 
 
 def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown: Size | None = None) -> list[Claim]:
-    """The regions that an answer names, in its order; empty only where it clearly says that there are none.
+    """Read the regions of an answer, in their order; empty only if the answer clearly says that there are none.
 
     Args:
-        text: the model's own text.
-        size: of the image, which the boxes are to fit.
+        text: the text that the model wrote.
+        size: of the image; boxes are returned in its pixels.
         boxes: how the model's family writes boxes; None: 0 to 1000, x before y.
-        shown: size of the image as the model saw it, which boxes in pixels refer to; None: ``size``.
+        shown: size of the image as shown to the model, to which boxes in pixels refer; None: ``size``.
 
     Returns:
-        A region with several boxes comes once for each; one that is repeated word for word comes once. Texts are one
-        line without control characters, of at most ``MAX_NAME`` characters (name, location) or ``MAX_WORDS``. A box is
-        None where the answer gives none that is sure, a score 1 where it gives none.
+        One claim for each region. A region with several boxes gives one claim for each box; identical claims are
+        returned once. Texts are one line without control characters, of at most ``MAX_NAME`` characters (name,
+        location) or ``MAX_WORDS`` characters. A box is None if the answer has no reliable one. A score is 1 if the
+        answer has none.
 
     Raises:
-        UnreadableOutputError: the answer can neither be read nor does it say "no flaws"; ``raw`` is the text.
+        UnreadableOutputError: the answer has no readable region and does not say "no flaws"; ``raw`` is the text.
     """
     answer = spoken(text)
     found = list(documents(answer))
@@ -89,7 +91,10 @@ def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown
 
 
 def plain_text(value: Any, longest: int) -> str:
-    """A value of an answer as one line: no control, direction, private or broken characters, cut to ``longest``."""
+    """Convert a value of an answer to one line of at most ``longest`` characters.
+
+    Control, direction, private-use and broken characters are removed.
+    """
     if isinstance(value, list):
         value = ", ".join(str(item) for item in value[:20] if isinstance(item, str | int | float))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -101,7 +106,7 @@ def plain_text(value: Any, longest: int) -> str:
 
 
 def _entries(found: Sequence[Document]) -> list[LooseDict]:
-    """The entries of the last list that has any; one-by-one objects, or those behind a broken list, join up."""
+    """Return the entries of the last list that has any. Separate objects, and those after a broken list, are joined."""
     lists: list[list[LooseDict]] = []
     open_end = False
     for document in found:
@@ -117,7 +122,7 @@ def _entries(found: Sequence[Document]) -> list[LooseDict]:
 
 
 def _listed(value: Any, depth: int = 0) -> list[Any]:
-    """The items of the list that a document is or holds."""
+    """Return the items of a list, or of the list inside an object."""
     if isinstance(value, LooseList):
         return value
     if not isinstance(value, LooseDict) or depth > 3:
@@ -130,7 +135,7 @@ def _listed(value: Any, depth: int = 0) -> list[Any]:
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether this is a whole object that names or explains something, or gives a box to it, and holds no others."""
+    """Whether this is a complete object with a name, an explanation or a box, and without a list of other objects."""
     if not isinstance(value, LooseDict) or value.cut or _holds_objects(_listed(value)):
         return False
     name, words = plain_text(_field(value, "name"), MAX_NAME), plain_text(_field(value, "explanation"), MAX_WORDS)
@@ -144,7 +149,7 @@ def _holds_objects(value: Any) -> bool:
 
 
 def _says_none(answer: str, found: Sequence[Document]) -> bool:
-    """Whether the only thing said is an empty list, in valid JSON; there are no entries."""
+    """Whether an answer without entries has only an empty list, in valid JSON."""
     if not found or any(document.cut for document in found):
         return False
     fenced = _FENCED.fullmatch(answer.strip())

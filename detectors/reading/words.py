@@ -1,4 +1,4 @@
-"""Categories and severities as models write them."""
+"""Read categories, severities and confidences as models write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEVERITY_WORDS: Mapping[str, float] = {
     "significant": 0.7, "strong": 0.7, "high": 0.8, "major": 0.8, "serious": 0.8, "large": 0.8, "obvious": 0.8,
     "severe": 0.9, "critical": 1.0, "extreme": 1.0, "catastrophic": 1.0, "worst": 1.0,
 }  # fmt: skip
-"""Words for severity, and what they stand for in [0, 1]."""
+"""Words for severity, and their values in [0, 1]."""
 
 _SYNONYMS: Mapping[Category, str] = {
     Category.ANATOMY: "anatomical body hand hands finger fingers limb limbs face facial eyes leg legs arm arms "
@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"(-?\d{1,9}(?:\.\d{1,9})?)\s*(%|(?:/|out of|of)\s*(\d{1,9}
 
 
 def read_category(text: str) -> Category | None:
-    """The category that a text names by any vocabulary of the taxonomy, else by its first known synonym."""
+    """Read a category: a name in any vocabulary of the taxonomy, else the first known synonym, else None."""
     try:
         return Category.parse(text)
     except ValueError:
@@ -53,10 +53,11 @@ def read_category(text: str) -> Category | None:
 
 
 def read_share(value: Any, default: float) -> float:
-    """A severity or confidence in [0, 1]: a number, a part such as "7/10" or "70%", or a word of ``SEVERITY_WORDS``.
+    """Read a severity or confidence in [0, 1] from a value of an answer.
 
-    A bare number above 1 is taken as a part of the smallest of 10 and 100 that holds it. Of several words the highest
-    counts. ``default`` stands for all that cannot be read.
+    The value may be a number, a share such as "7/10" or "70%", or a word of ``SEVERITY_WORDS``. A number above 1
+    without a unit is a share of 10 if it is at most 10, else of 100. If there are several words, the highest value
+    counts. The result is ``default`` if the value cannot be read.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return default

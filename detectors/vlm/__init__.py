@@ -1,4 +1,4 @@
-"""Any vision-language model as a detector."""
+"""Detectors that use any vision-language model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Any vision-language model as a detector: asked for flaws in words and boxes, asked again about each, then drawn.
+"""A detector with any vision-language model: the model lists flaws with boxes, verifies each, then masks are made.
 
-The model is a ``ChatBackend``, here or behind an endpoint; the masks come from a ``Grounder``. What is asked is
-written in ``refiner.detectors.vlm.questions``.
+The model is a ``ChatBackend``, on this machine or behind an endpoint. The masks come from a ``Grounder``. The texts of
+the requests are in ``refiner.detectors.vlm.questions``.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 DEFAULT_GROUNDER = "grabcut"
-"""Needs no weights; ``Analysis.raw`` and the detector's name say so."""
+"""Needs no weights; ``Analysis.raw`` and the detector's name say that it is used."""
 _PATCH = 28
-"""Models that count in pixels see pictures whose sides are multiples of this (Qwen2.5-VL), and at least two of it."""
+"""For models that give boxes in pixels (Qwen2.5-VL), the sides of images are multiples of this, at least two."""
 
 
 class VlmDetector:
-    """A vision-language model and a grounder; satisfies ``refiner.protocols.Detector``.
+    """A vision-language model and a grounder; a ``refiner.protocols.Detector``.
 
-    Two-step: the model lists whatever may be a flaw, then is shown its own list and judges it item by item, all in one
-    request for each picture. A region is dropped only where it is clearly denied; its ``score`` is the probability
-    that the second answer gives. Where that answer fails or cannot be read, the regions stay as they were found, and
-    ``raw`` says so. One-step: ``score`` is the confidence of the first answer.
+    Two-step: the model lists all possible flaws. Then it gets its own list, and verifies all items in one request for
+    each image. A region is dropped only if the model clearly denies it. Its ``score`` is the probability in the second
+    answer. If this answer fails or cannot be read, the regions stay as they are, and ``raw`` says so.
 
-    A region whose box is missing or not sure is kept, with mask None and the whole picture as its box. ``raw`` holds
-    the model's answers, and who drew each mask. No verdict real or fake is given.
+    One-step: ``score`` is the confidence in the first answer.
+
+    A region with a missing or unreliable box is kept, with mask None and the whole image as its box. ``raw`` holds the
+    model's answers and the source of each mask. ``fake_probability`` is None.
 
     Args:
         backend: the model.
-        grounder: turns boxes into masks; it sees each picture once, and only those with a box.
-        boxes: how the model writes boxes; None: as its name tells (``box_format``).
-        two_step: whether to verify.
-        domain: "micro" for a model that knows only the micro world and must refuse other pictures; else "".
+        grounder: makes masks from boxes; it gets each image once, and only images with boxes.
+        boxes: how the model writes boxes; None: chosen by the model's name (``box_format``).
+        two_step: whether the model verifies its list of flaws.
+        domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
     """
 
     def __init__(
@@ -71,29 +72,32 @@ class VlmDetector:
 
     @property
     def name(self) -> str:
-        """Model, steps, and the grounder, which says where it is a fallback."""
+        """Model, number of steps, and grounder; a fallback grounder is named as such."""
         return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """What is wrong with one picture.
+        """Find the flaws in one image.
 
         Args:
-            image: any size; the model is shown it scaled down to ``backend.max_side``.
-            prompt: what the picture was to show; told to the model as data.
+            image: any size; it is scaled down to ``backend.max_side`` for the model.
+            prompt: the prompt of the image; the model gets it as data.
 
         Raises:
-            OutOfDomainError: the model knows only the micro world, and this is no picture of it.
+            OutOfDomainError: the model knows only the micro world, and this is not an image of it.
             UnreadableOutputError: the answer neither names regions nor clearly says that there are none.
-            ModelError: no answer came.
-            UserError: the backend cannot be used so, for example for want of a key.
+            ModelError: there was no answer.
+            UserError: the backend cannot be used, for example because its key is missing.
         """
         return self.batch([image], None if prompt is None else [prompt])[0]
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """The same answers as one call each; the requests of all pictures go to the backend together.
+        """Analyse several images; the results are the same as with one call for each image.
+
+        The requests for all images go to the backend together.
 
         Raises:
-            RefinerError: as for one picture; the first picture's that failed. ``outcomes`` loses no other's analysis.
+            RefinerError: the error of the first image that failed, as for one image. Use ``outcomes`` to keep the
+                analyses of the other images.
         """
         analyses = []
         for outcome in self.outcomes(images, prompts):
@@ -105,7 +109,7 @@ class VlmDetector:
     def outcomes(
         self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
     ) -> list[Analysis | RefinerError]:
-        """As ``batch``, but an error takes the place of the analysis of each picture that failed.
+        """Like ``batch``, but return the error of each image that failed instead of its analysis.
 
         Raises:
             ConfigError: the numbers of images and prompts differ.
@@ -130,7 +134,7 @@ class VlmDetector:
         case.shown = self._shown(case.image)
 
     def _find(self, cases: Sequence[_Case]) -> None:
-        """Ask for all flaws of each picture."""
+        """Ask for all flaws in each image."""
         questions = [finding(case.shown, case.prompt, self.boxes, thorough=self.two_step) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
@@ -142,7 +146,7 @@ class VlmDetector:
                 case.outcome = error
 
     def _verify(self, cases: Sequence[_Case]) -> None:
-        """Ask about the regions found, drop those denied, and note the answers."""
+        """Ask the model to verify the regions, drop the denied ones, and add the answers to ``raw``."""
         questions = [verifying(case.shown, case.found, case.size, self.boxes, case.prompt) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
@@ -160,7 +164,7 @@ class VlmDetector:
             ]
 
     def _draw(self, case: _Case) -> None:
-        """Ask for the masks, and put all together."""
+        """Make the masks and the analysis."""
         boxes = [region.box for region in case.found if region.box is not None]
         segments = self.grounder.segment(case.image, boxes=boxes) if boxes else []
         if segments:
@@ -171,7 +175,7 @@ class VlmDetector:
         case.outcome = Analysis(size=case.size, regions=tuple(regions), raw=case.raw, detector=self.name)
 
     def _shown(self, image: Image.Image) -> Image.Image:
-        """The picture as the model sees it: nothing on the way may scale it further where boxes count its pixels."""
+        """Scale an image for the model. If boxes are in pixels, use a size that the model does not change again."""
         picture = fit_picture(image, self.backend.max_side)
         if self.boxes.scale != "pixels":
             return picture
@@ -189,20 +193,22 @@ def load_vlm(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> VlmDetector:
-    """A two-step ``VlmDetector`` by the names of its parts.
+    """Load a two-step ``VlmDetector`` by the ids of its model and grounder.
 
     Args:
-        model: folder or hub id with an optional ``@revision``; with ``base_url``, what the server calls the model.
-        base_url: of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs here.
+        model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model.
+        base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
+            this machine.
         grounder: id for ``load_grounder``.
-        cache: folder that keeps an endpoint's answers.
-        device: None takes CUDA where there is one; of the model here and of the grounder.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+        cache: folder that stores an endpoint's answers.
+        device: of the grounder and of a model on this machine; None selects CUDA if available, else the CPU.
+        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
     Raises:
-        ModelNotFoundError, WeightsError: an unknown or damaged model or grounder.
+        ModelNotFoundError: there is no such model or grounder.
+        WeightsError: the weights of the model or grounder are damaged or of another kind.
         MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: an address with a key in it, or a cache for a model that runs here.
+        ConfigError: the address contains a key, or a cache is given for a model on this machine.
     """
     options = {} if cache is None else {"cache": str(cache)}
     chat = load_chat(ModelId(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
@@ -216,7 +222,7 @@ def load_vlm(
 
 
 def _domain(folder: Path) -> str:
-    """The images that a model knows, by its card, whose checksums are checked; "" where it has none."""
+    """Read the domain of a model from its card, and check the checksums in it; "" without a card."""
     if (folder / "card.json").exists():
         verify(folder)
     return identity(folder, "vlm").domain
@@ -224,12 +230,12 @@ def _domain(folder: Path) -> str:
 
 @dataclass
 class _Case:
-    """What is known of one picture so far."""
+    """The state of one image during the analysis."""
 
     image: Image.Image
     prompt: str
     shown: Image.Image = field(init=False)
-    """As the model sees it."""
+    """The image as shown to the model."""
     found: list[Claim] = field(default_factory=list)
     raw: str = ""
     outcome: Analysis | RefinerError | None = None

@@ -1,6 +1,6 @@
-"""What a vision-language model is asked about flaws, in its own coordinates, and how its verdicts are read.
+"""The requests to a vision-language model about flaws, in the model's coordinates, and the reading of its verdicts.
 
-The user's prompt, and what the model said before, are put as quoted JSON: data to look at, not instructions.
+The user's prompt and earlier answers of the model are inserted as quoted JSON, so that they are data, not instructions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from refiner.taxonomy import Category
 from refiner.types import Box, Claim, Size
 
 MAX_PROMPT = 2000
-"""Characters of the user's prompt that the model is told."""
+"""Longest part of the user's prompt that the model gets, in characters."""
 UNSURE = 0.5
-"""Score of a region whose verdict contradicts itself; from here on a denial is none."""
+"""A denial with at least this probability of a flaw contradicts itself: the region is kept, with this score."""
 
 _FAMILIES: Mapping[str, BoxFormat] = MappingProxyType(
     {
@@ -32,7 +32,7 @@ _FAMILIES: Mapping[str, BoxFormat] = MappingProxyType(
         "gemini": BoxFormat(scale="thousand", order="yxyx"),
     }
 )
-"""Part of a model's name, letters and digits alone -> how it writes boxes; the first that fits counts."""
+"""Part of a model's name, only letters and digits -> how the model writes boxes; the first match counts."""
 
 _KINDS: Mapping[Category, str] = MappingProxyType(
     {
@@ -65,20 +65,23 @@ _VERDICTS: Mapping[str, Any] = MappingProxyType(
 
 
 def box_format(model: str) -> BoxFormat:
-    """How a model writes boxes, by its name or type: Qwen2.5-VL in pixels of the picture it is shown, other Qwen
-    models in thousandths, Gemini in thousandths with y before x; all others are asked for shares of the sides."""
+    """Choose how a model writes boxes, by its name or type.
+
+    Qwen2.5-VL writes them in pixels of the image that it is shown, other Qwen models in thousandths, Gemini in
+    thousandths with y before x. All other models are asked for shares of the sides.
+    """
     name = "".join(character for character in model.lower() if character.isalnum())
     return next((form for part, form in _FAMILIES.items() if part in name), BoxFormat(scale="unit"))
 
 
 def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: bool) -> ChatRequest:
-    """The question for all flaws of a picture.
+    """Make the request for all flaws in an image.
 
     Args:
-        picture: as the model will see it.
-        prompt: what the picture was to show; empty where that is not known.
-        form: the model's coordinates.
-        thorough: whether to name doubtful flaws too, because each is looked at again.
+        picture: the image as shown to the model.
+        prompt: the prompt of the image; empty if not known.
+        form: how the model writes boxes.
+        thorough: whether to ask for doubtful flaws too, because each flaw is verified afterwards.
     """
     doubt = (
         "Name doubtful ones too: each is checked afterwards."
@@ -103,14 +106,14 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
 def verifying(
     picture: Image.Image, found: Sequence[Claim], size: Size, form: BoxFormat, prompt: str = ""
 ) -> ChatRequest:
-    """The question whether each of the flaws found is there.
+    """Make the request to verify each of the flaws found.
 
     Args:
-        picture: as the model will see it.
-        found: with boxes in pixels of the image.
-        size: of the image.
-        form: the model's coordinates.
-        prompt: what the picture was to show; empty where that is not known.
+        picture: the image as shown to the model.
+        found: the flaws, with boxes in pixels of the original image.
+        size: of the original image.
+        form: how the model writes boxes.
+        prompt: the prompt of the image; empty if not known.
     """
     items = [
         {"item": number, "name": region.name, "location": region.location, "explanation": region.explanation}
@@ -131,19 +134,19 @@ def verifying(
 
 
 def _told(prompt: str) -> str:
-    """What the picture was to show, as a model is told it."""
+    """Make the part of a request with the user's prompt."""
     wanted = plain_text(prompt, MAX_PROMPT)
     return f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
 
 
 def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
-    """For each region its score in [0, 1], or None where it is clearly denied.
+    """Read the score of each region, in [0, 1], or None if the region is clearly denied.
 
-    Denied is what every verdict on it calls absent, with a probability below ``UNSURE`` or none. A region without a
-    verdict, or without a probability, keeps the score it has, or 1.
+    A region is denied if all verdicts on it are "absent", with a probability below ``UNSURE`` or without one. A region
+    without a verdict or without a probability keeps its score; if it has none, the score is 1.
 
     Raises:
-        UnreadableOutputError: there is no whole JSON document in the answer.
+        UnreadableOutputError: the answer has no complete JSON document.
     """
     document = read_document(text)
     listed = document.get("verdicts") if isinstance(document, LooseDict) else document
@@ -171,7 +174,7 @@ def _score(entry: LooseDict, sure: float) -> float | None:
 
 
 def told_box(box: Box, size: Size, form: BoxFormat, picture: Image.Image) -> list[float]:
-    """A box in pixels of the image, as the model writes it."""
+    """Convert a box in pixels of the original image to the numbers that the model writes."""
     sides = {"unit": (1.0, 1.0), "thousand": (1000.0, 1000.0), "pixels": (float(picture.width), float(picture.height))}
     width, height = sides[form.scale]
     digits = 3 if form.scale == "unit" else None
@@ -185,7 +188,7 @@ def _quoted(value: Any) -> str:
 
 
 def _box_key(form: BoxFormat) -> str:
-    """What the families call a box themselves."""
+    """Return the key that a family of models uses for boxes."""
     if form.scale == "unit":
         return "box"
     return "box_2d" if form.order == "yxyx" else "bbox_2d"
@@ -214,7 +217,10 @@ def _region_fields(form: BoxFormat) -> dict[str, Any]:
 
 
 def _list_schema(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON schema of an object with one list of objects, as strict servers want it: all required, nothing else."""
+    """Make the JSON schema of an object with one list of objects, as strict servers require it.
+
+    All fields are required, and no others are allowed.
+    """
     item = {"type": "object", "properties": dict(fields), "required": list(fields), "additionalProperties": False}
     return {
         "type": "object",

@@ -1,4 +1,4 @@
-"""Chat models behind an endpoint: a real server on loopback whose faults are scripted, every request accounted for."""
+"""Chat models behind an endpoint: a real server on loopback with scripted faults; all requests are counted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address):
-        """Clients that hang up early are part of the script."""
+        """Ignore errors of clients that disconnect early; the script includes them."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -114,7 +114,7 @@ def text_of(body):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start a server with a script, and a backend that talks to it."""
+    """Start a server with a script, and a backend that sends requests to it."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -259,7 +259,7 @@ def test_a_server_that_is_not_there_is_not_asked_for_ever(serve):
     server.server_close()
     outcomes = ask(chat, *map(str, range(30)))
     assert all(isinstance(outcome, ModelError) for outcome in outcomes)
-    assert "a connection that failed" in str(outcomes[0])
+    assert "a failed connection" in str(outcomes[0])
     assert 30 <= chat.ledger.calls <= 9 + 30, "three requests with all attempts, then one each"
 
 

@@ -1,6 +1,6 @@
-"""Between us and a real server, ``transformers serve``, a proxy that delays and spoils answers: no picture is lost.
+"""A proxy that delays and breaks the answers of a real server, ``transformers serve``: no image is lost.
 
-The model behind it is tiny and random, of Qwen3-VL's true architecture, and says one of a few answers by what it sees.
+The model is tiny and random, has Qwen3-VL's architecture, and gives one of a few answers, depending on the image.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the server
 THOUSAND = BoxFormat(scale="thousand")
 TIMEOUT = 6.0
-"""Seconds; a server that shares its cores with other tests may need some for an honest answer."""
+"""Seconds; a server that shares its cores with other tests may be slow."""
 FLAWS = [{"name": f"thing {n}", "category": "shape", "bbox_2d": [90 * n, 10, 90 * n + 200, 600]} for n in range(5)]
 SAID = [json.dumps({"regions": found, "verdicts": []}) for found in (*([flaw] for flaw in FLAWS), [])]
-"""Answers to either question of the detector."""
+"""Answers to both requests of the detector."""
 
 
 def picture(number):
@@ -50,14 +50,14 @@ IMAGES = [picture(number) for number in range(13)]
 
 @pytest.fixture(scope="module")
 def teller(tmp_path_factory):
-    """Folder of a model that says one of ``SAID``."""
+    """Folder of a model that answers with one of ``SAID``."""
     questions = [finding(picture(number), "", THOUSAND, thorough=True) for number in range(100, 112)]
     return str(save_teller(tmp_path_factory.mktemp("qwen3-vl-teller"), SAID, questions))
 
 
 @pytest.fixture(scope="module")
 def viewer(tmp_path_factory):
-    """Folder of a model that babbles."""
+    """Folder of a model that writes random text."""
     return str(save_viewer(tmp_path_factory.mktemp("viewer")))
 
 
@@ -67,7 +67,7 @@ def detector_of(backend):
 
 @pytest.fixture(scope="module")
 def direct(teller):
-    """What the model says of ``IMAGES`` without any server."""
+    """The analyses of ``IMAGES`` by the model without a server."""
     analyses = detector_of(LocalChat.from_pretrained(teller, device="cpu")).batch(IMAGES)
     names = {region.name for analysis in analyses for region in analysis.regions}
     assert len(names) >= 3, "it sees no difference"
@@ -76,7 +76,7 @@ def direct(teller):
 
 @pytest.fixture
 def behind(transformers_server, teller, monkeypatch):
-    """Start a proxy with a script for each picture's number, and a detector that talks through it."""
+    """Start a proxy with a script for the number of each image, and a detector that uses the proxy."""
     settle_environment(monkeypatch)
     opened = []
     encode = Pictures(MAX_SIDE)
@@ -94,7 +94,7 @@ def behind(transformers_server, teller, monkeypatch):
         chat = EndpointChat(teller, base_url=proxy.url, cache=cache, settings=patient)
         opened.append((proxy, chat))
         detector = detector_of(chat)
-        detector(picture(50))  # the server has loaded the model, and it is known what forms it takes
+        detector(picture(50))  # now the server has loaded the model, and the backend knows which schemas it accepts
         chat.settings = replace(patient, timeout=TIMEOUT)
         proxy.script, proxy.relayed = by_picture, 0
         return proxy, detector
@@ -106,13 +106,13 @@ def behind(transformers_server, teller, monkeypatch):
 
 
 def told(analysis):
-    """All of an analysis that a model has said."""
+    """All fields of an analysis that come from the model."""
     regions = [(r.name, r.category, r.box, r.score, None if r.mask is None else r.mask.sum()) for r in analysis.regions]
     return analysis.raw, regions, analysis.size
 
 
 def each(detector, images=IMAGES):
-    """An analysis or an error for every picture, several under way at a time."""
+    """An analysis or an error for each image; several requests run in parallel."""
 
     def look(image):
         try:
@@ -156,7 +156,7 @@ def test_a_detector_behind_a_server_is_the_detector_itself(behind, direct):
 
 
 def test_faults_that_pass_change_no_answer(behind, direct):
-    """Every picture meets a fault of its own, twice, on both of its questions."""
+    """Both requests of each image fail twice, each image with another fault."""
     faults = list(FAULTS)
 
     def script(picture, number):
@@ -174,7 +174,7 @@ def test_faults_that_pass_change_no_answer(behind, direct):
 
 @pytest.mark.parametrize("faults", [[*FAULTS][:4], [*FAULTS][4:8], [[*FAULTS][8], *ODD_ANSWERS]], ids=", ".join)
 def test_faults_that_stay_cost_their_own_picture_alone(behind, direct, faults, caplog, capfd, tmp_path):
-    """The other pictures answer as ever; these are errors that say what came. The key is in none of it."""
+    """The other images get their answers; these give errors that name the fault. No message contains the key."""
     caplog.set_level(logging.DEBUG)
     bad = {3 * number: fault for number, fault in enumerate(faults)}
     _, detector = behind(lambda picture, number: bad.get(picture), cache=tmp_path, attempts=3)
@@ -206,7 +206,7 @@ def test_a_spoiled_second_look_keeps_what_the_first_found(behind, direct):
     second = True
     for analysis, expected in zip(detector.batch(IMAGES[:4]), direct, strict=False):
         assert [region.name for region in analysis.regions] == [region.name for region in expected.regions]
-        assert ("Not verified: Expected" in analysis.raw) == bool(expected.regions)
+        assert ("Not verified: The model's answer " in analysis.raw) == bool(expected.regions)
 
 
 def test_a_server_without_quota_is_left_at_once(behind):
@@ -229,12 +229,12 @@ def test_the_command_line_goes_on(behind, direct, teller, tmp_path, capsys):
     rows = json.loads(said.out)
     assert code == 1
     assert [row["file"] for row in rows] == [files[number] for number in (0, 2, 4)]
-    assert all(f"{number}.png: Expected an answer in JSON" in said.err for number in bad)
+    assert all(f"{number}.png: The model's answer " in said.err for number in bad)
     assert KEY not in said.out + said.err
 
 
 def test_a_run_goes_on_with_what_it_has(behind, teller):
-    """A picture without an answer is recorded as such and never kept; the next one is looked at as ever."""
+    """An image without an answer is recorded as such and not kept; the next image is analysed as usual."""
     from refiner.pipelines import Parts, RefineConfig, TemplateReviser, refine
     from refiner.types import Calls
 
@@ -242,7 +242,7 @@ def test_a_run_goes_on_with_what_it_has(behind, teller):
     first, bad, last = [number for number, analysis in enumerate(alone) if analysis.regions][:3]
 
     class Painter:
-        """Paints these three pictures."""
+        """Generates these three images."""
 
         def __init__(self):
             self.pictures = iter([IMAGES[first], IMAGES[bad], IMAGES[last]])
@@ -265,5 +265,5 @@ def test_a_run_goes_on_with_what_it_has(behind, teller):
     assert told(end.analysis) == told(alone[last])
     assert failed.analysis is None
     assert not failed.accepted
-    assert "no chat completion" in failed.error
+    assert "JSON that is not a chat completion" in failed.error
     assert result.best != 1

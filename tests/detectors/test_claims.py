@@ -1,4 +1,4 @@
-"""A claim and its mask as a region: the place comes from the mask, then from the claim, then from nowhere."""
+"""A region from a claim and its mask: the place comes from the mask, else from the claim, else there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every detector keeps what ``support.conformance`` says."""
+"""All detectors pass the checks of ``support.conformance``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from refiner.types import Analysis, Region, Size
 
 
 def scripted() -> Detector:
-    """Marks the darkest pixels; a function of the picture, so that order does not matter."""
+    """Marks the darkest pixels; depends only on the image, so that the order does not matter."""
 
     def answer(image: Image.Image) -> Analysis:
         grey = np.asarray(image.convert("L"))
@@ -43,7 +43,7 @@ def parts() -> Detector:
 
 
 def vision_language() -> Detector:
-    """A tiny network of Qwen3-VL's architecture that says one of three answers by what it sees."""
+    """A tiny network of Qwen3-VL's architecture that gives one of three answers, depending on the image."""
     from support.tiny_chat_models import save_teller
 
     from refiner.detectors.vlm.questions import box_format, finding

@@ -1,4 +1,4 @@
-"""Boxes and points to masks without a model: the laws of the room, the fallbacks, and a wall of bad prompts."""
+"""Masks from boxes and points without a model: the rules for all grounders, the fallbacks, and many bad prompts."""
 
 import math
 
@@ -28,7 +28,7 @@ def picture(seed=0, width=SIZE, height=SIZE):
 
 
 def disc(seed):
-    """A scene, a disc drawn into it, and a loose box around the disc."""
+    """An image with a disc, the mask of the disc, and a loose box around it."""
     rng = np.random.default_rng(seed)
     pixels = np.array(render(sample_scene(rng, count=1)))
     radius = rng.uniform(7, 14)
@@ -116,7 +116,7 @@ def test_any_boxes_give_masks_in_their_order_or_the_one_error(boxes, kind):
     + [(), (1, 2, 3), (1, 2, 3, 4, 5), "1234", None, 7, (None,) * 4, (0, 0, 10**400, 5), (10**400,) * 4],
 )
 def test_unusable_boxes_are_refused_in_one_sentence(grounder, box):
-    with pytest.raises(BadAnswerError, match=r"Expected a box .* got .*mend it") as caught:
+    with pytest.raises(BadAnswerError, match=r"Expected a box .* got .*correct it") as caught:
         grounder.segment(picture(), boxes=[(1, 1, 9, 9), box])
     assert len(str(caught.value)) < 300
 
@@ -160,7 +160,7 @@ def test_a_batch_gives_what_single_calls_give(grounder):
 
 
 def test_ten_thousand_boxes_are_kept_as_their_windows(grounder):
-    """Masks of the whole image would take 10 GB."""
+    """Storing the masks of the whole image would take 10 GB."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 1000, (60, 2))
     boxes = [(x, y, x + 6, y + 6) for x, y in corners.tolist()] * 167
@@ -194,5 +194,5 @@ def test_unknown_ids_are_one_sentence_that_names_the_known_ones(grounder_id):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Expected a transformers folder"):
+    with pytest.raises(UserError, match=r"is not a transformers folder"):
         load_grounder(tmp_path)

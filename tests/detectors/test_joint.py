@@ -1,4 +1,4 @@
-"""Several detectors as one: each flaw once, nothing unread counts as clean, and ids that join others."""
+"""Several detectors together: each flaw once, no unreadable answer counts as clean, and joint ids."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_they_guide_a_refinement_that_can_be_made_again() -> None:
     result = pipe("a red hand with five fingers on a sky background", seed=3, max_rounds=1).results[0]
     record = json.loads(json.dumps(to_record(result, None, {})))
     assert sorted(record["settings"]["detector"]["weights"]) == ["detectors0.model", "detectors1.model"]
-    assert result.attempts[0].calls.denoiser_rows > 30  # the probe's looks are the denoiser's rows
+    assert result.attempts[0].calls.denoiser_rows > 30  # the probe's runs count as denoiser rows
     assert pipe.replay(record).image.tobytes() == result.image.tobytes()
     next(pipe.detector.detectors[1].model.parameters()).data.add_(0.1)
     with pytest.raises(ConfigError, match="another detector"):

@@ -1,4 +1,4 @@
-"""LEGION's caption grammar: what is written can be read, and nothing unreadable passes for clean."""
+"""LEGION's caption grammar: written captions can be read, and an unreadable text never counts as clean."""
 
 import re
 

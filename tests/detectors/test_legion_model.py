@@ -1,4 +1,4 @@
-"""LEGION's network and folders at toy size: the original key layout, round trips, and the off-by-one rule."""
+"""A tiny LEGION network and its folders: the original names of weights, round trips, and the shift of [SEG] states."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def sam_decoder_layout(root: str) -> dict[str, tuple[int, ...]]:
 
 
 def original_layout() -> dict[str, Tensor]:
-    """A checkpoint as the public LEGION folder names it, at toy size."""
+    """A tiny checkpoint with the names of weights of the public LEGION folder."""
     root = "model.grounding_encoder"
     shapes = llama_layout() | sam_encoder_layout(f"{root}.image_encoder")
     shapes |= sam_prompt_layout(f"{root}.prompt_encoder") | sam_decoder_layout(f"{root}.mask_decoder")
@@ -110,7 +110,7 @@ def original_layout() -> dict[str, Tensor]:
 
 
 def save_original(folder: Path, state: dict[str, Tensor]) -> None:
-    """The folder with its weights in two shards, its tokenizer, and the CLIP tower beside them."""
+    """A folder with weights in two shards, the tokenizer, and the CLIP tower."""
     folder.mkdir(parents=True)
     names = sorted(state)
     for index, part in enumerate((names[::2], names[1::2]), 1):
@@ -199,7 +199,7 @@ def test_an_original_folder_loads_whole_and_saves_as_ours(tmp_path: Path) -> Non
 
 
 def raw_answer(detector: LegionDetector) -> str:
-    """What weights that never learned to write say: unreadable, and never taken for clean."""
+    """Answers of untrained weights are unreadable, and never count as clean."""
     detector.model.config.max_new_tokens = 12
     with pytest.raises(UnreadableOutputError) as caught:
         detector(Image.new("RGB", (40, 24), (200, 30, 30)))
@@ -300,7 +300,7 @@ def test_examples_that_are_no_texts_are_refused(examples: object) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_guesses_change_nothing_but_the_number_of_passes(count: int) -> None:
-    """Right, half right, wrong and endless guesses, one answer at a time and several together."""
+    """Right, partly right, wrong and very long guesses, for one answer and for several answers together."""
     model = toy_model()
     model.config.max_new_tokens = 24
     prompt = torch.tensor([1, *[9] * 16, 5])
@@ -322,7 +322,7 @@ def test_guesses_change_nothing_but_the_number_of_passes(count: int) -> None:
 
 
 def test_greedy_decoding_by_hand_says_the_same() -> None:
-    """One token after the other through the whole network, without a cache or guesses."""
+    """Decode token by token with the whole network, without a cache or guesses."""
     model = toy_model()
     prompt = torch.tensor([1, *[9] * 16, 5])
     with torch.no_grad():
@@ -338,7 +338,7 @@ def test_greedy_decoding_by_hand_says_the_same() -> None:
 
 
 def test_the_word_for_clean_is_taken_where_it_is_likely_enough_and_only_there() -> None:
-    """Whatever word plays its part: the greedy one falls below the threshold, another one stands above it."""
+    """The rule works for any word. First the greedy word is below the threshold, then another word is above it."""
     model = toy_model()
     prompt = torch.tensor([1, *[9] * 16, 5])
     with torch.no_grad():
@@ -356,7 +356,7 @@ def test_the_word_for_clean_is_taken_where_it_is_likely_enough_and_only_there() 
         model.config.clean_threshold = 0.0
         assert model.answer(prompt, vision, [lead, other]).tokens[0, 1] == other
         model.config.clean_threshold = 0.5
-        model.llava.lm_head.weight *= 1e5  # now it is sure
+        model.llava.lm_head.weight *= 1e5  # now the model is confident
         sure = model.answer(prompt, vision)
         assert sure.chances[0, 1] > 0.5
         begun = sure.tokens[0, :2].tolist()
@@ -364,7 +364,7 @@ def test_the_word_for_clean_is_taken_where_it_is_likely_enough_and_only_there() 
 
 
 def test_masks_follow_sams_resize_and_pad() -> None:
-    """A mask that fills SAM's padded square fills the image alone, at its own resolution."""
+    """A mask that fills SAM's padded square fills exactly the image, at the image's resolution."""
     processor = SamImageProcessor(size={"longest_edge": 32}, pad_size={"height": 32, "width": 32})
     inputs = processor([Image.new("RGB", (80, 40))], return_tensors="pt")
     logits = torch.full((1, 1, 16, 16), -1.0)

@@ -1,4 +1,4 @@
-"""The bundled vision-language model through the public door: its answers, its limits, and what its tokens cover."""
+"""The bundled vision-language model through the public functions: its answers, its limits, and its tokens."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_answer_that_breaks_off_is_an_error_and_never_clean(detector, scenes)
 
 @pytest.mark.timeout(900)
 def test_behind_a_server_it_answers_as_here(detector, scenes, transformers_server, monkeypatch):
-    """Through ``transformers serve``, and a proxy that spoils every request once."""
+    """With ``transformers serve``, and a proxy that breaks each request once."""
     settle_environment(monkeypatch)
     rng = np.random.default_rng(1)
     pictures = [inject(scene, rng, 1).image for scene in scenes[:5]] + [render(scenes[5])]
@@ -109,13 +109,13 @@ def test_behind_a_server_it_answers_as_here(detector, scenes, transformers_serve
 
 
 def _told(answer):
-    """All of an analysis that the model has said."""
+    """All fields of an analysis that come from the model."""
     regions = [(r.name, r.explanation, r.category, r.severity, r.box, r.score) for r in answer.regions]
     return answer.raw, regions
 
 
 def test_questions_are_few_tokens(detector, scenes):
-    """A question that is worded anew is not the one that the model was trained on: train it again."""
+    """The model was trained on the exact text of the requests: if the text changes, train the model again."""
     tokenizer = detector.backend.processor.tokenizer
     for scene in scenes:
         question = finding(render(scene), scene.caption, detector.boxes, thorough=True)

@@ -1,4 +1,4 @@
-"""A new detector is a package with a ``FAMILY`` and one row of the registry, and nothing else."""
+"""A new detector needs only a package with a ``FAMILY`` and one row in the registry."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TWIN = Family(name="twin", load=load, recognise=recognise)
 
 @pytest.fixture(scope="module", autouse=True)
 def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """The registry with one row more."""
+    """The registry with one more row."""
     home = tmp_path_factory.mktemp("home")
     (home / "darkest_of_tests.py").write_text(SOURCE)
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as its authors publish it: without a card."""
+    """A folder as published by its authors, without a card."""
     folder = tmp_path_factory.mktemp("bare")
     (folder / "config.json").write_text(json.dumps({"model_type": "darkest"}))
     save_file({"weight": np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
@@ -69,7 +69,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def carded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose card alone tells its family."""
+    """A folder whose family is only in its card."""
     return carding(tmp_path_factory.mktemp("carded"), "darkest")
 
 

@@ -1,4 +1,4 @@
-"""Parts by their names: what a region says, ids, and a loop that repaints them."""
+"""Parts by their names: the regions, the ids, and a loop that regenerates the parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 @dataclass
 class Places:
-    """A locator that knows where everything is."""
+    """A locator with fixed answers."""
 
     found: Sequence[Located] = ()
     name: str = "places"

@@ -1,4 +1,4 @@
-"""A probe on the denoiser's features: bound to the pipeline that paints, heedful of the prompt, safe to load."""
+"""A probe on the denoiser's features: it uses the generating pipeline and the prompt, and is safe to load."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_runs_at_the_same_time_do_not_mix(probe: ProbeDetector) -> None:
 
 
 def test_it_reads_the_prompt(probe: ProbeDetector) -> None:
-    """The same pictures are more suspect under a caption that asks for something else."""
+    """The same images get higher flaw probabilities with a caption that does not describe them."""
     right = [probe(render(scene), scene.caption).fake_probability for scene in SCENES]
     others = [SCENES[number - 1].caption for number in range(len(SCENES))]
     wrong = [probe(render(scene), other).fake_probability for scene, other in zip(SCENES, others, strict=True)]
@@ -69,7 +69,7 @@ def test_it_reads_the_prompt(probe: ProbeDetector) -> None:
 
 
 def test_most_of_what_it_marks_on_flawed_pictures_is_flawed(probe: ProbeDetector) -> None:
-    """Injected flaws, which it has never been shown: far more of what it marks lies on them than by chance."""
+    """The probe was not trained on injected flaws, but marks their pixels far more often than by chance."""
     rng = np.random.default_rng(5)
     marked, hits, shares = 0, 0.0, []
     for scene in SCENES:
@@ -157,5 +157,5 @@ def test_a_damaged_folder_is_refused_in_one_sentence(probe: ProbeDetector, tmp_p
             config.write_text(config.read_text()[:40])
         case "surplus":
             config.write_text(json.dumps(values | {"command": "rm"}))
-    with pytest.raises(WeightsError, match="whole probe"):
+    with pytest.raises(WeightsError, match=r"probe .* cannot be loaded"):
         ProbeDetector.from_pretrained(tmp_path)

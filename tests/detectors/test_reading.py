@@ -1,4 +1,4 @@
-"""What is read from a language model's answer: a wall of hostile text, and the laws that hold on any."""
+"""Reading of a language model's answer: many malformed texts, and the rules that hold for all texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def only(**fields):
 
 
 def check(text, **options):
-    """The laws of any answer; gives the regions, or None where it cannot be read."""
+    """Check the rules that hold for all answers; returns the regions, or None if the answer cannot be read."""
     try:
         regions = read_regions(text, SIZE, **options)
     except UnreadableOutputError as error:
@@ -207,7 +207,7 @@ def mutate(text, chance):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_mutation_of_a_flawed_answer_is_clean_or_a_bug(seed):
-    """8 x 250 answers; each is read in part or refused."""
+    """8 x 250 answers; each is read at least in part, or refused."""
     chance = random.Random(seed)
     shapes = [GOOD, json.dumps(ENTRIES), f"```json\n{json.dumps(ENTRIES, indent=1)}\n```", repr(ENTRIES)]
     shapes.append("\n".join(json.dumps(one) for one in ENTRIES))
@@ -363,5 +363,5 @@ def test_a_box_format_is_checked():
 
 def test_a_single_document_is_read_by_the_same_rules():
     assert read_document('Sure! ```{"real": true, "why": "a, b",}``` ok [] {"cut": ') == {"real": True, "why": "a, b"}
-    with pytest.raises(UnreadableOutputError, match="no whole JSON document"):
+    with pytest.raises(UnreadableOutputError, match="no complete JSON document"):
         read_document('{"real": tr')

@@ -1,4 +1,4 @@
-"""Ids to detectors: the frozen table, other packages' families, and what is said of an id that nobody knows."""
+"""Loading detectors by ids: the fixed table, families of other packages, and the message for an unknown id."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from refiner.protocols import Detector
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package on the path that brings a family "oracle_of_tests" and tries to replace ours."""
+    """A package on the path that adds a family "oracle_of_tests" and tries to replace a built-in one."""
     (tmp_path / "plugin_for_tests.py").write_text(
         "from refiner.detectors.scripted import ScriptedDetector\n"
         "from refiner.types import Analysis, Size\n"
@@ -43,10 +43,10 @@ def test_an_unknown_id_names_the_known_ones(name: str) -> None:
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="config names none"):
+    with pytest.raises(ModelNotFoundError, match="config matches no family"):
         load_detector(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelNotFoundError, match="config names none"):
+    with pytest.raises(ModelNotFoundError, match="config matches no family"):
         load_detector(tmp_path)
     with pytest.raises(WeightsError, match="bert"):
         load_detector(f"legion:{tmp_path}")

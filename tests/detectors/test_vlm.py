@@ -1,4 +1,4 @@
-"""Vision-language models as detectors: a real server on loopback that answers by the picture it is shown."""
+"""Vision-language models as detectors, with a real server on loopback whose answers depend on the image."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def verdicts(*pairs):
 
 
 class Question:
-    """A request as the server reads it."""
+    """A request as read by the server."""
 
     def __init__(self, body):
         self.body = body
@@ -82,8 +82,10 @@ class Question:
 
 
 class Server(ThreadingHTTPServer):
-    """``script``: colour of the picture -> (answer to the first question, answer to the second); a number is a status,
-    a function is called with the question."""
+    """``script``: colour of the image -> (answer to the first request, answer to the second).
+
+    A number is an HTTP status; a function is called with the request.
+    """
 
     daemon_threads = True
 
@@ -211,9 +213,9 @@ def test_what_cannot_be_read_is_an_error_with_the_text(serve, answer):
     [
         (verdicts(("absent", 0.0), ("absent", 0.2)), []),
         (verdicts(("present", 0.3), ("present", 1)), [0.3, 1.0]),
-        (verdicts(("absent", 0.9), ("absent", 0.1)), [0.5]),  # a denial that contradicts itself is none
+        (verdicts(("absent", 0.9), ("absent", 0.1)), [0.5]),  # a denial that contradicts itself does not count
         (verdicts(("absent", None), ("unsure", None)), [0.7]),
-        (verdicts(("absent", 0.1)), [0.7]),  # nothing said of the second
+        (verdicts(("absent", 0.1)), [0.7]),  # no verdict on the second flaw
         ('{"verdicts": []}', [0.7, 0.7]),
         ("[]", [0.7, 0.7]),
         ("I cannot tell.", [0.7, 0.7]),
@@ -231,7 +233,8 @@ def test_a_region_stays_unless_it_is_clearly_denied(serve, answer, scores):
     server = serve({GREY: (regions(flaw(), flaw("the lamp")), answer)})
     analysis = at(server)(picture(GREY))
     assert [region.score for region in analysis.regions] == scores
-    said = "Not verified: Expected" in analysis.raw
+    cause = "The request to" if answer == 400 else "The model's answer"
+    said = f"Not verified: {cause}" in analysis.raw
     assert said == (answer in (400, "[]", "I cannot tell.", '{"verdicts": [{"item": 1, "verdict": "absent"'))
 
 
@@ -263,7 +266,7 @@ def test_a_batch_is_its_single_calls(serve):
 
 
 def test_every_picture_of_a_batch_is_accounted_for(serve):
-    """An error is in the place of its own picture, and stands for no other."""
+    """An error replaces only the analysis of its own image."""
     server = serve({**TWO, GREY: (400, None), WHITE: ("fine", None)})
 
     class Failing(BoxGrounder):
@@ -456,7 +459,7 @@ def test_the_command_line_tells_what_was_to_be_shown(serve, tmp_path, capsys, to
 
 
 def test_a_model_that_runs_here(tmp_path):
-    """By its family or by its folder alone; that it has nothing to say is never taken for clean."""
+    """Loaded by its family or only by its folder; an empty answer never counts as clean."""
     from support.tiny_chat_models import save_viewer
 
     folder = save_viewer(tmp_path / "model", context=8192)
