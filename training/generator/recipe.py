@@ -260,8 +260,6 @@ def measure(folder: Path, run: Run, count: int) -> dict[str, Any]:
 
 RECIPE = Recipe(
     name="generator",
-    help="the micro world's Stable Diffusion pipeline, autoencoder included",
-    budget="hours on one core",
     micro=GeneratorSettings,
     train=_train,
     folder="generator",

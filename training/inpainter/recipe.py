@@ -253,8 +253,6 @@ def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="inpainter",
-    help="the micro world's inpainter, from the generator's UNet",
-    budget="hours on one core",
     micro=InpainterSettings,
     train=_train,
     folder="inpainter",

@@ -159,8 +159,6 @@ def _measure(folder: Path, run: Run, count: int) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="instruct",
-    help="the chat model that revises prompts: a tiny Qwen2",
-    budget="about 20 minutes on one core",
     micro=InstructSettings,
     train=_train,
     folder="instruct",

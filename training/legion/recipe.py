@@ -210,8 +210,6 @@ def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) ->
 
 RECIPE = Recipe(
     name="legion",
-    help="the bundled detector: LEGION at the micro world's size",
-    budget="about an hour on one core, after hours in which the generator paints",
     micro=micro_recipe,
     train=_train,
     folder="legion",

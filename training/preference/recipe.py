@@ -231,8 +231,6 @@ def measure_folder(folder: Path, run: Run, count: int) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="preference",
-    help="the judge: a CLIP in HPS v2's format at the micro world's size",
-    budget="hours on one core, the images that the generator paints first included",
     micro=PreferenceSettings,
     train=_train,
     folder="hps",

@@ -193,8 +193,6 @@ def _train(recipe: ProbeSettings, data: DataSet | None, run: Run, out: Path) -> 
 
 RECIPE = Recipe(
     name="probe",
-    help="a detector on the generator's own denoiser features",
-    budget="minutes on one core, after hours in which the generator paints",
     micro=ProbeSettings,
     train=_train,
     folder="probe",

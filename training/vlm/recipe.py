@@ -160,8 +160,6 @@ def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> No
 
 RECIPE = Recipe(
     name="vlm",
-    help="the detector that reads prompts: Qwen3-VL at the micro world's size",
-    budget="hours on one core, the images that the generator paints first included",
     micro=VlmSettings,
     train=_train,
     folder="vlm",
