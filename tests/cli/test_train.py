@@ -79,7 +79,7 @@ def test_one_row_makes_a_recipe_that_trains_resumes_and_exports(train: Command, 
         "throwaway", "--device", "cpu", "--out", "straight", "--resume", "--config", written(tmp_path, {"steps": 8})
     )
     assert code == 2
-    assert "settings.steps is 6 there and 8 here" in err
+    assert "settings.steps is 6 in the run and 8 now" in err
     code, _, err = train("throwaway", "--data", "micro:9", "--out", "straight", "--resume")
     assert (code, "micro:9" in err) == (2, True)
 
