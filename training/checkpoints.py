@@ -54,5 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         restore_random_state(state.pop("random"))
     except Exception as error:  # unpickling damaged bytes may raise anything
-        raise WeightsError(f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it to start this stage again.") from error
+        raise WeightsError(
+            f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it to start this stage again."
+        ) from error
     return state

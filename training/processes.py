@@ -210,7 +210,7 @@ def _restorer(module: nn.Module) -> Callable[[], None]:
     content = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
 
     def restore() -> None:
-        _module_state_mapping.pop(module, None)  # else torch assumes that it is sharded, and the next stage cannot shard it
+        _module_state_mapping.pop(module, None)  # else torch thinks it is sharded, and the next stage fails
         module.__class__ = kind
         vars(module).clear()
         vars(module).update(content)

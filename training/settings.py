@@ -64,7 +64,7 @@ def changed(settings: S, document: object, where: str = "") -> S:
         where: prefix of field names in messages.
 
     Raises:
-        ConfigError: a field is unknown, or its value has the wrong type or is out of range. The message names the field.
+        ConfigError: a field is unknown, or its value has a wrong type or is out of range. The message names the field.
     """
     if not isinstance(document, Mapping):
         place = f"for {where.rstrip('.')}" if where else "as settings"

@@ -75,7 +75,7 @@ def finding_of(region: Region) -> Claim:
 
 
 def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
-    """A random image. It has no flaw with probability ``clean_share``, else one flaw on each of 1 to all of its things.
+    """A random image. It is clean with probability ``clean_share``, else it has a flaw on each of 1 to all things.
 
     Regions are ordered by thirds of the image's height, then from left to right.
     """

@@ -43,7 +43,7 @@ class Trainee(nn.Module):
         zoom = LABEL_SIDE * shape.sam_patch // SIZE
         channels = (2 + len(PART_NAMES)) * zoom**2
         self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, channels, 1), nn.PixelShuffle(zoom))
-        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # most parts are absent from most patches
+        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # parts are rare in a patch
 
     def losses(self, batch: LegionBatch, weights: LossWeights) -> dict[str, Tensor]:
         """The weighted losses of stage 1, by name."""

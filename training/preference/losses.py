@@ -69,7 +69,10 @@ def preference_loss(better: Tensor, worse: Tensor, scale: Tensor) -> Tensor:
 
 @lru_cache(maxsize=100_000)
 def _said(caption: str) -> tuple[int, ...]:
-    """The content of a caption as classes: kind, colour and attribute at each place, then the background. -1: none."""
+    """The content of a caption as classes: kind, colour and attribute at each place, then the background.
+
+    At an empty place the kind is the last class, and colour and attribute are -1. No attribute is -1.
+    """
     scene = parse_caption(caption)
     answers: list[int] = []
     things = iter(scene.things)
@@ -121,7 +124,7 @@ class Trainee(nn.Module):
         self.said_sizes = [len(KINDS) + 1, len(COLOURS), len(ATTRIBUTES)] * _PLACES + [len(BACKGROUNDS)]
         self.said_head = nn.Linear(features, sum(self.said_sizes))
         at = sum(self.things)
-        nn.init.constant_(self.patch_head.bias[at : at + len(PART_NAMES)], -4.0)  # most parts are absent from most patches
+        nn.init.constant_(self.patch_head.bias[at : at + len(PART_NAMES)], -4.0)  # parts are rare in a patch
         self._tokens = torch.empty(0)
         self.clip.visual.transformer.register_forward_hook(self._keep)
 
