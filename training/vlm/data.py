@@ -31,7 +31,7 @@ from refiner.training.world.words import FRAME, INSTEAD, WANTED
 from refiner.types import Box, Claim, Mask, Region
 
 CLEAN_SHARE = 0.3
-"""Share of images without flaws in shards of injected flaws. Of the generated images, at least a quarter have none."""
+"""Share of clean images in shards of injected flaws. Of the images from the generator, at least a quarter are clean."""
 MOST_REGIONS = 6
 """Largest number of regions in an answer; the largest regions are kept."""
 SURE, LESS_SURE = 0.9, 0.7
