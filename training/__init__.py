@@ -1,22 +1,67 @@
-"""Training: one folder for each recipe, one loop for all.
+"""Training: one folder for each recipe, and one training loop (``fit.py``) for all of them.
 
-``RECIPES`` is the table that ``refiner train`` reads; a recipe is added by one row. Nothing heavy is imported here.
+``RECIPES`` is the table that ``refiner train`` and ``refiner micro build`` read. To add a recipe, add one row. This
+module imports nothing heavy: a recipe is imported only when it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
-RECIPES: Mapping[str, str] = MappingProxyType(
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One recipe, as ``refiner train --list`` shows it."""
+
+    target: str
+    """"module:attribute" of the ``Recipe``."""
+    help: str
+    """What the recipe trains."""
+    budget: str
+    """About how long the training takes with the recipe's own settings, and on what."""
+    data: str = ""
+    """The samples it learns from; "" if it generates its own and takes no ``--data``."""
+
+
+RECIPES: Mapping[str, Row] = MappingProxyType(
     {
-        "generator": "refiner.training.generator.recipe:RECIPE",
-        "inpainter": "refiner.training.inpainter.recipe:RECIPE",
-        "preference": "refiner.training.preference.recipe:RECIPE",
-        "legion": "refiner.training.legion.recipe:RECIPE",
-        "probe": "refiner.training.probe.recipe:RECIPE",
-        "vlm": "refiner.training.vlm.recipe:RECIPE",
-        "instruct": "refiner.training.instruct.recipe:RECIPE",
+        "generator": Row(
+            target="refiner.training.generator.recipe:RECIPE",
+            help="the micro world's Stable Diffusion pipeline, autoencoder included",
+            budget="hours on one core",
+        ),
+        "inpainter": Row(
+            target="refiner.training.inpainter.recipe:RECIPE",
+            help="the micro world's inpainter, from the generator's UNet",
+            budget="hours on one core",
+        ),
+        "preference": Row(
+            target="refiner.training.preference.recipe:RECIPE",
+            help="the judge: a CLIP in HPS v2's format at the micro world's size",
+            budget="hours on one core, including the images that the generator makes first",
+        ),
+        "legion": Row(
+            target="refiner.training.legion.recipe:RECIPE",
+            help="the bundled detector: LEGION at the micro world's size",
+            budget="about an hour on one core, after hours of generating images",
+        ),
+        "probe": Row(
+            target="refiner.training.probe.recipe:RECIPE",
+            help="a detector on the generator's own denoiser features",
+            budget="minutes on one core, after hours of generating images",
+        ),
+        "vlm": Row(
+            target="refiner.training.vlm.recipe:RECIPE",
+            help="the detector that reads prompts: Qwen3-VL at the micro world's size",
+            budget="hours on one core, including the images that the generator makes first",
+        ),
+        "instruct": Row(
+            target="refiner.training.instruct.recipe:RECIPE",
+            help="the chat model that revises prompts: a tiny Qwen2",
+            budget="about 20 minutes on one core",
+        ),
     }
 )
-"""Name -> "module:attribute" of its ``Recipe``, in the order in which ``refiner micro build`` needs them."""
+"""The recipes by name, in the order in which ``refiner micro build`` needs them."""

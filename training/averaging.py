@@ -1,4 +1,4 @@
-"""The moving average of a network's weights, which is what a training exports."""
+"""Exponential moving average (EMA) of a network's weights. Training exports the average."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Exponential moving average of a module's weights, with the usual slow start: min(decay, (1+n)/(10+n))."""
+    """Exponential moving average of a module's weights. The decay at update n is min(decay, (1 + n) / (10 + n)).
+
+    Args:
+        module: the module whose weights are averaged.
+        decay: the final decay, in [0, 1].
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -19,7 +24,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the module's present weights."""
+        """Add the module's current weights to the average. Integer buffers are copied."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for name, tensor in module.state_dict().items():

@@ -1,7 +1,7 @@
-"""Every bundled weight, made again: ``refiner micro build``.
+"""Train all bundled models again: ``refiner micro build``.
 
-Each part is one run that can be stopped and resumed: its checkpoints lie in ``runs/RECIPE``, and the finished folder
-goes to ``refiner/micro/weights``.
+Each model is one run that can be stopped and resumed. Its checkpoints are in ``runs/RECIPE``. The finished model goes
+to ``refiner/micro/weights``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from refiner.training.runs import Run, open_run, stored_config
 
 
 def build(runs: Path, out: Path, console: Console | None = None) -> None:
-    """Every bundled part in the order of ``RECIPES``, from nothing or from where ``runs`` stopped.
+    """Train every bundled model in the order of ``RECIPES``. Runs that exist in ``runs`` are resumed.
 
     Args:
         runs: folder of the runs.
-        out: folder of the finished parts; later ones start from earlier ones there.
-        console: where progress is shown; None: standard output.
+        out: folder of the finished models. Later models start from earlier ones in it.
+        console: where progress is shown. None: standard output.
     """
     for name in RECIPES:
         recipe = load_recipe(name)
@@ -32,6 +32,6 @@ def build(runs: Path, out: Path, console: Console | None = None) -> None:
         config = {"recipe": name, "data": None, "dtype": None, "settings": plain(settings)}
         open_run(place, config, resume=stored_config(place) is not None)
         recipe.train(settings, None, run, out / recipe.folder)
-        finish(recipe, settings, out / recipe.folder, {})  # bundled weights do not load without a card
+        finish(recipe, settings, out / recipe.folder, {})  # the measurement loads the model, which needs a card
         if recipe.measure is not None:
             finish(recipe, settings, out / recipe.folder, recipe.measure(out / recipe.folder, run, recipe.measured))

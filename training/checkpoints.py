@@ -1,4 +1,4 @@
-"""Checkpoints: all that the next step of a training depends on, states of the random generators included."""
+"""Checkpoints: everything that the next training step depends on, with the state of the random generator."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """State of torch's CPU generator (recipes draw from it, or from generators seeded by the step)."""
+    """State of torch's CPU generator. Recipes use this generator, or generators that they seed by the step."""
     return {"torch": torch.get_rng_state()}
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set what ``random_state`` gave."""
+    """Restore the state that ``random_state`` returned."""
     torch.set_rng_state(state["torch"])
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the previous one stays whole until the new one is."""
+    """Write a checkpoint. The previous file is replaced only when the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save({**state, "random": random_state()}, partial)
@@ -40,7 +40,10 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint and restore the random generators; None where there is none.
+    """Read a checkpoint and restore the random generator.
+
+    Returns:
+        The state, or None if there is no file.
 
     Raises:
         WeightsError: the file is damaged.
@@ -51,5 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         restore_random_state(state.pop("random"))
     except Exception as error:  # unpickling damaged bytes may raise anything
-        raise WeightsError(f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it.") from error
+        raise WeightsError(
+            f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it to start this stage again."
+        ) from error
     return state

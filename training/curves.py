@@ -1,4 +1,4 @@
-"""The figures of a training's log as curves in one PNG."""
+"""Plot the values in a training log as curves in one PNG."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from PIL import Image, ImageDraw
 from refiner.files import atomic_write
 
 Curve = list[tuple[int, float]]
-"""Steps and values."""
+"""Pairs of a step and a value."""
 
 _WIDTH, _HEIGHT, _MARGIN, _COLUMNS = 360, 200, 36, 3
 _INK, _AXIS, _LINE = "#222222", "#bbbbbb", "#2166ac"
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draw each figure of each stage of ``log``, JSON lines, as a panel of ``picture``; nothing where there is none."""
+    """Draw one panel for each value of each stage.
+
+    Args:
+        log: file of JSON lines. If it is missing or empty, nothing is written.
+        picture: path of the PNG.
+    """
     panels = read_curves(log)
     if not panels:
         return
@@ -34,7 +39,7 @@ def draw_curves(log: Path, picture: Path) -> None:
 
 
 def read_curves(log: Path) -> dict[str, Curve]:
-    """The finite values of a log by "stage figure"; of a step that was run twice, the last."""
+    """Read the finite values of a log, by title (stage and name). If a step was run twice, the last value counts."""
     found: dict[str, dict[int, float]] = {}
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     for line in lines:

@@ -1,4 +1,7 @@
-"""The one training loop: AdamW, warm-up and cosine, moving average, checkpoints, resume, on one process or several."""
+"""The training loop of all recipes, on one process or several.
+
+It has AdamW, warm-up and a cosine schedule, a moving average of the weights, checkpoints and resume.
+"""
 
 from __future__ import annotations
 
@@ -27,28 +30,28 @@ _STEPS, _PARTS = 1_000_003, 7_368_787
 
 
 class Draw(NamedTuple):
-    """What a micro-batch is drawn from, and nothing else: so runs resume, and processes can share a step."""
+    """Identifies a micro-batch. The batch depends on nothing else, so runs resume and processes can share a step."""
 
     step: int
     part: int = 0
-    """Which micro-batch of the step, over all processes and accumulated gradients."""
+    """Number of the micro-batch within the step, counted over all processes and accumulated gradients."""
 
     @property
     def key(self) -> tuple[int, ...]:
-        """Words for a seed of NumPy's; the first part's are those of a step that has no other."""
+        """Integers for a NumPy seed. Part 0 has the same key as a step with only one part."""
         return (self.step, self.part) if self.part else (self.step,)
 
     def seed(self, seed: int) -> int:
-        """A seed for a generator of torch's."""
+        """A seed for a torch generator, from the seed of the run."""
         return seed * _STEPS + self.step + self.part * _PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to optimise, whatever the loss.
+    """Settings of the optimisation, independent of the loss.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value is out of its range.
     """
 
     steps: int
@@ -61,13 +64,13 @@ class FitSettings:
     clip: float = 1.0
     """Largest norm of the gradient."""
     accumulate: int = 1
-    """Micro-batches of each process in a step; the gradient is their mean."""
+    """Micro-batches of each process in a step. The gradient is their mean."""
     dtype: str = "float32"
-    """Of autocast; weights stay float32."""
+    """The autocast dtype. Weights stay float32."""
     report_every: int = 100
     save_every: int = 500
     average: bool = True
-    """Leave the moving average in the module at the end, and not the last weights."""
+    """Whether the module ends with the moving average; else it ends with the last weights."""
 
     def __post_init__(self) -> None:
         within(self, steps=(0, None), warmup=(0, None), weight_decay=(0, None), ema=(0, 1), seed=(0, None))
@@ -76,23 +79,23 @@ class FitSettings:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
         if self.dtype not in DTYPES:
-            raise ConfigError(f"Expected a dtype of {', '.join(DTYPES)}, got {self.dtype!r}: choose one of them.")
+            raise ConfigError(f"Expected dtype {' or '.join(DTYPES)}, got {self.dtype!r}: choose one of these.")
 
 
 def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
-    """How a recipe optimises: what its settings say of the loop, and ``values``."""
+    """Settings of the optimisation: the loop's fields of a recipe's settings, and ``values``."""
     return FitSettings(accumulate=own.accumulate, report_every=own.report_every, save_every=own.save_every, **values)
 
 
 class _Step(nn.Module):
-    """Module and loss as one call, which DDP and FSDP need."""
+    """Module and loss in one forward call, as DDP and FSDP need it."""
 
     def __init__(self, module: nn.Module, loss: Callable[[Any], tuple[Tensor, Mapping[str, Tensor]]]) -> None:
         super().__init__()
         self.module, self.loss = module, loss
 
     def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of a batch, and figures to log."""
+        """Returns the loss of a batch, and values to log."""
         return self.loss(batch)
 
 
@@ -105,23 +108,25 @@ def fit(
     name: str,
     parameters: Iterable[nn.Parameter] | None = None,
 ) -> Ema:
-    """Train ``module`` in place, or go on from the stage's checkpoint, and leave the moving average in it.
+    """Train ``module`` in place, or resume from the stage's checkpoint.
+
+    The module ends with the moving average of its weights, unless ``settings.average`` is False.
 
     Args:
-        module: what is optimised; it ends on the run's device.
-        draw: the batch of a micro-batch, drawn from ``Draw`` alone: then a resumed run equals a straight one. Torch's
-            generator is seeded before. Tensors in tuples, lists and mappings are moved to the device.
-        loss: from a batch to the loss (float scalar, mean over the batch) and figures to log; under autocast.
+        module: the module to train. It ends on the run's device.
+        draw: makes a micro-batch from only its ``Draw``, so that a resumed run equals an uninterrupted one. Torch's
+            generator is seeded before each call. Tensors in tuples, lists and mappings are moved to the device.
+        loss: maps a batch to the loss (float scalar, mean over the batch) and to values to log. Runs under autocast.
         settings: see ``FitSettings``.
-        run: where to write, on which device to compute; ``NAME.pt`` in its folder is the checkpoint.
-        name: of the stage.
-        parameters: what is optimised of the module; None: all.
+        run: where to write and on which device to compute. The checkpoint is ``NAME.pt`` in its folder.
+        name: name of the stage.
+        parameters: the parameters of the module to optimise. None: all.
 
     Returns:
         The moving average of the weights.
 
     Raises:
-        WeightsError: the checkpoint is damaged, or of another training.
+        WeightsError: the checkpoint is damaged, or belongs to another training.
     """
     if run.dtype is not None:
         settings = dataclasses.replace(settings, dtype=run.dtype)
@@ -135,7 +140,7 @@ def fit(
 
 
 class _Stage:
-    """One stage of a run: its state, and the way to the checkpoint and back."""
+    """One stage of a run: its state, and how it is saved to and loaded from the checkpoint."""
 
     def __init__(
         self,
@@ -163,13 +168,13 @@ class _Stage:
         self._load()
 
     def progress(self) -> AbstractContextManager[Progress | None]:
-        """Reports of the main process; None for the others."""
+        """The progress reports of the main process; None in the other processes."""
         if not self.processes.main:
             return nullcontext()
         return Progress(self.run.folder, self.name, self.start, self.settings.steps, self.run.console)
 
     def train(self, draw: Callable[[Draw], Any], progress: Progress | None) -> None:
-        """All steps that are left."""
+        """Run all remaining steps."""
         settings, means = self.settings, Means()
         factor = cosine_schedule(settings.warmup, settings.steps)
         self.module.train()
@@ -206,7 +211,7 @@ class _Stage:
         means.add({"loss": loss.detach(), **figures})
 
     def close(self) -> None:
-        """Leave whole weights in the module: the average where that is asked for."""
+        """Leave unsharded weights in the module: the average if ``settings.average``, else the last weights."""
         if self.settings.average:
             self.module.load_state_dict(self.ema.shadow)
         self.ema.shadow = whole(self.ema.shadow)
@@ -227,7 +232,7 @@ class _Stage:
         if state is None:
             return
         if not {"module", "optimiser", "ema", "step"} <= state.keys():
-            raise WeightsError(f"The checkpoint {str(self.checkpoint)!r} is not one of this training: delete it.")
+            raise WeightsError(f"The checkpoint {str(self.checkpoint)!r} belongs to another training: delete it.")
         now = self.module.state_dict()
         self.module.load_state_dict({key: placed(tensor, now[key]) for key, tensor in state["module"].items()})
         if self.processes.deepspeed:

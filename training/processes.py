@@ -1,8 +1,10 @@
 """The processes of a training: one, or several that ``accelerate launch`` started.
 
-One process runs plain torch. Several share the work in one of three ways, which the launcher's settings choose: each
-holds the whole network (DDP), each holds a part of every weight (FSDP, by torch's ``fully_shard``, on CPUs too), or
-DeepSpeed drives them.
+One process uses plain torch. Several processes share the work in one of three ways. The launcher's settings choose:
+
+* DDP: each process holds the whole network;
+* FSDP (torch's ``fully_shard``, also on CPUs): each process holds a part of every weight;
+* DeepSpeed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def launched() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process writes and prints, as one of several does."""
+    """Whether this process is the one that writes files and prints."""
     return int(os.environ.get("RANK") or 0) == 0
 
 
@@ -39,29 +41,29 @@ def _asked(name: str) -> bool:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of a run on this machine; None: CUDA or MPS where there is one, else the CPU.
+    """The torch device of a name. None: CUDA or MPS if available, else the CPU.
 
     Raises:
-        ConfigError: an unknown device, or one that this machine lacks.
+        ConfigError: the device is unknown, or this machine does not have it.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         return torch.device(next(kind for kind, there in present.items() if there))
     if name not in present:
-        raise ConfigError(f"Expected a device of {', '.join(DEVICES)}, got {name!r}: choose one of them.")
+        raise ConfigError(f"Expected device {' or '.join(DEVICES)}, got {name!r}: choose one of these.")
     if not present[name]:
         raise ConfigError(f"This machine has no {name} device that torch can use: choose another, such as cpu.")
     return torch.device(name)
 
 
 class Processes:
-    """This process among those of a run.
+    """The processes of a run, as this process sees them: its index, the number of processes, and its device.
 
     Args:
-        device: as of ``device_of``.
+        device: as for ``device_of``.
 
     Raises:
-        ConfigError: an unknown device, or one that differs from what the processes were launched for.
+        ConfigError: the device is unknown, or the processes were launched for another one.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -73,7 +75,7 @@ class Processes:
             return
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        # A stage may leave some weights without a gradient, so DDP has to look for them.
+        # A stage may leave some weights without a gradient. DDP must search for them.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
         self.index, self.count = self.accelerator.process_index, self.accelerator.num_processes
@@ -81,20 +83,22 @@ class Processes:
         self.device = torch.device("cpu") if place.type == "cpu" else place
         self.sharded = _asked("ACCELERATE_USE_FSDP") and self.count > 1
         if device is not None and self.device.type != device:
-            raise ConfigError(f"The processes were launched for {self.device.type}, not for {device}: launch them so.")
+            raise ConfigError(
+                f"The processes were launched for {self.device.type}, not for {device}: launch them for {device}."
+            )
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this process is the one that writes files and prints."""
         return self.index == 0
 
     @property
     def deepspeed(self) -> bool:
-        """Whether DeepSpeed drives the optimisation."""
+        """Whether DeepSpeed runs the optimisation."""
         return self.accelerator is not None and str(self.accelerator.distributed_type).endswith("DEEPSPEED")
 
     def gathered(self, value: T) -> list[T]:
-        """The value of each process, in order."""
+        """The values of all processes, in order. All processes must call it."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -103,7 +107,7 @@ class Processes:
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block, then the others: they read the files that it wrote."""
+        """Run the block in the main process first, then in the others, which can read the files that it wrote."""
         if not self.main:
             self.wait()
         yield
@@ -111,14 +115,14 @@ class Processes:
             self.wait()
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes call it."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
     def shard(self, module: nn.Module) -> None:
-        """Leave to each process its part of every weight, until ``unshard``.
+        """Keep only this process's part of every weight, until ``unshard``.
 
-        Layers that transformers names as not to be split are gathered one by one, all else at once.
+        Layers in a transformers model's ``_no_split_modules`` are gathered one by one, everything else at once.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -132,7 +136,7 @@ class Processes:
 
     @torch.no_grad()
     def unshard(self, module: nn.Module) -> None:
-        """Give each process the whole module again, as it was before ``shard``, with the present weights."""
+        """Undo ``shard``: each process holds the whole module again, with the current weights."""
         weights = whole({**dict(module.named_parameters()), **dict(module.named_buffers())})
         for undo in self._undo:
             undo()
@@ -142,14 +146,14 @@ class Processes:
                 tensor.data = weights[name].to(self.device)
 
     def prepare(self, step: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """What to call for a loss, and the optimiser to step."""
+        """The wrapped module that computes the loss, and the wrapped optimiser."""
         if self.accelerator is None or self.sharded:
             return step, optimiser
         return self.accelerator.prepare(step, optimiser)
 
     @contextlib.contextmanager
     def accumulating(self, step: Any, last: bool) -> Iterator[None]:
-        """Exchange gradients between processes after the last micro-batch of a step only."""
+        """Exchange gradients between processes only after the last micro-batch of a step."""
         if self.sharded:
             step.set_requires_gradient_sync(last)
             yield
@@ -160,7 +164,7 @@ class Processes:
                 yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients."""
+        """Add the gradients of a loss."""
         if self.accelerator is None or self.sharded:
             loss.backward()
         else:
@@ -174,18 +178,18 @@ class Processes:
             nn.utils.clip_grad_norm_(parameters, norm)
 
     def save_engine(self, folder: Path) -> None:
-        """Write what only DeepSpeed knows of a run; nothing elsewhere."""
+        """Write DeepSpeed's own state. Does nothing without DeepSpeed."""
         if self.deepspeed:
             self.accelerator.save_state(str(folder))
 
     def load_engine(self, folder: Path) -> None:
-        """Read what ``save_engine`` wrote."""
+        """Read what ``save_engine`` wrote. Does nothing without DeepSpeed."""
         if self.deepspeed:
             self.accelerator.load_state(str(folder))
 
 
 def whole(state: Any) -> Any:
-    """The same nested state with every sharded tensor gathered. All processes must call it."""
+    """A nested state in which every sharded tensor is gathered. All processes must call it."""
     if isinstance(state, DTensor):
         return state.full_tensor()
     if isinstance(state, Mapping):
@@ -194,19 +198,19 @@ def whole(state: Any) -> Any:
 
 
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of another, and sharded as that one is where it has the same shape."""
+    """Shard an unsharded tensor in the same way as ``like``, if that is sharded and both have the same shape."""
     if isinstance(like, DTensor) and tensor.shape == like.shape:
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor
 
 
 def _restorer(module: nn.Module) -> Callable[[], None]:
-    """Undoes what is done to a module's class, hooks, parameters and buffers from now on."""
+    """A function that resets a module's class, hooks, parameters and buffers to their state at this call."""
     kind = type(module)
     content = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
 
     def restore() -> None:
-        _module_state_mapping.pop(module, None)  # else torch takes it for sharded, and a next stage cannot shard it
+        _module_state_mapping.pop(module, None)  # else torch thinks it is sharded, and the next stage fails
         module.__class__ = kind
         vars(module).clear()
         vars(module).update(content)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: JSON lines, a progress bar or plain lines, loss curves, TensorBoard."""
+"""Progress reports of a training: JSON lines, a progress bar or plain lines, loss curves, TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from refiner.training.curves import draw_curves
 
 
 class Means:
-    """Sums of named figures between two reports. A figure that a micro-batch lacks counts as 0 there."""
+    """Sums of named values between two reports. A value that is missing in a micro-batch counts as 0."""
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Tensor]] = []
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Take in the figures of one micro-batch; none is moved from its device yet."""
+        """Add the values of one micro-batch. They stay on their device for now."""
         self.rows.append(figures)
 
     def take(self) -> tuple[dict[str, float], int]:
-        """The sums and the number of micro-batches; counting starts again."""
+        """Return the sums and the number of micro-batches, and reset both."""
         sums: dict[str, float] = {}
         for figures in self.rows:
             for name, value in figures.items():
@@ -40,21 +40,21 @@ class Means:
 
 
 def mean_of(taken: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
-    """The means over what several processes took."""
+    """The means over the results of ``Means.take`` of several processes."""
     count = max(1, sum(number for _, number in taken))
     names = dict.fromkeys(name for sums, _ in taken for name in sums)
     return {name: sum(sums.get(name, 0.0) for sums, _ in taken) / count for name in names}
 
 
 class Progress:
-    """Reports of one stage: a bar or a line for people, a line of ``log.jsonl``, ``curves.png``, TensorBoard.
+    """Progress reports of one stage: a bar or lines on the console, ``log.jsonl``, ``curves.png``, TensorBoard.
 
     Args:
-        folder: of the run; made if missing.
-        name: of the stage.
-        start: step the run starts or resumes at.
-        total: steps of the stage.
-        console: a bar where it is a terminal, plain lines elsewhere; None: standard output.
+        folder: folder of the run; made if missing.
+        name: name of the stage.
+        start: step at which the run starts or resumes.
+        total: number of steps of the stage.
+        console: shows a bar if it is a terminal, else plain lines. None: standard output.
     """
 
     def __init__(self, folder: Path, name: str, start: int, total: int, console: Console | None = None) -> None:
@@ -86,7 +86,7 @@ class Progress:
         self._bars.update(self._task, completed=step)
 
     def report(self, step: int, figures: Mapping[str, float]) -> None:
-        """Tell the mean figures since the last report, steps per second, and the time left."""
+        """Report the mean values since the last report, the steps per second, and the time left."""
         seconds = time.monotonic() - self.began
         shown = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
         self._bars.update(self._task, completed=step, figures=shown)
@@ -104,12 +104,12 @@ class Progress:
                 self._board.add_scalar(f"{self.name}/{name}", value, step)
 
     def draw(self) -> None:
-        """Draw ``curves.png`` anew from the log."""
+        """Draw ``curves.png`` again from the log."""
         draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
 
 
 def _board(folder: Path) -> Any:
-    """A TensorBoard writer; None where the package is not installed."""
+    """A TensorBoard writer; None if the package is not installed."""
     with contextlib.suppress(ImportError):
         from torch.utils.tensorboard import SummaryWriter
 

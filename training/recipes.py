@@ -1,4 +1,4 @@
-"""What a recipe is, and how one is run: ``refiner train`` and ``refiner micro build`` both come here."""
+"""What a recipe is, and how to run one, for ``refiner train`` and ``refiner micro build``."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ S = TypeVar("S", bound=LoopSettings)
 
 @dataclass(frozen=True, kw_only=True)
 class Card(Generic[S]):
-    """What ``card.json`` says of a model that a recipe made."""
+    """What ``card.json`` records about a model that a recipe trained."""
 
     name: str
-    """Of the model, with its version."""
+    """Name of the model, with its version."""
     family: str = ""
-    """Of a detector; "" for other models."""
+    """Family of a detector; "" for other models."""
     data: Callable[[S], str]
-    """What it was trained on, in words."""
+    """Describes the training data for given settings."""
     settings: Callable[[S], Mapping[str, Any]] = dataclasses.asdict
+    """The settings as the card stores them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,67 +40,70 @@ class Recipe(Generic[S]):
     """How to train one model."""
 
     name: str
-    help: str
-    """What it makes."""
-    budget: str
-    """About how long ``micro()`` takes, and on what."""
+    """Its key in ``RECIPES``."""
     micro: Callable[[], S]
-    """The settings at the micro world's size."""
+    """The recipe's own settings, at the micro world's size."""
     train: Callable[[S, DataSet | None, Run, Path], None]
-    """Train in the run's folder, or go on there, and write the model to a folder."""
-    data: str = ""
-    """What samples it learns from, in words; "" where it draws its own and takes none."""
+    """Trains in the run's folder, or resumes there, and writes the model to the given folder."""
     folder: str = ""
-    """Among the bundled weights; "" where the model is not bundled."""
+    """Its folder in the bundled weights; "" if the model is not bundled."""
     card: Card[S] | None = None
+    """None: the model gets no ``card.json``."""
     measure: Callable[[Path, Run, int], Mapping[str, Any]] | None = None
-    """Scores of the model of a folder, on so many held-out samples of each sort."""
+    """Scores of the model in a folder. The int is the number of held-out samples of each kind."""
     measured: int = 200
-    """How many of each sort the bundled model's card is about."""
+    """Number of held-out samples of each kind for the scores in the bundled model's card."""
 
 
 def load_recipe(name: str) -> Recipe[Any]:
-    """The recipe of a row of ``RECIPES``.
+    """Import the recipe of a row of ``RECIPES``.
 
     Raises:
-        ModelNotFoundError: there is none of that name.
+        ModelNotFoundError: no recipe has that name.
     """
+    module, _, attribute = _row(name).target.partition(":")
+    recipe: Recipe[Any] = getattr(importlib.import_module(module), attribute)
+    return recipe
+
+
+def _row(name: str) -> training.Row:
     rows = training.RECIPES
     if name not in rows:
         raise ModelNotFoundError(f"There is no recipe {name!r}: choose from {', '.join(rows)}.")
-    module, _, attribute = rows[name].partition(":")
-    recipe: Recipe[Any] = getattr(importlib.import_module(module), attribute)
-    return recipe
+    return rows[name]
 
 
 def run_recipe(
     name: str, folder: Path, *, data: str | None, document: object, resume: bool, run: Callable[[str | None], Run]
 ) -> Path:
-    """Train by a recipe in a folder, or go on with the run there.
+    """Train a model with a recipe, or resume a run.
 
     Args:
-        name: of a row of ``RECIPES``.
-        folder: of the run.
-        data: as of ``refiner.data.sources.open_data``; None: the recipe draws its own, or the run is resumed.
-        document: JSON of the settings that differ from ``micro()``; None: of none, or those of the resumed run.
-        resume: go on with the run of the folder.
-        run: makes the run from the dtype of a resumed one.
+        name: key of the recipe in ``RECIPES``.
+        folder: folder of the run.
+        data: id of a dataset, as for ``refiner.data.sources.open_data``. None: the recipe generates its own data, or
+            the resumed run names it.
+        document: JSON object of the settings that differ from the recipe's own. None: no setting differs, or the
+            settings of the resumed run apply.
+        resume: whether to resume the run in ``folder``.
+        run: makes the ``Run`` from the dtype of the resumed run (None: a new run).
 
     Returns:
         The folder of the finished model, ``folder/model``.
 
     Raises:
-        ConfigError: an unknown setting or a bad value, data for a recipe that takes none, or another run in the folder.
-        InputError: data that cannot be used.
+        ConfigError: a setting is unknown or has a bad value, the recipe takes no data, or ``folder`` holds another run.
+        InputError: the data cannot be used.
+        ModelNotFoundError: no recipe has that name.
     """
-    recipe = load_recipe(name)
+    row, recipe = _row(name), load_recipe(name)
     stored = (stored_config(folder) or {}) if resume else {}
     if data is None:
         data = stored.get("data")
-    if recipe.data and data is None:
-        raise ConfigError(f"The recipe {name} learns from {recipe.data}: name them with --data.")
-    if data is not None and not recipe.data:
-        raise ConfigError(f"The recipe {name} draws its own data and takes no --data: leave out {data!r}.")
+    if row.data and data is None:
+        raise ConfigError(f"The recipe {name} learns from {row.data}: name them with --data.")
+    if data is not None and not row.data:
+        raise ConfigError(f"The recipe {name} generates its own data and takes no --data: remove {data!r}.")
     settings = changed(recipe.micro(), stored.get("settings", {}) if document is None else document)
     made = run(stored.get("dtype"))
     config = {"recipe": name, "data": data, "dtype": made.dtype, "settings": plain(settings)}
@@ -108,7 +112,7 @@ def run_recipe(
         from refiner.data.sources import open_data
 
         samples = open_data(data)
-    processes = made.processes  # a device that is not there is refused before the folder is made
+    processes = made.processes  # checks the device before the folder is made
     open_run(folder, config, resume=resume)
     out = folder / "model"
     recipe.train(settings, samples, made, out)
@@ -119,7 +123,7 @@ def run_recipe(
 
 
 def finish(recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mapping[str, Any]) -> None:
-    """Write the model's card, where the recipe has one."""
+    """Write the ``card.json`` of the model in ``out``, if the recipe has a card. Scores are rounded to 4 digits."""
     if recipe.card is None:
         return
     write_card(
@@ -136,16 +140,16 @@ def finish(recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mappi
 
 
 def plain(settings: LoopSettings) -> Json:
-    """Settings as JSON has them."""
+    """Settings as plain JSON values."""
     document: Json = json.loads(json.dumps(dataclasses.asdict(settings)))
     return document
 
 
 def read_document(path: str) -> object:
-    """The JSON document of a file.
+    """Read a JSON file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

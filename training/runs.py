@@ -1,4 +1,4 @@
-"""The folder of a run, and where the run computes."""
+"""A training run: its folder, device and dtype."""
 
 from __future__ import annotations
 
@@ -22,40 +22,43 @@ class Run:
     """Where a training writes and computes.
 
     Raises:
-        ConfigError: a dtype that training cannot use.
+        ConfigError: training cannot use the dtype.
     """
 
     folder: Path
-    """``config.json``, ``log.jsonl``, ``curves.png``, checkpoints, and what the recipe draws ahead."""
+    """Holds ``config.json``, ``log.jsonl``, ``curves.png``, checkpoints, and data that the recipe generates first."""
     device: str | None = "cpu"
-    """cpu, cuda or mps; None: the best one that there is."""
+    """cpu, cuda or mps. None: the best available."""
     dtype: str | None = None
-    """Of autocast, float32 or bfloat16; None: the recipe's own."""
+    """The autocast dtype: float32 or bfloat16. None: the recipe's own."""
     console: Console | None = None
-    """Where progress is shown; None: standard output."""
+    """Where progress is shown. None: standard output."""
     weights: Path = MICRO_WEIGHTS
-    """Folder of the bundled models that a recipe starts from, each by its name."""
+    """Folder of the bundled models that a recipe starts from, one sub-folder for each."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"Expected a dtype of {', '.join(DTYPES)}, got {self.dtype!r}: choose one of them.")
+            raise ConfigError(f"Expected dtype {' or '.join(DTYPES)}, got {self.dtype!r}: choose one of these.")
 
     @functools.cached_property
     def processes(self) -> Processes:
-        """This process among those of the run."""
+        """The processes of the run."""
         return Processes(self.device)
 
     @property
     def paintings(self) -> Path:
-        """Folder beside the run's for the pictures that several recipes learn from."""
+        """Folder next to the run's folder, with the generated images that several recipes learn from."""
         return self.folder.parent / "paintings"
 
 
 def stored_config(folder: Path) -> Json | None:
-    """The ``config.json`` of a run; None where there is none.
+    """Read the ``config.json`` of a run.
+
+    Returns:
+        The config, or None if there is no such file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read, or is not a JSON object.
     """
     path = folder / "config.json"
     try:
@@ -63,30 +66,31 @@ def stored_config(folder: Path) -> Json | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"The run's {str(path)!r} cannot be read ({error}): choose another folder.") from error
+        raise InputError(f"The config {str(path)!r} cannot be read ({error}): choose another folder.") from error
     if not isinstance(document, dict):
-        raise InputError(f"The run's {str(path)!r} is not a JSON object: choose another folder.")
+        raise InputError(f"The config {str(path)!r} is not a JSON object: choose another folder.")
     return document
 
 
 def open_run(folder: Path, config: Json, *, resume: bool) -> None:
-    """Make the run's folder with its ``config.json``, or check that the run there is the same.
+    """Make the run's folder with its ``config.json``, or check that the run in it has the same config.
 
     Raises:
-        ConfigError: there is a run and ``resume`` is not set; it is set and there is none, or one of another config.
+        ConfigError: the folder holds a run and ``resume`` is not set; or ``resume`` is set and the folder holds no run,
+            or a run with another config.
         OutputError: the folder cannot be written.
     """
     if not is_main():
         return
     stored = stored_config(folder)
     if stored is None and resume:
-        raise ConfigError(f"There is no run to resume in {str(folder)!r}: leave out --resume, or name its folder.")
+        raise ConfigError(f"There is no run to resume in {str(folder)!r}: remove --resume, or name the run with --out.")
     if stored is not None and not resume:
-        raise ConfigError(f"There is a run in {str(folder)!r}: add --resume to go on with it, or choose another --out.")
+        raise ConfigError(f"{str(folder)!r} already holds a run: add --resume to continue it, or choose another --out.")
     if stored is not None and (differences := _differences(stored, config)):
         raise ConfigError(
-            f"The run in {str(folder)!r} has another config: {'; '.join(differences)}. "
-            "Resume it with its own, or choose another --out."
+            f"The run in {str(folder)!r} has another config ({'; '.join(differences)}): "
+            "resume it with the same config, or choose another --out."
         )
     check_writable(folder)
     atomic_write(folder / "config.json", dumps(config) + "\n")
@@ -99,5 +103,5 @@ def _differences(stored: Json, config: Json, where: str = "") -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict):
             rows += _differences(old, new, f"{where}{name}.")
         elif old != new:
-            rows.append(f"{where}{name} is {json.dumps(old)} there and {json.dumps(new)} here")
+            rows.append(f"{where}{name} is {json.dumps(old)} in the run and {json.dumps(new)} now")
     return rows

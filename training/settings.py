@@ -1,4 +1,4 @@
-"""Settings of a training: checked by themselves, and changed by a JSON document."""
+"""Settings of a training. They check their own values. A JSON document can change them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Bounds = tuple[float | None, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the settings of every recipe have for the loop."""
+    """Settings of the training loop, which the settings of every recipe inherit."""
 
     accumulate: int = 1
-    """Micro-batches of each process in a step; the gradient is their mean."""
+    """Micro-batches of each process in a step. The gradient is their mean."""
     report_every: int = 100
     """Steps between two lines of the log."""
     save_every: int = 500
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        """Check what most recipes have by the same name; a recipe checks the rest.
+        """Check the fields that most recipes share. A recipe checks its other fields.
 
         Raises:
-            ConfigError: a value out of its range.
+            ConfigError: a value is out of its range.
         """
         least = {"steps": 1, "batch": 1, "accumulate": 1, "report_every": 1, "save_every": 1, "seed": 0, "warmup": 0}
         present = {field.name for field in dataclasses.fields(self)}
@@ -43,10 +43,10 @@ class LoopSettings:
 
 
 def within(settings: Any, **bounds: Bounds) -> None:
-    """Check that fields lie within bounds, both included.
+    """Check that fields are within bounds. The bounds are included; None means no bound.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: a field is out of its bounds.
     """
     for name, (low, high) in bounds.items():
         value = getattr(settings, name)
@@ -56,15 +56,15 @@ def within(settings: Any, **bounds: Bounds) -> None:
 
 
 def changed(settings: S, document: object, where: str = "") -> S:
-    """Settings with the fields that a JSON document names.
+    """Copy settings and change the fields that a JSON document names.
 
     Args:
-        settings: a frozen dataclass, which may hold others.
-        document: an object of field names and values; parts of settings are objects in it.
-        where: name of the part that is read, for messages.
+        settings: a frozen dataclass. Its fields may be dataclasses too.
+        document: a JSON object of field names and values. A field that is a dataclass is an object in it.
+        where: prefix of field names in messages.
 
     Raises:
-        ConfigError: an unknown field, a value of another type, or one out of its range; the message names the field.
+        ConfigError: a field is unknown, or its value has a wrong type or is out of range. The message names the field.
     """
     if not isinstance(document, Mapping):
         place = f"for {where.rstrip('.')}" if where else "as settings"
@@ -85,7 +85,7 @@ def changed(settings: S, document: object, where: str = "") -> S:
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"The settings cannot be used together: {error}.") from error
+        raise ConfigError(f"The settings cannot be used together ({error}): change them.") from error
 
 
 def _read(value: object, kind: Any, name: str) -> Any:
@@ -93,11 +93,11 @@ def _read(value: object, kind: Any, name: str) -> Any:
         inner, *_ = typing.get_args(kind)
         if isinstance(value, list):
             return tuple(_read(each, inner, name) for each in value)
-        raise ConfigError(f"Expected a list for {name}, got {value!r}: write it in brackets.")
+        raise ConfigError(f"Expected a list for {name}, got {value!r}: write it in square brackets.")
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not right or (isinstance(value, float) and not math.isfinite(value)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise ConfigError(f"Expected {words.get(kind, kind.__name__)} for {name}, got {value!r}: change it.")
     return value

@@ -1,4 +1,4 @@
-"""``refiner micro``: the bundled models and their world."""
+"""``refiner micro``: the bundled models and the micro world (small drawn images with exact ground truth)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from refiner.images import save_png
 def add_micro(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands ``render``, ``build`` and ``bench``."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    render = commands.add_parser("render", help="draw a contact sheet of the world's scenes and flaws")
-    render.add_argument("--seed", type=int, default=0, help="(0)")
-    render.add_argument("--out", metavar="DIR", default="out", help="where micro.png goes (out)")
+    render = commands.add_parser("render", help="draw a contact sheet of scenes and flaws of the micro world")
+    render.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    render.add_argument("--out", metavar="DIR", default="out", help="folder for micro.png (out)")
     render.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     render.set_defaults(run=_render)
     build = commands.add_parser("build", help="train the bundled models again (hours)")
-    build.add_argument("--runs", metavar="DIR", default="runs", help="where checkpoints go, to resume from (runs)")
-    build.add_argument("--out", metavar="DIR", help="where the weights go (the package's own folder)")
+    build.add_argument("--runs", metavar="DIR", default="runs", help="folder for checkpoints, to resume from (runs)")
+    build.add_argument("--out", metavar="DIR", help="folder for the weights (the package's own folder)")
     build.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     build.set_defaults(run=_build)
-    bench = commands.add_parser("bench", help="measure what refinement gains, against controls at equal cost")
+    bench = commands.add_parser("bench", help="measure what refinement improves, compared with controls of equal cost")
     bench.add_argument("--prompts", type=_count, default=100, help="held-out prompts (100)")
     bench.add_argument("--seeds", type=_count, default=3, help="seeds of each prompt (3)")
-    bench.add_argument("--detector", help="whose flaws are mended (the bundled pipeline's own)")
-    bench.add_argument("--reviser", help="who revises prompts: template, or chat:MODEL[@URL] (template)")
-    bench.add_argument("--out", metavar="DIR", default="runs/bench", help="records, to resume from (runs/bench)")
+    bench.add_argument("--detector", help="detector that finds the flaws to fix (the bundled pipeline's own)")
+    bench.add_argument("--reviser", help="model that revises prompts: template, or chat:MODEL[@URL] (template)")
+    bench.add_argument(
+        "--out", metavar="DIR", default="runs/bench", help="folder for records, to resume from (runs/bench)"
+    )
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
 
@@ -106,5 +108,5 @@ def _show_bench(report: Json, terminal: Terminal) -> None:
 def _change(row: Json) -> str:
     low, high = row["ci95"]
     if row["change"] is None or low is None:
-        return "no flaw to compare with"
+        return "the control has no flaws to compare with"
     return f"{row['change']:+.1%} oracle flaws (95 % interval {low:+.1%} to {high:+.1%})"

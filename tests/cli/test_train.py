@@ -1,4 +1,4 @@
-"""``refiner train``: its table, hostile configs, a run that is refused, resumed and exported."""
+"""``refiner train``: the list of recipes, bad configs, and runs that are refused, resumed and exported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """``refiner train`` in an empty folder, with one more row in the table; exit code, stdout and stderr."""
+    """Run ``refiner train`` in an empty folder, with one more recipe in the table: exit code, stdout and stderr."""
     monkeypatch.setattr("refiner.training.RECIPES", {**RECIPES, **ROW})
     monkeypatch.chdir(tmp_path)
 
@@ -66,7 +66,7 @@ def test_one_row_makes_a_recipe_that_trains_resumes_and_exports(train: Command, 
     assert [row["step"] for row in rows if row["stage"] == "more"] == [1, 2]
     with Image.open(run / "curves.png") as picture:
         assert min(picture.size) >= 100
-    assert "toy 6/6" in err, "plain lines where there is no terminal"
+    assert "toy 6/6" in err, "expected plain lines without a terminal"
 
     code, _, err = train(*common, "--out", "straight")
     assert (code, "--resume" in err) == (2, True)
@@ -79,7 +79,7 @@ def test_one_row_makes_a_recipe_that_trains_resumes_and_exports(train: Command, 
         "throwaway", "--device", "cpu", "--out", "straight", "--resume", "--config", written(tmp_path, {"steps": 8})
     )
     assert code == 2
-    assert "settings.steps is 6 there and 8 here" in err
+    assert "settings.steps is 6 in the run and 8 now" in err
     code, _, err = train("throwaway", "--data", "micro:9", "--out", "straight", "--resume")
     assert (code, "micro:9" in err) == (2, True)
 

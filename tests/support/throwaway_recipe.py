@@ -1,4 +1,4 @@
-"""A recipe that nothing but tests know: whether an image of a data set is flawed, by a tiny network, in two stages."""
+"""A recipe for tests only: a tiny network learns in two stages whether an image of a dataset is flawed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.data.samples import DataSet
+from refiner.training import Row
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.recipes import Recipe
 from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
 
-ROW = {"throwaway": "support.throwaway_recipe:RECIPE"}
+ROW = {
+    "throwaway": Row(
+        target="support.throwaway_recipe:RECIPE", help="a toy", budget="a second", data="images known flawed or clean"
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,4 @@ def train(settings: Settings, data: DataSet | None, run: Run, out: Path) -> None
         save_file({name: tensor.cpu() for name, tensor in network.state_dict().items()}, out / "model.safetensors")
 
 
-RECIPE = Recipe(
-    name="throwaway", help="a toy", budget="a second", micro=Settings, train=train, data="images known flawed or clean"
-)
+RECIPE = Recipe(name="throwaway", micro=Settings, train=train)

@@ -1,4 +1,4 @@
-"""``refiner`` with the throwaway recipe in its table, for processes that a test launches."""
+"""The ``refiner`` command with the throwaway recipe in its table, for processes that a test launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: settings that check themselves, micro-batches, several processes, devices and dtypes, what a run writes."""
+"""The training loop: checked settings, micro-batches, several processes, devices and dtypes, the files of a run."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
 
 
 def launch(folder: Path, processes: int, environment: dict[str, str]) -> None:
-    """``refiner train throwaway`` in processes that talk over the loopback, as ``accelerate launch`` starts them."""
+    """Run ``refiner train throwaway`` in several processes, as ``accelerate launch`` starts them, over the loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -194,7 +194,7 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=10 * tolerance, atol=tolerance)
-    if environment:  # the checkpoint of shares of weights is whole, and read by one process or several
+    if environment:  # the checkpoint of a sharded run is unsharded: one process or several can read it
         (tmp_path / "two" / "model" / "model.safetensors").unlink()
         launch(tmp_path / "two", 2, environment)
         again = load_file(tmp_path / "two" / "model" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Recipes of the micro world: resume equals straight run, one token a word, batches that their seed decides."""
+"""The generator's recipe: a resumed run equals an uninterrupted one, one token for each word, seeded batches."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def tokenizer(captions):
 
 
 def _fit(steps_at_a_time: list[int], folder: Path) -> dict[str, torch.Tensor]:
-    """Train a small net on a batch that the step's number names, in one go or in several."""
+    """Train a small network on batches that depend only on the step, without interruption or in several runs."""
     for steps in steps_at_a_time:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))

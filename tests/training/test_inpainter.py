@@ -1,4 +1,4 @@
-"""Training the inpainter: holes as the loop has them, a UNet that starts as the generator's, and runs that resume."""
+"""The inpainter's recipe: holes like those of the loop, a UNet that starts as the generator's, runs that resume."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_pool_shows_no_pixel_of_a_hole(pipe: StableDiffusionPipeline, tmp_pa
 
 @torch.inference_mode()
 def test_the_loss_outside_of_the_hole_counts_by_its_weight(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
-    """Of a picture that is all hole the weight is no matter; else it moves the loss between the two parts'."""
+    """If the hole is the whole image, the weight has no effect. Else the loss is between the losses of both parts."""
     recipe = InpainterSettings(batch=4, pool=50)
     pool, unet = draw_pool(pipe, recipe, tmp_path / "holes.safetensors"), widened(pipe.unet)
     rows = slice(0, recipe.batch)

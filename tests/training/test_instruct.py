@@ -1,4 +1,4 @@
-"""The instruct recipe at toy size: what is asked and answered, what is learnt, what is exported."""
+"""The instruct recipe at toy size: questions and answers, training, export."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_training_asks_what_the_backend_asks(tokenizer, exchanges):
 
 
 def test_a_right_answer_is_painted(exchanges):
-    """``ChatReviser`` has no objection to what is taught, and takes all of it."""
+    """``ChatReviser`` accepts the answers that are taught, and uses them completely."""
 
     class Pupil:
         name, max_side, ledger = "pupil", 1, Ledger()

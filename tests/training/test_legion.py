@@ -1,4 +1,4 @@
-"""LEGION's recipe at toy size: losses with known answers, batches that depend on their seed, resume, the two stages."""
+"""LEGION's recipe at toy size: losses with known values, batches that depend on their seed, resume, the stages."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_what_is_said_of_a_picture_moves_with_it() -> None:
 
 
 def inner(pixels: np.ndarray, edge: int = LEEWAY) -> np.ndarray:
-    """What is not near the edge of a picture or mask."""
+    """Cut off the edges of an image or mask."""
     return pixels[edge:-edge, edge:-edge]
 
 

@@ -1,4 +1,4 @@
-"""The micro judge's recipe: near misses, labels, losses, repeatable training, and what its figures count."""
+"""The micro judge's recipe: near misses, labels, losses, repeatable training, and the meaning of its scores."""
 
 from __future__ import annotations
 

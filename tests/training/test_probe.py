@@ -1,4 +1,4 @@
-"""Training a probe: labels that lie where the flaws lie, and runs that resume."""
+"""The probe's recipe: labels at the places of the flaws, and runs that resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDE = 24
 
 
 def shard(count: int, seed: int) -> Shard:
-    """Pictures of noise in which a bright channel tells what is flawed."""
+    """Features of ``count`` images: noise, with higher values in channel 0 at flaws."""
     rng = np.random.default_rng(seed)
     flaws = (rng.random((count, SIDE, SIDE)) < 0.1).astype(np.float32)
     features = rng.normal(size=(count, 6, SIDE, SIDE)).astype(np.float16)
@@ -60,7 +60,7 @@ def test_a_resumed_run_is_a_straight_one(
 
 
 def painting(seed: int) -> Painting:
-    """A flawless picture, one with a flaw, and the flawless one again."""
+    """An image without flaws, one with a flaw, and the first one again."""
     rng = np.random.default_rng(seed)
     while not (flawed := inject(sample_scene(rng), rng, 1, ["missing_finger", "third_eye"])).regions:
         pass

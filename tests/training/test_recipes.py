@@ -1,4 +1,4 @@
-"""The table of recipes is light, recipes stand alone, and their models are measured in one way."""
+"""The table of recipes imports nothing heavy, recipes do not import each other, one command measures their models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from refiner.training.recipes import load_recipe
 
 def test_every_bundled_model_has_a_recipe_a_card_of_it_and_a_measure() -> None:
     recipes = [load_recipe(name) for name in RECIPES]
+    assert [recipe.name for recipe in recipes] == list(RECIPES)
     assert {recipe.folder for recipe in recipes} == {path.parent.name for path in MICRO_WEIGHTS.glob("*/card.json")}
     for recipe in recipes:
         card = read_card(MICRO_WEIGHTS / recipe.folder)
@@ -34,9 +35,28 @@ def test_the_table_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("arguments", [["--list"], ["--list", "--json"], ["--help"]])
+def test_the_recipes_are_listed_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from refiner.cli import main\n"
+        "try:\n"
+        "    code = main(['train', *sys.argv[1:]])\n"
+        "except SystemExit as stopped:\n"
+        "    code = stopped.code\n"
+        "heavy = {'torch', 'transformers', 'diffusers', 'accelerate'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if "--json" in arguments:
+        assert [row["name"] for row in json.loads(done.stdout)] == list(RECIPES)
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_no_recipe_imports_the_folder_of_another(name: str) -> None:
-    others = tuple(f"{row.rpartition('.')[0]}." for other, row in RECIPES.items() if other != name)
+    others = tuple(f"{row.target.rpartition('.')[0]}." for other, row in RECIPES.items() if other != name)
     for path in (Path(training.__file__).parent / name).glob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""No recipe learns anything else than before: short runs give the stored losses, step by step."""
+"""Recipes learn the same as before: short runs give the stored losses in every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_short_run_is_stored() -> None:
 
 @pytest.mark.parametrize("name", list(SHORT))
 def test_a_short_run_gives_the_stored_losses(name: str, tmp_path: Path) -> None:
-    """Weights are equal bit by bit on the machine that wrote the file; another may round otherwise."""
+    """The digests of weights are not compared: they are equal only on the machine that wrote the file."""
     got, stored = follow(name, Run(folder=tmp_path / name)), STORED_RUNS[name]
     assert [(row["stage"], row["step"]) for row in got["log"]] == [(row["stage"], row["step"]) for row in stored["log"]]
     for row, wanted in zip(got["log"], stored["log"], strict=True):

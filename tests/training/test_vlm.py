@@ -1,4 +1,4 @@
-"""The vision-language recipe at toy size: words and tokens, true questions and answers, resume, what is exported."""
+"""The vision-language recipe at toy size: tokens, correct questions and answers, resume, export."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_caption_that_asks_for_something_else_is_a_flaw_of_the_thing():
             assert inspect(picture, item.caption).count == 0
             seen += inspect(picture, changed.caption).count > 0
     assert changes > 50
-    assert seen >= 7, "the referee overlooks the mood of a small mouth, and nothing else"
+    assert seen >= 7, "the referee misses only the mood of a small mouth"
 
 
 def test_false_claims_are_of_what_is_right(items):

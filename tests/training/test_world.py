@@ -1,4 +1,4 @@
-"""Flaws as the generator makes them: paintings, the referee's notes on them, and the words for these."""
+"""The generator's own flaws: paintings, the referee's annotations, and their regions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The micro world's autoencoder: diffusers' ``AutoencoderKL``, four times smaller latents in four channels.
+"""The micro world's autoencoder: diffusers' ``AutoencoderKL``. Latents have four channels and a quarter of the side.
 
-Loss: L1 on pixels and on their horizontal and vertical differences, pixels near edges counting more (the small parts
-are made of edges), plus a light KL term. The decoder sees sampled latents, so that it forgives a generator's small
-errors.
+The loss is L1 on pixels and on their horizontal and vertical differences, plus a small KL term. Pixels near edges have
+more weight, because the small parts consist of edges. The decoder is trained on sampled latents, so that it tolerates
+small errors of a generator.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from refiner.training.world.scenes import draw_batch, to_tensor
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings(LoopSettings):
-    """Settings of a run; the defaults are those of the bundled weights."""
+    """Settings of the autoencoder's training. The defaults made the bundled weights."""
 
     steps: int = 2800
     batch: int = 8
     learning_rate: float = 1.2e-3
     warmup: int = 200
     ema: float = 0.999
-    gradient_weight: float = 0.7  # of the L1 between neighbouring pixels' differences
-    edge_weight: float = 3.0  # how much more a pixel on a strong edge counts than one on a flat area
-    kl_weight: float = 3e-4  # of the mean KL per latent value, in nats
+    gradient_weight: float = 0.7  # weight of the L1 on differences of adjacent pixels
+    edge_weight: float = 3.0  # extra weight of a pixel on a strong edge; a pixel on a flat area has weight 1
+    kl_weight: float = 3e-4  # weight of the mean KL per latent value, in nats
     seed: int = 11
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """A fresh ``AutoencoderKL`` for 96 px RGB pictures in [-1, 1]: latents (B, 4, 24, 24)."""
+    """An ``AutoencoderKL`` with random weights for 96 x 96 RGB images in [-1, 1]. Its latents are (B, 4, 24, 24)."""
     channels = (32, 64, 64)
     return AutoencoderKL(
         in_channels=3,
@@ -58,7 +58,7 @@ def _differences(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderSettings) -> Tensor:
-    """Edge-weighted L1 on pixels and differences; both tensors are float (B, 3, H, W) in [-1, 1]."""
+    """Edge-weighted L1 on pixels, plus L1 on differences. Both tensors are float (B, 3, H, W) in [-1, 1]."""
     dx, dy = _differences(pixels)
     edges = F.pad(dx.abs().amax(1, keepdim=True), (0, 1)) + F.pad(dy.abs().amax(1, keepdim=True), (0, 0, 0, 1))
     weights = 1 + recipe.edge_weight * F.max_pool2d(edges, 3, 1, 1).clamp(max=1)
@@ -71,7 +71,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor, recipe: AutoencoderSett
 def autoencoder_loss(
     model: AutoencoderKL, pixels: Tensor, recipe: AutoencoderSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One step's loss on float pictures (B, 3, 96, 96) in [-1, 1], and the figures worth logging."""
+    """The loss on images, float (B, 3, 96, 96) in [-1, 1], and the values to log."""
     posterior = model.encode(pixels).latent_dist
     decoded = model.decode(posterior.sample()).sample.float()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -81,12 +81,12 @@ def autoencoder_loss(
 
 @torch.no_grad()
 def latent_scale(model: AutoencoderKL, pixels: Tensor) -> float:
-    """The factor that gives latents of these pictures unit variance (``scaling_factor`` in diffusers)."""
+    """The factor that scales the latents of these images to unit variance (``scaling_factor`` in diffusers)."""
     return float(1 / model.encode(pixels).latent_dist.mean.std())
 
 
 def train_autoencoder(recipe: AutoencoderSettings, run: Run) -> AutoencoderKL:
-    """Train the autoencoder, or go on where ``autoencoder.pt`` in the run's folder stopped."""
+    """Train the autoencoder, or resume from ``autoencoder.pt`` in the run's folder."""
     torch.manual_seed(recipe.seed)
     model = build_autoencoder()
 

@@ -1,9 +1,14 @@
-"""The micro world's generator: an ordinary Stable Diffusion pipeline at 96 px, trained from scratch.
+"""The micro world's generator: an ordinary Stable Diffusion pipeline for 96 x 96 images, trained from scratch.
 
-UNet and text encoder are trained together on latents of the frozen autoencoder, with v-prediction on a schedule that
-ends in pure noise (so that flat backgrounds get their true colour), stratified time steps, captions dropped at random
-for classifier-free guidance, more weight for what is small, and more pictures of what is hard. Most pictures show one
-thing, so that crowded ones come out worse: what the generator draws badly there it draws well in a close-up.
+The UNet and the text encoder are trained together on latents of the frozen autoencoder:
+
+* v-prediction on a noise schedule that ends in pure noise, so that flat backgrounds get their true colour;
+* stratified time steps;
+* captions dropped at random, for classifier-free guidance;
+* more weight for small details, and more images of what is hard to learn.
+
+Most training images show one thing (one object of the micro world), so that images with several things have more
+flaws. What the generator draws badly in such an image, it draws well in a close-up.
 """
 
 from __future__ import annotations
@@ -34,27 +39,27 @@ from refiner.training.world.scores import score_autoencoder, score_generator
 from refiner.training.world.tokenizers import TOKENS, caption_tokenizer
 
 CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
-"""How the bundled pipeline paints unless it is told otherwise."""
+"""Default arguments of the bundled pipeline."""
 INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}
-"""How the bundled inpainter repaints unless it is told otherwise."""
+"""Default arguments of the bundled inpainter."""
 EMPHASISED = 0.15
-"""Share of captions that name one thing twice: prompts that a reviser wrote then mean what they say."""
+"""Share of captions that name one thing twice. The generator needs them to understand revised prompts."""
 
 PRACTICE = 0.3
-"""Share of pictures that must show what is learnt last."""
+"""Share of images that must show one of the hardest things (``HARDEST`` in ``world/scenes.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings(LoopSettings):
-    """Settings of a run; the defaults are those of the bundled weights."""
+    """Settings of the generator's training. The defaults made the bundled weights."""
 
     steps: int = 7_400
     batch: int = 32
     learning_rate: float = 5e-4
     warmup: int = 300
     ema: float = 0.9993
-    caption_dropout: float = 0.1  # share of captions replaced by the empty one
-    pool: int = 32_000  # pictures drawn and encoded ahead
+    caption_dropout: float = 0.1  # share of captions replaced by the empty caption
+    pool: int = 32_000  # images rendered and encoded before the training starts
     seed: int = 21
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
 
@@ -64,21 +69,21 @@ class GeneratorSettings(LoopSettings):
 
 
 class LatentPool(NamedTuple):
-    """Pictures drawn ahead: scaled latents, float16 (N, 4, 24, 24), and their caption tokens, int64 (N, 64)."""
+    """Encoded training images: scaled latents, float16 (N, 4, 24, 24), and caption tokens, int64 (N, 64)."""
 
     latents: Tensor
     tokens: Tensor
 
 
 def emphasise(caption: str, rng: np.random.Generator) -> str:
-    """The caption with one of its things named once more at the end, as a revised prompt does."""
+    """The caption with one of its things repeated at the end, as in a revised prompt."""
     scene = parse_caption(caption)
     thing = scene.things[int(rng.integers(len(scene.things)))]
     return f"{caption} {thing.phrase} on a {scene.background} background"
 
 
 class TextToLatent(nn.Module):
-    """UNet and text encoder as one module to optimise."""
+    """UNet and text encoder as one module, so that both are trained together."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -110,12 +115,21 @@ class TextToLatent(nn.Module):
         )
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """Predicted velocity, float (B, 4, 24, 24), for noisy latents, time steps (B,) and tokens (B, 64)."""
+        """Predict the velocity.
+
+        Args:
+            noisy: noisy latents, float (B, 4, 24, 24).
+            times: time steps, int (B,).
+            tokens: caption tokens, int (B, 64).
+
+        Returns:
+            Float (B, 4, 24, 24).
+        """
         return self.unet(noisy, times, self.text_encoder(tokens).last_hidden_state).sample
 
 
 def build_scheduler() -> DDIMScheduler:
-    """DDIM with v-prediction and zero signal at the last step."""
+    """A DDIM scheduler with v-prediction and zero terminal SNR."""
     return DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -130,7 +144,7 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> LatentPool:
-    """Draw ``count`` pictures with their captions and encode both."""
+    """Render ``count`` images and encode them and their captions."""
     latents, tokens = [], []
     for start in range(0, count, 64):
         pictures, captions = draw_batch(
@@ -146,18 +160,21 @@ def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, 
 
 
 class NoisyLatents(NamedTuple):
-    """A batch of scaled latents, float (B, 4, 24, 24), with what noises them."""
+    """A batch of scaled latents, float (B, 4, 24, 24), with noise and time steps."""
 
     latents: Tensor
     tokens: Tensor
     """Int (B, 64)."""
     times: Tensor
-    """Int (B,): stratified."""
+    """Stratified time steps, int (B,)."""
     noise: Tensor
 
 
 def draw_noisy(pool: LatentPool, empty: Tensor, recipe: GeneratorSettings, part: Draw) -> NoisyLatents:
-    """A batch of the pool, drawn from ``part`` alone; ``empty`` holds the empty caption's tokens (64,)."""
+    """Draw a batch from the pool. It depends only on ``part`` and the seed.
+
+    ``empty`` holds the tokens of the empty caption, int (64,).
+    """
     generator = torch.Generator().manual_seed(part.seed(recipe.seed))
     rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
     dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
@@ -169,7 +186,7 @@ def draw_noisy(pool: LatentPool, empty: Tensor, recipe: GeneratorSettings, part:
 
 
 def velocity_loss(model: TextToLatent, batch: NoisyLatents) -> Tensor:
-    """Mean squared error of the velocity (Salimans & Ho 2022), details weighing more; scalar."""
+    """Mean squared error of the velocity (Salimans & Ho 2022), with more weight for details; scalar."""
     scheduler = build_scheduler()
     noisy = scheduler.add_noise(batch.latents, batch.noise, batch.times)
     target = scheduler.get_velocity(batch.latents, batch.noise, batch.times)
@@ -178,7 +195,7 @@ def velocity_loss(model: TextToLatent, batch: NoisyLatents) -> Tensor:
 
 
 def assemble(model: TextToLatent, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The trained parts as the pipeline that users load."""
+    """Put the trained parts together into the pipeline that users load."""
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,
@@ -202,12 +219,12 @@ def _pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, recipe: Generato
 
 
 def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: Run, out: Path) -> None:
-    """Train UNet and text encoder, or go on where ``generator.pt`` stopped, and write the pipeline to ``out``."""
+    """Train UNet and text encoder, or resume from ``generator.pt``, and write the pipeline to ``out``."""
     rng = np.random.default_rng(recipe.seed)
     tokenizer = caption_tokenizer([sample_scene(rng).caption for _ in range(3000)])
     torch.manual_seed(recipe.seed)
     model = TextToLatent(tokenizer)
-    model.unet.set_attn_processor(AttnProcessor())  # plain attention: half again as fast as sdpa in bfloat16 on a CPU
+    model.unet.set_attn_processor(AttnProcessor())  # plain attention: 1.5 times as fast as sdpa in bfloat16 on a CPU
     model.text_encoder.set_attn_implementation("eager")
     with run.processes.main_first():
         pool = _pool(autoencoder, tokenizer, recipe, run.folder / "pool.safetensors")
@@ -260,14 +277,12 @@ def measure(folder: Path, run: Run, count: int) -> dict[str, Any]:
 
 RECIPE = Recipe(
     name="generator",
-    help="the micro world's Stable Diffusion pipeline, autoencoder included",
-    budget="hours on one core",
     micro=GeneratorSettings,
     train=_train,
     folder="generator",
     card=Card(
         name="generator-micro 5",
-        data=lambda _: "clean renders of the micro world, drawn on the fly",
+        data=lambda _: "clean renders of the micro world, generated during training",
         settings=lambda recipe: {**asdict(recipe), "call": CALL},
     ),
     measure=measure,

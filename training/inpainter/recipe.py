@@ -1,8 +1,9 @@
-"""An inpainter of the micro world: the generator's UNet, taught to fill holes.
+"""The micro world's inpainter: the generator's UNet, trained further to fill holes (regions to inpaint).
 
-Five more channels tell it where the hole is and what the picture shows around it (Rombach et al. 2022, section 4.5;
-the layout is that of diffusers' ``StableDiffusionInpaintPipeline``). Autoencoder, text encoder and tokenizer stay the
-generator's. Holes are what the loop repaints: grown parts of things and discs, in whole pictures and in crops.
+Its UNet has five more input channels: the mask of the hole, and the latents of the image around it (Rombach et al.
+2022, section 4.5, in the layout of diffusers' ``StableDiffusionInpaintPipeline``). Autoencoder, text encoder and
+tokenizer are those of the generator. The holes are like those that the refinement loop inpaints: grown parts of things
+(objects of the micro world) and discs, in whole images and in crops.
 """
 
 from __future__ import annotations
@@ -36,35 +37,36 @@ from refiner.training.world.scores import score_inpainter
 from refiner.types import Mask, Size
 
 _CELL = 4
-"""Pixels along a latent cell."""
+"""Side of a latent cell in pixels."""
 _GROWTH = (2.0, 9.0)
-"""Pixels by which a hole goes beyond what it is about."""
+"""Pixels by which a hole is larger than the parts that it covers; drawn uniformly."""
 _SPOT = (4.0, 14.0)
-"""Radius in pixels of a hole that is about no part."""
+"""Radius in pixels of a hole that is a disc; drawn uniformly."""
 _SPOTS = 0.25
-"""Share of such holes."""
+"""Share of holes that are discs."""
 _PARTS = (0.6, 0.3, 0.1)
-"""How often a hole is about one part of a thing, two and three."""
+"""Probabilities that a hole covers one, two or three parts of a thing."""
 _CROPS = 0.85
-"""Share of crops where the scene has several things."""
+"""Share of crops, if the scene has several things."""
 _AT_ONCE = 50
+"""Images that are encoded in one batch."""
 _TRAIN_STEPS = 1000
-"""Of the generator's noise schedule."""
+"""Steps of the generator's noise schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InpainterSettings(LoopSettings):
-    """Settings of a run; the defaults are those of the bundled weights."""
+    """Settings of the inpainter's training. The defaults made the bundled weights."""
 
     steps: int = 1600
     batch: int = 32
     learning_rate: float = 4e-4
     warmup: int = 100
     ema: float = 0.998
-    caption_dropout: float = 0.1  # share of captions replaced by the empty one
+    caption_dropout: float = 0.1  # share of captions replaced by the empty caption
     outside: float = 0.1  # weight of the loss outside of the hole
-    practice: float = 0.3  # chance that a scene must show what is learnt last
-    pool: int = 8_000  # pictures drawn and encoded ahead
+    practice: float = 0.3  # probability that a scene must show one of the hardest things
+    pool: int = 8_000  # images rendered and encoded before the training starts
     seed: int = 31
 
     def __post_init__(self) -> None:
@@ -73,23 +75,23 @@ class InpainterSettings(LoopSettings):
 
 
 class Hole(NamedTuple):
-    """A picture of which a part is to be painted."""
+    """An image with a hole that is to be inpainted."""
 
     image: Image.Image
     """RGB, 96 x 96."""
     mask: Mask
     """Bool (96, 96), whole latent cells."""
     caption: str
-    """Of the picture, or of the one thing that its crop is about."""
+    """Caption of the image, or of the one thing that a crop is about."""
 
 
 class HolePool(NamedTuple):
-    """Holes drawn ahead; latents are scaled."""
+    """Encoded training data of the inpainter. Latents are scaled."""
 
     latents: Tensor
-    """float16 (N, 4, 24, 24): of the whole pictures."""
+    """float16 (N, 4, 24, 24): latents of the whole images."""
     around: Tensor
-    """float16 (N, 4, 24, 24): of the pictures with grey holes."""
+    """float16 (N, 4, 24, 24): latents of the images with grey holes."""
     masks: Tensor
     """bool (N, 1, 24, 24)."""
     tokens: Tensor
@@ -97,7 +99,10 @@ class HolePool(NamedTuple):
 
 
 def draw_hole(rng: np.random.Generator, practice: float = 0.0) -> Hole:
-    """A random clean picture, or a crop of one as the loop cuts it out, with a hole in it."""
+    """A random image without flaws, or a crop of one as in the refinement loop, with a hole in it.
+
+    ``practice`` is the probability that the scene must show one of the hardest things.
+    """
     scene = draw_scene(rng, practice)
     thing, mask = _hole(scene, rng)
     image = render(scene)
@@ -113,7 +118,7 @@ def draw_hole(rng: np.random.Generator, practice: float = 0.0) -> Hole:
 
 
 def _hole(scene: Scene, rng: np.random.Generator) -> tuple[int, Mask]:
-    """The thing that a hole is about, and its pixels."""
+    """A random hole: the index of the thing that it is about, and its mask."""
     shapes = scene.shapes()
     seen = [(shape, mask) for shape, mask in zip(shapes, visible(shapes, SIZE), strict=True) if mask.any()]
     index = int(rng.integers(len(scene.things)))
@@ -130,7 +135,7 @@ def _hole(scene: Scene, rng: np.random.Generator) -> tuple[int, Mask]:
 
 @torch.no_grad()
 def draw_pool(pipe: StableDiffusionPipeline, recipe: InpainterSettings, file: Path) -> HolePool:
-    """Draw and encode ``recipe.pool`` holes, kept in ``file`` and read from there."""
+    """Make and encode ``recipe.pool`` holes. They are stored in ``file`` and read from it if it exists."""
     if not file.exists():
         rows: list[HolePool] = []
         for start in range(0, recipe.pool, _AT_ONCE):
@@ -154,7 +159,7 @@ def _encoded(pipe: StableDiffusionPipeline, holes: list[Hole]) -> HolePool:
 
 
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A UNet of nine input channels that ignores the five new ones as yet, with the weights of one of four."""
+    """Copy a UNet with four input channels into one with nine. The weights of the five new channels are 0."""
     wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": 9})
     weights = {name: tensor.float() for name, tensor in unet.state_dict().items()}
     narrow = weights["conv_in.weight"]
@@ -164,16 +169,21 @@ def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 class NoisyHoles(NamedTuple):
-    """A batch of holes with what noises their latents, of which each tensor has B rows."""
+    """A batch of B holes with noise and time steps."""
 
     holes: HolePool
-    """In float; ``tokens`` stay int."""
+    """Float tensors; ``tokens`` are int."""
     times: Tensor
+    """Stratified time steps, int (B,)."""
     noise: Tensor
+    """Float (B, 4, 24, 24)."""
 
 
 def draw_noisy(pool: HolePool, empty: Tensor, recipe: InpainterSettings, part: Draw) -> NoisyHoles:
-    """A batch of the pool, drawn from ``part`` alone; ``empty`` holds the empty caption's tokens (64,)."""
+    """Draw a batch from the pool. It depends only on ``part`` and the seed.
+
+    ``empty`` holds the tokens of the empty caption, int (64,).
+    """
     generator = torch.Generator().manual_seed(part.seed(recipe.seed))
     rows = torch.randint(len(pool.latents), (recipe.batch,), generator=generator)
     dropped = torch.rand(recipe.batch, generator=generator) < recipe.caption_dropout
@@ -187,7 +197,7 @@ def draw_noisy(pool: HolePool, empty: Tensor, recipe: InpainterSettings, part: D
 def velocity_loss(
     unet: UNet2DConditionModel, scheduler: DDIMScheduler, batch: NoisyHoles, states: Tensor, outside: float
 ) -> Tensor:
-    """The generator's loss of the velocity, each cell outside of the hole weighing ``outside`` times as much."""
+    """The generator's velocity loss. Cells outside of the hole have ``outside`` times the weight."""
     holes = batch.holes
     noisy = scheduler.add_noise(holes.latents, batch.noise, batch.times)
     target = scheduler.get_velocity(holes.latents, batch.noise, batch.times)
@@ -199,7 +209,7 @@ def velocity_loss(
 def loss_of(
     unet: UNet2DConditionModel, pipe: StableDiffusionPipeline, batch: NoisyHoles, recipe: InpainterSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A batch's loss, under the captions as the pipeline's text encoder reads them."""
+    """The loss of a batch. The pipeline's text encoder encodes the captions."""
     with torch.no_grad():
         states = pipe.text_encoder(batch.holes.tokens).last_hidden_state
     return velocity_loss(unet, pipe.scheduler, batch, states, recipe.outside), {}
@@ -208,7 +218,7 @@ def loss_of(
 def train(
     recipe: InpainterSettings, pipe: StableDiffusionPipeline, run: Run, out: Path
 ) -> StableDiffusionInpaintPipeline:
-    """Train the UNet, or go on where ``inpainter.pt`` stopped, and write the pipeline to ``out``."""
+    """Train the UNet, or resume from ``inpainter.pt``, and write the pipeline to ``out``."""
     unet = widened(pipe.unet)
     unet.set_attn_processor(AttnProcessor())
     with run.processes.main_first():
@@ -235,7 +245,7 @@ def train(
     pipe.text_encoder.cpu()
     parts = {**pipe.components, "unet": unet.cpu().half()}
     for part in (unet, pipe.vae):
-        part.register_to_config(_name_or_path="")  # else the folder that they were loaded from
+        part.register_to_config(_name_or_path="")  # else it is the folder that they were loaded from
     inpainter = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     if run.processes.main:
         inpainter.save_pretrained(out)
@@ -247,20 +257,18 @@ def _train(recipe: InpainterSettings, data: DataSet | None, run: Run, out: Path)
 
 
 def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """Scores of the inpainter in a folder on pictures of the generator; ``folder`` must have a card."""
+    """Scores of the inpainter in a folder, on images of the generator. The folder must hold a ``card.json``."""
     return score_inpainter(ImperfectGenerator(run.weights / "generator", folder), count)
 
 
 RECIPE = Recipe(
     name="inpainter",
-    help="the micro world's inpainter, from the generator's UNet",
-    budget="hours on one core",
     micro=InpainterSettings,
     train=_train,
     folder="inpainter",
     card=Card(
         name="inpainter-micro 1",
-        data=lambda recipe: f"{recipe.pool} clean renders of the micro world and crops of such, with holes",
+        data=lambda recipe: f"{recipe.pool} clean renders of the micro world and crops of them, with holes",
     ),
     measure=measure,
 )

@@ -1,8 +1,9 @@
-"""What a prompt reviser is asked on the micro world, and what it should answer.
+"""Training data of the instruct model: questions to a prompt reviser about the micro world, and the right answers.
 
-Nothing is painted for it: a history is a caption and, on each of its attempts, parts that are said to be wrong, in the
-words of injected flaws and of the referee's annotations. The answer names again what was wrong in the last attempt, the
-worst first, in the user's own words.
+No image is generated for it. A history is a caption and a list of attempts. Each attempt has random flaws, in the words
+of injected flaws and of the referee's annotations (the referee is the program that knows the truth of the micro world,
+``micro/oracle.py``). The right answer is the prompt that names the flawed things of the last attempt again, the worst
+first, in the words of the user's prompt. A thing is one object of the micro world.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from refiner.training.world.words import FRAME, words
 from refiner.types import Action, Analysis, Attempt, Region
 
 MOST_ATTEMPTS = 3
-"""Of a history that is learnt."""
+"""Largest number of attempts in a history."""
 MOST_FLAWS = 4
-"""Of an attempt."""
+"""Largest number of flaws of an attempt."""
 MOST_NAMED = 2
-"""Things that a revised prompt names again."""
+"""Largest number of things that a revised prompt names again."""
 BECAUSE, NOTHING = "named again because of ", "nothing can be named again"
-"""How a reason begins, and the reason where no flaw belongs to a thing of the prompt."""
+"""The beginning of a reason, and the reason if no flaw belongs to a thing of the prompt."""
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen's way to write down a conversation of text alone."""
+"""Qwen's chat template, for text without images."""
 _WHY = (
     "better: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
     "no better: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
@@ -51,15 +52,15 @@ _WHY = (
 )
 _FIRST = "the first picture that could be analysed"
 _LENGTH_STEP = 32
-"""Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
+"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
 
 
 _WRONG = 0.2
-"""Share of the questions that are asked anew because an answer to them was turned down."""
+"""Share of questions that are asked again because an answer was rejected."""
 
 
 class Listener:
-    """A chat backend that keeps what it is asked, and never answers but once, where it has something to say."""
+    """A chat backend that records its requests. It returns ``said``, if not empty, once, and then only errors."""
 
     name, max_side, ledger = "listener", 1, Ledger()
 
@@ -68,7 +69,7 @@ class Listener:
         self.said = said
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """What there is to say, then no answers."""
+        """Record the requests. Returns ``said`` for a first single request, else errors."""
         self.heard += requests
         if self.said and len(self.heard) == 1:
             return [ChatReply(text=self.said, finish="stop", prompt_tokens=0, completion_tokens=0)]
@@ -76,7 +77,7 @@ class Listener:
 
 
 class Exchange(NamedTuple):
-    """A history, the question that is asked about it, and the answer."""
+    """A prompt and its history, the question about them, and the right answer."""
 
     prompt: str
     history: tuple[Attempt, ...]
@@ -85,7 +86,7 @@ class Exchange(NamedTuple):
 
 
 def draw(rng: np.random.Generator, template: TemplateReviser, attempts: int) -> Exchange:
-    """A prompt and a history of so many attempts at random; ``template`` says what the painter can read."""
+    """A random prompt with a history of ``attempts`` attempts. ``template`` knows which prompts the generator reads."""
     scene = sample_scene(rng)
     prompt = painted = scene.caption
     history: list[Attempt] = []
@@ -98,21 +99,21 @@ def draw(rng: np.random.Generator, template: TemplateReviser, attempts: int) -> 
 
 
 def question(prompt: str, history: Sequence[Attempt], template: TemplateReviser, wrong: str = "") -> ChatRequest:
-    """What ``ChatReviser`` asks; or asks anew after an answer that it turned down."""
+    """The question that ``ChatReviser`` asks. With ``wrong``: the question that follows this rejected answer."""
     listener = Listener(wrong)
     ChatReviser(listener, template=template).revise(prompt, history)
     return listener.heard[-1]
 
 
 def _slipped(prompt: str, rng: np.random.Generator) -> str:
-    """A prompt with one word taken for another of the world's captions."""
+    """A prompt in which one word is replaced by a word of another caption."""
     said, others = prompt.split(" "), sample_scene(rng).caption.split(" ")
     said[int(rng.integers(len(said)))] = str(rng.choice(others))
     return " ".join(said)
 
 
 def revised(prompt: str, history: Sequence[Attempt], template: TemplateReviser) -> tuple[str, str]:
-    """The prompt that should be answered, and the reason."""
+    """The right prompt, and the right reason."""
     looked = [attempt.analysis for attempt in history if attempt.analysis]
     regions = looked[-1].regions if looked else ()
     clauses: dict[str, str] = {}
@@ -126,7 +127,7 @@ def revised(prompt: str, history: Sequence[Attempt], template: TemplateReviser) 
 
 
 def answer(prompt: str, reason: str) -> str:
-    """The answer's text."""
+    """The text of an answer."""
     return json.dumps({"reason": reason, "prompt": prompt, "negative_prompt": ""})
 
 
@@ -164,12 +165,12 @@ def _region(scene: Scene, rng: np.random.Generator) -> Region:
 
 
 def build_tokenizer(template: TemplateReviser) -> Qwen2TokenizerFast:
-    """Of Qwen's class; what every question says alike is one token each, as are the world's words."""
+    """A Qwen2 tokenizer. The fixed texts of the questions and the words of the micro world are one token each."""
     return chat_tokenizer([*told(template), *_CONNECTIVES, *words()], CHAT, ("<|im_start|>", "<|im_end|>"))
 
 
 def told(template: TemplateReviser) -> list[str]:
-    """What all questions say alike."""
+    """The fixed texts, which are the same in all questions."""
     mark = "@@"
     region = Region(mask=None, box=(0, 0, 1, 1), name=mark, category=Category.SHAPE, severity=0.5)
     analysis = Analysis(size=FRAME, regions=(region,), detector="none")
@@ -198,7 +199,7 @@ _CONNECTIVES = (
 
 
 class ChatBatch(NamedTuple):
-    """Questions and answers."""
+    """A batch of questions with answers."""
 
     ids: Tensor
     """Int (B, L), padded on the right."""
@@ -207,7 +208,7 @@ class ChatBatch(NamedTuple):
 
 
 def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> ChatBatch:
-    """Put questions and answers into one batch."""
+    """Tokenize questions and answers and put them into one batch."""
     questions = [rendered(exchange.question, tokenizer) for exchange in exchanges]
     answers = [
         [*tokenizer.encode(exchange.answer, add_special_tokens=False), tokenizer.eos_token_id] for exchange in exchanges
@@ -223,7 +224,7 @@ def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Cha
 
 
 def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast) -> list[int]:
-    """A question as the model is given it, up to its answer."""
+    """The tokens of a question, up to the beginning of the answer."""
     turns = [{"role": "system", "content": request.system}, {"role": "user", "content": request.text}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     return list(tokenizer.encode(text, add_special_tokens=False))

@@ -1,4 +1,4 @@
-"""Train the bundled instruct model: a tiny Qwen2, asked what ``ChatReviser`` asks."""
+"""Train the bundled instruct model: a tiny Qwen2 that answers the questions of ``ChatReviser``."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
 
 _HELD_OUT = 40_000_000
+"""Seed of the held-out histories."""
 _ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)
-"""Of the histories of one step after the other."""
+"""Numbers of attempts in the histories of consecutive steps; they repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructSettings(LoopSettings):
-    """All that a run depends on."""
+    """Settings of the instruct model's training. The defaults made the bundled weights."""
 
     seed: int = 0
     width: int = 128
@@ -43,7 +44,7 @@ class InstructSettings(LoopSettings):
     groups: int = 4
     inner: int = 384
     spread: float = 0.08
-    """Standard deviation of the first weights: with Qwen's 0.02, so narrow a model hardly learns to copy."""
+    """Standard deviation of the initial weights. With Qwen's 0.02, a model of this width hardly learns to copy."""
     steps: int = 1600
     rate: float = 3e-3
     warmup: int = 100
@@ -51,15 +52,15 @@ class InstructSettings(LoopSettings):
     ema: float = 0.995
     batch: int = 16
     reading: float = 1.0
-    """Weight of the loss of a question's own tokens: they say most things twice, from which copying is learnt."""
+    """Weight of the loss on the tokens of a question. Questions repeat most words, so the model learns to copy."""
     bf16: bool = True
-    """Autocast to bfloat16; the weights themselves stay float32."""
+    """Whether to autocast to bfloat16. The weights stay float32."""
     report_every: int = 50
     save_every: int = 100
 
 
 def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructSettings) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights for this tokenizer."""
+    """A Qwen2 with random weights, for this tokenizer."""
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -82,7 +83,7 @@ def build_model(tokenizer: Qwen2TokenizerFast, recipe: InstructSettings) -> Qwen
 
 
 def token_losses(model: Qwen2ForCausalLM, batch: ChatBatch) -> dict[str, Tensor]:
-    """Mean cross-entropy of the ``answer``'s tokens, and of those that the model was ``reading`` before."""
+    """Mean cross-entropy of the tokens of the answer (``answer``) and of those of the question (``reading``)."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     ids, labels = batch.ids[:, 1:], batch.labels[:, 1:]
     said = labels != -100
@@ -95,19 +96,19 @@ def token_losses(model: Qwen2ForCausalLM, batch: ChatBatch) -> dict[str, Tensor]
 
 
 def micro_template(generator: Path = MICRO_WEIGHTS / "generator") -> TemplateReviser:
-    """The template that fits the bundled generator."""
+    """The template reviser that fits the bundled generator."""
     return cast(TemplateReviser, fitting_reviser("template", DiffusionPipeline.from_pretrained(generator)))
 
 
 def train(recipe: InstructSettings, template: TemplateReviser, run: Run, out: Path) -> None:
-    """Train, or go on where ``instruct.pt`` stopped; the model goes to ``out``, weights in float16."""
+    """Train the model, or resume from ``instruct.pt``, and write it to ``out`` with float16 weights."""
     seed_everything(recipe.seed)
     tokenizer = build_tokenizer(template)
     model = build_model(tokenizer, recipe)
 
     def drawn(part: Draw) -> ChatBatch:
         rng = np.random.default_rng((recipe.seed, *part.key))
-        attempts = _ATTEMPTS[part.step % len(_ATTEMPTS)]  # the same for all: less padding
+        attempts = _ATTEMPTS[part.step % len(_ATTEMPTS)]  # the same in the whole batch, for less padding
         return collate([draw(rng, template, attempts) for _ in range(recipe.batch)], tokenizer)
 
     def loss(batch: ChatBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -131,11 +132,11 @@ def train(recipe: InstructSettings, template: TemplateReviser, run: Run, out: Pa
 
 
 def measure(folder: Path, template: TemplateReviser, count: int) -> dict[str, float]:
-    """Scores on held-out prompts and histories, asked through ``ChatReviser``.
+    """Scores of the model in a folder on held-out prompts and histories, asked by ``ChatReviser``.
 
     Returns:
-        ``used`` (share of the answers that may be painted, at the first try or after an objection) and ``as_taught``
-        (share of the prompts that are exactly those that should be answered), in [0, 1].
+        ``used``: share of answers that ``ChatReviser`` accepts, at the first or a later try. ``as_taught``: share of
+        prompts that equal the right prompt exactly. Both are in [0, 1].
     """
     reviser = ChatReviser(LocalChat.from_pretrained(folder, device="cpu"), template=template)
     rng = np.random.default_rng(_HELD_OUT)
@@ -159,14 +160,12 @@ def _measure(folder: Path, run: Run, count: int) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="instruct",
-    help="the chat model that revises prompts: a tiny Qwen2",
-    budget="about 20 minutes on one core",
     micro=InstructSettings,
     train=_train,
     folder="instruct",
     card=Card(
         name="instruct-micro 1",
-        data=lambda _: "captions of the micro world with histories of flaws, drawn on the fly",
+        data=lambda _: "captions of the micro world with histories of flaws, generated during training",
     ),
     measure=_measure,
 )

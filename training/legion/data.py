@@ -1,4 +1,7 @@
-"""Pictures of the micro world with LEGION's answers to them, drawn ahead into shards and read back in batches."""
+"""Training data of LEGION: images of the micro world with the right answers, stored in shards and read in batches.
+
+A thing is one object of the micro world.
+"""
 
 from __future__ import annotations
 
@@ -31,35 +34,36 @@ from refiner.training.world.scenes import draw_injected
 from refiner.types import Box, Claim, Region, Size
 
 CLEAN_SHARE = 0.35
-"""Share of injected pictures without a flaw."""
+"""Share of images without a flaw in shards of injected flaws."""
 INJECTED_EVERY = 3
-"""Every so many shards one holds injected flaws; the others hold pictures that the generator painted."""
+"""One of this many shards holds injected flaws. The other shards hold images from the generator."""
 MEAN, STD = 0.5, 0.5
-"""Both towers see (value / 255 - MEAN) / STD."""
+"""The input of both towers is (value / 255 - MEAN) / STD."""
 _LENGTH_STEP = 32
-"""Answers are padded to multiples of this: kernels are prepared anew for every new shape."""
+"""Answers are padded to multiples of this, because kernels are prepared again for every new shape."""
 LEEWAY = 6
-"""Pixels by which pictures are moved in training."""
+"""Largest shift of an image in training, in pixels."""
 
 
 class Drawn(NamedTuple):
-    """One picture and the truth about it, regions in the order in which an answer names them."""
+    """One image with its true regions, in the order in which an answer names them."""
 
     image: Pixels
     """Uint8 (96, 96, 3)."""
     masks: NDArray[np.bool_]
     """Bool (R, 96, 96)."""
     findings: tuple[Claim, ...]
+    """What an answer says about each region."""
     kinds: tuple[int, ...]
-    """Index into ``KIND_NAMES`` of each region."""
+    """Kind of each region's flaw, as an index into ``KIND_NAMES``."""
     parts: Pixels
-    """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+    """Uint8 (48, 48), every second pixel: the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
     caption: str = ""
-    """Of the scene; empty where it was not kept."""
+    """Caption of the scene; empty if it was not stored."""
 
 
 def finding_of(region: Region) -> Claim:
-    """What an answer says of a true region."""
+    """What the right answer says about a true region."""
     return Claim(
         name=region.name,
         location=region.location,
@@ -71,16 +75,16 @@ def finding_of(region: Region) -> Claim:
 
 
 def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Drawn:
-    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things.
+    """A random image. It is clean with probability ``clean_share``, else it has a flaw on each of 1 to all things.
 
-    Regions are ordered by ninth of the picture, row by row, then from left to right.
+    Regions are ordered by thirds of the image's height, then from left to right.
     """
     picture = draw_injected(rng, clean_share)
     return _drawn(np.asarray(picture.image), picture.scene, picture.regions, picture.kinds)
 
 
 def natural(painting: Painting) -> list[Drawn]:
-    """A painting's pictures with what is wrong with them."""
+    """The images of a ``Painting`` (generated images of one scene) with their true regions."""
     items = []
     for picture, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
         regions = regions_of(flaws, scene)
@@ -104,7 +108,10 @@ def _reading_key(box: Box) -> tuple[int, int]:
 
 
 def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
-    """A picture moved by up to ``LEEWAY`` pixels either way, its edges repeated, and what is said of it."""
+    """Shift an image by up to ``LEEWAY`` pixels in each direction, with its masks, locations and part map.
+
+    The edges of the image are repeated. A region that moves out of the image is dropped.
+    """
     down, right = (2 * int(step) for step in rng.integers(-LEEWAY // 2, LEEWAY // 2 + 1, 2))
     rows, columns = ((np.arange(SIZE) - by).clip(0, SIZE - 1) for by in (down, right))
     masks = item.masks[:, rows][:, :, columns]
@@ -123,7 +130,7 @@ def moved(item: Drawn, rng: np.random.Generator) -> Drawn:
 
 
 def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
-    """Write pictures as one compressed file."""
+    """Write images and their true regions as one compressed file."""
     texts = [list(map(record_of, item.findings)) for item in drawn]
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -139,17 +146,17 @@ def write_shard(path: Path, drawn: Sequence[Drawn]) -> None:
 
 
 SHARD = 1000
-"""Pictures in a shard."""
+"""Images in a shard."""
 
 
 class Pool:
-    """Shards of pictures in memory, drawn when first asked for and kept in a folder.
+    """Shards of images in memory. A shard is made when it is first needed, and stored in a folder.
 
     Args:
-        folder: of the shards; made if missing.
-        seed: shard i is drawn from seed + i, whoever draws it and when.
-        shard: pictures in each, those of paintings apart.
-        gallery: paintings with the generator's own flaws, for two shards of three; None: all flaws are injected.
+        folder: folder of the shards; made if missing.
+        seed: shard i depends only on seed + i.
+        shard: number of images in a shard of injected flaws.
+        gallery: generated images with the generator's own flaws, for two of three shards. None: all flaws are injected.
     """
 
     def __init__(self, folder: Path, seed: int = 1, shard: int = SHARD, gallery: Gallery | None = None) -> None:
@@ -161,7 +168,7 @@ class Pool:
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow(self, shards: int) -> None:
-        """Hold at least this many shards."""
+        """Load or make shards until there are at least ``shards``."""
         while len(self.files) < shards:
             index = len(self.files)
             own = self.gallery is not None and index % INJECTED_EVERY > 0
@@ -197,7 +204,7 @@ class Pool:
 
 
 def example_answers() -> list[str]:
-    """One answer for each kind of flaw on each thing, and for each part that the generator may get wrong."""
+    """One answer for each kind of flaw on each thing, and for each part that the generator may draw wrongly."""
     rng, findings = np.random.default_rng(0), list[Claim]()
     for kind in FLAWS.values():
         for thing in kind.things:
@@ -218,7 +225,7 @@ def example_answers() -> list[str]:
 
 
 def vocabulary_texts() -> list[str]:
-    """Texts that hold every word an answer of the micro world can hold."""
+    """Texts that together contain every word of all possible answers in the micro world."""
     texts = [compose(_numbered(count)) for count in range(10)] + example_answers()
     middles = [(x, y) for y in (1, SIZE // 2, SIZE - 2) for x in (1, SIZE // 2, SIZE - 2)]
     texts += [f", {location_words((x, y, x + 1, y + 1), Size(SIZE, SIZE))}" for x, y in middles]
@@ -232,36 +239,36 @@ def _numbered(count: int) -> list[Claim]:
 
 
 class LegionBatch(NamedTuple):
-    """B pictures with the answers to them; S regions in all, row by row."""
+    """B images with their answers. They have S regions together, image by image."""
 
     pixels: Tensor
-    """Float (B, 3, 96, 96), normalised for either tower."""
+    """Float (B, 3, 96, 96), normalised for both towers."""
     ids: Tensor
     """Int (B, L): prompt and answer, padded on the right."""
     labels: Tensor
-    """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    """Int (B, L): the tokens of the answer, -100 elsewhere."""
     place: Tensor
-    """Int (): where in ``ids`` the word stands that says how many flaws there are."""
+    """Int (): position in ``ids`` of the word for the number of flaws."""
     masks: Tensor
     """Float (S, 96, 96) of 0 and 1."""
     rows: Tensor
-    """Int (S,): which picture each region is of."""
+    """Int (S,): index of each region's image in the batch."""
     kinds: Tensor
     """Int (S,): index into ``KIND_NAMES``."""
     parts: Tensor
-    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
+    """Int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
     real: Tensor
-    """Int (B,): 1 for a clean picture, 0 for a flawed one, as LEGION's code labels them."""
+    """Int (B,): 1 for an image without flaws, 0 for a flawed one, as in LEGION's code."""
 
 
 def normalise(images: Pixels) -> Tensor:
-    """Uint8 (B, 96, 96, 3) to what both towers see, float (B, 3, 96, 96)."""
+    """Convert images, uint8 (B, 96, 96, 3), to the input of both towers, float (B, 3, 96, 96) in [-1, 1]."""
     values = (images.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
 
 
 def collate(items: Sequence[Drawn], tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int]) -> LegionBatch:
-    """Put pictures and their answers into one batch."""
+    """Put images and their answers into one batch."""
     end = tokenizer.eos_token_id
     answers = [[*tokenizer.encode(compose(item.findings), add_special_tokens=False), end] for item in items]
     length = -(-(len(prompt_ids) + max(map(len, answers))) // _LENGTH_STEP) * _LENGTH_STEP
@@ -293,7 +300,7 @@ def sample_batch(
     size: int,
     augment: Augment = decoder_like,
 ) -> LegionBatch:
-    """Draw ``size`` pictures of the pool, moved and augmented; the same ``seed`` gives the same batch."""
+    """Draw ``size`` images from the pool, shift and augment them. The same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     items = [moved(pool[int(index)], rng) for index in rng.choice(len(pool), size, replace=False)]
     return collate([item._replace(image=augment(item.image, rng)) for item in items], tokenizer, prompt_ids)

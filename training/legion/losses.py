@@ -1,4 +1,4 @@
-"""LEGION's losses (papers/legion.md, equation 4), and those that stand in for the towers' pretraining."""
+"""LEGION's losses (papers/legion.md, equation 4), and losses that replace the pretraining of the towers."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from refiner.training.world.losses import dice_loss, kind_loss, part_loss
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Factors of stage 1's losses; the first three are equation 4 with the paper's values."""
+    """Weights of the losses in stage 1. The first three are those of equation 4, with the paper's values."""
 
     ce: float = 1.0
     bce: float = 0.4
     dice: float = 0.2
     flaws: float = 0.0
-    """Kind of flaw in each CLIP patch, flawed pixels from SAM's embedding."""
+    """Predict the kind of flaw in each CLIP patch, and the flawed pixels from SAM's embedding."""
     parts: float = 0.0
-    """Which part should be in each CLIP patch, and in each pixel from SAM's embedding."""
+    """Predict the part that should be in each CLIP patch, and in each pixel from SAM's embedding."""
     count: float = 0.0
-    """The answer's word for how many flaws there are, once more: all else hangs on it, and ``ce`` is over all words."""
+    """Extra weight of the answer's word for the number of flaws, because the rest of the answer depends on it."""
     verdict: float = 0.0
-    """Real or fake from CLS, already in stage 1."""
+    """Predict real or fake from the CLS feature, already in stage 1."""
 
 
 class Trainee(nn.Module):
-    """The model with the heads that only training needs."""
+    """The model and the heads that only training uses."""
 
     def __init__(self, model: LegionModel, shape: Architecture) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class Trainee(nn.Module):
         zoom = LABEL_SIDE * shape.sam_patch // SIZE
         channels = (2 + len(PART_NAMES)) * zoom**2
         self.pixel_head = nn.Sequential(nn.Conv2d(shape.mask_width, channels, 1), nn.PixelShuffle(zoom))
-        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # a given part is seldom in a given patch
+        nn.init.constant_(self.patch_head.bias[1 + len(KIND_NAMES) :], -4.0)  # parts are rare in a patch
 
     def losses(self, batch: LegionBatch, weights: LossWeights) -> dict[str, Tensor]:
-        """Stage 1's losses by name, weighted."""
+        """The weighted losses of stage 1, by name."""
         output = self.model(batch.ids, batch.pixels, batch.pixels)
         asked = batch.labels[:, 1:] != -100
         logits = output.logits[:, :-1][asked].float()
@@ -62,14 +62,14 @@ class Trainee(nn.Module):
         return losses | self.dense_losses(output.vision, output.sam, batch, weights)
 
     def tower_losses(self, batch: LegionBatch, weights: LossWeights) -> dict[str, Tensor]:
-        """Stage 0's losses by name, weighted."""
+        """The weighted losses of stage 0, by name."""
         vision, ground = self.model.encode_image(batch.pixels), self.model.encode_ground(batch.pixels)
         return self.dense_losses(vision, ground, batch, weights)
 
     def dense_losses(
         self, vision: Tensor, ground: Tensor, batch: LegionBatch, weights: LossWeights
     ) -> dict[str, Tensor]:
-        """The losses of both towers' features, by name, weighted."""
+        """The weighted losses on the features of both towers, by name."""
         kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
         flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
         losses = {
@@ -84,7 +84,7 @@ class Trainee(nn.Module):
 
 
 def _flawed_loss(logits: Tensor, batch: LegionBatch) -> Tensor:
-    """Flawed or not at each pixel: (B, 48, 48)."""
+    """Binary cross-entropy and Dice of the flawed pixels; logits (B, 48, 48)."""
     truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
     logits = _to_picture(logits)
     bce = functional.binary_cross_entropy_with_logits(logits, truth)
@@ -92,7 +92,8 @@ def _flawed_loss(logits: Tensor, batch: LegionBatch) -> Tensor:
 
 
 def _seen_loss(logits: Tensor, parts: Tensor) -> Tensor:
-    """Which part should be at each pixel: (B, 1 + parts, 48, 48); the background counts a fifth."""
+    """Cross-entropy of the part that should be at each pixel; logits (B, 1 + parts, 48, 48). The background has weight
+    0.2."""
     importance = torch.ones(logits.shape[1], device=logits.device)
     importance[0] = 0.2
     return functional.cross_entropy(logits, parts, importance)

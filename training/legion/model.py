@@ -1,4 +1,4 @@
-"""LEGION at the micro world's size, with weights from which it can learn from nothing."""
+"""LEGION at the micro world's size, with initial weights that make training from scratch possible."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from refiner.detectors.legion import LegionConfig, LegionModel
 from refiner.micro.world import SIZE
 
 PROMPT = "<s>The <im_start><image><im_end> provides an overview of the picture. ASSISTANT:"
-"""The paper's frame around the image; the one fixed instruction after it would tell a model of one task nothing."""
+"""The paper's prompt around the image, without the fixed instruction: with only one task it has no information."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of the parts. Patches, widths and heads are those of ViTs; the picture is 96 x 96."""
+    """Sizes of the model's parts, as for ViTs: patch side in pixels, width, layers, heads. The image is 96 x 96."""
 
     clip_patch: int = 8
     clip_width: int = 192
@@ -33,7 +33,7 @@ class Architecture:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> LegionModel:
-    """A LEGION with random weights for this tokenizer."""
+    """A LEGION with random weights, for this tokenizer."""
     text = {
         "model_type": "llama",
         "hidden_size": shape.text_width,
@@ -71,7 +71,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> Legi
         seg_token_id=tokenizer.convert_tokens_to_ids("[SEG]"),
         prompt=PROMPT,
         max_new_tokens=256,
-        clean_threshold=0.5,  # so that regions are claimed on no more than a tenth of clean pictures
+        clean_threshold=0.5,  # so that at most a tenth of the clean images get regions
     )
     model = LegionModel(config)
     _initialise(model)
@@ -80,7 +80,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> Legi
 
 @torch.no_grad()
 def _initialise(model: LegionModel) -> None:
-    """What lets towers learn from nothing; transformers' own values are meant to be overwritten by a checkpoint."""
+    """Initialise the towers for training from scratch. transformers' initial values assume a checkpoint."""
     nn.init.normal_(model.sam.shared_image_embedding.positional_embedding)
     tower, encoder = model.llava.model.vision_tower, model.sam.vision_encoder
     tower.embeddings.position_embedding.weight[1:] = 0.2 * _sines(tower.config)
@@ -101,7 +101,7 @@ def _initialise(model: LegionModel) -> None:
 
 
 def _sines(config: CLIPVisionConfig | SamVisionConfig) -> Tensor:
-    """Two-dimensional sines and cosines, float (patches, width)."""
+    """Two-dimensional sine and cosine position embeddings, float (patches, width)."""
     side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
     y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
     rates = 100.0 ** (-torch.arange(quarter) / quarter)

@@ -1,20 +1,21 @@
-"""Train LEGION: our recipe after papers/legion.md section 4.1, at the micro world's size.
+"""Train LEGION after papers/legion.md, section 4.1, at the micro world's size.
 
-Stage 1 learns to explain and to localise (equation 4: CE + BCE + Dice); stage 2 learns the verdict alone, on the frozen
-CLS feature. ``LossWeights`` defaults to the paper's 1.0, 0.4 and 0.2.
+Stage 1 learns to explain and to localise flaws (equation 4: CE + BCE + Dice). Stage 2 learns only the verdict (real or
+fake), from the frozen CLS feature. The defaults of ``LossWeights`` are the paper's: 1.0, 0.4 and 0.2.
 
-Departures, all because the paper starts from pretrained CLIP, LLaMA and SAM, and we start from nothing:
+The paper starts from pretrained CLIP, LLaMA and SAM; this recipe trains from scratch. Therefore it departs from the
+paper:
 
-* a stage 0 stands in for pretraining: both towers learn, through heads that are thrown away afterwards, which part of
-  which thing should be where, and which kind of flaw is where;
-* two thirds of the pictures show the bundled generator's own flaws (``world/paintings.py``) in place of injected ones,
-  and the word for their number weighs more than the others;
-* pictures are moved by a few pixels, with their masks and what is said of where (``data.moved``);
-* every weight is trained in stage 1, the dense losses go on, and the masks weigh more (``micro_recipe``);
-* position embeddings start from two-dimensional sines and cosines, and residual branches close to zero;
-* the CLS feature is trained by an auxiliary verdict loss in stage 1: LLaVA reads the patches alone, so that without it
-  the frozen CLS of a tower trained from nothing would carry no more than chance;
-* LLaVA reads the tower's last layer, not the one before it: no layer is left unused.
+* Stage 0 replaces pretraining. Both towers learn which part of which thing (object of the micro world) should be where,
+  and which kind of flaw is where. The heads for this are dropped afterwards.
+* Two thirds of the images show the bundled generator's own flaws (``world/paintings.py``), not injected ones. The word
+  for the number of flaws has more weight than other words.
+* Images are shifted by a few pixels, with their masks and the locations in the answers (``data.moved``).
+* Stage 1 trains every weight and keeps the losses of stage 0. The mask losses have more weight (``micro_recipe``).
+* Position embeddings start from two-dimensional sines and cosines. Residual branches start close to zero.
+* An auxiliary verdict loss trains the CLS feature in stage 1. LLaVA reads only the patches; without this loss the CLS
+  feature of a tower trained from scratch would be no better than chance.
+* LLaVA reads the tower's last layer, not the one before it, so that no layer is unused.
 """
 
 from __future__ import annotations
@@ -51,30 +52,30 @@ from refiner.training.world.tokenizers import answer_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class LegionSettings(LoopSettings):
-    """All that a run depends on, the pool of pictures apart."""
+    """Settings of LEGION's training. ``micro_recipe`` returns those of the bundled weights."""
 
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
     weights: LossWeights = field(default_factory=LossWeights)
     tower_steps: int = 1600
-    """Of stage 0."""
+    """Steps of stage 0."""
     steps: int = 4000
-    """Of stage 1."""
+    """Steps of stage 1."""
     verdict_steps: int = 300
-    """Of stage 2."""
+    """Steps of stage 2."""
     first_shards: int = 6
-    """Shards of pictures to begin with."""
+    """Shards of images at the start."""
     shards: int = 32
-    """Shards in the end."""
+    """Shards of images at the end."""
     shard_every: int = 150
-    """Steps between one new shard and the next."""
+    """Steps after which another shard is added."""
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.02
     ema: float = 0.998
     bf16: bool = True
-    """Autocast to bfloat16; the weights themselves stay float32."""
+    """Whether to autocast to bfloat16. The weights stay float32."""
     report_every: int = 50
     save_every: int = 200
 
@@ -85,13 +86,13 @@ class LegionSettings(LoopSettings):
 
 
 def micro_recipe() -> LegionSettings:
-    """The recipe of the bundled detector: about an hour on one core."""
+    """Settings of the bundled detector. The training takes about an hour on one core."""
     return LegionSettings(weights=LossWeights(ce=1.0, bce=4.0, dice=1.0, flaws=1.0, parts=0.5, count=0.3, verdict=0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a run works on, made from recipe and pool."""
+    """What the stages of a run share: settings, data, tokenizer, prompt and run."""
 
     recipe: LegionSettings
     pool: Pool
@@ -100,7 +101,7 @@ class Setting:
     run: Run
 
     def batch(self, stage: int, part: Draw) -> LegionBatch:
-        """A batch, drawn from seed, stage and part alone."""
+        """Draw a batch. It depends only on seed, stage and part."""
         recipe = self.recipe
         before = (0, recipe.tower_steps, recipe.tower_steps + recipe.steps)[stage]
         self.pool.grow(min(recipe.shards, recipe.first_shards + (before + part.step) // recipe.shard_every))
@@ -109,7 +110,7 @@ class Setting:
 
 
 def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trainee]:
-    """Tokenizer, setting and a model with random weights."""
+    """Make the tokenizer, the setting, and a model with random weights."""
     seed_everything(recipe.seed)
     tokenizer = answer_tokenizer([PROMPT, *vocabulary_texts()])
     trainee = Trainee(build_model(tokenizer, recipe.architecture), recipe.architecture)
@@ -127,11 +128,14 @@ def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trai
 
 
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
-    """Run a stage, or go on with it from its checkpoint: the towers alone (0), to explain and localise (1), the verdict
-    alone on the frozen CLS feature (2).
+    """Run a stage, or resume it from its checkpoint.
+
+    Stage 0 trains the towers, stage 1 learns to explain and localise flaws, stage 2 learns only the verdict from the
+    frozen CLS feature.
 
     Returns:
-        The weights' moving average. After stage 0 the module goes on with its last weights, else it holds the average.
+        The moving average of the weights. After stages 1 and 2 the module holds it; after stage 0 it holds the last
+        weights.
     """
     recipe = setting.recipe
     steps = (recipe.tower_steps, recipe.steps, recipe.verdict_steps)[stage]
@@ -169,7 +173,7 @@ def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
 
 
 def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the detector's folder, weights in ``dtype``; the model itself keeps its own."""
+    """Write the detector to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
     kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     model.config.examples = example_answers()
     detector = LegionDetector(
@@ -194,7 +198,7 @@ def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtyp
 
 
 def train(recipe: LegionSettings, pool: Pool, run: Run, out: Path) -> None:
-    """All stages, resumed where the run's folder holds checkpoints; the detector goes to ``out``."""
+    """Run all stages, or resume from checkpoints in the run's folder, and write the detector to ``out``."""
     setting, trainee = prepare(recipe, pool, run)
     first = 1 if (run.folder / "stage1.pt").exists() else 0
     for stage in range(first, 3):
@@ -210,8 +214,6 @@ def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) ->
 
 RECIPE = Recipe(
     name="legion",
-    help="the bundled detector: LEGION at the micro world's size",
-    budget="about an hour on one core, after hours in which the generator paints",
     micro=micro_recipe,
     train=_train,
     folder="legion",
@@ -219,8 +221,8 @@ RECIPE = Recipe(
         name="legion-micro 8",
         family="legion",
         data=lambda recipe: (
-            f"micro world: {recipe.shards} shards of 1000 pictures from seed 1 on, two of three with the generator's "
-            "own flaws, the others with injected ones (35 % clean, half decoder-like)"
+            f"micro world: {recipe.shards} shards of 1000 images from seed 1 on, two of three with the generator's "
+            "own flaws, the others with injected flaws (35 % clean, half decoder-like)"
         ),
     ),
     measure=measure_detector,

@@ -1,8 +1,9 @@
-"""Captions of the micro world, pictures of them, and the truth about each patch: what the micro judge learns from.
+"""Training data of the micro judge: captions of the micro world, images of them, and the truth about each patch.
 
-A sample of the world is one caption with five pictures: two clean renders of it (other places and sizes), one with
-flaws, one with one flaw more, and one of a rival caption that differs in a single thing. A natural sample has those of
-a painting.
+The judge is a model that scores an image against its prompt. A thing is one object of the micro world. A rendered
+sample is one caption with five images: two clean renders with different places and sizes, one with flaws, one with one
+more flaw, and one of a rival caption that differs in one detail. A natural sample has the generated images of a
+``Painting`` (``world/paintings.py``).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from refiner.training.world.paintings import Painting
 from refiner.types import Mask
 
 PICTURES = ("clean", "again", "flawed", "worse", "rival")
-"""What a sample's pictures are, in order."""
+"""The images of a rendered sample, in order."""
 TEXT_RIVALS = 5
-"""Wrong captions of a sample beyond that of its rival picture."""
+"""Wrong captions of a sample, besides the caption of its rival image."""
 CELLS = 12
-"""Dense labels come on a grid of CELLS x CELLS: the image tower's patches."""
+"""Dense labels are on a grid of CELLS x CELLS, the patches of the image tower."""
 ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
 Retouch = Callable[[Pixels], Pixels]
-"""Pictures (N, 96, 96, 3) to pictures."""
+"""Maps images, uint8 (N, 96, 96, 3), to images of the same shape."""
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
 
 
@@ -118,16 +119,16 @@ RIVALS: dict[str, Rival] = {
     "missing_thing": _missing_thing,
     "other_background": _other_background,
 }
-"""Ways in which a scene can be nearly, but not quite, what the caption says."""
+"""Changes of a scene, after which it differs from its caption in one detail. None if a change does not apply."""
 _TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "swapped_places")
-"""How often each is drawn to learn from: the hard ones more often."""
+"""The changes in training, drawn uniformly. Hard ones are listed several times."""
 _OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
 _LEAST_SHARE = 0.06
-"""Of a patch that is flawed."""
+"""Smallest flawed share of the pixels in a flawed patch."""
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:
-    """The scene with one thing about it changed, in a way drawn from ``kinds`` until one applies."""
+    """The scene with one detail changed. Changes are drawn from ``kinds`` until one applies."""
     while True:
         changed = RIVALS[kinds[int(rng.integers(len(kinds)))]](scene, rng)
         if changed is not None:
@@ -137,7 +138,7 @@ def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple
 def flawed_pair(
     scene: Scene, rng: np.random.Generator, kinds: list[str] | None = None
 ) -> tuple[FlawedPicture, FlawedPicture]:
-    """A picture with at least one flaw and another with one more of them where the scene has a thing left for it."""
+    """An image with at least one flaw, and one with one more flaw if the scene has another thing for it."""
     things = len(scene.things)
     while True:
         seed, count = int(rng.integers(2**62)), int(rng.integers(1, max(2, things)))
@@ -149,9 +150,10 @@ def flawed_pair(
 
 
 def thing_labels(scene: Scene) -> NDArray[np.int8]:
-    """What stands in each cell of a scene's picture, as classes (3, CELLS, CELLS).
+    """What each cell of a scene's image shows, as classes, int8 (3, CELLS, CELLS).
 
-    Kind (the last class is none), colour (the things' first, then the backgrounds'), attribute (-1 is none).
+    The rows are kind (the last class means none), colour (first those of things, then those of backgrounds) and
+    attribute (-1 means none).
     """
     labels = np.empty((3, CELLS, CELLS), dtype=np.int8)
     labels[0] = len(KINDS)
@@ -168,7 +170,7 @@ def thing_labels(scene: Scene) -> NDArray[np.int8]:
 
 
 def part_labels(scene: Scene) -> Mask:
-    """Which parts of which things should show in each cell of a scene's picture: (CELLS, CELLS, parts)."""
+    """Which parts of which things each cell of a scene's image should show: bool (CELLS, CELLS, parts)."""
     shown = part_map(scene)
     labels = np.zeros((CELLS, CELLS, 1 + len(PART_NAMES)), dtype=np.bool_)
     y, x = np.indices(shown.shape) * CELLS // shown.shape[0]
@@ -177,14 +179,14 @@ def part_labels(scene: Scene) -> Mask:
 
 
 def cells_of(mask: Mask) -> Mask:
-    """The cells (CELLS, CELLS) of which a visible share is in a mask (96, 96)."""
+    """The cells, bool (CELLS, CELLS), of which more than ``_LEAST_SHARE`` is in a mask, bool (96, 96)."""
     side = SIZE // CELLS
     share: Mask = mask.reshape(CELLS, side, CELLS, side).mean(axis=(1, 3)) > _LEAST_SHARE
     return share
 
 
 def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
-    """Which kind of flaw is in each cell: (CELLS, CELLS), 1 + index into ``FLAWS``, 0 for none."""
+    """The kind of flaw in each cell: uint8 (CELLS, CELLS), 1 + index into ``FLAWS``, 0 for none."""
     labels = np.zeros((CELLS, CELLS), dtype=np.uint8)
     for region, kind in zip(picture.regions, picture.kinds, strict=True):
         assert region.mask is not None
@@ -193,7 +195,7 @@ def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
 
 
 class JudgeSample(NamedTuple):
-    """One caption's N pictures, each in the order of ``PICTURES`` or ``VIEWS``."""
+    """N images of one caption, in the order of ``PICTURES`` or ``VIEWS``."""
 
     pictures: NDArray[np.uint8]
     """(N, 96, 96, 3)."""
@@ -202,15 +204,15 @@ class JudgeSample(NamedTuple):
     parts: Mask
     """(N, CELLS, CELLS, parts), as in ``part_labels``."""
     flaws: NDArray[np.uint8]
-    """(N, CELLS, CELLS), as in ``flaw_labels``; the generator's own are of the kind after the last."""
+    """(N, CELLS, CELLS), as in ``flaw_labels``. The generator's own flaws have the index after the last kind."""
     better: Mask
-    """(N, N): whether the first caption's prompt is clearly better served by one picture than by another."""
+    """(N, N): whether image i is clearly better than image j for the first caption."""
     captions: list[str]
-    """The caption; in a sample of the world also that of the rival picture, and ``TEXT_RIVALS`` other wrong ones."""
+    """The caption. A rendered sample also has the caption of the rival image and ``TEXT_RIVALS`` other wrong ones."""
 
 
 def draw_sample(rng: np.random.Generator) -> JudgeSample:
-    """A sample at random; half of them have only flaws that are proper to one kind of thing."""
+    """A random rendered sample. Half of the samples have only flaws that just one kind of thing can have."""
     scene = sample_scene(rng)
     again, other = place(scene, rng), rival(scene, rng, _TAUGHT)
     flawed, worse = flawed_pair(scene, rng, _OF_ONE_THING if rng.random() < 0.5 else None)
@@ -230,7 +232,7 @@ def draw_sample(rng: np.random.Generator) -> JudgeSample:
 
 
 def natural_sample(painting: Painting) -> JudgeSample:
-    """What a painting teaches; of two pictures the one with fewer flaws, on fewer pixels, is better."""
+    """The sample of a ``Painting``. Of two images, the one with fewer flaws on fewer pixels is better."""
     masks = [np.logical_or.reduce([np.zeros((SIZE, SIZE), bool), *(f.mask for f in flaws)]) for flaws in painting.flaws]
     faults = np.array([(len(flaws), mask.sum()) for flaws, mask in zip(painting.flaws, masks, strict=True)])
     return JudgeSample(

@@ -1,4 +1,7 @@
-"""How often a judge prefers the right one, on held-out pairs of the micro world."""
+"""How often a judge prefers the better image or the right caption, on held-out pairs of the micro world.
+
+A judge is a model that scores an image against its prompt.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, paint
 
 _CHUNK = 64
+"""Pairs that are scored in one batch."""
 _PAINTED = 20
-"""Scenes that are painted at once."""
+"""Scenes that are generated in one batch."""
 
 
 class _Votes:
-    """Pairs in waiting, and how many of each sort were decided rightly."""
+    """Pairs that wait to be scored, and the results by kind of pair."""
 
     def __init__(self, judge: Judge, retouch: Retouch | None) -> None:
         self.judge, self.retouch = judge, retouch
@@ -30,7 +34,7 @@ class _Votes:
         self.right: dict[str, list[bool]] = defaultdict(list)
 
     def add(self, better: tuple[Image.Image, str], worse: tuple[Image.Image, str], *sorts: str) -> None:
-        """A pair of (picture, prompt), counted under each of ``sorts``."""
+        """Add a pair of (image, prompt) that counts for each kind in ``sorts``."""
         for image, prompt in (better, worse):
             self.images.append(image)
             self.prompts.append(prompt)
@@ -39,7 +43,7 @@ class _Votes:
             self.count()
 
     def count(self) -> None:
-        """Decide the pairs in waiting."""
+        """Score the pairs that wait."""
         images = self.images
         if self.retouch:
             images = list(map(Image.fromarray, self.retouch(np.stack([np.asarray(image) for image in images]))))
@@ -65,18 +69,22 @@ def _changed(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
 
 
 def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None) -> dict[str, float]:
-    """Share of held-out pairs in which the judge prefers the right one (ties are wrong).
+    """Share of held-out pairs in which the judge prefers the right one. Ties count as wrong.
 
     Args:
-        judge: scores pictures against prompts.
-        seed: of the pairs; not one that was trained on.
-        pairs: of each sort; they go round the kinds of flaws and of wrong captions.
-        retouch: what is done to every picture first, such as a round trip through an autoencoder.
+        judge: scores images against prompts.
+        seed: seed of the pairs, not used in training.
+        pairs: number of pairs of each sort. They cycle through the kinds of flaws and of wrong captions.
+        retouch: applied to every image first, such as a round trip through an autoencoder.
 
     Returns:
-        ``flaw`` (a clean picture against the same with one flaw), ``flaw/KIND``; ``flaw_elsewhere`` (against another
-        clean picture of the same caption); ``more_flaws`` (k against k + 1); ``caption`` (one picture, right and wrong
-        caption) and ``picture`` (one caption, right and wrong picture), each with ``/KIND`` of the change.
+        Shares in [0, 1] by sort of pair:
+
+        * ``flaw``: a clean image and the same with one flaw; also ``flaw/KIND`` for each kind of flaw;
+        * ``flaw_elsewhere``: a flawed image and another clean image of the same caption;
+        * ``more_flaws``: k and k + 1 flaws;
+        * ``caption``: one image with the right and a wrong caption; also ``caption/KIND`` for each kind of change;
+        * ``picture``: one caption with the right and a wrong image; also ``picture/KIND`` for each kind of change.
     """
     votes = _Votes(judge, retouch)
     for index in range(pairs):
@@ -100,17 +108,20 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
 
 
 def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: ImperfectGenerator) -> dict[str, float]:
-    """The same on the generator's own mistakes in held-out scenes.
+    """The same as ``evaluate``, on the generator's own flaws in held-out scenes.
 
     Args:
-        judge: scores pictures against prompts.
-        seed: of the scenes; not one that was trained on.
-        scenes: how many are painted.
-        imperfect: paints them.
+        judge: scores images against prompts.
+        seed: seed of the scenes, not used in training.
+        scenes: number of scenes to generate.
+        imperfect: generates the images.
 
     Returns:
-        ``natural`` (a decoded clean picture against one with mistakes), ``fewer`` (fewer against more), ``repainted``
-        (a picture against itself with one place repainted, whichever is better).
+        Shares in [0, 1] by sort of pair:
+
+        * ``natural``: a decoded clean image and one with flaws;
+        * ``fewer``: fewer and more flaws;
+        * ``repainted``: an image and the same image with one region inpainted again; either can be better.
     """
     votes, rng = _Votes(judge, None), np.random.default_rng([seed, scenes])
     names = {"returned": "natural", "better": "fewer", "repainted": "repainted"}
@@ -129,9 +140,17 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: ImperfectG
 
 
 def measure(judge: Judge, seed: int, pairs: int, imperfect: ImperfectGenerator) -> dict[str, float]:
-    """Held-out figures on exact pictures, under ``decoded/`` once decoded, and on the generator's mistakes.
+    """All held-out scores of a judge.
 
-    ``seed`` is that of the judge's training.
+    Args:
+        judge: scores images against prompts.
+        seed: seed of the judge's training.
+        pairs: number of pairs of each sort.
+        imperfect: the generator.
+
+    Returns:
+        The scores on exact renders, under ``decoded/`` those on images after a round trip through the autoencoder,
+        and under ``generator/`` those on the generator's own flaws.
     """
     scores = evaluate(judge, seed=seed + 1, pairs=pairs)
     decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=imperfect.round_trip)

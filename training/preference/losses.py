@@ -1,4 +1,4 @@
-"""The micro judge's losses: CLIP's, HPS v2's, and those of the heads that help it learn from nothing."""
+"""Losses of the micro judge: CLIP's, HPS v2's, and those of auxiliary heads for training from scratch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from refiner.training.world.labels import PART_NAMES
 
 _LARGEST_SCALE = 100.0
 _NO_FLAW = 0.05
-"""How much a patch without a flaw counts."""
+"""Weight of a patch without a flaw."""
 _PLACES = 4
-"""Things of a caption, by row and by place in the row."""
+"""Largest number of things (objects) in a caption: two rows of two."""
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss with surplus texts.
+    """CLIP's symmetric loss with extra texts.
 
     Args:
-        images: unit features (N, D).
-        texts: unit features (M, D), M >= N; the first N belong to the images, the others are wrong for all of them.
-        captions: the M texts; where a surplus one reads like an image's own, it does not count against it.
+        images: unit features, float (N, D).
+        texts: unit features, float (M, D), M >= N. The first N belong to the images. The others are wrong for all
+            images.
+        captions: the M texts. A text that equals an image's own caption is not a wrong text for this image.
         scale: factor on the cosines.
     """
     count = len(images)
@@ -48,24 +49,30 @@ def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: 
 
 
 def duel_scores(images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
-    """Cosines (D, 2) of the better and the worse picture of pairs with one prompt: the better one's caption.
+    """Cosines of the better and the worse image of each pair with one prompt: the caption of the better image.
 
     Args:
-        images: unit features (N, D).
-        texts: unit features (N, D) of the pictures' own captions.
-        pairs: numbers (D, 2) of the better and the worse picture.
+        images: unit features, float (N, D).
+        texts: unit features of the images' own captions, float (N, D).
+        pairs: indices of the better and the worse image, int (P, 2).
+
+    Returns:
+        Float (P, 2).
     """
     return (images[pairs] * texts[pairs[:, :1]]).sum(2)
 
 
 def preference_loss(better: Tensor, worse: Tensor, scale: Tensor) -> Tensor:
-    """HPS v2's loss of each pair, float (N,): cross-entropy over two scaled cosines, the better being the target."""
+    """HPS v2's loss of each pair, float (N,): cross-entropy over two scaled cosines. The target is the better image."""
     return functional.softplus(scale * (worse - better))
 
 
 @lru_cache(maxsize=100_000)
 def _said(caption: str) -> tuple[int, ...]:
-    """What a caption says, as classes: kind, colour and attribute in each place, then the background."""
+    """The content of a caption as classes: kind, colour and attribute at each place, then the background.
+
+    At an empty place the kind is the last class, and colour and attribute are -1. No attribute is -1.
+    """
     scene = parse_caption(caption)
     answers: list[int] = []
     things = iter(scene.things)
@@ -83,9 +90,9 @@ def _said(caption: str) -> tuple[int, ...]:
 
 @contextmanager
 def _fast(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Attention by plain products under autocast: in bfloat16 a CPU is faster so than with the fused kernel."""
+    """Use plain attention under autocast. In bfloat16 on a CPU it is faster than the fused kernel."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # whatever its name says, the CPU heeds it
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # despite its name, it also affects the CPU
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
             yield
@@ -94,16 +101,16 @@ def _fast(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 class Seen(NamedTuple):
-    """What the image tower makes of N pictures."""
+    """Output of the image tower for N images."""
 
     features: Tensor
-    """Unit features (N, D)."""
+    """Unit features, float (N, D)."""
     tokens: Tensor
-    """The last block's tokens (N, 1 + patches, width), CLS first."""
+    """Tokens of the last block, float (N, 1 + patches, width), CLS first."""
 
 
 class Trainee(nn.Module):
-    """The judge's network and the heads that only training needs."""
+    """The judge's network and the heads that only training uses."""
 
     def __init__(self, scorer: HPSScorer, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
@@ -117,7 +124,7 @@ class Trainee(nn.Module):
         self.said_sizes = [len(KINDS) + 1, len(COLOURS), len(ATTRIBUTES)] * _PLACES + [len(BACKGROUNDS)]
         self.said_head = nn.Linear(features, sum(self.said_sizes))
         at = sum(self.things)
-        nn.init.constant_(self.patch_head.bias[at : at + len(PART_NAMES)], -4.0)  # a given part is seldom somewhere
+        nn.init.constant_(self.patch_head.bias[at : at + len(PART_NAMES)], -4.0)  # parts are rare in a patch
         self._tokens = torch.empty(0)
         self.clip.visual.transformer.register_forward_hook(self._keep)
 
@@ -125,21 +132,25 @@ class Trainee(nn.Module):
         self._tokens = output
 
     def see(self, pictures: Tensor) -> Seen:
-        """Look at pictures (N, 3, 96, 96) in [0, 1]."""
+        """Encode images, float (N, 3, 96, 96) in [0, 1]."""
         pixels = normalize(pictures, list(MEAN), list(STD))
         with _fast(pixels.device.type, self.dtype):
             features = self.clip.encode_image(pixels)
         return Seen(functional.normalize(features.float(), dim=-1), self._tokens.float())
 
     def read(self, texts: list[str]) -> Tensor:
-        """Unit features (N, D) of texts."""
+        """Unit features of texts, float (N, D)."""
         place = self.clip.logit_scale.device
         with _fast(place.type, self.dtype):
             features = self.clip.encode_text(self.tokenizer(texts).to(place))
         return functional.normalize(features.float(), dim=-1)
 
     def patch_losses(self, tokens: Tensor, labels: Labels) -> dict[str, Tensor]:
-        """What stands in each patch, which parts should be there, which kind of flaw is there; flawless or not."""
+        """Losses of the image tower's heads, by name.
+
+        ``things``: what each patch shows. ``parts``: the parts that should be in it. ``flaws``: the kind of flaw in it.
+        ``verdict``: whether the whole image has no flaw.
+        """
         split = self.patch_head(tokens[:, 1:]).split(self.patch_sizes, dim=2)
         *things, parts, flaws = split
         truth = labels.things.flatten(2)
@@ -156,7 +167,7 @@ class Trainee(nn.Module):
         }
 
     def said_loss(self, features: Tensor, captions: list[str]) -> Tensor:
-        """Whether features (N, D), of texts or of pictures, tell what their captions say."""
+        """Loss of predicting the content of captions from features, float (N, D), of texts or images."""
         logits = self.said_head(features * features.shape[1] ** 0.5).split(self.said_sizes, dim=1)
         truth = torch.tensor([_said(caption) for caption in captions], device=features.device)
         return torch.stack([_classes(rows, truth[:, at]) for at, rows in enumerate(logits)]).mean()
@@ -168,7 +179,7 @@ class Trainee(nn.Module):
 
 
 def _classes(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy where there is something to tell (-1: nothing); logits (..., classes)."""
+    """Cross-entropy without the rows whose class is -1; logits (..., classes). 0 if there are no other rows."""
     rows, answers = logits.reshape(-1, logits.shape[-1]), truth.reshape(-1)
     told = answers >= 0
     if not told.any():

@@ -1,4 +1,4 @@
-"""The micro judge before training: a CLIP in open_clip's format, with weights from which it can learn from nothing."""
+"""The micro judge before training: a CLIP in open_clip's format, with initial weights for training from scratch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refiner.training.preference.data import CELLS
 from refiner.training.world.tokenizers import CONTEXT_LENGTH, judge_tokenizer
 
 _FIRST_SCALE = 30.0
-"""On the cosines: enough for a small step of a feature to say that a picture is flawed."""
+"""Initial factor on the cosines. It is so large that a small change of a feature can mark a flawed image."""
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def build_scorer(seed: int) -> HPSScorer:
-    """The micro judge before training, written to a folder and read back as any other."""
+    """The micro judge with random weights. It is saved to a folder and loaded again, like any other scorer."""
     seed_everything(seed)
     tokenizer = judge_tokenizer()
     config = model_config(len(tokenizer))
@@ -56,7 +56,7 @@ def build_scorer(seed: int) -> HPSScorer:
 
 @torch.no_grad()
 def _initialise(clip: open_clip.CLIP) -> None:
-    """What lets an image tower learn from nothing; open_clip's own values are meant to be overwritten."""
+    """Initialise the image tower for training from scratch. open_clip's initial values assume a checkpoint."""
     tower = clip.visual
     tower.positional_embedding[1:] = 0.2 * _sines(tower.positional_embedding.shape[1])
     nn.init.normal_(tower.conv1.weight, std=tower.conv1.weight[0].numel() ** -0.5)
@@ -67,7 +67,7 @@ def _initialise(clip: open_clip.CLIP) -> None:
 
 
 def _sines(width: int) -> Tensor:
-    """Two-dimensional sines and cosines, float (patches, width)."""
+    """Two-dimensional sine and cosine position embeddings, float (patches, width)."""
     y, x = torch.meshgrid(torch.arange(CELLS).float(), torch.arange(CELLS).float(), indexing="ij")
     rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
     waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]

@@ -1,4 +1,4 @@
-"""The micro judge's pictures, drawn ahead into shards and read back in batches."""
+"""Shards of training images for the micro judge, made before the training and read in batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.paintings import VIEWS, Gallery
 
 _SHIFT = 3
+"""Largest shift of an image in training, in pixels."""
 
 
 class Labels(NamedTuple):
-    """The truth about the patches of N pictures."""
+    """The truth about the patches of N images."""
 
     things: Tensor
     """Int (N, 3, CELLS, CELLS), as in ``thing_labels``."""
@@ -33,12 +34,12 @@ class Labels(NamedTuple):
 
 
 class Pool:
-    """Samples that were drawn ahead; the pictures stay on disk.
+    """Stored samples. The images stay on disk.
 
     Args:
-        folder: of the shards.
-        shards: how many to open.
-        names: what a sample's pictures are, in order.
+        folder: folder of the shards.
+        shards: number of shards to open.
+        names: names of a sample's images, in order.
     """
 
     def __init__(self, folder: Path, shards: int, names: tuple[str, ...]) -> None:
@@ -52,14 +53,22 @@ class Pool:
             np.concatenate([file[name] for file in files]) for name in ("things", "parts", "flaws", "better")
         )
         self.better = torch.from_numpy(better)
-        """As in ``JudgeSample``, (samples, N, N)."""
+        """As in ``JudgeSample``: bool (samples, N, N)."""
         self.shard_size = len(self.pictures[0])
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def take(self, indices: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Tensor, Labels]:
-        """Named pictures of some samples, name by name: float (N, 3, 96, 96) in [0, 1], and their labels."""
+        """The images with the given names of some samples, and their labels.
+
+        Args:
+            indices: the samples, int (S,).
+            names: names of the images.
+
+        Returns:
+            The images, float (len(names) * S, 3, 96, 96) in [0, 1], ordered by name; and the labels, in the same order.
+        """
         rows = [self.pictures[index // self.shard_size][index % self.shard_size] for index in indices.tolist()]
         places = [self.names.index(name) for name in names]
         pictures = np.concatenate([np.stack([row[place] for row in rows]) for place in places])
@@ -73,10 +82,15 @@ class Pool:
 
 
 def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch | None = None) -> Pool:
-    """Draw the world's shards that are not there yet, ``size`` samples each, and open them all.
+    """Make the missing shards of rendered samples, and open all shards.
 
-    ``retouch`` is done to every other shard, such as a round trip through the generator's autoencoder: what the judge
-    will see has come out of one.
+    Args:
+        folder: folder of the shards.
+        shards: number of shards.
+        size: samples in each shard.
+        seed: seed of the samples.
+        retouch: applied to every second shard, such as a round trip through the generator's autoencoder. The images
+            that the judge scores later come out of such an autoencoder.
     """
     for index in range(shards):
         if (folder / f"{index:03d}.json").exists():
@@ -91,7 +105,7 @@ def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch
 
 
 def build_naturals(folder: Path, shards: int, gallery: Gallery) -> Pool:
-    """The same for natural samples, one shard for each of the gallery's."""
+    """Make the missing shards of natural samples, one for each shard of the gallery, and open all shards."""
     for index in range(shards):
         if not (folder / f"{index:03d}.json").exists():
             _write(folder, index, [natural_sample(painting) for painting in gallery[index]])
@@ -99,7 +113,7 @@ def build_naturals(folder: Path, shards: int, gallery: Gallery) -> Pool:
 
 
 def _write(folder: Path, index: int, samples: Sequence[JudgeSample]) -> None:
-    """Write a shard; its JSON file, which comes last, says that it is whole."""
+    """Write a shard. Its JSON file is written last: if it exists, the shard is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{index:03d}"
     np.save(stem.with_suffix(".npy"), np.stack([sample.pictures for sample in samples]))
@@ -114,9 +128,9 @@ def _write(folder: Path, index: int, samples: Sequence[JudgeSample]) -> None:
 
 
 def decoder_look(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] as a decoder might give them: a little soft, noisy and off in colour.
+    """Imitate a decoder: add slight blur, noise and a colour shift to images, float (B, 3, H, W) in [0, 1].
 
-    Each picture gets its own amounts, so that they say nothing about which one is flawed. Draws from torch's generator.
+    The amounts differ from image to image, so that they do not show which one is flawed. Uses torch's generator.
     """
     count = len(pictures)
     softness = torch.rand(count, 1, 1, 1) ** 2
@@ -128,10 +142,10 @@ def decoder_look(pictures: Tensor) -> Tensor:
 
 
 def shifted(pictures: Tensor, samples: Sequence[int]) -> Tensor:
-    """Pictures (B, 3, H, W) moved by up to ``_SHIFT`` pixels, too little for the labels of their patches to change.
+    """Shift images, (B, 3, H, W), by up to ``_SHIFT`` pixels. This is too little to change the labels of patches.
 
-    Those of one sample move alike, so that they still differ in nothing but what is wrong with them. Draws from torch's
-    generator.
+    ``samples`` holds the sample of each image. Images of one sample are shifted alike, so that they differ only in
+    their flaws. Uses torch's generator.
     """
     height, width = pictures.shape[2:]
     wide = functional.pad(pictures, (_SHIFT,) * 4, mode="replicate")

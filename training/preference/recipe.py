@@ -1,21 +1,26 @@
 """Train the micro judge: a CLIP in HPS's architecture and format, at the micro world's size.
 
-CLIP's contrastive loss over pictures and captions, with near misses of each in every batch (another hour, word, kind or
-colour; colours or places swapped; a thing left out), and HPS v2's preferences (arXiv 2306.09341, section 4): for one
-prompt and two pictures, cross-entropy over the pair's scaled cosines. The better one has no flaw, fewer flaws, or fits
-the caption; half the time it is another picture of the same caption, because that is what a judge is asked to choose
-from. Half the pictures have been through the generator's autoencoder, and all get the slight blur, noise and colour
-cast of a decoder, in amounts that say nothing about which one is better, and are moved by a few pixels. From a later
-step on, each batch also holds pictures with the generator's own mistakes, against others of the same scene that its
-decoder made as well, and against themselves with one place repainted. Before all that the text tower learns alone to
-tell what captions say.
+A judge is a model that scores an image against its prompt. A thing is one object of the micro world. There are two main
+losses:
 
-Departures from HPS v2: it starts from a pretrained CLIP, and its preferences are people's; here the micro world's exact
-truth stands in for both. What each patch shows, which parts should be there, which kind of flaw is there, whether the
-picture is flawless, and what the caption says are learned beside it, through heads that are thrown away afterwards:
-with so few pictures, captions and preferences alone say too little about where to look. The image tower starts from
-two-dimensional sines and cosines, and from residual branches close to zero. The tokenizer knows the words of the micro
-world alone.
+* CLIP's contrastive loss over images and captions. Every batch holds near misses of both: another hour, word, kind or
+  colour, swapped colours or places, a missing thing.
+* HPS v2's preference loss (arXiv 2306.09341, section 4): for one prompt and two images, cross-entropy over the pair's
+  scaled cosines. The better image has no flaw, or fewer flaws, or fits the caption. In half of the steps it is another
+  image of the same caption, because a judge must choose between such images.
+
+Half of the images have gone through the generator's autoencoder. All images get the slight blur, noise and colour shift
+of a decoder, in amounts that do not depend on which image is better, and are shifted by a few pixels. From step
+``natural_from`` on, each batch also holds images with the generator's own flaws. They are compared with other decoded
+images of the same scene, and with themselves after one region was inpainted again. In the first ``reading`` steps only
+the text tower is trained, to predict the content of captions.
+
+Departures from HPS v2: HPS v2 starts from a pretrained CLIP and learns people's preferences. Here the exact truth of
+the micro world replaces both. Auxiliary heads predict what each patch shows, which parts should be there, which kind of
+flaw is there, whether the image is flawless, and the content of the caption. The heads are dropped afterwards. They are
+needed because with so few images, captions and preferences carry too little information about where a flaw is. The
+position embeddings of the image tower start from two-dimensional sines and cosines, its residual branches close to
+zero. The tokenizer knows only the words of the micro world.
 """
 
 from __future__ import annotations
@@ -48,22 +53,22 @@ from refiner.training.world.paintings import VIEWS, Gallery
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(LoopSettings):
-    """Settings of a run; the defaults are those of the bundled weights."""
+    """Settings of the judge's training. The defaults made the bundled weights."""
 
     seed: int = 31
     shards: int = 16
     shard_size: int = 250
     steps: int = 5000
-    batch: int = 3  # samples, with four pictures each
-    reading: int = 800  # steps of the text tower alone, before any picture is seen
+    batch: int = 3  # rendered samples in a batch, with four images each
+    reading: int = 800  # first steps, which train only the text tower
     read: int = 96  # captions in such a step
     natural_shards: int = 16
     natural_shard_size: int = 250
-    natural_from: int = 2000  # step from which natural samples are in the batch
-    naturals: int = 6  # of them, with four pictures each
+    natural_from: int = 2000  # first step with natural samples in the batch
+    naturals: int = 6  # natural samples in a batch, with four images each
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
-    preference: float = 1.0  # this and the following are factors of the losses
+    preference: float = 1.0  # this and the following fields are weights of losses
     contrast: float = 0.5
     things: float = 0.3
     parts: float = 0.5
@@ -82,28 +87,28 @@ class PreferenceSettings(LoopSettings):
 
 
 _WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
-"""Pictures of a sample that are in the batch of even steps, and of odd ones."""
+"""Images of a rendered sample that are in the batch in even steps, and in odd steps."""
 _DUELS = {"cleaner": (0, 1), "much cleaner": (0, 2), "fewer": (1, 2), "fitting": (0, 3)}
 _NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2), "mended": (3, 2), "spoiled": (2, 3)}
-"""Which of a sample's pictures is better than which, where ``Pool.better`` says so."""
+"""Pairs to compare by name: positions of the better and the worse image. ``Pool.better`` says whether a pair counts."""
 
 
 class JudgeBatch(NamedTuple):
-    """Pictures of one pool's samples, and which is better than which."""
+    """N images of some samples, their captions, and pairs of a better and a worse image."""
 
     pictures: Tensor
-    """(N, 3, 96, 96)."""
+    """Float (N, 3, 96, 96) in [0, 1]."""
     samples: list[int]
-    """Which sample each picture is of."""
+    """Index of each image's sample."""
     labels: Labels
     captions: list[str]
-    """One for each picture."""
+    """One caption for each image."""
     wrong: list[str]
-    """Captions that belong to none of them."""
+    """Captions that belong to none of the images."""
     pairs: dict[str, Tensor]
-    """Numbers (D, 2) of the better and the worse picture, by duel; the prompt is the better one's caption."""
+    """Indices of the better and the worse image, int (P, 2), by name. The prompt is the caption of the better image."""
     fitting: list[int]
-    """Numbers of the flawless pictures, each with a caption of its own."""
+    """Indices of the images without flaws, which the contrastive loss compares with the captions."""
 
 
 def _draw_batch(
@@ -147,7 +152,7 @@ def _join(first: JudgeBatch, second: JudgeBatch) -> JudgeBatch:
 
 
 def draw_step(world: Pool, natural: Pool | None, recipe: PreferenceSettings, part: Draw) -> JudgeBatch | list[str]:
-    """The batch of a micro-batch; of those that the text tower reads alone, captions."""
+    """Draw a micro-batch. In the steps that train only the text tower, it is a list of captions."""
     rng = np.random.default_rng([recipe.seed, 1, *part.key])
     if part.step < recipe.reading:
         return [sample_scene(rng).caption for _ in range(recipe.read)]
@@ -158,7 +163,7 @@ def draw_step(world: Pool, natural: Pool | None, recipe: PreferenceSettings, par
 
 
 def losses_of(trainee: Trainee, batch: JudgeBatch | list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses by name, and the share of each duel that was decided rightly."""
+    """The losses by name, and the values to log: for each kind of pair the share of right decisions, and the scale."""
     if not isinstance(batch, JudgeBatch):
         return {"said": trainee.said_loss(trainee.read(batch), batch)}, {}
     captions = [batch.captions[number] for number in batch.fitting] + batch.wrong
@@ -178,13 +183,16 @@ def losses_of(trainee: Trainee, batch: JudgeBatch | list[str]) -> tuple[dict[str
 
 
 def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run: Run) -> HPSScorer:
-    """The whole training, or what is left of it; checkpoint and pools lie in the run's folder.
+    """Train the judge, or resume. Checkpoint and training images are in the run's folder.
 
     Args:
-        recipe: its settings.
-        imperfect: the generator: half the pictures go through its autoencoder, and it paints the natural samples;
-            without it there are none of these.
-        run: where.
+        recipe: the settings.
+        imperfect: the generator. Half of the images go through its autoencoder, and it generates the natural samples.
+            None: no image does, and there are no natural samples.
+        run: where to write and compute.
+
+    Returns:
+        The trained judge, on the CPU.
     """
     weights = dataclasses.asdict(recipe)
     retouch = imperfect.round_trip if imperfect else None
@@ -224,23 +232,21 @@ def _train(recipe: PreferenceSettings, data: DataSet | None, run: Run, out: Path
 
 
 def measure_folder(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """``measure`` of the judge in a folder, with pairs drawn from the seed of its card."""
+    """``measure`` for the judge in a folder. The seed of its ``card.json`` determines the pairs."""
     imperfect = bundled_generator(run.weights)
     return measure(HPSScorer.from_pretrained(folder), read_card(folder).seed, count, imperfect)
 
 
 RECIPE = Recipe(
     name="preference",
-    help="the judge: a CLIP in HPS v2's format at the micro world's size",
-    budget="hours on one core, the images that the generator paints first included",
     micro=PreferenceSettings,
     train=_train,
     folder="hps",
     card=Card(
         name="hps-micro 6",
         data=lambda recipe: (
-            f"{recipe.shards * recipe.shard_size} captions of the micro world, five pictures each, and near misses; "
-            f"{recipe.natural_shards * recipe.natural_shard_size} scenes painted by the generator"
+            f"{recipe.shards * recipe.shard_size} captions of the micro world, five images each, and near misses; "
+            f"{recipe.natural_shards * recipe.natural_shard_size} scenes drawn by the generator"
         ),
     ),
     measure=measure_folder,

@@ -1,6 +1,8 @@
-"""The bundled probe: learns from the generator's own pictures, annotated by the referee, where its denoiser sees flaws.
+"""Train the bundled probe, which finds flaws from the features of the generator's denoiser.
 
-The features of every picture are taken once and kept; the probe itself is trained in minutes.
+It learns from the generator's own images, with the referee's annotations. The referee is the program that knows the
+truth of the micro world (``micro/oracle.py``). The features of every image are computed once and stored. The training
+of the probe itself takes minutes.
 """
 
 from __future__ import annotations
@@ -34,23 +36,23 @@ from refiner.training.world.localization import measure_detector
 from refiner.training.world.paintings import VIEWS, Gallery, Painting
 
 _SHOWN = tuple(VIEWS.index(name) for name in ("returned", "poorer", "repainted"))
-"""The pictures of a painting that are learnt from: flawless, flawed, and changed in one place."""
+"""The images of a ``Painting`` that are used: without flaws, with flaws, and with one region inpainted again."""
 _IGNORED = -100
-"""Label of a cell that says nothing, as in torch's cross entropy."""
+"""Label of a cell that torch's cross-entropy ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings(LoopSettings):
-    """How the probe is trained."""
+    """Settings of the probe's training. The defaults made the bundled weights."""
 
-    shards: int = 16  # of the gallery
-    held: int = 1  # of them, the first ones, that are kept for choosing settings
+    shards: int = 16  # shards of the gallery
+    held: int = 1  # first shards, which are not trained on but kept for choosing settings
     steps: int = 3000
     batch: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
-    flaw_weight: float = 2.0  # of a flawed cell against a flawless one
-    word_weight: float = 0.1  # of the loss of part and colour against that of the flaw
+    flaw_weight: float = 2.0  # weight of a flawed cell; a cell without a flaw has weight 1
+    word_weight: float = 0.1  # weight of the loss of part and colour; the loss of the flaw has weight 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,20 +60,21 @@ class ProbeSettings(LoopSettings):
 
 
 class Shard(NamedTuple):
-    """Features and labels of N pictures."""
+    """Features and labels of N images."""
 
     features: NDArray[np.float16]
     """(N, C, h, w), on disk."""
     flaws: NDArray[np.float32]
-    """(N, h, w): share of each cell that is flawed, in [0, 1]."""
+    """(N, h, w): flawed share of each cell, in [0, 1]."""
     parts: NDArray[np.int64]
-    """(N, h, w): index into ``PART_NAMES`` in flawed cells."""
+    """(N, h, w): in flawed cells the index of the part in ``PART_NAMES``, else -100."""
     colours: NDArray[np.int64]
-    """(N, h, w): index of the thing's colour in flawed cells."""
+    """(N, h, w): in flawed cells the index of the thing's colour in ``COLOURS``, else -100. A thing is one object of
+    the micro world."""
 
 
 def take_features(pipe: StableDiffusionPipeline, paintings: Sequence[Painting], file: Path) -> NDArray[np.float16]:
-    """Features of the pictures that are learnt from, float16 (N, C, h, w); kept in ``file`` and read from there."""
+    """Features of the images to learn from, float16 (N, C, h, w). Stored in ``file``, and read from it if it exists."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         look = DenoiserFeatures(pipe, ProbeConfig.timestep, ProbeConfig.draws)
@@ -92,7 +95,7 @@ def take_features(pipe: StableDiffusionPipeline, paintings: Sequence[Painting], 
 def labels(
     paintings: Sequence[Painting], side: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Flaws, parts and colours of the pictures that are learnt from, as in ``Shard``, on ``side`` cells a side."""
+    """Flaws, parts and colours of the images to learn from, as in ``Shard``, on a grid of ``side`` x ``side`` cells."""
     shape = (len(paintings), len(_SHOWN), side, side)
     flaws = np.zeros(shape, dtype=np.float32)
     words = np.full((2, *shape), _IGNORED, dtype=np.int64)
@@ -120,7 +123,7 @@ def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
 
 
 def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, folder: Path) -> Shard:
-    """A shard of the gallery as the probe learns from it."""
+    """Features and labels of a shard of the gallery. The features are stored in ``folder``."""
     paintings = gallery[index]
     features = take_features(pipe, paintings, folder / f"{gallery.seed}-{gallery.shard}-{index:03d}.npy")
     return Shard(features, *labels(paintings, features.shape[-1]))
@@ -129,7 +132,17 @@ def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, fold
 def loss(
     probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Binary cross entropy of the flaw and cross entropy of part and colour in flawed cells; and both for the log."""
+    """Binary cross-entropy of the flaws, plus cross-entropy of part and colour in flawed cells.
+
+    Args:
+        probe: the probe.
+        features: float (B, C, h, w).
+        truth: flaws, parts and colours as in ``Shard``.
+        recipe: the settings.
+
+    Returns:
+        The loss, and both terms to log.
+    """
     flaws, *words = truth
     logits = probe(features)
     flaw = functional.binary_cross_entropy_with_logits(
@@ -142,7 +155,7 @@ def loss(
 
 
 def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: str) -> ProbeDetector:
-    """Train a probe, or go on where ``probe.pt`` in the run's folder stopped."""
+    """Train a probe, or resume from ``probe.pt`` in the run's folder. ``generator`` is the id of the generator."""
     channels = shards[0].features.shape[1]
     config = ProbeConfig(
         generator=generator,
@@ -193,15 +206,13 @@ def _train(recipe: ProbeSettings, data: DataSet | None, run: Run, out: Path) -> 
 
 RECIPE = Recipe(
     name="probe",
-    help="a detector on the generator's own denoiser features",
-    budget="minutes on one core, after hours in which the generator paints",
     micro=ProbeSettings,
     train=_train,
     folder="probe",
     card=Card(
         name="probe-micro 3",
         family="probe",
-        data=lambda _: "the generator's own pictures of scenes of the micro world, annotated by the referee",
+        data=lambda _: "the generator's own images of scenes of the micro world, annotated by the referee",
     ),
     measure=measure_detector,
     measured=500,

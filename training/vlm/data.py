@@ -1,7 +1,8 @@
-"""Pictures of the micro world with their captions, for a vision-language model to learn from.
+"""Training data of the vision-language model: images of the micro world with their captions.
 
-Three sorts of pictures: with injected flaws, with the generator's own, and clean ones. Some captions are then made to
-ask for another colour, kind or attribute than the picture shows: a flaw that only a reader of captions can find.
+The images have injected flaws, the generator's own flaws, or no flaws. Some captions are then changed so that they ask
+for another colour, kind or attribute than the image shows. Only a model that reads the caption can find such a flaw. A
+thing is one object of the micro world.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from refiner.training.world.words import FRAME, INSTEAD, WANTED
 from refiner.types import Box, Claim, Mask, Region
 
 CLEAN_SHARE = 0.3
-"""Share of the pictures of injected flaws that have none; of painted ones a quarter and more are clean."""
+"""Share of clean images in shards of injected flaws. Of the images from the generator, at least a quarter are clean."""
 MOST_REGIONS = 6
-"""Regions of an answer: the largest ones."""
+"""Largest number of regions in an answer; the largest regions are kept."""
 SURE, LESS_SURE = 0.9, 0.7
 """Confidence in an injected flaw or a wrong thing, and in a malformed part."""
 _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
@@ -42,37 +43,38 @@ _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
     "cat": ("facing {}", Category.COMMONSENSE, ()),
     "tree": ("with the sun on the {}", Category.OPTICS, ("sun",)),
 }
-"""How an explanation words a kind's attribute, the flaw's category, and the parts that show it; none: all of them."""
+"""By kind: how an explanation words its attribute, the flaw's category, and the parts that show it (empty: all)."""
 HUES = (*COLOURS, *BACKGROUNDS)
-"""Colours of things, and backgrounds."""
+"""Colours of things, then backgrounds."""
 UNSEEN = -1
-"""In place of a kind of flaw: it cannot be seen in the picture alone."""
+"""The kind of a flaw that cannot be found without the caption."""
 
 
 class Shown(NamedTuple):
-    """One picture, its caption, and the truth about it, regions in the order in which an answer names them."""
+    """One image, its caption and its true regions, in the order in which an answer names them."""
 
     image: Pixels
     """Uint8 (96, 96, 3)."""
     caption: str
     found: tuple[Claim, ...]
+    """What the right answer says about each region."""
     masks: NDArray[np.bool_]
     """Bool (R, 96, 96)."""
     kinds: tuple[int, ...]
-    """Index into ``KIND_NAMES`` of each region."""
+    """Kind of each region's flaw: an index into ``KIND_NAMES``, or ``UNSEEN``."""
     parts: Pixels
-    """Uint8 (48, 48), every second pixel: which part should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+    """Uint8 (48, 48), every second pixel: the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
 
 
 def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Shown:
-    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things."""
+    """A random image. It is clean with probability ``clean_share``, else it has a flaw on each of 1 to all things."""
     picture = draw_injected(rng, clean_share)
     kinds = [KIND_NAMES.index(kind) for kind in picture.kinds]
     return _shown(np.asarray(picture.image), picture.scene, picture.regions, kinds, SURE)
 
 
 def natural(painting: Painting) -> list[Shown]:
-    """A painting's pictures with what is wrong with them."""
+    """The images of a ``Painting`` (generated images of one scene) with their true regions."""
     items = []
     for picture, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
         regions = regions_of(flaws, scene)[:MOST_REGIONS]
@@ -89,7 +91,7 @@ def _shown(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequen
 
 
 def found_of(region: Region, sure: float = SURE) -> Claim:
-    """What an answer says of a true region."""
+    """What the right answer says about a true region."""
     return Claim(
         name=region.name,
         location=region.location,
@@ -103,7 +105,7 @@ def found_of(region: Region, sure: float = SURE) -> Claim:
 
 
 def _ordered(item: Shown) -> Shown:
-    """Regions by ninth of the picture, row by row, then from left to right."""
+    """Regions ordered by thirds of the image's height, then from left to right."""
     order = sorted(range(len(item.found)), key=lambda index: _reading_key(item.found[index].box))
     return item._replace(
         found=tuple(item.found[index] for index in order),
@@ -118,9 +120,9 @@ def _reading_key(box: Box | None) -> tuple[int, int]:
 
 
 def unlike(item: Shown, rng: np.random.Generator) -> Shown:
-    """The same picture with a caption that asks for something else of one of its things, and with that flaw.
+    """The same image with a caption that asks for something else at one of its things, and with that flaw.
 
-    A thing that is flawed already is left alone; where all are, so is the caption.
+    If the thing that is drawn at random already has a flaw, or no pixel shows it, the item is returned unchanged.
     """
     scene = parse_caption(item.caption)
     flawed = item.masks.any(axis=0)
@@ -157,7 +159,8 @@ def unlike(item: Shown, rng: np.random.Generator) -> Shown:
 
 
 def _asked(thing: Thing, scene: Scene, rng: np.random.Generator) -> tuple[Thing, str, str, Category, tuple[str, ...]]:
-    """Another thing than the one shown, both in words, the category of the difference, and the parts that show it."""
+    """Another thing than the one shown, both in words, the category of the difference, and the parts that show it
+    (empty: all)."""
     choice = rng.random()
     if choice < 0.4 and thing.kind in _ATTRIBUTES:
         template, category, parts = _ATTRIBUTES[thing.kind]
@@ -180,7 +183,7 @@ def _other(rng: np.random.Generator, choices: Sequence[str], own: str) -> str:
 
 
 def mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:
-    """Where a thing, or some of its parts, should be, bool (96, 96)."""
+    """The pixels where a thing, or some of its parts, should be, bool (96, 96). ``names`` empty: all parts."""
     labels = [
         1 + label
         for label, name in enumerate(PART_NAMES)
@@ -191,13 +194,14 @@ def mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:
 
 
 class Album:
-    """Shards of pictures, made when first asked for and kept in a folder; even ones are of injected flaws.
+    """Shards of images. A shard is made when it is first needed, and stored in a folder.
 
     Args:
-        folder: of the shards; made if missing.
-        gallery: paintings with the generator's own flaws, for the odd shards; None: all flaws are injected.
-        seed: shard i is drawn from seed + i, whoever draws it and when.
-        shard: pictures in each, those of paintings apart.
+        folder: folder of the shards; made if missing.
+        gallery: generated images with the generator's own flaws, for the odd shards. The even shards have injected
+            flaws. None: all shards have injected flaws.
+        seed: shard i depends only on seed + i.
+        shard: number of images in a shard of injected flaws.
     """
 
     def __init__(self, folder: Path, gallery: Gallery | None = None, seed: int = 5_000_000, shard: int = 1000) -> None:
@@ -207,7 +211,7 @@ class Album:
         folder.mkdir(parents=True, exist_ok=True)
 
     def grow(self, shards: int) -> None:
-        """Hold at least this many shards."""
+        """Load or make shards until there are at least ``shards``."""
         while self.shards < shards:
             own = self.gallery is not None and self.shards % 2 == 1
             path = self.folder / f"{'natural' if own else 'injected'}-{self.seed + self.shards}-{self.shard}.npz"
@@ -251,13 +255,15 @@ def _read(path: Path) -> list[Shown]:
 
 
 def kind_of(label: int) -> str:
-    """Of the thing that a part of the map belongs to."""
+    """The kind of thing that a label of the part map belongs to."""
     return PART_NAMES[label - 1].partition(": ")[0]
 
 
 def hues_of(item: Shown) -> Pixels:
-    """Uint8 (48, 48): 1 + index into ``HUES`` of the thing or the background that each second pixel should show; 0
-    everywhere where the caption asks for something else."""
+    """The colour or background that every second pixel should show: uint8 (48, 48), 1 + index into ``HUES``.
+
+    All values are 0 if the caption asks for something else than the image shows.
+    """
     if UNSEEN in item.kinds:
         return np.zeros_like(item.parts)
     scene = parse_caption(item.caption)

@@ -1,4 +1,4 @@
-"""Measure a detector that may read captions on held-out pictures of the micro world."""
+"""Measure a detector on held-out images of the micro world, with and without their captions."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
 from refiner.types import Analysis, Box
 
 FOUND_IOU = 0.3
-"""A true region is found when the box of a claimed one overlaps its own at least this much."""
+"""Smallest IoU of a reported box with the box of a true region, for which the true region counts as found."""
 _PAINTED = 20
-"""Scenes that are painted at once."""
+"""Scenes that are generated in one batch."""
 _AT_ONCE = 8
+"""Images that are analysed in one batch."""
 
 
 class Sets(NamedTuple):
-    """Held-out pictures; clean ones are in each."""
+    """Held-out images."""
 
     injected: list[Shown]
     """Exact renders, half of them with injected flaws."""
     decoded: list[Shown]
-    """The same through an imitated autoencoder."""
+    """The same images after an imitated round trip through an autoencoder."""
     unlike: list[Shown]
-    """Clean ones whose caption asks for something else than they show."""
+    """Clean images whose caption asks for something else than they show."""
     natural: list[Shown]
-    """What the generator painted."""
+    """Images from the generator, with and without flaws."""
 
 
 def held_out(count: int, imperfect: ImperfectGenerator) -> Sets:
-    """``count`` flawed and as many clean pictures with injected flaws, ``count`` of the other sorts."""
+    """Make the held-out images: ``count`` flawed and ``count`` clean renders, and at least ``count`` of other sorts."""
     rng = np.random.default_rng([HELD_OUT_SEED, 5])
     injected = [*_drawn(rng, count, 0.0), *_drawn(rng, count, 1.0)]
     decoded = [item._replace(image=decoder_like(item.image, rng)) for item in injected]
@@ -55,7 +56,7 @@ def held_out(count: int, imperfect: ImperfectGenerator) -> Sets:
 
 
 def _drawn(rng: np.random.Generator, count: int, clean_share: float) -> list[Shown]:
-    """So many pictures, all clean or all flawed."""
+    """``count`` images, all without flaws (share 1.0) or all with flaws (share 0.0)."""
     items: list[Shown] = []
     while len(items) < count:
         item = draw(rng, clean_share)
@@ -64,7 +65,7 @@ def _drawn(rng: np.random.Generator, count: int, clean_share: float) -> list[Sho
 
 
 def analyse(detector: Detector, items: Sequence[Shown], *, told: bool) -> list[Analysis | None]:
-    """One analysis a picture, told its caption or not; None where the answer could not be read."""
+    """One analysis for each image. ``told``: whether the detector gets the captions. None: the answer is unreadable."""
     answers: list[Analysis | None] = []
     for start in range(0, len(items), _AT_ONCE):
         part = items[start : start + _AT_ONCE]
@@ -86,14 +87,19 @@ def _alone(detector: Detector, image: Image.Image, caption: str | None) -> Analy
 
 
 def score(items: Sequence[Shown], answers: Sequence[Analysis | None]) -> dict[str, float]:
-    """Scores of the answers to pictures.
+    """Scores of answers.
 
     Returns:
-        ``found`` (share of the true regions whose box a claimed one overlaps with IoU of at least ``FOUND_IOU``),
-        ``right_category`` (share of these), ``pixel_f1`` (pooled over the flawed pictures), ``clean_claimed`` (share
-        of the clean pictures with a claimed region), ``clean_regions`` (claimed regions a clean picture),
-        ``missed_pictures`` (share of the flawed pictures called clean), ``unreadable`` (share of all pictures), and
-        ``found/<kind>`` for each kind of flaw; all but ``clean_regions`` in [0, 1]. What there is none of is left out.
+        All scores except ``clean_regions`` are in [0, 1]. A score without images is left out.
+
+        * ``found``: share of true regions whose box overlaps a reported box with an IoU of at least ``FOUND_IOU``;
+        * ``found/<kind>``: the same for each kind of flaw;
+        * ``right_category``: share of the found regions with the right category;
+        * ``pixel_f1``: F1 over the pixels of all flawed images together;
+        * ``missed_pictures``: share of flawed images without a reported region;
+        * ``clean_claimed``: share of clean images with a reported region;
+        * ``clean_regions``: mean number of reported regions on a clean image;
+        * ``unreadable``: share of all images whose answer is unreadable.
     """
     read = [(item, answer) for item, answer in zip(items, answers, strict=True) if answer is not None]
     flawed = [(item, answer) for item, answer in read if item.found]
@@ -116,7 +122,7 @@ def score(items: Sequence[Shown], answers: Sequence[Analysis | None]) -> dict[st
 
 
 def _hits(item: Shown, answer: Analysis) -> list[tuple[str, bool, bool]]:
-    """For each true region its kind, whether it is found, and whether its category is right."""
+    """For each true region: its kind, whether it is found, and whether its category is right."""
     rows = []
     for found, mask, kind in zip(item.found, item.masks, item.kinds, strict=True):
         truth = box_of(mask)
@@ -133,7 +139,8 @@ def _overlap(claimed: Box, truth: Box | None) -> float:
 
 
 def measure(detector: Detector, sets: Sets) -> dict[str, float]:
-    """All scores by ``<set>/<score>``; captions are told, but for ``untold/<score>``, of painted pictures."""
+    """All scores by ``<set>/<score>``. The detector gets the captions, except for ``untold/<score>``: the natural set
+    without captions."""
     scores: dict[str, float] = {}
     rows = {"injected": sets.injected, "decoded": sets.decoded, "unlike": sets.unlike, "natural": sets.natural}
     for name, items in rows.items():
@@ -144,6 +151,6 @@ def measure(detector: Detector, sets: Sets) -> dict[str, float]:
 
 
 def measure_folder(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """``measure`` of the model in a folder, with filled boxes as masks, so that its boxes are its own."""
+    """``measure`` for the model in a folder. Masks are filled boxes, so that only the model's own boxes count."""
     detector = load_vlm(folder, grounder="box")
     return measure(detector, held_out(count, bundled_generator(run.weights)))

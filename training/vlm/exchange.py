@@ -1,4 +1,4 @@
-"""What a vision-language model is asked about pictures of the micro world, what it should answer, batches of both."""
+"""Questions to the vision-language model about images of the micro world, the right answers, and batches of both."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from refiner.training.world.words import FRAME
 from refiner.types import Box, Claim
 
 UNTOLD = 0.25
-"""Share of the questions that do not tell the caption."""
+"""Share of questions without the caption."""
 UNLIKE = 0.3
-"""Share of the told captions that ask for something else than the picture shows."""
+"""Of the questions with a caption: share in which it asks for something else than the image shows."""
 CHECKED = 0.15
-"""Share of the questions that ask whether claims are true."""
+"""Share of questions whether claims are true."""
 LOCATED = 0.15
-"""Share of the questions that ask where parts are: boxes are learnt sooner so than from flaws alone."""
+"""Share of questions where parts are. They teach boxes faster than questions about flaws."""
 MOST_PLACES = 6
-"""Parts whose places a question asks for."""
+"""Largest number of things and parts in the answer to such a question."""
 HASTY = 0.2
-"""Share of the other questions that ask for clear flaws alone, as one-step detectors do."""
+"""Of the other questions: share that asks only for clear flaws, as one-step detectors do."""
 _LENGTH_STEP = 16
-"""Texts are padded to multiples of this: kernels are prepared anew for every new shape."""
+"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
 _FALSE_CLAIMS = (
     "the {part} is missing",
     EXPLANATION,
@@ -56,16 +56,16 @@ _FALSE_CLAIMS = (
 
 
 class Exchange(NamedTuple):
-    """A question about a picture, and the answer to it."""
+    """A question about an image, and the right answer."""
 
     question: ChatRequest
     answer: str
     boxes_only: bool = False
-    """Whether only the boxes of the answer are learnt, because its names are a choice."""
+    """Whether only the boxes of the answer are learnt, because other names would be right too."""
 
 
 def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
-    """A question at random about a picture, whose caption may be changed first, with the true answer."""
+    """A random question about an image, with the right answer. The caption may be changed first (``unlike``)."""
     caption_told = rng.random() >= UNTOLD
     if caption_told and rng.random() < UNLIKE:
         item = unlike(item, rng)
@@ -87,8 +87,10 @@ def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
 
 
 def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
-    """Some of the things and parts that a picture should show, by name, with their boxes; none where its caption asks
-    for something else."""
+    """Names and boxes of some of the things and parts that an image should show.
+
+    The list is empty if the caption asks for something else than the image shows.
+    """
     if UNSEEN in item.kinds:
         return []
     places = []
@@ -104,7 +106,7 @@ def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
 
 
 def false_claim(item: Shown, rng: np.random.Generator) -> Claim | None:
-    """A flaw of a part that has none; None where the part that chance chose has one, or is too small to be seen."""
+    """A claim of a flaw at a random part that has no flaw. None if the part has a flaw, or is too small to be seen."""
     things = parse_caption(item.caption).things
     label = int(rng.choice(np.unique(item.parts)))
     if label == 0:
@@ -130,7 +132,7 @@ def false_claim(item: Shown, rng: np.random.Generator) -> Claim | None:
 
 
 def _jittered(region: Claim, rng: np.random.Generator) -> Claim:
-    """The same with a box about as wrong as a model's."""
+    """The same claim with a box that is about as inexact as a model's box."""
     box = [side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE)]
     return dataclasses.replace(region, box=clip_box(_in_order(box), FRAME) or region.box)
 
@@ -141,26 +143,26 @@ def _in_order(box: Sequence[int]) -> Box:
 
 
 class VlmBatch(NamedTuple):
-    """B questions with answers; S flaws that the pictures show, row by row."""
+    """B questions with answers. Their images have S visible flaws together, image by image."""
 
     pixels: Tensor
     """Float (B, 3, 96, 96), normalised."""
     ids: Tensor
     """Int (B, L): question and answer, padded on the right."""
     labels: Tensor
-    """Int (B, L): the answer's tokens where an answer stands, else -100."""
+    """Int (B, L): the tokens of the answer, -100 elsewhere."""
     captions: Tensor
-    """Int (B, L): the caption's tokens where a question tells one that fits the picture, else -100."""
+    """Int (B, L): the tokens of a caption that fits its image, -100 elsewhere."""
     masks: Tensor
     """Float (S, 96, 96) of 0 and 1."""
     rows: Tensor
-    """Int (S,): which picture each flaw is of."""
+    """Int (S,): index of each flaw's image in the batch."""
     kinds: Tensor
     """Int (S,): index into ``KIND_NAMES``."""
     parts: Tensor
-    """Int (B, 48, 48): which part should be where, 1 + index into ``PART_NAMES``, 0 for none."""
+    """Int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
     hues: Tensor
-    """Int (B, 48, 48): which colour or background should be where, 1 + index into ``HUES``, 0 where not known."""
+    """Int (B, 48, 48): the colour or background that should be there, 1 + index into ``HUES``, 0 if unknown."""
 
 
 def sample_batch(
@@ -172,7 +174,7 @@ def sample_batch(
     picture_tokens: int,
     augment: Augment = decoder_like,
 ) -> VlmBatch:
-    """Draw ``size`` pictures, augmented, with a question about each; the same ``seed`` gives the same batch."""
+    """Draw ``size`` images, augment them, and ask a question about each. The same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
     asked = [ask(item._replace(image=augment(item.image, rng)), rng) for item in chosen]
@@ -180,7 +182,7 @@ def sample_batch(
 
 
 def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> VlmBatch:
-    """Put pictures, questions and answers into one batch."""
+    """Tokenize questions and answers and put them and their images into one batch."""
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))
@@ -222,5 +224,5 @@ def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFa
 
 
 def normalise(images: Pixels) -> Tensor:
-    """Uint8 (B, 96, 96, 3) to what the tower sees, float (B, 3, 96, 96) in [-1, 1]."""
+    """Convert images, uint8 (B, 96, 96, 3), to the input of the tower, float (B, 3, 96, 96) in [-1, 1]."""
     return torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1)

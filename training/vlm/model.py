@@ -1,4 +1,4 @@
-"""Qwen3-VL at the micro world's size, and what only its training needs."""
+"""Qwen3-VL at the micro world's size, and its training losses."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
 from refiner.training.world.losses import dice_loss, kind_loss, part_loss
 
 _TEMPORAL = 2
-"""Frames in a patch: a picture is shown twice."""
+"""Frames in a patch. An image counts as two equal frames."""
 _BLUNT = 1.0
-"""Pixels by which a coordinate is wrong without being much of an error (a Gaussian's sigma)."""
+"""Tolerance of coordinates: sigma of a Gaussian, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of the parts; the picture is 96 x 96."""
+    """Sizes of the model's parts. The image is 96 x 96."""
 
     patch: int = 8
+    """Side of a patch, in pixels."""
     merge: int = 2
-    """Patches along a side that become one token of the language model."""
+    """``merge`` x ``merge`` patches become one token of the language model."""
     vision_width: int = 192
     vision_layers: int = 6
     vision_heads: int = 2
@@ -50,17 +51,17 @@ class Architecture:
 
     @property
     def side(self) -> int:
-        """Patches along a side of the picture."""
+        """Patches along a side of the image."""
         return SIZE // self.patch
 
     @property
     def tokens(self) -> int:
-        """Of the language model, for a picture."""
+        """Tokens of the language model for an image."""
         return (self.side // self.merge) ** 2
 
 
 def build_model(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLForConditionalGeneration:
-    """A Qwen3-VL with random weights for this tokenizer."""
+    """A Qwen3-VL with random weights, for this tokenizer."""
     head = shape.text_width // shape.text_heads
     text = {
         "vocab_size": len(tokenizer),
@@ -107,12 +108,12 @@ def build_model(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLFo
     model.generation_config.update(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    model.set_attn_implementation("eager")  # faster than sdpa for so short texts on a CPU
+    model.set_attn_implementation("eager")  # faster than sdpa for such short texts on a CPU
     return model
 
 
 def build_processor(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLProcessor:
-    """What shows the model pictures of any size as 96 x 96."""
+    """A processor that resizes images of any size to 96 x 96."""
     middle = [0.5] * 3
     pixels = SIZE * SIZE
     images = Qwen2VLImageProcessor(
@@ -130,10 +131,10 @@ def build_processor(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3
 
 @torch.no_grad()
 def copy_tower(model: Qwen3VLForConditionalGeneration, tower: CLIPVisionModel, pixels: Tensor) -> None:
-    """Begin with the weights of a trained CLIP tower of the same sizes, as far as the architectures agree.
+    """Copy the weights of a trained CLIP tower of the same sizes, as far as the architectures agree.
 
-    What differs, and is learnt anew: positions turn queries and keys too, there is no CLS token, and the norm behind
-    CLIP's embeddings becomes its mean scale on ``pixels``, float (B, 3, 96, 96).
+    The training must learn the differences: Qwen3-VL also rotates queries and keys by position, and has no CLS token.
+    It has no norm after the embeddings; the mean scale of CLIP's norm on ``pixels``, float (B, 3, 96, 96), replaces it.
     """
     visual, embeddings, norm = model.model.visual, tower.embeddings, tower.pre_layrnorm
     scale = norm.weight[:, None] / embeddings(pixels)[:, 1:].std(-1).mean()
@@ -162,22 +163,22 @@ def copy_tower(model: Qwen3VLForConditionalGeneration, tower: CLIPVisionModel, p
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Factors of the losses."""
+    """Weights of the losses."""
 
     answer: float = 1.0
-    """Cross-entropy of the answer's tokens, by their importance."""
+    """Cross-entropy of the answer's tokens, weighted by ``token_importance``."""
     caption: float = 0.2
-    """Of the caption's tokens: to tell what a picture shows is learnt sooner than what is wrong with it."""
+    """The same for the caption's tokens. What an image shows is easier to learn than what is wrong with it."""
     flaws: float = 0.5
-    """Kind of flaw in each patch of the tower, and flawed pixels."""
+    """Predict the kind of flaw in each patch of the tower, and the flawed pixels."""
     parts: float = 0.25
-    """Which part should be in each patch of the tower."""
+    """Predict the parts that should be in each patch of the tower."""
     hues: float = 0.5
-    """Colour of the thing, or background, that should be in each patch of the tower."""
+    """Predict the colour of the thing, or the background, that should be in each patch of the tower."""
 
 
 class Trainee(nn.Module):
-    """The model with the heads that only training needs."""
+    """The model and the heads that only training uses."""
 
     importance: Tensor
     targets: Tensor
@@ -194,7 +195,7 @@ class Trainee(nn.Module):
         self.register_buffer("targets", token_targets(tokenizer), persistent=False)
 
     def losses(self, batch: VlmBatch, weights: LossWeights) -> dict[str, Tensor]:
-        """All losses by name, weighted."""
+        """The weighted losses of stage 1, by name."""
         core = self.model.model
         seen = core.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
         shown = batch.ids == self.model.config.image_token_id
@@ -213,16 +214,16 @@ class Trainee(nn.Module):
         return losses | self._dense_losses(seen.last_hidden_state, batch, weights)
 
     def tower_losses(self, batch: VlmBatch, weights: LossWeights) -> dict[str, Tensor]:
-        """The losses of the tower alone by name, weighted."""
+        """The weighted losses of stage 0 (only the tower), by name."""
         seen = self.model.model.visual(patches_of(batch.pixels, self.shape), grid_thw=self.grid(len(batch.ids)))
         return self._dense_losses(seen.last_hidden_state, batch, weights)
 
     def grid(self, count: int) -> Tensor:
-        """Frames, rows and columns of patches of so many pictures, int (count, 3)."""
+        """Frames, rows and columns of patches of ``count`` images, int (count, 3)."""
         return torch.tensor([[1, self.shape.side, self.shape.side]], device=self.targets.device).expand(count, 3)
 
     def positions(self, ids: Tensor) -> Tensor:
-        """Positions in time, height and width, int (3, B, L): the picture stands at the same place in every text."""
+        """Positions in time, height and width, int (3, B, L). The image is at the same place in every text."""
         kinds = (ids[:1] == self.model.config.image_token_id).int()
         positions, _ = self.model.model.get_rope_index(ids[:1], kinds, self.grid(1))
         return positions.expand(-1, len(ids), -1)
@@ -247,7 +248,7 @@ class Trainee(nn.Module):
         }
 
     def _flawed_loss(self, logits: Tensor, batch: VlmBatch) -> Tensor:
-        """Flawed or not at every second pixel."""
+        """Binary cross-entropy and Dice of the flawed pixels, at every second pixel."""
         side = self.shape.side
         square = logits.transpose(1, 2).reshape(-1, self.fine**2, side, side)
         drawn = functional.pixel_shuffle(square, self.fine)[:, 0]
@@ -258,7 +259,13 @@ class Trainee(nn.Module):
 
 
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
-    """Which colours should be in each patch, (B, N, hues), as shares of its pixels; patches not known count nothing."""
+    """Cross-entropy of the colours that should be in each patch.
+
+    Args:
+        logits: float (B, N, hues).
+        hues: int (B, 48, 48), as in ``VlmBatch``. The target is the share of each colour among a patch's pixels.
+            Unknown pixels (0) have no weight.
+    """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
     truth = functional.adaptive_avg_pool2d(shown, side).flatten(2).transpose(1, 2)[..., 1:]
@@ -266,7 +273,11 @@ def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
 
 
 def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:
-    """What the image processor makes of normalised pictures, float (B, 3, 96, 96): (B * patches, values of a patch)."""
+    """Cut normalised images, float (B, 3, 96, 96), into patches, as the image processor does.
+
+    Returns:
+        Float (B * patches, values of a patch).
+    """
     blocks, merge, patch = shape.side // shape.merge, shape.merge, shape.patch
     cut = pixels.view(-1, 3, blocks, merge, patch, blocks, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
     twice = cut.unsqueeze(6).expand(*cut.shape[:6], _TEMPORAL, patch, patch)
@@ -274,14 +285,14 @@ def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:
 
 
 def in_rows(features: Tensor, count: int, shape: Architecture) -> Tensor:
-    """The tower's features, by blocks of merged patches, put in rows: (count, patches, width)."""
+    """Reorder the tower's features from blocks of merged patches to row-major order: (count, patches, width)."""
     blocks, merge = shape.side // shape.merge, shape.merge
     square = features.view(count, blocks, blocks, merge, merge, -1).transpose(2, 3)
     return square.reshape(count, shape.side**2, -1)
 
 
 def token_importance(tokenizer: Qwen2TokenizerFast) -> Tensor:
-    """How much each token's loss counts, float (tokens,): little where it follows from the one before."""
+    """Weight of each token's loss, float (tokens,). It is small for tokens that follow from the token before them."""
     importance = torch.ones(len(tokenizer))
     importance[tokenizer.convert_tokens_to_ids(list(connectives()))] = 0.1
     importance[tokenizer.convert_tokens_to_ids([told()[1], tokenizer.eos_token])] = 0.1
@@ -292,7 +303,7 @@ def token_importance(tokenizer: Qwen2TokenizerFast) -> Tensor:
 
 
 def token_targets(tokenizer: Qwen2TokenizerFast) -> Tensor:
-    """What a model should say where a token stands, float (tokens, tokens): coordinates may be a little beside it."""
+    """Target distribution for each token, float (tokens, tokens). For coordinates it includes values close by."""
     targets = torch.eye(len(tokenizer))
     steps = torch.arange(SIZE + 1)
     near = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * _BLUNT**2))

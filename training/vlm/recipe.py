@@ -1,9 +1,10 @@
-"""Train the bundled vision-language model: Qwen3-VL at the micro world's size, asked what the detector asks.
+"""Train the bundled vision-language model: Qwen3-VL at the micro world's size, with the questions of the detector.
 
-Its tower begins with that of the bundled LEGION, which knows the same world, and first learns alone which part of which
-thing should be where, and which kind of flaw is where. Then everything learns to answer, and these losses go on; to
-tell the caption of a picture is learnt beside it. A question is for all flaws or whether claims are true, and tells
-the caption or does not; captions that ask for something else than the picture shows are flaws of their own.
+The vision tower starts from the tower of the bundled LEGION, which was trained on the same images. Stage 0 trains only
+the tower: it learns which part of which thing (object of the micro world) should be where, and which kind of flaw is
+where. Stage 1 trains the whole model to answer, keeps the losses of stage 0, and also learns to tell the caption of an
+image. A question asks for all flaws, whether claims are true, or where parts are, with or without the caption. If a
+caption asks for something else than the image shows, that is a flaw too.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.paintings import Gallery
 
 _PICTURES = 64
-"""That the scale of a copied tower's embeddings is measured on."""
+"""Number of images on which the scale of the copied tower's embeddings is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VlmSettings(LoopSettings):
-    """All that a run depends on, the pictures and the copied tower apart."""
+    """Settings of the vision-language model's training. The defaults made the bundled weights."""
 
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
@@ -52,13 +53,13 @@ class VlmSettings(LoopSettings):
     ema: float = 0.998
     batch: int = 16
     first_shards: int = 4
-    """Shards of pictures to begin with, every other one of injected flaws."""
+    """Shards of images at the start. Every second shard has injected flaws."""
     shards: int = 16
-    """Shards in the end."""
+    """Shards of images at the end."""
     shard_every: int = 250
-    """Steps between one new shard and the next."""
+    """Steps after which another shard is added."""
     bf16: bool = True
-    """Autocast to bfloat16; the weights themselves stay float32."""
+    """Whether to autocast to bfloat16. The weights stay float32."""
     report_every: int = 50
     save_every: int = 200
 
@@ -69,7 +70,7 @@ class VlmSettings(LoopSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a run works on, made from recipe and pictures."""
+    """What the stages of a run share: settings, data, tokenizer and run."""
 
     recipe: VlmSettings
     album: Album
@@ -77,7 +78,7 @@ class Setting:
     run: Run
 
     def batch(self, stage: int, part: Draw) -> VlmBatch:
-        """A batch, drawn from seed, stage and part alone."""
+        """Draw a batch. It depends only on seed, stage and part."""
         recipe = self.recipe
         before = (0, recipe.tower_steps)[stage]
         self.album.grow(min(recipe.shards, recipe.first_shards + (before + part.step) // recipe.shard_every))
@@ -91,7 +92,7 @@ class Setting:
 
 
 def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Trainee]:
-    """Tokenizer, setting and a model with random weights."""
+    """Make the tokenizer, the setting, and a model with random weights."""
     seed_everything(recipe.seed)
     tokenizer = build_tokenizer()
     trainee = Trainee(build_model(tokenizer, recipe.architecture), tokenizer, recipe.architecture)
@@ -99,7 +100,7 @@ def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Train
 
 
 def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
-    """Copy the tower of a LEGION of the same sizes."""
+    """Copy the tower of the LEGION in the folder ``legion``. It must have the same sizes."""
     setting.album.grow(1)
     pixels = normalise(np.stack([item.image for item in setting.album.items[:_PICTURES]]))
     llava = LegionDetector.from_pretrained(legion, device="cpu").model.llava
@@ -107,7 +108,7 @@ def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
 
 
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> None:
-    """Run the tower's stage (0) or the whole model's (1), or go on from its checkpoint; ends with averaged weights."""
+    """Run the stage of the tower (0) or of the whole model (1), or resume it. It ends with the averaged weights."""
     recipe = setting.recipe
     losses: Callable[[VlmBatch, LossWeights], dict[str, Tensor]] = (trainee.tower_losses, trainee.losses)[stage]
 
@@ -130,7 +131,7 @@ def run_stage(setting: Setting, trainee: Trainee, stage: int) -> None:
 
 
 def export(setting: Setting, trainee: Trainee, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the model's folder, weights in ``dtype``; the model itself keeps its own."""
+    """Write the model to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
     kept = {name: tensor.detach().clone() for name, tensor in trainee.model.state_dict().items()}
     build_processor(setting.tokenizer, setting.recipe.architecture).save_pretrained(folder)
     trainee.model.to(dtype).save_pretrained(folder)
@@ -138,10 +139,14 @@ def export(setting: Setting, trainee: Trainee, folder: Path, dtype: torch.dtype 
 
 
 def train(recipe: VlmSettings, album: Album, run: Run, legion: Path, out: Path) -> None:
-    """Both stages, resumed where the run's folder holds checkpoints; the model goes to ``out``.
+    """Run both stages, or resume from checkpoints in the run's folder, and write the model to ``out``.
 
     Args:
+        recipe: the settings.
+        album: the images to learn from.
+        run: where to write and compute.
         legion: folder of the LEGION whose tower is copied.
+        out: folder of the finished model.
     """
     setting, trainee = prepare(recipe, album, run)
     if not (run.folder / "answers.pt").exists():
@@ -160,8 +165,6 @@ def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> No
 
 RECIPE = Recipe(
     name="vlm",
-    help="the detector that reads prompts: Qwen3-VL at the micro world's size",
-    budget="hours on one core, the images that the generator paints first included",
     micro=VlmSettings,
     train=_train,
     folder="vlm",
@@ -169,8 +172,8 @@ RECIPE = Recipe(
         name="vlm-micro 1",
         family="vlm",
         data=lambda recipe: (
-            f"micro world: {recipe.shards} shards of 1000 pictures with captions, half of them with injected flaws "
-            "(30 % clean, half decoder-like), half painted by the bundled generator and annotated by the referee"
+            f"micro world: {recipe.shards} shards of 1000 images with captions, half of them with injected flaws "
+            "(30 % clean, half decoder-like), half drawn by the bundled generator and annotated by the referee"
         ),
     ),
     measure=measure_folder,

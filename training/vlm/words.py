@@ -1,8 +1,8 @@
-"""What the bundled vision-language model is asked and answers, and the tokenizer that makes few tokens of it.
+"""Questions and answers of the bundled vision-language model, and a tokenizer that needs few tokens for them.
 
-Questions are those of ``refiner.detectors.vlm.questions``, word for word, and answers keep to their schemas. All that
-is the same in every question, and every stretch between two facts of an answer, is one token; so are the world's
-words, and coordinates. Any other text is written in bytes.
+The questions are exactly those of ``refiner.detectors.vlm.questions``. The answers follow their schemas. Each of these
+is one token: a text that is the same in all questions, a fixed text between two facts of an answer, a word of the micro
+world, a coordinate. Any other text is encoded as bytes.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from refiner.types import Box, Claim
 FORM = BoxFormat()
 """How Qwen3-VL writes boxes."""
 PICTURE = Image.new("RGB", (SIZE, SIZE))
-"""Stands for any picture: what is asked about one does not depend on its pixels."""
+"""A placeholder for any image: questions do not depend on pixels."""
 WHERE = "Where?"
-"""The question for the places of parts, which only training asks."""
+"""The question where parts are. Only the training asks it."""
 LIKELY, UNLIKELY = 0.9, 0.1
-"""Probability of a flaw that is there, and of one that is not."""
+"""Probability of a flaw in the answer if the claim is true, and if it is false."""
 MOST_ITEMS = 12
-"""Claims of one question whose numbers are one token each."""
+"""Claim numbers up to this one are one token each."""
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen's way to write down a conversation."""
+"""Qwen's chat template."""
 _SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 _MARK = "@@"
 
 FOUND, CLEAN = '{"regions": [{"name": "', '{"regions": []}'
-"""How an answer begins that names flaws, and the answer that there are none."""
+"""The beginning of an answer with flaws, and the answer without flaws."""
 NEXT, LAST = '}, {"name": "', "}]}"
-"""What stands behind a region: the beginning of another, or the end of all."""
+"""The text after a region: the beginning of the next region, or the end of the answer."""
 _BETWEEN = (
     '", "location": "', '", "explanation": "', '", "reasoning": "', '", "category": "', '", "severity": ',
     ', "confidence": ', ', "bbox_2d": [', '", "bbox_2d": [', '{"verdicts": [', '"evidence": "', '", "verdict": "',
@@ -71,7 +71,7 @@ def find_answer(found: Sequence[Claim]) -> str:
 
 
 def verify_answer(claims: Sequence[tuple[Claim, bool]]) -> str:
-    """The answer to the question whether claims are true, which each comes with."""
+    """The answer to the question whether claims are true. Each claim comes with the truth."""
     verdicts: list[dict[str, Any]] = [
         {
             "item": number,
@@ -85,18 +85,18 @@ def verify_answer(claims: Sequence[tuple[Claim, bool]]) -> str:
 
 
 def places_answer(places: Sequence[tuple[str, Box]]) -> str:
-    """The answer to the question where things and parts of them are."""
+    """The answer to the question where things (objects of the micro world) and their parts are."""
     regions = [{"name": name, "bbox_2d": [thousandths(side) for side in box]} for name, box in places]
     return json.dumps({"regions": regions})
 
 
 def thousandths(pixels: int) -> int:
-    """A coordinate as Qwen3-VL writes it."""
+    """A coordinate in thousandths of the image's side, as Qwen3-VL writes it."""
     return round(pixels * 1000 / SIZE)
 
 
 def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> str:
-    """A question as the model is given it, up to its answer, with so many tokens for its one picture."""
+    """The text of a question, up to the beginning of the answer, with ``picture_tokens`` tokens for its image."""
     turns = [
         {"role": "system", "content": [{"type": "text", "text": request.system}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request.text}]},
@@ -106,7 +106,7 @@ def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast, picture_tokens
 
 
 def build_tokenizer() -> Qwen2TokenizerFast:
-    """Of Qwen's class; it gives every text back exactly."""
+    """A Qwen2 tokenizer. It decodes every text exactly."""
     return chat_tokenizer(vocabulary(), CHAT, _SPECIAL)
 
 
@@ -116,7 +116,8 @@ def vocabulary() -> list[str]:
 
 
 def told() -> tuple[str, ...]:
-    """What a user's prompt stands behind and before in a question; then the rest of what is the same in all."""
+    """The texts before and after a user's prompt in a question, then the other texts that are the same in all
+    questions."""
     request = finding(PICTURE, _MARK, FORM, thorough=True)
     bare = {thorough: finding(PICTURE, "", FORM, thorough=thorough).user for thorough in (True, False)}
     before, _, after = request.text.removeprefix(bare[True]).partition(_MARK)
@@ -126,17 +127,20 @@ def told() -> tuple[str, ...]:
 
 
 def connectives() -> list[str]:
-    """What stands between two facts; it follows from what came before, or, at the two ends of a region, decides."""
+    """The fixed texts between two facts of an answer.
+
+    Most of them follow from the text before them. Those around a region decide whether another region follows.
+    """
     numbered = [f'{{"item": {number}, ' for number in range(1, MOST_ITEMS + 1)]
     ends = [FOUND, CLEAN, NEXT, LAST, "]}", '"name": "', "[", "}]", "system\n", "user\n", "assistant\n"]
     return [*_BETWEEN, *numbered, *ends]
 
 
 def coordinates(end: str) -> list[str]:
-    """Tokens of the coordinates 0 to 96 in pixels that ``end`` follows."""
+    """Tokens of the coordinates from 0 to 96 pixels, each followed by ``end``."""
     return [f"{thousandths(pixels)}{end}" for pixels in range(SIZE + 1)]
 
 
 def quoted_box(box: Box) -> str:
-    """A box as an answer writes it."""
+    """A box in the form of an answer."""
     return json.dumps([thousandths(side) for side in box])

@@ -1,4 +1,4 @@
-"""Claims in the shards that several recipes keep on disk, as plain JSON values."""
+"""Convert claims to JSON values and back, for the shards that recipes store on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refiner.types import Claim
 
 
 def record_of(claim: Claim) -> dict[str, Any]:
-    """What a claim tells, as plain JSON values; ``recorded`` reads it back."""
+    """The fields of a claim as JSON values, without empty ones. ``recorded`` is the inverse."""
     return {name: value for name, value in dataclasses.asdict(claim).items() if value not in (None, ())}
 
 

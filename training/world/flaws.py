@@ -1,9 +1,10 @@
-"""Flaws as the bundled generator makes them, and what they are.
+"""The bundled generator's own flaws, and their annotation.
 
-A clean render's latents are noised, part of the way or wholly, and denoised again under the scene's caption. The
-referee says what came out wrong, as annotators do for the detectors of the papers: detector and judge learn from its
-annotations of such pictures, beside the injected flaws. What is wrong is repainted as the refinement loop does it.
-The scenes on which anything is measured are others.
+The latents of a clean render are noised, partly or completely, and denoised again with the scene's caption. The referee
+(the program that knows the truth of the micro world, ``micro/oracle.py``) annotates the flaws of the result, as people
+do for the detectors of the papers. The detectors and the judge (the model that scores an image against its prompt)
+learn from these annotations and from injected flaws. Flaws are inpainted as in the refinement loop. All measurements
+use other scenes. A thing is one object of the micro world.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ Floats = NDArray[np.float32]
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
 OUTLINE = 2
-"""Pixels by which a region reaches beyond the wrong ones, as a person's outline of a flaw does."""
+"""Pixels by which a region is larger than the flaw, like a person's outline of a flaw."""
 MOST_REGIONS = 9
-"""Of a picture: as many as an answer can count."""
+"""Largest number of regions of an image: an answer can count to 9."""
 _GUIDANCE = 3.0
 _CATEGORIES: dict[Category, tuple[str, ...]] = {
     Category.TEXT: ("letter", "tick"),
     Category.OPTICS: ("shadow", "reflection", "sun"),
     Category.SHAPE: ("palm", "head", "body", "rim", "dial", "board", "post", "wall", "roof", "pond", "trunk", "crown"),
 }
-"""Words in a part's name that give its flaw's category; all others are anatomy."""
+"""Words in the name of a part that determine the category of its flaw. The default is anatomy."""
 
 
 class ImperfectGenerator:
-    """Paints scenes with the generator's own mistakes, and repaints them in places.
+    """The bundled generator and its inpainter. Their images have the generator's own flaws.
 
     Args:
-        folder: of the bundled pipeline.
-        inpainter: its folder; None: the one that was saved with the pipeline.
+        folder: folder of the bundled pipeline.
+        inpainter: folder of the inpainter. None: the one that the pipeline's saved settings name.
     """
 
     def __init__(self, folder: Path, inpainter: Path | None = None) -> None:
@@ -75,15 +76,22 @@ class ImperfectGenerator:
         )
 
     def round_trip(self, pictures: Pixels) -> Pixels:
-        """What the generator's autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
+        """Encode images, uint8 (N, 96, 96, 3), and decode them again, with the generator's autoencoder."""
         with torch.autocast("cpu", torch.bfloat16):
             return round_trip(self._pipeline.vae, pictures)
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:
-        """The scenes' pictures, uint8 (N, 96, 96, 3), noised to ``strength`` in (0, 1] and denoised again.
+        """Generate images of scenes: noise their renders and denoise them again.
 
-        ``steps`` are those from pure noise.
+        Args:
+            scenes: N scenes.
+            strength: strength of the noise, in (0, 1].
+            seed: seed of the noise.
+            steps: denoiser steps from pure noise. A smaller strength takes fewer.
+
+        Returns:
+            Uint8 (N, 96, 96, 3).
         """
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
         with torch.autocast("cpu", torch.bfloat16):
@@ -98,7 +106,7 @@ class ImperfectGenerator:
         return np.stack([np.asarray(picture) for picture in pictures])
 
     def repaint(self, jobs: Sequence[InpaintJob]) -> list[Pixels]:
-        """The jobs' pictures, uint8 (96, 96, 3), repainted by crops as the loop does."""
+        """Inpaint the jobs' images in crops, as in the refinement loop. Each result is uint8 (96, 96, 3)."""
         with torch.autocast("cpu", torch.bfloat16):
             return [np.asarray(picture) for picture in self._inpainter.inpaint(jobs)]
 
@@ -109,7 +117,7 @@ def bundled_generator(weights: Path) -> ImperfectGenerator:
 
 
 class Flaw(NamedTuple):
-    """One flaw of a picture."""
+    """One flaw of an image."""
 
     thing: int
     """Index into the scene's things."""
@@ -120,11 +128,15 @@ class Flaw(NamedTuple):
 
 
 def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:
-    """What the referee says of a picture of a scene, uint8 (96, 96, 3).
+    """Let the referee annotate an image of a scene.
+
+    Args:
+        picture: uint8 (96, 96, 3).
+        scene: what the image should show.
 
     Returns:
-        The scene with every thing where, and as large as, the picture shows it; and the flaws. What no part explains
-        belongs to the part of which it covers most, small parts being favoured.
+        The scene with the places and sizes of its things in the image, and the flaws. A blob of pixels that no part
+        explains belongs to the part of which it covers most; small parts are favoured.
     """
     verdict = inspect(Image.fromarray(picture), scene)
     places = zip(scene.things, verdict.things, strict=True)
@@ -140,7 +152,7 @@ def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:
 
 
 def regions_of(flaws: Sequence[Flaw], scene: Scene) -> list[Region]:
-    """Regions of the largest flaws; those of one part are one region."""
+    """Regions of the largest flaws, at most ``MOST_REGIONS``. The flaws of one part are one region."""
     masks: dict[tuple[int, str], Mask] = {}
     for thing, part, mask in flaws:
         masks[thing, part] = masks.get((thing, part), np.zeros_like(mask)) | mask
@@ -149,7 +161,7 @@ def regions_of(flaws: Sequence[Flaw], scene: Scene) -> list[Region]:
 
 
 def _owners(scene: Scene) -> Callable[[Mask], tuple[int, str]]:
-    """Which thing and part a blob belongs to."""
+    """A function that returns the thing and part that a blob belongs to."""
     parts: dict[tuple[int, str], Mask] = {}
     shapes = scene.shapes()
     for shape, mask in zip(shapes, visible(shapes, SIZE), strict=True):

@@ -1,4 +1,7 @@
-"""What recipes learn of the micro world's images beside the answers: kinds of flaws, parts of things, decoder looks."""
+"""Auxiliary labels for images of the micro world (kinds of flaws, parts of things), and an imitated decoder.
+
+A thing is one object of the micro world.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from refiner.micro.world import SIZE, Scene, Thing
 from refiner.training.world.flaws import Pixels
 
 KIND_NAMES = (*FLAWS, "malformed")
-"""The injected kinds, and what the generator does by itself."""
+"""The kinds of injected flaws, and "malformed" for the generator's own flaws."""
 LABEL_SIDE = SIZE // 2
-"""Part maps show every second pixel."""
+"""Side of a part map, which has every second pixel."""
 
 
 def _part_names() -> tuple[str, ...]:
@@ -33,7 +36,11 @@ Augment = Callable[[Pixels, np.random.Generator], Pixels]
 
 
 def part_map(scene: Scene) -> Pixels:
-    """Which part of the flawless scene each second pixel shows."""
+    """The part that every second pixel of a scene without flaws shows.
+
+    Returns:
+        Uint8 (48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    """
     canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
     pen = ImageDraw.Draw(canvas)
     for shape in sorted(scene.shapes(), key=lambda shape: (shape.thing, shape.layer)):
@@ -43,9 +50,9 @@ def part_map(scene: Scene) -> Pixels:
 
 
 def decoder_like(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """What an autoencoder does to a picture, imitated: soft edges, lost resolution, faint noise, a shift of tone.
+    """Imitate what an autoencoder does to an image: soft edges, lost resolution, weak noise, a shift of tone.
 
-    Half of the pictures stay as they are. Clean ones stay clean: a detector must not take a decoder for a flaw.
+    Half of the images stay unchanged. The labels stay the same: a detector must not report a decoder's traces as flaws.
     """
     if rng.random() < 0.5:
         return image

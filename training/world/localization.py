@@ -1,4 +1,4 @@
-"""How well a detector finds the flaws of held-out pictures of the micro world."""
+"""Measure how well a detector finds the flaws of held-out images of the micro world."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
 from refiner.types import Analysis, Region, Size
 
 _PAINTED = 20
-"""Scenes that are painted at once."""
+"""Scenes that are generated in one batch."""
 FOUND_IOU = 0.25
-"""A true region is found when one claimed region overlaps it at least this much."""
+"""Smallest IoU of a reported region with a true region, for which the true region counts as found."""
 
 
 class Marked(NamedTuple):
-    """One picture and its true regions."""
+    """One image and its true regions."""
 
     image: Pixels
     """Uint8 (96, 96, 3)."""
@@ -40,7 +40,7 @@ class Marked(NamedTuple):
     masks: NDArray[np.bool_]
     """Bool (R, 96, 96)."""
     kinds: tuple[str, ...]
-    """Of flaw, one for each region."""
+    """Kind of flaw of each region."""
     categories: tuple[Category, ...]
 
 
@@ -52,10 +52,13 @@ def _marked(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Seque
 
 
 def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Marked]:
-    """``count`` pictures, all clean or all with one flaw or more.
+    """Make held-out images.
 
     Args:
-        decoded: let every picture go through the imitated autoencoder.
+        count: number of images.
+        clean: whether all images have no flaw; else all have at least one.
+        seed: seed of the images.
+        decoded: whether every image goes through the imitated autoencoder.
     """
     rng = np.random.default_rng((seed, int(clean)))
     items: list[Marked] = []
@@ -68,7 +71,7 @@ def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool =
 
 
 def analyse(detector: Detector, items: Sequence[Marked]) -> list[Analysis | None]:
-    """One analysis a picture and its caption, None where the detector's text could not be read."""
+    """One analysis for each image with its caption. None: the detector's answer is unreadable."""
     images, captions = [Image.fromarray(item.image) for item in items], [item.caption for item in items]
     try:
         return list(detector.batch(images, captions))
@@ -86,20 +89,24 @@ def _alone(detector: Detector, image: Image.Image, caption: str) -> Analysis | N
 def evaluate(
     detector: Detector, count: int = 500, seed: int = HELD_OUT_SEED, decoded: bool = False
 ) -> dict[str, float]:
-    """Scores on ``count`` flawed and ``count`` clean held-out pictures; all in [0, 1].
+    """Scores of a detector on ``count`` flawed and ``count`` clean held-out images.
 
     Returns:
-        ``pixel_f1`` (pooled over the flawed pictures), ``found`` (share of true regions that a claimed region
-        overlaps with IoU of at least ``FOUND_IOU``), ``right_category`` (share of the found ones whose category is
-        right), ``verdict_accuracy`` (balanced, at probability 0.5), ``clean_claimed`` (share of clean pictures on
-        which a region is claimed), ``unreadable`` (share of all pictures), and for each kind of flaw
-        ``found/<kind>`` and ``right_category/<kind>``.
+        Scores in [0, 1]:
+
+        * ``pixel_f1``: F1 over the pixels of all flawed images together;
+        * ``found``: share of true regions that a reported region overlaps with an IoU of at least ``FOUND_IOU``;
+        * ``right_category``: share of the found regions with the right category;
+        * ``verdict_accuracy``: balanced accuracy of the verdict, at probability 0.5;
+        * ``clean_claimed``: share of clean images with a reported region;
+        * ``unreadable``: share of all images whose answer is unreadable;
+        * ``found/<kind>`` and ``right_category/<kind>``: the same for each kind of flaw.
     """
     return score(detector, held_out(count, False, seed, decoded), held_out(count, True, seed, decoded))
 
 
 def evaluate_natural(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
-    """The same scores on at least ``count`` held-out pictures that the generator painted, wherever it went wrong."""
+    """The same scores on at least ``count`` held-out images from the generator, with its own flaws."""
     rng, items = np.random.default_rng(HELD_OUT_SEED), list[Marked]()
     while len(items) < count:
         for painting in paint(rng, _PAINTED, imperfect):
@@ -110,7 +117,7 @@ def evaluate_natural(detector: Detector, imperfect: ImperfectGenerator, count: i
 
 
 def score(detector: Detector, flawed: Sequence[Marked], clean: Sequence[Marked]) -> dict[str, float]:
-    """Scores on given pictures, as ``evaluate`` returns them."""
+    """Scores on the given images, as ``evaluate`` returns them."""
     answers, clean_answers = analyse(detector, flawed), analyse(detector, clean)
     read = [(item, answer) for item, answer in zip(flawed, answers, strict=True) if answer is not None]
     clean_read = [answer for answer in clean_answers if answer is not None]
@@ -143,7 +150,12 @@ def _score_regions(item: Marked, answer: Analysis, hits: dict[str, list[bool]], 
 
 
 def measure(detector: Detector, imperfect: ImperfectGenerator, count: int = 500) -> dict[str, float]:
-    """All held-out scores: on exact pictures, and without the kinds under ``decoded/`` and ``natural/``."""
+    """All held-out scores of a detector.
+
+    Returns:
+        The scores on exact renders. Under ``decoded/`` and ``natural/``, without single kinds of flaws, the scores
+        after the imitated autoencoder and on images from the generator.
+    """
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
     natural = evaluate_natural(detector, imperfect, count)
@@ -153,5 +165,5 @@ def measure(detector: Detector, imperfect: ImperfectGenerator, count: int = 500)
 
 
 def measure_detector(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """``measure`` of the detector in a folder, with the generator among the run's weights."""
+    """``measure`` for the detector in a folder, with the generator in the run's weights."""
     return measure(load_detector(folder), bundled_generator(run.weights), count)

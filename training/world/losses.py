@@ -1,4 +1,4 @@
-"""Losses that several recipes of the micro world share."""
+"""Losses that several recipes share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from torch.nn import functional
 from refiner.training.world.labels import PART_NAMES
 
 DETAIL = 2.0
-"""Weight of the share of the loss that goes by detail, against one that is the same everywhere."""
+"""Weight of the detail-dependent part of the loss. The uniform part has weight 1."""
 
 
 def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-    """Kind of flaw in each patch: (B, N, 1 + kinds), 0 for none, which counts a twentieth.
+    """Cross-entropy of the kind of flaw in each patch. Class 0 (no flaw) has weight 0.05.
 
-    ``masks`` float (S, H, W), ``rows`` and ``kinds`` int (S,) are those of S flaws, as a batch has them.
+    Args:
+        logits: float (B, N, 1 + kinds).
+        masks: masks of S flaws, float (S, H, W).
+        rows: index of each flaw's image in the batch, int (S,).
+        kinds: index of each flaw's kind in ``KIND_NAMES``, int (S,).
     """
     side = round(logits.shape[1] ** 0.5)
     shares = functional.adaptive_avg_pool2d(masks[:, None], side).flatten(1)
@@ -28,7 +32,12 @@ def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Ten
 
 
 def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
-    """Which parts should be in each patch: (B, N, parts); mean over the parts that are there."""
+    """Binary cross-entropy of the parts that should be in each patch, divided by the number of such parts.
+
+    Args:
+        logits: float (B, N, parts).
+        parts: part map, int (B, 48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
     truth = (functional.adaptive_avg_pool2d(shown, side) > 0.05).flatten(2).transpose(1, 2)[..., 1:].float()
@@ -37,9 +46,9 @@ def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
 
 
 def detail_weight(latents: Tensor) -> Tensor:
-    """How much each cell counts, float (B, 1, H, W), 1 on the average: most where neighbouring cells differ.
+    """Weight of each latent cell, float (B, 1, H, W) with mean 1. It is large where adjacent cells differ.
 
-    Letters and hands of clocks are a few cells in a picture of flat areas, which are soon learnt.
+    Letters and clock hands cover only a few cells; most of an image is flat and easy to learn.
     """
     mean, square = (
         functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1) for x in (latents, latents**2)
@@ -49,7 +58,7 @@ def detail_weight(latents: Tensor) -> Tensor:
 
 
 def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
-    """Mean over the first axis of 1 - Dice, with LISA's scale and offset as LEGION's code has them; scalar."""
+    """Mean of 1 - Dice over the first axis, with the scale and offset of LISA and LEGION's code; scalar."""
     p, g = probability.flatten(1), truth.flatten(1)
     both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
     return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()

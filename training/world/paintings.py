@@ -1,8 +1,12 @@
-"""Scenes as the generator paints them, well and badly: detector and judge learn its own flaws from them.
+"""Images of scenes from the generator, with and without its own flaws. Detectors and the judge learn from them.
 
-A painting shows one scene four times, always through the generator's decoder: clean; as the generator paints it; that
-picture with every flaw repainted as the refinement loop would, for better or for worse; and with one place of it
-repainted, flawed or not, which is what a judge of repairs is asked about.
+The judge is the model that scores an image against its prompt. A thing is one object of the micro world. A ``Painting``
+holds four images of one scene, all of them from the generator's decoder:
+
+* ``returned``: a clean render after a round trip through the autoencoder;
+* ``poorer``: the image that the generator makes;
+* ``better``: that image with every flaw inpainted again as in the refinement loop; it is not always better;
+* ``repainted``: that image with just one region inpainted again, flawed or not, as a judge of fixes gets it.
 """
 
 from __future__ import annotations
@@ -30,40 +34,41 @@ from refiner.training.world.scenes import EVENLY
 from refiner.types import Mask, Region, Size
 
 VIEWS = ("returned", "better", "poorer", "repainted")
-"""What a painting's pictures are, in order."""
+"""The images of a ``Painting``, in order."""
 _FLAWLESS = 0.25
-"""Share of the scenes without a flaw in the poorer picture that are kept."""
+"""Share of scenes that are kept if the poorer image has no flaw."""
 _STEPS = (10, 17)
-"""Of the generator for the poorer picture, from a to below b: with few it errs more."""
+"""Denoiser steps for the poorer image, from 10 to 16. With few steps the generator makes more flaws."""
 _FROM_NOTHING = 0.8
-"""Chance that the poorer picture is painted from noise alone, as a user's pictures are."""
+"""Probability that the poorer image is generated from pure noise, like a user's images."""
 _HIGH = (0.75, 1.0)
-"""Else the strength of the generator's noise for the poorer picture."""
+"""Strength of the noise for the poorer image in the other cases."""
 _UNFLAWED = 0.4
-"""Chance that the one place that is repainted is any, not a flawed one."""
+"""Probability that the one region that is inpainted again is a random one, not a flawed one."""
 _SPOT = (3.0, 10.0)
-"""Radius in pixels of such a place, before it is grown."""
+"""Radius in pixels of such a random region, before it is grown."""
 _AT_ONCE = 10
+"""Scenes that are generated in one batch."""
 
 
 class Painting(NamedTuple):
-    """One caption's pictures and what is wrong with each, in the order of ``VIEWS``."""
+    """The images of one caption and their flaws, in the order of ``VIEWS``."""
 
     scenes: tuple[Scene, ...]
-    """Where the things stand in each picture."""
+    """For each image, the scene with the places of its things."""
     pictures: Pixels
     """Uint8 (4, 96, 96, 3)."""
     flaws: tuple[tuple[Flaw, ...], ...]
 
 
 def paint(rng: np.random.Generator, count: int, imperfect: ImperfectGenerator) -> list[Painting]:
-    """Up to ``count`` scenes at random, painted with the same strengths of the generator's noise.
+    """Generate paintings of up to ``count`` random scenes, all with the same strength of noise.
 
-    Most scenes of which even the poorer picture came out well are left out: there is little to learn from them.
+    Most scenes whose poorer image has no flaw are left out, because they teach little.
 
     Args:
-        rng: the only source of chance.
-        count: of scenes.
+        rng: the only source of randomness.
+        count: number of scenes.
         imperfect: the generator.
     """
     planned = [sample_scene(rng, int(rng.choice(4, p=EVENLY)) + 1) for _ in range(count)]
@@ -83,7 +88,7 @@ def paint(rng: np.random.Generator, count: int, imperfect: ImperfectGenerator) -
 
 
 def _jobs(picture: Pixels, scene: Scene, flaws: tuple[Flaw, ...], rng: np.random.Generator) -> list[InpaintJob]:
-    """What to repaint of a picture: every flaw, and last the one place that is repainted alone, often one of these."""
+    """The inpainting jobs of an image: one for every flaw, and last the one for the ``repainted`` image."""
     config, reviser = RefineConfig(), TemplateReviser(free_text=False)
     flawed = plan_patches(regions_of(flaws, scene), Size(SIZE, SIZE), config)
     chosen = [flawed[int(rng.integers(len(flawed)))]] if flawed and rng.random() >= _UNFLAWED else []
@@ -108,7 +113,7 @@ def _jobs(picture: Pixels, scene: Scene, flaws: tuple[Flaw, ...], rng: np.random
 def _painting(
     scene: Scene, flaws: tuple[Flaw, ...], clean: Pixels, poorer: Pixels, mended: Sequence[tuple[Mask, Pixels]]
 ) -> Painting:
-    """``mended``: what was repainted and the pictures with it; the place that is repainted alone is the last."""
+    """``mended`` holds the mask and the result of each inpainting job, in the order of ``_jobs``."""
     better = poorer.copy()
     for mask, picture in mended[:-1]:
         better[mask] = picture[mask]
@@ -122,7 +127,7 @@ def _painting(
 
 
 def _spot(scene: Scene, rng: np.random.Generator) -> Region:
-    """A disc somewhere on a thing."""
+    """A random disc on a thing."""
     thing = scene.things[int(rng.integers(len(scene.things)))]
     x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
     rows, columns = np.indices((SIZE, SIZE)) + 0.5
@@ -133,13 +138,13 @@ def _spot(scene: Scene, rng: np.random.Generator) -> Region:
 
 
 class Gallery:
-    """Shards of paintings, each drawn when it is first asked for and kept in a folder.
+    """Shards of paintings. A shard is made when it is first needed, and stored in a folder.
 
     Args:
-        folder: of the shards.
+        folder: folder of the shards.
         imperfect: the generator.
-        seed: with a shard's number, what it is drawn from, whoever draws it and when.
-        shard: paintings in each.
+        seed: a shard depends only on this seed and its index.
+        shard: number of paintings in a shard.
     """
 
     def __init__(self, folder: Path, imperfect: ImperfectGenerator, seed: int = 1, shard: int = 250) -> None:

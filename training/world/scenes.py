@@ -1,4 +1,4 @@
-"""Pictures and captions of the micro world, as training batches drawn on the fly."""
+"""Random images and captions of the micro world for training. A thing is one object of the micro world."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.world import Scene, close_up, render, sample_scene
 
 CLOSE_UPS = 0.45
-"""Share of enlarged things among the pictures of one thing: what inpainting crops look like."""
+"""Share of close-ups among the images of one thing. They look like the crops of an inpainter."""
 EVENLY = (0.25, 0.25, 0.25, 0.25)
-"""How often a picture has one thing, two, three and four."""
+"""Probabilities of one, two, three and four things in an image."""
 MOSTLY_ONE = (0.76, 0.08, 0.08, 0.08)
-"""The same for the generator, which draws what is small in crowded pictures less well for it, as large models do."""
+"""The same for the generator. As a result, like large models, it draws small details worse in images of many things."""
 HARDEST = ("clock", "sign")
-"""Kinds whose hands and letters a generator learns last."""
+"""The kinds whose details (hands, letters) a generator learns last."""
 _AT_ONCE = 8
+"""Images in one batch of the autoencoder."""
 
 
 def draw_picture(
     rng: np.random.Generator, practice: float = 0.0, things: Sequence[float] = EVENLY
 ) -> tuple[Image.Image, str]:
-    """A random clean picture, RGB 96 x 96, with its caption.
+    """A random image without flaws, RGB 96 x 96, with its caption.
 
     Args:
-        rng: the only source of chance.
-        practice: chance that the picture must show one of the ``HARDEST``.
-        things: how often it shows one thing, two, three and four.
+        rng: the only source of randomness.
+        practice: probability that the image must show one of the ``HARDEST``.
+        things: probabilities of one, two, three and four things.
     """
     scene = draw_scene(rng, practice, things)
     if len(scene.things) == 1 and rng.random() < CLOSE_UPS:
@@ -42,7 +43,7 @@ def draw_picture(
 
 
 def draw_scene(rng: np.random.Generator, practice: float, things: Sequence[float] = EVENLY) -> Scene:
-    """A random scene; ``practice`` is the chance that it has to show one of the ``HARDEST``."""
+    """A random scene. Arguments as for ``draw_picture``."""
     scene, practised = _scene(rng, things), rng.random() < practice
     while practised and all(thing.kind not in HARDEST for thing in scene.things):
         scene = _scene(rng, things)
@@ -56,32 +57,32 @@ def _scene(rng: np.random.Generator, things: Sequence[float]) -> Scene:
 def draw_batch(
     rng: np.random.Generator, size: int, practice: float = 0.0, things: Sequence[float] = EVENLY
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """``size`` pictures of ``draw_picture`` as uint8 (size, 96, 96, 3), with their captions."""
+    """``size`` images of ``draw_picture`` as uint8 (size, 96, 96, 3), with their captions."""
     pictures, captions = zip(*(draw_picture(rng, practice, things) for _ in range(size)), strict=True)
     return np.stack([np.asarray(picture) for picture in pictures]), list(captions)
 
 
 def draw_injected(rng: np.random.Generator, clean_share: float) -> FlawedPicture:
-    """A picture at random: clean with the given chance, else with one flaw on each of 1 to all of its things."""
+    """A random image. It is clean with probability ``clean_share``, else it has a flaw on each of 1 to all things."""
     scene = sample_scene(rng)
     count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
     return inject(scene, rng, count=count)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
+    """Convert uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(values: Tensor) -> NDArray[np.uint8]:
-    """``to_tensor`` backwards; what lies outside of [-1, 1] is clipped."""
+    """The inverse of ``to_tensor``. Values outside of [-1, 1] are clipped."""
     pixels: NDArray[np.uint8] = ((values.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
 
 
 @torch.no_grad()
 def round_trip(autoencoder: AutoencoderKL, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What an autoencoder makes of pictures, uint8 (N, 96, 96, 3)."""
+    """Encode images, uint8 (N, 96, 96, 3), and decode them again."""
     chunks = (to_tensor(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE))
     return np.concatenate(
         [to_pixels(autoencoder.decode(autoencoder.encode(chunk).latent_dist.mean).sample) for chunk in chunks]

@@ -1,4 +1,7 @@
-"""What the bundled autoencoder and generator are worth, by the oracle, on scenes that no training has seen."""
+"""Scores of the bundled autoencoder, generator and inpainter on held-out scenes.
+
+The referee (``micro/oracle.py``) counts the flaws. A thing is one object of the micro world.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,30 @@ from refiner.training.world.scenes import round_trip
 from refiner.types import Mask
 
 HELD_OUT_SEED = 10_000_000
-"""Pictures for measuring are drawn from here on; pools for training lie below."""
+"""First seed of held-out images. All training seeds are smaller."""
 HELD_OUT = 900_001
-"""First word of every seed that is kept for measuring; no recipe draws from it."""
+"""First element of the seeds of held-out scenes. No recipe uses it."""
 
 
 def pixel_f1(pairs: Sequence[tuple[Mask, Mask]]) -> float:
-    """F1 over the pixels of all (claimed, true) pairs together, in [0, 1]; 0 where nothing is hit."""
+    """F1 over the pixels of all pairs (reported mask, true mask) together, in [0, 1]; 0 if all masks are empty."""
     hits = sum(int((claimed & true).sum()) for claimed, true in pairs)
     total = sum(int(claimed.sum()) + int(true.sum()) for claimed, true in pairs)
     return 2 * hits / total if total else 0.0
 
 
 def held_out_scenes(count: int) -> list[Scene]:
-    """Scenes that are never trained on, as many of one thing as of two, three and four."""
+    """Held-out scenes. They have one, two, three and four things in turn."""
     return [sample_scene(np.random.default_rng([HELD_OUT, i]), count=1 + i % 4) for i in range(count)]
 
 
 def score_autoencoder(autoencoder: AutoencoderKL, count: int = 200) -> dict[str, Any]:
-    """Flaws that the oracle finds on round trips of clean renders, a picture, and which parts they are."""
+    """Scores of an autoencoder's round trips of clean renders.
+
+    Returns:
+        ``pictures``: number of images. ``flaws``: mean number of flaws in an image. ``mean_error_of_255``: mean
+        absolute error of a pixel value. ``parts``: number of flaws by part, for the 12 worst parts.
+    """
     autoencoder.eval()
     parts: dict[str, int] = defaultdict(int)
     error = 0.0
@@ -56,7 +64,7 @@ def score_autoencoder(autoencoder: AutoencoderKL, count: int = 200) -> dict[str,
 def paint(
     pipeline: StableDiffusionPipeline, scenes: Sequence[Scene], seed: int = 0, **settings: Any
 ) -> Iterator[Image.Image]:
-    """One picture for each scene's caption, seeded by its place."""
+    """Generate one image for each scene's caption. Its seed depends on the scene's position."""
     for start in range(0, len(scenes), 10):
         batch = scenes[start : start + 10]
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(batch))]
@@ -64,7 +72,13 @@ def paint(
 
 
 def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **settings: Any) -> dict[str, Any]:
-    """Flaws a picture by the oracle, by number of things, and the share of things of the right kind and colour."""
+    """Scores of a generator's images. ``settings`` are arguments of the pipeline call.
+
+    Returns:
+        ``pictures``: number of images. ``flaws``: mean number of flaws in an image. ``flaws_by_things``: the same by
+        number of things. ``right_kind_and_colour``: share of things with the right kind and colour. ``parts``: number
+        of flaws by part, for the 20 worst parts.
+    """
     scenes = held_out_scenes(count)
     flaws: dict[int, list[int]] = defaultdict(list)
     parts: dict[str, int] = defaultdict(int)
@@ -85,9 +99,12 @@ def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **setti
 
 
 def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str, float]:
-    """Flaws a picture by the oracle before and after each is repainted once, at the places that the oracle names.
+    """Scores of an inpainter that inpaints each flaw of the generator's images once, where the referee finds it.
 
-    The pictures are the generator's, those that came out well mostly left out.
+    Most of the images without flaws are left out.
+
+    Returns:
+        ``flaws_before`` and ``flaws_after``: mean number of flaws in an image. ``mended``: relative decrease.
     """
     rng = np.random.default_rng([HELD_OUT, 1])
     painted: list[Painting] = []

@@ -1,4 +1,4 @@
-"""The tokenizers of the micro world's models: to each the world's words are few tokens."""
+"""The tokenizers of the micro world's models. They need few tokens for the words of the micro world."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerF
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 
 TOKENS = 64
-"""Length of a tokenised caption, begin and end included."""
+"""Length of a tokenized caption, with its start and end tokens."""
 CONTEXT_LENGTH = 44
-"""Tokens of a prompt, start and end included: the longest caption just fits."""
+"""Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits."""
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
 """Control tokens of a detector that answers in text."""
 
 
 def caption_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer that has one token for each word of the captions, and bytes for everything else."""
+    """A CLIP tokenizer with one token for each word of the captions. It encodes other texts as bytes."""
     suffix = "</w>"
     trained = Tokenizer(models.BPE(end_of_word_suffix=suffix))
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -47,7 +47,7 @@ def caption_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
 
 
 def answer_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words and signs of ``texts``; it gives them back exactly."""
+    """A tokenizer whose tokens are the words and signs of ``texts``. It decodes them exactly."""
     split = pre_tokenizers.Split(Regex(r" ?[\w'-]+|[^\w\s]|\s"), behavior="isolated")
     words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
     known = list(_SPECIAL[:4]) + sorted(words)
@@ -70,7 +70,7 @@ def caption_words() -> list[str]:
 
 
 def judge_tokenizer() -> PreTrainedTokenizerFast:
-    """Words to ids; the end token has the largest id, because CLIP's text tower reads its answer there."""
+    """A tokenizer of words. The end token has the largest id, because CLIP's text tower pools there."""
     names = ["<pad>", "<unk>", *caption_words(), "<start>", "<end>"]
     vocabulary = {name: index for index, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -89,12 +89,12 @@ def judge_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Qwen2TokenizerFast:
-    """A tokenizer of Qwen's class to which each of ``texts`` is one token, and each byte elsewhere.
+    """A Qwen2 tokenizer in which each of ``texts`` is one token. Other text has one token for each byte.
 
     Args:
-        texts: as they stand in questions and answers.
-        chat: template of a conversation.
-        special: its control tokens; the second ends a turn.
+        texts: texts exactly as they appear in questions and answers.
+        chat: the chat template.
+        special: its control tokens. The second one ends a turn.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
@@ -103,7 +103,7 @@ def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Q
     fast = Qwen2TokenizerFast(
         tokenizer_object=core, unk_token=None, eos_token=special[1], pad_token="<|endoftext|>",
         additional_special_tokens=list(special), chat_template=chat,
-        chat_control_tokens=[],  # none but the special ones: the template itself has words that are tokens
+        chat_control_tokens=[],  # only the special ones: the template also holds words that are tokens
     )  # fmt: skip
     fast.add_tokens([AddedToken(text, normalized=False) for text in dict.fromkeys(texts)])
     return fast

@@ -1,4 +1,4 @@
-"""The words of the micro world's questions and answers, those that stay together as one text each."""
+"""The words of the micro world's questions and answers. Words that always appear together are one text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from refiner.types import Size
 
 FRAME = Size(SIZE, SIZE)
 INSTEAD, WANTED = "this is {seen} instead of {wanted}", "the picture was to show {phrase}"
-"""Explanation and reasoning of what differs from the caption."""
+"""Explanation and reasoning for a difference from the caption."""
 NOTHING = "nothing is wrong there"
-"""Evidence for a claim that is wrong."""
+"""Evidence in the answer to a false claim."""
 VERDICTS = ("present", "absent")
 
 
 def words() -> list[str]:
-    """The world's words, and the phrases of explanations that stay together."""
+    """The words of the micro world, and the fixed phrases of explanations."""
     found = [*VERDICTS, NOTHING, *map(str, Category), *(str(tenths / 10) for tenths in range(11))]
     found += [location_words((x, y, x + 1, y + 1), FRAME) for y in _MIDDLES for x in _MIDDLES]
     found += [f"the {part}" for part in sorted({name.partition(": ")[2] for name in PART_NAMES} | set(_wrong_parts()))]
@@ -45,20 +45,20 @@ _MIDDLES = (1, SIZE // 2, SIZE - 2)
 
 
 def _after_the_thing(phrase: str, kind: str) -> list[str]:
-    """What a caption says behind the word for a thing, apart from its attribute: " with two eyes"."""
+    """The fixed texts of a caption after the word for a thing (an object), such as " with two eyes"."""
     rest = phrase.partition(kind)[2]
     return [piece.rstrip() for piece in rest.split("{attribute}")]
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """What a template of a sentence has between its places."""
+    """The texts between the placeholders of a sentence template."""
     for place in ("the {part}", "{part}", "{kind}", "{seen}", "{wanted}", "{phrase}"):
         text = text.replace(place, "\0")
     return (piece.rstrip() if piece.endswith(" a ") else piece for piece in text.split("\0") if piece.strip())
 
 
 def _wrong_parts() -> Iterator[str]:
-    """Names of parts that injected flaws speak of."""
+    """Names of parts in the regions of injected flaws."""
     rng = np.random.default_rng(0)
     for kind in FLAWS.values():
         if kind.edit is None:
