@@ -115,7 +115,13 @@ def test_bad_pictures_are_named_counted_and_left_out_for_all(rank: Cli, tmp_path
     assert rows["clean"]["errors"] == rows["some"]["errors"] == {"InputError": 1}
     assert rows["clean"]["problems"] == {"ignored_file": 1}
     assert rows["many"]["problems"] == {"missing_prompt": 1}
-    for word in ("some: 00: InputError", "clean: 01: InputError", "notes.md", "stray.png", "1 of 3 are compared"):
+    for word in (
+        "some: 00: InputError",
+        "clean: 01: InputError",
+        "notes.md",
+        "stray.png",
+        "1 of 3 images are compared",
+    ):
         assert word in err
     picture(tmp_path / "clean/01.png")
     picture(tmp_path / "some/00.bmp", red=51)
