@@ -1,4 +1,4 @@
-"""The demo as a Gradio app: wiring alone. What is shown is made in ``refiner.demo.views``."""
+"""The demo as a Gradio app. It connects the parts; ``refiner.demo.views`` makes what is shown."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from refiner.errors import ConfigError
 
 HERE: Final = Path(__file__).parent
 _THREADS: Final = 24
-"""Beside those that wait in line: for uploads, files and short handlers."""
+"""Threads for uploads, files and short handlers, in addition to those of running and waiting jobs."""
 _FONTS: Final = ["system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "Arial", "sans-serif"]
 _HEADER: Final = """<header class="rf-header"><h1>refiner</h1>
-<p>Says what is wrong with a generated picture, where and why, mends it, and keeps only what is better.</p></header>"""
+<p>Finds the flaws of a generated image, explains them, fixes them, and keeps only what is better.</p></header>"""
 
 
 def build(studio: Studio, examples: Sequence[str] = ()) -> gr.Blocks:
-    """The app, not launched.
+    """Build the app without launching it.
 
     Args:
-        studio: what it shows.
-        examples: paths of pictures to try, in a folder that the app may serve.
+        studio: models and jobs of the demo.
+        examples: paths of example images, in a folder that the app may serve.
     """
     age = studio.settings.keep_seconds
     with gr.Blocks(title="refiner", analytics_enabled=False, delete_cache=(min(600, age), age)) as demo:
@@ -58,10 +58,10 @@ def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str
     """Serve the app until the process is interrupted.
 
     Args:
-        studio: what it shows.
-        port: to listen on; None: the first free one from 7860 on.
-        share: whether Gradio's tunnel makes it public.
-        ready: gets the address once it is served; with it that there is no public one, where one was wanted.
+        studio: models and jobs of the demo.
+        port: port to listen on; None: the first free one from 7860.
+        share: whether Gradio's tunnel makes the demo public.
+        ready: called with the text of ``told_address`` when the app can be reached.
 
     Raises:
         ConfigError: the port is taken.
@@ -73,9 +73,9 @@ def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str
 
 
 def told_address(local: str, public: str | None, *, share: bool) -> str:
-    """Where the demo is; where a public address was wanted and there is none, that too."""
+    """The address of the demo; if ``share`` is set and there is no public address, with a note about that."""
     if share and not public:
-        return f"{local} (on this machine alone: Gradio's tunnel cannot be reached)"
+        return f"{local} (only on this machine, because Gradio's tunnel cannot be reached)"
     return public or local
 
 
@@ -104,7 +104,8 @@ def _launch(
             head_paths=HERE / "head.html",
         )
     except OSError as error:
-        raise ConfigError(f"Expected a free port, got {port}, which is taken: name another with --port.") from error
+        taken = port or "7860 or any later one"
+        raise ConfigError(f"Cannot listen on port {taken}: name a free port with --port.") from error
     try:
         ready(told_address(local, public, share=share))
         demo.block_thread()
@@ -113,7 +114,7 @@ def _launch(
 
 
 def _theme() -> gr.themes.Base:
-    """Ink on paper, as in the reports; fonts that are on the machine."""
+    """The colours of the reports, and fonts of the system."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.emerald,
         neutral_hue=gr.themes.colors.stone,

@@ -1,4 +1,4 @@
-"""Gradio's components as this demo wants them: bounded, quiet, and safe to show what strangers wrote."""
+"""Gradio components with the demo's settings: checked uploads, escaped text, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Row = tuple[Any, ...]
 
 
 def picture(label: str, **options: Any) -> gr.Image:
-    """An image to upload or paste, handed on as a path; it is decoded by ``refiner.demo.uploads`` alone.
+    """An image to upload or paste. The handler gets its path, and only ``refiner.demo.uploads`` decodes it.
 
-    Gradio's own reading of the file would fail on what is no image without telling anyone why. (A subclass would be the
-    usual way; but Gradio writes a ``.pyi`` file beside the source of each subclass of its components.)
+    If Gradio decoded the file, a file that is not an image would fail without a message. A method is replaced here
+    because Gradio writes a ``.pyi`` file beside the source of each subclass of its components.
     """
     image = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], **options)
     image.preprocess = _path_of  # type: ignore[method-assign]
@@ -34,21 +34,21 @@ def _path_of(payload: ImageData | None) -> str | None:
     if payload is None:
         return None
     if payload.path is None:
-        raise _refusal("Expected an uploaded picture, got none: upload a file.")
+        raise _refusal("The request holds no image file: upload one.")
     return payload.path
 
 
 def html(what: str, name: str) -> gr.HTML:
-    """A place for a view; ``what`` stands there until there is one."""
+    """A place for a view; it shows the text ``what`` until there is one."""
     return gr.HTML(missing(what) if what else "", elem_id=name, padding=False, js_on_load=None)
 
 
 def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, Iterator[Row]]:
-    """The same generator; where it raises, the first output tells why, and so does the error that Gradio hands on.
+    """The same generator, but an exception is shown in the status line and passed on as an error of Gradio.
 
     Args:
-        function: yields a value for each output, the status line first.
-        outputs: how many.
+        function: yields one value for each output, the status line first.
+        outputs: number of outputs.
     """
 
     @functools.wraps(function)
@@ -69,5 +69,5 @@ def _refusal(message: str) -> gr.Error:
 
 
 def nothing(count: int) -> list[Any]:
-    """Outputs that stay as they are."""
+    """Values that leave ``count`` outputs unchanged."""
     return [gr.skip() for _ in range(count)]

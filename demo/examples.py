@@ -1,4 +1,4 @@
-"""What a visitor can try at once: prompts and pictures of the world that the bundled models know."""
+"""Example prompts and images from the micro world, which the bundled models were trained on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ _PICTURES: Final = (
     (PROMPTS[1], "floating_tail", 1),
     (PROMPTS[2], "wrong_reflection", 1),
 )
-"""Caption, kind of the flaw, seed."""
+"""Caption, kind of flaw, and seed of each example image."""
 
 
 def write_pictures(folder: Path) -> list[str]:
-    """Draw flawed pictures into a folder; gives their paths."""
+    """Draw flawed images into a folder.
+
+    Returns:
+        Their paths, in the order of ``PROMPTS``.
+    """
     paths = []
     for number, (caption, kind, seed) in enumerate(_PICTURES, start=1):
         scene = parse_caption(caption)

@@ -1,4 +1,4 @@
-"""The gate before the web server: it fetches nothing for strangers and reads no endless requests."""
+"""A filter before the web server: it blocks requests that would fetch addresses, and requests that are too large."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ Send = Callable[[Message], Awaitable[None]]
 Server = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_JSON: Final = 2 * 2**20
-"""Bytes of a request that is no upload."""
+"""Most bytes of a request that is not an upload."""
 _API: Final = "/gradio_api"
 _FETCHING: Final = (f"{_API}/proxy=", f"{_API}/file=")
-"""Routes that Gradio would fetch addresses from."""
+"""Routes whose path may hold an address that Gradio would fetch."""
 
 
 class Gate:
     """ASGI middleware before Gradio's routes.
 
-    Gradio fetches addresses that it finds in requests: ``file=http...``, ``proxy=http...``, and files of API calls that
-    have an address for a path. It refuses those of private networks by itself; this demo wants none at all.
+    Gradio fetches addresses that it finds in requests: ``file=http...``, ``proxy=http...``, and files of API calls
+    whose path is an address. Gradio itself only refuses addresses of private networks; this demo fetches none at all.
 
     Args:
-        app: what stands behind the gate.
-        max_upload: bytes of a request that uploads files.
+        app: the application behind the filter.
+        max_upload: most bytes of a request that uploads files.
     """
 
     def __init__(self, app: Server, max_upload: int) -> None:
         self.app, self.max_upload = app, max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with status 403 or 413."""
+        """Forward a request, or refuse it: 403 if it names an address, 413 if it is too large."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"]
         if any(route in path and _is_address(path.partition(route)[2]) for route in _FETCHING):
-            return await _refuse(send, 403, "Files from other places are not fetched: upload them.")
+            return await _refuse(send, 403, "Files from other addresses are not fetched: upload them.")
         if scope["method"] != "POST":
             return await self.app(scope, receive, send)
         uploading = path.rstrip("/").endswith(f"{_API}/upload")
         limit = self.max_upload if uploading else MAX_JSON
         if _announced(scope) > limit:
-            return await _refuse(send, 413, f"A request of more than {limit // 2**20} MiB is not read.")
+            return await _refuse(send, 413, f"The request is larger than {limit // 2**20} MiB: send less at once.")
         if uploading:
             return await self.app(scope, _counted(receive, limit), send)
         body = await _read(receive, limit)
         if body is None:
-            return await _refuse(send, 413, f"A request of more than {limit // 2**20} MiB is not read.")
+            return await _refuse(send, 413, f"The request is larger than {limit // 2**20} MiB: send less at once.")
         if _names_address(body):
-            return await _refuse(send, 403, "Files from other places are not fetched: upload them.")
+            return await _refuse(send, 403, "Files from other addresses are not fetched: upload them.")
         return await self.app(scope, _again(body, receive), send)
 
 
@@ -67,7 +67,7 @@ def _announced(scope: Scope) -> int:
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
-    """The same, cut off after so many bytes."""
+    """The same messages, but disconnect after ``limit`` bytes."""
     seen = 0
 
     async def next_message() -> Message:
@@ -95,7 +95,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A request whose body was read already."""
+    """Deliver a body that was already read, then further messages."""
     given = False
 
     async def next_message() -> Message:
@@ -109,7 +109,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _names_address(body: bytes) -> bool:
-    """Whether a file of the request lies at an address."""
+    """Whether the path of a file in the request is an address."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Jobs of users: each runs in a thread of its own, tells what happens as it happens, and can be stopped at any time."""
+"""Jobs of users: each runs in its own thread, reports its progress as events, and can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 from refiner.demo.line import Line, StoppedError
 
 Tell = Callable[[Any], None]
-"""Gets what happens in a job, as it happens."""
+"""Called with each event of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Others are served first."""
+    """The job waits for earlier jobs."""
 
     ahead: int
+    """Number of earlier jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +30,20 @@ class Loading:
 
 @dataclass(eq=False)
 class Job:
-    """What a user asked for."""
+    """A job of one user."""
 
     session: str
-    """Of the user's browser tab or client."""
+    """Id of the user's browser tab or client."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raise ``StoppedError`` once the user wants no more of it."""
+        """Raise ``StoppedError`` if the user has stopped the job."""
         if self.stopped.is_set():
             raise StoppedError
 
 
 class _End:
-    """Nothing follows."""
+    """The last event of a job."""
 
 
 @dataclass
@@ -51,11 +52,11 @@ class _Failed:
 
 
 class Desk:
-    """Takes jobs in, runs a few at a time, and lets them take turns at the models.
+    """Runs a few jobs at a time, and gives them the models in turn.
 
     Args:
-        running: jobs at a time.
-        waiting: jobs that may wait.
+        running: most jobs that run at a time.
+        waiting: most jobs that may wait.
     """
 
     def __init__(self, running: int, waiting: int) -> None:
@@ -66,16 +67,20 @@ class Desk:
 
     @contextmanager
     def turn(self, job: Job) -> Iterator[None]:
-        """Have the models for oneself: schedulers and caches of a pipeline serve one caller at a time.
+        """Hold all models exclusively, because schedulers and caches of a pipeline serve one caller at a time.
 
         Raises:
-            StoppedError: the job was stopped before its turn came.
+            StoppedError: the job was stopped before its turn.
         """
         with self._models.place(job.stopped):
             yield
 
     def stop(self, session: str) -> int:
-        """Stop all jobs of a user; gives their number."""
+        """Stop all jobs of a user.
+
+        Returns:
+            The number of stopped jobs.
+        """
         with self._lock:
             jobs = [job for job in self._jobs if job.session == session]
         for job in jobs:
@@ -83,12 +88,17 @@ class Desk:
         return len(jobs)
 
     def run(self, session: str, work: Callable[[Job, Tell], None]) -> Iterator[Any]:
-        """Do the work in a thread of its own and yield what it tells; who stops listening stops the job.
+        """Run a job in its own thread and yield its events.
 
-        Where the job is stopped while it waits, nothing more is yielded.
+        Closing the iterator stops the job. A job that is stopped while it waits yields no further event.
+
+        Args:
+            session: id of the user's browser tab or client.
+            work: called with the job and a function that takes events.
 
         Raises:
-            BusyError: there is no room for another job.
+            BusyError: the queue is full.
+            BaseException: whatever ``work`` raises.
         """
         told: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job = Job(session)

@@ -1,4 +1,4 @@
-"""Standing in line: first come, first served, a few at a time, and no more than there is room for."""
+"""A bounded first-in-first-out queue for places: a few callers run at a time, the others wait in order."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from refiner.errors import BusyError
 
 _PATIENCE = 0.5
-"""Seconds after which one who waits looks whether it was called off."""
+"""Seconds between two checks of a waiting caller whether it was stopped."""
 
 
 class StoppedError(Exception):
-    """The user wants no more of it."""
+    """The user stopped the job."""
 
 
 class Line:
-    """A line before a number of places.
+    """A queue for a number of places.
 
     Args:
-        places: how many may be inside at a time.
-        waiting: how many may stand before them; None: any number.
+        places: how many callers may hold a place at a time.
+        waiting: how many callers may wait; None: any number.
     """
 
     def __init__(self, places: int, waiting: int | None = None) -> None:
@@ -30,7 +30,7 @@ class Line:
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
-        """Those inside and those who wait."""
+        """Number of callers that hold a place or wait."""
         return len(self._line)
 
     @contextmanager
@@ -38,19 +38,18 @@ class Line:
         """Wait for a place, and hold it.
 
         Args:
-            stopped: once it is set, nobody waits any longer.
-            tell: gets how many are ahead in the line, as often as that changes; never 0.
+            stopped: ends the wait when it is set.
+            tell: called with the number of callers ahead whenever it changes; at least 1.
 
         Raises:
-            BusyError: there is no room to wait.
-            StoppedError: ``stopped`` was set before a place came free.
+            BusyError: the queue is full.
+            StoppedError: ``stopped`` was set before a place was free.
         """
         ticket = object()
         with self._changed:
             if self.waiting is not None and len(self._line) >= self.places + self.waiting:
                 raise BusyError(
-                    f"Expected room for another job, but {len(self._line)} are running or waiting: "
-                    "try again in a few minutes."
+                    f"The server is busy, {len(self._line)} jobs are running or waiting: try again in a few minutes."
                 )
             self._line.append(ticket)
         try:

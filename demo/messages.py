@@ -1,4 +1,4 @@
-"""What strangers may read of an error: no paths, no keys, no addresses of machines inside."""
+"""Make error messages safe for visitors: no paths, keys or addresses of the server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from refiner.errors import RefinerError
 
 _LOG: Final = logging.getLogger(__name__)
 _LONGEST: Final = 600
-"""Letters of a message."""
+"""Most characters of a message."""
 _SECRET_NAMES: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET: Final = 6
-"""Letters; the values of shorter variables are words of other uses."""
+"""Characters. Shorter values of environment variables are often ordinary words, so they are not removed."""
 _SECRET_SHAPES: Final = re.compile(
     r"\b(?:sk|pk|hf|gh[pousr]|xox[abp]|AKIA)[-_]?[A-Za-z0-9_-]{12,}|\bBearer\s+\S+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
 )
@@ -24,10 +24,10 @@ _PATH: Final = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"<>:,;/\\]
 
 
 def public_text(text: str) -> str:
-    """A text without what is none of a stranger's business: of paths the last part is left, of keys and addresses none.
+    """Remove keys and addresses from a text, and all but the last part of each path; cut it to 600 characters.
 
     Args:
-        text: of a model, a library or ourselves.
+        text: a message of a model, a library or refiner.
     """
     for name, value in os.environ.items():
         if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST_SECRET:
@@ -39,9 +39,12 @@ def public_text(text: str) -> str:
 
 
 def public_message(error: BaseException) -> str:
-    """What a stranger is told of an error: ours in their words, of others a number to look up in the log."""
+    """The message that a visitor sees.
+
+    An error of refiner keeps its message. Any other error is logged under a number, and the visitor sees the number.
+    """
     if isinstance(error, RefinerError):
         return public_text(str(error))
     number = secrets.token_hex(4)
     _LOG.error("error %s", number, exc_info=error)
-    return f"Something broke on the server; its log knows more under {number}. Try again, or with other settings."
+    return f"An internal error occurred; the server's log describes it under {number}. Try again, or change a setting."

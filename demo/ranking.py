@@ -1,4 +1,4 @@
-"""Generators side by side for the demo: models that paint now, and pictures that were uploaded."""
+"""Rank generators in the demo: models that generate now, and uploaded images."""
 
 from __future__ import annotations
 
@@ -35,25 +35,29 @@ Order = Literal["CAP", "HPS", "PAR"]
 
 _NAME: Final = re.compile(r"\w[\w +@-]{0,39}")
 _BATCH: Final = 2
-"""Pictures between two looks at whether the job was stopped."""
+"""Images per batch. After each batch, the job checks whether it was stopped."""
 _SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "unreadable": "miss"}
 _STEPS: Final = (4, 10)
-"""Of the denoiser: quick variants of each model, beside its own number."""
+"""Denoiser steps of the fast variants of each model, beside its own number of steps."""
 _UPLOADS: Final = ".uploads"
-"""No name of a generator; no report shows it."""
+"""Folder of the uploads. No generator can have this name, and the ZIP file leaves it out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A generator to rank: a model that paints now, or pictures that are there."""
+    """A generator to rank: a model that generates now, or existing images.
+
+    Raises:
+        InputError: the name holds characters that a folder name should not have.
+    """
 
     name: str
     model: str = ""
-    """A label of ``DemoSettings.models``; empty: pictures."""
+    """A label of ``DemoSettings.models``; empty: uploaded images."""
     steps: int | None = None
-    """Of the denoiser; None: the model's own."""
+    """Denoiser steps; None: the model's own number."""
     files: tuple[str, ...] = ()
-    """Uploaded pictures, one for each prompt, in the order of their names."""
+    """Paths of uploaded images, one for each prompt, in the order of their names."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name != self.name.strip(" ."):
@@ -63,7 +67,7 @@ class Entry:
 
 
 def model_entries(models: Choices) -> dict[str, Entry]:
-    """What each model can be ranked as: with few steps, and as it is usually called."""
+    """The entries of each model: with its own number of steps, and with few steps. Name -> entry."""
     found = {}
     for label in models:
         plain = re.sub(r"[^\w +@-]", "-", label)[:28].strip(" +@-") or "model"
@@ -75,7 +79,7 @@ def model_entries(models: Choices) -> dict[str, Entry]:
 
 @dataclass(frozen=True, kw_only=True)
 class RankRequest:
-    """What a user wants ranked."""
+    """A user's request to rank generators."""
 
     entries: tuple[Entry, ...]
     prompts: tuple[str, ...]
@@ -87,7 +91,7 @@ class RankRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Pictures of a generator are made and looked at."""
+    """The progress of one generator, in images."""
 
     name: str
     done: int
@@ -96,29 +100,29 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """The ranking."""
+    """A finished ranking."""
 
     document: Json
     """From ``refiner.evaluate.ranking.rank_runs``."""
     files: dict[str, str] = field(default_factory=dict)
-    """``csv`` and ``zip`` -> path."""
+    """``csv`` and ``zip`` -> path of the file."""
     left: tuple[str, ...] = ()
-    """Names of the generators that are not in it, as the job was stopped before all their pictures were looked at."""
+    """Names of the generators that are missing because the job was stopped before all their images were analysed."""
 
 
 def rank(studio: Studio, session: str, request: RankRequest, folder: Path) -> Iterator[Any]:
-    """Rank generators; yields ``Ranking`` as it goes, and ends with ``Ranked``.
+    """Rank generators; yields ``Ranking`` events and then ``Ranked``.
 
-    A job that is stopped ranks the generators that are done; it ends without ``Ranked`` where these are fewer than two.
+    A stopped job ranks the generators that are done. If these are fewer than two, there is no ``Ranked``.
 
     Args:
-        studio: whose models are used.
-        session: of the user.
-        request: what is ranked.
-        folder: an empty one for all that is written.
+        studio: provides the models.
+        session: id of the user's browser tab or client.
+        request: prompts, generators and settings.
+        folder: an empty folder for all output.
 
     Raises:
-        InputError: no prompts or too many, names that are used twice, or pictures that do not fit the prompts.
+        InputError: no prompts or too many, a name that is used twice, or images that do not match the prompts.
         ConfigError: fewer than two generators.
         BusyError: too many jobs are running or waiting.
     """
@@ -129,23 +133,25 @@ def rank(studio: Studio, session: str, request: RankRequest, folder: Path) -> It
 def _check(request: RankRequest, studio: Studio) -> None:
     count = len(request.prompts)
     if not 1 <= count <= studio.settings.max_prompts:
-        raise InputError(f"Expected 1 to {studio.settings.max_prompts} prompts, one a line, got {count}.")
+        raise InputError(
+            f"Expected 1 to {studio.settings.max_prompts} prompts, one per line, got {count}: change the list."
+        )
     longest = max(map(len, request.prompts))
     if longest > studio.settings.max_prompt:
         raise InputError(
-            f"Expected prompts of at most {studio.settings.max_prompt} letters, got {longest}: shorten them."
+            f"Expected prompts of at most {studio.settings.max_prompt} characters, got {longest}: shorten them."
         )
     if len(request.entries) < 2:
         raise ConfigError(
-            f"Expected at least two generators to rank, got {len(request.entries)}: tick another, or add pictures."
+            f"Expected at least two generators to rank, got {len(request.entries)}: select another, or add images."
         )
     names = [entry.name.casefold() for entry in request.entries]
     if len(set(names)) < len(names):
-        raise InputError("Expected a name of its own for each generator, got one twice: change it.")
+        raise InputError("Expected a different name for each generator, got one twice: change it.")
     for entry in request.entries:
         if not entry.model and len(entry.files) != count:
             raise InputError(
-                f"Expected {count} pictures of {entry.name!r}, one for each prompt in the order of their names, got "
+                f"Expected {count} images of {entry.name!r}, one for each prompt in the order of their names, got "
                 f"{len(entry.files)}: add or remove some, or change the prompts."
             )
 
@@ -180,10 +186,10 @@ def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Te
 def _runs(
     studio: Studio, request: RankRequest, prompts: PromptSet, folder: Path, job: Job, tell: Tell
 ) -> Iterator[tuple[str, Run, Pictures]]:
-    """Name, run and pictures of each generator, once all of its pictures were looked at."""
+    """Yield name, run and images of each generator once all its images are analysed."""
     from refiner.evaluate.systems import Looker
 
-    # The judge is that of the first model that paints, or of the first that is offered.
+    # The judge is that of the first model that generates, or else of the first model of the demo.
     model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
     first = studio.refiner(model, request.detector, job, tell)
     looker = Looker(detector=first.detector, judge=first.judge, batch_size=_BATCH)
@@ -211,7 +217,7 @@ def _prompt_set(texts: Sequence[str]) -> PromptSet:
 
 
 def _uploaded(entry: Entry, prompts: PromptSet, folder: Path, studio: Studio, job: Job) -> Pictures:
-    """Copies of the uploaded pictures, named as their prompts."""
+    """Copy the uploaded images to files that have the prompts' names."""
     folder.mkdir(parents=True)
     files = {}
     for name, file in zip(prompts.prompts, sorted(entry.files, key=lambda path: Path(path).name), strict=True):
@@ -240,7 +246,7 @@ def _painting(entry: Entry, refiner: RefinedPipeline, looker: Looker, folder: Pa
 
 @dataclass
 class _Turns:
-    """A system that takes its turn at the models, and ends where the job is stopped."""
+    """A system that uses the models in turn with other jobs, and raises ``StoppedError`` when its job is stopped."""
 
     studio: Studio
     job: Job
@@ -272,7 +278,7 @@ def _collect(entry: Entry, data: Pictures, system: System, folder: Path, tell: T
 
 
 def _zipped(folder: Path) -> Path:
-    """All reports, tables and painted pictures in one file; without the uploads."""
+    """All reports, tables and generated images in one file, without the uploads."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):

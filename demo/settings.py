@@ -1,4 +1,4 @@
-"""What a demo offers, and how much of it at once."""
+"""Settings of the demo: models, detectors and limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from refiner.errors import ConfigError
 from refiner.hub import micro_parts
 
 Choices = Mapping[str, str]
-"""Label -> id. Labels are shown; ids may be paths or addresses and never leave the server."""
+"""Label -> id. Visitors see the labels. Ids may be paths or addresses, and the server never shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """How a demo is served.
+    """Models, detectors and limits of a demo.
 
     Raises:
         ConfigError: no model or detector, or a limit below 1.
@@ -23,20 +23,20 @@ class DemoSettings:
 
     models: Choices  # pipelines to choose from
     detectors: Choices  # detectors to choose from
-    running: int = 2  # jobs at a time; they take turns at the models, attempt by attempt
-    waiting: int = 16  # jobs that may wait for others to end; further ones are refused
-    max_rounds: int = 6  # of a refinement
-    max_prompt: int = 1000  # letters of a prompt
-    max_file_bytes: int = 16 * 2**20  # of an uploaded file
-    max_request_bytes: int = 256 * 2**20  # of all files uploaded at once
-    max_pixels: int = 24_000_000  # of an uploaded picture, before it is scaled down
-    max_side: int = 2048  # an uploaded picture is scaled down to this, in pixels
-    max_prompts: int = 24  # of a ranking
-    keep_seconds: int = 3600  # how long uploads and results stay on the disk
+    running: int = 2  # jobs at a time; they use the models in turn, one attempt each
+    waiting: int = 16  # jobs that may wait; further ones are refused
+    max_rounds: int = 6  # rounds of a refinement
+    max_prompt: int = 1000  # characters of a prompt
+    max_file_bytes: int = 16 * 2**20  # bytes of an uploaded file
+    max_request_bytes: int = 256 * 2**20  # bytes of all files in one upload
+    max_pixels: int = 24_000_000  # pixels of an uploaded image before it is scaled down
+    max_side: int = 2048  # longer side of an image in pixels; larger uploads are scaled down to it
+    max_prompts: int = 24  # prompts of a ranking
+    keep_seconds: int = 3600  # seconds that uploads and results stay on the disk
 
     def __post_init__(self) -> None:
         if not self.models or not self.detectors:
-            raise ConfigError("Expected at least one model and one detector for the demo, got none: name one of each.")
+            raise ConfigError("The demo needs at least one model and one detector, got none: name one of each.")
         limits = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         for name, value in limits.items():
             if value < 1:
@@ -44,9 +44,9 @@ class DemoSettings:
 
 
 def labelled(ids: Sequence[str]) -> Choices:
-    """A label for each id: the name of a folder without its path, and a model behind an endpoint without its address.
+    """Make a label for each id: folders without their path, models behind an endpoint without its address.
 
-    Equal labels are numbered.
+    Equal labels get numbers: "model", "model (2)". Repeated ids are dropped.
     """
     found: dict[str, str] = {}
     for id_ in dict.fromkeys(ids):

@@ -1,4 +1,4 @@
-"""What the demo does, without any web: models that are loaded once, and pictures that are refined and looked at."""
+"""The work of the demo without a web server: load each model once, refine and analyse images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RefineRequest:
-    """What a user wants refined."""
+    """A user's request to refine an image."""
 
     prompt: str
     model: str
@@ -35,34 +35,38 @@ class RefineRequest:
     rounds: int = RefineConfig.max_rounds
     seed: int = 0
     image: Image.Image | None = None
-    """A picture to refine instead of painting one."""
+    """An image to refine instead of a generated one, RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptProgress:
-    """An attempt is being made."""
+    """The progress of one attempt."""
 
     attempt: int
+    """Number of the attempt, from 0."""
     step: int = 0
-    """Of the denoiser; 0: not begun, or looking at what was painted."""
+    """Denoiser step, from 1; 0: not started, or the detector is running."""
     steps: int | None = None
+    """Number of denoiser steps; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """What is there so far."""
+    """The result so far."""
 
     result: RefinementResult
     over: bool
-    """Whether nothing more will come."""
+    """Whether the result is final."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What detectors said of one picture so far; a text where one could not say anything."""
+    """The answers of the detectors for one image so far."""
 
     answers: Mapping[str, Analysis | str]
+    """Label of the detector -> its analysis, or an error message."""
     over: bool
+    """Whether all detectors have answered."""
 
 
 RefineEvent = Waiting | Loading | AttemptProgress | Refined
@@ -70,9 +74,9 @@ DetectEvent = Waiting | Loading | Looked
 
 
 class Studio:
-    """The models of a demo, and its jobs.
+    """The models and the jobs of a demo.
 
-    Models are loaded when they are first wanted, and stay loaded; all users share them and take turns.
+    Models are loaded when they are first used and stay loaded. All users share them and use them in turn.
     """
 
     def __init__(self, settings: DemoSettings) -> None:
@@ -82,7 +86,7 @@ class Studio:
         self._detectors: dict[str, Detector] = {}
 
     def warm(self) -> None:
-        """Load the first model and the first detector, so that mistakes show at once and no user waits for them.
+        """Load the first model and the first detector, so that errors show at once and no user waits for the loading.
 
         Raises:
             RefinerError: one of them cannot be loaded.
@@ -91,13 +95,14 @@ class Studio:
         self.refiner(model, detector, Job(session=""), lambda _event: None)
 
     def refine(self, session: str, request: RefineRequest) -> Iterator[RefineEvent]:
-        """Refine a picture, attempt by attempt; ends with a ``Refined`` that is over, if anything was painted.
+        """Refine an image and yield events after each step and attempt.
 
-        A job that is stopped keeps the best picture so far.
+        The last event is a ``Refined`` whose ``over`` is true, if there is any image. A stopped job keeps the best
+        image so far.
 
         Raises:
-            InputError: an empty or over-long prompt, or a picture that the detector cannot serve.
-            ConfigError: a setting out of its range, or a label that is not offered.
+            InputError: an empty or too long prompt, or an image that the detector cannot analyse.
+            ConfigError: a setting out of its range, or an unknown label.
             BusyError: too many jobs are running or waiting.
             RefinerError: a model cannot be loaded.
         """
@@ -108,14 +113,14 @@ class Studio:
         _chosen(self.settings.models, request.model, "model")
         _chosen(self.settings.detectors, request.detector, "detector")
         if not request.prompt.strip():
-            raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
+            raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
         if len(request.prompt) > self.settings.max_prompt:
             raise InputError(
-                f"Expected a prompt of at most {self.settings.max_prompt} letters, got {len(request.prompt)}: "
+                f"Expected a prompt of at most {self.settings.max_prompt} characters, got {len(request.prompt)}: "
                 "shorten it."
             )
         if not 0 <= request.rounds <= self.settings.max_rounds:
-            raise ConfigError(f"Expected 0 to {self.settings.max_rounds} rounds, got {request.rounds}: choose fewer.")
+            raise ConfigError(f"Expected 0 to {self.settings.max_rounds} rounds, got {request.rounds}: change it.")
         if not 0 <= request.seed < 2**63:
             raise ConfigError(f"Expected a seed from 0 to {2**63 - 1}, got {request.seed}: choose another.")
 
@@ -152,14 +157,19 @@ class Studio:
             tell(Refined(result=_public_result(run.so_far), over=True))
 
     def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[DetectEvent]:
-        """Ask detectors about a picture, one after the other; each ``Looked`` has one answer more.
+        """Analyse an image with one detector after the other; each ``Looked`` event holds one more answer.
+
+        Args:
+            session: id of the user's browser tab or client.
+            image: RGB.
+            detectors: labels of ``DemoSettings.detectors``.
 
         Raises:
-            ConfigError: no detector, or a label that is not offered.
+            ConfigError: no detector, or an unknown label.
             BusyError: too many jobs are running or waiting.
         """
         if not detectors:
-            raise ConfigError("Expected at least one detector, got none: tick one.")
+            raise ConfigError("Expected at least one detector, got none: select one.")
         for name in detectors:
             _chosen(self.settings.detectors, name, "detector")
         return self.desk.run(session, lambda job, tell: self._detect(image, detectors, job, tell))
@@ -176,7 +186,7 @@ class Studio:
             tell(Looked(answers=dict(answers), over=len(answers) == len(detectors)))
 
     def detector(self, label: str, job: Job, tell: Tell) -> Detector:
-        """A detector by its label; loaded once.
+        """Return the detector with this label, and load it at the first use.
 
         Raises:
             RefinerError: it cannot be loaded.
@@ -192,7 +202,9 @@ class Studio:
             return self._detectors[label]
 
     def refiner(self, model: str, detector: str, job: Job, tell: Tell) -> RefinedPipeline:
-        """A model behind a detector, by their labels; the model is loaded once, and onto the GPU where there is one.
+        """Return the pipeline of a model and a detector, by their labels.
+
+        The model is loaded at the first use, on the GPU if there is one.
 
         Raises:
             RefinerError: one of them cannot be loaded.
@@ -221,11 +233,11 @@ class Studio:
 
 def _chosen(choices: Choices, label: str, what: str) -> None:
     if label not in choices:
-        raise ConfigError(f"Expected one of the {what}s {', '.join(choices)}, got {label!r}: choose one of them.")
+        raise ConfigError(f"Expected one of the {what}s {', '.join(choices)}, got {label!r}: choose one of these.")
 
 
 def _public_result(result: RefinementResult) -> RefinementResult:
-    """The same, as strangers may read it."""
+    """The result with texts that visitors may read."""
     attempts = tuple(map(_public_attempt, result.attempts))
     return replace(result, attempts=attempts, settings=_told(result.settings))
 
@@ -238,7 +250,7 @@ def _public_attempt(attempt: Attempt) -> Attempt:
 
 
 def _told(value: Any) -> Any:
-    """Settings as strangers may read them."""
+    """Settings with texts that visitors may read."""
     if isinstance(value, Mapping):
         return {key: _told(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -247,5 +259,5 @@ def _told(value: Any) -> Any:
 
 
 def _public(analysis: Analysis) -> Analysis:
-    """The same; where the detector is known by its folder, without the way there."""
+    """The analysis with a detector name that shows no path."""
     return replace(analysis, detector=public_text(analysis.detector))

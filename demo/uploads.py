@@ -1,4 +1,4 @@
-"""Pictures that strangers send: bounded before they are decoded, told by their own names and never by the server's."""
+"""Images that visitors upload: checked against limits before they are decoded. Errors show no path of the server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from refiner.images import FORMATS, load_image
 from refiner.reports.overlays import fitted
 
 _DECODING: Final = threading.Lock()
-"""One picture is decoded at a time, so that many large ones at once do not fill the memory."""
+"""Only one image is decoded at a time, so that several large ones do not fill the memory."""
 
 
 def read_upload(path: str | Path, settings: DemoSettings) -> Image.Image:
-    """Read an uploaded picture: upright, RGB, its longer side at most ``settings.max_side`` pixels.
+    """Read an uploaded image.
+
+    Returns:
+        RGB, upright (EXIF orientation applied), its longer side at most ``settings.max_side`` pixels.
 
     Raises:
-        InputError: too many bytes or pixels, damaged, or no picture; the message holds the file's name alone.
+        InputError: too many bytes or pixels, a damaged file or not an image. The message holds the file's name without
+            its path.
     """
     file = Path(path)
     try:
@@ -35,7 +39,7 @@ def read_upload(path: str | Path, settings: DemoSettings) -> Image.Image:
 
 
 def _check(file: Path, settings: DemoSettings) -> None:
-    """The bounds that can be checked without decoding; what is no picture is left to ``load_image`` to tell."""
+    """Check the limits that need no decoding. ``load_image`` reports files that are not images."""
     try:
         size = file.stat().st_size
         if size > settings.max_file_bytes:
@@ -49,7 +53,7 @@ def _check(file: Path, settings: DemoSettings) -> None:
                 width, height = image.size
     except InputError:
         raise
-    except Exception:  # missing, damaged or a bomb: load_image says which
+    except Exception:  # missing, damaged or a decompression bomb: load_image says which
         return
     if width * height > settings.max_pixels:
         raise InputError(

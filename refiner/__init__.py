@@ -1,6 +1,6 @@
-"""Generator-side refinement for diffusion pipelines: detect what is wrong, fix it, keep what is better.
+"""Generator-side refinement for diffusion pipelines: detect flaws, fix them, keep only what is better.
 
-Nothing heavy is imported before it is used: ``import refiner`` pulls in neither torch nor diffusers nor transformers.
+``import refiner`` loads neither torch nor diffusers nor transformers; they are imported when they are first used.
 """
 
 from __future__ import annotations

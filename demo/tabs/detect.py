@@ -1,4 +1,4 @@
-"""The tab that looks at a picture: wiring alone."""
+"""The tab that analyses an image: it only connects components and handlers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _OUTPUTS = 3
 
 
 def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
-    """A picture in; what each detector says of it out.
+    """Add the components: an image and detectors as inputs, the analysis of each detector as output.
 
     Args:
-        studio: whose detectors are asked.
-        examples: paths of pictures to try.
+        studio: provides the detectors.
+        examples: paths of example images.
     """
     names = list(studio.settings.detectors)
     with gr.Row(elem_classes="rf-split"):
         with gr.Column(scale=2, min_width=300):
-            image = picture("Picture", height=300, elem_id="rf-detect-image")
+            image = picture("Image", height=300, elem_id="rf-detect-image")
             if examples:
                 gr.Examples(
                     [[path] for path in examples],
@@ -41,11 +41,11 @@ def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
                 )
             detectors = gr.CheckboxGroup(names, value=names, label="Detectors")
             with gr.Row():
-                run = gr.Button("Look", variant="primary", elem_id="rf-detect", scale=3)
+                run = gr.Button("Analyse", variant="primary", elem_id="rf-detect", scale=3)
                 stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=90)
         with gr.Column(scale=3, min_width=320):
             status = html("", "rf-detect-status")
-            shown = html("What the detectors find will stand here.", "rf-detect-answers")
+            shown = html("The detected flaws appear here.", "rf-detect-answers")
     summary = gr.JSON(visible=False)
     handler = guarded(_detecting(studio), _OUTPUTS)
     wire(studio, (run, stop), handler, [image, detectors], [status, shown, summary], [], "detect")
@@ -54,7 +54,7 @@ def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
 def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
     def detect(image: str | None, detectors: list[str], request: gr.Request) -> Iterator[Row]:
         if image is None:
-            raise InputError("Expected a picture, got none: upload one or paste it.")
+            raise InputError("Expected an image, got none: upload or paste one.")
         given = read_upload(image, studio.settings)
         yield (status_line("Starting.", 0.0), "", None)
         said: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
                 continue
             said = dict(event.answers)
             share = None if event.over else len(said) / len(detectors)
-            told = f"{len(said)} of {len(detectors)} detectors looked at {given.width} x {given.height} pixels."
+            told = f"{len(said)} of {len(detectors)} detectors analysed {given.width} x {given.height} pixels."
             yield status_line(told, share), answers(given, said), _summary(said)
         if len(said) < len(detectors):
             yield (status_line("Stopped."), *nothing(_OUTPUTS - 1))

@@ -1,4 +1,4 @@
-"""The tab that ranks generators: wiring alone."""
+"""The tab that ranks generators: it only connects components and handlers."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _OUTPUTS = 5
 
 
 def evaluate_tab(studio: Studio) -> None:
-    """Prompts, models and folders of pictures in; a ranking out."""
+    """Add the components: prompts, models and folders of images as inputs, a ranking as output."""
     entries = model_entries(studio.settings.models)
     detectors = list(studio.settings.detectors)
     with gr.Row(elem_classes="rf-split"):
         with gr.Column(scale=2, min_width=300):
-            prompts = gr.Textbox("\n".join(PROMPTS), label="Prompts, one a line", lines=5, max_lines=12)
-            models = gr.CheckboxGroup(list(entries), value=list(entries)[:2], label="Models that paint now")
-            with gr.Accordion("Pictures of your own", open=False):
+            prompts = gr.Textbox("\n".join(PROMPTS), label="Prompts, one per line", lines=5, max_lines=12)
+            models = gr.CheckboxGroup(list(entries), value=list(entries)[:2], label="Models that generate now")
+            with gr.Accordion("Your own images", open=False):
                 gr.HTML(
-                    '<p class="rf-faint rf-small">One picture for each prompt, in the order of their names.</p>',
+                    '<p class="rf-faint rf-small">One image for each prompt, sorted by file name.</p>',
                     padding=False,
                     js_on_load=None,
                 )
                 folders = [
                     (
-                        gr.Textbox(f"pictures {letter}", label=f"Name {letter}"),
+                        gr.Textbox(f"images {letter}", label=f"Name {letter}"),
                         gr.File(
-                            label=f"Pictures {letter}",
+                            label=f"Images {letter}",
                             file_count="multiple",
                             height=120,
                             elem_id=f"rf-pictures-{letter}",
@@ -49,7 +49,7 @@ def evaluate_tab(studio: Studio) -> None:
                 run = gr.Button("Rank", variant="primary", elem_id="rf-rank", scale=3)
                 stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=90)
             by = gr.Radio(
-                [("Flaws (CAP)", "CAP"), ("Flawed area (PAR)", "PAR"), ("Fit to the prompt (HPS)", "HPS")],
+                [("Flaws (CAP)", "CAP"), ("Flawed area (PAR)", "PAR"), ("Match with the prompt (HPS)", "HPS")],
                 value="CAP",
                 label="Rank by",
             )
@@ -57,11 +57,11 @@ def evaluate_tab(studio: Studio) -> None:
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53)
         with gr.Column(scale=3, min_width=320):
             status = html("", "rf-rank-status")
-            table = html("The ranking will stand here.", "rf-rank-table")
+            table = html("The ranking appears here.", "rf-rank-table")
             with gr.Row():
                 files = [
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
-                    for label, name in (("Table (CSV)", "csv"), ("Reports and pictures (ZIP)", "zip"))
+                    for label, name in (("Table (CSV)", "csv"), ("Reports and images (ZIP)", "zip"))
                 ]
     summary = gr.JSON(visible=False)
     handler = guarded(_ranking(studio, entries), _OUTPUTS)
@@ -103,6 +103,6 @@ def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterato
                 said = ranking_outcome(event.document, event.left)
                 yield said, ranking(event.document), event.document, *event.files.values()
                 return
-        yield (status_line("Stopped before two generators were done: nothing to rank."), *nothing(_OUTPUTS - 1))
+        yield (status_line("Stopped before two generators were done: there is no ranking."), *nothing(_OUTPUTS - 1))
 
     return rank_generators

@@ -1,4 +1,4 @@
-"""The tab that refines: wiring alone."""
+"""The tab that refines an image: it only connects components and handlers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from refiner.records import result_summary
 from refiner.reports.result import save_result
 
 _OUTPUTS = 8
-_REFUSED = "The server could not use what was sent: load the page again, and upload the picture once more."
+_REFUSED = "The server could not use the request: load the page again, and upload the image again."
 _FILES = ("best", "run", "report")
 
 
 def refine_tab(studio: Studio) -> None:
-    """Prompt or picture in; before and after, plots and all attempts out."""
+    """Add the components: prompt, image and settings as inputs; before and after, plots and attempts as outputs."""
     settings = studio.settings
     with gr.Row(elem_classes="rf-split"):
         with gr.Column(scale=2, min_width=300):
@@ -42,7 +42,7 @@ def refine_tab(studio: Studio) -> None:
                 run = gr.Button("Refine", variant="primary", elem_id="rf-refine", scale=3)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="rf-stop", scale=1, min_width=90)
             strategy = gr.Radio(
-                [("Choose for me", "auto"), ("Repaint flaws", "inpaint"), ("Paint anew", "regenerate")],
+                [("Automatic", "auto"), ("Inpaint flaws", "inpaint"), ("Regenerate", "regenerate")],
                 value="auto",
                 label="Strategy",
             )
@@ -50,23 +50,23 @@ def refine_tab(studio: Studio) -> None:
                 usual = min(RefineConfig.max_rounds, settings.max_rounds)
                 rounds = gr.Slider(0, settings.max_rounds, usual, step=1, label="Rounds")
                 seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
-            with gr.Accordion("Start from a picture of your own", open=False):
-                image = picture("Your picture", height=220, elem_id="rf-refine-image")
+            with gr.Accordion("Start from your own image", open=False):
+                image = picture("Your image", height=220, elem_id="rf-refine-image")
             with gr.Accordion("Models", open=len(settings.models) > 1 or len(settings.detectors) > 1):
                 model = gr.Dropdown(list(settings.models), value=next(iter(settings.models)), label="Model")
                 detector = gr.Dropdown(list(settings.detectors), value=next(iter(settings.detectors)), label="Detector")
         with gr.Column(scale=3, min_width=320):
             status = html("", "rf-refine-status")
-            compared = html("Before and after will stand here.", "rf-refine-comparison")
+            compared = html("The images before and after appear here.", "rf-refine-comparison")
             with gr.Row():
                 files = [
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
-                    for label, name in zip(("Picture", "Run record", "Report"), _FILES, strict=True)
+                    for label, name in zip(("Image", "Run record", "Report"), _FILES, strict=True)
                 ]
     gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
-    charts = html("What detector and judge say of each attempt.", "rf-refine-plots")
+    charts = html("The values of detector and judge for each attempt appear here.", "rf-refine-plots")
     gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
-    attempts = html("Every picture that is tried, with what is wrong with it.", "rf-refine-attempts")
+    attempts = html("Every generated image and its flaws appear here.", "rf-refine-attempts")
     summary = gr.JSON(visible=False)
 
     handler = guarded(_refining(studio), _OUTPUTS)
@@ -85,17 +85,17 @@ def wire(
     name: str,
     others: Sequence[Any] = (),
 ) -> None:
-    """Start by a button and stop by another; all buttons say whether they can be used now.
+    """Connect a handler to its start and stop buttons. Buttons are disabled while they cannot be used.
 
     Args:
-        studio: whose jobs are stopped.
-        buttons: that start and that stop.
-        handler: what is started.
-        inputs: of the handler.
-        outputs: of the handler, the status line first.
-        files: those of the outputs that are downloaded.
-        name: of the endpoint.
-        others: further events that start it.
+        studio: runs the jobs.
+        buttons: the start and the stop button.
+        handler: a generator of output values.
+        inputs: inputs of the handler.
+        outputs: outputs of the handler, the status line first.
+        files: the outputs that are download buttons.
+        name: name of the API endpoint.
+        others: further events that start the handler.
     """
     run, stop = buttons
     usable = [run, stop, *files]
@@ -110,7 +110,7 @@ def wire(
         return *state(True, *[None] * len(files)), status_line("Starting.", 0.0)
 
     def failed(told: str) -> tuple[Any, ...]:
-        """Where Gradio itself refuses the inputs, nothing was told yet."""
+        """If Gradio itself refused the inputs, the status line does not show an error yet."""
         said = gr.skip() if "rf-bad" in (told or "") else status_line(_REFUSED, kind="bad")
         return *state(False, *[None] * len(files)), said
 
@@ -154,7 +154,7 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
             if not event.over:
                 yield (gr.skip(), *_shown(result), *nothing(4))
         if result is None:
-            yield (status_line("Stopped before there was a picture."), *nothing(_OUTPUTS - 1))
+            yield (status_line("Stopped before there was an image."), *nothing(_OUTPUTS - 1))
             return
         config = {"model": model, "detector": detector, "strategy": strategy, "rounds": wanted.rounds}
         config |= {"seed": wanted.seed, "own_picture": image is not None}

@@ -1,4 +1,4 @@
-"""What detectors say of one picture, side by side: HTML without scripts. Knows nothing of Gradio."""
+"""The answers of several detectors for one image side by side as HTML, without scripts and without Gradio."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from refiner.types import Analysis
 
 
 def answers(image: Image.Image, said: Mapping[str, Analysis | str]) -> str:
-    """A card for each detector: verdict, regions, heat map and explanation, or why it could not say anything.
+    """A card for each detector: verdict, regions, heat map and explanations, or an error message.
 
     Args:
-        image: the picture, RGB.
-        said: by name of the detector.
+        image: RGB.
+        said: name of the detector -> its analysis, or an error message.
     """
     toggles = '<label class="rf-toggle"><input type="checkbox" checked class="rf-show"> Show regions</label>'
     if any(isinstance(answer, Analysis) and answer.heatmap is not None for answer in said.values()):
@@ -27,12 +27,12 @@ def answers(image: Image.Image, said: Mapping[str, Analysis | str]) -> str:
 
 def _card(image: Image.Image, name: str, answer: Analysis | str) -> str:
     if isinstance(answer, str):
-        return f"""<article class="rf-answer"><h3>{words(name)}</h3>{stage(image, None, "The picture")}
+        return f"""<article class="rf-answer"><h3>{words(name)}</h3>{stage(image, None, "The image")}
 <p class="rf-error">{words(answer)}</p></article>"""
     tags = f'<p class="rf-facts">{"".join(f"<span>{words(tag)}</span>" for tag in answer.tags)}</p>'
     raw = ""
     if answer.raw:
-        raw = f"<details><summary>In the model's own words</summary><pre>{words(answer.raw)}</pre></details>"
+        raw = f"<details><summary>Raw output of the model</summary><pre>{words(answer.raw)}</pre></details>"
     return f"""<article class="rf-answer rf-look"><h3>{words(name)}</h3>{stage(image, answer, f"What {name} found")}
 {_verdict(answer)}{tags if answer.tags else ""}{notes(answer)}{raw}
 <p class="rf-faint rf-small">{words(answer.detector)}</p></article>"""
@@ -44,5 +44,5 @@ def _verdict(answer: Analysis) -> str:
     if answer.fake_probability is None:
         return said
     share = 100 * answer.fake_probability
-    return f"""{said}<p class="rf-fake">Looks generated: {share:.0f} %
+    return f"""{said}<p class="rf-fake">Probability that it is generated: {share:.0f} %
 <i class="rf-meter rf-wide"><i style="width:{share:.0f}%"></i></i></p>"""

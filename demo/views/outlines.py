@@ -1,4 +1,4 @@
-"""From a mask to the outline that is drawn around it."""
+"""Convert a mask to the outline that is drawn around it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from refiner.types import Mask
 Point = tuple[float, float]
 
 MOST = 192
-"""Cells along the longer side of the mask that is followed; larger ones are scaled down first."""
+"""Longest side of a mask whose outline is traced, in pixels; larger masks are scaled down first."""
 
 
 def svg_path(mask: Mask) -> str:
     """The ``d`` of an SVG path around a mask, holes included (fill rule evenodd).
 
-    Corners of pixels are cut, so that slanting edges look slanting.
+    Corners of pixels are cut, so that diagonal edges look smooth.
 
     Args:
         mask: bool (H, W).
 
     Returns:
-        Coordinates in pixels of the mask; empty for an empty mask.
+        A path with coordinates in pixels of the mask; empty for an empty mask.
     """
     height, width = mask.shape
     small = _small(mask)
@@ -48,7 +48,7 @@ def _small(mask: Mask) -> Mask:
 
 
 def _loops(mask: Mask) -> Iterator[list[tuple[int, int]]]:
-    """Closed walks along the borders of pixels, corner by corner (x, y), flawed pixels to the right."""
+    """Closed loops along the borders of pixels, as corners (x, y), with flawed pixels to the right."""
     ways = _ways(mask)
     while ways:
         start = next(iter(ways))
@@ -66,7 +66,7 @@ def _loops(mask: Mask) -> Iterator[list[tuple[int, int]]]:
 
 
 def _ways(mask: Mask) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Corner -> corners that a border leads to from there."""
+    """Corner -> the next corners along a border."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
 
@@ -88,7 +88,7 @@ def _ways(mask: Mask) -> dict[tuple[int, int], list[tuple[int, int]]]:
 
 
 def _rounded(loop: list[tuple[int, int]]) -> list[Point]:
-    """Through the middles of the borders, without those in the middle of a straight line."""
+    """The middle points of a loop's edges, without points inside a straight line."""
     middles = [((x + u) / 2, (y + v) / 2) for (x, y), (u, v) in zip(loop, loop[1:] + loop[:1], strict=True)]
     kept = []
     for at, (x, y) in enumerate(middles):

@@ -1,4 +1,4 @@
-"""Pieces of the page: pictures with their regions, and charts. All text from people and models is escaped."""
+"""Parts of the page: images with their regions, and lists of flaws. All text from users and models is escaped."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from refiner.reports.overlays import enlarged, fitted, flaw_words
 from refiner.types import Analysis, Region
 
 SIDE = 720
-"""Longer side of a picture on the page, in pixels."""
+"""Longer side of an image on the page, in pixels."""
 
 
 LONGEST = 4000
-"""Letters that are shown of any text."""
+"""Most characters that are shown of any text."""
 
 
 def words(text: str) -> str:
-    """Text from people and models as it is shown: escaped, and cut where it is endless."""
+    """Escape a text from users or models, and cut it to ``LONGEST`` characters."""
     return escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 def web_image(image: Image.Image, side: int = SIDE) -> str:
-    """The picture inside the page, as WebP, its longer side about ``side`` pixels."""
+    """A data URL of the image as WebP; its longer side has between half of ``side`` and ``side`` pixels."""
     shown = fitted(image, side) if max(image.size) > side else enlarged(image, side // 2)
     return _data(shown.convert("RGB"), "WEBP", quality=90)
 
@@ -39,12 +39,12 @@ def _data(image: Image.Image, kind: str, **options: int) -> str:
 
 
 def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
-    """A picture with the outlines of its regions; each can be pointed at, clicked or tabbed to, and tells what it is.
+    """An image with the outlines of its regions. Each region can be hovered, clicked or reached by the tab key.
 
     Args:
         image: RGB.
-        analysis: of that picture.
-        alt: what it shows, plain text.
+        analysis: of that image; None: no outlines.
+        alt: plain text that describes the image.
     """
     said = f"{alt}: {flaw_words(analysis)}" if analysis is not None else alt
     picture = f'<img src="{web_image(image)}" alt="{words(said)}">'
@@ -53,7 +53,7 @@ def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
     heat = f'<img class="rf-heat" src="{_heat(analysis)}" alt="">' if analysis.heatmap is not None else ""
     height, width = analysis.size
     numbered = list(enumerate(analysis.regions, start=1))
-    # The largest is drawn first, so that a small one inside it can still be pointed at.
+    # The largest region is drawn first, so that a small one inside it can still be hovered.
     drawn = sorted(numbered, key=lambda item: -int(item[1].pixels(analysis.size).sum()))
     shapes = "".join(_shape(number, region, analysis) for number, region in drawn)
     svg = f'<svg viewBox="0 0 {width} {height}" role="group" aria-label="Regions">{shapes}</svg>' if numbered else ""
@@ -79,7 +79,7 @@ def _badge(number: int, region: Region, analysis: Analysis) -> str:
 
 
 def _tip(number: int, region: Region, analysis: Analysis) -> str:
-    """Below the region, or above it where it lies low; from its left edge, or to its right edge where it lies right."""
+    """A tooltip below the region, or above it in the lower half; at its left edge, or its right in the right half."""
     x0, y0, x1, y1 = region.box
     height, width = analysis.size
     across = f"left:{100 * x0 / width:.1f}%" if x0 + x1 <= width else f"right:{100 - 100 * x1 / width:.1f}%"
@@ -96,7 +96,7 @@ def _kind(region: Region) -> str:
 
 
 def notes(analysis: Analysis | None) -> str:
-    """What is wrong, region by region, as a list."""
+    """The flaws of an analysis as a list, one entry for each region; empty if there is none."""
     if analysis is None or not analysis.regions:
         return ""
     rows = "".join(_note(number, region) for number, region in enumerate(analysis.regions, start=1))
@@ -116,7 +116,7 @@ def _note(number: int, region: Region) -> str:
 
 
 def _heat(analysis: Analysis) -> str:
-    """The heat map as a layer: clear where it is 0, red in the middle, yellow where it is 1."""
+    """The heat map as an image layer: 0 is transparent, 0.5 is red, 1 is yellow."""
     assert analysis.heatmap is not None
     values = np.nan_to_num(np.clip(analysis.heatmap, 0.0, 1.0))
     layer = np.zeros((*values.shape, 4), dtype=np.uint8)

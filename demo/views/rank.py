@@ -1,4 +1,4 @@
-"""A ranking of generators: HTML without scripts. Knows nothing of Gradio."""
+"""A ranking of generators as HTML, without scripts and without Gradio."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from refiner.reports.ranking import lead
 
 
 def ranking_outcome(document: Json, left: Sequence[str] = ()) -> str:
-    """The status line of a ranking that is over; ``left`` are the generators that were not done when it was stopped."""
+    """The status line of a finished ranking.
+
+    Args:
+        document: from ``refiner.evaluate.ranking_table.rank_runs``.
+        left: names of the generators that were not done when the ranking was stopped.
+    """
     stopped = f"Stopped, without {', '.join(left)}. " if left else ""
     return status_line(f"{stopped}Best by {document['by']}: {document['systems'][0]['name']}.", kind="good")
 
 
 def ranking(document: Json) -> str:
-    """Table and plots.
+    """Table, comparison of neighbours in the order, and plots of a ranking.
 
     Args:
         document: from ``refiner.evaluate.ranking.rank_runs``.
@@ -31,7 +36,7 @@ def ranking(document: Json) -> str:
 {_table(document, names)}
 <ul class="rf-wins">{"".join(f"<li>{line}</li>" for line in _wins(document))}</ul>
 <div class="rf-charts">{"".join(_plots(document, names))}</div>
-<details><summary>What the figures mean</summary><dl class="rf-terms">{terms}</dl>
+<details><summary>What the metrics mean</summary><dl class="rf-terms">{terms}</dl>
 <p class="rf-faint rf-small">{words(document["signature"])}</p></details>"""
 
 
@@ -44,7 +49,7 @@ def _table(document: Json, names: list[str]) -> str:
     )
     return f"""<div class="rf-table" tabindex="0" role="region" aria-label="Ranking"><table>
 <thead><tr><th scope="col"></th><th scope="col">generator</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
-<p class="rf-faint rf-small">Below each figure its 95 % interval, if other prompts of the kind were drawn.</p>"""
+<p class="rf-faint rf-small">Below each value: its 95 % confidence interval over prompts of this kind.</p>"""
 
 
 def _figure(estimate: Mapping[str, float]) -> str:
@@ -56,7 +61,7 @@ def _wins(document: Json) -> Iterator[str]:
     for one, other in itertools.pairwise(document["orders"][by]):
         share = document["wins"][by][one][other]["overall"]
         yield (
-            f"<strong>{words(one)}</strong> has the better {by} than <strong>{words(other)}</strong> with a "
+            f"<strong>{words(one)}</strong> has a better {by} than <strong>{words(other)}</strong> with a "
             f"probability of {100 * share:.0f} %."
         )
 

@@ -1,4 +1,4 @@
-"""A refinement as HTML without scripts. Knows nothing of Gradio."""
+"""A refinement as HTML, without scripts and without Gradio."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from refiner.reports.plots import charts
 from refiner.types import Attempt, RefinementResult
 
 STOPS = {
-    "clean": "nothing wrong is left",
-    "rounds": "that was the last round",
-    "no_progress": "further rounds brought nothing better",
-    "budget": "the budget was spent",
-    "repeat": "a picture came out a second time",
+    "clean": "no flaws are left",
+    "rounds": "all rounds were used",
+    "no_progress": "further rounds brought no improvement",
+    "budget": "the budget was used up",
+    "repeat": "the same image came out twice",
     "unreadable": "the detector's answer could not be read",
     "interrupted": "you stopped it",
 }
-"""Why a refinement ended."""
+"""Stop reason -> words that follow "Ended because"."""
 
 _ACTIONS = {
-    "generate": "Painted",
-    "given": "Your picture",
-    "regenerate": "Painted anew",
-    "inpaint": "Repainted in place",
+    "generate": "Generated",
+    "given": "Your image",
+    "regenerate": "Regenerated",
+    "inpaint": "Inpainted",
 }
 
 
 def refinement_outcome(result: RefinementResult) -> str:
-    """The status line of a refinement that is over."""
+    """The status line of a finished refinement."""
     start = next((attempt for attempt in result.attempts if attempt.image is not None), result.attempts[0])
     best = result.attempts[result.best]
     if best.image is None:
-        return status_line(f"No picture came out: {best.error or best.reason}", kind="bad")
-    kept = "The first picture was kept" if best is start else f"Attempt {best.index} was kept"
+        return status_line(f"No image was generated: {best.error or best.reason}", kind="bad")
+    kept = "The first image was kept" if best is start else f"Attempt {best.index} was kept"
     change = f"{flaw_words(start.analysis)} at first, now {flaw_words(best.analysis)}"
     said = flaw_words(best.analysis) if best is start else change
     return status_line(f"{kept}: {said}. Ended because {STOPS[result.stop]}.", kind="good")
 
 
 def comparison(result: RefinementResult) -> str:
-    """Before and after, one over the other, with a handle between them that keys, mouse and finger move."""
+    """The first and the kept image on top of each other, with a slider between them for keys, mouse and touch."""
     start = next((attempt for attempt in result.attempts if attempt.image is not None), None)
     best = result.attempts[result.best]
     if start is None or start.image is None or best.image is None:
@@ -56,30 +56,28 @@ def comparison(result: RefinementResult) -> str:
 <span class="rf-side rf-left" aria-hidden="true">Before</span>
 <span class="rf-side rf-right" aria-hidden="true">After</span>
 <i class="rf-handle" aria-hidden="true"></i>
-<input type="range" min="0" max="100" value="50" aria-label="How much of the picture shows what it was before">
+<input type="range" min="0" max="100" value="50" aria-label="Share of the image that shows the state before">
 </figure>
 <p class="rf-legend rf-faint"><span>{words(flaw_words(start.analysis))}</span>
 <span>{words(flaw_words(best.analysis))}</span></p>"""
 
 
 def plots(result: RefinementResult) -> str:
-    """What the detector and the judge said, attempt by attempt."""
+    """Charts of the detector's and the judge's values for each attempt."""
     return f'<div class="rf-charts">{charts(result)}</div>'
 
 
 def timeline(result: RefinementResult) -> str:
-    """All attempts in their order: pictures with regions, whether and why they were accepted."""
+    """All attempts in order: images with regions, and whether and why they were accepted."""
     cards = "".join(_card(attempt, result) for attempt in result.attempts)
-    toggle = (
-        '<label class="rf-toggle"><input type="checkbox" checked class="rf-show"> Show what the detector found</label>'
-    )
+    toggle = '<label class="rf-toggle"><input type="checkbox" checked class="rf-show"> Show detected regions</label>'
     return f'{toggle}<ol class="rf-attempts">{cards}</ol>'
 
 
 def _card(attempt: Attempt, result: RefinementResult) -> str:
     kept = attempt is result.attempts[result.best]
     verdict = "kept" if kept else "accepted" if attempt.accepted else "rejected"
-    picture = '<div class="rf-stage rf-none">no picture</div>'
+    picture = '<div class="rf-stage rf-none">no image</div>'
     if attempt.image is not None:
         picture = stage(attempt.image, attempt.analysis, f"Attempt {attempt.index}")
     facts = [flaw_words(attempt.analysis), *(f"{score.name} {score.value:.4g}" for score in attempt.scores)]
@@ -93,7 +91,9 @@ def _card(attempt: Attempt, result: RefinementResult) -> str:
     if attempt.prompt != result.prompt:
         said += f'<p class="rf-prompt"><span class="rf-faint">Prompt</span> {words(attempt.prompt)}</p>'
     if attempt.negative_prompt:
-        said += f'<p class="rf-prompt"><span class="rf-faint">Not</span> {words(attempt.negative_prompt)}</p>'
+        said += (
+            f'<p class="rf-prompt"><span class="rf-faint">Negative prompt</span> {words(attempt.negative_prompt)}</p>'
+        )
     return f"""<li class="rf-attempt rf-look rf-{verdict}">{picture}
 <div class="rf-told"><p class="rf-head"><span class="rf-count">{attempt.index}</span>
 <strong>{_ACTIONS[attempt.action]}</strong><span class="rf-verdict">{verdict}</span></p>

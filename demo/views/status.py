@@ -1,4 +1,4 @@
-"""What a job is doing, and what is shown before there is a result: HTML without scripts. Knows nothing of Gradio."""
+"""The progress of a job and placeholders for results as HTML, without scripts and without Gradio."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from refiner.demo.views.parts import words
 
 
 def status_line(text: str, share: float | None = None, *, kind: str = "") -> str:
-    """A line that tells what goes on; read out by screen readers.
+    """A status line, which screen readers read aloud.
 
     Args:
         text: plain text.
-        share: of the work that is done, in [0, 1]; None: not at work.
+        share: share of the work that is done, in [0, 1]; None: no work in progress.
         kind: "good", "bad" or "".
     """
     bar = "" if share is None else f'<div class="rf-bar"><i style="width:{100 * share:.1f}%"></i></div>'
@@ -24,7 +24,12 @@ def status_line(text: str, share: float | None = None, *, kind: str = "") -> str
 
 
 def progress_line(event: Waiting | Loading | AttemptProgress | Ranking, rounds: int = 0) -> str:
-    """The status line of a job at work."""
+    """The status line of a running job.
+
+    Args:
+        event: the latest event of the job.
+        rounds: most rounds of a refinement after the first image.
+    """
     match event:
         case Waiting(ahead=ahead):
             return status_line(f"Waiting: {ahead} job{'s' if ahead > 1 else ''} ahead of yours.", 0.0)
@@ -35,9 +40,9 @@ def progress_line(event: Waiting | Loading | AttemptProgress | Ranking, rounds: 
             at = f", step {step}" + (f" of {steps}" if steps else "") if step else ""
             return status_line(f"Attempt {attempt}{at}.", min(1.0, (attempt + min(done, 1.0)) / (rounds + 1)))
         case Ranking(name=name, done=done, total=total):
-            return status_line(f"{name}: {done} of {total} pictures looked at.", done / total)
+            return status_line(f"{name}: {done} of {total} images analysed.", done / total)
 
 
 def missing(text: str) -> str:
-    """What stands where nothing is yet; ``text`` is plain."""
+    """A placeholder until there is a result; ``text`` is plain text."""
     return f'<div class="rf-missing"><p>{escape(text)}</p></div>'

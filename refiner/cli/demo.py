@@ -1,4 +1,4 @@
-"""``refiner demo``: the browser demo."""
+"""``refiner demo``: serve the browser demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refiner.errors import MissingExtraError
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``refiner demo``."""
     parser.add_argument("--model", action="append", metavar="ID", help="micro, a folder, or a hub id; may be repeated")
     parser.add_argument(
         "--detector",
@@ -20,8 +20,8 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="micro, vlm:MODEL[@URL], a folder, or a hub id; may be repeated",
     )
-    parser.add_argument("--port", type=_port, help="to listen on (the first free one from 7860)")
-    parser.add_argument("--share", action="store_true", help="make it public through Gradio's tunnel")
+    parser.add_argument("--port", type=_port, help="port to listen on (the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="make the demo public through Gradio's tunnel")
     parser.set_defaults(run=_demo)
 
 
@@ -41,7 +41,7 @@ def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     settings = DemoSettings(
         models=labelled(args.model or ["micro"]), detectors=labelled(args.detector or bundled_detectors())
     )
-    # What the main command swallows is kept in memory until its end: too much for a server.
+    # The main command collects muted output in memory until it ends. A server runs too long for that.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         logging.getLogger("refiner.demo").addHandler(logging.StreamHandler(terminal.err.file))
         from refiner.demo.app import serve

@@ -1,4 +1,4 @@
-"""``refiner detect``: say what is wrong with images."""
+"""``refiner detect``: find the flaws of images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 def add_detect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    """Add the arguments of ``refiner detect``."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--detector", default="micro", help=f"{DETECTOR} (micro)")
     parser.add_argument("--grounder", help=GROUNDER)
     wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--prompt", metavar="TEXT", help="what the pictures were to show, for detectors that read it")
-    wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, each picture's own")
-    parser.add_argument("--out", metavar="DIR", help="where to write the pictures with their regions marked")
+    wanted.add_argument("--prompt", metavar="TEXT", help="prompt of the images, for detectors that read it")
+    wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, one for each image")
+    parser.add_argument("--out", metavar="DIR", help="where to write the images with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect)
 
@@ -36,7 +37,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     rows: list[Json] = []
     pictures: dict[str, bytes] = {}
     code, prompts = DONE, _prompts(args, terminal)
-    for number, file in enumerate(terminal.track(args.images, "looking")):
+    for number, file in enumerate(terminal.track(args.images, "analysing")):
         try:
             image = load_image(file)
         except InputError as error:
@@ -66,7 +67,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _prompts(args: argparse.Namespace, terminal: Terminal) -> list[str | None]:
-    """What each picture was to show, as far as that was said."""
+    """The prompt of each image, or None if there is none."""
     if args.prompts is None:
         return [args.prompt] * len(args.images)
     from refiner.data.problems import Problem
@@ -80,5 +81,5 @@ def _prompts(args: argparse.Namespace, terminal: Terminal) -> list[str | None]:
         terminal.complain(problem)
     for name in names:
         if name not in keys:
-            terminal.complain(f"{name}: no prompt of its own in {args.prompts}, so it is looked at without one.")
+            terminal.complain(f"{name}: {args.prompts} holds no prompt for this image, so it is analysed without one.")
     return [prompts[keys[name]] if name in keys else None for name in names]

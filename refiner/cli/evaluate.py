@@ -1,4 +1,4 @@
-"""``refiner evaluate``: figures of detectors, generators and refinement, over any number of pictures."""
+"""``refiner evaluate``: measure detectors, generators and refinement on any number of images."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ __all__ = ["DONE", "FAILED", "SCORING", "add_evaluate", "load_judge", "plain_gri
 SCORING: Final[Mapping[str, float | str]] = {
     "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax", "unreadable": "miss",
 }  # fmt: skip
-"""What the figures depend on beside the records; may be changed by ``--rescore``."""
+"""Settings of the scores that the records do not depend on; ``--rescore`` may change them."""
 _EVERY: Final = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if stderr is not a terminal."""
 _TASKS: Final[Mapping[str, str]] = {
     "detection": "generated or real (AJ)",
-    "localization": "masks against masks (PAD, mIoU, F1, region IoU, heat maps)",
-    "explanation": "words against words (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
-    "realism": "how real pictures look, by generator (MAI, AF, CAP, PAR, HPS)",
+    "localization": "predicted against true masks (PAD, mIoU, F1, region IoU, heat maps)",
+    "explanation": "predicted against true texts (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
+    "realism": "how real images look, by generator (MAI, AF, CAP, PAR, HPS)",
     "refinement": "before against after (HPS, PAR, flaws, SemAP)",
 }
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Add a sub-command for each task, ``merge``, and those that score files alone."""
+    """Add a sub-command for each task, ``merge``, and the commands that only score files."""
     commands = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
     for name, help_ in _TASKS.items():
         task = commands.add_parser(name, help=help_)
@@ -60,9 +60,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
             _add_perturbations(task)
         _add_run(task)
         task.set_defaults(run=_evaluate, task=name)
-    merge = commands.add_parser("merge", help="join the shards of a run, and make its table")
+    merge = commands.add_parser("merge", help="join the shards of a run and make its table")
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folders that --shard wrote")
-    merge.add_argument("--out", metavar="DIR", required=True, help="where the joined run goes; may be one of them")
+    merge.add_argument("--out", metavar="DIR", required=True, help="where the joined run goes; may be a DIR")
     _add_records(merge)
     merge.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     merge.set_defaults(run=_merge)
@@ -78,11 +78,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
-    models = parser.add_argument_group("models and measures")
+    models = parser.add_argument_group("models and metrics")
     if task == "refinement":
         models.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
-        models.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
-        models.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
+        models.add_argument(
+            "--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="how flaws are fixed (auto)"
+        )
+        models.add_argument("--rounds", type=int, default=5, help="maximum number of rounds after the start image (5)")
         models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     own = " (the model's own)" if task == "refinement" else " (micro)"
     default = None if task == "refinement" else "micro"
@@ -91,47 +93,56 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         words = "the model's own" if task == "refinement" else "none"
         models.add_argument("--judge", help=f"HPS weights: micro, a folder, a file, or a hub id ({words})")
     if task in ("explanation", "refinement"):
-        words = "none" if task == "refinement" else "distilbert-base-uncased where it is cached, else MiniLM"
+        words = "none" if task == "refinement" else "distilbert-base-uncased if it is cached, else MiniLM"
         models.add_argument("--encoder", help=f"text encoder for SemAP: a folder or hub id ({words})")
-        models.add_argument("--layer", type=int, metavar="N", help="of the encoder (the usual one)")
-        models.add_argument("--view", choices=("phe", "rea", "full"), help="(full)")
+        models.add_argument("--layer", type=int, metavar="N", help="layer of the encoder (the encoder's default)")
+        models.add_argument(
+            "--view", choices=("phe", "rea", "full"), help="SemAP compares phenomena, reasonings or both (full)"
+        )
     if task == "explanation":
         models.add_argument("--sentence-encoder", help="for CSS: a folder or hub id, or default for MiniLM (no CSS)")
     if task in ("detection", "explanation"):
-        models.add_argument("--threshold", type=float, help="a probability above it says generated (0.5)")
+        models.add_argument("--threshold", type=float, help="generated if the probability is above it (0.5)")
     if task in ("localization", "explanation"):
         models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
-        words = "score answers that cannot be read as misses, or leave them out (miss)"
+        words = "count unreadable answers as misses, or leave them out (miss)"
         models.add_argument("--unreadable", choices=("miss", "omit"), help=words)
     if task == "localization":
-        models.add_argument("--stretch", choices=("minmax", "none"), help="of heat maps, before 0.5 is cut (minmax)")
+        models.add_argument(
+            "--stretch", choices=("minmax", "none"), help="scale heat maps before the cut at 0.5 (minmax)"
+        )
     if task != "refinement":
-        models.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+        models.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
 
 
 def _add_perturbations(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("robustness")
-    words = "spoil the pictures: jpeg:QUALITY, noise:SIGMA or blur:SIZE; one run each beside a clean one, in DIR"
+    words = "corrupt the images: jpeg:QUALITY, noise:SIGMA or blur:SIZE; one run for each, and one without"
     group.add_argument("--perturb", nargs="+", metavar="KIND:LEVEL", help=words)
-    group.add_argument("--perturb-seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    group.add_argument("--perturb-seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--out", metavar="DIR", required=True, help="where records, table and report go")
-    run.add_argument("--resume", action="store_true", help="go on with the run in DIR; failed samples are tried again")
+    run.add_argument("--resume", action="store_true", help="continue the run in DIR; retry failed samples")
     _add_records(run)
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
     run.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="ray has workers, here or in a cluster"
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray uses several workers, here or in a cluster (local)",
     )
-    run.add_argument("--workers", type=int, metavar="N", help="of --engine ray, each with its own models (one a GPU)")
-    run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR anew, without models")
+    run.add_argument(
+        "--workers", type=int, metavar="N", help="workers of --engine ray, each with its models (one per GPU)"
+    )
+    run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR again, without models")
     run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
 
 
 def _add_records(parser: Any) -> None:
-    words = "format of the records when all are there; JSON Lines until then (jsonl)"
+    words = "format of the finished records; during the run they are JSON Lines (jsonl)"
     parser.add_argument("--records", choices=("jsonl", "parquet"), default="jsonl", help=words)
 
 
@@ -140,8 +151,8 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.rescore:
         return _rescore(args, given, terminal)
     if args.data is None:
-        words = f"a folder of pictures, or one of {known_names()} and a place"
-        raise ConfigError(f"Expected --data, which is {words}, got none: name the data.")
+        words = f"a folder of images, or one of {known_names()} and a place"
+        raise ConfigError(f"--data is missing: name {words}.")
     from refiner.evaluate.harness import Shard
     from refiner.evaluate.robustness import open_source, variants
 
@@ -162,7 +173,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
 def _collect(
     args: argparse.Namespace, data: DataSet, sources: Json, scoring: Json, shard: Shard | None, terminal: Terminal
 ) -> dict[str, Run]:
-    """A run for each source of pictures, in a folder of that name."""
+    """One run for each source of images, in a folder of its name."""
     from refiner.evaluate.harness import collect, describe
     from refiner.evaluate.robustness import spoilt
     from refiner.evaluate.tasks import build_task
@@ -189,7 +200,7 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None
 
         return ray_engine(args.workers)
     if args.workers is not None:
-        raise ConfigError(f"Expected --workers with --engine ray, got {args.workers} without it: add --engine ray.")
+        raise ConfigError(f"--workers {args.workers} has no effect without --engine ray: add --engine ray.")
     return nullcontext()
 
 
@@ -206,7 +217,7 @@ def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
     for name, run in runs.items():
         if run.description["task"] != args.task:
             raise ConfigError(
-                f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: name that task."
+                f"Expected a run of {args.task} in {args.out!r}, got one of {run.description['task']}: use that task."
             )
         scoring = {**run.description["scoring"], **given}
         runs[name] = run._replace(description={**run.description, "scoring": scoring})
@@ -239,7 +250,7 @@ def _looker(args: argparse.Namespace) -> System:
 
 
 def load_judge(name: str | None) -> HPSScorer | None:
-    """HPS by its id; None stays None."""
+    """Load HPS weights by their id; None if ``name`` is None."""
     if name is None:
         return None
     from refiner.metrics.hps.scorer import HPSScorer
@@ -268,7 +279,7 @@ def _refining(args: argparse.Namespace) -> System:
     pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=load_judge(args.judge) or "saved")
     pipe.set_progress_bar_config(disable=True)
     if pipe.judge is None:
-        raise ConfigError(f"Expected a judge for {args.model!r}, which has none of its own, got none: pass --judge.")
+        raise ConfigError(f"The model {args.model!r} has no judge: pass --judge.")
     options = {"strategy": args.strategy, "max_rounds": args.rounds}
 
     def refine(sample: Sample) -> RefinementResult:
@@ -290,7 +301,7 @@ def _refining(args: argparse.Namespace) -> System:
 
 
 def weight_sums(model: str) -> dict[str, str]:
-    """Checksum of each weight file of a pipeline."""
+    """File name -> checksum (first 16 hex digits), for each weight file of a pipeline."""
     from refiner.hub import checksum, resolve
 
     folder = resolve(model, "generator")
@@ -300,7 +311,7 @@ def weight_sums(model: str) -> dict[str, str]:
 
 @contextmanager
 def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
-    """Tells on stderr how far a run is, how fast, and how long it will take: a bar, or a line now and then."""
+    """Show progress, speed and remaining time on stderr: a bar, or a line now and then if it is not a terminal."""
     began = last = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     bars = Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True,

@@ -1,4 +1,4 @@
-"""``refiner evaluate semap | pad | hps | aj``: anyone's results on disk, scored without a run."""
+"""``refiner evaluate semap | pad | hps | aj``: score files of results or images, without a run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from refiner.metrics.hps.scorer import HPSScorer, Scored
 
 _SHOWN: Final = 20
-"""How many problems of a kind are named one by one."""
+"""How many problems of one kind are printed one by one."""
 
 
 def add_files(commands: Any) -> None:
-    """Add the sub-commands that score files alone."""
-    _add_semap(commands.add_parser("semap", help="SemAP and SemF1 of a JSON of predicted anomalies"))
-    _add_pad(commands.add_parser("pad", help="X-AIGD's PAD figures of predicted masks or boxes"))
-    _add_hps(commands.add_parser("hps", help="HPS v2 of a folder of pictures and their prompts"))
-    _add_aj(commands.add_parser("aj", help="X-AIGD's AJ figures of a CSV of verdicts"))
+    """Add the sub-commands that only score files."""
+    _add_semap(commands.add_parser("semap", help="SemAP and SemF1 of predicted anomalies in a JSON file"))
+    _add_pad(commands.add_parser("pad", help="X-AIGD's PAD metrics of predicted masks or boxes"))
+    _add_hps(commands.add_parser("hps", help="HPS v2 of a folder of images and their prompts"))
+    _add_aj(commands.add_parser("aj", help="X-AIGD's AJ metrics of verdicts in a CSV file"))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +38,12 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _add_semap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="FILE", required=True, help="JSON of image name -> anomalies")
-    parser.add_argument("--references", metavar="FILE", required=True, help="the same, of what is true")
-    parser.add_argument("--encoder", help="a folder or hub id (distilbert-base-uncased where cached, else MiniLM)")
-    parser.add_argument("--layer", type=int, metavar="N", help="of the encoder (the usual one)")
-    parser.add_argument("--view", choices=("phe", "rea", "full"), default="full", help="(full)")
+    parser.add_argument("--references", metavar="FILE", required=True, help="the same for the true anomalies")
+    parser.add_argument("--encoder", help="a folder or hub id (distilbert-base-uncased if cached, else MiniLM)")
+    parser.add_argument("--layer", type=int, metavar="N", help="layer of the encoder (the encoder's default)")
+    parser.add_argument(
+        "--view", choices=("phe", "rea", "full"), default="full", help="compare phenomena, reasonings or both (full)"
+    )
     _add_json(parser)
     parser.set_defaults(run=_semap)
 
@@ -72,11 +74,15 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def _add_pad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="ROOT", required=True, help="folder of masks, or CSV of boxes")
-    parser.add_argument("--data", metavar="xaigd:FOLDER", required=True, help="the annotations")
-    parser.add_argument("--task", choices=("agnostic", "fine-grained", "instance"), default="agnostic")
-    parser.add_argument("--transform", choices=("keep", "256-224", "518"), default="keep", help="(keep)")
-    parser.add_argument("--split", help="of the data (labeled_test)")
-    parser.add_argument("--out", metavar="DIR", help="where the official CSV files go")
+    parser.add_argument("--data", metavar="xaigd:FOLDER", required=True, help="folder of the annotations")
+    parser.add_argument(
+        "--task", choices=("agnostic", "fine-grained", "instance"), default="agnostic", help="(agnostic)"
+    )
+    parser.add_argument(
+        "--transform", choices=("keep", "256-224", "518"), default="keep", help="how masks are resized (keep)"
+    )
+    parser.add_argument("--split", help="split of the data (labeled_test)")
+    parser.add_argument("--out", metavar="DIR", help="where the CSV files in X-AIGD's format go")
     _add_json(parser)
     parser.set_defaults(run=_pad)
 
@@ -106,18 +112,25 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _add_hps(parser: argparse.ArgumentParser) -> None:
-    words = "images, of any depth and format; with --benchmark in a folder for each style (the folder of --benchmark)"
+    words = "folder of images, sub-folders included; with --benchmark one folder per style (the folder of --benchmark)"
     parser.add_argument("--images", metavar="FOLDER", help=words)
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt")
-    words = "the HPS v2 benchmark, with its prompts in STYLE.json; makes its table by style"
+    words = "folder of the HPS v2 benchmark, with prompts in STYLE.json; makes its table by style"
     prompts.add_argument("--benchmark", metavar="FOLDER", help=words)
     parser.add_argument("--model", default="micro", help="micro, a folder, a file, or a hub id: xswu/HPSv2 (micro)")
-    parser.add_argument("--version", choices=("v2.0", "v2.1"), default="v2.1", help="of the published weights (v2.1)")
-    parser.add_argument("--mode", choices=("fp32", "compat"), default="fp32", help="compat rounds as a GPU does (fp32)")
-    parser.add_argument("--antialias", choices=("on", "off"), default="on", help="off as torchvision before 0.17 (on)")
-    parser.add_argument("--backend", choices=("open_clip", "hpsv2"), default="open_clip", help="(open_clip)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures at a time (16)")
+    parser.add_argument(
+        "--version", choices=("v2.0", "v2.1"), default="v2.1", help="version of the published weights (v2.1)"
+    )
+    parser.add_argument("--mode", choices=("fp32", "compat"), default="fp32", help="compat rounds as on a GPU (fp32)")
+    parser.add_argument("--antialias", choices=("on", "off"), default="on", help="off: as torchvision before 0.17 (on)")
+    parser.add_argument(
+        "--backend",
+        choices=("open_clip", "hpsv2"),
+        default="open_clip",
+        help="package of network and preprocessing (open_clip)",
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images per batch (16)")
     _add_json(parser)
     parser.set_defaults(run=_hps, check=lambda args: _check_hps(args, parser))
 
@@ -152,7 +165,7 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         terminal.document(document)
     else:
         _show_rows(terminal, [{"file": name, "HPS": score} for name, score in scores.items()])
-        terminal.say(f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} pictures")
+        terminal.say(f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} images")
         terminal.say(f"signature: {document['signature']}")
     return DONE if len(scores) == len(names) > 0 else FAILED
 
@@ -167,7 +180,7 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
     scores: dict[str, float] = {}
     for item, outcome in zip(terminal.track(items, "scoring"), score_items(scorer, items), strict=True):
         if outcome is None:
-            problems.append(Problem("missing_image", root, item.name, "there is no such picture; left out"))
+            problems.append(Problem("missing_image", root, item.name, "this image does not exist and is left out"))
             continue
         if outcome.score is not None:
             scores[item.name] = outcome.score
@@ -192,12 +205,12 @@ def _scorer(args: argparse.Namespace, terminal: Terminal) -> HPSScorer:
         options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
         scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
     if args.model.partition(":")[0] == "micro":
-        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other pictures.")
+        terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other images.")
     return scorer
 
 
 def _problems_of(outcome: Scored, folder: str, name: str) -> Iterator[Problem]:
-    """What went wrong with a picture, or had to be changed."""
+    """The error of an image, and notes on what was changed in it."""
     from refiner.evaluate.systems import note_kind
 
     if outcome.error is not None:
@@ -207,7 +220,7 @@ def _problems_of(outcome: Scored, folder: str, name: str) -> Iterator[Problem]:
 
 def _add_aj(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="CSV", required=True, help="columns label and prediction or score")
-    parser.add_argument("--threshold", type=float, default=0.5, help="a score above it says generated (0.5)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="generated if the score is above it (0.5)")
     _add_json(parser)
     parser.set_defaults(run=_aj)
 
@@ -229,11 +242,11 @@ def _aj(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def tell_problems(problems: Iterable[Any], terminal: Terminal) -> None:
-    """Name what was wrong with the input on stderr, and count it by kind.
+    """Print problems of the input on stderr, and their count by kind.
 
     Args:
-        problems: with ``kind`` and their sentence as ``str``.
-        terminal: where to.
+        problems: each has a ``kind``, and its ``str`` is one sentence.
+        terminal: where they are printed.
     """
     counts: Counter[str] = Counter()
     for problem in problems:

@@ -1,4 +1,4 @@
-"""What ``refiner evaluate`` makes of the records of runs: tables and reports, written and shown."""
+"""Tables and reports that ``refiner evaluate`` writes and shows, made from the records of runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Make table and report, and show them."""
+    """Write the table and the report of a run, and print the table.
+
+    Returns:
+        The exit code.
+    """
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
 
@@ -42,9 +46,9 @@ def _tell_failures(run: Run, scored: Scored, prefix: str, terminal: Terminal) ->
         terminal.complain(f"{prefix}{note}")
     failed, missed, missing = _total(scored, "errors"), _total(scored, "misses"), scored.table["missing"]
     if failed or missing:
-        as_missed = f" (and {missed} scored as missed)" if missed else ""
+        as_missed = f" (and {missed} counted as misses)" if missed else ""
         terminal.complain(
-            f"{prefix}{failed - missed} samples without figures{as_missed}, {missing} not run, of {run.samples}."
+            f"{prefix}{failed - missed} samples without scores{as_missed}, {missing} not run, of {run.samples}."
         )
     return FAILED if failed or missing else DONE
 
@@ -54,7 +58,11 @@ def _total(scored: Scored, kind: str) -> int:
 
 
 def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
-    """Make table and report of each run, and the table of all of them; show that."""
+    """Write the table and the report of each run and the table of all runs, and print the latter.
+
+    Returns:
+        The exit code.
+    """
     from refiner.evaluate.robustness import compare, write_robustness
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
@@ -94,7 +102,7 @@ def _show_robustness(document: Json, terminal: Terminal) -> None:
 
 
 def _again(run: Run) -> DataSet | None:
-    """The data set of an earlier run, where it is still at hand and the same."""
+    """The dataset of an earlier run, or None if it is missing or has changed."""
     from refiner.data.samples import digest
     from refiner.evaluate.robustness import open_source
 
@@ -106,6 +114,7 @@ def _again(run: Run) -> DataSet | None:
 
 
 def tell_shards(runs: Mapping[str, Run], file: str, args: argparse.Namespace, terminal: Terminal) -> int:
+    """Print the file of each shard, how many of its samples are done, and the command that merges the shards."""
     documents = [
         {"file": str(run.folder / file), "records": len(run.records), "samples": run.samples} for run in runs.values()
     ]
@@ -114,7 +123,7 @@ def tell_shards(runs: Mapping[str, Run], file: str, args: argparse.Namespace, te
         return DONE
     for document in documents:
         terminal.say(f"{document['records']} of {document['samples']} samples: {document['file']}")
-    terminal.say(f"when all shards are done: refiner evaluate merge {args.out} --out {args.out}")
+    terminal.say(f"when all shards are done, run: refiner evaluate merge {args.out} --out {args.out}")
     return DONE
 
 
@@ -134,7 +143,7 @@ def _show(table: Json, terminal: Terminal) -> None:
         grid.add_row(Text(words(name)), number(value), margin)
     terminal.out.print(grid)
     missed = sum(table["misses"].values())
-    said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as missed" if missed else "")
+    said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as misses" if missed else "")
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
     terminal.say(f"signature: {table['signature']}")

@@ -1,4 +1,4 @@
-"""The ``refiner`` command. Its documents go to stdout; tables, progress and complaints go to stderr."""
+"""The ``refiner`` command. Its documents go to stdout; tables, progress and error messages go to stderr."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 done; 1 a model failed; 2 the user can mend it; 130 interrupted.
+        0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted.
     """
     args = _parser().parse_args(argv)
     if "check" in args:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _muted_libraries() -> Iterator[None]:
-    """Keep what libraries print, warn and log away from the terminal; a ``Terminal`` made before goes on writing."""
+    """Hide what libraries print, warn and log. A ``Terminal`` that was made before still writes."""
     for name, value in {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -68,14 +68,14 @@ def _muted_libraries() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="refiner", description="See what is wrong with a generated picture; fix it.")
+    parser = argparse.ArgumentParser(prog="refiner", description="Find and fix the flaws of generated images.")
     parser.add_argument("--version", action="version", version=f"refiner {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_refine(commands.add_parser("refine", help="paint a picture, or take one, and make it better"))
-    add_detect(commands.add_parser("detect", help="say what is wrong with pictures"))
-    add_train(commands.add_parser("train", help="train a detector, a judge or a generator by a recipe"))
+    add_refine(commands.add_parser("refine", help="generate an image, or take an existing one, and fix its flaws"))
+    add_detect(commands.add_parser("detect", help="find the flaws of images"))
+    add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
-    add_demo(commands.add_parser("demo", help="all of it in a browser"))
+    add_demo(commands.add_parser("demo", help="serve the demo for a browser"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser

@@ -1,4 +1,4 @@
-"""What several sub-commands share: exit codes, and the help texts of options that mean the same everywhere."""
+"""Exit codes and help texts that several sub-commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``refiner rank``: generators compared on the same prompts, whether they paint now or have painted before."""
+"""``refiner rank``: compare generators on the same prompts, as models or as folders of their images."""
 
 from __future__ import annotations
 
@@ -33,37 +33,39 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = """examples:
   refiner rank quick=micro,num_inference_steps=4 usual=micro --prompts micro-prompts:20 --judge micro
-  refiner rank ours=pictures/ours sdxl=stabilityai/stable-diffusion-xl-base-1.0,guidance_scale=6 --prompts prompts.json
+  refiner rank ours=images/ours sdxl=stabilityai/stable-diffusion-xl-base-1.0,guidance_scale=6 --prompts prompts.json
 
-A FOLDER holds pictures that are named as the prompts: that of prompt 00007 is 00007.png, .jpg or the like; prompts of a
-text file or a JSON list are named 00000, 00001 and so on. A MODEL is micro, a folder, or the hub id of a text-to-image
-pipeline of diffusers; its options are arguments of the pipeline's call."""
+A FOLDER holds one image per prompt, with the prompt's name: the image of prompt 00007 is 00007.png, .jpg or the like.
+Prompts of a text file or a JSON list are named 00000, 00001 and so on. A MODEL is micro, a folder, or the hub id of a
+diffusers text-to-image pipeline. Its options are arguments of the pipeline's call."""
 _SET_HERE: Final = frozenset({"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"})
 _NAMED: Final = 20
-"""How many pictures without figures are named one by one, of each generator."""
+"""How many failed images are printed one by one for each generator."""
 _PLAIN: Final = (bool, int, float, str)
 
 
 def add_rank(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments of ``refiner rank``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     parser.add_argument(
         "systems",
         nargs="+",
         metavar="NAME=FOLDER|MODEL[,OPTION=VALUE...]",
-        help="a generator, by a name of your choice",
+        help="a generator, with a name that you choose",
     )
     parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON, CSV or text; or micro-prompts:N")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
     parser.add_argument("--detector", default="micro", help="micro, a folder, or a hub id (micro)")
     parser.add_argument("--judge", help="HPS weights: micro, a folder, a file, or a hub id (none)")
-    parser.add_argument("--by", choices=("CAP", "HPS", "PAR"), default="CAP", help="what decides the places (CAP)")
+    parser.add_argument(
+        "--by", choices=("CAP", "HPS", "PAR"), default="CAP", help="metric that decides the order (CAP)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt: NAME-0 on (1)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (8)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt: NAME-0, NAME-1, ... (1)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
-    parser.add_argument("--resume", action="store_true", help="go on with the ranking in DIR; generators may be added")
+    parser.add_argument("--resume", action="store_true", help="continue the ranking in DIR; may add generators")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_rank)
 
@@ -73,7 +75,7 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
 
     entrants = parse_entrants(args.systems)
     if args.by == "HPS" and args.judge is None:
-        raise ConfigError("Expected a judge to rank by HPS, got none: pass --judge.")
+        raise ConfigError("--by HPS needs a judge: pass --judge.")
     prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
     data = {
         entrant.name: Pictures(prompts) if entrant.paints else Pictures.of_folder(prompts, entrant.place)
@@ -101,17 +103,17 @@ def _looker(args: argparse.Namespace) -> Looker:
 
 
 def _call(entrant: Entrant) -> dict[str, Option]:
-    """Arguments of the pipeline's call: those saved with it, and those of the command line.
+    """Arguments of the pipeline's call: the saved ones, and the options of the command line, which win.
 
     Raises:
-        ModelNotFoundError: there is no such model.
+        ModelNotFoundError: the model does not exist.
         WeightsError: its folder cannot be read.
-        ConfigError: a pipeline of another family, or an option that its call does not take.
+        ConfigError: the pipeline's family is not supported, or its call does not take an option.
     """
     try:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error} Nor is it a folder of pictures.") from error
+        raise ModelNotFoundError(f"{error} It is not a folder of images either.") from error
     from refiner.pipelines.saving.settings import SavedSettings
 
     cls = _pipeline_class(folder)
@@ -134,19 +136,19 @@ def _pipeline_class(folder: Path) -> type:
         name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"Expected a pipeline in {str(folder)!r}, got one whose model_index.json fails with {str(error)!r}: "
-            "fetch or save it again."
+            f"The pipeline in {str(folder)!r} cannot be read, its model_index.json fails with {str(error)!r}: "
+            "download or save it again."
         ) from error
     cls = getattr(diffusers, str(name), object)
     if not FAMILIES.keys() & {ancestor.__name__ for ancestor in cls.__mro__}:
-        raise ConfigError(f"Expected a pipeline of one of {', '.join(FAMILIES)}, got {name}: use one of them.")
+        raise ConfigError(f"Pipelines of class {name} are not supported: use one of {', '.join(FAMILIES)}.")
     return cls
 
 
 def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, tuple[type, ...]]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.3) or sorted(known)
-        raise ConfigError(f"Expected options that {pipeline} is called with, got {name!r}: name {' or '.join(near)}.")
+        raise ConfigError(f"A call of {pipeline} takes no option {name!r}: use {' or '.join(near)}.")
     kinds = known[name] + ((int,) if float in known[name] else ())
     if type(value) not in kinds or (name == "num_inference_steps" and isinstance(value, int) and value < 1):
         wanted = " or ".join(kind.__name__ for kind in known[name])
@@ -155,7 +157,11 @@ def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, t
 
 
 class _Shelf:
-    """Generators may be one model with different options: its files are summed once, and it is loaded once in a row."""
+    """The models of all generators.
+
+    Several generators may use one model with different options. Its files are hashed once, and it is loaded once as
+    long as no other model is used in between.
+    """
 
     def __init__(self) -> None:
         self.weights = functools.cache(weight_sums)
@@ -163,7 +169,7 @@ class _Shelf:
         self._pipe: Any = None
 
     def pipeline(self, model: str) -> Any:
-        """A pipeline, on the GPU where there is one; the one before is let go first."""
+        """Load a pipeline, on the GPU if there is one. The previous pipeline is released first."""
         if model != self._model:
             import torch
             from diffusers import DiffusionPipeline
@@ -180,7 +186,7 @@ class _Shelf:
 def _generating(
     entrant: Entrant, call: Mapping[str, Option], looker: Looker, root: Path, args: argparse.Namespace, shelf: _Shelf
 ) -> System:
-    """The system of a model; the model is loaded when the first picture is wanted."""
+    """The system that generates with a model. The model is loaded for the first image."""
     from refiner.evaluate.systems import Generating
     from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 
@@ -196,8 +202,8 @@ def _generating(
             if not entrant.options:
                 raise
             raise ConfigError(
-                f"Expected options that {entrant.place!r} can paint with, got {entrant.source!r}, which fails with "
-                f"{str(error)!r}: change them."
+                f"{entrant.place!r} cannot generate with the options of {entrant.source!r}, it fails with "
+                f"{str(error)!r}: change the options."
             ) from error
 
     return Generating(
@@ -220,7 +226,7 @@ def _collect(
     args: argparse.Namespace,
     terminal: Terminal,
 ) -> dict[str, Run]:
-    """A run of the harness for each generator, after all of them were checked against what the folder holds."""
+    """One run of the harness for each generator. Before the first run, all are checked against earlier records."""
     from refiner.evaluate.harness import RUN_FILE, check_same, collect, describe, read_description
 
     descriptions = {}
@@ -232,8 +238,8 @@ def _collect(
             check_same(read_description(folder), descriptions[name], folder)
             if not args.resume:
                 raise ConfigError(
-                    f"Expected a folder without an earlier ranking, got records of {name!r} in {args.out!r}: "
-                    "pass --resume to go on with it, or name another folder with --out."
+                    f"{args.out!r} already holds records of {name!r}: pass --resume to continue that ranking, or name "
+                    "another folder with --out."
                 )
     runs = {}
     for name, description in descriptions.items():
@@ -252,7 +258,11 @@ def _finish(
     args: argparse.Namespace,
     terminal: Terminal,
 ) -> int:
-    """Make the tables and reports, and show them."""
+    """Write the tables and reports, and print the ranking.
+
+    Returns:
+        The exit code.
+    """
     from refiner.evaluate.ranking import rank_runs, write_tables
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
@@ -276,7 +286,7 @@ def _finish(
     if any(failed.values()):
         counts = ", ".join(f"{count} of {name}" for name, count in failed.items() if count)
         terminal.complain(
-            f"pictures without figures: {counts}; {document['pictures']} of {document['of']} are compared."
+            f"images without scores: {counts}; {document['pictures']} of {document['of']} images are compared."
         )
     return FAILED if any(failed.values()) else DONE
 
@@ -302,6 +312,6 @@ def _show(document: Json, terminal: Terminal) -> None:
     for one, other in itertools.pairwise(order):
         share = document["wins"][by][one][other]["overall"]
         terminal.say(f"{one} against {other}: better {by} in {100 * share:.3g} % of the bootstrap draws")
-    compared = f"{document['pictures']} of {document['of']} pictures, {document['prompts']} prompts"
+    compared = f"{document['pictures']} of {document['of']} images, {document['prompts']} prompts"
     terminal.say(f"{compared}; 95 % intervals below the figures")
     terminal.say(f"signature: {document['signature']}")

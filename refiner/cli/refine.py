@@ -1,4 +1,4 @@
-"""``refiner refine``: generate an image, or take one, and make it better."""
+"""``refiner refine``: generate an image, or take an existing one, and fix its flaws."""
 
 from __future__ import annotations
 
@@ -22,22 +22,30 @@ if TYPE_CHECKING:
 
 
 def add_refine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="what the picture shows")
+    """Add the arguments of ``refiner refine``."""
+    parser.add_argument("prompt", nargs="?", help="what the image shows")
     parser.add_argument("--model", help="micro, a folder, or a hub id of a pipeline (micro)")
     parser.add_argument("--detector", help=f"{DETECTOR} (the model's own)")
     parser.add_argument("--grounder", help=GROUNDER)
     parser.add_argument(
-        "--judge", action="append", metavar="ID", help="micro, clip:MODEL, burden:DETECTOR or HPS; may be repeated"
+        "--judge",
+        action="append",
+        metavar="ID",
+        help="micro, clip:MODEL, burden:DETECTOR or HPS; may be repeated (the model's own)",
     )
     parser.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
-    parser.add_argument("--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="(auto)")
-    parser.add_argument("--rounds", type=int, default=5, help="at most so many rounds after the start (5)")
-    parser.add_argument("--max-rows", type=int, metavar="N", help="start no painting after so many denoiser rows")
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="start no painting after so many seconds")
+    parser.add_argument(
+        "--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="how flaws are fixed (auto)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="maximum number of rounds after the start image (5)")
+    parser.add_argument(
+        "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"
+    )
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="start no image after S seconds")
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
-    parser.add_argument("--image", metavar="FILE", help="a picture to refine instead of painting one")
-    parser.add_argument("--replay", metavar="FILE", help="make the picture of this run.json or picture again instead")
-    parser.add_argument("--out", metavar="DIR", help="where pictures, report and record go (out, replay)")
+    parser.add_argument("--image", metavar="FILE", help="an image to refine instead of a generated one")
+    parser.add_argument("--replay", metavar="FILE", help="make the image of this run.json or refined image again")
+    parser.add_argument("--out", metavar="DIR", help="where images, report and record go (out; replay for --replay)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_refine, check=lambda args: _check(args, parser))
 
@@ -52,7 +60,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
         return replay(args, terminal)
     args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
-        raise InputError("Expected a prompt that says what the picture shows, got an empty one: write a few words.")
+        raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
     folder = check_writable(args.out)
     image = load_image(args.image) if args.image else None
     with terminal.waiting(f"loading {args.model}"):
@@ -93,7 +101,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _collect(run: RefinementRun, view: RoundsView) -> RefinementResult:
-    """Show the attempts as they come; where the user interrupts, what was painted so far is the result."""
+    """Show the attempts as they come. If the user interrupts, the result holds the images so far."""
     try:
         for attempt in run:
             view.add(attempt)

@@ -1,4 +1,4 @@
-"""``refiner refine --replay``: the kept picture of a run once more, from its record or from the picture itself."""
+"""``refiner refine --replay``: make the kept image of a run again, from its record or from the image itself."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ DEFAULT_OUT = "replay"
 
 
 def replay(args: argparse.Namespace, terminal: Terminal) -> int:
-    """Make the picture of ``args.replay`` again; 0 where it is the same to the last bit.
+    """Make the image of ``args.replay`` again.
+
+    Returns:
+        0 if the new image equals the recorded one bit for bit.
 
     Raises:
-        InputError: no run record in the file, or the picture that the run started from cannot be found.
-        ConfigError: a model, detector or version differs, or the picture came out differently.
+        InputError: the file holds no run record, or the image that the run started from is missing.
+        ConfigError: a model, detector or version differs, or the new image differs.
     """
     if args.prompt is not None:
-        raise ConfigError("Expected a prompt or --replay, got both: the record holds the prompt.")
+        raise ConfigError("Expected a prompt or --replay, got both: omit the prompt, the record holds it.")
     file = Path(args.replay)
     record = _record(file)
     folder = check_writable(args.out or DEFAULT_OUT)
     if folder.resolve() == file.resolve().parent:
-        raise ConfigError(f"Expected another folder than the record's for --out, got {str(folder)!r}: name another.")
+        raise ConfigError(f"--out {str(folder)!r} is the folder of the record itself: name another folder.")
     image = _start(args.image, file, record)
     with terminal.waiting("loading the models of the record"):
         pipe = _pipeline(args, record)
-    with terminal.waiting("painting"):
+    with terminal.waiting("generating"):
         result = pipe.replay(record, image=image)
     files = save_result(result, folder, {"replay": file.name}, made_from=args.image)
     if args.json:
         terminal.document(result_summary(result, files))
     else:
-        terminal.say(f"the same picture, bit for bit: {files['best']}")
+        terminal.say(f"the same image, bit for bit: {files['best']}")
     return 0
 
 
 def _record(file: Path) -> Json:
-    """A run record from its own file, or from a picture's metadata."""
+    """A run record, from a JSON file or from the metadata of an image."""
     if file.suffix.lower() != ".json":
         found = read(file).record
         if found is None:
-            raise InputError(f"Expected a picture that holds its run record, got {str(file)!r}: name its run.json.")
+            raise InputError(f"The image {str(file)!r} holds no run record: name its run.json.")
         return found
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Expected a run record, got {str(file)!r}, which cannot be read: check the path.") from error
+        raise InputError(f"The run record {str(file)!r} cannot be read: check the path.") from error
     if not isinstance(document, dict):
-        raise InputError(f"Expected a run record, got {str(file)!r}, which holds none: name a run.json.")
+        raise InputError(f"{str(file)!r} holds no run record: name a run.json.")
     return document
 
 
@@ -75,19 +78,19 @@ def _mapping(value: object) -> Json:
 
 
 def _start(given: str | None, file: Path, record: Json) -> Image.Image | None:
-    """The picture that the run started from: as named, or beside its record."""
+    """The image that the run started from: the named file, or ``start.png`` beside the record; None if generated."""
     if given is not None:
         return load_image(given)
     if _settings(record).get("image") is None:
         return None
     beside = file.parent / "start.png"
     if not beside.is_file():
-        raise InputError("Expected the picture that the run started from, got none: name it with --image.")
+        raise InputError("The image that the run started from is missing: name it with --image.")
     return load_image(beside)
 
 
 def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
-    """The record's models, or those that the user names instead, in the record's dtype and on its device."""
+    """The record's models, or those that the user names instead, with the record's dtype and device."""
     import torch
 
     from refiner.detectors.registry import with_grounder
@@ -99,7 +102,7 @@ def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
     names = {name: value for name, value in ids.items() if isinstance(value, str)}
     model = args.model or names.get("model")
     if model is None:
-        raise ConfigError("Expected the run's model, which the record does not name, got none: pass --model.")
+        raise ConfigError("The record does not name the model of the run: pass --model.")
     detector = args.detector or trusted("detector", names.get("detector"))
     if args.grounder:
         detector = with_grounder(detector or "micro", args.grounder)

@@ -1,4 +1,4 @@
-"""What the command line shows: tables and progress for people, one JSON document for programs."""
+"""Output of the command line: tables and progress for people, one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Terminal:
-    """Documents go to ``out``; tables, progress and complaints go to ``err``. Both keep the streams they start with."""
+    """Documents go to ``out``; tables, progress and error messages go to ``err``.
+
+    Both write to the streams that ``sys.stdout`` and ``sys.stderr`` are when the terminal is made.
+    """
 
     out: Console = field(default_factory=lambda: Console(file=sys.stdout, highlight=False))
     err: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
@@ -43,12 +46,12 @@ class Terminal:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show on stderr that something takes its time."""
+        """Show a spinner with a text on stderr."""
         with self.err.status(Text(what)) if self.err.is_terminal else _nothing():
             yield
 
     def track(self, items: Sequence[T], what: str) -> Iterator[T]:
-        """Yield the items while a bar on stderr counts them."""
+        """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)
 
@@ -59,7 +62,7 @@ def _nothing() -> Iterator[None]:
 
 
 def progress(console: Console) -> Progress:
-    """A bar with count and time; it vanishes when it is done."""
+    """A bar with count and time; it disappears at the end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,7 +77,7 @@ def progress(console: Console) -> Progress:
 
 
 class RoundsView:
-    """The table of attempts, growing on stderr, with a bar below it."""
+    """The table of attempts on stderr, which grows with each attempt, and a bar below it."""
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._table = _rounds_table()
@@ -90,10 +93,10 @@ class RoundsView:
         self._live.update(self._table if self._table.rows else Text())
         self._live.stop()
         if self._table.rows and not self._live.console.is_terminal:
-            self._live.console.line()  # rich ends the last line on terminals alone
+            self._live.console.line()  # rich ends the last line only on terminals
 
     def add(self, attempt: Attempt) -> None:
-        """Show one more attempt."""
+        """Add a row for an attempt."""
         flaws, area = "-", "-"
         if attempt.analysis is not None:
             flaws, area = str(len(attempt.analysis.regions)), f"{100 * attempt.analysis.artifact_ratio:.1f} %"
@@ -107,7 +110,7 @@ class RoundsView:
         self._bars.update(self._task, advance=1, description=f"attempt {attempt.index + 1}")
 
     def on_step(self, _pipe: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Show a denoising step; a diffusers ``callback_on_step_end``."""
+        """Show the denoiser step; a diffusers ``callback_on_step_end``."""
         attempt = len(self._table.rows)
         self._bars.update(self._task, description=f"attempt {attempt}, step {step + 1}")
         return tensors
@@ -127,7 +130,7 @@ def _rounds_table() -> Table:
 
 
 def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
-    """Print what was found in one picture on stdout."""
+    """Print the flaws of one image on stdout."""
     verdict = ""
     if analysis.fake_probability is not None:
         verdict = f"; generated with probability {analysis.fake_probability:.2f}"

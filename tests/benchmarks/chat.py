@@ -1,11 +1,11 @@
-"""What a chat model costs for each picture: seconds, calls and tokens, here and behind an endpoint.
+"""Cost of a chat model for each image: seconds, calls and tokens, in this process and behind an endpoint.
 
-Here: pictures one at a time against batches of 8. Behind ``transformers serve`` on loopback, in a process of its own:
-one request at a time against 8 under way, and the cache, filled and then read. The question is the detector's own (what
-is wrong with this picture), the pictures are flawed ones of the micro world, and all ways must give the same answers.
+In this process: one image at a time against batches of 8. Behind ``transformers serve`` on loopback, in a separate
+process: one request at a time against 8 concurrent ones, and the cache while it is filled and while it is read. The
+question is the detector's own. The images are flawed images of the micro world. All ways must give the same answers.
 
-Run with ``python tests/benchmarks/chat.py [--model ID] [--images N] [--json]``. Without a model: ``micro:vlm`` where it
-is bundled, else a random one of a few thousand weights that babbles.
+Run with ``python tests/benchmarks/chat.py [--model ID] [--images N] [--json]``. Without a model it uses ``micro:vlm``
+if that is bundled, else a model with a few thousand random weights.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ BATCH = 8
 
 
 def questions(count: int, kind: str) -> list[ChatRequest]:
-    """The detector's question for so many pictures."""
+    """The detector's question for ``count`` images."""
     rng = np.random.default_rng(41_000_000)
     pictures = [inject(sample_scene(rng, 1 + n % 4), rng, 1).image for n in range(count)]
     return [finding(picture, "", box_format(kind), thorough=True) for picture in pictures]
 
 
 def ask(backend: ChatBackend, requests: Sequence[ChatRequest], together: int) -> tuple[dict[str, float], list[str]]:
-    """What it costs to ask so many at a time, for each picture; and the answers."""
+    """Ask ``together`` requests at a time; the cost for each image, and the answers."""
     before, began, texts = backend.ledger, time.perf_counter(), []
     for start in range(0, len(requests), together):
         for reply in backend.complete(requests[start : start + together]):
@@ -64,7 +64,11 @@ def ask(backend: ChatBackend, requests: Sequence[ChatRequest], together: int) ->
 
 
 def measure(model: str, count: int, limit: int) -> dict[str, Any]:
-    """All ways; raises where two of them answer differently."""
+    """Measure all ways.
+
+    Raises:
+        SystemExit: two ways give different answers.
+    """
     here = LocalChat.from_pretrained(model, device="cpu", batch_size=BATCH, max_tokens=limit)
     requests = questions(count, here.model.config.model_type)
     server = TransformersServer()
@@ -77,7 +81,7 @@ def measure(model: str, count: int, limit: int) -> dict[str, Any]:
             ("endpoint, filling the cache", kept, BATCH), ("endpoint, from the cache", kept, BATCH),
         ]  # fmt: skip
         try:
-            for backend in (here, plain):  # load, and learn what forms the server takes
+            for backend in (here, plain):  # load the model, and find out which requests the server accepts
                 ask(backend, requests[:1], 1)
             rows, answers = {}, set()
             for name, backend, together in ways:
@@ -86,16 +90,16 @@ def measure(model: str, count: int, limit: int) -> dict[str, Any]:
         finally:
             server.stop()
     if len(answers) > 1:
-        raise SystemExit("the ways do not give the same answers")
+        raise SystemExit("The answers differ between the ways of asking.")
     return {"model": model, "images": count, "ways": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="folder or id of a chat model that sees pictures")
+    parser.add_argument("--model", help="folder or id of a chat model that takes images")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=256, help="at most so many for an answer")
-    parser.add_argument("--threads", type=int, default=2, help="of the model here")
+    parser.add_argument("--tokens", type=int, default=256, help="most tokens of an answer (256)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the model in this process (2)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

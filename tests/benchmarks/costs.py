@@ -1,19 +1,20 @@
-"""What refinement costs: against LEGION's schedule, against crops one after the other, and where nothing is wrong.
+"""Cost of refinement: against LEGION's schedule, against ADetailer's loop over crops, and if there is nothing to fix.
 
-All sides run in one process, in turn, with the same weights, prompts and seeds, so that the ratios hold on any
-machine. Seconds are those of the processor: in one thread they are what an idle machine takes. What others do is
-written from their papers and scripts, favourably: nothing is loaded twice, the prompt is the user's, and an answer of
-the detector that cannot be read stands for no regions.
+All systems run in turn in one process, with the same weights, prompts and seeds, so that the ratios hold on any
+machine. Seconds are processor time; in one thread this equals the time on an idle machine. The other systems are
+written from their papers and scripts, and favoured: nothing is loaded twice, the prompt is the user's, and an
+unreadable answer of the detector counts as no regions.
 
-- LEGION (section 4.2; inpainting defaults): the whole picture is inpainted, one region after the other, three rounds,
-  no early stop, and a last detection; 25 steps at guidance 8.
-- ADetailer and asdff: regions are found once; each is cut out, repainted and pasted back before the next; nobody looks
-  at what came of it; steps and guidance are those with which the picture was made.
+- LEGION (section 4.2; inpainting defaults): inpaints the whole image, one region after the other, for three rounds
+  without early stop, and runs a last detection; 25 steps at guidance 8.
+- ADetailer and asdff: find regions once; cut out, inpaint and paste back one region after the other; do not analyse
+  the result; use the steps and the guidance that generated the image.
 
-Either runs a second time with our steps and guidance, to tell what the schedule costs from what its steps cost.
+Both also run with our steps and guidance, to separate the cost of the schedule from the cost of its steps.
 
-``four_regions`` are pictures of four things with a flaw drawn into each (the generator's own seldom have four), of
-which the detector names four regions or more. The referee counts flaws before and after.
+``four_regions`` are drawn images of four things (objects of the micro world) with a flaw in each, for which the
+detector finds four regions or more; generated images seldom have four. The referee (``refiner.micro.oracle``, which
+knows the truth of a scene) counts flaws before and after. Denoiser rows are images times denoiser passes.
 
 Run with ``make bench`` or ``python tests/benchmarks/costs.py [--pictures N] [--prompts N] [--pairs N] [--json]``.
 """
@@ -51,11 +52,11 @@ LEGION_ROUNDS, LEGION_STRENGTH, LEGION_DILATION = 3, 0.84, 10  # the last in pix
 LEGION_CALL = {"num_inference_steps": 25, "guidance_scale": 8.0}
 CROP_STRENGTH, CROP_DILATION, CROP_BLUR, CROP_PADDING = 0.4, 4, 4, 32  # ADetailer's; the last three in pixels of 512
 HELD_OUT = 900_003
-"""First word of the seeds of ``four_regions``; no training draws from it."""
+"""First number of the seeds of ``four_regions``; no training uses it."""
 
 
 class Outcome(NamedTuple):
-    """What a system made of a picture, and at what cost."""
+    """The image that a system returns, and its cost."""
 
     image: Image.Image
     denoiser_rows: int
@@ -64,15 +65,15 @@ class Outcome(NamedTuple):
 
 System = Callable[[Image.Image, str, int], Outcome]
 Record = dict[str, tuple[int, int, int, float]]
-"""Flaws afterwards, rows, looks and seconds, by system; and under "start" the flaws before."""
+"""System -> flaws afterwards, denoiser rows, detector calls, seconds; "start" holds the flaws before."""
 
 
 class Rivals:
-    """Other systems' schedules, with the weights of a refined pipeline.
+    """The schedules of other systems, with the weights of a refined pipeline.
 
     Args:
-        pipe: whose weights they use.
-        alike: whether they take its steps and guidance, too, instead of those they come with.
+        pipe: provides the weights.
+        alike: whether they also use its steps and guidance instead of their own.
     """
 
     def __init__(self, pipe: RefinedPipeline, *, alike: bool = False) -> None:
@@ -137,7 +138,7 @@ def _grown(region: Region, image: Image.Image, share: float) -> Mask:
 
 
 def _square(mask: Mask, padding: float) -> tuple[int, int, int, int]:
-    """A square with so many pixels around a mask, inside the picture."""
+    """A square box around a mask with ``padding`` pixels on each side, inside the image."""
     size, box = Size(*mask.shape), box_of(mask)
     assert box is not None
     padded = clip_box([box[0] - padding, box[1] - padding, box[2] + padding, box[3] + padding], size)
@@ -146,7 +147,7 @@ def _square(mask: Mask, padding: float) -> tuple[int, int, int, int]:
 
 
 class _counting:  # noqa: N801
-    """Counts the rows that pass through a module within the block."""
+    """Count the rows that pass through a module within the block."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.count = module, [0]
@@ -162,17 +163,17 @@ class _counting:  # noqa: N801
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor's seconds and value of a call."""
+    """Processor seconds and result of a call."""
     began = time.process_time()
     value = call()
     return time.process_time() - began, value
 
 
-# At four regions
+# Images with four regions
 
 
 def flawed_pictures(pipe: RefinedPipeline) -> Iterator[tuple[int, FlawedPicture]]:
-    """Held-out scenes of four things with a flaw in each, of which the detector names four regions or more."""
+    """Held-out scenes of four things with a flaw in each, for which the detector finds four regions or more."""
     number = -1
     while True:
         number += 1
@@ -183,14 +184,14 @@ def flawed_pictures(pipe: RefinedPipeline) -> Iterator[tuple[int, FlawedPicture]
 
 
 def four_regions(pipe: RefinedPipeline, pictures: int) -> dict[str, Any]:
-    """All systems on the same pictures."""
+    """Run all systems on the same images."""
     found = itertools.islice(flawed_pictures(pipe), pictures)
     systems = systems_of(pipe)
     return compared([one_picture(systems, flawed, number) for number, flawed in found])
 
 
 def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
-    """What is compared: others, the defaults, one round of them, and what the README advises for ADetailer's users."""
+    """The others, our defaults, the same with one round, and the settings that the README advises ADetailer users."""
     rivals, alike = Rivals(pipe), Rivals(pipe, alike=True)
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
 
@@ -210,7 +211,7 @@ def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
 
 
 def one_picture(systems: Mapping[str, System], flawed: FlawedPicture, number: int) -> Record:
-    """All systems on one picture, in an order that changes from picture to picture."""
+    """Run all systems on one image, in an order that changes from image to image."""
     record: Record = {"start": (inspect(flawed.image, flawed.scene).count, 0, 0, 0.0)}
     names = list(systems)
     for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -241,11 +242,11 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-# On the generator's own pictures
+# The generator's own images
 
 
 def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
-    """Ratios LEGION / ours for pictures whose start has two flaws or more."""
+    """Ratios LEGION / ours for prompts whose start image has two regions or more."""
     schedules = {"as published": Rivals(pipe), "our steps": Rivals(pipe, alike=True)}
     records: list[dict[str, tuple[int, float]]] = []
     for case in cases(20 * prompts, 1):
@@ -279,7 +280,7 @@ def against_legion(pipe: RefinedPipeline, prompts: int) -> dict[str, Any]:
 
 
 def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
-    """Ratio of RefinedPipeline's seconds to generator plus detector, on a prompt whose start is clean."""
+    """Ratio of RefinedPipeline's seconds to those of generator plus detector, for a prompt whose start has no flaws."""
     for case in cases(200, 1):
         prompt = case.scene.caption
         result = pipe.stream(prompt, seed=case.number).result
@@ -297,7 +298,7 @@ def nothing_to_fix(pipe: RefinedPipeline, pairs: int) -> dict[str, Any]:
 
 
 def _painted(pipe: RefinedPipeline, prompt: str, seed: int) -> Image.Image:
-    """The generator's picture, by a painter of its own: one that is kept would not encode the prompt again."""
+    """The generator's image. The painter is new each time; a reused one would not encode the prompt again."""
     painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
     return painter.generate([PaintJob(prompt=prompt, seed=seed)])[0]
 
@@ -307,7 +308,7 @@ def _ratio_of_sums(above: Any, below: Any, axis: int = 0) -> Any:
 
 
 def _ratio(above: Any, below: Any) -> dict[str, Any]:
-    """Ratio of two paired columns' sums, with a bootstrap 95 % interval."""
+    """Ratio of the sums of two paired columns, with a bootstrap 95 % interval."""
     values = np.stack([above, below], axis=1).astype(np.float64)
     found = bootstrap_interval(*values.T, statistic=_ratio_of_sums, resamples=5000)
     return {
@@ -325,9 +326,11 @@ def _mean(values: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=16, help="with four regions")
-    parser.add_argument("--prompts", type=int, default=12, help="whose picture has two regions or more")
-    parser.add_argument("--pairs", type=int, default=20, help="where nothing is wrong")
+    parser.add_argument("--pictures", type=int, default=16, help="images with four regions (16)")
+    parser.add_argument(
+        "--prompts", type=int, default=12, help="prompts whose start image has two regions or more (12)"
+    )
+    parser.add_argument("--pairs", type=int, default=20, help="pairs of runs with nothing to fix (20)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

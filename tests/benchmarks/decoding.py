@@ -1,8 +1,8 @@
-"""What guessing ahead saves LEGION: seconds of an answer against transformers' own greedy decoding, in turn.
+"""What LEGION's speculative decoding saves: seconds per answer against the greedy decoding of transformers.
 
-Both get the same pictures with flaws drawn in, the same weights and a cache; the tower that reads the picture is part
-of both. Seconds are those of the processor: in one thread they are what an idle machine takes. ``equal`` is the share
-of pictures with the very same answer.
+Our decoding guesses the next tokens and checks several in one pass. Both ways run in turn on the same images with drawn
+flaws, with the same weights and a key-value cache; both include the vision tower. Seconds are processor time; in one
+thread this equals the time on an idle machine. ``equal`` is the share of images with equal answers.
 
 Run with ``make bench`` or ``python tests/benchmarks/decoding.py [--pictures N] [--json]``.
 """
@@ -27,11 +27,11 @@ from refiner.micro.flaws import inject
 from refiner.micro.world import sample_scene
 
 HELD_OUT = 900_004
-"""First word of the pictures' seeds; no training draws from it."""
+"""First number of the images' seeds; no training uses it."""
 
 
 def flawed_pictures(count: int) -> list[Image.Image]:
-    """Held-out pictures of one to four things, with a flaw on each."""
+    """Held-out images of one to four things, with a flaw in each."""
     drawn = []
     for number in range(count):
         rng = np.random.default_rng([HELD_OUT, number])
@@ -41,7 +41,7 @@ def flawed_pictures(count: int) -> list[Image.Image]:
 
 
 def by_transformers(detector: LegionDetector, image: Image.Image) -> list[int]:
-    """The answer's tokens as ``generate`` gives them."""
+    """Tokens of the answer by ``generate`` of transformers."""
     model, inputs = detector.model, detector.clip_processor([image], return_tensors="pt")
     prompt = detector.prompt_ids()[None]
     answer: Tensor = model.llava.generate(
@@ -57,7 +57,7 @@ def by_transformers(detector: LegionDetector, image: Image.Image) -> list[int]:
 
 
 def by_guessing(detector: LegionDetector, known: Lookup, image: Image.Image) -> list[int]:
-    """The answer's tokens as the detector decodes them."""
+    """Tokens of the answer by the detector's own decoding."""
     pixels = detector.clip_processor([image], return_tensors="pt")["pixel_values"]
     answer = detector.model.answer(detector.prompt_ids(), detector.model.encode_image(pixels), known=known)
     tokens: list[int] = answer.tokens[0].tolist()

@@ -1,7 +1,8 @@
-"""The README's gallery: pictures that the bundled models painted, before and after refinement, not hand-picked.
+"""The README's gallery: images of the bundled models before and after refinement, not selected by hand.
 
-It shows the benchmark's first held-out prompts, at its first seed, with whose start picture the detector finds fault;
-what did not get better stays in. Under each picture stands what detector and referee count there.
+It shows the first held-out prompts of the benchmark, at its first seed, for which the detector finds a flaw in the
+start image. Images that did not get better are included. Below each image are the counts of detector and referee (the
+program that knows the truth of a scene, ``refiner.micro.oracle``).
 
 Run with ``make gallery`` or ``python tests/benchmarks/gallery.py [--pairs N] [--out FILE]``.
 """
@@ -28,16 +29,15 @@ _font = functools.cache(ImageFont.load_default)
 
 
 class Pair(NamedTuple):
-    """A start picture and what was made of it."""
+    """A refinement, and the referee's flaws of its start image and of its kept image."""
 
     result: RefinementResult
     before: int
-    """The referee's flaws."""
     after: int
 
 
 def pairs_of(pipe: RefinedPipeline, count: int) -> tuple[list[Pair], int]:
-    """The first pairs, and how many prompts were passed over because nothing was found wrong with their start."""
+    """The first pairs, and the number of prompts that were skipped because their start image has no detected flaw."""
     pairs: list[Pair] = []
     clean = 0
     for case in cases(50 * count, 1):
@@ -54,7 +54,7 @@ def pairs_of(pipe: RefinedPipeline, count: int) -> tuple[list[Pair], int]:
 
 
 def drawn(pairs: list[Pair]) -> Image.Image:
-    """All pairs on one RGB sheet: captions above, counts below."""
+    """All pairs on one RGB image: captions above, counts below."""
     wide, high = 2 * SIDE + GAP, TITLE + SIDE + NOTES
     rows = -(-len(pairs) // COLUMNS)
     canvas = Image.new("RGB", (COLUMNS * (wide + MARGIN) + MARGIN, rows * (high + MARGIN) + MARGIN), PAPER)
@@ -72,7 +72,7 @@ def _draw(canvas: Image.Image, pair: Pair, x: int, y: int) -> None:
     better = pair.after < pair.before
     colour = GOOD if better else BAD if pair.after > pair.before else FAINT
     accepted = {attempt.action for attempt in result.attempts if attempt.accepted}
-    kept = "painted anew" if "regenerate" in accepted else "repainted" if "inpaint" in accepted else "left as it was"
+    kept = "regenerated" if "regenerate" in accepted else "inpainted" if "inpaint" in accepted else "unchanged"
     sides = (
         (start.image, start.analysis, "start", pair.before, FAINT),
         (best.image, best.analysis, kept, pair.after, colour),
@@ -103,7 +103,9 @@ def main() -> None:
     pairs, clean = pairs_of(pipe, options.pairs)
     drawn(pairs).quantize(256).save(options.out, optimize=True)
     before, after = sum(pair.before for pair in pairs), sum(pair.after for pair in pairs)
-    print(f"{options.out}: {len(pairs)} pairs, {clean} clean starts passed over; referee's flaws {before} -> {after}")
+    print(
+        f"{options.out}: {len(pairs)} pairs, {clean} starts without flaws skipped; referee's flaws {before} -> {after}"
+    )
 
 
 if __name__ == "__main__":

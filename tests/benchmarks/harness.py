@@ -1,11 +1,11 @@
-"""The evaluation harness alone, with a cheap probe for a detector: speed, memory over many samples, kills survived.
+"""The evaluation harness with a cheap detector: speed, memory over many samples, and resuming after kills.
 
-``images_per_second`` is records, table and report together, in wall time of one process, for pictures of 256x256.
-``memory`` is what a process holds (its resident set, in MiB) while it evaluates pictures of 64x64: it is the samples
-that count there, not their size. ``after N`` is the most that was held at any time up to the N-th record; ``growth``
-is that of the last over the one after a twentieth, 1,000 of 20,000. ``whole`` is the peak with table and report.
-``kills`` is how many of the runs that were ended with SIGKILL at random points, and then resumed, gave the table of a
-straight run.
+``images_per_second``: records, table and report together, in wall time of one process, for images of 256x256.
+``memory``: resident set of a process in MiB while it evaluates images of 64x64. They are small because the number of
+samples matters here, not their size. ``after N``: the most memory at any time up to the N-th record. ``growth``: the
+increase from the first twentieth (1,000 of 20,000 records) to the last record. ``whole``: the peak, table and report
+included. ``kills``: how many runs gave the table of an uninterrupted run after they were killed with SIGKILL at random
+points and resumed.
 
 Run with ``make bench`` or ``python tests/benchmarks/harness.py [--samples N] [--kills N] [--json]``.
 """
@@ -41,7 +41,7 @@ SIDE, SMALL = 256, 64
 
 
 class Probe(ScriptedDetector):
-    """Calls bright pixels flawed, and remembers no picture."""
+    """A detector that marks bright pixels as flawed and keeps no image."""
 
     def __init__(self) -> None:
         super().__init__([], name="probe")
@@ -51,7 +51,7 @@ class Probe(ScriptedDetector):
 
 
 class Squares:
-    """Pictures with one bright square, drawn when they are asked for; the truth is a little beside it."""
+    """Images with one bright square, drawn on demand. The true region differs slightly from the square."""
 
     def __init__(self, count: int, side: int) -> None:
         self.side = side
@@ -86,13 +86,13 @@ def evaluate(
 
 
 def child(folder: Path, count: int, side: int = SIDE) -> subprocess.Popen[str]:
-    """A run in a process of its own; that of small pictures prints what memory it held."""
+    """Start a run in a separate process. A run of small images prints its memory."""
     arguments = ["--child", str(folder), "--samples", str(count), "--side", str(side)]
     return subprocess.Popen([sys.executable, "-P", __file__, *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def watched(folder: Path, count: int) -> dict[str, float]:
-    """Evaluate small pictures here, and tell what memory was held."""
+    """Evaluate small images in this process and return its memory."""
     process, few, most, held = psutil.Process(), max(1, count // 20), 0.0, {}
 
     def progress(done: int, total: int) -> None:
@@ -109,7 +109,7 @@ def watched(folder: Path, count: int) -> dict[str, float]:
 
 
 def survives(folder: Path, count: int, wanted: bytes) -> bool:
-    """Whether a run that is killed twice and resumed gives the wanted table."""
+    """Whether a run that is killed twice and then resumed gives the table ``wanted``."""
     records = folder / "records.jsonl"
     for _ in range(2):
         process = child(folder, count)
@@ -141,7 +141,7 @@ def measure(samples: int, kills: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=10)

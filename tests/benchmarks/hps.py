@@ -1,15 +1,15 @@
-"""HPS: our scoring against the bare network and against one picture at a time, and its memory over many pictures.
+"""HPS: our scoring against the bare network and against one image at a time, and its memory over many images.
 
-All sides run in one process, in turn, on the same random weights, files and prompts, so that the ratios hold on any
-machine; each ratio is the median over the rounds with a bootstrap interval of 95 %. ``bare`` is the network alone on
-tensors that are ready, every token of every prompt included; ``bare, prompts cut`` leaves out the padding behind the
-prompts, as we do, so that what is left is what we add: reading, resizing, tokens and bookkeeping. ``one by one`` does
-what ``hpsv2.score`` does for each picture: read the checkpoint, load it, encode the prompt and the picture.
+All ways run in turn in one process, with the same random weights, files and prompts, so that the ratios hold on any
+machine. Each ratio is the median over the rounds with a bootstrap interval of 95 %. ``bare`` is only the network on
+prepared tensors, with all 77 tokens of every prompt. ``bare, prompts cut`` omits the padding after the prompts, as our
+scoring does; the difference to it is what we add: reading, resizing, tokenizing and bookkeeping. ``one by one`` does
+what ``hpsv2.score`` does for each image: read the checkpoint, load it, encode the prompt and the image.
 
-The memory probe takes a small network, because 21,000 pictures through ViT-H-14 take a processor a day. What could grow
-with the number of pictures does not know the network: pictures read ahead (two batches at most), features of prompts
-(4,096 at most, 4 KiB each with ViT-H-14: 16 MiB) and outcomes, which ``stream`` hands over and forgets. The network
-itself holds its weights and one batch, whatever came before.
+The memory test uses a small network, because 21,000 images through ViT-H-14 take one day on a processor. What could
+grow with the number of images does not depend on the network: images that are read ahead (at most two batches),
+features of prompts (at most 4,096 of 4 KiB each with ViT-H-14, which is 16 MiB), and results, which ``stream`` yields
+and does not keep. The network itself always holds its weights and one batch.
 
 Run with ``make bench`` or ``python tests/benchmarks/hps.py [--network ViT-H-14] [--pictures N] [--json]``.
 """
@@ -55,7 +55,7 @@ def write_checkpoint(config: dict[str, Any], folder: Path) -> None:
 
 
 def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
-    """Smooth random pictures as JPEG."""
+    """Smooth random images as JPEG files."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{number:05d}.jpg" for number in range(count)]
     for path in paths:
@@ -65,12 +65,12 @@ def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
 
 
 def prompts(count: int) -> list[str]:
-    """As many different prompts, of a usual length."""
+    """``count`` different prompts of a usual length."""
     return [f"a photograph of the red hand number {number}, studio light, highly detailed" for number in range(count)]
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Time of a call, the device's work included."""
+    """Seconds of a call, the device's work included."""
     began = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -79,7 +79,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def speed(config: dict[str, Any], pictures: int, singles: int, batch: int, side: int, rounds: int) -> dict[str, Any]:
-    """Pictures a second of each way, medians over the rounds, and the ratios."""
+    """Images per second of each way (medians over the rounds), and the ratios."""
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)
         write_checkpoint(config, folder)
@@ -121,14 +121,14 @@ def speed(config: dict[str, Any], pictures: int, singles: int, batch: int, side:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
-    """How many times as fast, the median over the rounds and its bootstrap interval."""
+    """Ratio ``slow / fast``: the median over the rounds and its bootstrap interval."""
     each = np.divide(slow, fast)
     low, high = bootstrap_interval(each, statistic=np.median, resamples=10_000)
     return {"median": round(float(np.median(each)), 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def memory(first: int, last: int) -> dict[str, Any]:
-    """The process's largest memory in MiB up to ``first`` and up to ``last`` pictures, each with its own prompt."""
+    """Peak memory of the process in MiB after ``first`` and after ``last`` images, each with its own prompt."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(SMALL, folder)
@@ -155,13 +155,15 @@ def memory(first: int, last: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--network", default="ViT-H-14", help="open_clip's name of the network that is timed, or small")
-    parser.add_argument("--pictures", type=int, default=8, help="pictures of a round")
-    parser.add_argument("--singles", type=int, default=2, help="pictures of a round that are scored one by one")
+    parser.add_argument(
+        "--network", default="ViT-H-14", help="open_clip's name of the timed network, or small (ViT-H-14)"
+    )
+    parser.add_argument("--pictures", type=int, default=8, help="images per round (8)")
+    parser.add_argument("--singles", type=int, default=2, help="images per round that are scored one by one (2)")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels")
+    parser.add_argument("--side", type=int, default=512, help="side of the images in pixels (512)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=20_000, help="pictures of the memory probe; 0: no probe")
+    parser.add_argument("--memory", type=int, default=20_000, help="images of the memory test; 0: no test (20000)")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     config = SMALL if given.network == "small" else open_clip.get_model_config(given.network)

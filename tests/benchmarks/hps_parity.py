@@ -1,12 +1,12 @@
-"""HPS at its full size against the package's own code path: the same random ViT-H-14 weights, on real photographs.
+"""HPS at full size against the package ``hpsv2``: the same random ViT-H-14 weights, on real photographs.
 
-The package is called as its users call it, ``hpsv2.img_score.score(picture, prompt, cp=checkpoint)`` with one picture
-and prompt at a time; ours scores all of them in batches. The photographs are scikit-learn's two in many crops, sizes
+The package is called as its users call it: ``hpsv2.img_score.score(picture, prompt, cp=checkpoint)``, one image and
+prompt at a time. Ours scores all of them in batches. The photographs are the two of scikit-learn in many crops, sizes
 and ratios. ``hpsv2x`` is hpsv2 with the files that the wheel of that name lacks:
-``pip install --no-deps hpsv2x==1.2.0 clint args``. Where it is not installed, ``RECORDED`` holds what it gave.
+``pip install --no-deps hpsv2x==1.2.0 clint args``. If it is not installed, its recorded scores (``RECORDED``) are used.
 
-Takes 10 GB of memory, 2 GB of disk and some minutes. Run with ``python tests/benchmarks/hps_parity.py [--json]``; it
-fails where the two are further apart than 1e-6.
+Needs 10 GB of memory, 2 GB of disk and some minutes. Run with ``python tests/benchmarks/hps_parity.py [--json]``. It
+fails if two scores differ by more than 1e-6.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PICTURES = (
     ("flower.jpg", (11, 7, 612, 400), 1, "petals"),
     ("flower.jpg", (100, 100, 323, 212), 1, "yellow"),
 )
-"""Source, crop, how often each pixel is repeated, and the prompt."""
+"""Source, crop, how often each pixel is repeated, and prompt of each image."""
 RECORDED = (
     -0.056658484,
     -0.077079117,
@@ -51,11 +51,11 @@ RECORDED = (
     -0.084560841,
     -0.059845909,
 )
-"""What hpsv2x 1.2.0 gave with torch 2.15.0 and torchvision 0.29.2 on a CPU, one for each of ``PICTURES``."""
+"""Scores of hpsv2x 1.2.0 with torch 2.15.0 and torchvision 0.29.2 on a CPU, one for each of ``PICTURES``."""
 
 
 def photographs() -> list[Image.Image]:
-    """The pictures."""
+    """The images of ``PICTURES``."""
     found = []
     for source, (x0, y0, x1, y1), times, _ in PICTURES:
         pixels = load_sample_image(source)[y0:y1, x0:x1].repeat(times, axis=0).repeat(times, axis=1)
@@ -64,7 +64,7 @@ def photographs() -> list[Image.Image]:
 
 
 def write_checkpoint(path: Path) -> None:
-    """Random weights as large as CLIP's before training, in the published layout."""
+    """Write random weights with the scale of CLIP's initialization, in the published layout."""
     with torch.device("meta"):
         shapes = open_clip.CLIP(**open_clip.get_model_config("ViT-H-14")).state_dict()
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def package_scores(checkpoint: Path, images: Sequence[Image.Image]) -> list[float]:
-    """By the package, whose own first download is spared: the checkpoint takes the place of those weights anyway."""
+    """Scores by the package. Its own download is skipped, because the checkpoint replaces these weights anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from hpsv2 import img_score
@@ -116,7 +116,7 @@ def main() -> None:
     }
     print(json.dumps(found, indent=None if given.json else 2))
     if max(apart) > TOLERANCE:
-        sys.exit(f"Expected scores within {TOLERANCE}, got {max(apart)} apart.")
+        sys.exit(f"The scores differ by up to {max(apart)}, which is more than {TOLERANCE}.")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Localisation figures: images a second, and memory over many images.
+"""Localization metrics: images per second, and memory over many images.
 
-Every figure is processor time of one core on images of 1024x1024 with six outlined artifacts; all ways take turns, and
-each has the best of its rounds. ``counts`` compares masks that are ready, beside the same figures the plain way (a
-comparison and a sum for each count). ``truth`` also draws the polygons. ``instances`` matches six boxes. ``folders`` is
-``refiner evaluate pad``, reading PNGs of 8 bits or 1 bit a pixel included. Beside it stands what no way of reading can
-beat: ``decode`` is Pillow's bare decoding of these files, and torchvision's and OpenCV's where they are installed;
-``share`` is how much of the time of ``folders`` is Pillow's.
+All speeds are by processor time of one core on images of 1024x1024 with six outlined artifacts. All ways run in turn,
+and the best of five rounds counts. ``counts`` compares prepared masks; ``counts, the plain way`` does it with one
+comparison and one sum for each count. ``truth`` also draws the polygons. ``instances`` matches six boxes. ``folders``
+is ``refiner evaluate pad``, which also reads PNG files of 8 bits or 1 bit per pixel. ``decode`` is only the decoding of
+these files, by Pillow, and by torchvision and OpenCV if they are installed. ``share`` is Pillow's share of the time of
+``folders``.
 
-Memory is the peak of a process (VmHWM, which starts anew with a program) over so many pictures of 32x32.
+Memory is the peak of a process (VmHWM, which starts at 0 with each program) over many images of 32x32.
 
 Run with ``make bench`` or ``python tests/benchmarks/localization.py [--images N] [--json]``.
 """
@@ -61,7 +61,7 @@ ROUNDS = 5
 
 
 def rates(ways: dict[str, Callable[[], object]], images: int) -> dict[str, float]:
-    """Images for each second of processor time of each way; the best of rounds in which they take turns."""
+    """Images per second of processor time for each way: the best of several rounds, in which the ways run in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, work in ways.items():
@@ -72,7 +72,7 @@ def rates(ways: dict[str, Callable[[], object]], images: int) -> dict[str, float
 
 
 def count_plainly(pairs: Sequence[tuple[Mask, Mask]]) -> tuple[int, int, int]:
-    """Counts as scripts usually take them, on masks of 0 and 255."""
+    """Pixel counts as scripts usually compute them, on masks of 0 and 255."""
     tp = fp = fn = 0
     for predicted, truth in pairs:
         found, flawed = predicted.astype(np.uint8) * 255, truth.astype(np.uint8) * 255
@@ -83,13 +83,13 @@ def count_plainly(pairs: Sequence[tuple[Mask, Mask]]) -> tuple[int, int, int]:
 
 
 def pillow(path: Path) -> None:
-    """Bare decoding."""
+    """Decode a PNG file with Pillow."""
     with Image.open(path, formats=("PNG",)) as image:
         image.load()
 
 
 def decoders() -> dict[str, Callable[[Path], object]]:
-    """Of PNG files, by name; those that are installed here."""
+    """Name -> decoder of PNG files, for the installed packages."""
     found: dict[str, Callable[[Path], object]] = {"Pillow": pillow}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,7 +112,7 @@ def decoders() -> dict[str, Callable[[Path], object]]:
 
 
 def write_masks(root: Path, masks: Sequence[Mask], *, bits: int) -> list[Path]:
-    """As PNGs of 8 bits or 1 bit a pixel, in the layout of X-AIGD."""
+    """Write masks as PNG files of 8 bits or 1 bit per pixel, in the layout of X-AIGD."""
     paths = []
     for at, mask in enumerate(masks):
         folder = root / "g" / str(at)
@@ -169,7 +169,7 @@ def _all(decode: Callable[[Path], object], paths: Sequence[Path]) -> None:
 
 
 def memory(images: int) -> float:
-    """Largest memory of ``refiner evaluate pad`` over many small images, in MiB."""
+    """Peak memory of ``refiner evaluate pad`` over many small images, in MiB."""
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name), "labeled_test", [[[[1, 1], [20, 3], [9, 30]]]] * images, Size(32, 32))
         command = [sys.executable, "-P", "-c", MEMORY, name, "labeled_test"]
@@ -186,7 +186,7 @@ def main() -> None:
         print(json.dumps({"images_per_second": found, "peak_mib": sizes}))
         return
     for name, value in found.items():
-        unit = f"{value:9.2f}" if name.startswith("share") else f"{value:9.0f} images a second"
+        unit = f"{value:9.2f}" if name.startswith("share") else f"{value:9.0f} images per second"
         print(f"{name:26s}{unit}")
     for count, value in sizes.items():
         print(f"{count:6d} images {value:18.1f} MiB at most")

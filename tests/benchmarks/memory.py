@@ -1,9 +1,9 @@
-"""Peak memory of RefinedPipeline over its base pipeline and detector alone, at equal batch.
+"""Peak memory of RefinedPipeline relative to its base pipeline and detector, at equal batch size.
 
-Each side runs in processes of its own, in turn, which tell the peak of their resident set. ``base``: the diffusers
-pipeline paints as many pictures at once as ``RefinedPipeline`` repaints regions, and the detector looks at them.
-``refined``: ``RefinedPipeline`` paints a picture and repaints so many regions of it, two rounds. ``judged``: the same
-with the bundled judge, a network that the base does not have.
+Each side runs in turn in separate processes, which print the peak of their resident set. ``base``: the diffusers
+pipeline generates a batch of as many images as ``RefinedPipeline`` inpaints regions, and the detector analyses them.
+``refined``: ``RefinedPipeline`` generates one image and inpaints this number of regions, in two rounds. ``judged``: the
+same with the bundled judge, a network that scores the image against the prompt; the base has none.
 
 Run with ``make bench`` or ``python tests/benchmarks/memory.py [--regions N] [--repeats N] [--json]``.
 """
@@ -36,14 +36,14 @@ CELL = 24
 
 
 def base(regions: int) -> None:
-    """Paint and look."""
+    """Generate and analyse."""
     pipe, detector = _loaded(), load_detector("micro")
     pictures = pipe([PROMPT] * regions, **CALL).images
     detector.batch(pictures, [PROMPT] * regions)
 
 
 def refined(regions: int, judge: str | None = None) -> None:
-    """Paint, look, and repaint; the detector does its work, but what it says is made up."""
+    """Generate, analyse and inpaint. The detector runs, but its answer is replaced by fixed regions."""
     detector, severities = load_detector("micro"), (0.8**number for number in itertools.count())
 
     def answer(image: Image.Image) -> Analysis:
@@ -73,7 +73,7 @@ SIDES = {"base": base, "refined": refined, "judged": lambda regions: refined(reg
 
 
 def peak(side: str, regions: int) -> float:
-    """MiB of a process."""
+    """Peak memory of a process, in MiB."""
     command = [sys.executable, "-P", __file__, "--side", side, "--regions", str(regions)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return int(said.split()[-1]) / 1024

@@ -1,13 +1,13 @@
-"""Where the time of a refine call goes: into each network, and into everything outside of them.
+"""Share of a refine call's time inside each network, and outside of all networks.
 
-``outside`` is schedulers, tokenizers, diffusers' own Python, crops, masks, pasting, records: all that is not inside one
-of the networks' outermost modules. What a detector does between its modules, such as choosing the next token, counts as
-outside too. Seconds are those of the processor: in one thread they are what an idle machine takes. ``repeated`` are
-rows that a network was given before in the same call, and ``saving_at_most`` what a cache of its answers could save of
-the call's time.
+``outside`` is everything that is not inside an outermost module of a network: schedulers, tokenizers, the Python code
+of diffusers, crops, masks, pasting, records. What a detector does between its modules, such as choosing the next token,
+also counts as outside. Seconds are processor time; in one thread this equals the time on an idle machine. ``repeated``
+are rows that a network gets a second time in the same call. ``saving_at_most`` is the share of the call's time that a
+cache of the network's outputs could save.
 
-Run with ``make bench`` or ``python tests/benchmarks/overhead.py [--prompts N] [--json]``; ``projection.py`` beside it
-says what is to be expected of larger models.
+Run with ``make bench`` or ``python tests/benchmarks/overhead.py [--prompts N] [--json]``. ``projection.py`` estimates
+the share for larger models.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Networks = Mapping[str, torch.nn.Module]
 
 
 class Clock:
-    """Seconds inside networks, by module, while it runs.
+    """Measures the seconds inside networks, by module.
 
     Args:
-        networks: what to time.
-        calls: together they call every module that will be called later. They are not timed: they tell each network's
-            outermost modules, and how many rows a network is given twice in one call.
+        networks: the networks to time.
+        calls: calls that are not timed. They show each network's outermost modules, and how many rows a network gets
+            twice in one call. Together they must call every module that timed calls use.
     """
 
     def __init__(self, networks: Networks, calls: Sequence[Callable[[], Any]]) -> None:
@@ -106,7 +106,7 @@ def _hooked(modules: list[torch.nn.Module], enter: Callable[..., None], leave: C
 
 
 def micro(prompts: int) -> dict[str, Any]:
-    """Shares of the bundled models' refine calls, with a bootstrap 95 % interval over calls."""
+    """Shares of the time of refine calls with the bundled models, with a bootstrap 95 % interval over calls."""
     pipe = RefinedPipeline.from_pretrained("micro")
     pipe.set_progress_bar_config(disable=True)
     networks = {

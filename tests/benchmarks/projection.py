@@ -1,13 +1,13 @@
-"""What stays outside the networks with pictures of 1024 x 1024, as a share of a call with SDXL or FLUX.1.
+"""Estimated time outside the networks for images of 1024 x 1024, as a share of a call with SDXL or FLUX.1.
 
-Seconds outside are measured: one picture in 30 steps, one round of four regions, by a Stable Diffusion pipeline with
-latents of SDXL's size and next to no weights, on one core. ``diffusers`` is the part of them inside diffusers' own
-calls (schedulers, pre- and postprocessing), which the bare pipeline has too, without the latent cache's digests
-there. The networks' arithmetic is counted from their published shapes, without weights: the rows that were painted,
-and the autoencoder's pictures. ``share`` is what outside is of a call on a device that does so many TFLOP a second on
-these networks, ``own`` the share of what is not diffusers', and ``target_up_to`` how many TFLOP a second it may do
-for the share to be 2 %. With ``--device`` the denoisers run there at their real size, with random weights, and the
-share is that of the device.
+The seconds outside are measured on one core: one image in 30 steps and one round of four regions, by a Stable Diffusion
+pipeline with latents of SDXL's size and almost no weights. ``diffusers`` is their part inside the calls of diffusers
+(schedulers, pre- and postprocessing), which the bare pipeline needs too; the digests of the latent cache there are not
+included. The arithmetic of the networks is counted from their published shapes, without weights: the denoiser's rows
+and the autoencoder's images. ``share`` is the time outside as a share of a call, on a device with a given speed on
+these networks (TFLOP per second). ``own`` is the share without the part of diffusers. ``target_up_to`` is the highest
+speed of a device at which the share is at most 2 %. With ``--device`` the denoisers run there at their real size, with
+random weights, and the share is that of the device.
 
 Run with ``make bench`` or ``python tests/benchmarks/projection.py [--calls N] [--device cuda] [--json]``.
 """
@@ -56,7 +56,7 @@ TARGET = 0.02
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser of published shape: how to build it, a row for it, and rows a step."""
+    """A denoiser of published shape: how to build it, one row of its input, and rows per step."""
 
     build: Callable[[], torch.nn.Module]
     row: Callable[[], dict[str, Any]]
@@ -109,7 +109,7 @@ MODELS = {
 
 
 def measured(calls: int) -> dict[str, Any]:
-    """Seconds outside the networks, and what went through these in a call."""
+    """Seconds outside the networks, and the rows that pass through them in a call."""
     pipe = _tiny()
     severities = itertools.count()
 
@@ -148,7 +148,7 @@ def measured(calls: int) -> dict[str, Any]:
 
 @contextmanager
 def _timed(cls: type, clock: Clock, inside: list[float]) -> Iterator[None]:
-    """Note how long each call of a pipeline stays outside the networks."""
+    """Record the seconds that each call of a pipeline spends outside the networks."""
     inner, digest, ours = cls.__call__, caches._digest, [0.0]
 
     def digested(picture: torch.Tensor) -> bytes:
@@ -169,7 +169,7 @@ def _timed(cls: type, clock: Clock, inside: list[float]) -> Iterator[None]:
 
 
 def _tiny() -> StableDiffusionPipeline:
-    """A pipeline with latents of SDXL's size and next to no weights; it has the bundled one's tokenizer and encoder."""
+    """A pipeline with latents of SDXL's size and almost no weights; tokenizer and text encoder are the bundled ones."""
     bundled = RefinedPipeline.from_pretrained("micro").pipe
     torch.manual_seed(0)
     vae = _autoencoder((4, 4, 4, 4), layers=1, groups=4)
@@ -202,7 +202,7 @@ def _autoencoder(channels: tuple[int, ...], *, layers: int = 2, groups: int = 32
 
 
 def operations(model: Model) -> dict[str, float]:
-    """TFLOP of a denoiser's row and of a picture's way into latents and back."""
+    """TFLOP of one row of the denoiser, and of encoding and decoding one image."""
     with torch.device("meta"), torch.no_grad():
         denoiser, row = model.build(), model.row()
         vae = _autoencoder((128, 256, 512, 512), latent=model.latent_channels)
@@ -221,7 +221,7 @@ def _teraflop(call: Callable[[], Any]) -> float:
 
 
 def seconds_a_row(model: Model, device: str, repeats: int = 5) -> float:
-    """The median time of a denoiser's row in bfloat16, with random weights, after one that is not timed."""
+    """Median seconds of one row of the denoiser in bfloat16, with random weights, after one warm-up call."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -240,7 +240,7 @@ def seconds_a_row(model: Model, device: str, repeats: int = 5) -> float:
 
 
 def projected(model: Model, found: dict[str, Any], device: str | None) -> dict[str, Any]:
-    """The share of a call that is outside the networks."""
+    """The estimated share of a call's time outside the networks."""
     rows = dict(found["rows"], denoiser=found["rows"]["denoiser"] * model.rows_a_step // 2)
     each, outside = operations(model), found["outside_seconds"]["median"]
     own = outside - found["diffusers_seconds"]["median"]
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=5)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--device", help="run the denoisers there at their real size, such as cuda")
+    parser.add_argument("--device", help="device that runs the denoisers at their real size, such as cuda")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,12 @@
-"""Whether ``refiner rank`` puts generators in the order of the referee, on the micro world.
+"""Whether ``refiner rank`` orders generators as the referee does, on the micro world.
 
-The bundled generator paints held-out prompts with few, more and many denoising steps. The bundled detector and judge
-rank the three by ``refiner rank``; the referee, which neither of them has seen, counts the flaws of the same pictures.
-Intervals and shares of won draws are over the same prompts in the same way for both.
+The bundled generator generates images of held-out prompts with three numbers of denoiser steps. ``refiner rank`` ranks
+the three with the bundled detector and judge. The referee (``refiner.micro.oracle``, which knows the truth of a scene
+and was not used to train them) counts the flaws of the same images. Intervals and shares of won bootstrap draws are
+computed over the same prompts in the same way for both.
 
 Run with ``make bench`` or ``python tests/benchmarks/rank.py [--prompts N] [--seeds N] [--steps N N N] [--out DIR]
-[--json]``; with ``--out`` a run that was ended goes on where it was.
+[--json]``. With ``--out``, an interrupted run is continued.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from refiner.metrics.ranking import Ranking, rank_by_score
 from refiner.micro.oracle import inspect
 
 STEPS = (2, 4, 10)
-"""Few enough for the referee to tell them apart on few prompts: 10 and 25 steps take it many more."""
+"""The referee can tell these apart on few prompts; 10 and 25 steps need many more prompts."""
 
 
 def ranked(prompts: str, seeds: int, steps: list[int], folder: Path) -> dict[str, Any]:
@@ -39,14 +40,14 @@ def ranked(prompts: str, seeds: int, steps: list[int], folder: Path) -> dict[str
     with contextlib.redirect_stdout(said):
         settings = ["--prompts", prompts, "--seeds", str(seeds), "--judge", "micro", "--out", str(folder)]
         code = refiner(["rank", *systems, *settings, "--resume", "--json"])
-    if code > 1:  # 1: some pictures are so bad that the detector refuses them; they are counted, and left out for all
+    if code > 1:  # 1: the detector refuses some very bad images; they are counted, and left out for all generators
         raise SystemExit(code)
     document: dict[str, Any] = json.loads(said.getvalue())
     return document
 
 
 def refereed(prompts: str, seeds: int, names: list[str], folder: Path) -> Ranking:
-    """The same pictures ranked by the number of their flaws as the referee counts them."""
+    """The same images ranked by the number of flaws that the referee counts."""
     wanted = open_prompts(prompts, seeds=seeds)
     flaws = {
         name: {
@@ -59,7 +60,7 @@ def refereed(prompts: str, seeds: int, names: list[str], folder: Path) -> Rankin
 
 
 def measure(prompts: int, seeds: int, steps: list[int], folder: Path) -> dict[str, Any]:
-    """Orders, figures with intervals, and shares of won draws, of both."""
+    """Orders, values with intervals, and shares of won draws, for both."""
     specification = f"micro-prompts:{prompts}"
     document = ranked(specification, seeds, steps, folder)
     names = [system["name"] for system in document["systems"]]
@@ -87,8 +88,8 @@ def measure(prompts: int, seeds: int, steps: list[int], folder: Path) -> dict[st
 
 def show(report: dict[str, Any]) -> None:
     """Print a report for people."""
-    pictures = f"{report['compared']} of {report['pictures']} pictures could be compared"
-    print(f"{report['prompts']} prompts; {pictures}; the referee saw all; 95 % intervals over prompts")
+    pictures = f"{report['compared']} of {report['pictures']} images could be compared"
+    print(f"{report['prompts']} prompts; {pictures}; the referee counts all; 95 % intervals over prompts")
     for name, row in report["figures"].items():
         shown = ((key, row[key]) for key in ("referee", "CAP", "MAI", "AF", "PAR", "HPS"))
         cells = (f"{key} {each['value']:.3g} ({each['low']:.3g} to {each['high']:.3g})" for key, each in shown)
@@ -102,12 +103,12 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--out", type=Path, help="keep pictures and records here")
+    parser.add_argument("--out", type=Path, help="folder that keeps images and records")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)

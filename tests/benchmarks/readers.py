@@ -1,8 +1,8 @@
-"""Memory of the readers of data sets: the peak of a process that opens 1,000 and 20,000 pictures, in MiB.
+"""Memory of the dataset readers: the peak of a process that opens 1,000 and 20,000 images, in MiB.
 
-Every data set is opened as ``refiner evaluate`` opens it, and 1,000 of its samples are loaded, evenly spread. The
-pictures are one tiny file under many names: it is what a reader keeps of each sample that counts here. ``growth`` is
-that of the larger data set over the smaller one.
+Every dataset is opened as ``refiner evaluate`` opens it, and 1,000 evenly spaced samples are loaded. The images are one
+tiny file under many names, because only what a reader keeps of each sample matters here. ``growth`` is the increase
+from the smaller to the larger dataset.
 
 Run with ``python tests/benchmarks/readers.py [--samples N] [--json] [KIND ...]``.
 """
@@ -28,24 +28,24 @@ WORDS = ("the", "hand", "of", "left", "six", "fingers", "shadow", "falls", "towa
 
 
 def sentence(rng: random.Random, words: int) -> str:
-    """Some words."""
+    """A text of ``words`` random words."""
     return " ".join(rng.choices(WORDS, k=words))
 
 
 def png() -> bytes:
-    """A tiny picture."""
+    """A tiny image."""
     buffer = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), (120, 90, 60)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def names(count: int) -> Iterator[str]:
-    """Names of pictures of ten generators."""
+    """Names of the images of ten generators."""
     return (f"generator-{at % 10}/{at:08d}" for at in range(count))
 
 
 def paint(root: Path, count: int) -> None:
-    """One picture under many names."""
+    """Write one image under many names."""
     root.mkdir(parents=True)
     (root / ".picture.png").write_bytes(png())
     for number in range(10):
@@ -88,7 +88,7 @@ def xaigd_list(root: Path, count: int) -> dict[str, str]:
 
 
 def xaigd_parquet(root: Path, count: int) -> dict[str, str]:
-    """X-AIGD as it is published, in row groups of a hundred."""
+    """X-AIGD as published, as Parquet in row groups of a hundred."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -108,7 +108,7 @@ def xaigd_parquet(root: Path, count: int) -> dict[str, str]:
 
 
 def fakexplained(root: Path, count: int) -> dict[str, str]:
-    """FakeXplained, with five boxes each."""
+    """FakeXplained, with five boxes per image."""
     paint(root / "images", count)
     rng = random.Random(0)
     write_lines(
@@ -133,7 +133,7 @@ def folder_prompts(root: Path, count: int) -> dict[str, str]:
 
 
 def folder_references(root: Path, count: int) -> dict[str, str]:
-    """A folder with four anomalies in words each."""
+    """A folder with four described anomalies per image."""
     paint(root / "pictures", count)
     rng = random.Random(0)
     document = {
@@ -153,7 +153,7 @@ KINDS: dict[str, Callable[[Path, int], dict[str, str]]] = {
 
 
 def child(given: dict[str, str]) -> None:
-    """Open and load; prints the peak of this process in kB (VmHWM, which starts anew with a program)."""
+    """Open and load a dataset; print the peak memory of this process in kB (VmHWM, which starts at 0 in a program)."""
     from refiner.data.sources import open_data
 
     data = open_data(**given)
@@ -166,7 +166,7 @@ def child(given: dict[str, str]) -> None:
 
 
 def peak(kind: str, count: int) -> float:
-    """MiB of a process."""
+    """Peak memory of a process, in MiB."""
     with tempfile.TemporaryDirectory() as home:
         given = KINDS[kind](Path(home) / "data", count)
         command = [sys.executable, "-P", __file__, "--child", json.dumps(given)]
@@ -174,9 +174,9 @@ def peak(kind: str, count: int) -> float:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (all)")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"one or more of {', '.join(KINDS)} (all)")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -189,7 +189,7 @@ def main() -> None:
         few, many = peak(kind, 1000), peak(kind, args.samples)
         report[kind] = {"1000": round(few, 1), str(args.samples): round(many, 1), "growth": round(many / few - 1, 4)}
         if not args.json:
-            print(f"{kind}: {few:.1f} MiB of 1000, {many:.1f} of {args.samples}: {many / few - 1:+.1%}", flush=True)
+            print(f"{kind}: {few:.1f} MiB for 1000, {many:.1f} for {args.samples}: {many / few - 1:+.1%}", flush=True)
     if args.json:
         print(json.dumps(report))
 

@@ -1,15 +1,15 @@
-"""What SemAP costs: every text encoded once, against the official evaluator's way with the same encoder and texts.
+"""Cost of SemAP: ours, which encodes every text once, against the official evaluator with the same encoder and texts.
 
 The authors' evaluator calls bert_score for every prediction and field, with that prediction repeated against all
-references of its image, and does so again for each view: the command in its README and its logs asks for all three. Its
-way is written here from bert_score's own steps: repeated texts of a call are encoded once, sorted by their number of
-words, in padded batches of 64. (bert_score 0.3.13 itself took 3 % less.) Where that package is installed, one image is
-also compared by it, and the largest difference to ours is told. Both ways run in turn, 20 images
-each, and the ratio is the median of the turns; the benchmark also says how far their similarities are apart. On a
-processor seconds are those of its work (a busy machine makes both ways wait), on a GPU those of the clock.
+references of its image. It does so again for each view, and the command in its README and its logs asks for all three.
+Its way is written here from the steps of bert_score: repeated texts of a call are encoded once, sorted by their number
+of words, in padded batches of 64. (bert_score 0.3.13 itself took 3 % less.) If that package is installed, one image is
+also compared with it, and the largest difference to ours is reported. Both ways run in turn, 20 images each, and the
+ratio is the median of the turns. The benchmark also reports the largest difference between their similarities. On a
+CPU, seconds are processor time; on a GPU, wall time.
 
-What bounds the ratio: with 6 anomalies on both sides the evaluator sends 84 texts of an image through the network for
-one view, and no way that encodes each text sends fewer than 24. The rest comes from less padding.
+Limits of the ratio: with 6 anomalies on both sides, the evaluator sends 84 texts of an image through the network for
+one view, and any way that encodes each text sends at least 24. The rest comes from less padding.
 
 Run with ``make bench`` or ``python tests/benchmarks/semap.py [--images N] [--anomalies N] [--encoder PATH] [--json]``.
 """
@@ -39,11 +39,11 @@ from refiner.types import Claim
 
 IN_A_TURN = 20
 WORDS = 40
-"""Of a text; AnomReason's phenomena and reasonings have about 20 to 45 tokens."""
+"""Most words of a text; AnomReason's phenomena and reasonings have about 20 to 45 tokens."""
 
 
 def random_images(count: int, anomalies: int, tokenizer: Any, seed: int = 0) -> list[Match]:
-    """Images of texts of 15 to 40 words, all different, with as many predictions as references."""
+    """Images with different texts of 15 to 40 words, and as many predictions as references."""
     rng = np.random.default_rng(seed)
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
 
@@ -57,7 +57,7 @@ def random_images(count: int, anomalies: int, tokenizer: Any, seed: int = 0) -> 
 
 
 def small_encoder(folder: Path) -> Path:
-    """A MiniLM-sized encoder with random weights, for where none is installed; speed does not depend on weights."""
+    """An encoder of MiniLM's size with random weights, used if none is installed; speed does not depend on weights."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -79,7 +79,7 @@ def small_encoder(folder: Path) -> Path:
 
 
 class Official:
-    """bert_score's steps, call for call: no text is remembered from one call to the next."""
+    """The steps of bert_score for each call; no text is kept from one call to the next."""
 
     def __init__(self, scorer: BertScore) -> None:
         self.model, self.tokenizer, self.encoded = scorer.model, scorer.tokenizer, 0
@@ -113,7 +113,7 @@ class Official:
         return (2 * precision * recall / (precision + recall)).numpy()
 
     def similarity(self, image: Match) -> NDArray[np.float32]:
-        """F1 of phenomena and of reasonings, (2, predictions, references): a call for each prediction and field."""
+        """F1 of phenomena and of reasonings, (2, predictions, references), with one call per prediction and field."""
         fields = ("phenomenon", "reasoning")
         wanted = {field: [getattr(one, field) for one in image.references] for field in fields}
         rows = [
@@ -124,7 +124,7 @@ class Official:
 
 
 def from_the_package(scorer: BertScore, folder: Path, image: Match) -> float:
-    """Largest difference of our F1 to that of the package bert_score, called as the evaluator calls it."""
+    """Largest difference between our F1 and that of the package bert_score, called as the evaluator calls it."""
     from bert_score import BERTScorer
 
     judge = BERTScorer(model_type=str(folder), num_layers=scorer.layer, lang="en", device=str(scorer.model.device))
@@ -138,7 +138,7 @@ def from_the_package(scorer: BertScore, folder: Path, image: Match) -> float:
 
 
 def measure(encoder: str | Path | None, images: int, anomalies: int) -> dict[str, Any]:
-    """Seconds and texts of both ways, their ratio for one view and for all three, and how far they are apart."""
+    """Seconds and encoded texts of both ways, their ratio for one and three views, and their largest difference."""
     scorer = BertScore.from_pretrained(encoder)
     official = Official(scorer)
     matches = random_images(images, anomalies, scorer.tokenizer)

@@ -1,12 +1,13 @@
-"""Does a setting of the loop help? Any number of settings against the usual ones, on scenes of the micro world.
+"""Compare settings of the loop with the defaults, on scenes of the micro world.
 
-Each scene is refined with the same seed by all of them, so that all begin with the same picture, and the referee counts
-what is wrong with the results. The scenes are not those of ``refiner micro bench``: settings may be chosen here and
-measured there. Changes come with bootstrap 95 % intervals over scenes.
+Each scene is refined with the same seed by all settings, so that all start from the same image. The referee
+(``refiner.micro.oracle``, which knows the truth of a scene) counts the flaws of the results. The scenes are not those
+of ``refiner micro bench``: choose settings here and measure them there. Differences have bootstrap 95 % intervals over
+scenes.
 
 Run with ``python tests/benchmarks/settings.py order='"largest"' candidates=2,max_candidates=4 [--scenes N] [--json]``.
-The bundled inpainter is shown a mask that is yes or no: for ``soft_edge`` and ``mixed_strengths``, which need a model
-that is shown none, ``--generator-repaints``.
+``soft_edge`` and ``mixed_strengths`` need ``--generator-repaints``: the bundled inpainter takes a binary mask as input,
+and these settings need a model without a mask input.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Settings = Mapping[str, Any]
 
 
 def scenes(count: int) -> Iterator[Scene]:
-    """As many of one thing as of two, three and four."""
+    """Scenes of one, two, three and four things (objects) in equal numbers."""
     for number in range(count):
         yield sample_scene(np.random.default_rng([SEED, number]), count=1 + number % 4)
 
@@ -49,7 +50,7 @@ def parsed(text: str) -> Settings:
 
 
 def refined(pipe: RefinedPipeline, scene: Scene, number: int, settings: Settings) -> tuple[float, list[float]]:
-    """Flaws of the first picture; the measures of the refinement."""
+    """Flaws of the first image, and the ``MEASURES`` of the refinement."""
     began = time.process_time()
     result = pipe.stream(scene.caption, seed=number, config=replace(pipe.refine_config, **settings)).result
     seconds = time.process_time() - began
@@ -58,7 +59,7 @@ def refined(pipe: RefinedPipeline, scene: Scene, number: int, settings: Settings
 
 
 def compared(table: NDArray[np.float64]) -> dict[str, Any]:
-    """The means of a table (scenes, 2, measures), and how the second of each pair differs from the first."""
+    """Means of a table (scenes, 2, measures), and the differences of the second of each pair from the first."""
     change = table[:, 1] - table[:, 0]
     mean = table.mean(axis=0)
     return {
@@ -76,7 +77,9 @@ def main() -> None:
     parser.add_argument("settings", nargs="+", help="name=value of RefineConfig, several joined by commas")
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--detector", default="micro")
-    parser.add_argument("--generator-repaints", action="store_true", help="in place of the bundled inpainter")
+    parser.add_argument(
+        "--generator-repaints", action="store_true", help="inpaint with the generator instead of the inpainter"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

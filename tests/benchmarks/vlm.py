@@ -1,10 +1,10 @@
-"""The bundled vision-language model beside LEGION on the same held-out pictures of the micro world.
+"""The bundled vision-language model and LEGION on the same held-out images of the micro world.
 
-``found`` is the share of the true regions whose box a claimed one overlaps with IoU of at least 0.3; ``category`` the
-share of these whose category is right; ``f1`` that of pixels, pooled over the flawed pictures; ``claimed`` the share
-of the clean pictures on which a region is claimed. Sets: ``injected`` flaws; ``decoded``, the same through an imitated
-autoencoder; ``unlike``, clean pictures whose caption asks for something else; ``natural``, what the generator painted,
-with the referee's flaws; ``untold``, the same without the captions.
+``found``: share of the true regions whose box overlaps a predicted box with an IoU of at least 0.3. ``category``: share
+of these with the right category. ``f1``: F1 of pixels, pooled over the flawed images. ``claimed``: share of the clean
+images with a predicted region. Sets: ``injected``: drawn flaws; ``decoded``: the same through an imitated autoencoder;
+``unlike``: clean images whose caption asks for something else; ``natural``: generated images, with the flaws that the
+referee finds (``refiner.micro.oracle``, which knows the truth of a scene); ``untold``: the same without the captions.
 
 Run with ``make bench`` or ``python tests/benchmarks/vlm.py [--count N] [--json]``.
 """
@@ -49,9 +49,9 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200, help="pictures of each sort")
+    parser.add_argument("--count", type=int, default=200, help="images of each kind (200)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     sets = held_out(args.count, ImperfectGenerator(MICRO_WEIGHTS / "generator"))

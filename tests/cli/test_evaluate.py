@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_bad_samples_are_named_counted_and_passed_over(evaluate: Cli, detector: 
     assert document["scored"] == 6
     for name in ("black.png", "broken.jpg", "small.png", "readme.md"):
         assert name in err
-    assert "3 samples without figures, 0 not run, of 9." in err
+    assert "3 samples without scores, 0 not run, of 9." in err
     assert "Traceback" not in err
 
 
@@ -143,9 +144,9 @@ def test_answers_that_cannot_be_read_are_told_as_misses(evaluate: Cli, detector:
     arguments = ("localization", "--data", data, "--detector", detector, "--out", tmp_path / "o")
     code, out, err = evaluate(*arguments)
     assert code == 1
-    assert "7 of 7 samples scored, 1 as missed; 1 UnreadableOutputError" in out
+    assert "7 of 7 samples scored, 1 as misses; 1 UnreadableOutputError" in out
     assert "black.png" in err
-    assert "0 samples without figures (and 1 scored as missed), 0 not run, of 7." in err
+    assert "0 samples without scores (and 1 counted as misses), 0 not run, of 7." in err
     out = evaluate("localization", "--rescore", "--unreadable", "omit", "--out", tmp_path / "o")[1]
     assert "6 of 7 samples scored; 1 UnreadableOutputError" in out
 
@@ -283,9 +284,8 @@ def test_complaints_are_one_sentence(
     code, out, err = evaluate(*arguments)
     assert code == 2
     assert out == ""
-    assert err.startswith("refiner: Expected ")
+    assert re.fullmatch(r"refiner: (Expected .+|.+: .+)\.\n", err), err
     assert said in err
-    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("task", ["localization", "realism"])

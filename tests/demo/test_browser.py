@@ -1,4 +1,4 @@
-"""The demo in Debian's Chromium, by clicks, keys and looks."""
+"""The demo in Debian's Chromium: clicks, keys, and screenshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.demo_server import HOSTILE, Served, served  # noqa: E402
 CHROMIUM = shutil.which("chromium")
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PATIENCE = 120_000
-"""Milliseconds; a busy machine may need many of them."""
+"""Timeout in milliseconds; long, because the machine may be busy."""
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """Someone with a page of the demo open; nothing may be amiss with it at the end."""
+    """A browser page with the demo. ``leave`` fails if the page had errors or asked other servers."""
 
     def __init__(self, browser: Browser, demo: Served, width: int = 1280, dark: bool = False) -> None:
         context = browser.new_context(
@@ -129,14 +129,14 @@ def test_refining_by_hand(visit, width, dark, tmp_path):
     visitor.shoot(f"refine-{width}")
     region.click()
     expect(region).to_have_attribute("aria-pressed", "false")
-    page.get_by_label("Show what the detector found").uncheck()
+    page.get_by_label("Show detected regions").uncheck()
     expect(region).to_be_hidden()
 
     with page.expect_download() as coming:
         page.get_by_role("button", name="Run record").click()
     assert HOSTILE in coming.value.path().read_text().replace('\\"', '"')
     with page.expect_download() as coming:
-        page.get_by_role("button", name="Picture", exact=True).click()
+        page.get_by_role("button", name="Image", exact=True).click()
     coming.value.save_as(tmp_path / "best.png")
     with Image.open(tmp_path / "best.png") as picture:
         assert picture.info["Source"] == "AI-generated"
@@ -182,7 +182,7 @@ def test_stopping_keeps_the_best_so_far(visit, demo):
 
 
 def test_two_users_at_once_get_their_own(visit, demo):
-    """And a third waits in line, is told so, and can leave it."""
+    """A third user waits, is told so, and can stop waiting."""
     first, second, third = visit(), visit(), visit()
     demo.allow(demo.seen())
     for visitor, prompt in ((first, "a red hand"), (second, "a green clock"), (third, "a blue cat")):
@@ -190,7 +190,7 @@ def test_two_users_at_once_get_their_own(visit, demo):
         expect(visitor.page.locator("#rf-refine")).to_be_disabled()
         visitor.told(re.compile("Attempt 0" if visitor is not third else "Waiting: 1 job ahead"))
     third.page.locator("#rf-stop").click()
-    third.told("Stopped before there was a picture")
+    third.told("Stopped before there was an image")
     demo.allow(10**9)
     shown = []
     for visitor in (first, second):
@@ -219,7 +219,7 @@ def test_a_user_who_leaves_frees_the_place(visit, demo, browser):
 
 @pytest.fixture
 def photo(tmp_path) -> Path:
-    """A picture with a hostile name."""
+    """An image with a hostile file name."""
     pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     path = tmp_path / "<img src=x onerror=window.harmed=1> ${7}.png"
     Image.fromarray(pixels).save(path)
@@ -229,25 +229,25 @@ def photo(tmp_path) -> Path:
 def test_refining_a_picture_of_ones_own(visit, photo):
     visitor = visit()
     page = visitor.page
-    page.get_by_role("button", name="Start from a picture of your own").click()
+    page.get_by_role("button", name="Start from your own image").click()
     page.locator("#rf-refine-image input[type=file]").set_input_files(photo)
     expect(page.locator("#rf-refine-image img")).to_be_visible()
     visitor.refine("a red hand")
     visitor.told("was kept")
-    expect(page.locator(".rf-attempt").first).to_contain_text("Your picture")
+    expect(page.locator(".rf-attempt").first).to_contain_text("Your image")
 
 
 def test_an_example_painted_anew(visit):
-    """By clicks alone: an example, a strategy, and what came of them."""
+    """Only by clicks: choose an example and a strategy, and refine."""
     visitor = visit()
     page = visitor.page
     page.get_by_text("a blue cat with four legs facing left on a snow background").first.click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^a blue cat"))
-    page.get_by_label("Paint anew").check()
+    page.get_by_label("Regenerate").check()
     page.get_by_role("button", name="Refine", exact=True).click()
     visitor.told("was kept")
-    expect(page.locator(".rf-attempt").nth(1)).to_contain_text("Painted anew")
-    expect(page.locator(".rf-attempts")).not_to_contain_text("Repainted in place")
+    expect(page.locator(".rf-attempt").nth(1)).to_contain_text("Regenerated")
+    expect(page.locator(".rf-attempts")).not_to_contain_text("Inpainted")
 
 
 def test_a_pasted_picture_is_looked_at(visit):
@@ -262,14 +262,14 @@ def test_a_pasted_picture_is_looked_at(visit):
     }""")
     page.locator("#rf-detect-image").get_by_label("Paste from clipboard").click()
     expect(page.locator("#rf-detect-image img")).to_be_visible()
-    page.get_by_role("button", name="Look", exact=True).click()
-    visitor.told("looked at 70 x 50 pixels", "detect")
+    page.get_by_role("button", name="Analyse", exact=True).click()
+    visitor.told("analysed 70 x 50 pixels", "detect")
 
 
 def test_errors_are_told_in_words_and_as_text(visit):
     visitor = visit()
     visitor.refine("   ")
-    visitor.told("Expected a prompt that says what the picture shows")
+    visitor.told("Expected a prompt that says what the image shows")
     expect(visitor.page.get_by_text("Expected a prompt").nth(1)).to_be_visible()
     expect(visitor.page.locator("#rf-refine")).to_be_enabled()
 
@@ -279,16 +279,16 @@ def test_detecting_side_by_side(visit, photo, width, dark):
     visitor = visit(width, dark)
     page = visitor.page
     page.get_by_role("tab", name="Detect").click()
-    page.get_by_role("button", name="Look", exact=True).click()
-    visitor.told("Expected a picture, got none", "detect")
+    page.get_by_role("button", name="Analyse", exact=True).click()
+    visitor.told("Expected an image, got none", "detect")
     page.locator("#rf-detect-image input[type=file]").set_input_files(photo)
     expect(page.locator("#rf-detect-image img")).to_be_visible()
-    page.get_by_role("button", name="Look", exact=True).click()
-    visitor.told("2 of 2 detectors looked at 120 x 90 pixels", "detect")
+    page.get_by_role("button", name="Analyse", exact=True).click()
+    visitor.told("2 of 2 detectors analysed 120 x 90 pixels", "detect")
     cards = page.locator(".rf-answer")
     expect(cards).to_have_count(2)
     expect(cards.first).to_contain_text("patches")
-    expect(cards.first).to_contain_text("Looks generated: 75 %")
+    expect(cards.first).to_contain_text("Probability that it is generated: 75 %")
     expect(cards.first).to_contain_text(HOSTILE)
     heat = page.locator(".rf-heat")
     expect(heat).to_have_count(1)
@@ -307,11 +307,11 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     visitor = visit(width, dark)
     page = visitor.page
     page.get_by_role("tab", name="Evaluate").click()
-    page.get_by_label("Prompts, one a line").fill("a red hand\na green clock")
+    page.get_by_label("Prompts, one per line").fill("a red hand\na green clock")
     page.get_by_role("checkbox", name="4 steps").uncheck()
     page.get_by_role("button", name="Rank", exact=True).click()
     visitor.told("Expected at least two generators", "rank")
-    page.get_by_role("button", name="Pictures of your own").click()
+    page.get_by_role("button", name="Your own images").click()
     other = tmp_path / "b.png"
     Image.new("RGB", (64, 64), (30, 200, 30)).save(other)
     page.locator("#rf-pictures-A input[type=file]").set_input_files([photo, other])
@@ -333,13 +333,13 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
 @pytest.mark.parametrize(
     ("tab", "wanted"),
     [
-        ("Refine", {"Detect", "Refine", "Start from a picture of your own", "Models", "range slider for Rounds"}),
-        ("Detect", {"Look"}),
-        ("Evaluate", {"Rank", "Pictures of your own"}),
+        ("Refine", {"Detect", "Refine", "Start from your own image", "Models", "range slider for Rounds"}),
+        ("Detect", {"Analyse"}),
+        ("Evaluate", {"Rank", "Your own images"}),
     ],
 )
 def test_everything_can_be_reached_by_keys(visit, tab, wanted):
-    """From the top through a tab, without a mouse."""
+    """Press the tab key from the top of the page through one tab."""
     visitor = visit()
     page = visitor.page
     page.get_by_role("tab", name=tab).focus()

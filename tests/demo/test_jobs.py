@@ -1,4 +1,4 @@
-"""Lines and jobs: first come first served, so many at a time, no more than there is room for, and none for ever."""
+"""Queue and jobs: in order, a bounded number at a time, refused if the queue is full, and stopped on request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from refiner.demo.line import Line, StoppedError
 from refiner.errors import BusyError
 
 SOON = 30.0
-"""Seconds within which anything that can happen has happened."""
+"""Seconds that are long enough for everything that a test waits for."""
 
 
 def visitors(line, count, free):
-    """Threads that go through the line in this order; with them who entered when, and how many were inside."""
+    """Start threads that pass the queue in this order.
+
+    Returns:
+        The threads, their numbers in the order of entering, and how many were inside at each entering.
+    """
     entered, inside, most = [], set(), []
 
     def come(number: int) -> None:
@@ -86,7 +90,7 @@ def test_who_finds_no_room_is_told_so_and_who_is_stopped_leaves():
         waiting.start()
         while len(line) < 2:
             waiting.join(0.001)
-        with pytest.raises(BusyError, match="2 are running or waiting: try again"), line.place(threading.Event()):
+        with pytest.raises(BusyError, match="2 jobs are running or waiting: try again"), line.place(threading.Event()):
             pass
         stopped.set()
         waiting.join(SOON)

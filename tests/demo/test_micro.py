@@ -1,4 +1,4 @@
-"""The demo as anyone gets it who types ``refiner demo``: the bundled models, real jobs, and many of them at once."""
+"""The demo as ``refiner demo`` starts it: the bundled models, real jobs, and many of them at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from refiner.demo.examples import PROMPTS, write_pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 FIRST = "micro:legion"
-"""The detector that is used where none is named; it finds the flaw of each example picture."""
+"""The default detector; it finds the flaw of each example image."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def client(demo, tmp_path) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def flawed(tmp_path_factory) -> list[str]:
-    """Pictures of ``PROMPTS`` in their order, each with a flaw drawn in."""
+    """Images of ``PROMPTS`` in their order, each with a drawn flaw."""
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
@@ -68,7 +68,7 @@ def test_a_flawed_picture_is_refined_by_the_bundled_models(client, flawed):
 
 def test_all_bundled_detectors_answer(client, flawed):
     status, shown, summary = client.predict(image=handle_file(flawed[0]), api_name="/detect")
-    assert "3 of 3 detectors looked at 96 x 96 pixels" in status
+    assert "3 of 3 detectors analysed 96 x 96 pixels" in status
     assert shown.count("<article") == 3
     assert set(summary) == {"micro:legion", "micro:probe", "micro:vlm"}
     assert all(0 <= said["artifact_ratio"] <= 1 for said in summary.values())
@@ -76,7 +76,7 @@ def test_all_bundled_detectors_answer(client, flawed):
 
 
 def test_twenty_jobs_of_the_bundled_models_end_or_are_refused_in_bounded_memory(client, demo, flawed):
-    """The most that the server's process ever held is asked of the kernel, which misses no peak between two looks."""
+    """The peak memory comes from the kernel, so that no short peak is missed."""
     sent = [
         client.submit(
             prompt=PROMPTS[number % 3], image=handle_file(flawed[number % 3]), rounds=1, seed=number,
@@ -93,7 +93,7 @@ def test_twenty_jobs_of_the_bundled_models_end_or_are_refused_in_bounded_memory(
     assert len(ended) >= 18
     assert all("running or waiting: try again in a few minutes" in said for said in refused)
     for status, *_, summary, picture, record, _ in ended:
-        assert re.search("was kept: .* Ended because (that was the last round|nothing wrong is left)", status)
+        assert re.search("was kept: .* Ended because (all rounds were used|no flaws are left)", status)
         assert json.loads(Path(record).read_text())["picture"]
         assert len(summary["attempts"]) <= 2
         assert Path(picture).stat().st_size

@@ -1,4 +1,4 @@
-"""The demo's server from outside: what programs can do with it, and what nobody can."""
+"""The demo's server from outside: its API, and requests that it must refuse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def demo(model, write_plugin, tmp_path_factory) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def free(demo) -> Iterator[None]:
-    """No test leaves the detectors held back."""
+    """Release the detectors after each test."""
     yield
     demo.allow(10**9)
 
@@ -55,7 +55,11 @@ def photo(tmp_path) -> Path:
 
 
 def ask(demo: Served, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    """Send a request with the path as it is; status, body and headers of the answer."""
+    """Send a request with an unchanged path.
+
+    Returns:
+        Status, body and headers of the answer.
+    """
     connection = http.client.HTTPConnection(urlsplit(demo.address).netloc, timeout=300)
     try:
         connection.putrequest("GET" if body is None else "POST", path, skip_accept_encoding=True)
@@ -71,7 +75,11 @@ def ask(demo: Served, path: str, body: bytes | None = None, **headers: str) -> t
 
 
 def call(demo: Served, name: str, *data: object) -> tuple[str, object]:
-    """Call an endpoint; the last event's kind and data, or the status where it was refused."""
+    """Call an API endpoint.
+
+    Returns:
+        Kind and data of the last event, or status and body if the call was refused.
+    """
     status, body, _ = ask(
         demo, f"/gradio_api/call/{name}", json.dumps({"data": data}).encode(), content_type="application/json"
     )
@@ -147,7 +155,7 @@ def test_programs_stop_their_own_jobs(client, demo, tmp_path):
         assert not any(job.done() for job in jobs)
     client.predict(api_name="/stop_refine")
     demo.allow(10**9)
-    assert "you stopped it" in jobs[0].result(timeout=300)[0] or "before there was a picture" in jobs[0].result()[0]
+    assert "you stopped it" in jobs[0].result(timeout=300)[0] or "before there was an image" in jobs[0].result()[0]
     assert "you stopped it" not in jobs[1].result(timeout=300)[0]
     other.close()
 
@@ -171,7 +179,7 @@ def test_programs_detect_and_rank(client, photo):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"prompt": ""}, "got an empty one"), ({"prompt": "x" * 2000}, "letters"), ({"rounds": 99}, "rounds|maximum"),
+    [({"prompt": ""}, "got an empty one"), ({"prompt": "x" * 2000}, "characters"), ({"rounds": 99}, "rounds|maximum"),
      ({"seed": -3}, "seed|minimum"), ({"model": "/etc"}, "."), ({"strategy": "magic"}, "."),
      ({"detector": "vlm:x@http://a"}, ".")],
 )  # fmt: skip
@@ -199,7 +207,7 @@ def test_errors_tell_no_paths_and_no_keys(demo, client, tmp_path):
         except AppError as error:
             said += str(error)
     assert "babble" in said
-    assert "Something broke on the server" in said
+    assert "An internal error occurred; the server's log describes it under" in said
     assert SECRET not in said
     assert str(demo.homes[0]) not in said
     assert "a bug in" in demo.log.read_text()
@@ -237,7 +245,11 @@ def test_files_of_the_server_and_of_jobs_are_not_served(demo, client):
 
 @pytest.fixture
 def trap() -> Iterator[tuple[str, list[str]]]:
-    """A server that nobody may ask for anything; its address, and what it was asked for."""
+    """A server that must get no request.
+
+    Returns:
+        Its address, and the paths of the requests that it got.
+    """
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -313,7 +325,7 @@ def test_uploads_are_bounded(demo):
 
 
 def test_twenty_jobs_at_once_end_or_are_refused(demo):
-    """Two at a time run, sixteen wait, and the others are told that there is no room."""
+    """Two jobs run at a time, sixteen wait, and the others are refused."""
     demo.allow(demo.seen())
     with ThreadPoolExecutor(20) as pool:
         jobs = [pool.submit(refine, demo, f"picture {number}") for number in range(20)]
@@ -337,7 +349,7 @@ def test_twenty_jobs_at_once_end_or_are_refused(demo):
     [
         (None, False, "http://127.0.0.1:7860"),
         ("https://words.example", True, "https://words.example"),
-        (None, True, "http://127.0.0.1:7860 (on this machine alone: Gradio's tunnel cannot be reached)"),
+        (None, True, "http://127.0.0.1:7860 (only on this machine, because Gradio's tunnel cannot be reached)"),
     ],
 )
 def test_a_public_address_that_could_not_be_had_is_told(public, share, told):

@@ -1,4 +1,4 @@
-"""What strangers may send and what they may read: uploads, error messages, requests."""
+"""What visitors may send and what they may read: uploads, error messages, requests."""
 
 from __future__ import annotations
 
@@ -131,7 +131,11 @@ def test_our_errors_are_told_and_others_get_a_number(caplog):
 
 
 def ask(path, body=b"", method="POST", headers=(), chunk=10**9, limit=1000):
-    """What the server behind the gate gets to read of a request (None: nothing), and the gate's own answer."""
+    """Send a request through the filter.
+
+    Returns:
+        What the server behind the filter reads (None: nothing), and the status of the filter's own answer (or None).
+    """
     got, sent = [], []
 
     async def server(scope, receive, send):

@@ -1,4 +1,4 @@
-"""Refining, looking and ranking without any web: the same results as without the demo, and each user's own."""
+"""Refining, detecting and ranking without a web server: same results as without the demo, separate for each user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def home(write_plugin, tmp_path_factory):
-    """Folder of the detectors, which are found as an installed package is."""
+    """Folder of the detectors, which are found like those of an installed package."""
     folder = tmp_path_factory.mktemp("home") / "patches"
     write_plugin(folder, "patches_for_studio", DETECTORS)
     (folder / "allow").write_text(str(10**9))
@@ -56,7 +56,7 @@ def request(prompt="a red hand", **more):
 
 
 def over(events):
-    """The result, after all that leads to it."""
+    """The final result at the end of the events."""
     *_, last = events
     assert last.over
     return last.result
@@ -78,7 +78,7 @@ def test_the_demo_refines_as_the_pipeline_does(studio, model, home):
 
 
 def test_another_detector_changes_nothing_but_the_detector(home, settings, tmp_path):
-    """The demo once rebuilt the pipeline without its inpainter, which repaints here."""
+    """Regression: the demo once rebuilt the pipeline without its inpainter, which is used here."""
     other = tmp_path / "other"
     other.mkdir()
     (other / "allow").write_text(str(10**9))
@@ -159,7 +159,7 @@ def test_a_given_picture_is_refined(studio):
     ("change", "error", "words"),
     [
         ({"prompt": " "}, InputError, "got an empty one"),
-        ({"prompt": "x" * 1001}, InputError, "at most 1000 letters, got 1001"),
+        ({"prompt": "x" * 1001}, InputError, "at most 1000 characters, got 1001"),
         ({"rounds": 7}, ConfigError, "0 to 6 rounds, got 7"),
         ({"rounds": -1}, ConfigError, "0 to 6 rounds, got -1"),
         ({"seed": -1}, ConfigError, "Expected a seed from 0"),
@@ -212,7 +212,7 @@ def test_more_jobs_than_there_is_room_for_are_refused(settings, studio):
     next(block)
     waiting = small.refine("me", request(rounds=0))
     assert next(waiting) == Waiting(ahead=1)
-    with pytest.raises(BusyError, match="2 are running or waiting"):
+    with pytest.raises(BusyError, match="2 jobs are running or waiting"):
         list(small.refine("you", request(rounds=0)))
     free.set()
     assert over(waiting).stop == "rounds"
@@ -254,10 +254,10 @@ def test_models_and_pictures_are_ranked(studio, tmp_path):
     [
         ((Entry(name="a", model="tiny"),), ("x",), "at least two generators to rank, got 1"),
         ((Entry(name="a", model="tiny"), Entry(name="A", model="tiny")), ("x",), "got one twice"),
-        ((Entry(name="a", model="tiny"), Entry(name="b", files=("1.png",))), ("x", "y"), "Expected 2 pictures of 'b'"),
+        ((Entry(name="a", model="tiny"), Entry(name="b", files=("1.png",))), ("x", "y"), "Expected 2 images of 'b'"),
         ((Entry(name="a", model="tiny"),) * 2, (), "Expected 1 to 24 prompts"),
-        ((Entry(name="a", model="tiny"),) * 2, ("x",) * 25, "Expected 1 to 24 prompts, one a line, got 25"),
-        ((Entry(name="a", model="tiny"),) * 2, ("x" * 1001,), "at most 1000 letters, got 1001"),
+        ((Entry(name="a", model="tiny"),) * 2, ("x",) * 25, "Expected 1 to 24 prompts, one per line, got 25"),
+        ((Entry(name="a", model="tiny"),) * 2, ("x" * 1001,), "at most 1000 characters, got 1001"),
     ],
 )
 def test_rankings_are_checked(studio, tmp_path, entries, prompts, words):
@@ -279,7 +279,7 @@ def test_every_model_can_be_ranked(label):
 
 
 def stopped_at(studio, folder, home, done):
-    """What comes after a ranking of three generators is stopped, with ``done`` of them done."""
+    """The final events of a ranking of three generators that is stopped when ``done`` of them are done."""
     entries = tuple(model_entries({"tiny": "x"}).values())
     wanted = RankRequest(entries=entries, prompts=("x", "y", "z", "w"), detector="patches")
     seen = home / "seen"

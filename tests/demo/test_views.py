@@ -1,4 +1,4 @@
-"""What the demo shows, made of attempts and analyses without Gradio: text stays text, and nothing is left out."""
+"""The demo's HTML views, without Gradio: text is escaped, and all attempts, regions and answers are shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALLOWED = {"article", "dd", "details", "div", "dl", "dt", "figure", "h3", "i", "
 
 
 class Reader(HTMLParser):
-    """Tags, attributes and text of a piece of HTML; every tag is closed where it must be."""
+    """Tags, attributes and text of a piece of HTML; fails if a tag is not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Reader(HTMLParser):
 
 
 def safe(html: str) -> Reader:
-    """The piece, if no text became markup."""
+    """Read a piece of HTML; fails if text became markup."""
     reader = Reader(html)
     assert {tag for tag, _ in reader.tags} <= ALLOWED
     for tag, attributes in reader.tags:
@@ -107,7 +107,7 @@ def test_all_text_stays_text():
                   scores=(Score(name=HOSTILE, value=1.0),))  # fmt: skip
     run = result(bad, prompt="another")
     shown = safe(timeline(run))
-    for place in ("Prompt", "Not"):
+    for place in ("Prompt", "Negative prompt"):
         assert f"{place} {HOSTILE}" in shown.text
     assert shown.text.count(HOSTILE) >= 8
     assert HOSTILE in safe(plots(run)).text
@@ -140,8 +140,8 @@ def test_every_attempt_and_every_region_is_shown():
         "Worse",
         "the left eye",
         "the model gave up",
-        "no picture",
-        "Repainted in place",
+        "no image",
+        "Inpainted",
         "1.5 s",
         "hps 0.25",
     ):
@@ -170,7 +170,7 @@ def test_before_and_after_are_the_first_picture_and_the_kept_one():
     assert before["alt"] == "Before: attempt 1, 1 flaw, 8.3 % of the picture"
     assert after["alt"] == "After: attempt 2, no flaws found"
     assert comparison(result(failed)) == ""
-    assert "No picture came out: no" in safe(refinement_outcome(result(failed))).text
+    assert "No image was generated: no" in safe(refinement_outcome(result(failed))).text
 
 
 @pytest.mark.parametrize("stop", get_args(StopReason))
@@ -193,7 +193,7 @@ def test_every_action_has_words(action):
         (AttemptProgress(attempt=1, step=5, steps=10), "Attempt 1, step 5 of 10.", 37.5),
         (AttemptProgress(attempt=9, step=20, steps=10), "Attempt 9, step 20 of 10.", 100),
         (AttemptProgress(attempt=0, step=5), "Attempt 0, step 5.", 0),
-        (Ranking(name="a", done=1, total=4), "a: 1 of 4 pictures looked at.", 25),
+        (Ranking(name="a", done=1, total=4), "a: 1 of 4 images analysed.", 25),
     ],
 )
 def test_progress_is_told(event, words, share):
@@ -208,7 +208,7 @@ def test_a_detector_without_answer_stands_beside_the_others():
     said = {"one": analysis(region(), fake_probability=0.875, heatmap=heat), "two": analysis(), "three": "out of words"}
     shown = safe(answers(picture(), said))
     assert len(shown.all("article")) == 3
-    assert "Looks generated: 88 %" in shown.text
+    assert "Probability that it is generated: 88 %" in shown.text
     assert "No flaws found" in shown.text
     assert "out of words" in shown.text
     assert len(shown.all("img", "rf-heat")) == 1
@@ -242,7 +242,7 @@ def test_a_ranking_is_shown_with_all_its_generators():
 
 
 def filled(path: str, height: int, width: int, scale: int = 8):
-    """What an SVG path with fill rule evenodd covers, at the middles of the pixels."""
+    """Mask of the pixels whose middle lies inside an SVG path with fill rule evenodd."""
     inside = np.zeros((height, width), dtype=bool)
     for loop in path.split("Z")[:-1]:
         points = [tuple(float(value) * scale for value in point.split()) for point in loop[1:].split("L")]

@@ -455,7 +455,8 @@ def test_the_command_line_tells_what_was_to_be_shown(serve, tmp_path, capsys, to
         quoted = json.JSONDecoder().raw_decode(rest)[0] if mark else None
         assert quoted == wanted[question.colour == BLUE]
     assert len(server.asked) == 4
-    assert ("blue.png: no prompt of its own" in capsys.readouterr().err) == (told == "each")
+    missing = f"blue.png: {tmp_path / 'prompts.json'} holds no prompt for this image"
+    assert (missing in capsys.readouterr().err) == (told == "each")
 
 
 def test_a_model_that_runs_here(tmp_path):

@@ -116,7 +116,13 @@ def test_bad_pictures_are_named_counted_and_left_out_for_all(rank: Cli, tmp_path
     assert rows["clean"]["errors"] == rows["some"]["errors"] == {"InputError": 1}
     assert rows["clean"]["problems"] == {"ignored_file": 1}
     assert rows["many"]["problems"] == {"missing_prompt": 1}
-    for word in ("some: 00: InputError", "clean: 01: InputError", "notes.md", "stray.png", "1 of 3 are compared"):
+    for word in (
+        "some: 00: InputError",
+        "clean: 01: InputError",
+        "notes.md",
+        "stray.png",
+        "1 of 3 images are compared",
+    ):
         assert word in err
     picture(tmp_path / "clean/01.png")
     picture(tmp_path / "some/00.bmp", red=51)
@@ -153,8 +159,8 @@ def complains(rank: Cli, said: str, *arguments: str) -> None:
         (("../a=clean",), "NAME=FOLDER"),
         (("rank.csv=clean",), "NAME=FOLDER"),
         (("a=clean", "A=many"), "a name of its own"),
-        (("a=./nowhere",), "Nor is it a folder of pictures"),
-        (("a=p.json/..",), "Nor is it a folder of pictures"),
+        (("a=./nowhere",), "It is not a folder of images either"),
+        (("a=p.json/..",), "It is not a folder of images either"),
         (("a=empty",), "Expected pictures"),
         (("a=plugin",), "Expected pictures"),
         (("a=clean,eta=1",), "no options for a folder"),

@@ -287,7 +287,7 @@ def test_the_command_refuses_in_one_sentence(refine: Callable[..., tuple[int, st
     for arguments, word in [
         (["nothing.json"], "nothing.json"),
         (["broken.json"], "broken.json"),
-        (["list.json"], "holds none"),
+        (["list.json"], "'list.json' holds no run record"),
         (["empty.json"], "--model"),
         (["empty.json", "--model", "MODEL", "--detector", "DETECTOR"], "can be made again"),
         (["plain.png"], "run.json"),
