@@ -1,4 +1,4 @@
-"""Refinement over diffusers pipelines; nothing here imports torch or diffusers before it is called."""
+"""Refinement of diffusers pipelines; torch and diffusers are imported only when they are needed."""
 
 from refiner.pipelines.call import RefinedPipelineOutput
 from refiner.pipelines.config import RefineConfig

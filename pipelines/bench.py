@@ -1,11 +1,18 @@
-"""Does refinement help? The loop against its controls on the micro world, counted by the oracle.
+"""Benchmark of the refinement loop against control systems in the micro world.
 
-For every held-out prompt and seed seven systems make a picture: the start image alone; the start image painted in more
-steps, and the best of n pictures by the judge, both without a detector and at no fewer denoiser rows than auto spent;
-the auto loop with the detector's masks put in random places, under auto's budget; and the three strategies. All share
-models, prompt, seed and so the start image. The oracle counts what is wrong with each result; when they run, neither
-detector, judge nor loop sees it. Every run is a line of ``records.jsonl``: a benchmark that was stopped goes on where
-it was, if models and settings are still the same.
+For every held-out prompt and seed, seven systems make an image:
+
+- start: the start image.
+- more_steps: the start image, generated with more denoiser steps.
+- best_of_n: the best of n generated images by the judge.
+- shuffled: the loop with strategy "auto", with the detector's masks moved to random places.
+- regenerate, inpaint, auto: the loop with each strategy.
+
+more_steps and best_of_n use no detector and at least as many denoiser rows (images times denoiser passes, guidance
+counted) as auto. shuffled has the budget of auto. All systems share models, prompt and seed, so they share the start
+image. The oracle (``refiner.micro.oracle``, which knows the truth of the micro world) counts the flaws of each result;
+the systems do not use it. Every case is a line of ``records.jsonl``. A benchmark that was stopped can be resumed if the
+models and settings are the same.
 """
 
 from __future__ import annotations
@@ -38,11 +45,11 @@ from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Regi
 SYSTEMS = ("start", "more_steps", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
 CONTROLS = ("start", "more_steps", "best_of_n", "shuffled")
 _HELD_OUT = 900_002
-"""First word of the benchmark's seeds; no training draws from it."""
+"""First entry of the benchmark's seeds; no training uses it."""
 
 
 class ShuffledDetector:
-    """The same detector, but every region is moved to a random place: right counts, wrong masks."""
+    """A detector whose regions are moved to random places: the number is right, the masks are wrong."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -56,7 +63,7 @@ class ShuffledDetector:
         return [self._shuffled(answer, image) for answer, image in zip(answers, images, strict=True)]
 
     def spent(self) -> Calls:
-        """Denoiser rows of the detector."""
+        """Return the denoiser rows of the detector."""
         return self.detector.spent() if isinstance(self.detector, Spender) else Calls()
 
     def _shuffled(self, analysis: Analysis, image: Image.Image) -> Analysis:
@@ -82,7 +89,7 @@ class Case:
 
 
 def cases(prompts: int, seeds: int) -> Iterator[Case]:
-    """Held-out scenes, as many of one thing as of two, three and four; seed by seed."""
+    """Yield the held-out scenes, seed by seed; scenes of one, two, three and four things (objects) take turns."""
     for seed in range(seeds):
         for number in range(prompts):
             rng = np.random.default_rng([_HELD_OUT, number])
@@ -96,20 +103,20 @@ def run(
     folder: Path,
     track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> dict[str, Any]:
-    """Run what ``folder`` does not hold yet, and sum up.
+    """Run the cases that ``folder`` does not hold yet, and summarise all cases.
 
     Args:
-        pipe: the refined pipeline, as users get it; it must have a judge.
+        pipe: the refined pipeline; it must have a judge.
         prompts: number of held-out prompts.
-        seeds: runs of each prompt.
-        folder: of ``records.jsonl``; a benchmark that was stopped is resumed from it.
-        track: wraps the cases that are still to run, for a progress bar.
+        seeds: number of seeds for each prompt.
+        folder: folder of ``records.jsonl``; a benchmark that was stopped is resumed from it.
+        track: wraps the list of the remaining cases, for a progress bar.
 
     Returns:
         The document of ``summarise``.
 
     Raises:
-        ConfigError: the folder holds records that other models or settings made.
+        ConfigError: the folder holds records of other models or settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder / "models.json", _identity(pipe))
@@ -125,7 +132,7 @@ def run(
 
 
 def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
-    """What a run's figures depend on, as plain JSON values."""
+    """Describe the models and settings that the results depend on, as plain JSON values."""
     looking = getattr(pipe.detector, "detectors", (pipe.detector,))
     own = [part.model for part in (*looking, pipe.judge) if isinstance(part, Networked)]
     parts = [*pipe.pipe.components.values(), *own]
@@ -151,18 +158,17 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
 
 
 def _claim(path: Path, identity: dict[str, Any]) -> None:
-    """Note what makes the records of a folder, or check that it is what made those that it holds."""
+    """Write the identity of the models and settings to a new folder, or check that of an existing folder."""
     if not path.exists():
         atomic_write(path, dumps(identity) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != identity:
         raise ConfigError(
-            f"Expected records of these models and settings, got those of others in {str(path.parent)!r}: "
-            "name another folder, or delete it."
+            f"{str(path.parent)!r} holds records of other models or settings: choose another folder, or delete it."
         )
 
 
 def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
-    """All systems on one prompt and seed: the record of the case."""
+    """Run all systems on one prompt and seed, and return the record of the case."""
     prompt, systems, checks = case.scene.caption, {}, []
     for strategy in ("auto", "inpaint", "regenerate"):
         systems[strategy], result = _refined(pipe, case, strategy=strategy)
@@ -196,7 +202,7 @@ def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[st
 
 
 def _more_steps(pipe: RefinedPipeline, case: Case, rows: int, start: Attempt) -> dict[str, Any]:
-    """The start's own prompt and noise, denoised in as many steps as the rows pay for."""
+    """Generate from the prompt and noise of the start image, with as many steps as give at least ``rows`` rows."""
     name = "num_inference_steps"
     usual = pipe.call_defaults.get(name, takes(pipe.pipe)[name].default)
     steps = math.ceil(usual * max(1.0, rows / start.calls.denoiser_rows))
@@ -233,7 +239,7 @@ def _row(image: Image.Image, scene: Scene, rows: int, calls: int, seconds: float
 
 
 def _check(result: RefinementResult, reach: float) -> dict[str, Any]:
-    """Whether the result is no worse than its start, and how far repainting reached outside the accepted masks."""
+    """Check whether the result is worse than the start image, and how much pixels outside accepted masks changed."""
     first, best = result.attempts[0], result.attempts[result.best]
     outside, before = 0, first
     for attempt in result.attempts[1:]:
@@ -246,7 +252,7 @@ def _check(result: RefinementResult, reach: float) -> dict[str, Any]:
 
 
 def _outside(old: Image.Image | None, new: Image.Image | None, analysis: Analysis | None, reach: float) -> int:
-    """Largest difference of two pictures outside the flaws of the first, grown by the loop's reach; 0 to 255."""
+    """Compute the largest pixel difference (0 to 255) outside the dilated flaws of the first image."""
     assert old is not None
     assert new is not None
     assert analysis is not None
@@ -258,7 +264,7 @@ def _outside(old: Image.Image | None, new: Image.Image | None, analysis: Analysi
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The benchmark's document: means of every system, by number of things too, paired intervals, and the checks."""
+    """Summarise the records: means of every system, paired changes with intervals, and checks; also by things."""
     checks = [check for record in records for check in record["checks"]]
     things = sorted({record["things"] for record in records})
     return {
@@ -294,7 +300,7 @@ def _paired(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _change(records: Sequence[dict[str, Any]], system: str, control: str) -> dict[str, Any]:
-    """Relative change of the mean number of oracle flaws, with a bootstrap 95 % interval over prompts."""
+    """Compute the relative change of the mean number of flaws (oracle), with a bootstrap 95 % interval over prompts."""
     prompts = sorted({record["prompt"] for record in records})
     sums = np.zeros((len(prompts), 2))
     for record in records:
@@ -311,7 +317,7 @@ def _relative(sums: NDArray[np.float64]) -> float | None:
 
 
 def _interval(drawn: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """2.5 % and 97.5 % quantiles of the relative changes; None where no draw of the control has a flaw."""
+    """Compute the 2.5 % and 97.5 % quantiles of the relative changes; None if the control has no flaw in any draw."""
     changes = drawn[drawn[:, 1] > 0]
     if not len(changes):
         return None, None

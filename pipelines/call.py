@@ -1,4 +1,4 @@
-"""A call of RefinedPipeline: the images that it makes, what makes them, and what is returned."""
+"""Helpers for a call of RefinedPipeline: prompts and seeds, the parts of the loop, and the output."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ OutputType = Literal["pil", "np", "pt"]
 
 
 class RefinedPipelineOutput(NamedTuple):
-    """Refined pictures, and how each came about."""
+    """Output of ``RefinedPipeline``: the refined images, and how each was made."""
 
     images: Images
-    """As ``output_type`` says: Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
+    """By ``output_type``: Pillow images, a float32 array (N, H, W, 3) or a float32 tensor (N, 3, H, W), in [0, 1]."""
     results: list[RefinementResult]
-    """One for each image."""
+    """One result for each image, with all attempts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What the images of one call share."""
+    """State that all images of one call share."""
 
     interrupt: Interrupt
-    """Ends all of them."""
+    """Ends the runs of all images of the call."""
     prompts: PromptCache
+    """Prompt embeddings."""
 
 
 def starts_of(
@@ -57,12 +58,20 @@ def starts_of(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     config: RefineConfig | None,
 ) -> list[tuple[str, int, int]]:
-    """Prompt and seed of each image of a call, and its number among those with the same prompt and seed.
+    """List the prompt, seed and index of each image of a call.
 
-    There are ``count`` images of each prompt. Seeds are as given, drawn from generators, the config's, or random.
+    The index numbers the images that have the same prompt and seed. Without seeds and generators, the seed of the
+    config is used; without a config, the seed is random.
+
+    Args:
+        prompts: one text or several.
+        count: number of images for each prompt.
+        seed: one seed for all images, or one for each image.
+        generator: one generator from which one seed is drawn for all images, or one for each image.
+        config: settings of the call.
 
     Raises:
-        ConfigError: seeds and generators at once, or neither one nor one for each image.
+        ConfigError: both seeds and generators are given, or their number is neither one nor one for each image.
     """
     texts = [text for text in ([prompts] if isinstance(prompts, str) else prompts) for _ in range(count)]
     known: Counter[tuple[str, int]] = Counter()
@@ -80,14 +89,14 @@ def _seeds(
     config: RefineConfig | None,
 ) -> list[int]:
     if seed is not None and generator is not None:
-        raise ConfigError("Expected a seed or a generator, got both: pass one of them.")
+        raise ConfigError("seed and generator cannot both be given: pass only one of them.")
     if generator is not None:
         seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
     elif seed is None:
         seed = config.seed if config else secrets.randbits(63)
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
-        raise ConfigError(f"Expected one seed or generator, or {count} (one for each picture), got {len(seeds)}.")
+        raise ConfigError(f"Expected one seed or generator, or {count} (one for each image), got {len(seeds)}.")
     return seeds
 
 
@@ -98,16 +107,16 @@ def _draw(generator: torch.Generator) -> int:
 
 
 def parts_of(pipe: Wrapped, config: RefineConfig, settings: PaintSettings, prompts: PromptCache | None) -> Parts:
-    """What the loop works with for one image.
+    """Build the parts of the loop for one image.
 
     Args:
-        pipe: the pipelines, and what looks at their images.
-        config: of the run.
-        settings: of the calls that paint.
-        prompts: prompts' embeddings, shared with other images; None: they are not shared.
+        pipe: the pipelines, detector, judge and reviser.
+        config: settings of the run.
+        settings: sizes and options of the pipeline calls.
+        prompts: prompt embeddings that are shared with other images; None: they are not shared.
 
     Raises:
-        ConfigError: an argument that a pipeline cannot take.
+        ConfigError: a pipeline does not support one of the settings.
     """
     painter = DiffusersPainter(
         pipe.pipe, settings, inpainter=pipe.inpainter, second_stage=pipe.second_stage, prompt_cache=prompts
@@ -132,22 +141,22 @@ def parts_of(pipe: Wrapped, config: RefineConfig, settings: PaintSettings, promp
 
 
 def kept_image(result: RefinementResult) -> Image.Image:
-    """The picture that was kept.
+    """Return the image that was kept.
 
     Raises:
-        BadImageError: there is none.
+        BadImageError: every attempt failed.
     """
     best = result.attempts[result.best]
     if best.image is None:
         raise BadImageError(
-            f"Expected a picture of {result.prompt!r}, but every attempt failed, at last with: "
+            f"No image of {result.prompt!r} was generated, because every attempt failed; the last error is: "
             f"{result.attempts[-1].error}"
         )
     return best.image
 
 
 def converted(images: list[Image.Image], output_type: OutputType) -> Images:
-    """Pictures of one size as Pillow images, float32 (N, H, W, 3) in [0, 1], or a float32 tensor (N, 3, H, W)."""
+    """Convert images of one size to a float32 array (N, H, W, 3) or tensor (N, 3, H, W) in [0, 1]; "pil": unchanged."""
     if output_type == "pil":
         return images
     stacked = np.stack([np.asarray(image, dtype=np.float32) / np.float32(255) for image in images])

@@ -1,4 +1,4 @@
-"""Settings of the refinement loop. Lengths are shares, so that one setting fits a 96 and a 1024 pixel picture."""
+"""Settings of the refinement loop."""
 
 from __future__ import annotations
 
@@ -13,47 +13,106 @@ Order = Literal["worst", "largest", "left_to_right", "centre"]
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """How a picture is refined.
+    """Settings of the refinement loop.
+
+    The loop starts from a generated image, or from an image of the user. Each round inpaints the flawed regions,
+    regenerates the whole image, or does both. A new image is accepted if neither its burden nor a judge's score is
+    worse than before, and at least one of them improves by more than its margin.
+
+    The burden of a flaw is its severity times its confidence, both in [0, 1]. The burden of an image is the sum over
+    its flaws. Lengths are shares, not pixels, so that the same settings fit images of 96 and of 1024 pixels.
+
+    Args:
+        seed: Seed of the run, at least 0. All other seeds of the run are derived from it.
+        negative_prompt: The user's negative prompt. The reviser's negative prompt is appended to it.
+        strategy: What to do about the flaws. "inpaint" inpaints the flawed regions. "regenerate" generates a new image
+            with a revised prompt. "auto" chooses in each round by the number, size and category of the flaws: it
+            inpaints local flaws, and regenerates the image if a flaw is not local or if inpainting did not help. With
+            "auto", an image of the user is only inpainted.
+
+        max_rounds: Maximum number of rounds after the start image, at least 0.
+        patience: Stop after this many rounds in a row without an accepted image, at least 1.
+        max_denoiser_rows: Budget in denoiser rows: images times denoiser passes, with guidance counted. Once it is
+            spent, nothing more is generated. None: no limit.
+        max_seconds: Budget in seconds. Once it is spent, nothing more is generated. None: no limit.
+
+        min_burden_drop: Margin of the burden: it counts as improved if it falls by more than this, at least 0.
+        min_score_gain: Margin of the judges: a score counts as improved if it rises by more than this, in the unit of
+            the judge, at least 0.
+
+        max_regions: Maximum number of patches that one round inpaints, at least 1. A patch is one region, or several
+            that overlap.
+        order: Which regions come first: "worst" (largest burden), "largest", "left_to_right", or "centre" (nearest to
+            the centre of the image). The first regions are kept if there are more than ``max_regions``, and they get
+            the pixels where regions overlap a little.
+        min_area: Flaws smaller than this share of the image are not inpainted, in [0, 1].
+        max_area: Flaws larger than this share of the image are not inpainted, in [``min_area``, 1].
+        large_share: Flaws larger than this share of the image are not local, in [0, 1]; see ``strategy``.
+        global_share: The same limit for flaws of optics (light, shadow, reflection) and perspective, in [0, 1].
+
+        fill_holes: Whether the holes that a region encloses are inpainted too.
+        dilate: Regions grow by this share of the image's longer side before they are inpainted, at least 0.
+        feather: Old and new pixels are blended over this share of the image's longer side, inside the mask, at least 0.
+        merge_overlap: Grown regions are inpainted as one patch if their overlap is at least this share of the smaller
+            one, in [0, 1].
+        together: Whether all regions are inpainted in one pass with the whole prompt. Otherwise each region is
+            inpainted with the part of the prompt that describes it.
+        crop_padding: Context on each side of a region, as a share of the region's longer side, at least 0.
+        crop_min_side: Smallest side of a crop, as a share of the side that the model was trained on, in (0, 1].
+        batch_size: Maximum number of crops in one call of the inpainting pipeline, at least 1. It is halved if memory
+            runs out.
+
+        strengths: Inpainting strength (the share of the noise schedule that is run, as in diffusers) for the first try
+            at a region, the second try, and so on, each in (0, 1]. Later tries use the last value.
+        severity_strength: How much the strength depends on severity, in [0, 1]. The strength is multiplied by
+            ``1 - severity_strength * (1 - severity)``.
+        area_strength: How much the strength depends on size, at least 0. The strength is multiplied by
+            ``(1 - share of the image) ** area_strength``.
+        mixed_strengths: Regions may be in one batch if their strengths differ by at most this much, in [0, 1].
+        soft_edge: Inside the mask, the strength rises from the edge to its full value over this share of the image's
+            longer side, at least 0. 0: full strength everywhere in the mask.
+        candidates: Number of candidates for a region at the first try, at least 1. Each later try generates one more.
+        max_candidates: Maximum number of candidates for a region, at least ``candidates``.
 
     Raises:
         ConfigError: a setting is out of its range.
     """
 
-    seed: int = 0  # every seed of the run is derived from it; >= 0
-    negative_prompt: str = ""  # the user's own; joined with the reviser's
-    strategy: Strategy = "auto"  # what to do about flaws; "auto" chooses by their number, size and category
+    seed: int = 0
+    negative_prompt: str = ""
+    strategy: Strategy = "auto"
 
-    max_rounds: int = 5  # rounds after the start picture; >= 0
-    patience: int = 2  # stop after so many rounds in a row with nothing accepted; >= 1
-    max_denoiser_rows: int | None = None  # start no painting once so many rows are spent; None: no limit
-    max_seconds: float | None = None  # start no painting after so many seconds; None: no limit
+    max_rounds: int = 5
+    patience: int = 2
+    max_denoiser_rows: int | None = None
+    max_seconds: float | None = None
 
-    min_burden_drop: float = 0.1  # a burden counts as smaller when it falls by more than this; severity x confidence
-    min_score_gain: float = 1e-4  # a judge's score counts as higher when it rises by more than this; the judge's unit
+    min_burden_drop: float = 0.1
+    min_score_gain: float = 1e-4
 
-    max_regions: int = 8  # patches that are repainted in one round, the first by ``order``; >= 1
-    order: Order = "worst"  # whose pixels come first: by severity x confidence, by size, from the left, from the middle
-    min_area: float = 0.0  # a flaw below this share of the picture is not repainted; in [0, 1]
-    max_area: float = 1.0  # nor is one above this share; in [min_area, 1]
-    large_share: float = 0.35  # a flaw above this share of the picture is not local; in [0, 1]
-    global_share: float = 0.10  # the same for flaws of light and perspective; in [0, 1]
+    max_regions: int = 8
+    order: Order = "worst"
+    min_area: float = 0.0
+    max_area: float = 1.0
+    large_share: float = 0.35
+    global_share: float = 0.10
 
-    fill_holes: bool = False  # repaint also what a region encloses
-    dilate: float = 0.06  # a region grows by this share of the picture's longer side before it is repainted; >= 0
-    feather: float = 0.02  # old and new pixels blend over this share of the longer side, inside the mask; >= 0
-    merge_overlap: float = 0.5  # regions that, once grown, share this part of the smaller are one patch; in [0, 1]
-    together: bool = False  # repaint all regions in one pass with the whole prompt, not each with its part of it
-    crop_padding: float = 0.5  # context on each side of a region, as a share of its longer side; >= 0
-    crop_min_side: float = 0.5  # smallest crop, as a share of the model's native side; in (0, 1]
-    batch_size: int = 8  # crops in one call of the inpainting model; >= 1
+    fill_holes: bool = False
+    dilate: float = 0.06
+    feather: float = 0.02
+    merge_overlap: float = 0.5
+    together: bool = False
+    crop_padding: float = 0.5
+    crop_min_side: float = 0.5
+    batch_size: int = 8
 
-    strengths: tuple[float, ...] = (0.7, 0.85, 1.0)  # share of the noise schedule at the 1st, 2nd, ... try at a region
-    severity_strength: float = 0.0  # by this share a flaw of severity 0 gets less strength than one of 1; in [0, 1]
-    area_strength: float = 0.0  # strength is multiplied by (1 - share of the picture) to this power; >= 0
-    mixed_strengths: float = 0.0  # regions whose strengths differ by at most this share a batch; in [0, 1]
-    soft_edge: float = 0.0  # inside the mask, strength rises to its whole over this share of the longer side; >= 0
-    candidates: int = 1  # pictures painted of a region at the first try, one more at each later one; >= 1
-    max_candidates: int = 4  # at most so many; >= candidates
+    strengths: tuple[float, ...] = (0.7, 0.85, 1.0)
+    severity_strength: float = 0.0
+    area_strength: float = 0.0
+    mixed_strengths: float = 0.0
+    soft_edge: float = 0.0
+    candidates: int = 1
+    max_candidates: int = 4
 
     def __post_init__(self) -> None:
         self._check("strategy", self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}")
@@ -85,9 +144,9 @@ class RefineConfig:
             raise ConfigError(f"RefineConfig.{name} must be {wanted}, got {getattr(self, name)!r}.")
 
     def strength(self, tries: int) -> float:
-        """Strength for a region that failed ``tries`` times."""
+        """Return the inpainting strength for a region after ``tries`` failed tries."""
         return self.strengths[min(tries, len(self.strengths) - 1)]
 
     def candidate_count(self, tries: int) -> int:
-        """How many candidates to paint of a region that failed ``tries`` times."""
+        """Return the number of candidates for a region after ``tries`` failed tries."""
         return min(self.candidates + tries, self.max_candidates)

@@ -1,7 +1,8 @@
-"""Who else may say that a picture is better: CLIP similarity, HPS, the burden that another detector sees, or several.
+"""Judges: CLIP similarity, HPS, the burden that another detector finds, or several of these together.
 
-A judge is anything with ``score(images, prompts)``. Of several a picture must be worse under none and better under
-one, or under the detector: no weights between scores of different units are needed, and each of them has a veto.
+A judge scores images against their prompts: it is any object with ``score(images, prompts)``. With several judges, an
+image is accepted only if it is not worse for any of them, and better for one of them or for the detector. So scores in
+different units need no weights, and each judge has a veto.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     import torch
 
 _PROMPTS = 256
-"""Prompts whose features are remembered."""
+"""Number of prompts whose text features are cached."""
 
 
 class BurdenJudge:
-    """What a detector sees, as a score: minus the burden. Meant for another detector than the one that guides repair.
+    """Scores an image by a detector: minus the burden (sum of severity times confidence over the regions).
+
+    Use another detector than the one of the loop.
 
     Args:
-        detector: any; its ``UnreadableOutputError`` passes through.
+        detector: any detector; its ``UnreadableOutputError`` is not caught.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -38,31 +41,31 @@ class BurdenJudge:
 
     @property
     def name(self) -> str:
-        """Says which detector."""
+        """``burden:`` and the name of the detector."""
         return f"burden:{self.detector.name}"
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Minus the sum of severity x confidence of what is wrong; 0 is the best."""
+        """Return minus the burden of each image; 0 is the best score."""
         return [-analysis.burden for analysis in self.detector.batch(images, prompts)]
 
     def to(self, device: str | torch.device) -> BurdenJudge:
-        """Move the detector where it can be moved."""
+        """Move the detector, if it has a method ``to``."""
         if isinstance(self.detector, Movable):
             self.detector.to(device)
         return self
 
 
 class ClipJudge:
-    """How well a picture fits its prompt: the cosine of CLIP's features (Radford et al., arXiv 2103.00020).
+    """Scores how well an image fits its prompt: the cosine of CLIP's features (Radford et al., arXiv 2103.00020).
 
-    Pictures are scaled and cropped as the model's own processor does, which by default leaves out what a picture is
-    longer than wide, or wider than long. Of a prompt the model's first tokens count, 77 for the published weights.
+    Images are resized and cropped by the model's processor. By default it keeps only the central square of an image. A
+    prompt is cut to the model's maximum number of tokens, 77 for the published weights.
 
     Args:
-        model: transformers' ``CLIPModel``; it is set to evaluation.
-        processor: its own.
-        name: id and revision.
-        batch_size: pictures per forward pass.
+        model: a ``CLIPModel`` of transformers; it is set to evaluation mode.
+        processor: the ``CLIPProcessor`` of the model.
+        name: id and revision of the model.
+        batch_size: images per forward pass.
     """
 
     def __init__(self, model: Any, processor: Any, *, name: str, batch_size: int = 16) -> None:
@@ -79,13 +82,13 @@ class ClipJudge:
         """Load a folder or hub id.
 
         Args:
-            model: a transformers folder of a CLIP, or a hub id with an optional ``@revision``.
-            device: None takes CUDA where there is one.
-            dtype: None takes float32.
+            model: a transformers folder of a CLIP model, or a hub id with an optional ``@revision``.
+            device: None: CUDA if it is available, otherwise the CPU.
+            dtype: None: float32.
 
         Raises:
             ModelNotFoundError: there is no such folder or hub model.
-            WeightsError: it is damaged, incomplete or of another kind.
+            WeightsError: the model is damaged, incomplete or of the wrong kind.
         """
         import torch
         from transformers import CLIPModel, CLIPProcessor
@@ -97,12 +100,12 @@ class ClipJudge:
 
     @property
     def name(self) -> str:
-        """Id and revision."""
+        """``clip:`` and the id and revision of the model."""
         return f"clip:{self._name}"
 
     @property
     def signature(self) -> str:
-        """All that the scores depend on; scores of different signatures do not compare."""
+        """Everything that the scores depend on; only scores with the same signature can be compared."""
         config = self.model.config
         facts = {
             "model": self._name,
@@ -120,11 +123,11 @@ class ClipJudge:
         return self
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Cosine of each picture with its prompt, in [-1, 1]; higher is better. Each prompt is encoded once.
+        """Return the cosine of each image and its prompt, in [-1, 1]; higher is better. Prompts are encoded once.
 
         Raises:
-            ConfigError: not as many prompts as images.
-            ModelError: the network gave no finite score.
+            ConfigError: the number of prompts is not the number of images.
+            ModelError: a score is not finite.
         """
         import torch
 
@@ -136,17 +139,17 @@ class ClipJudge:
                 pictures = self._pictures(images[start : start + self.batch_size])
                 scores += (pictures * texts).sum(dim=1).tolist()
         if not all(map(math.isfinite, scores)):
-            raise ModelError(f"Expected finite scores of {self.name}, got NaN: check its weights and dtype.")
+            raise ModelError(f"The judge {self.name} did not return finite scores: check its weights and dtype.")
         return scores
 
     def _pictures(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Unit features (N, D), float32."""
+        """Compute unit features, float32 (N, D)."""
         pixels = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt").pixel_values
         seen = self.model.vision_model(pixel_values=pixels.to(self.model.device, self.model.dtype))
         return _unit(self.model.visual_projection(seen.pooler_output))
 
     def _text(self, prompt: str) -> torch.Tensor:
-        """Unit features (D,), float32; each prompt goes through alone, so that none depends on its neighbours."""
+        """Compute unit features, float32 (D,). Prompts are encoded one by one, so that other prompts have no effect."""
         if prompt not in self._texts:
             room = self.model.config.text_config.max_position_embeddings
             tokens = self.processor(text=[prompt], return_tensors="pt", truncation=True, max_length=room)
@@ -161,26 +164,26 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 
 
 class JointJudge:
-    """Several judges, of which none may see a worse picture.
+    """Several judges; an accepted image is not worse for any of them.
 
-    The loop asks each of them. Where one number is wanted it is that of the first.
+    The loop uses the scores of all judges. ``score`` returns only those of the first judge.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: ``judges`` is empty.
     """
 
     def __init__(self, judges: Sequence[Judge]) -> None:
         if not judges:
-            raise ConfigError("Expected at least one judge, got none: pass None for no judge.")
+            raise ConfigError("JointJudge needs at least one judge: pass one, or use None for no judge.")
         self.judges = tuple(judges)
 
     @property
     def name(self) -> str:
-        """The names of all."""
+        """The names of all judges, joined by ``&``."""
         return " & ".join(judge.name for judge in self.judges)
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """The first judge's scores."""
+        """Return the scores of the first judge."""
         return self.judges[0].score(images, prompts)
 
 
@@ -188,13 +191,13 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
     """Load a judge by its id.
 
     Args:
-        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, or for HPS ``hps:<...>``, ``micro``, or what
-            else ``HPSScorer.from_pretrained`` reads.
-        device: None takes CUDA where there is one.
+        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, or for HPS ``hps:<...>``, ``micro``, or
+            anything else that ``HPSScorer.from_pretrained`` reads.
+        device: None: CUDA if it is available, otherwise the CPU.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        WeightsError: its weights are damaged or of another kind.
+        WeightsError: its weights are damaged or of the wrong kind.
     """
     kind, colon, rest = str(judge).partition(":")
     if colon and kind == "clip":
@@ -210,7 +213,7 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
 
 
 def judges_of(judge: Judge | None) -> tuple[Judge, ...]:
-    """One judge, several or none, as a tuple."""
+    """Return one judge, several judges or none as a tuple."""
     if judge is None:
         return ()
     return judge.judges if isinstance(judge, JointJudge) else (judge,)

@@ -1,4 +1,4 @@
-"""From ids to the parts of a RefinedPipeline, on its device, and what a saved one may name."""
+"""Load the parts of a RefinedPipeline by their ids, and read what was saved with one."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Judges = Judge | Where | Sequence[Judge | Where] | None
 
 
 def fitting_reviser(reviser: str, pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})) -> Reviser:
-    """A reviser whose prompts fit the pipeline's text encoders, as its call has them read."""
+    """Load a reviser whose prompts fit the pipeline's text encoders; ``call`` may hold ``max_sequence_length``."""
     count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
     return load_reviser(reviser, template, device=pipe.device)
 
 
 def detector_on(detector: Where, device: torch.device) -> Detector:
-    """A detector on a device."""
+    """Load a detector onto a device."""
     from refiner.detectors import load_detector
 
     return load_detector(detector, device=device)
 
 
 def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
-    """A further pipeline, in the dtype and on the device of the first."""
+    """Load a further pipeline with the dtype and device of ``like``."""
     from diffusers import DiffusionPipeline
 
     folder = resolve(model, "generator")
@@ -49,7 +49,7 @@ def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def judges_on(judge: Judges, device: torch.device) -> Judge | None:
-    """One judge, several as one, or none; those that are named are loaded onto a device."""
+    """Load the judges that are given by id onto a device; several are joined, and None stays None."""
     if isinstance(judge, str | Path):
         return load_judge(judge, device)
     if isinstance(judge, Sequence):
@@ -58,7 +58,7 @@ def judges_on(judge: Judges, device: torch.device) -> Judge | None:
 
 
 def id_of(part: object) -> str | list[str] | None:
-    """What a part was loaded by; None where it was handed over loaded."""
+    """Return the id or ids of a part; None if the part was passed as an object."""
     if isinstance(part, str | Path):
         return str(part)
     if isinstance(part, Sequence) and part and all(isinstance(one, str | Path) for one in part):
@@ -67,15 +67,15 @@ def id_of(part: object) -> str | list[str] | None:
 
 
 def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Folder of a saved pipeline, and the arguments that RefinedPipeline takes with it.
+    """Return the folder of a saved pipeline, and the arguments of RefinedPipeline.
 
     Args:
         model: folder or hub id.
-        given: detector, judge ("saved": the saved one), reviser, config, inpainter and second stage by the user; what
-            is None is taken as it was saved.
+        given: the user's detector, judge, reviser, config, inpainter and second stage. A None (for the judge:
+            "saved") is replaced by the saved value.
 
     Raises:
-        ConfigError: no detector is given or saved, or one that was saved would send pictures to another machine.
+        ConfigError: no detector is given or saved, or a saved part would send images to another machine.
         ModelNotFoundError, WeightsError: there is no such model, or it is damaged.
     """
     folder = resolve(model, "generator")
@@ -83,7 +83,7 @@ def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[
     saved = SavedSettings.read(folder)
     detector = given["detector"] or inside(folder, trusted("detector", saved.detector))
     if detector is None:
-        raise ConfigError(f"Expected a detector for {str(model)!r}, got none: pass detector=, such as an id.")
+        raise ConfigError(f"{str(model)!r} has no saved detector: pass detector=, such as its id.")
     return folder, {
         "detector": detector,
         "judge": _saved_judge(folder, saved) if given["judge"] == "saved" else given["judge"],
@@ -98,7 +98,7 @@ def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[
 
 
 def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
-    """What a folder's settings name; "auto" where it has no settings."""
+    """Return the judge that the settings of a folder name; "auto" if the folder has no settings."""
     if saved.judge is None:
         return None if (folder / SETTINGS_FILE).exists() else "auto"
     if isinstance(saved.judge, str):
@@ -107,15 +107,19 @@ def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
 
 
 def trusted(part: str, saved: str | None) -> str | None:
-    """What was saved, unless it would send the user's pictures, prompts and key to a machine that a file names."""
+    """Return a saved id, unless it would send the user's images, prompts and API key to a machine named in the file.
+
+    Raises:
+        ConfigError: it would.
+    """
     if saved is not None and is_elsewhere(saved):
         raise ConfigError(
-            f"Expected {part}=, because the one saved with this pipeline asks another machine, got none: pass "
-            f"{part}={saved!r} where you trust it."
+            f"The {part} saved with this pipeline sends data to another machine: pass {part}={saved!r} if you trust "
+            f"it, or pass another {part}."
         )
     return saved
 
 
 def inside(folder: Path, place: str | None) -> Where | None:
-    """An id as it is, and a place inside the folder as a path."""
+    """Turn a relative place ("./...") into a path inside the folder; an id is returned unchanged."""
     return folder / place if place and place.startswith("./") else place

@@ -1,4 +1,4 @@
-"""What models return, checked: what cannot be used becomes an error on the attempt, and spoils nothing beside it."""
+"""Checks of what models return: an unusable answer becomes an error of its attempt and affects no other image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ def each_answer(
     prompts: Sequence[str],
     recorded: tuple[type[Exception], ...],
 ) -> list[T | Exception]:
-    """An answer about each picture, or what went wrong with it; they are asked about one by one where all fail."""
+    """Get an answer or an exception for each image. If the call for all images fails, they are tried one by one.
+
+    Args:
+        ask: returns an answer for each image and its prompt.
+        images: N images.
+        prompts: N prompts.
+        recorded: types of exceptions that are returned instead of raised; a lack of memory is always returned.
+    """
     try:
         return [*ask(images, prompts)]
     except Exception as error:
@@ -42,19 +49,22 @@ def each_answer(
 
 
 def scored(judge: Judge) -> Callable[[Sequence[Image.Image], Sequence[str]], list[float]]:
-    """A judge that raises ``BadAnswerError`` unless it gives each picture a finite score."""
+    """Wrap a judge so that it raises ``BadAnswerError`` unless it returns a finite score for each image."""
 
     def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         scores = judge.score(images, prompts)
         if len(scores) != len(images) or not all(map(math.isfinite, scores)):
-            raise BadAnswerError(f"Expected {len(images)} finite scores of {judge.name}, got {scores!r:.80}.")
+            raise BadAnswerError(
+                f"The judge {judge.name} returned {scores!r:.80} instead of {len(images)} finite scores: "
+                "check the judge."
+            )
         return scores
 
     return ask
 
 
 def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:
-    """What detector and judges said of a picture, or why not."""
+    """Combine the analysis and the scores of an image, or the errors that came instead."""
     errors = [each for each in (answer, *scores) if isinstance(each, Exception)]
     known = tuple(score for score in scores if not isinstance(score, Exception))
     return Look(
@@ -66,22 +76,23 @@ def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[f
 
 
 def one_picture(pictures: Sequence[Image.Image]) -> Image.Image:
-    """The one picture of a generator."""
+    """Check that a generator returned exactly one RGB image, and return it."""
     if len(pictures) != 1:
-        raise BadImageError(f"Expected 1 picture from the generator, got {len(pictures)}.")
+        raise BadImageError(f"The generator returned {len(pictures)} images instead of 1: check the generator.")
     picture = pictures[0]
     if not isinstance(picture, Image.Image) or picture.mode != "RGB":
-        raise BadImageError(f"Expected an RGB picture from the generator, got {picture!r:.80}.")
+        raise BadImageError(f"The generator returned {picture!r:.80} instead of an RGB image: check the generator.")
     return picture
 
 
 def checked(pictures: Sequence[Image.Image], jobs: Sequence[InpaintJob]) -> Sequence[Image.Image]:
-    """Pictures of an inpainter, one for each job, of its size and mode."""
+    """Check that an inpainter returned one RGB image for each job, of the size of the job's image."""
     if len(pictures) != len(jobs):
-        raise BadImageError(f"Expected {len(jobs)} pictures from the inpainter, got {len(pictures)}.")
+        raise BadImageError(f"The inpainter returned {len(pictures)} images for {len(jobs)} jobs: check the inpainter.")
     for picture, job in zip(pictures, jobs, strict=True):
         if picture.size != job.image.size or picture.mode != "RGB":
             raise BadImageError(
-                f"Expected an RGB picture of {job.image.size} from the inpainter, got {picture.mode} of {picture.size}."
+                f"The inpainter returned an image of mode {picture.mode} and size {picture.size} instead of RGB and "
+                f"{job.image.size}: check the inpainter."
             )
     return pictures

@@ -1,11 +1,11 @@
-"""The refinement loop: paint, look, mend, look again, and keep only what is really better.
+"""The refinement loop: generate an image, find its flaws, fix them, check the result, and keep it only if it is better.
 
-One implementation, as a run to iterate over: the pipeline call, the command line, the demo and the evaluator all
-use it. It knows its parts by their protocols alone: no torch, no diffusers.
+The pipeline call, the command line, the demo and the evaluator all use this loop. It uses its parts only through their
+protocols, so it needs neither torch nor diffusers.
 
-Beyond LEGION (section 4.2) the loop verifies: equation 6 pastes every region, this keeps the regions that got
-better and puts the old pixels back for the others, so that no result is worse than its start under the detector
-and the judge.
+The loop differs from LEGION (section 4.2) in that it verifies the fixes. Equation 6 of LEGION pastes every region. This
+loop keeps only the regions that became better and restores the old pixels of the others. So no result is worse than the
+start image for the detector and the judge.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResu
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the loop works with."""
+    """The models that the loop uses."""
 
     generator: protocols.Generator
-    """Its ``spent()`` counts the inpainter's rows too."""
+    """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
     detector: protocols.Detector
-    """Where it runs the denoiser itself, its rows count too."""
+    """If it runs the denoiser itself (it has ``spent()``), its denoiser rows are counted too."""
     judge: protocols.Judge | None = None
-    """Or a ``JointJudge`` of several, under none of which a picture may be worse."""
+    """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
     reviser: protocols.Reviser
 
 
@@ -59,24 +59,27 @@ def refine(
     settings: Mapping[str, object] | None = None,
     track: Callable[[Iterator[Attempt]], Iterator[Attempt]] = iter,
 ) -> RefinementRun:
-    """Paint a picture (or take ``image``) and make it better, attempt by attempt.
+    """Generate an image (or start from ``image``) and refine it, attempt by attempt.
 
     Args:
         parts: the models.
-        prompt: the user's prompt; every picture is judged against it.
-        config: all settings, the seed among them.
-        image: RGB picture to start from; None paints one.
-        index: number of the picture among those made with the same prompt and seed; it enters every seed.
-        flag: once it is set the run ends with the best so far; what was being painted then is left out.
-        settings: of the result.
-        track: wraps the attempts, for a progress bar.
+        prompt: the user's prompt; every image is judged against it.
+        config: all settings, with the seed.
+        image: RGB image to start from; None: the start image is generated.
+        index: number of the image among those with the same prompt and seed; all seeds of the run depend on it.
+        flag: once it is set, the run ends with the best image so far; an unfinished image is dropped.
+        settings: stored in the result; they describe how it was made.
+        track: wraps the iterator over the attempts, for a progress bar.
+
+    Returns:
+        A run to iterate over. The attempts are made while it is iterated.
 
     Raises:
-        InputError: an empty prompt or an image that is not RGB; or, while it runs, a given image that the detector
-            cannot serve.
+        InputError: the prompt is empty, or the image is not RGB; or, during the run, the detector does not support
+            ``image``.
     """
     if not prompt.strip():
-        raise InputError("Expected a prompt that says what the picture shows, got an empty one.")
+        raise InputError("The prompt is empty: describe what the image shows.")
     if image is not None and image.mode != "RGB":
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
     flag = flag or threading.Event()
@@ -85,7 +88,7 @@ def refine(
 
 
 class _Refinement:
-    """One refinement: the best picture so far, and how it came about."""
+    """The state of one refinement: its attempts, and the best image so far."""
 
     def __init__(
         self,
@@ -101,14 +104,14 @@ class _Refinement:
         self.attempts: list[Attempt] = []
         self.best: Look | None = None
         self.best_index = 0
-        self.stop: StopReason = "interrupted"  # until it ends by itself
-        self.failed: list[Mask] = []  # patches that did not get better, once for each try
-        self.in_vain = False  # repainting came last, and has never been accepted
-        self.repeated = False  # a painter returned a picture that was seen before
-        self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # by size and pixels
-        self.looked = 0  # images that went through the detector since the last attempt
-        self.notes: list[str] = []  # what the user should know of what happened since then
-        self.rows = _rows(parts)  # at the last attempt
+        self.stop: StopReason = "interrupted"  # until the loop ends by itself
+        self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
+        self.in_vain = False  # the last action was inpainting, and none was ever accepted
+        self.repeated = False  # a model returned an image that an earlier attempt has too
+        self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
+        self.looked = 0  # images that the detector analysed since the last attempt
+        self.notes: list[str] = []  # notes for the user since the last attempt
+        self.rows = _rows(parts)  # denoiser rows at the last attempt
         self.started = self.clock = time.monotonic()
 
     def run(self) -> Iterator[Attempt]:
@@ -146,7 +149,7 @@ class _Refinement:
         return any(attempt.accepted for attempt in self.attempts if attempt.action == "inpaint")
 
     def _targets(self) -> Sequence[Region]:
-        """The flaws of the best picture that are to be repainted in place."""
+        """Return the flaws of the best image that should be inpainted."""
         assert self._analysis is not None
         size = self._analysis.size
         regions = repaintable(self._analysis.regions, size, self.config)
@@ -183,7 +186,7 @@ class _Refinement:
     def _start(self) -> Attempt:
         if self.given is None:
             return self._paint("generate", 0, Revision(prompt=self.prompt))
-        # No model painted this picture: one that the detector cannot serve (OutOfDomainError) is the user's to mend.
+        # An image of the user that the detector does not support (OutOfDomainError) is an error that the user must fix.
         look = self._looks([self.given], (ModelError,))[0]
         origin = PaintJob(prompt=self.prompt, seed=self._seed(0))
         return self._record("given", origin, look, compare(look, None, self.config))
@@ -202,7 +205,7 @@ class _Refinement:
         return self._record(action, job, look, compare(look, self.best, self.config))
 
     def _painted(self, paint: Callable[[], list[Image.Image]]) -> list[Image.Image]:
-        """What a model paints, unless memory runs out or the run is interrupted meanwhile."""
+        """Call a model; an interrupt or a lack of memory becomes a ``BadImageError``."""
         try:
             pictures = paint()
         except Exception as error:
@@ -217,12 +220,12 @@ class _Refinement:
             return pictures
         make_room()
         raise BadImageError(
-            f"Expected enough memory to paint a picture, got {said!r}: use a smaller model, dtype or picture, or "
+            f"There is not enough memory to generate an image ({said}): use a smaller model, dtype or image size, or "
             "enable_model_cpu_offload()."
         )
 
     def _inpaint(self, round_: int) -> Attempt:
-        """Repaint all patches of the best picture at once, and keep the candidates that got better."""
+        """Inpaint all patches of the best image in one round, and keep the candidates that are better."""
         base = self.best
         assert base is not None
         assert base.image is not None
@@ -247,7 +250,7 @@ class _Refinement:
         return self._record("inpaint", _joined(list(chain(*jobs))), settled.look, settled.verdict, base.image)
 
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
-        """The candidates of patches that are painted as one; the oftener they failed, the more of them."""
+        """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
         reviser, tries = self.parts.reviser, max(patch.tries for patch in group)
         together = self.config.together
         whole = Revision(prompt=self.prompt, whole=True)
@@ -265,7 +268,7 @@ class _Refinement:
             for candidate in range(self.config.candidate_count(tries))
         ]
 
-    # Looking and recording
+    # Analysis and records
 
     def _noted(self, revision: Revision) -> Revision:
         self.notes += [revision.note] if revision.note else []
@@ -278,11 +281,11 @@ class _Refinement:
         return ", ".join(filter(None, (self.config.negative_prompt, revision.negative_prompt)))
 
     def _look(self, images: Sequence[Image.Image]) -> list[Look]:
-        """Ask detector and judge about pictures that a model painted."""
+        """Analyse and score images that a model generated."""
         return self._looks(images, (ModelError, OutOfDomainError))
 
     def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
-        """The same about pictures of any origin; what was seen before is not looked at again."""
+        """Analyse and score images; known images are not analysed again. ``recorded`` errors do not end the run."""
         keys = [(image.size, sha256(image.tobytes()).digest()) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}
         fresh = dict(zip(new, self._first_looks(list(new.values()), recorded), strict=True))
@@ -299,7 +302,7 @@ class _Refinement:
         answers = each_answer(self._detect, images, prompts, recorded)
         judges = self.judges
         if self.best is None and all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers):
-            judges = ()  # a first picture without a flaw ends the run: there is nothing to compare it with
+            judges = ()  # a first image without flaws ends the run, so its score is not needed
         scores = [each_answer(scored(judge), images, prompts, (ModelError,)) for judge in judges]
         return [
             as_look(image, answer, [own[number] for own in scores])
@@ -310,18 +313,21 @@ class _Refinement:
         self.looked += len(images)
         answers = list(self.parts.detector.batch(images, prompts))
         if len(answers) != len(images):
-            raise BadAnswerError(f"Expected {len(images)} analyses of the detector, got {len(answers)}.")
+            raise BadAnswerError(
+                f"The detector returned {len(answers)} analyses for {len(images)} images: check the detector."
+            )
         for image, answer in zip(images, answers, strict=True):
             if answer.size != (image.height, image.width):
                 raise BadAnswerError(
-                    f"Expected an analysis of {Size(image.height, image.width)} as the picture, got {answer.size}."
+                    f"The detector returned an analysis of {answer.size} for an image of "
+                    f"{Size(image.height, image.width)}: check the detector."
                 )
         return answers
 
     def _record(
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
-        """Note an attempt, what it cost, and whether it is the best so far."""
+        """Record an attempt with its cost, and update the best image so far."""
         now, rows = time.monotonic(), _rows(self.parts)
         names = [judge.name for judge in self.judges] if look.scores else []
         attempt = Attempt(
@@ -350,11 +356,11 @@ class _Refinement:
         return attempt
 
 
-_INTERRUPTED = "Expected a whole picture, got an interrupt while it was painted."
+_INTERRUPTED = "Interrupted; the unfinished image was dropped."
 
 
 def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
-    """The different prompts of several jobs as one, for the record."""
+    """Join the different prompts of several jobs into one, for the record."""
     return PaintJob(
         prompt="; ".join(dict.fromkeys(job.prompt for job in jobs)),
         negative_prompt="; ".join(filter(None, dict.fromkeys(job.negative_prompt for job in jobs))),
@@ -364,11 +370,11 @@ def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
 
 def _difference(new: Image.Image, old: Image.Image) -> Mask:
     red, green, blue = np.moveaxis(np.asarray(new) != np.asarray(old), 2, 0)
-    return red | green | blue  # a tenth of the time that np.any takes along so short an axis
+    return red | green | blue  # takes a tenth of the time of np.any along such a short axis
 
 
 def _rows(parts: Parts) -> int:
-    """Denoiser rows of generator, inpainter and detector so far."""
+    """Count the denoiser rows of generator, inpainter and detector so far."""
     detector = parts.detector
     own = detector.spent().denoiser_rows if isinstance(detector, protocols.Spender) else 0
     return parts.generator.spent().denoiser_rows + own

@@ -1,4 +1,4 @@
-"""RefinedPipeline: any text-to-image pipeline, followed by looking at its pictures and mending them."""
+"""RefinedPipeline: a text-to-image pipeline whose images are checked for flaws and refined."""
 
 from __future__ import annotations
 
@@ -44,39 +44,42 @@ if TYPE_CHECKING:
     from refiner.pipelines.call import Images
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
-"""How methods begin that set up where and how a pipeline runs, and so concern each pipeline that is wrapped."""
+"""Prefixes of the methods that set up where and how a pipeline runs; they are called on each wrapped pipeline."""
 
 
 class RefinedPipeline:
-    """A text-to-image pipeline that looks at its pictures, mends what is wrong, and keeps what is better.
+    """A text-to-image pipeline that finds flaws in its images, fixes them, and keeps an image only if it is better.
 
-    It wraps the pipeline and owns no weights of its own. Every attribute that it does not define is the pipeline's,
-    for reading and writing: ``scheduler = ...``, ``load_lora_weights(...)``, ``enable_model_cpu_offload()`` and the
-    like reach the wrapped pipeline, and so generation and inpainting alike. With pipelines of their own for inpainting
-    or a second stage, ``to``, ``enable_...``, ``disable_...`` and the progress bar reach those too; all else, such as
-    their scheduler, is set on them.
+    It wraps a diffusers pipeline and has no weights. All attributes that it does not define are those of the wrapped
+    pipeline, for reading and writing. So ``scheduler = ...``, ``load_lora_weights(...)``,
+    ``enable_model_cpu_offload()`` and so on apply to the wrapped pipeline, for generation and inpainting. If there are
+    separate pipelines for inpainting or a second stage, ``to``, ``enable_...``, ``disable_...`` and the progress bar
+    apply to them too. Everything else, such as their scheduler, must be set on these pipelines.
 
     Args:
-        pipe: text-to-image pipeline of a family in ``refiner.pipelines.painting.families.FAMILIES``, or any with an
-            ``inpainter``; one that can only repaint paints by repainting an empty picture.
-        detector: says what is wrong with a picture; or its id. One with a method ``bind`` is lent the pipeline.
-        judge: scores pictures against the user's prompt; or its id (see ``load_judge``), such as ``clip:PATH``; or a
-            list of them, of which none may see a worse picture; "auto": the bundled one beside a bundled detector;
-            None: the detector alone decides.
-        reviser: makes prompts; or its id (see ``load_reviser``), such as ``chat:MODEL@URL``; None: a
-            ``TemplateReviser``. By id or as None it fits the pipeline's text encoders.
-        config: defaults of all calls.
-        call: defaults for the wrapped pipeline's call, such as ``{"num_inference_steps": 30}``.
-        inpainter: pipeline that repaints regions, or its id, such as one of FLUX Fill; None: ``pipe`` does.
-        inpaint_call: defaults for the call that repaints; they go before ``call``, which an ``inpainter`` never gets.
-        second_stage: pipeline from latents to pictures, or its id, such as SDXL's refiner, which takes over from
-            ``denoising_end`` of the call on; None: there is none.
-        native: side of the square pictures that the model was trained on, in pixels; None: as the pipeline says.
+        pipe: text-to-image pipeline of a family in ``refiner.pipelines.painting.families.FAMILIES``; with an
+            ``inpainter``, any text-to-image pipeline. A pipeline that can only inpaint generates an image by inpainting
+            an empty one.
+        detector: finds the flaws of an image; a detector or its id. A detector with a method ``bind`` uses the weights
+            of ``pipe``.
+        judge: scores images against the user's prompt; a judge, its id (see ``load_judge``), such as ``clip:PATH``, or
+            a list of these. An accepted image is not worse for any of the judges. "auto": the bundled judge if all
+            detectors are bundled, otherwise none. None: only the detector decides.
+        reviser: writes the prompts; a reviser or its id (see ``load_reviser``), such as ``chat:MODEL@URL``. None: a
+            ``TemplateReviser``. A reviser given by id, or None, is fitted to the text encoders of the pipeline.
+        config: default settings of all calls.
+        call: default arguments for the call of the wrapped pipeline, such as ``{"num_inference_steps": 30}``.
+        inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill; None: ``pipe`` inpaints.
+        inpaint_call: default arguments for the inpainting call. They override ``call``. A separate ``inpainter`` gets
+            no arguments from ``call``, except callbacks.
+        second_stage: pipeline that turns latents into images, or its id, such as the SDXL refiner. It continues at
+            ``denoising_end`` of the call. None: there is no second stage.
+        native: side of the square images that the model was trained on, in pixels; None: the pipeline's own value.
 
     Raises:
-        ConfigError: a pipeline that cannot paint from text, repaint, or be a second stage, or that the detector cannot
-            look through.
-        ModelNotFoundError: an unknown detector or judge.
+        ConfigError: a pipeline cannot generate from text, inpaint, or be a second stage; or the detector cannot use
+            the pipeline.
+        ModelNotFoundError: the detector or judge is unknown.
     """
 
     _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "ids", "_runs"}) | {
@@ -120,9 +123,9 @@ class RefinedPipeline:
         self.native = native
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
-        """The same pipeline with some arguments changed: all others stay, and all weights are shared.
+        """Return a new RefinedPipeline with some arguments changed; the other arguments and all weights are shared.
 
-        ``interrupt`` of either ends the runs of both.
+        ``interrupt`` of either one ends the runs of both.
 
         Args:
             changes: arguments of the class other than ``pipe``, such as ``detector``, ``judge`` or ``config``.
@@ -140,7 +143,7 @@ class RefinedPipeline:
 
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
-        """Wrap a loaded pipeline; ``options`` are those of the class."""
+        """Wrap a loaded pipeline; ``options`` are the other arguments of the class."""
         return cls(pipe, detector=detector, **options)
 
     @classmethod
@@ -161,19 +164,19 @@ class RefinedPipeline:
 
         Args:
             model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
-            detector: detector or its id; None: the one that was saved with the pipeline.
-            judge: see the class; "saved": what was saved with the pipeline, and "auto" where nothing was.
-            reviser: see the class; None: the one that was saved with the pipeline.
-            config: see the class; None: what was saved with the pipeline.
-            dtype: of the pipeline's weights; None: as diffusers does.
-            inpainter: see the class; None: the one that was saved with the pipeline.
-            second_stage: see the class; None: the one that was saved with the pipeline.
-            options: for ``DiffusionPipeline.from_pretrained``.
+            detector: detector or its id; None: the detector saved with the pipeline.
+            judge: see the class; "saved": the judge saved with the pipeline, or "auto" if the folder has no settings.
+            reviser: see the class; None: the reviser saved with the pipeline.
+            config: see the class; None: the settings saved with the pipeline.
+            dtype: dtype of the pipeline's weights; None: the default of diffusers.
+            inpainter: see the class; None: the inpainter saved with the pipeline.
+            second_stage: see the class; None: the second stage saved with the pipeline.
+            options: passed to ``DiffusionPipeline.from_pretrained``.
 
         Raises:
-            ConfigError: no detector is named or saved, one that was saved would send pictures and the key to another
-                machine, or the pipeline is of a family that is not served.
-            ModelNotFoundError, WeightsError: a model that is unknown or damaged.
+            ConfigError: no detector is given or saved; or a saved part would send images and the API key to another
+                machine; or the pipeline is of a family that is not supported.
+            ModelNotFoundError, WeightsError: a model is unknown or damaged.
         """
         from diffusers import DiffusionPipeline
 
@@ -186,9 +189,13 @@ class RefinedPipeline:
     def save_pretrained(self, folder: Where, **options: Any) -> None:
         """Save as an ordinary diffusers folder with one more file, ``refiner.json``.
 
-        Detector, judge, reviser and further pipelines are noted by the ids they were loaded by; those without one are
-        saved into sub-folders where they have a ``save_pretrained``. All else, and several judges that were not all
-        loaded by ids, must be passed again to ``from_pretrained``. ``options`` are those of diffusers.
+        A detector, judge, reviser or further pipeline that was loaded by its id is stored as this id. Without an id, it
+        is saved into a sub-folder if it has a ``save_pretrained``; a reviser is not. Everything else must be passed to
+        ``from_pretrained`` again; so must a list of judges if not all of them were loaded by id.
+
+        Args:
+            folder: where to save.
+            options: passed to ``save_pretrained`` of the pipelines.
         """
         self.pipe.save_pretrained(folder, **options)
         places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
@@ -205,7 +212,7 @@ class RefinedPipeline:
         ).write(folder)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
-        """Move the pipelines as diffusers does, then detector and judge to their device; their dtype stays."""
+        """Move the pipelines as diffusers does, then move detector and judge to the same device in their own dtype."""
         for pipe in self._pipelines():
             pipe.to(*args, **options)
         for part in (self.detector, *judges_of(self.judge)):
@@ -214,16 +221,16 @@ class RefinedPipeline:
         return self
 
     def interrupt(self) -> None:
-        """End what runs now with the best so far, from a callback or from any thread.
+        """End the current runs with the best image so far; can be called from a callback or from any thread.
 
-        The picture that is being painted stops at its next denoising step and is left out; so are pictures of the call
-        that have not been begun. Setting ``_interrupt`` of the diffusers pipeline, as its own users do, does the same.
+        An unfinished image stops at its next denoiser step and is dropped. Images of the call that have not been
+        started are not generated. Setting ``_interrupt`` of the diffusers pipeline has the same effect.
         """
         for run in list(self._runs):
             run.set()
 
     def replay(self, record: Mapping[str, Any], *, image: Source | None = None, **options: Any) -> RefinementResult:
-        """Make the kept picture of a run again, bit for bit; see ``refiner.pipelines.saving.replay.replay``."""
+        """Reproduce the kept image of a run, bit for bit; see ``refiner.pipelines.saving.replay.replay``."""
         return replay(self, record, image=None if image is None else load_image(image), **options)
 
     def __getattr__(self, name: str) -> Any:
@@ -262,29 +269,30 @@ class RefinedPipeline:
         callback_on_attempt: Callable[[Attempt], bool | None] | None = None,
         **options: Any,
     ) -> RefinedPipelineOutput | tuple[Images, list[RefinementResult]]:
-        """Paint and refine one picture or several.
+        """Generate and refine one image or several.
 
         Args:
-            prompt: what to paint; one text or several.
-            image: picture to refine instead of painting one; anything ``load_image`` reads.
-            num_images_per_prompt: pictures of each prompt.
-            generator: torch.Generator from which the seed is drawn, once; or one for each picture.
-            seed: seed of the run; or one for each picture. Pictures of one prompt and seed are numbered, so that
-                they differ; a picture depends on its prompt, seed and number alone. Without seed, generator and
-                config, a seed is drawn at random.
-            output_type: "pil", "np" or "pt".
-            return_dict: False: a plain tuple (images, results).
-            callback_on_attempt: gets every attempt as it is made; where it returns True, its picture is finished with
-                what is best so far.
-            options: those of ``stream``, such as ``strategy``, ``max_rounds`` or ``num_inference_steps``.
-
-        Raises:
-            InputError: an empty prompt, or an image that cannot be used.
-            ConfigError: a setting out of its range.
-            BadImageError: not one picture of a prompt could be painted.
+            prompt: what to generate; one text or several.
+            image: image to refine instead of generating one; anything that ``load_image`` reads.
+            num_images_per_prompt: number of images for each prompt.
+            generator: a torch.Generator from which one seed is drawn; or one generator for each image.
+            seed: seed of the run; or one seed for each image. Images with the same prompt and seed are numbered, so
+                that they differ. An image depends only on its prompt, seed and number. If seed, generator and config
+                are all None, the seed is random.
+            output_type: "pil", "np" (float32, (N, H, W, 3), in [0, 1]) or "pt" (float32, (N, 3, H, W), in [0, 1]).
+            return_dict: False: return a plain tuple (images, results).
+            callback_on_attempt: called with each attempt. If it returns True, the run of this image ends with the best
+                image so far.
+            options: further arguments of ``stream``, such as ``strategy``, ``max_rounds`` or ``num_inference_steps``.
 
         Returns:
-            A picture for each prompt and number; after ``interrupt`` only those that were painted by then.
+            One image for each prompt and number, with its result. After ``interrupt``, only the images that were
+            finished before.
+
+        Raises:
+            InputError: the prompt is empty, or the image cannot be used.
+            ConfigError: a setting is out of its range.
+            BadImageError: no image could be generated for one of the prompts.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
@@ -322,28 +330,31 @@ class RefinedPipeline:
         shared: Shared | None = None,
         **options: Any,
     ) -> RefinementRun:
-        """Refine one picture: a run to iterate over, attempt by attempt, with a ``result`` and a ``stop()``.
+        """Generate and refine one image, attempt by attempt.
 
         Args:
-            prompt: what to paint.
-            image: picture to refine instead of painting one; anything ``load_image`` reads.
-            negative_prompt: what to leave out; None: the config's.
-            strategy: "auto", "inpaint" or "regenerate"; None: the config's.
-            max_rounds: rounds after the first picture; None: the config's.
-            seed: seed of the run; None: the config's.
-            index: number of the picture among those with the same prompt and seed.
-            config: all other settings of the loop; None: the pipeline's.
-            height: pixels; None: the model's native side.
-            width: pixels; None: the model's native side.
-            shared: with the other pictures of a call; None: nothing.
-            options: further arguments of the wrapped pipeline's call, such as ``num_inference_steps``,
-                ``guidance_scale`` or ``callback_on_step_end``. They reach generation and, as far as it knows them,
-                inpainting; an ``inpainter`` gets the callbacks alone. A ControlNet's picture is ``control_image``.
-                None stands for the pipeline's default.
+            prompt: what to generate.
+            image: image to refine instead of generating one; anything that ``load_image`` reads.
+            negative_prompt: what to avoid; None: the value of the config.
+            strategy: "auto", "inpaint" or "regenerate"; None: the value of the config.
+            max_rounds: most rounds after the start image; None: the value of the config.
+            seed: seed of the run; None: the value of the config.
+            index: number of the image among those with the same prompt and seed.
+            config: all other settings of the loop; None: ``refine_config`` of this pipeline.
+            height: in pixels; None: the side that the model was trained on.
+            width: in pixels; None: the side that the model was trained on.
+            shared: state shared with the other images of a call; None: nothing is shared.
+            options: further arguments for the call of the wrapped pipeline, such as ``num_inference_steps``,
+                ``guidance_scale`` or ``callback_on_step_end``. They are used for generation, and for inpainting if its
+                call accepts them. A separate ``inpainter`` gets only the callbacks. Pass the image of a ControlNet as
+                ``control_image``. None: the default of the pipeline.
+
+        Returns:
+            A run to iterate over. It yields the attempts and has a ``result`` and a ``stop()``.
 
         Raises:
-            InputError: an empty prompt, or an image that cannot be used.
-            ConfigError: a setting out of its range.
+            InputError: the prompt is empty, or the image cannot be used.
+            ConfigError: a setting is out of its range.
         """
         changes = {"negative_prompt": negative_prompt, "strategy": strategy, "max_rounds": max_rounds, "seed": seed}
         settings = replace(config or self.refine_config, **_given(changes))

@@ -1,4 +1,4 @@
-"""One refinement under way: its attempts one by one, and its result."""
+"""A running refinement: its attempts one by one, and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refiner.types import Attempt, RefinementResult
 
 
 class Flag(Protocol):
-    """Ends a run once it is set; such as ``threading.Event``."""
+    """A flag that ends a run once it is set, such as ``threading.Event``."""
 
     def is_set(self) -> bool: ...
 
@@ -18,20 +18,20 @@ class Flag(Protocol):
 
 
 class RefinementRun(Iterator[Attempt]):
-    """A refinement under way. Iterating over it gives its attempts, each made when it is asked for.
+    """A running refinement. Iterating over it yields the attempts; each attempt is made when it is requested.
 
-    The iteration may be left and continued later. A run that is dropped, or that an exception ends, leaves the
-    pipeline as it was. All but ``stop`` belongs to one thread.
+    The iteration can be left and continued later. If the run is dropped or an exception ends it, the pipeline is
+    unchanged. Only ``stop`` is safe from other threads.
 
     Args:
-        attempts: makes the attempts.
-        so_far: what was made so far, with the stop reason "interrupted" until ``attempts`` has ended by itself.
-        flag: ends ``attempts`` before the next one; what is being painted then is left out.
+        attempts: iterator that makes the attempts.
+        so_far: returns the current result, with the stop reason "interrupted" until ``attempts`` has ended by itself.
+        flag: once it is set, ``attempts`` ends before the next attempt; an unfinished image is dropped.
     """
 
     def __init__(self, attempts: Iterator[Attempt], so_far: Callable[[], RefinementResult], flag: Flag) -> None:
         self.attempts: list[Attempt] = []
-        """Those that were made so far."""
+        """The attempts that were made so far."""
         self._next, self._so_far, self._flag = attempts, so_far, flag
 
     def __next__(self) -> Attempt:
@@ -39,23 +39,25 @@ class RefinementRun(Iterator[Attempt]):
         return self.attempts[-1]
 
     def stop(self) -> None:
-        """End the run with the best so far; safe from any thread."""
+        """End the run with the best image so far; safe from any thread."""
         self._flag.set()
 
     @property
     def so_far(self) -> RefinementResult:
-        """The result as it is now, with the stop reason "interrupted" while the run is not over.
+        """The current result, with the stop reason "interrupted" until the run is over.
 
         Raises:
             ConfigError: there is no attempt yet.
         """
         if not self.attempts:
-            raise ConfigError("The run has no attempt yet, so there is no result: iterate over it, or read its result.")
+            raise ConfigError("The run has no attempt yet: iterate over it first, or read its result.")
         return self._so_far()
 
     @property
     def result(self) -> RefinementResult:
-        """The result, after all attempts that are left. A run that an exception ended has what was made before it.
+        """The final result; reading it makes all remaining attempts.
+
+        If an exception ended the run, the result holds the attempts before it.
 
         Raises:
             ConfigError: an exception ended the run before its first attempt.

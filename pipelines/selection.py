@@ -1,4 +1,4 @@
-"""What makes a picture better than another, and which repainted patches are worth keeping."""
+"""Which of two images is better, and which inpainted patches are kept."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ from refiner.types import Analysis, Mask
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """A picture with what detector and judge said of it."""
+    """An image with its analysis and scores."""
 
     image: Image.Image | None
-    """None where the model failed to paint."""
+    """None if the generation failed."""
     analysis: Analysis | None = None
-    """None where there is no image, or where the detector's answer could not be read."""
+    """None if there is no image, or if the answer of the detector could not be read."""
     scores: tuple[float, ...] = ()
-    """The judges', in their order; empty without a judge or image."""
+    """One score for each judge, in their order; empty without a judge or image."""
     error: str | None = None
 
 
 class Verdict(NamedTuple):
-    """Whether a picture is accepted, and why, in words."""
+    """Whether an image is accepted, and the reason as a text."""
 
     accepted: bool
     reason: str
 
 
 def compare(new: Look, best: Look | None, config: RefineConfig) -> Verdict:
-    """Accept ``new`` only where it is nowhere worse than ``best`` and somewhere really better.
+    """Decide whether ``new`` is better than ``best``.
 
-    Its burden must not be larger and none of its scores lower; one of them must improve by more than the margin. A
-    picture that could not be analysed is never better than another; any other is better than no picture.
+    The burden (sum of severity times confidence over the regions) must not rise and no score may fall. At least one of
+    them must improve by more than its margin in ``config``. An image that could not be analysed is never accepted. If
+    there is no image yet, any analysed and judged image is accepted. If the best image could not be analysed, an
+    analysed image is accepted unless a score falls.
+
+    The bundled reviser was trained on these reasons; keep their wording.
     """
     if new.image is None or new.analysis is None:
-        return Verdict(False, "could not be painted" if new.image is None else "could not be analysed")
+        return Verdict(False, "could not be generated" if new.image is None else "could not be analysed")
     if new.error is not None:
         return Verdict(False, "could not be judged")
     if best is None or best.image is None:
@@ -63,7 +67,7 @@ def compare(new: Look, best: Look | None, config: RefineConfig) -> Verdict:
 
 
 def burden_within(analysis: Analysis, mask: Mask) -> float:
-    """The burden of the flaws inside a bool (H, W) mask, each counted by the share of its pixels that lies there."""
+    """Sum the burden of the flaws in a bool (H, W) mask; each flaw counts by the share of its pixels in the mask."""
     total = 0.0
     for region in analysis.regions:
         pixels = region.pixels(analysis.size)
@@ -74,23 +78,23 @@ def burden_within(analysis: Analysis, mask: Mask) -> float:
 
 
 def heat_within(analysis: Analysis, mask: Mask) -> float:
-    """The sum of the heatmap inside a bool (H, W) mask, in pixels."""
+    """Sum the heat map inside a bool (H, W) mask."""
     assert analysis.heatmap is not None
     return float(analysis.heatmap[mask].sum())
 
 
 Choice = tuple[int | None, ...]
-"""For each patch the candidate that is shown, or None where the old pixels stay."""
+"""For each patch the index of the candidate that is shown; None: the old pixels."""
 
 
 class Board:
-    """A picture of which every patch can be shown as it was, or as one of its candidates.
+    """Combinations of an image's patches: each patch shows its old pixels or one of its candidates.
 
     Args:
-        base: the picture as it is; analysed.
-        masks: the disjoint patches, bool (H, W) each.
-        candidates: for each patch whole pictures that differ from the base inside its mask.
-        look: asks detector and judge about pictures.
+        base: the image before inpainting; it must be analysed.
+        masks: the patches, bool (H, W) each; they do not overlap.
+        candidates: for each patch a list of whole images that differ from the base only inside its mask.
+        look: analyses and scores images.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class Board:
         self._known: dict[Choice, Look] = {}
 
     def show(self, choices: Sequence[Choice]) -> list[Look]:
-        """Detector and judge on each choice; none is asked about twice."""
+        """Analyse and score the image of each choice; known choices are not analysed again."""
         new = [choice for choice in dict.fromkeys(choices) if choice not in self._known]
         if new:
             self._known.update(zip(new, self._look([self._compose(choice) for choice in new]), strict=True))
@@ -121,7 +125,7 @@ class Board:
 
 
 class Settled(NamedTuple):
-    """What became of a board."""
+    """The outcome of ``settle``: a choice, its image, and whether it is accepted."""
 
     choice: Choice
     look: Look
@@ -129,11 +133,12 @@ class Settled(NamedTuple):
 
 
 def settle(board: Board, config: RefineConfig) -> Settled:
-    """Keep the patches that got better, and accept the picture that shows them where it is better as a whole.
+    """Keep the patches that became better, and accept the combined image if it is better as a whole.
 
-    All first candidates are looked at in one picture, all second ones in another, and so on: as many detector calls
-    as the largest number of candidates. The kept patches together are looked at again unless that picture is
-    already known. Where they fail together, each is tried alone, and then those together that pass alone.
+    One image shows the first candidate of every patch, another image the second candidates, and so on. So the detector
+    is called as often as the largest number of candidates of a patch. The image with only the kept patches is analysed
+    again, unless it is already known. If it is not accepted, each kept patch is tested by itself, and then those that
+    passed are tested together.
     """
     assert board.base.analysis is not None
     rounds = max(len(candidates) for candidates in board.candidates)
@@ -153,11 +158,10 @@ def settle(board: Board, config: RefineConfig) -> Settled:
 def _best_candidate(
     board: Board, patch: int, trials: Sequence[Choice], looks: Sequence[Look], config: RefineConfig
 ) -> int | None:
-    """The candidate with the least burden in its patch, the judges, the first before the others, deciding between
-    equals; None: none is better.
+    """Return the candidate with the least burden in its patch; None: no candidate is better than the old pixels.
 
-    A detector's heatmap counts instead where it gives one: it also falls where a flaw became smaller or less sure, of
-    which regions, all or nothing, tell little.
+    The scores break ties, in the order of the judges. If the detector returns heat maps, the sum of the heat map is
+    used instead of the burden. It also falls if a flaw becomes smaller or less certain, which regions hardly show.
     """
     assert board.base.analysis is not None
     mask = board.masks[patch]

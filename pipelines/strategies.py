@@ -1,4 +1,4 @@
-"""What to do about the flaws of a picture: repaint them in place, or paint the whole picture anew."""
+"""How to fix the flaws of an image: inpaint them, or regenerate the whole image."""
 
 from __future__ import annotations
 
@@ -17,33 +17,44 @@ from refiner.types import Analysis, Box, Mask, Region, Size
 Step = Literal["regenerate", "inpaint"]
 
 GLOBAL_CATEGORIES = frozenset({Category.OPTICS, Category.PERSPECTIVE})
-"""Flaws that concern the whole scene unless they are small."""
+"""Categories of flaws that concern the whole scene unless they are small."""
 SAME_PLACE = 0.5
-"""Masks with at least this intersection over union count as one place in two rounds."""
+"""Masks of two rounds with at least this intersection over union count as the same place."""
 _STRENGTH_STEP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patch:
-    """An area to repaint as one."""
+    """An area that is inpainted as one."""
 
     mask: Mask
-    """Bool (H, W): the flawed regions, grown; disjoint from other patches."""
+    """Bool (H, W): the flawed regions after dilation; it does not overlap other patches."""
     region: Region
-    """The first, by ``RefineConfig.order``, of the flaws inside."""
+    """The first of its flaws by ``RefineConfig.order``."""
     tries: int = 0
-    """How often repainting here has failed so far."""
+    """How often inpainting has failed here so far."""
 
 
 def choose(
     analysis: Analysis | None, config: RefineConfig, *, given: bool, repainted_in_vain: bool = False
 ) -> tuple[Step, ...]:
-    """The steps of the next round; none where nothing can be done.
+    """Choose the steps of the next round; empty if nothing can be done.
 
-    Local flaws are repainted, others call for a new picture, a mixture for both in this order. Where repainting has
-    mended nothing so far, it is tried once more, and a new picture only if that is in vain too. A picture that the user
-    gave is only ever repainted, unless ``strategy`` says otherwise. One that could not be analysed can only be painted
-    anew.
+    With strategy "auto":
+
+    - If all flaws are local, they are inpainted.
+    - If some flaws are local and others are not, the image is regenerated. Then the local flaws of the best image are
+      inpainted in the same round.
+    - If no flaw is local, the image is regenerated.
+    - If inpainting was the last action and has not fixed anything so far, it is tried once more. If that does not help
+      either, the image is regenerated in the same round.
+    - An image of the user is only inpainted.
+
+    Args:
+        analysis: of the best image so far; None: it could not be analysed, so it cannot be inpainted.
+        config: settings of the run.
+        given: whether the run started from an image of the user.
+        repainted_in_vain: whether inpainting was the last action and none was ever accepted.
     """
     if analysis is None:
         return () if given or config.strategy == "inpaint" else ("regenerate",)
@@ -58,24 +69,29 @@ def choose(
 
 
 def is_local(region: Region, size: Size, config: RefineConfig) -> bool:
-    """Whether a flaw can be mended without touching the rest of the picture."""
+    """Whether a flaw is small enough to be fixed without changing the rest of the image."""
     limit = config.global_share if region.category in GLOBAL_CATEGORIES else config.large_share
     return bool(region.pixels(size).mean() <= limit)
 
 
 def repaintable(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
-    """The flaws that are neither too small nor too large to be repainted in place."""
+    """Select the flaws that are neither too small nor too large to be inpainted."""
     return [region for region in regions if config.min_area <= region.pixels(size).mean() <= config.max_area]
 
 
 def plan_patches(
     regions: Sequence[Region], size: Size, config: RefineConfig, failed: Sequence[Mask] = ()
 ) -> list[Patch]:
-    """Grow the regions, join those that then mostly overlap, and keep the first ``config.max_regions`` areas.
+    """Dilate the regions, merge those that then mostly overlap, and keep the first ``config.max_regions`` patches.
 
-    Where the overlap is small, the pixels go to the flaw that comes first by ``config.order``. The patches are
-    disjoint, so that they can be painted independently and in any order. ``failed`` holds the masks of earlier patches
-    that did not get better.
+    If regions overlap only a little, the shared pixels belong to the region that comes first by ``config.order``. The
+    patches do not overlap, so they can be inpainted independently and in any order.
+
+    Args:
+        regions: flaws of the image.
+        size: of the image.
+        config: settings of the run.
+        failed: masks of earlier patches that did not become better, one for each try.
     """
     patches: list[Patch] = []
     boxes: list[Box] = []
@@ -97,9 +113,10 @@ def plan_patches(
 
 
 def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
-    """The share of the noise schedule for a patch: the worse and the smaller its flaw, the more.
+    """Compute the inpainting strength (share of the noise schedule) for a patch.
 
-    In steps of 0.05 where it depends on the patch, so that alike patches still go through the model in one batch.
+    With ``severity_strength`` and ``area_strength`` it is larger for more severe flaws and for smaller patches. It is
+    then rounded to a multiple of 0.05, so that similar patches still go through the model in one batch.
     """
     strength = config.strength(tries)
     if not config.severity_strength and not config.area_strength:
@@ -124,7 +141,7 @@ def _ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> lis
 
 
 def _grown(region: Region, size: Size, config: RefineConfig) -> tuple[Mask, Box]:
-    """What a region covers once it is grown, and a box around that."""
+    """Return the dilated mask of a region and a box around it."""
     mask = _area(region, size)
     if config.fill_holes:
         from scipy import ndimage
@@ -142,7 +159,7 @@ def _grown(region: Region, size: Size, config: RefineConfig) -> tuple[Mask, Box]
 
 
 def _overlap(first: Mask, first_box: Box, second: Mask, second_box: Box) -> float:
-    """The share of the smaller mask that lies in the other."""
+    """Compute the share of the smaller mask that overlaps the other."""
     x0, y0 = max(first_box[0], second_box[0]), max(first_box[1], second_box[1])
     x1, y1 = min(first_box[2], second_box[2]), min(first_box[3], second_box[3])
     if x0 >= x1 or y0 >= y1:

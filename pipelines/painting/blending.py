@@ -1,9 +1,9 @@
-"""Repainting with a text-to-image pipeline that has no inpainting class of its own.
+"""Inpainting with a text-to-image pipeline that has no inpainting class.
 
-As in Blended Latent Diffusion (arXiv 2206.02779, section 4.1): after every step the latents outside the masks are those
-of the known picture, brought to the step's noise level. It is done in the scheduler, not in the step callback: that one
-is the user's, older classes have none, and only the scheduler sees every class's schedule, so that a strength below 1
-can leave out its first steps. Nothing here touches the user's pipeline.
+The method is Blended Latent Diffusion (arXiv 2206.02779, section 4.1): after every step, the latents outside the masks
+are replaced by those of the known image at the noise level of the step. This happens in the scheduler and not in the
+step callback, for three reasons: the callback belongs to the user, older classes have none, and only in the scheduler
+can a strength below 1 skip the first steps for every class. The user's pipeline is not changed.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "order_list")
-"""What schedulers hold with one entry for each step, in the order of steps."""
+"""Attributes of schedulers that have one entry for each step, in the order of steps."""
 
 
 def blended(
     pipe: DiffusionPipeline, images: Sequence[Image.Image], shares: Shares, *, strength: float
 ) -> DiffusionPipeline:
-    """A pipeline over the very same components, whose next call repaints pictures where their shares are above 0.
+    """Build a pipeline with the same components whose next call inpaints images where their shares are above 0.
 
     Args:
         pipe: text-to-image pipeline whose latents are (N, C, h, w).
-        images: N RGB pictures of one size, that of the call.
-        shares: float (N, h, w), with what strength each latent cell is repainted.
-        strength: the largest of them: share of the noise schedule that is run, in (0, 1]; at least one step is.
+        images: N RGB images of one size, the size of the call.
+        shares: float (N, h, w), the strength with which each latent cell is inpainted.
+        strength: the largest of the shares, in (0, 1]: the share of the noise schedule that is run, at least one step.
     """
     twin = copy.copy(pipe)
     twin.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     blend = _Blend(twin, images, Stagger(shares, strength=strength))
     wrap(twin, "prepare_latents", blend.prepare_latents)
-    # Pipelines ask for the parameters of these methods.
+    # Pipelines inspect the parameters of these methods, so their signatures must stay.
     wrap(twin.scheduler, "set_timesteps", blend.set_timesteps)
     wrap(twin.scheduler, "step", blend.step)
     return twin
 
 
 class _Blend:
-    """What happens in the three methods of a pipeline and its scheduler that are wrapped."""
+    """Wrappers for a method of a pipeline and two methods of its scheduler."""
 
     def __init__(self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger) -> None:
         self.pipe, self.scheduler, self.images, self.stagger = pipe, pipe.scheduler, images, stagger
-        self.skipped = False  # whether the schedule has lost its first steps
+        self.skipped = False  # whether the first steps of the schedule are skipped
         self.scheduled = False
-        self.start: torch.Tensor | None = None  # what the pipeline starts from
+        self.start: torch.Tensor | None = None  # the latents that the pipeline starts from
 
     def set_timesteps(self, inner: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Set the schedule and leave out its first steps, as the families' own inpainting classes do."""
+        """Set the schedule and skip its first steps, as the inpainting classes of diffusers do."""
         inner(*args, **kwargs)
         self.stagger.schedule(lambda strength: len(self.scheduler.timesteps) - self._first(strength))
         first = self._first(self.stagger.strength)
@@ -70,12 +70,12 @@ class _Blend:
         self._begin()
 
     def _first(self, strength: float) -> int:
-        """The entry of the whole schedule with which a strength begins; at least one step is left."""
+        """Return the index in the full schedule at which a strength starts; at least one step remains."""
         steps = self.scheduler.num_inference_steps or len(self.scheduler.timesteps)
         return min(int(steps - steps * strength), steps - 1) * int(self.scheduler.order)
 
     def prepare_latents(self, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The latents to start from. Where the schedule is not yet set, they are filled in once it is."""
+        """Prepare the start latents. If the schedule is not set yet, ``set_timesteps`` fills them in later."""
         import torch
         from diffusers.utils.torch_utils import randn_tensor
 
@@ -93,7 +93,7 @@ class _Blend:
             self.start.copy_(self._noised(self.scheduler.timesteps[:1]))
 
     def step(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """One step, after which the known pixels are laid over what must not change."""
+        """Make one step, then restore the known latents where the image must not change."""
         import torch
 
         inside = self.codes >= self.stagger.least
@@ -107,14 +107,14 @@ class _Blend:
         return output
 
     def _noised(self, level: torch.Tensor) -> torch.Tensor:
-        """The known latents at a noise level, one of the schedule's."""
+        """Return the known latents at a noise level (a timestep of the schedule)."""
         if hasattr(self.scheduler, "scale_noise"):
             return self.scheduler.scale_noise(self.known, level, self.noise)
         return self.scheduler.add_noise(self.known, self.noise, level)
 
 
 def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Tensor:
-    """Latents (N, C, h, w) of pictures, as the pipeline's own decoding expects them."""
+    """Encode images to latents (N, C, h, w), scaled as the pipeline's decoding expects them."""
     config = pipe.vae.config
     with _precise(pipe.vae):
         pixels = pipe.image_processor.preprocess(list(images)).to(pipe._execution_device, pipe.vae.dtype)
@@ -125,7 +125,7 @@ def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Ten
 
 @contextmanager
 def _precise(vae: Any) -> Iterator[None]:
-    """Autoencoders that overflow in half precision work in single precision for a while, as when they decode."""
+    """Use float32 for an autoencoder that overflows in float16, as diffusers does for decoding."""
     import torch
 
     overflows = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))

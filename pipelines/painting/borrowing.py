@@ -1,4 +1,4 @@
-"""What is changed for the time of a call and put back after it: the user's models are left as they were."""
+"""Context managers that change something for one call and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def chance(seed: int) -> Iterator[None]:
-    """Seed the random numbers of those who ask no generator, such as Stable Diffusion 3's ControlNet, for a while."""
+    """Seed torch's global random numbers, for models that use no generator, such as the ControlNet of SD3."""
     import torch
 
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -22,7 +22,7 @@ def chance(seed: int) -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Have an attribute of one object be another for a while; its class's, or what the user had set, comes back."""
+    """Replace an attribute of an object; afterwards the old value of the object, or that of its class, is restored."""
     missing = object()
     before = vars(owner).get(name, missing)
     setattr(owner, name, value)
@@ -37,7 +37,7 @@ def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Undo what some pipelines do in half precision: they leave their autoencoder in single precision."""
+    """Restore the dtype of the autoencoder; some float16 pipelines leave it in float32."""
     dtype = pipe.vae.dtype
     try:
         yield
@@ -48,12 +48,12 @@ def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
 
 @contextmanager
 def with_config(denoiser: Any, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Have entries in a model's config that an inpainting class asks for and the model's class does not have."""
+    """Add config entries that an inpainting class reads and the class of the denoiser does not have."""
     missing = {name: value for name, value in asked.items() if name not in denoiser.config}
     if not missing:
         yield
         return
-    model = getattr(denoiser, "_orig_mod", denoiser)  # of what torch.compile returned
+    model = getattr(denoiser, "_orig_mod", denoiser)  # the model inside a wrapper of torch.compile
     before = model._internal_dict
     model.register_to_config(**missing)
     try:

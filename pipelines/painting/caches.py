@@ -1,4 +1,4 @@
-"""What the loop would compute again and again, kept for a while: prompts' embeddings and images' latents."""
+"""Caches for values that the loop would compute repeatedly: prompt embeddings and image latents."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Remade = Callable[["torch.Tensor"], Any]
-"""Makes an autoencoder's output of the rows that it consists of."""
+"""Builds an output of an autoencoder from its rows."""
 
 
 class PromptCache:
-    """What pipelines' ``encode_prompt`` returned, by its arguments; the same tensors, so the same pictures.
+    """Caches the results of ``encode_prompt`` by its arguments; the tensors are equal, so the images are equal.
 
-    It knows nothing of changes to the encoders, such as a LoRA loaded later: make a new one for each call. Pictures of
-    one call share it, so that a large text encoder that is offloaded comes back once for all of them.
+    It does not notice changes of the encoders, such as a LoRA that is loaded later, so make a new cache for each call.
+    The images of one call share it. Then a large text encoder that is offloaded is loaded only once for all of them.
 
     Args:
-        limit: how many results are kept, those asked for last.
+        limit: how many results are kept, the most recently used ones.
     """
 
     def __init__(self, limit: int = 8) -> None:
@@ -35,7 +35,7 @@ class PromptCache:
 
     @contextmanager
     def on(self, pipe: DiffusionPipeline) -> Iterator[None]:
-        """Have a pipeline ask here first for a while; one without ``encode_prompt`` goes on as it is."""
+        """Let a pipeline use this cache inside the context; without ``encode_prompt`` it is not changed."""
         inner = getattr(pipe, "encode_prompt", None)
         if inner is None:
             yield
@@ -46,10 +46,10 @@ class PromptCache:
             encoders = _encoders(pipe)
             try:
                 key = (*map(id, encoders), _frozen(args), _frozen(sorted(kwargs.items())))
-            except TypeError:  # embeddings are given instead of a prompt
+            except TypeError:  # embeddings were passed instead of a prompt
                 return inner(*args, **kwargs)
             if key not in self._kept:
-                self._kept[key] = encoders, inner(*args, **kwargs)  # alive, lest another get one's id
+                self._kept[key] = encoders, inner(*args, **kwargs)  # the encoders stay alive, so that ids stay unique
             return _copied(self._kept[key][1])
 
         with replaced(pipe, "encode_prompt", encode_prompt):
@@ -57,16 +57,16 @@ class PromptCache:
 
 
 def _encoders(pipe: DiffusionPipeline) -> tuple[Any, ...]:
-    """Who encodes: the class, whose method may be its own, and the models."""
+    """Return what encodes: the class of the pipeline, text encoders and tokenizers."""
     parts = (part for name, part in sorted(pipe.components.items()) if name.startswith(("text_encoder", "tokenizer")))
     return type(pipe), *parts
 
 
 def _frozen(value: Any) -> Hashable:
-    """An argument as part of a key.
+    """Convert an argument to a part of a key.
 
     Raises:
-        TypeError: one that is not known by its value, such as a tensor.
+        TypeError: the argument cannot be compared by value, such as a tensor.
     """
     import torch
 
@@ -74,11 +74,11 @@ def _frozen(value: Any) -> Hashable:
         return tuple(map(_frozen, value))
     if value is None or isinstance(value, str | int | float | torch.device | torch.dtype):
         return type(value), value
-    raise TypeError(f"Expected plain arguments, got {type(value).__name__}.")
+    raise TypeError(f"A {type(value).__name__} cannot be part of a cache key.")
 
 
 def _copied(value: Any) -> Any:
-    """What was kept, safe from who changes it in place."""
+    """Copy a cached value, so that changes in place do not reach the cache."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -89,13 +89,13 @@ def _copied(value: Any) -> Any:
 
 
 class LatentCache:
-    """What an autoencoder's ``encode`` made of each picture, by its pixels.
+    """Caches the results of an autoencoder's ``encode`` by the pixels of each image.
 
-    Candidates of one region show the model the same crop, and so does a region that is tried again where nothing
-    around it has changed. It knows nothing of changes to the autoencoder: make a new one for each refinement.
+    All candidates of a region use the same crop. So does a later try at a region, if nothing around it has changed. The
+    cache does not notice changes of the autoencoder, so make a new cache for each refinement.
 
     Args:
-        limit: how many pictures' latents are kept, those asked for last.
+        limit: of how many images the latents are kept, the most recently used ones.
     """
 
     def __init__(self, limit: int = 64) -> None:
@@ -103,7 +103,7 @@ class LatentCache:
 
     @contextmanager
     def on(self, pipe: DiffusionPipeline) -> Iterator[None]:
-        """Have a pipeline's autoencoder look here first for a while; a pipeline without one goes on as it is."""
+        """Let a pipeline's autoencoder use this cache inside the context; without one, nothing is changed."""
         vae: Any = getattr(pipe, "vae", None)
         inner = getattr(vae, "encode", None)
         if inner is None:
@@ -119,7 +119,7 @@ class LatentCache:
             yield
 
     def _encode(self, vae: Any, inner: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> Any:
-        """The autoencoder's own kind of output for float (N, 3, H, W) or (N, 3, F, H, W); each picture once."""
+        """Encode float (N, 3, H, W) or (N, 3, F, H, W), only the new images; returns the autoencoder's output type."""
         import torch
 
         keys = [(id(vae), picture.dtype, picture.device, picture.shape, _digest(picture)) for picture in pixels]
@@ -142,7 +142,7 @@ def _digest(picture: torch.Tensor) -> bytes:
 
 
 def _taken_apart(output: Any) -> tuple[Remade, torch.Tensor] | None:
-    """The rows of an output, and how to make an output of rows; None: of a kind that is not known."""
+    """Split an output into its rows and a function that builds an output from rows; None: unknown type of output."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, EncoderOutput
 
     if isinstance(output, EncoderOutput):

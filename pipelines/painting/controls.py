@@ -1,4 +1,4 @@
-"""Control images of ControlNets, cut out of their pictures as the crops are that they steer."""
+"""Control images of ControlNets, cropped to match the crops that are inpainted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from refiner.pipelines.painting.crops import Crop, Pixels
 
 
 def control_in(options: Mapping[str, Any], name: str | None) -> Any:
-    """The control image among a call's arguments, where it may also be under the generator's name for it; or None."""
+    """Return ``control_image`` of a call, or the argument under the generator's ``name`` for it, or None."""
     own = None if name is None else options.get(name)
     return options.get("control_image", own)
 
 
 def cut_out(control: Any, crops: Sequence[Crop], *, several: bool) -> Pixels | list[Pixels]:
-    """A control image as each crop was cut out of its picture: float32 (N, H, W, 3) in [0, 1], a row for each crop.
+    """Cut a control image as each crop was cut from its image.
 
     Args:
-        control: Pillow image, array (H, W, 3) or tensor (3, H, W) with values in [0, 1], in a batch of one or without;
-            of any size. With several ControlNets, one for each.
-        crops: of one size.
-        several: whether there are several ControlNets; their rows are then a list.
+        control: Pillow image, array (H, W, 3) (uint8, or floats in [0, 1]) or tensor (3, H, W) with values in [0, 1],
+            with or without a batch dimension of 1; of any size. With several ControlNets, a list of one for each.
+        crops: N crops of one size.
+        several: whether there are several ControlNets.
+
+    Returns:
+        Float32 (N, H, W, 3) in [0, 1]; with several ControlNets, a list of one array for each.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: the control image has another type or shape.
     """
     if several:
         return [np.stack([_part(_picture(one), crop) for crop in crops]) for one in control]
@@ -60,7 +63,7 @@ def _picture(control: Any) -> Image.Image:
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "fu":
         raise ConfigError(
-            f"Expected a control image as a picture, an array (H, W, 3) or a tensor (3, H, W), got "
+            f"Expected a control image as a Pillow image, an array (H, W, 3) or a tensor (3, H, W), got "
             f"{type(control).__name__} of shape {tuple(getattr(control, 'shape', ()))}: pass one for each ControlNet."
         )
     return Image.fromarray(pixels) if pixels.dtype == np.uint8 else from_unit(pixels.astype(np.float32))

@@ -1,6 +1,6 @@
-"""Repainting regions as a batch of crops: cut out with context, paint at the model's size, paste back without a seam.
+"""Inpainting of regions as a batch of crops: cut out with context, inpaint at the model's size, paste back seamlessly.
 
-Nothing outside a job's mask changes, not by one grey level.
+Pixels outside a job's mask are bit-identical.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
 Bytes = NDArray[np.uint8]
-"""Bytes (H, W, 3)."""
+"""Uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crop:
-    """What the model paints for one job."""
+    """The input of the model for one job."""
 
     image: Image.Image
-    """RGB, at the size the model works at."""
+    """RGB, at the size that the model works at."""
     mask: Mask
-    """Bool, of the image's size; True = repaint. Covers at least the job's mask."""
+    """Bool (H, W), of the image's size; True = inpaint. It covers at least the job's mask."""
     prompt: str
     negative_prompt: str
     seed: int
     strength: float
     change: NDArray[np.floating] | None = None
-    """Float (H, W) in [0, 1]: by which share of the strength each pixel is repainted; None: by all of it."""
+    """Float (H, W) in [0, 1]: the share of ``strength`` for each pixel; None: the full strength everywhere."""
     place: tuple[Box, Size] | None = None
-    """The box that was cut out, in pixels of a picture of this size; None: all of the picture."""
+    """The box that was cut out, in pixels, and the size of the image it was cut from; None: the whole image."""
 
     @property
     def peak(self) -> float:
-        """The largest share of its strength with which it is repainted."""
+        """The largest share of ``strength`` in the mask."""
         return 1.0 if self.change is None else float((self.change * self.mask).max()) or 1.0
 
     def shares(self, strength: float, cell: int) -> Shares:
-        """With what strength each cell of so many pixels is repainted; ``strength`` is the largest."""
+        """Compute the strength of each latent cell (a square of ``cell`` pixels); ``strength`` is the largest."""
         shares = self.mask[::cell, ::cell] * np.float64(strength)
         return shares if self.change is None else shares * (self.change[::cell, ::cell] / self.peak)
 
     def resized(self, size: tuple[int, int]) -> Crop:
-        """The same at another width and height, in pixels."""
+        """Resize the crop to another width and height, in pixels."""
 
         def nearest(pixels: NDArray[T]) -> NDArray[T]:
             return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
@@ -69,23 +69,23 @@ class Crop:
 
 
 CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
-"""Paints crops of one size, all or none with a negative prompt, in one batch."""
+"""Inpaints crops of one size in one batch; either all crops have a negative prompt or none."""
 
 
 class CropInpainter:
-    """An inpainter over anything that paints crops.
+    """An inpainter over any function that inpaints crops.
 
-    Crops of one size, and of strengths close enough, go through the model together. They are independent rows there, so
-    that a job's picture is the same whatever else is in the batch. Where memory runs out, the batch is halved and stays
-    so.
+    Crops of one size and of similar strength go through the model in one batch. The rows of a batch are independent, so
+    the result of a job does not depend on the other jobs. If memory runs out, the batch size is halved for all later
+    batches too.
 
     Args:
-        paint: the model.
-        native: side of the square pictures that the model was trained on, in pixels.
-        multiple: the model's heights and widths are multiples of this many pixels, a multiple of ``cell``.
+        paint: inpaints a batch of crops.
+        native: side of the square images that the model was trained on, in pixels.
+        multiple: heights and widths are multiples of this many pixels; it is a multiple of ``cell``.
         cell: side of a latent cell, in pixels.
-        config: crop, feather and batch settings.
-        mark: puts a watermark on a whole picture, of which the pixels inside the masks are taken; None: there is none.
+        config: settings for crops, feathering and batches.
+        mark: puts a watermark on a whole image; only its pixels inside the masks are used. None: no watermark.
     """
 
     def __init__(
@@ -108,13 +108,14 @@ class CropInpainter:
         self._remarks: list[str] = []
 
     def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
-        """The whole pictures of the jobs, each repainted inside its mask.
+        """Return the whole image of each job, inpainted inside its mask.
 
-        Where only some crops come back unusable, their jobs' pictures stay as they were; ``remarks`` says why.
+        If only some of the returned crops are unusable, the images of their jobs are not changed, and ``remarks`` says
+        why.
 
         Raises:
-            InputError: an empty mask, or one of another size than its image.
-            BadImageError: not one crop came back usable, or there is no memory for a single one.
+            InputError: a mask is empty, or its size is not that of its image.
+            BadImageError: no crop is usable, or there is not enough memory for a single crop.
         """
         boxes = [self._box(job) for job in jobs]
         crops = [self._crop(job, box) for job, box in zip(jobs, boxes, strict=True)]
@@ -126,19 +127,19 @@ class CropInpainter:
             raise BadImageError(faults[0])
         if faults:
             reasons = " ".join(dict.fromkeys(faults.values()))
-            self._remarks.append(f"{len(faults)} of {len(crops)} crops stay as they were. {reasons}")
+            self._remarks.append(f"{len(faults)} of {len(crops)} crops are unchanged. {reasons}")
         return [
             job.image if index in faults else self._pasted(job, boxes[index], painted[index])
             for index, job in enumerate(jobs)
         ]
 
     def remarks(self) -> list[str]:
-        """What the user should know of the calls since this was last asked, such as a batch that was too large."""
+        """Return the notes for the user since the last call, such as a batch size that was too large."""
         said, self._remarks = self._remarks, []
         return said
 
     def _paint_group(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Paint crops of one kind, as many at a time as memory holds."""
+        """Inpaint crops that may share a batch, as many at a time as fit into memory."""
         painted: list[Pixels] = []
         while len(painted) < len(crops):
             batch = crops[len(painted) : len(painted) + self._batch]
@@ -151,7 +152,7 @@ class CropInpainter:
             else:
                 if len(pictures) != len(batch):
                     raise BadImageError(
-                        f"Expected {len(batch)} pictures from the inpainting model, got {len(pictures)}."
+                        f"The inpainting model returned {len(pictures)} images for {len(batch)} crops: check the model."
                     )
                 painted += pictures
                 continue
@@ -163,11 +164,11 @@ class CropInpainter:
         width, height = batch[0].image.size
         if len(batch) == 1:
             raise BadImageError(
-                f"Expected memory for one crop of {width}x{height} pixels, got {said!r}: use a smaller model, dtype or "
-                "picture, or enable_model_cpu_offload()."
+                f"There is not enough memory for one crop of {width}x{height} pixels ({said}): use a smaller model, "
+                "dtype or image size, or enable_model_cpu_offload()."
             )
         self._batch = len(batch) // 2
-        remark = f"Memory ran out with {len(batch)} crops of {width}x{height} pixels at once: now {self._batch}."
+        remark = f"Memory ran out with a batch of {len(batch)} crops of {width}x{height} pixels: now {self._batch}."
         warnings.warn(remark, RuntimeWarning, stacklevel=2)
         self._remarks.append(remark)
 
@@ -180,7 +181,10 @@ class CropInpainter:
         size = Size(job.image.height, job.image.width)
         flawed = box_of(job.mask)
         if flawed is None or job.mask.shape != tuple(size):
-            raise InputError(f"Expected a mask of shape {tuple(size)} that is not empty, got {job.mask.shape}.")
+            raise InputError(
+                f"Expected a mask of shape {tuple(size)} that is not empty, got shape {job.mask.shape}: mark at least "
+                "one pixel of the image."
+            )
         if job.whole:
             return 0, 0, size.width, size.height
         least = round(self._config.crop_min_side * self._native)
@@ -202,7 +206,7 @@ class CropInpainter:
         )
 
     def _change(self, job: InpaintJob, box: Box, size: Size) -> NDArray[np.float32]:
-        """By which share of its strength each pixel of a crop is repainted: all of it where the mask is deepest."""
+        """Compute the share of the strength for each pixel of a crop; it is 1 where the mask is deepest."""
         x0, y0, x1, y1 = box
         depth = feather(job.mask, self._config.soft_edge * max(job.image.size))
         crop = Image.fromarray(depth[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.BILINEAR)
@@ -211,9 +215,9 @@ class CropInpainter:
         return (cells / cells.max()).repeat(self._cell, axis=0).repeat(self._cell, axis=1)
 
     def _groups(self, crops: Sequence[Crop]) -> list[list[int]]:
-        """The crops that may be rows of one batch."""
+        """Group the crops that may be rows of one batch."""
         spread, tops = self._config.mixed_strengths, dict[Hashable, dict[float, float]]()
-        # Some families treat a missing negative prompt unlike an empty one, so that these do not mix.
+        # Some families treat a missing negative prompt differently from an empty one, so the two are not mixed.
         kinds = [(crop.image.size, bool(crop.negative_prompt)) for crop in crops]
         for strength, kind in sorted(zip((crop.strength for crop in crops), kinds, strict=True), reverse=True):
             known = tops.setdefault(kind, {})
@@ -226,13 +230,13 @@ class CropInpainter:
 
 
 def crop_box(flawed: Box, size: Size, *, padding: float, least: int) -> Box:
-    """A square around a box with context on every side, moved into the image; no square only where it is too large.
+    """Compute a square around a box with context on every side, moved into the image; at most as large as the image.
 
     Args:
-        flawed: what must lie inside, in pixels.
+        flawed: the box that must lie inside, in pixels.
         size: of the image.
         padding: context on each side, as a share of the box's longer side.
-        least: smallest side in pixels.
+        least: smallest side, in pixels.
     """
     x0, y0, x1, y1 = flawed
     side = max(least, round(max(x1 - x0, y1 - y0) * (1 + 2 * padding)))
@@ -248,7 +252,7 @@ def _span(start: int, stop: int, length: int, limit: int) -> tuple[int, int]:
 
 
 def work_size(box: Box, native: int, multiple: int) -> Size:
-    """The size at which a crop is painted: its own aspect, the area the model was trained on, whole multiples."""
+    """Compute the size at which a crop is inpainted: its aspect ratio, the model's native area, multiples of pixels."""
     x0, y0, x1, y1 = box
     scale = native / ((x1 - x0) * (y1 - y0)) ** 0.5
     height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in (y1 - y0, x1 - x0))
@@ -256,7 +260,7 @@ def work_size(box: Box, native: int, multiple: int) -> Size:
 
 
 def whole_cells(mask: Mask, cell: int) -> Mask:
-    """Grow a mask (sides multiples of ``cell``) to whole latent cells, lest the model drop the parts of cells."""
+    """Grow a mask (sides multiples of ``cell``) to whole latent cells; the model might drop partly masked cells."""
     height, width = mask.shape
     rows = mask.reshape(height // cell, cell, width).any(axis=1)
     cells = rows.reshape(height // cell, width // cell, cell).any(axis=2)
@@ -264,20 +268,20 @@ def whole_cells(mask: Mask, cell: int) -> Mask:
 
 
 def _fault(picture: Pixels, crop: Crop) -> str | None:
-    """What makes a painted crop unusable, as a sentence; None where it is usable."""
+    """Say why an inpainted crop is unusable, as a sentence; None if it is usable."""
     wanted = (*crop.mask.shape, 3)
     shape = getattr(picture, "shape", None)
     if shape != wanted:
-        return f"Expected a picture of shape {wanted} from the inpainting model, got {shape or picture!r:.80}."
+        return f"The inpainting model returned shape {shape or picture!r:.80} instead of {wanted}: check the model."
     if not np.isfinite(picture).all():
-        return "Expected finite pixels from the inpainting model, got NaN: try another dtype for its autoencoder."
+        return "The inpainting model returned NaN pixels: use another dtype for its autoencoder."
     if not picture.any() and np.asarray(crop.image).any():
-        return "Expected a picture from the inpainting model, got black: its safety checker blocked it."
+        return "The inpainted image is black, because the safety checker blocked it: use another seed or prompt."
     return None
 
 
 def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> Image.Image:
-    """The job's image with the painted crop laid over its mask: colours matched around the mask, blended inside it."""
+    """Paste an inpainted crop into the job's image: colours are matched around the mask and blended inside it."""
     x0, y0, x1, y1 = box
     whole = np.array(job.image)
     old = whole[y0:y1, x0:x1]
@@ -301,11 +305,12 @@ _SAMPLED_SIDE = 128
 
 
 def colour_match(new: Bytes, old: Bytes, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What undoes the model's colour shift: a slope and a shift, float (3,) each, for the channels of ``new``.
+    """Compute a slope and a shift, float (3,) each, that undo the model's colour shift in the channels of ``new``.
 
-    They bring mean and spread of each channel around the mask to those of ``old``. Both are (H, W, 3) and show the same
-    around the mask, up to that shift, which is measured on a ring as wide as a quarter of the picture, in large
-    pictures on every so many pixels. A channel stays as it is where the change would not bring it closer.
+    They bring mean and standard deviation of each channel around the mask to those of ``old``. Both images are
+    (H, W, 3) and show the same content around the mask, except for the colour shift. It is measured on a ring whose
+    width is a quarter of the image's longer side; large images are subsampled. A channel is not changed if the change
+    would not bring it closer to ``old``.
     """
     step = -(-max(mask.shape) // _SAMPLED_SIDE)
     starts = [range(0, side, step) for side in mask.shape]

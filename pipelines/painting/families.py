@@ -1,4 +1,4 @@
-"""Which pipelines of diffusers are served, and what differs between them. A new family is a new row of ``FAMILIES``."""
+"""The supported pipelines of diffusers and their differences. A new family is a new row of ``FAMILIES``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Fixed = Callable[[int, int], Mapping[str, Any]]
-"""From height and width in pixels to arguments of a call."""
+"""Maps height and width, in pixels, to arguments of a call."""
 
 
 def _nothing(_height: int, _width: int) -> Mapping[str, Any]:
@@ -24,48 +24,48 @@ def _nothing(_height: int, _width: int) -> Mapping[str, Any]:
 
 
 def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
-    """FLUX Kontext moves to its preferred sizes, unless told otherwise."""
+    """Keep FLUX Kontext from resizing to its preferred sizes."""
     return {"max_area": height * width, "_auto_resize": False}
 
 
 def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
-    """Some families move to the nearest of a list of sizes, unless told otherwise."""
+    """Keep a family from resizing to the nearest size of a list."""
     return {"use_resolution_binning": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What differs between families of text-to-image pipelines."""
+    """The properties that differ between families of text-to-image pipelines."""
 
     inpaint: str | None = None
-    """Name of the class in diffusers that repaints; None: the pipeline's own. If it takes no mask, latents are blended.
+    """Name of the inpainting class in diffusers; None: the pipeline's class. A class that takes no mask blends latents.
     """
     multiple: int = 8
     """Heights and widths are multiples of this many pixels."""
     native: int | None = None
-    """Side of the square crops that suit the model, in pixels; None: that of its pictures, as the pipeline says."""
+    """Side of the square crops that suit the model, in pixels; None: the pipeline's own value for its images."""
     mask_cells: int = 1
-    """Side of the squares of latent cells that are masked as one."""
+    """Side of the squares that a mask consists of, in latent cells."""
     fixed: Fixed = _nothing
-    """Arguments of the inpainting call that keep it at the size it is given."""
+    """Arguments that keep the inpainting call from resizing its images."""
     asked: Mapping[str, Any] = field(default_factory=dict)
-    """Entries of the denoiser's config that the inpainting class asks for, and their values where they are missing."""
+    """Entries of the denoiser's config that the inpainting class reads, with values to use if they are missing."""
     longest: Callable[[DiffusionPipeline], int] | None = None
-    """Longest side that the denoiser has positions for, in its patches of latent cells; None: any."""
+    """Longest side that the denoiser has position embeddings for, in patches of latent cells; None: no limit."""
     one_length: bool = False
-    """Whether prompts of one batch must have equally many tokens, lest padding change the picture."""
+    """Whether the prompts of a batch must have the same number of tokens, because padding changes the image."""
     reads: int | None = None
-    """Tokens that are read at most, where the call has no ``max_sequence_length``; None: as the tokenizers say."""
+    """Most tokens that are read if the call has no ``max_sequence_length``; None: the limit of the tokenizers."""
     framing: int = 0
-    """Tokens that a chat template puts around a prompt, at most; they count towards ``max_sequence_length``."""
+    """Most tokens that a chat template adds to a prompt; they count towards ``max_sequence_length``."""
     blends: bool = True
-    """Whether the class that repaints lays the known latents over whatever is not masked after every step."""
+    """Whether the inpainting class restores the known latents outside the mask after every step."""
     control: str | None = None
-    """Name under which the generator's call takes ``control_image``."""
+    """Name of ``control_image`` in the generator's call; None: the same name, or no ControlNet."""
     controlled: str | None = None
-    """Name of the class that repaints where there is a ``control_image``; None: as without."""
+    """Name of the inpainting class that is used with a ``control_image``; None: the same as ``inpaint``."""
     alone: bool = False
-    """Whether calls draw random numbers that no generator gives, so that each row must have a call of its own."""
+    """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
 
 
 def _square(pipe: DiffusionPipeline) -> int:
@@ -78,10 +78,10 @@ def _line(pipe: DiffusionPipeline) -> int:
 
 _SD = Family(inpaint="StableDiffusionInpaintPipeline")
 _SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
-# Not StableDiffusion3InpaintPipeline: up to diffusers 0.42 it decodes without the autoencoder's shift, a tint.
+# StableDiffusion3InpaintPipeline is not used: up to diffusers 0.42 it ignores the autoencoder's shift: a colour tint.
 _SD3 = Family(multiple=16, longest=_line)
 _FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
-# Klein's call scales down what is larger than 1024 x 1024: crops stay below that, however their sides are rounded.
+# Klein's call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
 _KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992, framing=16)
 _QWEN = Family(inpaint="QwenImageInpaintPipeline", multiple=16, framing=16)
 _Z_IMAGE = Family(inpaint="ZImageInpaintPipeline", multiple=16, native=1024, framing=16)
@@ -132,24 +132,24 @@ FAMILIES: Mapping[str, Family] = {
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
 }
-"""By the name of a class in diffusers; subclasses belong to the family of their nearest ancestor."""
+"""Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""
 
-_STRANGER = Family(multiple=16, blends=False)
-"""A pipeline of no known family: good for generating where another pipeline inpaints, or for inpainting as it is."""
+_UNKNOWN = Family(multiple=16, blends=False)
+"""For other pipelines: they can generate if a separate pipeline inpaints, or inpaint with their own call."""
 
 
 def known_family(cls: type) -> Family | None:
-    """The family of a pipeline's class; None: none of its ancestors is in ``FAMILIES``."""
+    """Return the family of a pipeline's class; None if neither it nor an ancestor is in ``FAMILIES``."""
     return next((FAMILIES[ancestor.__name__] for ancestor in cls.__mro__ if ancestor.__name__ in FAMILIES), None)
 
 
 def family_of(pipe: DiffusionPipeline) -> Family:
-    """What is known about a pipeline; of one of no known family, what holds for most."""
-    return known_family(type(pipe)) or _STRANGER
+    """Return the family of a pipeline; for an unknown pipeline, values that fit most pipelines."""
+    return known_family(type(pipe)) or _UNKNOWN
 
 
 def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a pipeline's call; of a subclass that hands on whatever it is given, also its ancestor's."""
+    """Return the parameters of a pipeline's call; if the call has ``**kwargs``, also those of its ancestor."""
     known: dict[str, inspect.Parameter] = {}
     for call in (vars(cls)["__call__"] for cls in type(pipe).__mro__ if "__call__" in vars(cls)):
         parameters = inspect.signature(call).parameters
@@ -160,34 +160,34 @@ def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
 
 
 def inpaints(pipe: DiffusionPipeline) -> bool:
-    """Whether a pipeline's own call repaints what is masked."""
+    """Whether a pipeline's own call takes a mask and inpaints it."""
     return {"prompt", "image", "mask_image"} <= takes(pipe).keys()
 
 
 def mixes_strengths(pipe: DiffusionPipeline) -> bool:
-    """Whether parts of a picture, and pictures of a batch, can be repainted with different strengths in one call."""
+    """Whether one call can inpaint parts of an image, and images of a batch, with different strengths."""
     unet = getattr(pipe, "unet", None)
     nine = unet is not None and unet.config.in_channels != pipe.vae.config.latent_channels
     return family_of(pipe).blends and not nine
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> torch.nn.Module:
-    """The network that is called at every step."""
+    """Return the network that is called at every step: UNet or transformer."""
     return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
 
 
 def cell_of(pipe: DiffusionPipeline) -> int:
-    """Side of the squares that a mask consists of, in pixels."""
+    """Return the side of the squares that a mask consists of, in pixels."""
     return int(pipe.vae_scale_factor) * family_of(pipe).mask_cells
 
 
 def multiple_of(pipe: DiffusionPipeline) -> int:
-    """Heights and widths are multiples of this many pixels."""
+    """Return the number of pixels that heights and widths must be multiples of."""
     return math.lcm(family_of(pipe).multiple, cell_of(pipe))
 
 
 def longest_side(pipe: DiffusionPipeline) -> int | None:
-    """Longest side that a pipeline can paint, in pixels; None: any."""
+    """Return the longest side that a pipeline can generate, in pixels; None: no limit."""
     longest = family_of(pipe).longest
     if longest is None:
         return None
@@ -195,7 +195,7 @@ def longest_side(pipe: DiffusionPipeline) -> int | None:
 
 
 def native_side(pipe: DiffusionPipeline) -> int:
-    """Side of the square pictures that a pipeline's model was trained on, in pixels."""
+    """Return the side of the square images that a pipeline's model was trained on, in pixels."""
     fixed = family_of(pipe).native
     if fixed is not None:
         return fixed
@@ -207,10 +207,15 @@ def native_side(pipe: DiffusionPipeline) -> int:
 def check_pipelines(
     pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None, second_stage: DiffusionPipeline | None
 ) -> None:
-    """Refuse what cannot paint from text, repaint a part of a picture, or finish what another pipeline began.
+    """Check that the pipelines can generate from text, inpaint, and serve as a second stage.
+
+    Args:
+        pipe: the text-to-image pipeline.
+        inpainter: a separate inpainting pipeline; None: ``pipe`` inpaints.
+        second_stage: a pipeline that turns the latents of ``pipe`` into images; None: no second stage.
 
     Raises:
-        ConfigError: with what to do instead.
+        ConfigError: a pipeline cannot; the message says what to use instead.
     """
     _check_parts(pipe)
     if inpainter is not None:
@@ -219,7 +224,7 @@ def check_pipelines(
     if known_family(type(repainter)) is None and not inpaints(repainter):
         raise ConfigError(
             f"Expected a pipeline that takes prompt, image and mask_image, or one of {', '.join(FAMILIES)}, got "
-            f"{type(repainter).__name__}: pass one that can repaint as inpainter=."
+            f"{type(repainter).__name__}: pass a pipeline that can inpaint as inpainter=."
         )
     if second_stage is not None and not {"prompt", "image", "generator"} <= takes(second_stage).keys():
         raise ConfigError(
@@ -231,9 +236,11 @@ def check_pipelines(
 def _check_parts(pipe: DiffusionPipeline) -> None:
     name = type(pipe).__name__
     if "prompt" not in takes(pipe) or not (hasattr(pipe, "unet") or hasattr(pipe, "transformer")):
-        raise ConfigError(f"Expected a text-to-image pipeline, got {name}: pass one that paints from a prompt.")
+        raise ConfigError(
+            f"Expected a text-to-image pipeline, got {name}: pass a pipeline that generates from a prompt."
+        )
     if getattr(pipe, "vae", None) is None or not tokenizers_of(pipe):
-        raise ConfigError(f"Expected {name} with its VAE and a tokenizer, got one without: load it with all its parts.")
+        raise ConfigError(f"{name} has no VAE or no tokenizer: load it with all its parts.")
     unet = getattr(pipe, "unet", None)
     if unet is not None and not inpaints(pipe) and unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ConfigError(
@@ -243,21 +250,22 @@ def _check_parts(pipe: DiffusionPipeline) -> None:
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
-    """The tokenizers of a pipeline's text encoders."""
+    """List the tokenizers of a pipeline's text encoders."""
     return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
 
 
 def count_tokens(
     pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Callable[[str], int], int]:
-    """How many tokens a text has for the text encoder that reads the longest texts, and how many that one can read.
+    """Return a function that counts the tokens of a text, and the most tokens that the pipeline reads.
 
-    The others, such as CLIP beside T5, read its beginning, where the user's prompt stands. Where several read equally
-    much, the one counts for which a text has the most tokens.
+    Both are for the text encoder that reads the longest texts. Other encoders, such as CLIP in a pipeline with T5, read
+    the beginning of the text, which is the user's prompt. If several encoders read the same length, a text counts with
+    the largest number of tokens.
 
     Args:
-        pipe: whose text encoders these are.
-        call: arguments of its call; ``max_sequence_length`` counts.
+        pipe: the pipeline.
+        call: arguments of its call; only ``max_sequence_length`` is used.
     """
     own = takes(pipe).get("max_sequence_length")
     family, tokenizers = family_of(pipe), tokenizers_of(pipe)
@@ -274,9 +282,9 @@ def count_tokens(
 
 
 _SMALL_VOCABULARY = 5000
-"""A tokenizer with at most so many entries serves a text encoder that was trained on few words (CLIP has 49408)."""
+"""A text encoder whose tokenizer has at most this many entries was trained on few words (CLIP: 49408 entries)."""
 
 
 def reads_free_text(pipe: DiffusionPipeline) -> bool:
-    """Whether the text encoders know more than the few words of a narrow world."""
+    """Whether the text encoders were trained on free text, not only on few words."""
     return all(len(tokenizer) > _SMALL_VOCABULARY for tokenizer in tokenizers_of(pipe))

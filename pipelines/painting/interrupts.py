@@ -1,4 +1,4 @@
-"""Ending a run from elsewhere, in the middle of a step: through diffusers' own ``_interrupt`` flag."""
+"""End a run from a callback or another thread, through the ``_interrupt`` flag of diffusers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 _CALLBACK = "callback_on_step_end"
 _ENDED = "ended by refiner"
-"""What the flag is set to here, so that it is not taken for a user's ``True`` by another run."""
+"""Value that refiner sets the flag to, so that another run does not take it for a ``True`` set by the user."""
 
 
 class Interrupt:
-    """Whether a run is to end, heard at the end of every denoising step.
+    """A flag that ends a run; it is checked at the end of every denoiser step.
 
     Args:
-        pipe: the wrapped diffusers pipeline, whose ``_interrupt`` flag ends the run too, whoever sets it.
-        call: of the call that the run is one of; its end is the run's, and the pipeline's flag ends all of it.
+        pipe: the wrapped diffusers pipeline. Setting its ``_interrupt`` flag ends the run too.
+        call: the flag of the call to which the run belongs, if any. It ends all runs of the call, and so does the flag
+            of the pipeline.
     """
 
     def __init__(self, pipe: Any, call: Interrupt | None = None) -> None:
@@ -25,17 +26,17 @@ class Interrupt:
         self._asked = threading.Event()
 
     def is_set(self) -> bool:
-        """Whether the run was interrupted."""
+        """Whether the run or its call was interrupted."""
         return self._asked.is_set() or (self._call is not None and self._call.is_set())
 
     def set(self) -> None:
-        """End the run with the best so far; safe from any thread."""
+        """End the run with the best image so far; safe from any thread."""
         self._asked.set()
 
     def listening(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A pipeline's arguments with a callback that ends the painting under way; the user's own still runs.
+        """Add a step callback to a pipeline's arguments that stops generation; the user's callback is still called.
 
-        Pipelines that know no such callback finish what they paint.
+        Pipelines without step callbacks finish their current image.
         """
         self._pipe._interrupt = False
         if _CALLBACK not in inspect.signature(type(self._pipe).__call__).parameters:
@@ -50,6 +51,6 @@ class Interrupt:
             return changed
 
         wanted = {_CALLBACK: listen}
-        if (inputs := getattr(own, "tensor_inputs", None)) is not None:  # diffusers asks its own callbacks for these
+        if (inputs := getattr(own, "tensor_inputs", None)) is not None:  # diffusers reads these from its own callbacks
             wanted["callback_on_step_end_tensor_inputs"] = inputs
         return {**options, **wanted}

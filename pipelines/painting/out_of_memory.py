@@ -1,23 +1,23 @@
-"""Knowing that memory ran out, on whatever device, and making room again. Imports no torch of its own."""
+"""Detect that memory ran out, on any device, and free memory. This module does not import torch."""
 
 from __future__ import annotations
 
 import gc
 import sys
 
-_SAYINGS = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory")
-"""How torch says it, for CUDA, MPS, XPU and the CPU; lower case."""
+_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory")
+"""Parts of torch's messages for CUDA, MPS, XPU and the CPU, in lower case."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is torch's or Python's way of saying that memory ran out."""
+    """Whether an exception of torch or Python means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
 
 
 def make_room() -> None:
-    """Let go of what nobody uses any more: call it after the error, and its tracebacks with it, are gone."""
+    """Free unused memory. Call it after the ``except`` block, when the traceback no longer keeps tensors alive."""
     gc.collect()
     torch = sys.modules.get("torch")
     for device in ("cuda", "mps", "xpu"):
@@ -27,5 +27,5 @@ def make_room() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first sentence of what torch says at length."""
+    """Return the first sentence of an error message."""
     return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].removesuffix(".")

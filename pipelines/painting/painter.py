@@ -1,4 +1,4 @@
-"""diffusers pipelines as the loop's generator and inpainter; what differs between them is in ``families``."""
+"""Use diffusers pipelines as generator and inpainter of the loop; their differences are in ``families``."""
 
 from __future__ import annotations
 
@@ -43,34 +43,34 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=np.generic)
 
 _PER_PICTURE = frozenset({"image", "mask_image", "masked_image_latents", "latents", "strength", "padding_mask_crop"})
-"""Options that belong to one picture: those of the generator never reach inpainting, which sets its own."""
+"""Options that belong to one image. Inpainting sets its own values and never gets those of the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaintSettings:
-    """How pictures are painted."""
+    """Sizes and options of the pipeline calls."""
 
-    height: int | None = None  # pixels; None: the model's native side
-    width: int | None = None  # pixels; None: the model's native side
-    native: int | None = None  # side of the pictures the model was trained on, in pixels; None: as the pipeline says
+    height: int | None = None  # in pixels; None: the side that the model was trained on
+    width: int | None = None  # in pixels; None: the side that the model was trained on
+    native: int | None = None  # side that the model was trained on, in pixels; None: the pipeline's own value
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the diffusers pipeline's call
-    inpaint_options: Mapping[str, Any] = field(default_factory=dict)  # the same for inpainting; they go before
+    inpaint_options: Mapping[str, Any] = field(default_factory=dict)  # for inpainting; they override options
 
 
 class DiffusersPainter:
-    """Generates pictures and paints crops with one text-to-image pipeline, whose weights both share, or with several.
+    """Generates images and inpaints crops with one text-to-image pipeline and its weights, or with separate pipelines.
 
-    Pipelines are used as they are at the time of each call (scheduler, device, adapters, progress bar) and left as they
-    were. Random numbers are drawn on the CPU, one generator for each picture: the same seed paints the same picture
-    in any batch and starts from the same noise on any device.
+    Each call uses the current state of the pipelines (scheduler, device, adapters, progress bar) and does not change
+    it. Random numbers are drawn on the CPU, with one generator for each image. So the same seed gives the same image in
+    any batch, and the same start noise on any device.
 
     Args:
-        pipe: paints pictures from text. One that can only repaint does so on an empty picture.
+        pipe: generates images from text. A pipeline that can only inpaint inpaints an empty image.
         settings: sizes and options of the calls.
-        inpainter: paints crops, with ``inpaint_options`` and step callbacks alone; None: ``pipe`` does.
-        second_stage: takes the latents of ``pipe``, from ``denoising_end`` of the options on, and makes pictures of
-            them, as SDXL's refiner does; None: ``pipe`` does.
-        prompt_cache: prompts' embeddings, shared with other painters; None: one of its own.
+        inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; None: ``pipe`` inpaints.
+        second_stage: turns the latents of ``pipe`` into images, starting at ``denoising_end`` of the options, as the
+            SDXL refiner does; None: ``pipe`` decodes its latents.
+        prompt_cache: prompt embeddings that are shared with other painters; None: a new cache.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class DiffusersPainter:
 
     @property
     def cell(self) -> int:
-        """Side of the squares that masks consist of, in pixels."""
+        """Side of the squares that a mask consists of, in pixels."""
         return cell_of(self._inpainter)
 
     @property
@@ -106,14 +106,14 @@ class DiffusersPainter:
         return multiple_of(self._inpainter)
 
     def spent(self) -> Calls:
-        """Denoiser rows of all pictures and crops so far."""
+        """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
         return Calls(denoiser_rows=self._rows)
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
-        """Paint each job on its own, so that no picture depends on its neighbours, not even by rounding.
+        """Generate each job in a separate call, so that no image depends on other images, not even by rounding.
 
         Raises:
-            BadImageError: the model returned NaN, or no picture.
+            BadImageError: the model returned NaN, or something that is not an image.
         """
         return [self._generate(job) for job in jobs]
 
@@ -127,9 +127,11 @@ class DiffusersPainter:
             pixels = self._in_two_stages(job, self._second_stage)
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
             got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
-            raise BadImageError(f"Expected an array (H, W, 3) from the generator, got {got}: have it heed output_type.")
+            raise BadImageError(
+                f"The generator returned {got} instead of an array (H, W, 3): its call must take output_type='np'."
+            )
         if not np.isfinite(pixels).all():
-            raise BadImageError("Expected finite pixels from the generator, got NaN: try another dtype.")
+            raise BadImageError("The generator returned NaN pixels: use another dtype.")
         return from_unit(pixels)
 
     def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
@@ -141,7 +143,7 @@ class DiffusersPainter:
         return self._call(second, both | handed | {"image": latents, "output_type": "np"})
 
     def _request(self, job: PaintJob) -> dict[str, Any]:
-        """The arguments of the generator's call; a negative prompt only where there is one and the family takes it."""
+        """Build the arguments of the generator's call; a negative prompt is passed only if its call takes one."""
         request = {**self._settings.options, **self._size()}
         control = family_of(self._pipe).control
         if control is not None and "control_image" in request:
@@ -151,7 +153,7 @@ class DiffusersPainter:
         return request | {"prompt": job.prompt, "generator": _seeded(job.seed)}
 
     def _size(self, *, always: bool = False) -> dict[str, int]:
-        """Height and width in pixels; left to the pipeline where nothing is set."""
+        """Return height and width in pixels; empty if nothing is set, so that the pipeline chooses."""
         settings = self._settings
         if not (always or settings.height or settings.width or settings.native):
             return {}
@@ -164,25 +166,28 @@ class DiffusersPainter:
             return pipe(**request).images[0]
 
     def check(self, *, soft: bool) -> None:
-        """Refuse what the inpainting model cannot do.
+        """Check that the inpainting model supports the settings.
 
         Args:
-            soft: whether parts of a crop are to be repainted with different strengths.
+            soft: whether parts of a crop are inpainted with different strengths (``soft_edge``).
 
         Raises:
-            ConfigError: with what to do instead.
+            ConfigError: it does not; the message says what to do instead.
         """
         if soft and not mixes_strengths(self._inpainter):
             raise ConfigError(
-                f"Expected soft_edge=0 for {type(self._inpainter).__name__}, which is shown a mask that is yes or no, "
-                "got more: leave it out, or repaint with a model that takes no mask."
+                f"{type(self._inpainter).__name__} supports only hard masks: use soft_edge=0, or an inpainter whose "
+                "denoiser takes no mask."
             )
 
     def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Repaint crops of one size; float (H, W, 3) in [0, 1] each.
+        """Inpaint crops of one size.
+
+        Returns:
+            Float (H, W, 3) in [0, 1] for each crop.
 
         Raises:
-            ConfigError: different strengths within a crop for a model that knows none.
+            ConfigError: a crop has different strengths, and the model does not support them.
         """
         painted: dict[int, Pixels] = {}
         options = self._inpaint_options()
@@ -194,9 +199,9 @@ class DiffusersPainter:
         return [painted[index] for index in sorted(painted)]
 
     def mark(self, picture: Image.Image) -> Image.Image:
-        """A picture with the watermark that the inpainting model's pipeline puts on what it paints, where it has one.
+        """Add the watermark of the inpainting pipeline to an image, if the pipeline has one.
 
-        ``paint`` leaves it out: one that was shrunk and pasted with a crop could not be read.
+        ``paint`` does not add it, because a watermark that is resized and pasted with a crop cannot be read.
         """
         import torch
 
@@ -208,7 +213,7 @@ class DiffusersPainter:
         return from_unit(marked / 2 + 0.5)
 
     def _inpaint_options(self) -> dict[str, Any]:
-        """Another model than the generator has its own options; the callbacks are for both."""
+        """Build the options of inpainting; a separate inpainter gets only the callbacks of the generator's options."""
         shared = self._inpainter is self._pipe
         options = {
             name: value for name, value in self._settings.options.items() if shared or name.startswith("callback")
@@ -218,7 +223,7 @@ class DiffusersPainter:
     def _repaint(
         self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], *, marked: bool = True
     ) -> list[Pixels]:
-        """Repaint crops of one size in one call, with or without the pipeline's watermark."""
+        """Inpaint crops of one size in one call, with or without the pipeline's watermark."""
         fitting = _fitting(crops[0].image.size, owner)
         if fitting is not None:
             painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
@@ -264,7 +269,7 @@ class DiffusersPainter:
 
     @contextmanager
     def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
-        """Count the rows that pass through the denoiser."""
+        """Count the rows that go through the denoiser."""
         denoiser = denoiser_of(pipe)
 
         def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -278,7 +283,7 @@ class DiffusersPainter:
                 yield
             finally:
                 handle.remove()
-        else:  # by Module.compile(): hooks would be compiled too, or left out
+        else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
 
             def counted(*args: Any, **kwargs: Any) -> Any:
                 count(denoiser, args, kwargs)
@@ -292,7 +297,7 @@ class DiffusersPainter:
 
 
 def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
-    """A stand-in for the latents of masked pictures, which diffusers encodes even for a UNet that is not shown them."""
+    """Return empty latents of masked images, because diffusers would encode them even for a UNet that ignores them."""
     import torch
 
     channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else None
@@ -300,13 +305,13 @@ def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
 
 
 def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
-    """The pipeline that repaints, over the very same components; a scheduler of its own, set up alike.
+    """Build the inpainting pipeline with the same components and a new scheduler with the same config.
 
-    The scheduler is set afterwards, because the constructors rewrite the settings of those they find outdated.
+    The scheduler is set last, because the constructors of pipelines change outdated scheduler configs.
 
     Args:
         owner: the user's pipeline.
-        controlled: whether its ControlNet is to steer; it needs a control image.
+        controlled: whether its ControlNet is used; the call then needs a control image.
     """
     import diffusers
 
@@ -327,7 +332,7 @@ def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> Di
 
 
 def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] | None:
-    """Width and height, in pixels, for crops that are too long for a pipeline; None for those that are not."""
+    """Return a smaller width and height, in pixels, if crops are too long for a pipeline; otherwise None."""
     longest, multiple = longest_side(pipe), multiple_of(pipe)
     if longest is None or max(size) <= longest:
         return None
@@ -342,7 +347,7 @@ def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
-    """At least one step's worth; of a share that rounding makes none of, the next larger number."""
+    """Raise a strength to at least one step; the least value is rounded up, so that it never gives no step."""
     own = next((options[name] for name in ("timesteps", "sigmas") if options.get(name) is not None), None)
     usual = takes(pipe)["num_inference_steps"].default
     steps = options.get("num_inference_steps", usual) if own is None else len(own)
@@ -351,11 +356,11 @@ def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, An
 
 
 _PARTLY = ("control_guidance_start", "control_guidance_end")
-"""Options that speak of a share of a call's steps, so that all its rows must have the same."""
+"""Options that are a share of a call's steps, so that all its rows must have the same strength."""
 
 
 def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
-    """Which crops go through a model together: all, unless its prompts or strengths must be alike."""
+    """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match."""
     family = family_of(pipe)
     mixed = mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
     controlled = control_in(options, family.control) is not None
@@ -371,7 +376,7 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
 
 
 def _empty(job: PaintJob, *, height: int, width: int) -> Crop:
-    """A picture of nothing, to be painted all over."""
+    """Build an empty (grey) crop that is inpainted completely."""
     return Crop(
         image=Image.new("RGB", (width, height), (127, 127, 127)),
         mask=np.ones((height, width), dtype=bool),

@@ -1,4 +1,4 @@
-"""Pictures that a pipeline's safety checker blacked out are failures, with their reason, and no pictures."""
+"""Images that a pipeline's safety checker blacked out become errors."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from refiner.types import Calls
 
 
 class SafetyChecked:
-    """A generator whose pipeline has a safety checker; satisfies ``refiner.protocols.Generator``."""
+    """Wraps a generator whose pipeline has a safety checker; satisfies ``refiner.protocols.Generator``."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
-        """The generator's pictures.
+        """Return the generator's images.
 
         Raises:
-            BadImageError: one of them is black all over.
+            BadImageError: an image is completely black.
         """
         pictures = self._generator.generate(jobs)
         if not all(picture.getbbox() for picture in pictures):
             raise BadImageError(
-                "Expected a picture from the generator, got black: its safety checker blocked it; another seed or "
-                "prompt may pass."
+                "The generated image is black, because the safety checker blocked it: use another seed or prompt."
             )
         return pictures
 
     def spent(self) -> Calls:
-        """Network work since construction."""
+        """Return the network calls since construction."""
         return self._generator.spent()

@@ -1,11 +1,12 @@
-"""Rows of one batch, and latent cells of one row, that begin at different steps of one schedule.
+"""Different strengths in one call: rows of a batch, and latent cells of a row, that start at different steps.
 
-What has less strength than the rest of its batch stays at its original, brought to the noise level of each step, until
-its own start. For whole rows this is what a call of their own would do; for cells it is differential diffusion (Levin
-and Fried, arXiv 2306.00950, section 3.2): a map of strengths, thresholded anew at every step.
+Rows and cells with less strength than the rest of the batch start later in the schedule. Until then they are the
+original at the noise level of each step. For whole rows, this is the same as a separate call for the row. For cells, it
+is differential diffusion (Levin and Fried, arXiv 2306.00950, section 3.2): a map of strengths with a new threshold at
+every step.
 
-Each row is stepped from its own start by a scheduler of its own, so that schedulers that remember earlier steps or draw
-noise do so as if the row were alone.
+Rows with different starts have separate copies of the scheduler. So schedulers that remember earlier steps or draw
+noise behave as in a separate call.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
 
 Shares = NDArray[np.float64]
-"""Float (N, h, w) in [0, 1]: with what strength each latent cell of a batch is repainted, 0 where it stays."""
+"""Float (N, h, w) in [0, 1]: the strength of each latent cell of a batch; 0: the cell is not changed."""
 
 
 class Stagger:
-    """When the rows and cells of a batch begin.
+    """The start steps of the rows and cells of a batch.
 
     Args:
-        shares: of the batch.
-        strength: the largest of them; it is the whole batch's.
+        shares: strength of each latent cell of the batch.
+        strength: the largest share; it is the strength of the call.
     """
 
     def __init__(self, shares: Shares, *, strength: float) -> None:
         self.strength = strength
         self.levels = np.unique(np.append(shares[shares > 0], strength))
         self.codes = np.where(shares > 0, np.searchsorted(self.levels, shares) + 1, 0)
-        """Int (N, h, w): the number of each cell's level, the least being 1; 0 where nothing ever changes."""
+        """Int (N, h, w): the level of each cell's strength, from 1 for the smallest; 0: the cell never changes."""
         self.done = 0
-        """Steps."""
+        """Number of steps made."""
         self._starts = np.zeros(len(self.levels), dtype=int)
         self._later: list[tuple[int, torch.Tensor, SchedulerMixin | None]] = []
 
     @property
     def varied(self) -> bool:
-        """Whether anything begins later than the rest."""
+        """Whether some cells start later than others."""
         return len(self.levels) > 1
 
     def schedule(self, length: Callable[[float], int]) -> None:
-        """Learn when each level begins.
+        """Compute the step at which each strength level starts.
 
         Args:
-            length: from a strength to the length of its part of the schedule, in entries.
+            length: returns, for a strength, the number of entries of its part of the schedule.
         """
         lengths = [length(float(level)) for level in self.levels]
         self._starts = lengths[-1] - np.array(lengths)
@@ -62,17 +63,17 @@ class Stagger:
 
     @property
     def least(self) -> int:
-        """The least code that changes in the step that comes next."""
+        """The smallest code that changes in the next step."""
         return int(np.count_nonzero(self._starts > self.done)) + 1
 
     def step(self, scheduler: SchedulerMixin, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """One step of the rows that have begun; the others come back as they are.
+        """Make one step for the rows that have started; the other rows are returned unchanged.
 
         Args:
-            scheduler: the batch's, whose ``step`` was ``inner``.
-            inner: it steps the rows that begin at once.
-            args: of the scheduler's ``step``.
-            kwargs: the same.
+            scheduler: the scheduler of the batch.
+            inner: its original ``step``; it is used for the rows that start at the first step.
+            args: arguments of ``step``.
+            kwargs: keyword arguments of ``step``.
         """
         if self.done == 0:
             self._later = self._rows_by_start(scheduler)
@@ -106,15 +107,15 @@ class Stagger:
 
 
 def staggered(pipe: DiffusionPipeline, shares: Shares, *, cell: int, strength: float) -> None:
-    """Let an inpainting pipeline, and its own scheduler, repaint each cell with its own strength in the next call.
+    """Make an inpainting pipeline use a separate strength for each cell in its next call.
 
-    Such a pipeline lays the known latents over whatever is not masked after every step: its mask grows while it runs.
+    The pipeline must restore the known latents outside its mask after every step. The mask grows during the call.
 
     Args:
-        pipe: inpainting pipeline that nobody else uses.
-        shares: of the call's batch.
+        pipe: inpainting pipeline with a scheduler that is used only for this call; both are changed.
+        shares: strength of each latent cell of the batch.
         cell: side of the cells, in pixels.
-        strength: of the call; the largest share.
+        strength: strength of the call, the largest share.
     """
     stagger = Stagger(shares, strength=strength)
     if not stagger.varied:
@@ -126,12 +127,12 @@ def staggered(pipe: DiffusionPipeline, shares: Shares, *, cell: int, strength: f
 
 
 class _Gate:
-    """What happens in the three methods of an inpainting pipeline and its scheduler that are wrapped."""
+    """Wrappers for two methods of an inpainting pipeline and a method of its scheduler."""
 
     def __init__(self, stagger: Stagger, cell: int) -> None:
         self.stagger, self.cell = stagger, cell
-        self.mask: torch.Tensor | None = None  # the pipeline's own, which is written to
-        self.codes: torch.Tensor | None = None  # in its layout
+        self.mask: torch.Tensor | None = None  # the mask of the pipeline; it is changed in place
+        self.codes: torch.Tensor | None = None  # the codes in the layout of the mask
 
     def get_timesteps(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(inner).bind(*args, **kwargs).arguments
@@ -139,7 +140,7 @@ class _Gate:
         return inner(*args, **kwargs)
 
     def prepare_mask_latents(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Have the pipeline bring the codes into the layout of its latents, in the mask's place."""
+        """Pass the codes instead of the mask, so that the pipeline converts them to the layout of its latents."""
         import torch
 
         given = inspect.signature(inner).bind(*args, **kwargs).arguments
@@ -157,13 +158,13 @@ class _Gate:
 
 
 def wrap(owner: object, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace a method of one object by ``wrapper``, which gets the method first; its signature stays."""
+    """Replace a method of one object by ``wrapper``, which gets the method as first argument; the signature is kept."""
     inner = getattr(owner, name)
     setattr(owner, name, functools.wraps(inner)(functools.partial(wrapper, inner)))
 
 
 def _later(scheduler: SchedulerMixin, start: int) -> SchedulerMixin | None:
-    """A copy of a scheduler that was set up and has not stepped, to be used from a later step on; None: itself."""
+    """Copy a scheduler that has made no step, for rows that start later; None for rows that start at the first step."""
     if not start:
         return None
     own = copy.copy(scheduler)
@@ -174,12 +175,12 @@ def _later(scheduler: SchedulerMixin, start: int) -> SchedulerMixin | None:
             setattr(own, name, list(value))
     if hasattr(own, "set_begin_index"):
         own.set_begin_index((scheduler.begin_index or 0) + start)
-        own._step_index = None  # scaling the first input has set it
+        own._step_index = None  # was set when the first input was scaled
     return own
 
 
 def _only(value: Any, rows: torch.Tensor, count: int) -> Any:
-    """The part of an argument of a step that is the rows'."""
+    """Select the part of a step's argument that belongs to the rows."""
     import torch
 
     if isinstance(value, torch.Tensor):

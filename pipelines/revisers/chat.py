@@ -1,6 +1,6 @@
-"""Prompt revision by a language model: it is told the memory bank, and what it answers is checked before it is painted.
+"""Prompt revision by a language model. The model gets all attempts and their flaws, and its answer is checked.
 
-The model is a ``ChatBackend`` (``refiner.detectors.chat.endpoint``), here or behind an endpoint.
+The model is a ``ChatBackend`` (``refiner.detectors.chat.backend``), on this machine or behind an endpoint.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import torch
 
 MAX_ATTEMPTS = 8
-"""Attempts that the model is told of: the last ones."""
+"""Number of attempts that the model is told about, the last ones."""
 MAX_FLAWS = 8
-"""Flaws of each that it is told of: the worst ones."""
+"""Number of flaws of each attempt that the model is told about, the worst ones."""
 MAX_PROMPT = 20_000
-"""Characters of an answer's prompt that are looked at."""
+"""Number of characters that are read of the prompt in an answer."""
 _MAX_TOLD = 2000
-"""Characters of a prompt that the model is told."""
+"""Number of characters of a prompt that are sent to the model."""
 _WORDS_PER_TOKEN = 0.7
 
 _SYSTEM = (
@@ -56,30 +56,30 @@ _SCHEMA: Mapping[str, Any] = {
 class ChatReviser:
     """Revises prompts with a language model; satisfies ``refiner.protocols.Reviser``.
 
-    The model is told the user's prompt, and of every attempt its prompt, whether it was kept, and its flaws. Of its
-    answer, only what ``refiner.pipelines.revisers.prompt_checks`` has no objection to is used: the user's words must
-    all be there, in their order, and the text encoders must be able to read it whole. An answer that fails is asked for
-    once more, with the objection. Where that is in vain, or no answer comes, the template's revision is used, and the
-    ``note`` of the revision says why. The likeliest answer is asked for (temperature 0), so that the same history gives
-    the same prompt as far as the model answers alike; a cache of the backend makes sure of it.
+    The model gets the user's prompt and, for every attempt, its prompt, whether it was kept, and its flaws. The answer
+    is used only if it passes ``refiner.pipelines.revisers.prompt_checks`` and fits the text encoders: it must contain
+    all words of the user's prompt in their order. Otherwise the model is asked again and told what was wrong. If no
+    answer is usable, or none arrives, the template's revision is used, and the ``note`` of the revision says why. The
+    model is asked for its most likely answer (temperature 0), so that the same history gives the same prompt if the
+    model is deterministic. A cache of the backend ensures it.
 
     Args:
         backend: the model.
-        template: what to fall back to; its ``limit``, ``count`` and ``free_text`` hold for the model too. Where it
-            knows few words, regions are left to it.
-        attempts: times that the model is asked for one prompt, at most.
+        template: the fallback. Its ``limit``, ``count`` and ``free_text`` apply to the model's prompts too. If its
+            ``free_text`` is False, it also writes the prompts of regions.
+        attempts: how often the model is asked for one prompt at most.
 
     Raises:
-        ConfigError: ``attempts`` below 1.
+        ConfigError: ``attempts`` is below 1.
     """
 
     def __init__(self, backend: ChatBackend, *, template: TemplateReviser | None = None, attempts: int = 2) -> None:
         if attempts < 1:
-            raise ConfigError(f"Expected ChatReviser.attempts of at least 1, got {attempts}.")
+            raise ConfigError(f"ChatReviser.attempts must be at least 1, got {attempts}.")
         self.backend, self.template, self.attempts = backend, template or TemplateReviser(), attempts
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
-        """The user's prompt with what the model adds, from all that was tried so far."""
+        """Return the user's prompt with the model's additions, based on all attempts so far."""
         told = [_told(number, attempt) for number, attempt in enumerate(history)][-MAX_ATTEMPTS:]
         task = (
             f"The user's prompt: {_quoted(plain_text(prompt, _MAX_TOLD))}\n"
@@ -89,7 +89,7 @@ class ChatReviser:
         return self._ask(task, prompt, self.template.revise(prompt, history), told=True)
 
     def for_region(self, prompt: str, region: Region) -> Revision:
-        """The part of the prompt that the region's name belongs to (else all of it), with what the model adds."""
+        """Return the part of the prompt that names the region (otherwise all of it), with the model's additions."""
         fallback = self.template.for_region(prompt, region)
         if not self.template.free_text:
             return fallback
@@ -102,10 +102,10 @@ class ChatReviser:
         return self._ask(task, part, fallback, told=False)
 
     def _ask(self, task: str, prompt: str, fallback: Revision, *, told: bool) -> Revision:
-        """The model's revision, else the fallback with a note; ``told``: note the model's reason too."""
+        """Return the model's revision, or the fallback with a note; ``told``: the note holds the model's reason too."""
         room = self.template.limit - self.template.count(prompt)
         if room <= 0:
-            return _by_template(fallback, "the user's prompt leaves no room for more")
+            return _by_template(fallback, "the user's prompt is already as long as the text encoders can read")
         question = f"{task}\n{_RULES}\n{self._budget(room)}"
         complaint = ""
         for _ in range(self.attempts):
@@ -123,15 +123,15 @@ class ChatReviser:
         return _by_template(fallback, f"the answer of {self.backend.name} {complaint}")
 
     def _budget(self, room: int) -> str:
-        """What the text encoders can read beyond the user's prompt, in words; ``room`` is in the template's unit."""
+        """State how many words may be added to the prompt; ``room`` is in the unit of the template."""
         most = f"Add at most {max(1, round(room * _WORDS_PER_TOKEN))} words."
         return most if self.template.free_text else f"{most} {_FEW_WORDS}"
 
     def _read(self, text: str, prompt: str) -> tuple[Revision, str]:
-        """The revision in an answer, and the model's reason.
+        """Read the revision and the model's reason from an answer.
 
         Raises:
-            _TurnedDownError: it cannot be read, or must not be painted.
+            _TurnedDownError: the answer cannot be read, or its prompt must not be used.
         """
         try:
             answer = read_document(text)
@@ -152,7 +152,7 @@ class ChatReviser:
 
 
 class _TurnedDownError(Exception):
-    """An answer that is not used; the message goes on with "the answer ..."."""
+    """An answer that is not used; the message continues "the answer ...", and is sent back to the model."""
 
 
 def _by_template(fallback: Revision, why: str) -> Revision:
@@ -160,7 +160,7 @@ def _by_template(fallback: Revision, why: str) -> Revision:
 
 
 def _told(number: int, attempt: Attempt) -> dict[str, Any]:
-    """An attempt as the model is told of it."""
+    """Describe an attempt to the model."""
     regions = attempt.analysis.regions if attempt.analysis else ()
     worst = sorted(regions, key=lambda region: -region.severity * region.score)[:MAX_FLAWS]
     return {
@@ -197,20 +197,20 @@ def load_reviser(
 
     Args:
         name: ``template``; or ``chat:<folder or hub id>`` for a language model that runs here, or
-            ``chat:<model>@<base url>`` for one behind an OpenAI-compatible endpoint, with ``,cache=<folder>`` behind it
-            where its answers are to be kept.
-        template: fits the pipeline's text encoders.
-        device: None takes CUDA where there is one.
-        dtype: None takes float32 on a CPU, elsewhere the checkpoint's own.
+            ``chat:<model>@<base url>`` for one behind an OpenAI-compatible endpoint. Append ``,cache=<folder>`` to
+            store its answers.
+        template: a template reviser that fits the pipeline's text encoders.
+        device: None: CUDA if it is available, otherwise the CPU.
+        dtype: None: float32 on a CPU, otherwise the dtype of the checkpoint.
 
     Raises:
-        ConfigError: another name, or options that it does not have.
-        ModelNotFoundError, WeightsError: an unknown or damaged model.
+        ConfigError: the name or its options are unknown.
+        ModelNotFoundError, WeightsError: the model is unknown or damaged.
         MissingExtraError: the ``openai`` package is not installed.
     """
     if name == "template":
         return template
     family, _, model = name.partition(":")
     if family != "chat" or not model:
-        raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: name one of these.")
+        raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: choose one of these.")
     return ChatReviser(load_chat(parse_id(model, ("cache",)), device=device, dtype=dtype), template=template)

@@ -1,4 +1,4 @@
-"""The memory bank of LEGION (section 4.2, equation 5): what was wrong in any attempt, accepted or rejected."""
+"""The memory bank of LEGION (section 4.2, equation 5): the flaws of all attempts, accepted or rejected."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from refiner.types import Attempt
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """A flaw that was seen at least once."""
+    """A flaw that was found in at least one attempt."""
 
     name: str
     category: Category
     explanation: str
-    """What the detector said of it at its worst."""
+    """The detector's explanation from the attempt in which its burden was largest."""
     burden: float
-    """Severity x confidence, summed over all attempts."""
+    """Severity times confidence, summed over all attempts."""
 
 
 def remember(history: Sequence[Attempt]) -> tuple[Memory, ...]:
-    """All flaws of all attempts, one entry for each name and category, the most burdensome first.
+    """Collect the flaws of all attempts: one entry for each name and category, the largest burden first.
 
-    A pure function of the attempts; attempts that could not be analysed add nothing.
+    Attempts that could not be analysed add nothing.
     """
     bank: dict[tuple[str, Category], Memory] = {}
     worst: dict[tuple[str, Category], float] = {}

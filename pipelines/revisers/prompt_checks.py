@@ -1,8 +1,8 @@
-"""Whether a prompt that a model wrote may be painted: pure functions over text.
+"""Checks of prompts that a language model wrote.
 
-A revised prompt must be the user's with something added: all its words that mean something, in their order. What is
-added must describe a picture: no denials (a text encoder reads "no sixth finger" as a sixth finger), nothing that is
-said to a model, no other script.
+A revised prompt must be the user's prompt with additions: it must contain all words of the user's prompt that carry
+meaning, in their order. The additions must describe an image. So they must not contain negations (a text encoder reads
+"no sixth finger" as a sixth finger), instructions to a model, or letters of another script.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import unicodedata
 from collections.abc import Iterator
 
 _MARKS = "',.-"
-"""Marks that no prompt syntax gives a meaning."""
+"""Punctuation that has no meaning in any prompt syntax."""
 _SIGNS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-"""Scripts that put no spaces between words: each sign counts as one."""
+"""Scripts without spaces between words: each character counts as a word."""
 _WORD = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]+(?:'[^\W_]+)*")
 _EAST = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "IDEOGRAPHIC"})
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in lower case and without the ending of a plural; of Chinese or Japanese its characters."""
+    """Split a text into words, in lower case and without plural endings; Chinese and Japanese into characters."""
     line = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
     return [word.removesuffix("'s").removesuffix("s") or word for word in _WORD.findall(line)]
 
 
 FILLER = frozenset(words("a an the of on in at with and its his her their one to"))
-"""Words that name nothing, as ``words`` gives them; so are the others here."""
+"""Words that carry no meaning, in the form that ``words`` returns, as are the other sets here."""
 _DENIALS = "no not without never none nor neither nothing avoid except instead lacking missing removed don't isn't"
 _ASIDES = "ignore disregard instruction instructions assistant prompt json http https www sorry cannot"
 _UNWANTED = frozenset(words(f"{_DENIALS} {_ASIDES}"))
 
 
 def cleaned(text: str, prompt: str = "") -> str:
-    """A model's text as prompt text: one line, without control characters and the marks of prompt syntaxes.
+    """Clean a model's text for use in a prompt: one line, without control characters and marks of prompt syntaxes.
 
-    Marks that the user's prompt has itself stay.
+    Marks that the user's prompt contains are kept.
     """
     allowed = {*_MARKS, *filter(str.isprintable, prompt)}
     line = unicodedata.normalize("NFKC", text).replace("’", "'")
@@ -45,12 +45,14 @@ def cleaned(text: str, prompt: str = "") -> str:
 
 
 def objection(text: str, prompt: str, *, free_text: bool = True) -> str | None:
-    """Why a revised prompt must not be painted, as the end of a sentence about it; None where it may be.
+    """Say why a revised prompt must not be used, as the end of a sentence about it; None if it may be used.
+
+    The text is also sent back to the model; keep its wording.
 
     Args:
-        text: the revised prompt, cleaned.
-        prompt: the user's.
-        free_text: False: it may have no words but the user's.
+        text: the revised prompt, after ``cleaned``.
+        prompt: the user's prompt.
+        free_text: whether ``text`` may contain other words than those of the user's prompt.
     """
     if not text:
         return "says nothing"
@@ -67,7 +69,7 @@ def objection(text: str, prompt: str, *, free_text: bool = True) -> str | None:
 
 
 def negative_phrases(text: str, prompt: str) -> list[str]:
-    """The parts of a model's negative prompt that may be used: none that names only what the user wants."""
+    """Select the usable parts of a model's negative prompt; parts with only words of the user's prompt are dropped."""
     known = set(words(prompt)) | FILLER
     phrases = []
     for part in re.split(r"[,;]|\. ", text):
@@ -79,10 +81,10 @@ def negative_phrases(text: str, prompt: str) -> list[str]:
 
 
 def _lost(own: list[str], prompt: str) -> Iterator[str]:
-    """The words of the prompt that do not follow each other in ``own``."""
+    """Yield the words of the prompt that are not in ``own`` in this order."""
     rest = iter(own)
     for word in words(prompt):
-        if word not in FILLER and word not in rest:  # reads on behind the word before
+        if word not in FILLER and word not in rest:  # continues after the previous word
             yield word
 
 

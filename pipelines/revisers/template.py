@@ -1,4 +1,4 @@
-"""Prompt revision without a language model: fixed wording, anchored on the user's prompt."""
+"""Prompt revision without a language model: fixed phrases are added to the user's prompt."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _WANTED = {
     Category.PERSPECTIVE: "{name} in correct perspective",
     Category.COMMONSENSE: "{name} as it is in reality",
 }
-"""What should be there, for each kind of flaw; defect words never enter a positive prompt."""
+"""What the image should show instead, for each category of flaw; a positive prompt never names a flaw."""
 
 _JOINTS = re.compile(
     r"\s*[,;]\s*|\s+(?:to the )?(?:left of|right of|above|below|under|beside|next to|near|behind|in front of)\s+"
     r"|\s+and\s+(?=(?:an?|the|one|two|three|four|some|his|her|its|their)\s)",
     re.IGNORECASE,
 )
-"""Where one thing of a prompt ends and the next begins."""
+"""Separators between the things (objects) that a prompt names."""
 _SETTING = re.compile(
     r"^(.*?\S)(\s+(?:on|in|at|against)\s+(?:an?|the)\s+(?:(?!\s(?:on|in|at|against)\s)[^,;])+)$", re.IGNORECASE
 )
-"""A prompt's things, and the place that they all share, at its end."""
+"""A prompt's things, and the setting at its end that they share."""
 
 
 def _count_words(text: str) -> int:
@@ -45,10 +45,10 @@ class TemplateReviser:
     """Revises prompts by fixed rules; the same history always gives the same prompt.
 
     Args:
-        limit: longest prompt, in the unit of ``count``. CLIP reads 77 tokens, which about 50 words fill.
-        count: length of a text, such as its number of tokens; None counts words.
-        free_text: False for a text encoder that was trained on few words: then only words of the user's prompt are
-            used, and what was most flawed is emphasised by naming it once more.
+        limit: longest prompt, in the unit of ``count``. CLIP reads 77 tokens, which are about 50 words.
+        count: computes the length of a text, such as its number of tokens; by default the number of words.
+        free_text: False for a text encoder that was trained on few words. Then only words of the user's prompt are
+            used, and the part with the largest burden (severity times confidence) is emphasised by naming it again.
     """
 
     def __init__(self, *, limit: int = 50, count: Callable[[str], int] = _count_words, free_text: bool = True) -> None:
@@ -57,9 +57,10 @@ class TemplateReviser:
         self.free_text = free_text
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
-        """The user's prompt, then what should be there instead of every flaw seen so far, as far as it fits.
+        """Return the user's prompt with additions: what the image should show instead of each flaw found so far.
 
-        The detector's explanations, which name defects, go to the negative prompt.
+        Additions that would exceed ``limit`` are left out. The detector's explanations name flaws, so they are used in
+        the negative prompt.
         """
         memories = remember(history)
         if not self.free_text:
@@ -71,10 +72,10 @@ class TemplateReviser:
         )
 
     def for_region(self, prompt: str, region: Region) -> Revision:
-        """The part of the prompt that the region's name belongs to (else all of it), and what should be there.
+        """Return the part of the prompt that names the region (otherwise all of it), and what the region should show.
 
-        Where only words of the prompt are used and all of them are, the revision says that it is ``whole``: a crop of
-        a hand's thumb should not be painted as a hand.
+        If ``free_text`` is False and the whole prompt is used, the revision is marked as ``whole``. Then the whole
+        image is shown to the model, because otherwise a crop of a hand's thumb would be inpainted as a hand.
         """
         part = clause_of(prompt, region.name) or prompt
         if not self.free_text:
@@ -85,7 +86,7 @@ class TemplateReviser:
         )
 
     def fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
-        """Join as many different additions as the limit allows, in order; ``start`` always stays whole."""
+        """Append as many different additions to ``start`` as the limit allows, in order; ``start`` is never cut."""
         text = start
         for addition in dict.fromkeys(filter(None, additions)):
             longer = f"{text}{separator}{addition}" if text else addition
@@ -95,10 +96,10 @@ class TemplateReviser:
 
 
 def clause_of(prompt: str, name: str) -> str | None:
-    """The part of a prompt that speaks of ``name``, with the setting that the whole prompt shares.
+    """Return the part of a prompt that names ``name``, with the setting that the whole prompt shares.
 
     "a red hand left of a green clock on a sky background" and "the hand" give "a red hand on a sky background". None
-    where no part, or more than one, shares the most words with the name.
+    if no part shares words with the name, or several parts share equally many.
     """
     setting = _SETTING.match(prompt)
     body = setting[1] if setting else prompt

@@ -1,7 +1,8 @@
-"""What a run depends on, written down, so that it can be made again (see ``refiner.pipelines.saving.replay``).
+"""The settings of a run, so that it can be reproduced (see ``refiner.pipelines.saving.replay``).
 
-``settings_of`` is taken at the start of every run and lies in ``RefinementResult.settings``. Weights are told apart by
-a sample of each matrix, which costs next to nothing and sees LoRAs and fine-tunings as well as other checkpoints.
+``settings_of`` is called at the start of every run; its document is stored in ``RefinementResult.settings``. Weights
+are identified by a digest of a sample of each matrix. This takes very little time, and detects LoRAs and fine-tuned
+weights as well as other checkpoints.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from refiner.pipelines.config import RefineConfig
 
 _SAMPLES = 16
-"""Values of each matrix that are looked at."""
+"""Number of values of each matrix that enter the digest."""
 
 
 class Wrapped(Protocol):
-    """The parts of a ``RefinedPipeline`` that its pictures depend on; see there."""
+    """The attributes of a ``RefinedPipeline`` that its images depend on; see ``RefinedPipeline``."""
 
     pipe: Any
     inpainter: Any
@@ -53,16 +54,16 @@ def settings_of(
     call: Mapping[str, Any],
     image: Image.Image | None,
 ) -> Json:
-    """What a run depends on, beside its prompt and the versions of libraries, as plain JSON values.
+    """Describe what a run depends on as plain JSON values, without its prompt and library versions.
 
     Args:
-        pipe: what runs.
-        config: of this run, its seed included.
-        index: number of the picture among those of one prompt and seed.
-        height: that was asked for, in pixels.
-        width: that was asked for, in pixels.
-        call: arguments of the diffusers pipeline's call; what JSON cannot carry is noted by name alone.
-        image: the picture that it starts from; None: it paints one.
+        pipe: the pipeline that runs.
+        config: settings of the run, with its seed.
+        index: number of the image among those with the same prompt and seed.
+        height: the requested height in pixels.
+        width: the requested width in pixels.
+        call: arguments of the diffusers pipeline's call. Of values that JSON cannot store, only the name is recorded.
+        image: the image that the run starts from; None: it generates one.
     """
     plain = {name: value for name, value in call.items() if _is_plain(value)}
     repaint = {name: value for name, value in pipe.inpaint_call_defaults.items() if _is_plain(value)}
@@ -101,12 +102,12 @@ def _pipeline(pipe: Any) -> Json:
 
 
 def _part(part: Any) -> Json:
-    """A detector or judge: its name, and what its networks hold."""
+    """Describe a detector or judge: its name and the fingerprints of its networks."""
     return {"name": part.name, "weights": fingerprints(dict(_networks(part, 3)))}
 
 
 def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """The networks that an object holds, and those of the objects that it holds."""
+    """Yield the networks that an object holds, and those that objects of refiner in it hold, ``depth`` levels deep."""
     for name, value in sorted(getattr(part, "__dict__", {}).items()):
         for place, held in enumerate(value) if isinstance(value, tuple) else (("", value),):
             if hasattr(held, "named_parameters"):
@@ -116,9 +117,9 @@ def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:
-    """A digest of each network among ``components``: all tensors' names and sizes, and a sample of each matrix.
+    """Compute a digest of each network in ``components``: names and sizes of all tensors, and a sample of each matrix.
 
-    None for a network whose weights are elsewhere at the moment, as with sequential offload.
+    The digest is None for a network whose weights are not loaded now, as with sequential offload.
     """
     found: dict[str, str | None] = {}
     for name, network in sorted(components.items()):
@@ -134,7 +135,7 @@ def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors of parameters and buffers, in one walk: large networks have thousands of modules."""
+    """Yield names and tensors of parameters and buffers in one pass, because large networks have many modules."""
     for name, module in network.named_modules():
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
@@ -142,7 +143,7 @@ def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _sampled(tensors: Sequence[torch.Tensor]) -> bytes:
-    """Some values of each tensor as float32; one copy for all of one device and dtype."""
+    """Sample each tensor as float32, with one copy for all tensors of the same device and dtype."""
     import torch
 
     samples: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}

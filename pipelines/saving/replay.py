@@ -1,4 +1,4 @@
-"""Making a picture again from its run record: the record is compared with what is loaded, and the run made again."""
+"""Reproduce an image from its run record: compare the record with the loaded models, then repeat the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from refiner.records import environment, picture_digest
 from refiner.types import RefinementResult
 
 _WATCHING = frozenset({"callback_on_step_end", "callback", "callback_steps", "callback_on_step_end_tensor_inputs"})
-"""Arguments that look on, as a rule; where they do change a picture, the pixels tell."""
+"""Arguments that normally do not change the image; if they do, the comparison of the pixels shows it."""
 _LIBRARIES = ("refiner", "diffusers", "transformers", "torch", "numpy", "pillow", "scipy", "open-clip-torch")
-"""Versions of these change pixels; a third number in a version does not, as a rule, and else the pixels tell."""
+"""Libraries whose version can change pixels. Only the first two numbers of a version are compared; if the third one
+matters, the comparison of the pixels shows it."""
 
 
 class Refiner(Wrapped, Protocol):
@@ -34,25 +35,28 @@ class Refiner(Wrapped, Protocol):
 def replay(
     pipe: Refiner, record: Mapping[str, Any], *, image: Image.Image | None = None, **options: Any
 ) -> RefinementResult:
-    """Make the kept picture of a run again, and check that it is the same to the last bit.
+    """Reproduce the kept image of a run, and check that it is bit-identical.
 
-    Attempts that came after the kept one are not made.
+    Attempts after the kept one are not made.
 
     Args:
-        pipe: the same models, loaded anew; its own defaults are not used.
-        record: of the run: ``run.json``, or ``refiner.provenance.read(picture).record``.
-        image: the picture that the run started from, where it did.
-        options: arguments of the diffusers pipeline's call that the record could not hold.
+        pipe: a RefinedPipeline with the same models; its default settings are not used.
+        record: record of the run: ``run.json``, or ``refiner.provenance.read(picture).record``.
+        image: the image that the run started from, if it did not generate one.
+        options: arguments of the diffusers pipeline's call that the record could not store.
+
+    Returns:
+        The result of the repeated run.
 
     Raises:
-        InputError: the record is none, or of a run that cannot be made again.
-        ConfigError: something differs that matters, or the picture came out differently; says what.
+        InputError: the record is not a run record, or its run cannot be reproduced.
+        ConfigError: models, settings or versions differ, or the new image differs; the message names the difference.
     """
     settings, wanted = _settings_in(record)
     best = record["best"]
     missing = [name for name in settings["unrecorded"] if name not in _WATCHING and name not in options]
     if missing:
-        raise ConfigError(f"Expected {', '.join(missing)}, which the record could not hold, got none: pass it again.")
+        raise ConfigError(f"The record could not store {', '.join(missing)}: pass it again.")
     place = {name: settings[name] for name in ("index", "height", "width")}
     try:
         config = replace(config_from(settings["config"]), max_seconds=None)
@@ -61,9 +65,9 @@ def replay(
         now = settings_of(again, config=config, call={**settings["call"], **options}, image=image, **place)
         differences = [*_differences(settings, now), *_version_differences(record)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"Expected a record that this version knows, got one that fails with {error!r}.") from error
+        raise InputError(f"The record cannot be read ({error!r}): use the version of refiner that wrote it.") from error
     if differences:
-        raise ConfigError(f"Expected the run that the record describes, got {'; '.join(differences)}: load the same.")
+        raise ConfigError(f"The run differs from its record ({'; '.join(differences)}): load the same.")
     run = again.stream(record["prompt"], image=image, config=config, **place, **options)
     for attempt in run:
         if attempt.index == best:
@@ -73,7 +77,7 @@ def replay(
 
 
 def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
-    """Settings and digest of the kept picture, from a record that has both."""
+    """Return the settings and the digest of the kept image, after checking that the record has both."""
     try:
         settings, wanted, best = record["settings"], record["picture"], record["best"]
         complete = {"pipeline", "detector", "config", "index", "height", "width", "call", "unrecorded", "image"}
@@ -84,14 +88,14 @@ def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
             raise KeyError("settings")
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            "Expected the record of a run with its settings and a kept picture, got one without: only runs of "
-            "RefinedPipeline and of refiner refine can be made again."
+            "The record has no settings or no kept image: use a record of RefinedPipeline or of refiner refine; only "
+            "their runs can be reproduced."
         ) from error
     return settings, wanted
 
 
 def _differences(then: Json, now: Json) -> Iterator[str]:
-    """What differs between two runs, in words, where it changes pixels."""
+    """Yield a text for each difference between two runs that can change pixels."""
     for part in ("pipeline", "inpainter", "second_stage"):
         yield from _pipeline_differences(part.replace("_", " "), then[part], now[part])
     if _differ(then["detector"], now["detector"]):
@@ -102,7 +106,7 @@ def _differences(then: Json, now: Json) -> Iterator[str]:
     if then["reviser"] != now["reviser"]:
         yield _told("another reviser", then["reviser"], now["reviser"])
     if then["image"] != now["image"]:
-        yield "no picture to start from" if now["image"] is None else "another picture to start from"
+        yield "no start image" if now["image"] is None else "another start image"
 
 
 def _pipeline_differences(part: str, then: Json | None, now: Json | None) -> Iterator[str]:
@@ -125,13 +129,13 @@ def _differ(then: Json | None, now: Json | None) -> bool:
 
 
 def _changed(then: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
-    """The networks that are not the same; weights that were out of reach on either side are not compared."""
+    """List the networks that differ; weights that were not loaded in one of the runs are not compared."""
     known = [name for name in {**then, **now} if None not in (then.get(name, ""), now.get(name, ""))]
     return sorted(name for name in known if then.get(name) != now.get(name))
 
 
 def _told(what: str, then: object, now: object) -> str:
-    """A difference with both sides, where they are short and tell something."""
+    """Name a difference with both values, if they have a short form."""
     sides = [_short(then), _short(now)]
     return f"{what} ({sides[1]} instead of {sides[0]})" if sides[0] != sides[1] and all(sides) else what
 
@@ -162,6 +166,6 @@ def _check_picture(result: RefinementResult, best: int, wanted: str) -> None:
         found = f"no attempt {best}"
     if found != wanted:
         raise ConfigError(
-            f"Expected the picture {wanted[:12]} of the record, got {found[:12]}, although models, settings and "
-            "versions agree: run it on the same kind of processor, with as many threads."
+            f"The new image ({found[:12]}) differs from that of the record ({wanted[:12]}), although models, settings "
+            "and versions agree: use the same kind of processor and the same number of threads."
         )

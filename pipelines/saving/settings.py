@@ -1,4 +1,4 @@
-"""``refiner.json``: what a saved RefinedPipeline adds to an ordinary diffusers folder."""
+"""``refiner.json``: the file that a saved RefinedPipeline adds to an ordinary diffusers folder."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from refiner.pipelines.config import RefineConfig
 SETTINGS_FILE = "refiner.json"
 _FORMAT = 1
 PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
-"""What may be named by its id."""
+"""Parts that can be stored by their ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSettings:
-    """Which detector, judge, reviser and further pipelines belong to a pipeline, and the defaults of its calls."""
+    """The content of ``refiner.json``: parts of the RefinedPipeline by their ids, and default settings of its calls."""
 
     detector: str | None = None
-    """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must name one."""
+    """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must pass one."""
     judge: str | list[str] | None = None
-    """Id or folder of the judge, or of several; None: there is none."""
+    """Id or folder of the judge, or a list of them; None: no judge."""
     reviser: str | None = None
-    """Id of the reviser; None: the template."""
+    """Id of the reviser; None: the ``TemplateReviser``."""
     config: RefineConfig = field(default_factory=RefineConfig)
     call: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults for the diffusers pipeline's call, such as ``num_inference_steps``."""
+    """Default arguments for the diffusers pipeline's call, such as ``num_inference_steps``."""
     inpainter: str | None = None
-    """Id or folder of the pipeline that repaints; None: the generator does."""
+    """Id or folder of the inpainting pipeline; None: the generator inpaints."""
     inpaint_call: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults for the call that repaints."""
+    """Default arguments for the inpainting call."""
     second_stage: str | None = None
-    """Id or folder of the pipeline that finishes pictures; None: the generator does."""
+    """Id or folder of the pipeline that turns latents into images; None: there is no second stage."""
     native: int | None = None
-    """Side of the square pictures that the model was trained on, in pixels; None: as the pipeline says."""
+    """Side of the square images that the model was trained on, in pixels; None: the pipeline's own value."""
 
     def write(self, folder: str | Path) -> None:
-        """Write ``refiner.json``: of the config only what differs from the defaults, so that later defaults apply.
+        """Write ``refiner.json``. Of the config, only values that differ from the defaults are stored.
+
+        So new defaults of a later version apply to the rest.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: the file cannot be written.
         """
         usual = asdict(RefineConfig())
         config = {name: value for name, value in asdict(self.config).items() if value != usual[name]}
@@ -54,10 +56,12 @@ class SavedSettings:
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedSettings:
-        """The settings in a folder; where it has none, the defaults, and the bundled models for a bundled pipeline.
+        """Read the settings in a folder; without ``refiner.json`` they are the defaults.
+
+        The default detector and judge of a bundled pipeline are the bundled ones.
 
         Raises:
-            WeightsError: they cannot be read.
+            WeightsError: the settings cannot be read.
         """
         root = Path(folder)
         path = root / SETTINGS_FILE
@@ -75,15 +79,18 @@ class SavedSettings:
                 raise TypeError("a part that is not named by a text")
             return cls(config=config_from(data.pop("config")), **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"Expected settings in {str(path)!r}, got some that fail with {error!r}.") from error
+            raise WeightsError(
+                f"The settings {str(path)!r} cannot be read ({error!r}): save the pipeline again."
+            ) from error
 
 
 def config_from(values: Mapping[str, Any]) -> RefineConfig:
-    """A config from JSON values of its fields; those that are missing take their defaults.
+    """Build a config from JSON values of its fields; missing fields have their default values.
 
     Raises:
-        TypeError: a field that there is not, or no mapping.
-        ConfigError: a setting out of its range.
+        TypeError: a field is unknown.
+        AttributeError: ``values`` is not a mapping.
+        ConfigError: a setting is out of its range.
     """
     read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return RefineConfig(**read)

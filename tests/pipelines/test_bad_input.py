@@ -1,5 +1,5 @@
-"""What models and users may do wrong, through the public door, on tiny random pipelines: it is recorded with its
-reason, the best picture is kept, and nothing is lost."""
+"""Errors of models and users, through the public interface, on tiny random pipelines: an error is recorded with its
+reason, and the best image is kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def flaws(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]] = BOXES
 
 
 def relenting(boxes: Sequence[tuple[int, int, int, int]] = BOXES) -> ScriptedDetector:
-    """Finds ever smaller flaws, so that every repaired picture is accepted."""
+    """Finds a smaller flaw each time, so that every inpainted image is accepted."""
     severities = iter(0.5**n for n in range(1000))
     return ScriptedDetector(lambda image: flaws(image, boxes, next(severities)))
 
@@ -54,7 +54,7 @@ def loaded(model: str) -> StableDiffusionPipeline:
 
 
 def copied(loaded: StableDiffusionPipeline, cls: type = StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """A pipeline over the same weights whose hooks and settings are its own."""
+    """A pipeline with the same weights and separate hooks and settings."""
     parts = {**loaded.components, "unet": copy.deepcopy(loaded.unet)}
     parts["scheduler"] = type(loaded.scheduler).from_config(loaded.scheduler.config)
     own = cls(**parts, requires_safety_checker=False)
@@ -81,7 +81,7 @@ def run(pipe: StableDiffusionPipeline, detector: ScriptedDetector | None = None,
 
 
 def check_kept(result: RefinementResult, word: str) -> Attempt:
-    """The first picture was kept, and the second attempt says what went wrong."""
+    """The first image was kept, and the second attempt records the error."""
     assert result.best == 0
     assert result.image.size == (SIDE, SIDE)
     failed = result.attempts[1]
@@ -92,7 +92,7 @@ def check_kept(result: RefinementResult, word: str) -> Attempt:
 
 
 def only_inpainting(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A diffusers callback that changes tensors of inpainting pipelines alone."""
+    """A diffusers callback that changes only tensors of inpainting pipelines."""
     return lambda pipe, _step, _time, tensors: change(tensors) if "Inpaint" in type(pipe).__name__ else tensors
 
 
@@ -106,7 +106,7 @@ def rows_of(latents: torch.Tensor, value: float, rows: slice) -> dict[str, torch
 
 
 class Latents(StableDiffusionPipeline):
-    """Returns latents, whatever it is asked for."""
+    """Returns latents for every output_type."""
 
     def __call__(self, **options: Any) -> StableDiffusionPipelineOutput:
         images = super().__call__(**options | {"output_type": "latent"}).images
@@ -115,11 +115,11 @@ class Latents(StableDiffusionPipeline):
 
 def test_a_generator_that_returns_latents(loaded: StableDiffusionPipeline) -> None:
     own = copied(loaded, Latents)
-    with pytest.raises(BadImageError, match="every attempt failed, at last with: Expected"):
+    with pytest.raises(BadImageError, match=r"every attempt failed; .* instead of an array \(H, W, 3\)"):
         refined(own)(PROMPT, seed=0)
     given = Image.fromarray(np.random.default_rng(0).integers(1, 255, (SIDE, SIDE, 3), dtype=np.uint8))
     result = run(own, relenting(), image=given, strategy="regenerate")
-    check_kept(result, "Expected")
+    check_kept(result, "instead of an array (H, W, 3)")
 
 
 def test_an_inpainter_that_returns_another_size(pipe: StableDiffusionPipeline) -> None:
@@ -134,7 +134,7 @@ def test_an_inpainter_that_returns_another_size(pipe: StableDiffusionPipeline) -
 
     result = run(pipe, callback_on_step_end=only_inpainting(enlarge), strengths=(0.1,))
     assert steps
-    check_kept(result, "Expected a picture of shape")
+    check_kept(result, "The inpainting model returned shape")
 
 
 def test_an_inpainter_that_returns_nothing_but_nan(pipe: StableDiffusionPipeline) -> None:
@@ -148,7 +148,7 @@ def test_one_bad_crop_does_not_lose_the_others(pipe: StableDiffusionPipeline) ->
     attempt = result.attempts[1]
     assert result.best == 1
     assert attempt.error is None
-    assert "1 of 4 crops stay as they were" in attempt.note
+    assert "1 of 4 crops are unchanged" in attempt.note
     assert "NaN" in attempt.note
     painted = [attempt.painted[y0:y1, x0:x1].any() for x0, y0, x1, y1 in BOXES]
     assert sorted(painted) == [False, True, True, True]
@@ -164,7 +164,7 @@ def checker() -> StableDiffusionSafetyChecker:
 
 
 def checked(pipe: StableDiffusionPipeline, blocks: Callable[[int], bool]) -> StableDiffusionPipeline:
-    """The pipeline with a safety checker that blocks the pictures it sees by their number."""
+    """The pipeline with a safety checker that blocks images by their number."""
     own = checker()
     seen = iter(range(1000))
     look = type(own).forward.__get__(own)
@@ -224,7 +224,7 @@ def stable_diffusion_xl(loaded: StableDiffusionPipeline) -> StableDiffusionXLPip
 
 
 class Watermark:
-    """Darkens every eighth column of a picture, as a whole picture of its own would be marked."""
+    """A watermark that darkens every eighth column of a whole image."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -239,7 +239,7 @@ class Watermark:
 def test_the_watermark_is_put_once_on_the_whole_picture_and_changes_no_pixel_that_stays(
     loaded: StableDiffusionPipeline,
 ) -> None:
-    """Neither on crops, where pasting would blur it, nor again on what bears it."""
+    """A watermark is put neither on crops, where pasting would blur it, nor on an image that has it already."""
     own, mark = stable_diffusion_xl(loaded), Watermark()
     own.watermark = mark
     painted = run(own).attempts
@@ -261,7 +261,7 @@ def test_the_watermark_is_put_once_on_the_whole_picture_and_changes_no_pixel_tha
 
 
 def short_of_memory(pipe: StableDiffusionPipeline, most: int, error: Callable[[], Exception]) -> list[int]:
-    """Let the denoiser fail with more than so many rows; gives the sizes of the batches that were tried."""
+    """Let the denoiser fail with more than so many rows; returns the batch sizes that were tried."""
     tried: list[int] = []
 
     def check(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -289,7 +289,7 @@ def test_out_of_memory_halves_the_batch_for_the_rest_of_the_run(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         result = run(pipe, max_rounds=2)
-    remark = "Memory ran out with 4 crops of 64x64 pixels at once: now 2."
+    remark = "Memory ran out with a batch of 4 crops of 64x64 pixels: now 2."
     assert [str(warning.message) for warning in said if warning.category is RuntimeWarning] == [remark]
     assert [attempt.note for attempt in result.attempts] == ["", remark, ""]
     assert result.best == 2
@@ -312,7 +312,7 @@ def test_no_memory_for_a_single_crop_is_recorded(pipe: StableDiffusionPipeline) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = run(pipe, callback_on_attempt=lambda attempt: painting.clear())
-    failed = check_kept(result, "Expected memory for one crop of 64x64 pixels, got 'CUDA out of memory'")
+    failed = check_kept(result, "There is not enough memory for one crop of 64x64 pixels (CUDA out of memory)")
     assert "now 1" in failed.note
 
 
@@ -320,7 +320,7 @@ def test_no_memory_for_a_new_picture_is_recorded(pipe: StableDiffusionPipeline) 
     painting = [True]
     pipe.unet.register_forward_pre_hook(lambda *_: None if painting else (_ for _ in ()).throw(ERRORS["cuda"]()))
     result = run(pipe, strategy="regenerate", callback_on_attempt=lambda attempt: painting.clear())
-    check_kept(result, "Expected enough memory to paint a picture, got 'CUDA out of memory'")
+    check_kept(result, "There is not enough memory to generate an image (CUDA out of memory)")
 
 
 def test_other_errors_are_bugs(pipe: StableDiffusionPipeline) -> None:
@@ -365,7 +365,7 @@ def test_an_interrupt_in_the_middle_of_repainting_keeps_the_best(pipe: StableDif
     }
     result = own(PROMPT, seed=0, callback_on_step_end=steps(own, 2, acts[how])).results[0]
     assert result.stop == "interrupted"
-    failed = check_kept(result, "interrupt")
+    failed = check_kept(result, "Interrupted; the unfinished image was dropped.")
     assert len(result.attempts) == 2
     assert failed.calls.denoiser_rows == 2 * len(BOXES)
     assert len(own.detector.seen) == 1
@@ -378,7 +378,7 @@ def test_an_interrupt_leaves_out_what_was_not_begun(pipe: StableDiffusionPipelin
     assert len(output.images) == len(output.results) == 1
     plain = own(PROMPT, seed=0)
     assert np.array_equal(np.asarray(plain.images[0]), np.asarray(output.images[0]))
-    with pytest.raises(BadImageError, match="interrupt"):
+    with pytest.raises(BadImageError, match="Interrupted; the unfinished image was dropped"):
         own(PROMPT, seed=0, callback_on_step_end=steps(own, 0, lambda _inner: own.interrupt()))
 
 
@@ -420,7 +420,7 @@ def test_rounds_and_seconds_are_counted_too(pipe: StableDiffusionPipeline) -> No
     assert len(run(pipe, max_rounds=0).attempts) == 1
 
 
-# What detectors say
+# What detectors return
 
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 65)])
@@ -432,9 +432,9 @@ def test_masks_of_another_size_than_the_picture(pipe: StableDiffusionPipeline, s
     result = run(pipe, ScriptedDetector(lambda _image: wrong))
     assert result.stop in ("unreadable", "rounds")
     assert result.image.size == (SIDE, SIDE)
-    assert all("Expected an analysis of Size(height=64, width=64)" in attempt.error for attempt in result.attempts)
+    assert all("for an image of Size(height=64, width=64)" in attempt.error for attempt in result.attempts)
     later = ScriptedDetector(lambda image: wrong if len(later.seen) > 1 else flaws(image))
-    check_kept(run(pipe, later), "Expected an analysis of Size")
+    check_kept(run(pipe, later), "for an image of Size(height=64, width=64)")
 
 
 def test_two_hundred_tiny_regions(pipe: StableDiffusionPipeline) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark: its figures on records with known answers, its controls, and a real run that is resumed."""
+"""The benchmark: its results on records with known answers, its controls, and a real run that is resumed."""
 
 from __future__ import annotations
 

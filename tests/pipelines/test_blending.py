@@ -1,4 +1,4 @@
-"""Rows of one batch, and cells of one row, that are repainted with different strengths: laws on tiny random weights."""
+"""Different strengths for the rows of a batch and the latent cells of a row: properties on tiny random weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def painter_of(name: str, pipe: DiffusionPipeline | None = None, **options: Any)
 
 
 def crops_of(painter: DiffusersPainter, strengths: Sequence[float] = STRENGTHS) -> list[Crop]:
-    """Crops of one size, each with its own picture, mask, prompt, seed and strength."""
+    """Crops of one size with different images, masks, prompts, seeds and strengths."""
     side, cell = painter.multiple * max(1, 32 // painter.multiple), painter.cell
     crops = []
     for number, strength in enumerate(strengths):
@@ -135,7 +135,7 @@ def test_kontext_mixes_strengths_too_and_a_crop_too_long_for_a_model_keeps_its_m
 
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 def test_no_scheduler_sees_that_a_row_has_waited(schedule: str) -> None:
-    """Those that remember earlier steps, draw noise, or step twice above all."""
+    """Above all, schedulers that remember earlier steps, draw noise, or step twice."""
     base = copy.copy(built("sd"))
     config = dict(base.scheduler.config) | {"prediction_type": "epsilon", "skip_prk_steps": True}
     base.scheduler = getattr(diffusers, f"{schedule}Scheduler").from_config(config)
@@ -216,7 +216,7 @@ def test_the_weaker_half_of_a_row_waits_for_its_step() -> None:
 
 
 class Model:
-    """Paints grey and keeps what it was given."""
+    """Returns grey crops and records its input."""
 
     def __init__(self) -> None:
         self.batches: list[list[Crop]] = []

@@ -1,4 +1,4 @@
-"""Prompts revised by a language model: a real server on loopback that says whatever the test wants it to say."""
+"""Prompts revised by a language model: a real server on loopback that returns what the test wants."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def answer(prompt=GOOD, negative="sixth finger", reason="the hand had six finger
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start a server with a script, and a reviser that asks it."""
+    """Start a server with scripted answers, and a reviser that uses it."""
     settle_environment(monkeypatch)
     opened = []
 
@@ -85,7 +85,7 @@ def test_the_models_prompt_is_used_and_its_reason_noted(serve):
 
 
 def quoted(text, place):
-    """The JSON value that stands on the line behind a line."""
+    """The JSON value on the line after a given line."""
     return json.loads(text[text.index(place) + len(place) :].splitlines()[0])
 
 
@@ -229,7 +229,7 @@ def test_a_prompt_that_fills_the_encoder_is_left_to_the_template(serve):
     server, reviser = serve(answer(), limit=len(PROMPT.split()))
     revision = reviser.revise(PROMPT, HISTORY)
     assert revision.prompt == PROMPT
-    assert "no room" in revision.note
+    assert "as long as the text encoders can read" in revision.note
     assert server.asked == []
 
 
@@ -311,7 +311,7 @@ def test_the_same_history_gives_the_same_prompt_and_a_cache_makes_sure(serve, tm
 
 
 class Painter:
-    """Paints grey pictures, each lighter than the last."""
+    """Generates grey images, each lighter than the one before."""
 
     def __init__(self):
         self.value = 10
@@ -328,7 +328,7 @@ class Painter:
 
 
 def refined(reviser, strategy):
-    """A run in which every picture has a flaw, and each a lighter one."""
+    """A run in which every image has a flaw, less severe each time."""
     severities = iter(0.8**n for n in range(100))
 
     def look(image):
@@ -382,7 +382,7 @@ def test_ids(serve, tmp_path):
 
 
 def test_a_model_that_runs_here(tmp_path):
-    """By its folder; it babbles, so that the template steps in."""
+    """The model is given by its folder. Its answers cannot be read, so the template writes the prompts."""
     from support.tiny_chat_models import save_writer
 
     reviser = load_reviser(f"chat:{save_writer(tmp_path)}", TemplateReviser(), device="cpu")
@@ -460,7 +460,7 @@ def test_a_folder_cannot_send_the_users_key_to_a_machine_of_its_choice(
     settings_file = tmp_path / "model" / "refiner.json"
     kept = json.loads(settings_file.read_text()) | {"detector": "micro:legion", part: f"{family}@{address}"}
     settings_file.write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match=f"Expected {part}=.*another machine.*evil"):
+    with pytest.raises(ConfigError, match=f"The {part} saved .*another machine: pass {part}=.*evil"):
         RefinedPipeline.from_pretrained(tmp_path / "model")
 
 

@@ -1,4 +1,4 @@
-"""Crops: their geometry, their colours, and what they leave alone. No torch."""
+"""Crops: their geometry, their colours, and the pixels that they must not change. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refiner.types import Size
 
 
 class Model:
-    """Paints noise from each crop's seed, or what it is told to."""
+    """Returns noise from each crop's seed, or a fixed answer."""
 
     def __init__(self, answer: Pixels | None = None) -> None:
         self.batches: list[list[Crop]] = []
@@ -128,7 +128,7 @@ def test_a_colour_shift_of_the_model_is_undone(side: int, box: tuple[int, int]) 
 
 @pytest.mark.parametrize("answer", [np.zeros((8, 8, 3)), np.full((32, 32, 3), np.nan)])
 def test_bad_pictures_are_refused(answer: Pixels) -> None:
-    with pytest.raises(BadImageError, match="Expected"):
+    with pytest.raises(BadImageError, match=r"The inpainting model returned (shape|NaN)"):
         inpainter(Model(answer.astype(np.float32))).inpaint([job(Size(64, 64), (8, 8, 12, 12))])
 
 

@@ -1,4 +1,4 @@
-"""The laws that every family of pipelines keeps, on tiny random weights: no hub, nothing but what is built here."""
+"""Properties of every family of pipelines, on tiny random weights that are built here: no hub."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def built(name: str) -> DiffusionPipeline:
 def painter_of(name: str, **settings: Any) -> DiffusersPainter:
     tiny = TINY[name]
     options = {"num_inference_steps": STEPS, **tiny.call}
-    own = {"use_resolution_binning": True}  # which no crop must follow
+    own = {"use_resolution_binning": True}  # must not affect crops
     return DiffusersPainter(
         built(name), PaintSettings(native=tiny.native, options=options, inpaint_options=own, **settings)
     )
@@ -57,7 +57,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 def crops_of(painter: DiffusersPainter, count: int, strength: float = 0.6, negative: str = "blur") -> list[Crop]:
-    """Crops of one size, each with its own picture, mask, prompt and seed."""
+    """Crops of one size with different images, masks, prompts and seeds."""
     side, cell = painter.multiple * max(1, 32 // painter.multiple), painter.cell
     crops = []
     for number in range(count):
@@ -121,7 +121,7 @@ def test_pictures_of_any_size_and_ratio_change_inside_the_mask_alone(name: str) 
 
 
 def relenting() -> ScriptedDetector:
-    """Finds a flaw that is less severe each time, so that every repainting is kept."""
+    """Finds a flaw that is less severe each time, so that every inpainted image is kept."""
     severities = iter(0.8**n for n in range(1000))
 
     def look(image: Image.Image) -> Analysis:
@@ -146,9 +146,9 @@ def refined(name: str, **options: Any) -> RefinedPipeline:
 
 
 def state(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """All that a user could find changed about a pipeline."""
+    """Everything that a user could find changed in a pipeline."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    # Text encoders get hooks by transformers when they first run.
+    # transformers adds hooks to text encoders in their first run.
     inner = [module for name, part in parts.items() if "text" not in name for module in part.modules()]
     return {
         "components": {name: id(part) for name, part in pipe.components.items()},
@@ -261,7 +261,7 @@ def test_kleins_masks_consist_of_whole_tokens() -> None:
     assert sorted(tokens.flatten().tolist())[-2:] == [0, 1]
 
 
-# What blending must be, where there is no inpainting class
+# Blending, for families without an inpainting class
 
 SCHEDULERS = [
     ("sd", name)
@@ -283,7 +283,7 @@ def test_blending_equals_diffusers_own_inpainting(name: str, schedule: str, stre
     twin = blended(base, [noise(32, 32)], mask[None, ::cell, ::cell] * strength, strength=strength)
     ours = twin(**call, generator=torch.Generator().manual_seed(0)).images[0]
     pixels = base.image_processor.preprocess(noise(32, 32))
-    with torch.no_grad():  # given latents, the class draws no noise for encoding
+    with torch.no_grad():  # with given latents, the class draws no noise for encoding
         latents = base.vae.encode(pixels).latent_dist.mode()
     latents = (latents - (base.vae.config.shift_factor or 0)) * base.vae.config.scaling_factor
     call |= {"image": latents, "masked_image_latents": latents, "mask_image": Image.fromarray(mask)}
@@ -310,7 +310,7 @@ def test_repainting_everything_from_noise_is_painting(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "sd-inpaint"])
 def test_repainting_nothing_is_the_autoencoders_round_trip(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So nothing is tinted: all that a family does to latents between encoding and decoding is undone."""
+    """So colours do not change: everything that a family does to latents between encoding and decoding is undone."""
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     painter, vae = painter_of(name), built(name).vae
     side = crops_of(painter, 1)[0].image.width

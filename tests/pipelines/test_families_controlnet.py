@@ -1,4 +1,4 @@
-"""ControlNets steer painting and repainting: laws on tiny random weights."""
+"""ControlNets control generation and inpainting: properties on tiny random weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STEERED = {
     "flux": (flux, diffusers.FluxControlNetPipeline),
 }
 CROP = (0, 0, 32, 32)
-"""What is cut out around the flaw, of a picture of 64 x 64 pixels."""
+"""The box that is cut out around the flaw, of an image of 64 x 64 pixels."""
 CONFIG = RefineConfig(max_rounds=1, strengths=(0.5,), strategy="inpaint", dilate=0, crop_padding=0.5, crop_min_side=0.5)
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_control_image_is_refused(wrong: Any) -> None:
         cut_out(wrong, crops((0.5,), (CROP,)), several=False)
 
 
-# Several ControlNets, and a ControlNet for repainting alone
+# Several ControlNets, and a ControlNet only for inpainting
 
 
 def test_several_controlnets_have_an_image_each() -> None:

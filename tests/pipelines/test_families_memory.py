@@ -19,7 +19,7 @@ pytestmark = NOISE
 
 
 class Int8Linear(torch.nn.Module):
-    """Stands for a quantiser's layer: it may be neither cast nor moved, as bitsandbytes' may not be cast."""
+    """A stand-in for a layer of a quantiser: it must not be cast (like those of bitsandbytes) or moved."""
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Int8Linear(torch.nn.Module):
         self.register_buffer("scale", weight.abs().amax(1, keepdim=True) / 127)
         self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
         self.bias = layer.bias
-        self.in_features = layer.in_features  # which diffusers' SDXL asks for; quantisers' layers have it
+        self.in_features = layer.in_features  # read by the SDXL of diffusers; layers of quantisers have it
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(values, self.weight * self.scale, self.bias)
@@ -96,7 +96,7 @@ def test_models_offloaded_one_by_one_paint_the_same_and_stay_offloaded(name: str
 
 @pytest.fixture
 def layers_load_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let accelerate's layer hooks load onto the CPU as onto a GPU: as a copy, and weights as parameters.
+    """Let accelerate's layer hooks load onto the CPU as onto a GPU: as a copy, with weights as parameters.
 
     A weight that is on the device already it hands over as it is, and then refuses to put it away again.
     """

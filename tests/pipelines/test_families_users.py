@@ -36,7 +36,7 @@ KONTEXT = functools.partial(flux, diffusers.FluxKontextInpaintPipeline)
 SHORT = {"max_sequence_length": 48, "num_inference_steps": STEPS}
 
 
-# A model of its own for repainting
+# A separate model for inpainting
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_model_that_can_only_repaint_paints_too() -> None:
     assert mended(refined(base), height=48, width=72).attempts[0].image.size == (72, 48)
 
 
-# What cannot work says so at once
+# Errors at construction
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_cannot_work_says_so_at_construction(build: Any, options: dict[str,
 
 
 def stranger() -> DiffusionPipeline:
-    """A text-to-image pipeline of no known family."""
+    """A text-to-image pipeline of an unknown family."""
 
     class Stranger(DiffusionPipeline):
         def __init__(self, vae: Any, tokenizer: Any, unet: Any, scheduler: Any, inner: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Crops' latents are kept while a refinement lasts, on tiny random weights of every family."""
+"""The latents of crops are cached during a refinement, on tiny random weights of every family."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = NOISE
 
 
 def watched(vae: Any) -> list[int]:
-    """How many rows go through an autoencoder's encoder from now on, call by call."""
+    """Record the number of rows of each later call of an autoencoder's encoder."""
     rows: list[int] = []
     vae.encoder.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
     return rows
@@ -68,7 +68,7 @@ def test_a_region_that_is_tried_again_is_not_encoded_again() -> None:
     rows = watched(pipe.vae)
     result = pipe(PROMPT, seed=1, max_rounds=3, num_images_per_prompt=2).results[1]
     assert [attempt.action for attempt in result.attempts[:3]] == ["generate", "inpaint", "inpaint"]
-    assert rows == [1, 1]  # another picture's crop is another crop
+    assert rows == [1, 1]  # the crop of another image is another crop
 
 
 def encode(cache: LatentCache, vae: Any, pictures: Any) -> Any:

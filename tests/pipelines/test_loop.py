@@ -1,4 +1,4 @@
-"""Laws of the loop, on parts that are plain functions: no torch."""
+"""Properties of the loop, with parts that are plain functions: no torch."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def region(box: tuple[int, int, int, int], *, masked: bool = True, category: Cat
 
 
 def see(image: Image.Image, masked: bool = True) -> Analysis:
-    """Each spot whose middle is red is a flaw."""
+    """Each spot whose centre is red is a flaw."""
     flawed = [box for box in SPOTS if image.getpixel(((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)) == RED]
     return Analysis(size=SIZE, regions=tuple(region(box, masked=masked) for box in flawed), detector="spots")
 
 
 @dataclass
 class Painter:
-    """Generates from a list (the last one for ever); inpaints with a colour chosen by the job."""
+    """Generates from a list, whose last image is repeated; inpaints with a colour chosen by the job."""
 
     pictures: Sequence[Image.Image | ModelError]
     colour: Callable[[InpaintJob], tuple[int, int, int]] = lambda _job: GREEN
@@ -80,7 +80,7 @@ class Painter:
 
 @dataclass
 class MeanJudge:
-    """Likes a channel's mean; +1 is the best."""
+    """Scores the mean of a channel; +1 is the best."""
 
     channel: int = 1
     name: str = "mean"
@@ -111,7 +111,7 @@ def record(result: RefinementResult) -> list[tuple[object, ...]]:
 
 
 def test_a_clean_start_ends_at_once_and_costs_one_look() -> None:
-    """Not even the judge is asked: there is nothing to compare."""
+    """The judge is not called either: there is nothing to compare."""
     painter, detector = Painter([picture()]), ScriptedDetector(see)
     result = run(painter, detector=detector, judge=MeanJudge())
     assert result.attempts[0].scores == ()
@@ -150,7 +150,7 @@ def test_only_the_regions_that_got_better_are_kept() -> None:
 
 
 def test_regions_that_fail_together_are_tried_alone() -> None:
-    """Green on the left pleases the judge, blue on the right more than undoes it."""
+    """Green on the left raises the score; blue on the right lowers it more."""
     painter = Painter([picture(*SPOTS[:2])], colour=lambda job: (0, 0, 0) if job.mask[7, 33] else (0, 60, 0))
     judge = MeanJudge()
     judge.score = lambda images, prompts: [_score(image) for image in images]  # type: ignore[method-assign]
@@ -178,7 +178,7 @@ def test_failed_regions_get_more_candidates_with_other_seeds_and_strength() -> N
 
 
 def test_the_best_candidate_of_each_region_is_combined() -> None:
-    """Each region's only good candidate is another one."""
+    """The only good candidate of each region has a different number."""
     shades = iter([GREEN, RED, RED, GREEN])
     painter = Painter([picture(*SPOTS[:2])], colour=lambda _job: next(shades))
     result = run(painter, RefineConfig(candidates=2, max_rounds=1))
@@ -404,7 +404,7 @@ def test_painted_together_all_regions_share_a_row_but_are_kept_one_by_one() -> N
     shades = iter([(0, 0, 1), GREEN])
 
     class Striped(Painter):
-        """Mends the left half in its first picture and the right half in its second."""
+        """Fixes the left half in its first image and the right half in its second."""
 
         def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
             pictures = super().inpaint(jobs)
@@ -469,7 +469,7 @@ def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -
 
 
 def test_a_heatmap_tells_which_patch_got_better_where_regions_cannot() -> None:
-    """Every region stays, so that their burden is the same; of two patches one cools and the other warms."""
+    """All regions remain, so the burden is the same; the heat map falls in one patch and rises in the other."""
     warmth = {RED: 0.6, GREEN: 0.5, GREY: 0.7}
 
     def feel(image: Image.Image) -> Analysis:

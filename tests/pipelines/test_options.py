@@ -1,4 +1,4 @@
-"""Settings that users of other detailers know: holes, areas, order, merging, strength by severity and area."""
+"""Settings as in other detailers: holes, areas, order, merging, strength by severity and area."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def regions(draw: st.DrawFn) -> Region:
 
 
 def slowly_planned(found: Sequence[Region], config: RefineConfig) -> list[tuple[str, bytes]]:
-    """The plan by its definition, on whole masks."""
+    """The plan computed by its definition, on whole masks."""
     patches: list[tuple[Region, Mask]] = []
     for one in sorted(found, key=lambda each: each.severity * each.score, reverse=True):
         mask = dilate(one.pixels(SIZE), config.dilate * max(SIZE))
@@ -170,7 +170,7 @@ def test_settings_out_of_their_range_are_refused(settings: dict[str, object]) ->
 
 
 class Painter:
-    """Paints grey, and repaints every mask in green."""
+    """Generates grey images, and inpaints every mask in green."""
 
     def __init__(self) -> None:
         self.jobs: list[InpaintJob] = []

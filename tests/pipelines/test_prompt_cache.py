@@ -1,4 +1,4 @@
-"""Prompts' embeddings are kept while a call lasts, on tiny random weights of every family."""
+"""Prompt embeddings are cached during a call, on tiny random weights of every family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = NOISE
 
 
 def listened(pipe: DiffusionPipeline) -> list[str]:
-    """Which text encoders run from now on, run by run."""
+    """Record each later run of a text encoder."""
     heard: list[str] = []
     for name, part in pipe.components.items():
         if name.startswith("text_encoder") and part is not None:
@@ -58,7 +58,7 @@ def test_the_next_call_asks_anew() -> None:
 
 
 class Speaker:
-    """Stands for a pipeline: what ``encode_prompt`` returns says how often it was asked."""
+    """A stand-in for a pipeline: ``encode_prompt`` returns how often it was called."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -47,13 +47,13 @@ def flaws(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]] = BOXES
 
 
 def relenting() -> ScriptedDetector:
-    """Finds ever smaller flaws."""
+    """Finds a smaller flaw each time."""
     severities = iter(0.8**n for n in range(1000))
     return ScriptedDetector(lambda image: flaws(image, severity=next(severities)))
 
 
 def by_pixels(image: Image.Image) -> Analysis:
-    """Finds flaws by the pixels alone, so that its answers do not depend on the order of questions."""
+    """Finds flaws only by the pixels, so that its answers do not depend on the order of calls."""
     pixels = np.asarray(image, dtype=np.float32) / 255
     means = [float(pixels[y0:y1, x0:x1].mean()) for x0, y0, x1, y1 in BOXES]
     found = [

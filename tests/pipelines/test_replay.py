@@ -1,4 +1,4 @@
-"""Making pictures again from run records: bit for bit, or refused in one sentence that says what differs."""
+"""Reproducing images from run records: bit for bit, or refused in one sentence that names the difference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BOXES = ((8, 8, 20, 20), (40, 40, 52, 52))
 
 
 def by_pixels(image: Image.Image) -> Analysis:
-    """Finds flaws by the pixels alone: what is bright."""
+    """Finds flaws only by the pixels: what is bright."""
     pixels = np.asarray(image, dtype=np.float32) / 255
     means = [float(pixels[y0:y1, x0:x1].mean()) for x0, y0, x1, y1 in BOXES]
     regions = tuple(
@@ -103,9 +103,9 @@ def test_a_run_that_started_from_a_picture_needs_that_picture(model: str) -> Non
     result = refined(model)(PROMPT, image=given, seed=1).results[0]
     again = to_record(result, None, {})
     assert same(refined(model).replay(again, image=given).image, result.image)
-    with pytest.raises(ConfigError, match="no picture to start from"):
+    with pytest.raises(ConfigError, match="no start image"):
         refined(model).replay(again)
-    with pytest.raises(ConfigError, match="another picture to start from"):
+    with pytest.raises(ConfigError, match="another start image"):
         refined(model).replay(again, image=Image.new("RGB", (64, 48)))
 
 
@@ -135,7 +135,7 @@ CHANGES: dict[str, Callable[[RefinedPipeline], object]] = {
 def test_what_differs_is_said_before_anything_is_painted(model: str, record: dict[str, Any], word: str) -> None:
     pipe = refined(model)
     CHANGES[word](pipe)
-    with pytest.raises(ConfigError, match="Expected the run that the record describes") as caught:
+    with pytest.raises(ConfigError, match="The run differs from its record") as caught:
         pipe.replay(record)
     assert word in str(caught.value)
     assert pipe.detector.seen == []
@@ -157,7 +157,7 @@ def test_versions_matter_in_their_first_two_numbers(
 
 
 def test_a_picture_that_came_out_differently_is_not_passed_off(model: str, record: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="Expected the picture 000000000000 of the record"):
+    with pytest.raises(ConfigError, match=r"differs from that of the record \(000000000000\)"):
         refined(model).replay({**record, "picture": "0" * 32})
 
 
@@ -167,10 +167,10 @@ def test_arguments_that_no_record_holds_are_asked_for(model: str) -> None:
     result = refined(model).stream(PROMPT, **options).result
     again = to_record(result, None, {})
     assert again["settings"]["unrecorded"] == ["callback_on_step_end", "latents"]
-    with pytest.raises(ConfigError, match="Expected latents, which the record could not hold"):
+    with pytest.raises(ConfigError, match="The record could not store latents"):
         refined(model).replay(again)
     assert same(refined(model).replay(again, latents=latents).image, result.image)
-    with pytest.raises(ConfigError, match="Expected the picture"):
+    with pytest.raises(ConfigError, match=r"The new image .* differs from that of the record"):
         refined(model).replay(again, latents=-latents)
 
 
@@ -203,7 +203,8 @@ def test_records_that_are_none_are_refused(
 ) -> None:
     damaged = copy.deepcopy(record)
     change(damaged)
-    with pytest.raises((InputError, ConfigError), match=r"Expected|must be"):
+    words = r"record cannot be read|has no settings or no kept image|differs from its record|must be"
+    with pytest.raises((InputError, ConfigError), match=words):
         refined(model).replay(damaged)
 
 
@@ -215,7 +216,7 @@ def test_fingerprints_see_every_matrix_and_nothing_else(model: str) -> None:
     matrices = [weights for weights in pipe.unet.parameters() if weights.ndim > 1]
     for weights in (*matrices[:3], *matrices[-3:]):
         kept = weights.detach().clone()
-        weights.data += 0.01  # as peft fuses a LoRA: the tensor's version does not count this
+        weights.data += 0.01  # like a LoRA fused by peft: the version counter of the tensor does not change
         changed = fingerprints(pipe.components)
         assert [name for name in first if changed[name] != first[name]] == ["unet"]
         weights.data.copy_(kept)
@@ -289,7 +290,7 @@ def test_the_command_refuses_in_one_sentence(refine: Callable[..., tuple[int, st
         (["broken.json"], "broken.json"),
         (["list.json"], "'list.json' holds no run record"),
         (["empty.json"], "--model"),
-        (["empty.json", "--model", "MODEL", "--detector", "DETECTOR"], "can be made again"),
+        (["empty.json", "--model", "MODEL", "--detector", "DETECTOR"], "can be reproduced"),
         (["plain.png"], "run.json"),
         (["nothing.png"], "does not exist"),
         (["empty.json", "--out", "."], "another folder"),

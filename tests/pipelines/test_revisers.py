@@ -110,7 +110,7 @@ BUDGETS = {
     "z-image": 496, "chroma": 512, "pixart-sigma": 300, "sana": 300, "kolors": 256, "hunyuan-dit": 256,
     "aura-flow": 256, "lumina2": 256, "cogview4": 256,
 }  # fmt: skip
-"""Tokens that the text encoder that reads most of a prompt reads of it; of these, chat templates take up to 16."""
+"""Number of tokens read by the text encoder that reads most; chat templates use up to 16 of them."""
 
 
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # in diffusers
@@ -127,7 +127,7 @@ def test_prompts_may_be_as_long_as_the_text_encoder_that_reads_most_reads(name: 
     reviser = fitting_reviser("template", pipe)
     assert isinstance(reviser, TemplateReviser)
     assert reviser.limit == BUDGETS[name]
-    free = TemplateReviser(limit=reviser.limit, count=reviser.count)  # the tiny tokenizers know few words
+    free = TemplateReviser(limit=reviser.limit, count=reviser.count)  # the tiny tokenizers have few words
     history = [attempt(*(flaw(f"paw number {number}", "six toes") for number in range(40)))]
     length = free.count(free.revise("a dog", history).prompt)
     assert reviser.limit - 60 < length <= reviser.limit

@@ -1,4 +1,4 @@
-"""Laws of a run: iterating over it, stopping it, leaving it, and its result."""
+"""Properties of a run: iterating over it, stopping it, leaving it, and its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDS = 3
 
 
 def relenting() -> ScriptedDetector:
-    """Finds one flaw, smaller each time it looks."""
+    """Finds one flaw, smaller each time."""
     severities = itertools.accumulate(itertools.repeat(0.8), lambda before, share: before * share)
 
     def look(image: Image.Image) -> Analysis:
@@ -67,7 +67,7 @@ class Bar:
 
 
 def state(pipe: Any) -> dict[str, Any]:
-    """The parts of a pipeline, and the names of what each of them has of its own, where borrowed methods would be."""
+    """The parts of a pipeline, and the names of their instance attributes, where replaced methods would be."""
     parts = {"": pipe, **pipe.components}
     return {name: (id(part), sorted(getattr(part, "__dict__", ()))) for name, part in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The same pipeline with other parts: what is not named stays, and every weight is shared."""
+"""The same pipeline with other parts: all other arguments stay, and all weights are shared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clean() -> ScriptedDetector:
 
 
 def arguments(number: int) -> dict[str, Any]:
-    """A value for every argument; another one for each number."""
+    """A value for every argument, different for each number."""
     return {
         "detector": clean(),
         "judge": BurdenJudge(clean()),
