@@ -1,4 +1,4 @@
-"""``refiner train``: its table, hostile configs, a run that is refused, resumed and exported."""
+"""``refiner train``: its table, invalid configs, and runs that are refused, resumed and exported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """``refiner train`` in an empty folder, with one more row in the table; exit code, stdout and stderr."""
+    """Run ``refiner train`` in an empty folder, with one more row in the table: exit code, stdout, stderr."""
     monkeypatch.setattr("refiner.training.RECIPES", {**RECIPES, **ROW})
     monkeypatch.chdir(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A recipe that nothing but tests know: whether an image of a data set is flawed, by a tiny network, in two stages."""
+"""A recipe for tests only: a tiny network learns in two stages whether an image of a dataset is flawed."""
 
 from __future__ import annotations
 

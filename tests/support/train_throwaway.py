@@ -1,4 +1,4 @@
-"""``refiner`` with the throwaway recipe in its table, for processes that a test launches."""
+"""The command ``refiner`` with the throwaway recipe in its table, for processes that a test starts."""
 
 from __future__ import annotations
 

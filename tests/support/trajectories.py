@@ -1,7 +1,7 @@
-"""Short runs of every recipe, and what they gave when their settings were chosen: ``trajectories.json``.
+"""Short runs of every recipe. ``trajectories.json`` stores their losses and weight digests as the reference.
 
-``python -P tests/support/trajectories.py`` writes the file anew. That is for a change that is meant to change what
-recipes learn, and for nothing else.
+``python -P tests/support/trajectories.py`` writes this file again. Do so only for a change that is meant to change what
+recipes learn.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def digest(weights: Weights) -> str:
-    """Of all values, bit by bit."""
+    """Digest of all values, bit by bit."""
     total = hashlib.sha256()
     for name in sorted(weights):
         total.update(name.encode())
@@ -96,7 +96,7 @@ def run_legion(run: Run) -> Weights:
 
 
 def noise_shard(count: int, seed: int) -> probe.Shard:
-    """Pictures of noise in which a bright channel tells what is flawed."""
+    """Images of noise in which a bright channel marks the flaws."""
     rng = np.random.default_rng(seed)
     flaws = (rng.random((count, SIDE, SIDE)) < 0.1).astype(np.float32)
     features = rng.normal(size=(count, 6, SIDE, SIDE)).astype(np.float16)
@@ -146,11 +146,11 @@ SHORT: dict[str, Callable[[Run], Weights]] = {
     "vlm": run_vlm,
     "instruct": run_instruct,
 }
-"""Each makes a short run in a folder and gives the weights that it ends with."""
+"""Each makes a short run in a folder and returns its final weights."""
 
 
 def follow(name: str, run: Run) -> Trajectory:
-    """A short run's figures by step and the digest of its weights."""
+    """The logged values of a short run by step, and the digest of its weights."""
     torch.set_num_threads(1)
     weights = SHORT[name](run)
     lines = (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
