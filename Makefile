@@ -1,4 +1,4 @@
-# Everything runs from a checkout: `make demo` and `make test` install what they need into .venv first.
+# Everything runs from a checkout. Each target first installs what it needs into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PROMPT ?= a red hand with five fingers left of a green clock showing three o'clock on a sky background
@@ -6,9 +6,9 @@ SEED ?= 134
 OUT ?= out
 SHELL := /bin/bash
 
-# One thread for each process: small models lose far more to threads that wait for each other than they gain.
+# One thread per process. With small models, threads cost more time in waiting for each other than they save.
 export OMP_NUM_THREADS ?= 1
-# Keeps the checkout's own folders (detectors/, pipelines/, ...) from being imported as packages of their own.
+# Prevents Python from importing the folders of the checkout (detectors/, pipelines/, ...) as separate packages.
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -46,18 +46,18 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/vlm.py --count 100
 	$(BIN)/python tests/benchmarks/chat.py
 
-# The README's pictures.
+# The images in the README.
 gallery: .venv/installed
 	$(BIN)/python tests/benchmarks/gallery.py
 
 micro: .venv/installed
 	$(BIN)/refiner micro build
 
-# mypy does not follow the package-dir map: this tree of links shows it the package as it is installed.
+# mypy does not read the package-dir map of pyproject.toml. This tree of links has the layout of the installed package.
 tree:
 	rm -rf build/tree && mkdir -p build/tree/refiner
 	ln -s $(CURDIR)/refiner/* build/tree/refiner/
-	for room in demo detectors pipelines training; do ln -s $(CURDIR)/$$room build/tree/refiner/$$room; done
+	for folder in demo detectors pipelines training; do ln -s $(CURDIR)/$$folder build/tree/refiner/$$folder; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,5 +1,4 @@
-"""What several files of tests share: a pipeline of a few thousand weights, detectors from packages of their own, and
-``refiner rank`` in its own folder."""
+"""Shared fixtures: a pipeline with a few thousand weights, detectors from plug-in packages, ``refiner rank``."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a random Stable Diffusion pipeline of a few thousand weights."""
+    """Folder of a Stable Diffusion pipeline with a few thousand random weights."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -82,9 +81,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def write_plugin() -> Callable[[Path, str, str], str]:
-    """Write an installed package whose module is ``source``, with a detector "spots" that ``build`` makes.
+    """Write a package that looks installed, whose entry point "spots" is the function ``build`` of ``source``.
 
-    Takes the folder, which is then to be put on the path, the package's name and the source; gives the detector's id.
+    The returned function takes the folder (the test adds it to the path), the name of the package and the source of its
+    module. It returns the id of the detector.
     """
 
     def write(home: Path, package: str, source: str) -> str:
@@ -100,7 +100,7 @@ def write_plugin() -> Callable[[Path, str, str], str]:
 
 @pytest.fixture(scope="session")
 def transformers_server() -> Iterator[str]:
-    """Address of a ``transformers serve`` on loopback, which serves the folder that a request names as its model."""
+    """Address of a ``transformers serve`` on loopback. It serves the folder that a request names as its model."""
     pytest.importorskip("torch")
     from support.chat_servers import TransformersServer
 
@@ -116,9 +116,9 @@ def rank(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Cli:
-    """Run ``refiner rank`` in ``tmp_path`` with a detector from a package of its own: red and blue are flawed.
+    """Run ``refiner rank`` in ``tmp_path`` with a detector from a plug-in package, for which red and blue are flaws.
 
-    The further arguments may name another detector. Gives exit code, stdout and stderr.
+    The arguments may name another detector. The returned function returns exit code, stdout and stderr.
     """
     home = tmp_path / "plugin"
     detector = write_plugin(home, "spots_for_ranking", SPOTS)
@@ -140,7 +140,7 @@ def rank(
 
 @pytest.fixture
 def stopping_at_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
-    """Opens a block in which a training is stopped as soon as it has written a checkpoint."""
+    """A context in which training is interrupted as soon as it has written a checkpoint."""
     from refiner.training import fit
     from refiner.training.checkpoints import save_checkpoint
 

@@ -64,7 +64,8 @@ def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
                 continue
             said = dict(event.answers)
             share = None if event.over else len(said) / len(detectors)
-            told = f"{len(said)} of {len(detectors)} detectors analysed {given.width} x {given.height} pixels."
+            size = f"{given.width} x {given.height} pixels"
+            told = f"{len(said)} of {len(detectors)} detectors analysed the image ({size})."
             yield status_line(told, share), answers(given, said), _summary(said)
         if len(said) < len(detectors):
             yield (status_line("Stopped."), *nothing(_OUTPUTS - 1))

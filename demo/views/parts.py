@@ -111,7 +111,7 @@ def _note(number: int, region: Region) -> str:
         f"<p><strong>{words(region.name)}</strong>{place}</p><p>{words(region.explanation)}</p>{why}"
         f'<p class="rf-facts"><span>{_kind(region)}</span>'
         f'<span>severity {region.severity:.2f} <i class="rf-meter"><i style="width:{100 * region.severity:.0f}%"></i>'
-        f"</i></span><span>{region.score:.0%} sure</span></p></div></li>"
+        f"</i></span><span>confidence {region.score:.0%}</span></p></div></li>"
     )
 
 

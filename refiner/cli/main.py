@@ -8,7 +8,6 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from refiner import __version__
 from refiner.cli.demo import add_demo
@@ -21,9 +20,6 @@ from refiner.cli.refine import add_refine
 from refiner.cli.train import add_train
 from refiner.cli.view import Terminal
 from refiner.errors import RefinerError, UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``refiner evaluate`` from the outside: documents, exit codes, and every mistake in the input named and counted."""
+"""``refiner evaluate`` from the command line: documents, exit codes, and errors in the input, named and counted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def detector(write_plugin: Callable[[Path, str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Id of a detector from a package of its own: red is flawed."""
+    """Id of a detector from a plug-in package, for which red is a flaw."""
     home = tmp_path / "plugin"
     name = write_plugin(home, "spots_for_evaluation", PLUGIN)
     monkeypatch.syspath_prepend(str(home))
@@ -77,7 +77,7 @@ def evaluate(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 def folder_of(root: Path, count: int = 6) -> Path:
-    """Pictures with red squares, and masks that are a little beside them; half are ``1_fake``."""
+    """Images with red squares, and masks that differ slightly from them; half are ``1_fake``."""
     for number in range(count):
         kind = "1_fake" if number % 2 else "0_real"
         name = f"{kind}/{number}.png"
@@ -358,7 +358,7 @@ def test_masks_of_nan_are_no_clean_picture(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random text encoder of letters."""
+    """A random text encoder whose tokens are letters."""
     folder = tmp_path_factory.mktemp("encoder")
     letters = [chr(code) for code in range(97, 123)]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]

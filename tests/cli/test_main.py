@@ -1,4 +1,4 @@
-"""The command line on a tiny random pipeline and a detector that comes as a plug-in: no hub, no bundled weights."""
+"""The command line with a tiny random pipeline and a plug-in detector, without hub and bundled weights."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def build(folder, device, dtype):
 
 @pytest.fixture
 def detector(write_plugin, tmp_path, monkeypatch):
-    """Id of a detector from a package of its own: the brighter the square (8, 8, 24, 24), the worse."""
+    """Id of a detector from a plug-in package: the brighter the square (8, 8, 24, 24), the more severe the flaw."""
     home = tmp_path / "plugin"
     name = write_plugin(home, "spots_for_tests", PLUGIN)
     (home / "patience").write_text("1000")
@@ -89,13 +89,13 @@ def refine(model, detector, tmp_path, capsys):
 
 
 def save(path, value):
-    """A picture of one grey."""
+    """Save a grey image; its path."""
     Image.new("RGB", (48, 40), (value,) * 3).save(path)
     return str(path)
 
 
 def one_sentence(err):
-    """Whether an error is one line: what is wrong, a colon, and what to do."""
+    """Whether an error is one line: what is wrong, a colon, what to do."""
     return re.fullmatch(r"refiner: .+: .+\.\n", err) is not None and "Traceback" not in err
 
 
@@ -211,7 +211,7 @@ def test_a_setting_out_of_its_range_is_refused(refine):
 
 
 def test_places_and_pictures_are_checked_before_any_model(refine):
-    """Both are wrong here; the one that costs nothing to check is named."""
+    """Two arguments are wrong; the error names the one that can be checked without loading a model."""
     assert "/proc/refiner" in refine("--out", "/proc/refiner", "--model", "no/such")[2]
     assert "/no/such.png" in refine("--image", "/no/such.png", "--model", "no/such")[2]
 

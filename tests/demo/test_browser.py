@@ -263,7 +263,7 @@ def test_a_pasted_picture_is_looked_at(visit):
     page.locator("#rf-detect-image").get_by_label("Paste from clipboard").click()
     expect(page.locator("#rf-detect-image img")).to_be_visible()
     page.get_by_role("button", name="Analyse", exact=True).click()
-    visitor.told("analysed 70 x 50 pixels", "detect")
+    visitor.told("analysed the image (70 x 50 pixels)", "detect")
 
 
 def test_errors_are_told_in_words_and_as_text(visit):
@@ -284,7 +284,7 @@ def test_detecting_side_by_side(visit, photo, width, dark):
     page.locator("#rf-detect-image input[type=file]").set_input_files(photo)
     expect(page.locator("#rf-detect-image img")).to_be_visible()
     page.get_by_role("button", name="Analyse", exact=True).click()
-    visitor.told("2 of 2 detectors analysed 120 x 90 pixels", "detect")
+    visitor.told("2 of 2 detectors analysed the image (120 x 90 pixels)", "detect")
     cards = page.locator(".rf-answer")
     expect(cards).to_have_count(2)
     expect(cards.first).to_contain_text("patches")

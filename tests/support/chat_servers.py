@@ -1,4 +1,4 @@
-"""Servers on loopback that speak the OpenAI protocol: scripted, `transformers serve`, and a proxy full of faults."""
+"""Servers on loopback with the OpenAI protocol: a scripted one, `transformers serve`, and a proxy that makes faults."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 
 
 def settle_environment(monkeypatch):
-    """Nothing between client and server, and a key that must appear nowhere."""
+    """Remove proxy settings, and set a key that must not appear in any output."""
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """``script``: the whole text of a request -> the text of the answer, or an HTTP status."""
+    """A scripted server. ``script`` maps the whole text of a request to the text of the answer or to an HTTP status."""
 
     daemon_threads = True
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class TransformersServer:
-    """``transformers serve`` in a process of its own, for 20 minutes at most; models are named by their folders."""
+    """``transformers serve`` in a separate process, for at most 20 minutes; a model's name is its folder."""
 
     def __init__(self):
         with socket.socket() as free:
@@ -103,15 +103,15 @@ class TransformersServer:
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Between a client and a server: relays, except where ``script(body, number)`` names one of ``FAULTS``.
+    """A proxy between a client and a server. It relays a request unless ``script(body, number)`` names a fault.
 
-    ``number`` counts how often this very request came before. ``relayed`` counts what went through.
+    ``number`` counts how often the same request came before. ``relayed`` counts the relayed requests.
     """
 
     daemon_threads = True
     request_queue_size = 64
     delay = 4.0
-    """Seconds that a late answer takes."""
+    """Delay of a late answer in seconds."""
 
     def __init__(self, target, script):
         super().__init__(("127.0.0.1", 0), _Proxying)
@@ -124,7 +124,7 @@ class FaultProxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address):
-        """Clients that hang up early are part of the script."""
+        """Ignore errors, because some clients disconnect early on purpose."""
 
     def stop(self):
         self.shutdown()
@@ -132,7 +132,7 @@ class FaultProxy(ThreadingHTTPServer):
 
 
 def _with_text(text):
-    """A fault in which the server answers, but what the model is made to say is ``text``."""
+    """A fault that replaces the text of the model's answer with ``text``."""
 
     def spoil(handler, status, data):
         document = json.loads(data)
@@ -153,14 +153,14 @@ FAULTS = {
     "wrong schema": lambda handler, status, data: handler.reply(200, b'{"result": "fine"}'),
     "no words": _with_text(""),
 }
-"""Faults that pass: the same request may get its answer later."""
+"""Temporary faults: the same request may get its answer later."""
 ODD_ANSWERS = {
     "prose": _with_text("The picture looks fine to me."),
     "JSON of another schema": _with_text('{"verdict": "clean", "score": 1}'),
     "JSON that breaks off": _with_text('{"regions": [{"name": "the ha'),
     "an error": _with_text('{"error": "overloaded"}'),
 }
-"""Whole answers that do not say what was asked."""
+"""Complete answers that do not have the requested form."""
 
 
 class _Proxying(BaseHTTPRequestHandler):

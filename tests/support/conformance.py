@@ -1,4 +1,4 @@
-"""What every detector must keep, whatever it is made of: a test class subclasses ``Conformance``."""
+"""The rules that every detector must follow. A test class subclasses ``Conformance`` to check them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refiner.types import Analysis
 
 
 def pictures() -> list[Image.Image]:
-    """Pictures of the micro world: every detector's domain."""
+    """Images of the micro world, which every detector accepts."""
     rng = np.random.default_rng(20_000_000)
     flawed = [inject(sample_scene(rng, count), rng, count).image for count in (1, 2, 3, 4)]
     return [*flawed, *(render(sample_scene(rng)) for _ in range(2))]
@@ -32,7 +32,7 @@ def assert_same(first: Analysis, second: Analysis) -> None:
 
 
 class Conformance:
-    """Needs a fixture ``detector`` of the module or class."""
+    """Tests of a detector; the module or class must define a fixture ``detector``."""
 
     @pytest.fixture(scope="class")
     @classmethod

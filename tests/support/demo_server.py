@@ -1,8 +1,8 @@
-"""A demo in a process of its own, as ``refiner demo`` serves it: a tiny random pipeline, and detectors from a package.
+"""A demo in a separate process, as ``refiner demo`` serves it: a tiny random pipeline, and detectors from a package.
 
-The detectors find the reddest patch of every picture and describe it in words that would do harm if they were taken for
-anything but text. How many pictures they may look at can be held back (``Served.allow``), so that a test decides when a
-job goes on.
+The detectors find the reddest patch of every image. They describe it with a text that would do harm if it were used as
+markup or code. A test can limit the number of images that they analyse (``Served.allow``), to decide when a job
+continues.
 """
 
 from __future__ import annotations
@@ -79,32 +79,32 @@ def build(folder, device, dtype):
 
 
 class Served:
-    """A demo that runs."""
+    """A running demo."""
 
     def __init__(self, address: str, process: subprocess.Popen[str], homes: list[Path], log: Path) -> None:
         self.address, self.process, self.homes, self.log = address, process, homes, log
 
     def allow(self, pictures: int) -> None:
-        """Let the detectors look at so many pictures, counted from the server's start; the next ones wait."""
+        """Let the detectors analyse this number of images, counted from the server's start; further ones wait."""
         for home in self.homes:
             part = home / "allow.part"
             part.write_text(str(pictures))
             part.replace(home / "allow")
 
     def seen(self) -> int:
-        """How many pictures the first detector was asked about."""
+        """Number of images that the first detector got."""
         told = self.homes[0] / "seen"
         return int(told.read_text() or 0) if told.exists() else 0
 
     def peak_memory(self) -> int:
-        """Bytes of memory the server has held at most."""
+        """Peak memory of the server in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @contextmanager
 def served(model: str, write_plugin: object, folder: Path, *more: str) -> Iterator[Served]:
-    """Serve until the block is left. ``more`` are further arguments of ``refiner demo``."""
+    """Serve until the block ends. ``more`` are further arguments of ``refiner demo``."""
     home, other = folder / "patches", folder / "warmer"
     first = write_plugin(home, "patches_for_demo", DETECTORS)
     other.mkdir()
@@ -118,7 +118,7 @@ def served(model: str, write_plugin: object, folder: Path, *more: str) -> Iterat
 
 @contextmanager
 def opened(arguments: list[str], folder: Path, homes: list[Path]) -> Iterator[Served]:
-    """Serve ``refiner demo ARGUMENTS`` on loopback until the block is left; what it writes stays in ``folder``."""
+    """Serve ``refiner demo ARGUMENTS`` on loopback until the block ends. All its files are in ``folder``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Refinements in which one region is repainted and kept, to compare what is done with pipelines before and after."""
+"""Refinements in which one region is inpainted and kept, to compare the calls of a pipeline before and after."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOISE = [
     pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
 ]
-"""Warnings about diffusers' own code, for ``pytestmark``."""
+"""Filters for warnings of diffusers' own code, for ``pytestmark``."""
 
 
 def relenting() -> ScriptedDetector:
-    """Finds a flaw that is less severe each time, so that every repainting is kept."""
+    """A detector that finds a flaw that is less severe each time, so that every inpainted image is kept."""
     severities = iter(0.8**n for n in range(1000))
 
     def look(image: Image.Image) -> Analysis:
@@ -49,7 +49,7 @@ def refined(pipe: DiffusionPipeline, **options: Any) -> RefinedPipeline:
 
 
 def mended(pipe: RefinedPipeline, **options: Any) -> RefinementResult:
-    """A refinement whose second picture is the first but for the flaw."""
+    """A refinement whose second image differs from the first only in the flaw's region."""
     pipe.detector = relenting()
     result = pipe(PROMPT, seed=1, **options).results[0]
     assert [attempt.action for attempt in result.attempts] == ["generate", "inpaint"]

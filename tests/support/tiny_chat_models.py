@@ -1,4 +1,4 @@
-"""Tiny random chat models of true architectures, which write nothing but letters."""
+"""Tiny random chat models with real architectures, which write only letters."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def tokenizer_of(template):
 
 
 def settle(model, tokenizer, folder):
-    """Save a model that writes nothing but letters."""
+    """Save a model that writes only letters."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(4)  # far from ties
+                parameter.mul_(4)  # keeps the scores of tokens clearly apart
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     letters = set(tokenizer.convert_tokens_to_ids(list(ascii_letters)))
     silent = [token for token in range(len(tokenizer)) if token not in letters | {tokenizer.eos_token_id}]
@@ -100,7 +100,7 @@ def _viewing_config(tokenizer, context):
 
 
 def save_viewer(folder, context=1024):
-    """Folder of a model that sees pictures."""
+    """Folder of a model that takes images."""
     processor = _viewing_processor()
     processor.save_pretrained(folder)
     torch.manual_seed(1)
@@ -109,11 +109,11 @@ def save_viewer(folder, context=1024):
 
 
 def save_teller(folder, answers, requests):
-    """Folder of a model that sees pictures and then says one of ``answers``, whole, by what it saw.
+    """Folder of a model that takes images and returns one of ``answers``, depending on the image.
 
-    Each answer is one token. Of the hidden state, number 0 says "answered", number 1 "not yet"; nothing but the
-    embeddings writes them, and they alone decide on the end token. ``requests``, at least as many as answers, are like
-    those that it will get: the state that is nearest, of those in which the first of them leave it, decides.
+    Each answer is one token. In the hidden state, element 0 means "answered" and element 1 "not answered yet". Only the
+    embeddings set them, and only they decide on the end token. ``requests`` are examples of later requests, at least as
+    many as answers. The model returns the answer whose example has the hidden state nearest to that of the request.
     """
     asked = {word for request in requests for word in f"{request.system} {request.text}".split() if len(word) > 2}
     processor = _viewing_processor([*answers, *sorted(asked)])  # whole words, for speed
@@ -146,7 +146,7 @@ def save_teller(folder, answers, requests):
 
 
 def _last_states(model, processor, requests):
-    """What the head gets where an answer begins, (N, 32)."""
+    """Hidden states before the first token of each answer, (N, 32)."""
     states = []
     hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, -1].clone()))
     for request in requests:

@@ -1,4 +1,4 @@
-"""An OWL-ViT of a few thousand random weights, which finds something in every picture."""
+"""An OWL-ViT with a few thousand random weights, which finds something in every image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer, OwlViTConfig, OwlViTForObjectDetection, 
 
 
 def save_locator(folder: Path) -> Path:
-    """Write it as a transformers folder."""
+    """Write the model as a transformers folder."""
     torch.manual_seed(0)
     letters = [*"abcdefghijklmnopqrstuvwxyz'-0123456789"]
     words = ["!", "<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]

@@ -34,7 +34,7 @@ from transformers import (
 from support.tiny_chat_models import TEXT_TEMPLATE, tokenizer_of
 
 SIDE = 64
-"""Side of the pictures of the Stable Diffusion pipelines, in pixels."""
+"""Side of the images of the Stable Diffusion pipelines, in pixels."""
 LETTERS = [chr(code) for code in range(33, 127)]
 
 
@@ -79,7 +79,7 @@ def glm_tokenizer() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def chatglm_words() -> str:
-    """Path of a sentencepiece model of letters, for as long as the process lives."""
+    """Path of a sentencepiece model of letters; it is deleted when the process ends."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     sentencepiece = importlib.import_module("sentencepiece")

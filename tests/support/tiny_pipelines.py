@@ -1,4 +1,4 @@
-"""Tiny random pipelines of every family that is served, built from configs: no hub."""
+"""Tiny random pipelines of every supported family, built from configs without the hub."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def unet(**options: Any) -> UNet2DConditionModel:
 
 
 def stirred(model: torch.nn.Module) -> torch.nn.Module:
-    """A ControlNet with an effect: its last layers start at zero."""
+    """Give a ControlNet an effect: its last layers are zero at the start, so noise is added to all weights."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -387,13 +387,13 @@ def cogview4() -> DiffusionPipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
-    """How a family is built and called."""
+    """How to build and call a family."""
 
     build: Callable[[], DiffusionPipeline]
     call: Mapping[str, Any] = field(default_factory=dict)
     native: int | None = None
     rows: int = 2
-    """Denoiser rows of one picture at one step without a negative prompt: 2 with guidance, 1 without."""
+    """Denoiser rows of one image in one step without a negative prompt: 2 with guidance, 1 without."""
     rows_with_negative: int = 2
 
 
@@ -418,4 +418,4 @@ TINY: Mapping[str, Tiny] = {
     "lumina2": Tiny(build=lumina2, call=_SHORT),
     "cogview4": Tiny(build=cogview4),
 }
-"""By a short name."""
+"""Short name -> family."""
