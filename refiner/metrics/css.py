@@ -18,7 +18,7 @@ from refiner.errors import ConfigError, ModelError
 from refiner.files import Json
 from refiner.hub import resolve
 from refiner.metrics.encoders import digest, load_encoder, offline_or
-from refiner.metrics.localization import ratio
+from refiner.metrics.counts import ratio
 
 VERSION = 1
 """Grows when equal input may give other numbers."""

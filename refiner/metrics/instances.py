@@ -1,8 +1,8 @@
 """X-AIGD's instance-level matching of predicted boxes with outlined artifacts (official protocol of 2026).
 
 The instances of a category in an image are the connected parts of its mask after one dilation by 5x5 pixels, each cut
-back to the mask. A box finds an instance where more than ``overlap`` of the box's own area lies on it: not IoU, and not
-one to one. Found instances are tp, unfound ones fn, boxes that find nothing fp.
+back to the mask. A box finds an instance if more than ``overlap`` of the box's own area lies on it. This is not IoU,
+and not one to one. Found instances are tp, the others fn, boxes that find nothing fp.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,13 @@ from refiner.data.problems import Problem
 from refiner.data.tables import read_csv
 from refiner.errors import ConfigError
 from refiner.masks import box_of
-from refiner.metrics.localization import ratio
+from refiner.metrics.counts import Hits
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 DEFAULT_OVERLAP = 0.5
-_REACH: Final = 5
-"""Rows or columns that pixels of one instance may be apart: twice the two that each is spread by, and one."""
 
 FloatBox = tuple[float, float, float, float]
 BoxKey = tuple[str, str, str]
@@ -39,106 +37,29 @@ _COLUMNS = ("generator", "uid", "category", *_CORNERS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceCounts:
-    """Instances and boxes of one image and category, or of many together."""
+class InstanceCounts(Hits):
+    """Instances and boxes of one image and category, or of many. ``fp`` includes invalid boxes."""
 
-    tp: int = 0
-    """Instances that were found."""
-    fp: int = 0
-    """Boxes that found none, invalid ones included."""
-    fn: int = 0
-    """Instances that were not found."""
     invalid: int = 0
-    """Boxes outside the image or without area; as in the official protocol only noticed where there are instances."""
+    """Boxes outside the image or without area. As in the official protocol, only counted if there are instances."""
     images: int = 0
     silent: int = 0
     """Images without a box."""
 
-    def __add__(self, other: InstanceCounts) -> InstanceCounts:
-        return InstanceCounts(
-            tp=self.tp + other.tp,
-            fp=self.fp + other.fp,
-            fn=self.fn + other.fn,
-            invalid=self.invalid + other.invalid,
-            images=self.images + other.images,
-            silent=self.silent + other.silent,
-        )
 
-    @property
-    def precision(self) -> float:
-        """In [0, 1]; 0 for 0 / 0."""
-        return ratio(self.tp, self.tp + self.fp)
+def find_instances(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """The instances of a bool (H, W) mask: int32 (H, W), the number of each pixel's instance or 0; and their count."""
+    from scipy import ndimage
 
-    @property
-    def recall(self) -> float:
-        """In [0, 1]; 0 for 0 / 0."""
-        return ratio(self.tp, self.tp + self.fn)
-
-    @property
-    def f1(self) -> float:
-        """In [0, 1]; 0 for 0 / 0."""
-        return ratio(2 * self.precision * self.recall, self.precision + self.recall)
-
-
-class Instances(NamedTuple):
-    """The instances of a mask, as runs of pixels side by side; one row after the other, from left to right."""
-
-    rows: NDArray[np.int64]
-    """(N,), of each run."""
-    starts: NDArray[np.int64]
-    """(N,), its first column."""
-    stops: NDArray[np.int64]
-    """(N,), the column after its last one."""
-    owners: NDArray[np.int64]
-    """(N,), the instance that it belongs to, from 0 on."""
-    number: int
-    """Of instances."""
-
-    def inside(self, box: tuple[int, int, int, int]) -> NDArray[np.float64]:
-        """Pixels of each instance inside (x0, y0, x1, y1), half-open; float64 (number,), whole numbers."""
-        x0, y0, x1, y1 = box
-        first, last = np.searchsorted(self.rows, (y0, y1))
-        covered = np.minimum(self.stops[first:last], x1) - np.maximum(self.starts[first:last], x0)
-        sums = np.bincount(self.owners[first:last], np.maximum(covered, 0), minlength=self.number)
-        return sums.astype(np.float64)
-
-
-def find_instances(mask: Mask) -> Instances:
-    """The instances of a bool (H, W) mask.
-
-    Two pixels' neighbourhoods of 5x5 touch where neither rows nor columns are more than five apart. So runs belong
-    together whose rows are, with at most four columns between them.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows, starts, stops = _runs(mask)
-    far = mask.shape[1] + 2 * _REACH  # from a row's runs to the next one's, beyond reach
-    wanted = rows + np.arange(_REACH + 1)[:, None]
-    first = np.searchsorted(rows * far + stops, wanted * far + starts - _REACH, side="right")
-    last = np.searchsorted(rows * far + starts, wanted * far + stops + _REACH, side="left")
-    numbers = np.maximum(last - first, 0).ravel()
-    one = np.repeat(np.tile(np.arange(len(rows)), _REACH + 1), numbers)
-    other = np.arange(len(one)) + np.repeat(first.ravel() - np.cumsum(numbers) + numbers, numbers)
-    graph = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(len(rows), len(rows)))
-    count, owners = connected_components(graph, directed=False)
-    return Instances(rows, starts, stops, owners, int(count))
-
-
-def _runs(mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Row, first column and column after the last one of each run of a bool (H, W) mask."""
+    labels = np.zeros(mask.shape, dtype=np.int32)
     box = box_of(mask)
     if box is None:
-        return (np.zeros(0, dtype=np.int64),) * 3
-    x0, y0, x1, y1 = box
-    wide = np.zeros((y1 - y0, x1 - x0 + 1), dtype=np.bool_)
-    wide[:, 1:] = mask[y0:y1, x0:x1]
-    flat = wide.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    if flat[-1]:
-        changes = np.append(changes, len(flat) - 1)
-    rows, starts = np.divmod(changes[::2], wide.shape[1])
-    return rows + y0, starts + x0, changes[1::2] - rows * wide.shape[1] + x0
+        return labels, 0
+    inside = slice(box[1], box[3]), slice(box[0], box[2])
+    spread = ndimage.maximum_filter(mask[inside], size=5, mode="constant")
+    parts, count = ndimage.label(spread, structure=np.ones((3, 3)))
+    labels[inside] = np.where(mask[inside], parts, 0)
+    return labels, count
 
 
 def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_OVERLAP) -> InstanceCounts:
@@ -155,10 +76,10 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
     if not 0 <= overlap <= 1:
         raise ConfigError(f"Expected an overlap in [0, 1], got {overlap!r}: name a share of the box's area.")
     silent = int(not boxes)
-    instances = find_instances(mask)
-    if not instances.number:
+    labels, count = find_instances(mask)
+    if not count:
         return InstanceCounts(fp=len(boxes), images=1, silent=silent)
-    found = np.zeros(instances.number, dtype=np.bool_)
+    found = np.zeros(count, dtype=np.bool_)
     missed = invalid = 0
     for box in boxes:
         whole = _whole_box(box, Size(*mask.shape))
@@ -166,13 +87,12 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
             invalid += 1
             continue
         x0, y0, x1, y1 = whole
-        hit = instances.inside(whole) / ((x1 - x0) * (y1 - y0)) > overlap
+        pixels = np.bincount(labels[y0:y1, x0:x1].ravel(), minlength=count + 1)[1:]
+        hit = pixels / ((x1 - x0) * (y1 - y0)) > overlap
         found |= hit
         missed += not hit.any()
     tp = int(found.sum())
-    return InstanceCounts(
-        tp=tp, fp=missed + invalid, fn=instances.number - tp, invalid=invalid, images=1, silent=silent
-    )
+    return InstanceCounts(tp=tp, fp=missed + invalid, fn=count - tp, invalid=invalid, images=1, silent=silent)
 
 
 def _whole_box(box: FloatBox, size: Size) -> tuple[int, int, int, int] | None:
@@ -186,11 +106,11 @@ def _whole_box(box: FloatBox, size: Size) -> tuple[int, int, int, int] | None:
 def read_boxes(path: str | Path, problems: list[Problem]) -> dict[BoxKey, list[FloatBox]]:
     """Read predictions: CSV with the columns generator, uid, category, x_min, y_min, x_max, y_max.
 
-    A row of an unknown category or with coordinates that are no numbers is added to ``problems`` and left out; one
-    with NaN or infinity is added too and stays, as an invalid box.
+    A row with an unknown category or with coordinates that are not numbers is added to ``problems`` and left out. A row
+    with NaN or infinity is added too, and kept as an invalid box.
 
     Raises:
-        InputError: the file is missing, is no CSV, or lacks a column.
+        InputError: the file is missing, is not CSV, or lacks a column.
     """
     boxes: dict[BoxKey, list[FloatBox]] = {}
     for number, row in read_csv(path, _COLUMNS, "boxes"):
@@ -206,7 +126,7 @@ def read_boxes(path: str | Path, problems: list[Problem]) -> dict[BoxKey, list[F
             problems.append(Problem("bad_box", str(path), where, detail))
             continue
         if not all(map(math.isfinite, (x0, y0, x1, y1))):
-            problems.append(Problem("not_finite", str(path), where, "NaN or infinity in a box: it counts as wrong"))
+            problems.append(Problem("not_finite", str(path), where, "NaN or infinity in a box; it counts as wrong"))
         boxes.setdefault((row["generator"], row["uid"], row["category"]), []).append((x0, y0, x1, y1))
     return boxes
 
