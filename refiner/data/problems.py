@@ -1,4 +1,4 @@
-"""What was wrong with an input: named with its file, counted, and passed over, so that a run goes on."""
+"""Problems of an input: each is named with its file and counted, and the run continues."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """Something in the input that could not be used as it stood; the run went on."""
+    """A part of the input that could not be used."""
 
     kind: str
-    """One word for the table that counts them, such as ``wrong_size``."""
+    """One word for the table of counts, such as ``wrong_size``."""
     file: str
     where: str
     """The place in the file: an image, a row, or both; may be empty."""
@@ -22,5 +22,5 @@ class Problem(NamedTuple):
 
 
 def count_problems(problems: Iterable[Problem]) -> dict[str, int]:
-    """How many there are of each kind, by name of the kind."""
+    """The number of problems of each kind, sorted by kind."""
     return dict(sorted(Counter(problem.kind for problem in problems).items()))

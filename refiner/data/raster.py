@@ -1,8 +1,8 @@
-"""Polygons to masks and masks to other sizes, pixel by pixel as OpenCV draws them.
+"""Polygons to masks, and masks to other sizes, with exactly the pixels of OpenCV.
 
-The data sets' own tools rasterise ground truth with ``cv2.fillPoly`` and bring it to a model's size with nearest
-neighbours, so scores compare only where those pixels are the same. OpenCV is no dependency: the rules are written out
-here. Masks are bool (H, W), True = flawed.
+The tools of the data sets rasterise the truth with ``cv2.fillPoly`` and resize it with nearest neighbours. Scores are
+comparable only if these pixels are the same. OpenCV is not a dependency, so this module implements its rules. Masks are
+bool (H, W), True = flawed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refiner.errors import ConfigError
 from refiner.types import Mask, Size
 
 _ONE = 1 << 16
-"""OpenCV keeps the columns of a polygon's edges in fixed point with 16 binary digits."""
+"""OpenCV stores the columns of a polygon's edges in fixed point with 16 fractional bits."""
 
 Points = NDArray[np.int64]
 
@@ -25,8 +25,8 @@ def fill_polygons(polygons: Iterable[ArrayLike], size: Size) -> Mask:
     """The mask of polygons as ``cv2.fillPoly`` fills them one by one: outline and inside, by the even-odd rule.
 
     Args:
-        polygons: for each at least three finite (x, y) in pixels. Fractions are cut off and points outside are moved
-            to the image's border, as the evaluation scripts of X-AIGD and LEGION do before they draw.
+        polygons: at least three finite (x, y) in pixels each. Fractions are cut off and points outside are moved to
+            the image's border, as in the evaluation scripts of X-AIGD and LEGION.
         size: of the image.
 
     Returns:
@@ -51,7 +51,7 @@ def _whole_corners(polygon: ArrayLike, size: Size) -> Points:
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise ConfigError(
             f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
-            "leave such polygons out."
+            "leave this polygon out."
         )
     return np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
 

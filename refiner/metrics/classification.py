@@ -1,7 +1,7 @@
 """Real or generated: X-AIGD's artifact judgment (AJ) and FakeXplain's accuracy, from verdicts. Positive = generated.
 
-X-AIGD reports balanced accuracy (as "Acc"), precision, recall and F1 (arXiv 2601.19430, section on the AJ task). It does
-not state which class is positive or the threshold; "generated" and 0.5 are our reading.
+X-AIGD reports balanced accuracy (as "Acc"), precision, recall and F1 (arXiv 2601.19430, section on the AJ task). It
+does not state which class is positive or the threshold; "generated" and 0.5 are our reading.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD
     """Score a CSV of verdicts: ``refiner evaluate aj``.
 
     The file has a header and one row per image. The truth is in ``label`` (or another of ``TRUTH_COLUMNS``): 1 or
-    ``fake`` for generated, 0 or ``real`` for real. Note that LEGION's own files use the opposite numbers. The verdict is
-    in ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else in ``score`` (``SCORE_COLUMNS``), the
-    probability in [0, 1] that the image is generated. A name (``NAME_COLUMNS``, after ``generator`` if there is one)
-    identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is there,
+    ``fake`` for generated, 0 or ``real`` for real. Note that LEGION's own files use the opposite numbers. The verdict
+    is in ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else in ``score`` (``SCORE_COLUMNS``),
+    the probability in [0, 1] that the image is generated. A name (``NAME_COLUMNS``, after ``generator`` if there is
+    one) identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is there,
     generated images with PAR > 0 and with PAR = 0 are also scored separately, each against all real images.
 
     Args:

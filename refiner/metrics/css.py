@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from refiner.errors import ConfigError, ModelError
 from refiner.files import Json
 from refiner.hub import resolve
-from refiner.metrics.encoders import digest, load_encoder, offline_or
 from refiner.metrics.counts import ratio
+from refiner.metrics.encoders import digest, load_encoder, offline_or
 
 VERSION = 1
 """Grows when equal input may give other numbers."""

@@ -51,7 +51,7 @@ def rouge_l(candidate: str, reference: str) -> float:
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Its length. A bit stands for each word of ``first``, so that a row of the table is a few operations (Hyyro, 2004)."""
+    """Its length. Each word of ``first`` is a bit, so that a row of the table takes a few operations (Hyyro, 2004)."""
     places: dict[str, int] = {}
     for at, word in enumerate(first):
         places[word] = places.get(word, 0) | 1 << at

@@ -21,8 +21,8 @@ from refiner.data.anomreason import AnomalySet, Answers
 from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore
-from refiner.metrics.semap import evaluate, gate, match_images, score_files
 from refiner.metrics.counts import Hits
+from refiner.metrics.semap import evaluate, gate, match_images, score_files
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, match, score, score_image
 from refiner.types import Claim
 

@@ -98,8 +98,8 @@ class Explanation:
         found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
         for tau in self.config.thresholds:
             counts = Hits(**{name: int(columns[f"{name}@{tau:g}"].sum()) for name in ("tp", "fp", "fn")})
-            names = ("tp", "fp", "fn", "precision", "recall", "f1")
-            found |= {f"{name}@{tau:g}": getattr(counts, name) for name in names}
+            for name in ("tp", "fp", "fn", "precision", "recall", "f1"):
+                found[f"{name}@{tau:g}"] = getattr(counts, name)
         return found
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
