@@ -59,9 +59,7 @@ _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
     Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
-    Source(
-        name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True
-    ),
+    Source(name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True),
     Source(name="micro", read=_reader("micro:open_images"), place="N", help=_MICRO_HELP, default="100"),
     Source(name="micro-prompts", read=_reader("micro:open_captions"), place="N", help=_CAPTIONS_HELP, default="100"),
 )

@@ -108,8 +108,8 @@ def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD
     ``fake`` for generated, 0 or ``real`` for real. Note that LEGION's own files use the opposite numbers. The verdict
     is in ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else in ``score`` (``SCORE_COLUMNS``),
     the probability in [0, 1] that the image is generated. A name (``NAME_COLUMNS``, after ``generator`` if there is
-    one) identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is there,
-    generated images with PAR > 0 and with PAR = 0 are also scored separately, each against all real images.
+    one) identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is
+    there, generated images with PAR > 0 and with PAR = 0 are also scored separately, each against all real images.
 
     Args:
         predictions: the file.

@@ -77,9 +77,8 @@ def compare_heatmap(heatmap: Floats, truth: Mask, config: HeatmapConfig | None =
 
 def resize_bilinear(values: Floats, size: Size) -> NDArray[np.float64]:
     """A float (h, w) array at another size, like torch with ``align_corners=False`` and without antialias."""
-    from scipy import ndimage
+    import torch
 
-    places = [(np.arange(new) + 0.5) * (old / new) - 0.5 for old, new in zip(values.shape, size, strict=True)]
-    grid = np.meshgrid(*places, indexing="ij")
-    resized: NDArray[np.float64] = ndimage.map_coordinates(values.astype(np.float64), grid, order=1, mode="nearest")
-    return resized
+    tensor = torch.from_numpy(values.astype(np.float64))[None, None]
+    resized = torch.nn.functional.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0])

@@ -11,11 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TextIO, get_args
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from refiner.data.xaigd.predictions import (
     transform_truth,
     unknown_predictions,
 )
-from refiner.errors import ConfigError, InputError
+from refiner.errors import ConfigError, InputError, OutputError
 from refiner.files import Json, atomic_write_all, check_writable, dumps
 from refiner.metrics import instances
 from refiner.metrics.instances import InstanceCounts, instance_row, match_boxes, read_boxes
@@ -117,8 +119,9 @@ def evaluate_pad(
     folder = None if out is None else check_writable(out)
     problems: list[Problem] = []
     scorer = (_Boxes if task == "instance" else _Masks)(Path(predictions), config, problems)
-    for image in source.images(problems, scorer.names):
-        scorer.add(image)
+    with _recorder(folder) as scorer.records:
+        for image in source.images(problems, scorer.names):
+            scorer.add(image)
     if not scorer.names:
         raise InputError(
             f"Expected images in the split {source.split!r}, got {len(problems)} unusable: fetch it again."
@@ -136,7 +139,6 @@ def evaluate_pad(
     if folder is not None:
         columns = list(document["rows"][0])
         tables = {
-            "per_image.jsonl": "".join(f"{record}\n" for record in scorer.records),
             "overall.csv": _csv(columns, document["rows"]),
             "per_generator.csv": _csv(columns, document["per_generator"]),
             "problems.csv": _csv(Problem._fields, [problem._asdict() for problem in problems]),
@@ -156,12 +158,13 @@ class _Scorer(ABC):
         self.path, self.config, self.problems = path, config, problems
         self.names: set[str] = set()
         self.missing = 0
-        self.records: list[str] = []
+        self.records: TextIO | None = None
         self.generators: set[str] = set()
 
     def record(self, image: XaigdImage, category: str, counts: Json) -> None:
         place = {"generator": image.generator, "uid": image.uid, "category": category}
-        self.records.append(json.dumps(place | counts, ensure_ascii=False))
+        if self.records is not None:
+            print(json.dumps(place | counts, ensure_ascii=False), file=self.records)
         self.generators.add(image.generator)
 
     @abstractmethod
@@ -278,6 +281,24 @@ class _Boxes(_Scorer):
             total for (owner, name), total in self.totals.items() if generator in (None, owner) and name == category
         )
         return instance_row(sum(wanted, InstanceCounts()), generator or "all", category, self.config.overlap)
+
+
+@contextmanager
+def _recorder(folder: Path | None) -> Iterator[TextIO | None]:
+    """``per_image.jsonl``, open for writing; the file gets its name when all images are done."""
+    if folder is None:
+        yield None
+        return
+    target = folder / "per_image.jsonl"
+    part = folder / f".per_image.{secrets.token_hex(4)}.part"
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            yield file
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(f"Cannot write {str(target)!r} ({error.strerror}): choose a disk with free space.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

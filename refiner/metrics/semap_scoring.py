@@ -155,6 +155,12 @@ class SemapResult:
         sums = (sum(counts, Hits()) for counts in zip(*(image.by_threshold for image in self.images), strict=True))
         return {f"{tau:g}": counts for tau, counts in zip(self.config.thresholds, sums, strict=True)}
 
+    @property
+    def micro(self) -> tuple[float, float]:
+        """Mean over the thresholds of precision and of F1 of all images together."""
+        counts = self.by_threshold.values()
+        return float(np.mean([each.precision for each in counts])), float(np.mean([each.f1 for each in counts]))
+
     def document(self) -> Json:
         """The output of ``refiner evaluate semap --json``; nothing is rounded."""
         names = ("tp", "fp", "fn", "precision", "recall", "f1")

@@ -78,10 +78,20 @@ def test_boxes_are_matched_by_the_rule(mask, boxes, overlap):
 def test_near_parts_are_one_instance_and_keep_their_own_pixels():
     # cv2.dilate with a 5x5 rectangle and cv2.connectedComponents (5.0.0) also make four of these five.
     mask = blocks((2, 2, 6, 6), (9, 2, 12, 6), (20, 20, 24, 24), (29, 24, 32, 30), (0, 35, 1, 36))
-    labels, count = find_instances(mask)
+    labels, count = painted(mask)
     assert count == len(instances_slowly(mask))
     assert np.array_equal(labels > 0, mask)
     assert labels[2, 2] == labels[2, 9]
+
+
+def painted(mask):
+    """Number of the instance of each pixel, 0 for none; and how many there are."""
+    found = find_instances(mask)
+    labels = np.zeros(mask.shape, dtype=int)
+    for row, start, stop, owner in zip(*found[:4], strict=True):
+        assert not labels[row, start:stop].any()
+        labels[row, start:stop] = owner + 1
+    return labels, found.number
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.005, 0.02, 0.1, 0.5, 0.9, 1.0])
@@ -94,7 +104,7 @@ def test_instances_are_the_parts_of_the_spread_mask(shape, share):
     for mask in (noise, blobs):
         spread = ndimage.maximum_filter(mask, size=5, mode="constant")
         wanted, count = ndimage.label(spread, structure=np.ones((3, 3)))
-        labels, found = find_instances(mask)
+        labels, found = painted(mask)
         assert found == count
         assert np.array_equal(labels > 0, mask)
         pairs = set(zip(labels[mask].tolist(), wanted[mask].tolist(), strict=True))

@@ -230,9 +230,7 @@ def _read_image(row: Any, origin: Place, where: str, problems: list[Problem]) ->
     generator, uid = str(row["generator"]), str(row["uid"])
     place = f"{where}, {generator}/{uid}"
     if not (_is_name(generator) and _is_name(uid)):
-        problems.append(
-            Problem("bad_record", file, place, "expected generator and uid to be valid folder names")
-        )
+        problems.append(Problem("bad_record", file, place, "expected generator and uid to be valid folder names"))
         return None
     size = _read_size(row["height"], row["width"])
     labels = row.get("labels") or ()
