@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, stream_records
-from refiner.data.problems import Problem
+from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import Sample, check_size, group_of
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
@@ -90,19 +90,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[FakexplainedIma
     Raises:
         InputError: the file is damaged as a whole.
     """
-    seen: set[str] = set()
+    records = ((where, item.value, item.place) for where, item in stream_records(file))
     try:
-        for where, item in stream_records(file):
-            try:
-                image = _read(item.value, item.place)
-            except _UnusableError as error:
-                problems.append(Problem(error.kind, str(file), f"{where}{_name_of(item.value)}", str(error)))
-                continue
-            if image.name in seen:
-                detail = "an earlier record has the same name; the first one counts"
-                problems.append(Problem("duplicate_image", str(file), image.name, detail))
-                continue
-            seen.add(image.name)
+        for image in usable_records(records, _read, str(file), problems, set()):
             for number, region in enumerate(image.regions):
                 if not region.description:
                     text = "no description, so it scores 0 against each text"
@@ -127,34 +117,30 @@ def read_record(place: Place) -> FakexplainedImage:
         ) from error
 
 
-class _UnusableError(ValueError):
-    """Why a record cannot be used."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-
-
-def _name_of(value: Any) -> str:
-    name = value.get("image") if isinstance(value, Mapping) else None
-    return f", {name!r:.200}" if isinstance(name, str) else ""
-
-
 def _read(value: Any, place: Place) -> FakexplainedImage:
     if not isinstance(value, Mapping):
-        raise _UnusableError("bad_record", f"expected an object, got {value!r:.60}")
+        raise UnusableError("bad_record", f"expected an object, got {value!r:.60}")
+    try:
+        return _parse(value, place)
+    except UnusableError as error:
+        name = value.get("image")
+        error.where = f", {name!r:.200}" if isinstance(name, str) else ""
+        raise
+
+
+def _parse(value: Mapping[str, Any], place: Place) -> FakexplainedImage:
     name, label, generator = value.get("image"), value.get("label"), value.get("generator")
     if not isinstance(name, str) or not _is_inside(name):
-        raise _UnusableError("bad_record", f"expected as image a path inside the folder, got {name!r:.60}")
+        raise UnusableError("bad_record", f"expected as image a path inside the folder, got {name!r:.60}")
     if not isinstance(label, str) or label not in _LABELS:
-        raise _UnusableError("bad_record", f"expected the label {' or '.join(_LABELS)}, got {label!r:.60}")
+        raise UnusableError("bad_record", f"expected the label {' or '.join(_LABELS)}, got {label!r:.60}")
     if generator is not None and not (isinstance(generator, str) and is_unicode(generator)):
-        raise _UnusableError("bad_record", f"expected the generator's name, got {generator!r:.60}")
+        raise UnusableError("bad_record", f"expected the generator's name, got {generator!r:.60}")
     regions, tags = _list(value, "regions"), _list(value, "tags")
     if not all(isinstance(tag, str) for tag in tags):
-        raise _UnusableError("bad_record", f"expected tags as texts, got {tags!r:.60}")
+        raise UnusableError("bad_record", f"expected tags as texts, got {tags!r:.60}")
     if regions and not _LABELS[label]:
-        raise _UnusableError("bad_record", f"expected no regions for a real image, got {len(regions)}")
+        raise UnusableError("bad_record", f"expected no regions for a real image, got {len(regions)}")
     return FakexplainedImage(
         name=PurePosixPath(name).as_posix(),
         fake=_LABELS[label],
@@ -176,22 +162,22 @@ def _is_inside(name: str) -> bool:
 def _list(value: Mapping[str, Any], field: str) -> list[Any]:
     found = value.get(field)
     if found is not None and not isinstance(found, list):
-        raise _UnusableError("bad_record", f"expected a list of {field}, got {found!r:.60}")
+        raise UnusableError("bad_record", f"expected a list of {field}, got {found!r:.60}")
     return found or []
 
 
 def _region(value: Any, number: int) -> FakexplainedRegion:
     if not isinstance(value, Mapping):
-        raise _UnusableError("bad_region", f"region {number}: expected an object, got {value!r:.60}")
+        raise UnusableError("bad_region", f"region {number}: expected an object, got {value!r:.60}")
     box, text = value.get("box"), value.get("description")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box):
-        raise _UnusableError("bad_region", f"region {number}: expected a box of four finite numbers, got {box!r:.60}")
+        raise UnusableError("bad_region", f"region {number}: expected a box of four finite numbers, got {box!r:.60}")
     x0, y0, x1, y1 = map(float, box)
     if x1 - x0 < 1 or y1 - y0 < 1:
         detail = f"region {number}: expected a box (x0, y0, x1, y1) of at least one pixel, got {box!r:.60}"
-        raise _UnusableError("bad_region", detail)
+        raise UnusableError("bad_region", detail)
     if text is not None and not (isinstance(text, str) and is_unicode(text)):
-        raise _UnusableError("bad_region", f"region {number}: expected a description in words, got {text!r:.60}")
+        raise UnusableError("bad_region", f"region {number}: expected a description in words, got {text!r:.60}")
     return FakexplainedRegion((x0, y0, x1, y1), (text or "").strip())
 
 
@@ -210,7 +196,7 @@ def _size(value: Mapping[str, Any]) -> Size | None:
         return None
     if isinstance(height, int) and isinstance(width, int) and not {bool} & {type(height), type(width)}:
         return Size(height, width)
-    raise _UnusableError(
+    raise UnusableError(
         "bad_record", f"expected height and width in whole pixels, got {height!r:.30} and {width!r:.30}"
     )
 

@@ -115,18 +115,9 @@ class PixelTotals(Summed):
     @classmethod
     def of(cls, counts: PixelCounts) -> PixelTotals:
         """The totals of one image."""
-        return cls(
-            counts=counts,
-            images=1,
-            silent=int(not counts.reported),
-            iou=counts.iou(1.0),
-            background_iou=counts.background_iou(1.0),
-            precision=counts.precision(1.0),
-            recall=counts.recall(1.0),
-            f1=counts.f1(1.0),
-            par=counts.par,
-            predicted_par=counts.predicted_par,
-        )
+        figures = {name: getattr(counts, name)(1.0) for name in ("iou", "background_iou", "precision", "recall", "f1")}
+        shares = {"par": counts.par, "predicted_par": counts.predicted_par}
+        return cls(counts=counts, images=1, silent=int(not counts.reported), **figures, **shares)
 
     def pad(self) -> dict[str, float]:
         """X-AIGD's official figures: pooled."""

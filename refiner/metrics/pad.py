@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, get_args
+from typing import Any, Final, Generic, Literal, TextIO, TypeVar, get_args
 
 import numpy as np
 
@@ -148,38 +148,51 @@ def evaluate_pad(
     return document
 
 
-class _Scorer(ABC):
-    """What masks and boxes have in common."""
+_T = TypeVar("_T", PixelTotals, InstanceCounts)
+
+
+class _Scorer(ABC, Generic[_T]):
+    """The common part of masks and boxes."""
 
     categories: Sequence[str]
     """Of the rows."""
 
-    def __init__(self, path: Path, config: PadConfig, problems: list[Problem]) -> None:
+    def __init__(self, path: Path, config: PadConfig, problems: list[Problem], nothing: _T) -> None:
         self.path, self.config, self.problems = path, config, problems
+        self.nothing: _T = nothing
         self.names: set[str] = set()
         self.missing = 0
         self.records: TextIO | None = None
-        self.generators: set[str] = set()
+        self.totals: dict[tuple[str, str, bool], _T] = {}
 
-    def record(self, image: XaigdImage, category: str, counts: Json) -> None:
-        place = {"generator": image.generator, "uid": image.uid, "category": category}
+    def count(self, image: XaigdImage, category: str, counts: _T, record: Json, flawed: bool = True) -> None:
+        key = (image.generator, category, flawed)
+        self.totals[key] = self.totals.get(key, self.nothing) + counts
         if self.records is not None:
-            print(json.dumps(place | counts, ensure_ascii=False), file=self.records)
-        self.generators.add(image.generator)
+            place = {"generator": image.generator, "uid": image.uid, "category": category}
+            print(json.dumps(place | record, ensure_ascii=False), file=self.records)
+
+    def total(self, generator: str | None, category: str, flags: Iterable[bool] = (True, False)) -> _T:
+        wanted = [
+            total
+            for (owner, name, flawed), total in self.totals.items()
+            if generator in (None, owner) and name == category and flawed in flags
+        ]
+        return sum(wanted, self.nothing)
 
     @abstractmethod
     def row(self, generator: str | None, category: str) -> Json:
         """A row of the official tables; of all generators for None."""
 
     def document(self) -> Json:
-        generators = sorted(self.generators)
+        generators = sorted({generator for generator, _, _ in self.totals})
         return {
             "rows": [self.row(None, category) for category in self.categories],
             "per_generator": [self.row(generator, name) for generator in generators for name in self.categories],
         }
 
 
-class _Masks(_Scorer):
+class _Masks(_Scorer[PixelTotals]):
     """Pixel by pixel, for all categories together or for each one."""
 
     def __init__(self, root: Path, config: PadConfig, problems: list[Problem]) -> None:
@@ -188,10 +201,9 @@ class _Masks(_Scorer):
                 f"Expected a folder of predicted masks, but {str(root)!r} is not a folder: name the root of "
                 "{generator}/{uid}/*.png."
             )
-        super().__init__(root, config, problems)
+        super().__init__(root, config, problems, PixelTotals())
         self.fine = config.task == "fine-grained"
         self.categories = tuple(map(str, XaigdCategory)) if self.fine else ("all",)
-        self.totals: dict[tuple[str, str, bool], PixelTotals] = {}
 
     def add(self, image: XaigdImage) -> None:
         size = compared_size(image.size, self.config.transform)
@@ -201,9 +213,8 @@ class _Masks(_Scorer):
         self.missing += all(mask is None for mask in found.values())
         for name, predicted in found.items():
             counts = self._count(image, XaigdCategory(name) if self.fine else None, predicted)
-            key = (image.generator, name, counts.flawed)
-            self.totals[key] = self.totals.get(key, PixelTotals()) + PixelTotals.of(counts)
-            self.record(image, name, asdict(counts) | {"missing": predicted is None})
+            record = asdict(counts) | {"missing": predicted is None}
+            self.count(image, name, PixelTotals.of(counts), record, counts.flawed)
 
     def _count(self, image: XaigdImage, category: XaigdCategory | None, predicted: np.ndarray | None) -> PixelCounts:
         transform = self.config.transform
@@ -222,29 +233,21 @@ class _Masks(_Scorer):
 
     def document(self) -> Json:
         document = super().document() | {
-            "per_image": {name: self._total(None, name).pad_per_image() for name in self.categories},
-            "legion": {name: self._total(None, name).legion() for name in self.categories},
+            "per_image": {name: self.total(None, name).pad_per_image() for name in self.categories},
+            "legion": {name: self.total(None, name).legion() for name in self.categories},
         }
         if not self.fine:
-            flawed, clean = (self._total(None, "all", [flag]) for flag in (True, False))
+            flawed, clean = (self.total(None, "all", [flag]) for flag in (True, False))
             document["by_artifact_ratio"] = by_artifact_ratio(flawed, clean)
         return document
 
-    def _total(self, generator: str | None, category: str, flags: Iterable[bool] = (True, False)) -> PixelTotals:
-        wanted = [
-            total
-            for (owner, name, flawed), total in self.totals.items()
-            if generator in (None, owner) and name == category and flawed in flags
-        ]
-        return sum(wanted, PixelTotals())
-
     def row(self, generator: str | None, category: str) -> Json:
-        total = self._total(generator, category)
+        total = self.total(generator, category)
         place = {"generator": generator or "all", "task": OFFICIAL_TASKS[self.config.task], "category": category}
         return place | total.pad() | {"evaluated_images": total.images, "zero_prediction_images": total.silent}
 
 
-class _Boxes(_Scorer):
+class _Boxes(_Scorer[InstanceCounts]):
     """Instance by instance, by category."""
 
     categories = tuple(map(str, XaigdCategory))
@@ -255,19 +258,16 @@ class _Boxes(_Scorer):
             if len(tables) != 1:
                 raise InputError(f"Expected one CSV of boxes in {str(path)!r}, got {len(tables)}: name the file.")
             path = tables[0]
-        super().__init__(path, config, problems)
+        super().__init__(path, config, problems, InstanceCounts())
         self.boxes = read_boxes(path, problems)
-        self.totals: dict[tuple[str, str], InstanceCounts] = {}
 
     def add(self, image: XaigdImage) -> None:
         silent = 0
         for category in XaigdCategory:
             boxes = self.boxes.get((image.generator, image.uid, str(category)), [])
             counts = match_boxes(image.mask(category), boxes, self.config.overlap)
-            key = (image.generator, str(category))
-            self.totals[key] = self.totals.get(key, InstanceCounts()) + counts
             silent += counts.silent
-            self.record(image, str(category), asdict(counts))
+            self.count(image, str(category), counts, asdict(counts))
         self.missing += silent == len(XaigdCategory)
 
     def finish(self) -> None:
@@ -277,10 +277,7 @@ class _Boxes(_Scorer):
                 self.problems.append(Problem("unknown_image", str(self.path), name, detail))
 
     def row(self, generator: str | None, category: str) -> Json:
-        wanted = (
-            total for (owner, name), total in self.totals.items() if generator in (None, owner) and name == category
-        )
-        return instance_row(sum(wanted, InstanceCounts()), generator or "all", category, self.config.overlap)
+        return instance_row(self.total(generator, category), generator or "all", category, self.config.overlap)
 
 
 @contextmanager

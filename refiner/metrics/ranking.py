@@ -188,9 +188,7 @@ def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem])
         for prompt in sorted(everything - table.keys()):
             problems.append(Problem("missing_image", name, prompt, "other generators have it; left out for all"))
     if not common:
-        raise InputError(
-            f"The generators {', '.join(tables)} have no prompt in common: give the same prompts to all."
-        )
+        raise InputError(f"The generators {', '.join(tables)} have no prompt in common: give the same prompts to all.")
     return sorted(common)
 
 

@@ -10,7 +10,7 @@ The published parquet files hold the images too (see ``refiner.data.xaigd.pictur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.data.json_stream import Place, stream_records
-from refiner.data.problems import Problem
+from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.data.xaigd.pictures import COLUMN, ParquetRows, decoded
 from refiner.errors import InputError, MissingExtraError
@@ -131,17 +131,7 @@ class XaigdFolder:
         """
         seen: set[str] = set() if names is None else names
         for file in self.files:
-            for where, row, place in _rows(file):
-                image = _read_image(row, place, where, problems)
-                if image is None:
-                    continue
-                name = image.name
-                if name in seen:
-                    detail = "an earlier record has the same name; the first one counts"
-                    problems.append(Problem("duplicate_image", str(file), name, detail))
-                    continue
-                seen.add(name)
-                yield image
+            yield from usable_records(_rows(file), _read_image, str(file), problems, seen)
 
 
 def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Image | None]:
@@ -164,13 +154,13 @@ def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Imag
         row = rows.read(place.file, place.start)
         cell = row.get(COLUMN)
         data = cell.get("bytes") if isinstance(cell, dict) else cell
-    problems: list[Problem] = []
-    image = _read_image(row, place, "", problems)
-    if image is None:
+    try:
+        image = _read_image(row, place)
+    except UnusableError as error:
         raise InputError(
-            f"Cannot read the record at {place.start} in {str(place.file)!r} again ({problems[0].detail}): do not "
-            "change the file during the evaluation."
-        )
+            f"Cannot read the record at {place.start} in {str(place.file)!r} again ({error}): do not change the file "
+            "during the evaluation."
+        ) from error
     return image, decoded(data, f"row {place.start} of {str(place.file)!r}") if data else None
 
 
@@ -222,64 +212,34 @@ def _damaged(file: Path, error: Exception) -> InputError:
     return InputError(f"Cannot read X-AIGD's annotations in {str(file)!r} ({error!r}): download the file again.")
 
 
-def _read_image(row: Any, origin: Place, where: str, problems: list[Problem]) -> XaigdImage | None:
-    file = str(origin.file)
+def _read_image(row: Any, place: Place) -> XaigdImage:
     if not isinstance(row, Mapping) or any(row.get(name) is None for name in FIELDS[:-1]):
-        problems.append(Problem("bad_record", file, where, f"expected the fields {', '.join(FIELDS)}"))
-        return None
+        raise UnusableError("bad_record", f"expected the fields {', '.join(FIELDS)}")
     generator, uid = str(row["generator"]), str(row["uid"])
-    place = f"{where}, {generator}/{uid}"
+    where = f", {generator}/{uid}"
     if not (_is_name(generator) and _is_name(uid)):
-        problems.append(Problem("bad_record", file, place, "expected generator and uid to be valid folder names"))
-        return None
-    size = _read_size(row["height"], row["width"])
-    labels = row.get("labels") or ()
-    if size is None or not _is_list(labels):
+        raise UnusableError("bad_record", "expected generator and uid to be valid folder names", where)
+    height, width, labels = row["height"], row["width"], row.get("labels") or ()
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width))
+    if not whole or height * width > MAX_PIXELS or not isinstance(labels, Sequence) or isinstance(labels, str | bytes):
         detail = f"expected height and width of at most {MAX_PIXELS} pixels together, and a list of labels"
-        problems.append(Problem("bad_record", file, place, detail))
-        return None
-    known = _read_labels(labels, file, place, problems)
-    if known is None:
-        return None
-    return XaigdImage(generator=generator, uid=uid, size=size, labels=known, place=origin)
+        raise UnusableError("bad_record", detail, where)
+    known = tuple(_read_label(label, f"{where}, label {number}") for number, label in enumerate(labels))
+    return XaigdImage(generator=generator, uid=uid, size=Size(height, width), labels=known, place=place)
 
 
 def _is_name(text: str) -> bool:
     return text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _read_size(height: Any, width: Any) -> Size | None:
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width))
-    return Size(height, width) if whole and height * width <= MAX_PIXELS else None
-
-
-def _read_labels(
-    labels: Iterable[Any], file: str, where: str, problems: list[Problem]
-) -> tuple[XaigdLabel, ...] | None:
-    known = []
-    for number, label in enumerate(labels):
-        place = f"{where}, label {number}"
-        name = label.get("label") if isinstance(label, Mapping) else None
-        if name not in list(XaigdCategory):
-            problems.append(Problem("unknown_category", file, place, f"expected a category of X-AIGD, got {name!r}"))
-            return None
-        points = _read_points(label.get("points"))
-        if points is None:
-            problems.append(Problem("bad_polygon", file, place, "expected at least three points of two finite numbers"))
-            return None
-        known.append(XaigdLabel(category=XaigdCategory(name), points=points))
-    return tuple(known)
-
-
-def _read_points(points: Any) -> NDArray[np.float64] | None:
+def _read_label(label: Any, where: str) -> XaigdLabel:
+    name = label.get("label") if isinstance(label, Mapping) else None
+    if name not in list(XaigdCategory):
+        raise UnusableError("unknown_category", f"expected a category of X-AIGD, got {name!r}", where)
     try:
-        array = np.asarray(points, dtype=np.float64)
+        points = np.asarray(label.get("points"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        return None
-    if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not np.isfinite(array).all():
-        return None
-    return array
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+        raise UnusableError("bad_polygon", "expected at least three points of two finite numbers", where)
+    return XaigdLabel(category=XaigdCategory(name), points=points)
