@@ -1,1 +1,1 @@
-"""Readers of data sets, one module for each; what cannot be read is named and counted, and the rest goes on."""
+"""Readers of data sets, one module each. Unreadable parts are named and counted, and reading continues."""

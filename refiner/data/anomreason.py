@@ -1,9 +1,9 @@
-"""AnomReason's files: image name -> list of anomalies, for predictions and references alike (arXiv 2510.10231).
+"""AnomReason's files: image name -> list of anomalies, for predictions and references (arXiv 2510.10231).
 
-Two spellings of the fields are in use and both are read: ``Name``, ``Observed Phenomenon``, ``Reasoning``, ``Severity
-Score`` (the official evaluator's) and ``name``, ``phenomenon``, ``reasoning``, ``severity`` (the data set's README).
-Their severity runs from 0, completely irrational, to 100, realistic; it is turned here, and nowhere else, into ours:
-[0, 1], 1 = worst. A file that is no such JSON at all is refused; anything smaller is named, counted and passed over.
+There are two spellings of the fields, and both are read: ``Name``, ``Observed Phenomenon``, ``Reasoning``, ``Severity
+Score`` (the official evaluator) and ``name``, ``phenomenon``, ``reasoning``, ``severity`` (the data set's README).
+Their severity runs from 0, completely irrational, to 100, realistic. Only this module converts it to ours: [0, 1], 1 =
+worst. A file that is not such JSON is refused; smaller problems are named, counted and passed over.
 """
 
 from __future__ import annotations
@@ -42,33 +42,32 @@ class AnomalySet:
     file: str
     """Its path, for messages."""
     images: Mapping[str, tuple[Claim, ...]]
-    """By the file's own keys."""
+    """By the keys of the file."""
     unreadable: frozenset[str] = frozenset()
-    """Keys of ``images`` whose value was no list of anomalies; they stand there without any."""
+    """Keys of ``images`` whose value is not a list of anomalies; they have no anomalies there."""
     problems: tuple[Problem, ...] = field(default=())
 
 
 def basename(key: str) -> str:
-    """The file name of an image's key, whichever way its slashes lean; images are matched by it."""
+    """The file name in an image's key, with either kind of slash; images are matched by it."""
     return PurePosixPath(key.replace("\\", "/")).name
 
 
 def read_anomalies(path: str | Path) -> AnomalySet:
     """Read a file of predictions or references.
 
-    Text is stripped; null in place of a list means no anomalies, as with the official evaluator. Named and counted:
-    ``duplicate_key`` (the last one counts, as JSON readers have it), ``unreadable_image`` (no list),
-    ``unreadable_anomaly`` (no object; left out), ``unreadable_text`` (neither string nor number; taken as empty),
-    ``empty_text``, ``bad_severity`` (no number from 0 to 100; taken as none).
+    Text is stripped. Null instead of a list means no anomalies, as in the official evaluator. Problems:
+    ``duplicate_key`` (the last one counts, as in other JSON readers), ``unreadable_image`` (not a list),
+    ``unreadable_anomaly`` (not an object; left out), ``unreadable_text`` (neither string nor number; read as empty),
+    ``empty_text``, ``bad_severity`` (not a number from 0 to 100; read as no severity).
 
     Raises:
-        InputError: there is no such file, or it is no JSON object.
+        InputError: there is no such file, or it is not a JSON object.
     """
     problems: list[Problem] = []
-    document = _load(Path(path), problems)
     images: dict[str, tuple[Claim, ...]] = {}
     unreadable: set[str] = set()
-    for key, value in document.items():
+    for key, value in _load(Path(path), problems).items():
         found = _anomalies(key, value, str(path), problems)
         if found is None:
             unreadable.add(key)
@@ -77,25 +76,21 @@ def read_anomalies(path: str | Path) -> AnomalySet:
 
 
 def index_anomalies(path: str | Path, problems: list[Problem]) -> dict[str, Place]:
-    """Where a file has the anomalies of each image, by the file's own keys; ``anomalies_at`` reads them.
+    """The places of each image's anomalies, by the keys of the file; ``anomalies_at`` reads them.
 
-    What is wrong is added to ``problems``, as with ``read_anomalies``; keys of unreadable images are left out.
+    Problems are added to ``problems``, as in ``read_anomalies``. Keys of unreadable images are left out.
 
     Raises:
-        InputError: there is no such file, or it is no JSON object.
+        InputError: there is no such file, or it is not a JSON object.
     """
     file, found = Path(path), dict[str, Place]()
-    unreadable: set[str] = set()
-    repeated: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     for key, item in _members(file):
-        if found.pop(key, None) is not None or key in unreadable:
-            repeated[key] += 1
-        if _anomalies(key, item.value, str(file), problems) is None:
-            unreadable.add(key)
-        else:
-            found[key] = Place(file, item.start, item.length)
-    for key, times in repeated.items():
-        problems.append(_duplicate(file, "", key, times + 1))
+        times[key] += 1
+        found.pop(key, None)
+        if _anomalies(key, item.value, str(file), problems) is not None:
+            found[key] = item.place
+    _note_duplicates(times, file, "", problems)
     return found
 
 
@@ -111,8 +106,8 @@ def anomalies_at(place: Place) -> tuple[Claim, ...]:
         found = None
     if found is None:
         raise InputError(
-            f"Expected a list of anomalies at byte {place.start} of {str(place.file)!r}, got something else: "
-            "leave the file as it is while it is evaluated."
+            f"Cannot read the anomalies at byte {place.start} of {str(place.file)!r} again: do not change the file "
+            "during the evaluation."
         )
     return found
 
@@ -121,11 +116,41 @@ def _members(path: Path) -> Iterator[tuple[str, Item]]:
     try:
         yield from stream_object(path, json.JSONDecoder(object_pairs_hook=_Object))
     except (OSError, ValueError, RecursionError) as error:
-        raise _no_object(path, error) from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"Cannot read anomalies from {str(path)!r} ({reason}): give JSON of image name -> list of anomalies."
+        ) from error
+
+
+def _load(path: Path, problems: list[Problem]) -> Json:
+    """The JSON object of a file; repeated images are added to ``problems``."""
+    found: Json = {}
+    times: Counter[str] = Counter()
+    for key, item in _members(path):
+        times[key] += 1
+        found[key] = item.value
+    _note_duplicates(times, path, "", problems)
+    return found
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that counts repeated keys."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        pairs = list(pairs)
+        super().__init__(pairs)
+        self.times = Counter(key for key, _ in pairs) if len(self) < len(pairs) else Counter[str]()
+
+
+def _note_duplicates(times: Mapping[str, int], path: str | Path, where: str, problems: list[Problem]) -> None:
+    for key, count in times.items():
+        if count > 1:
+            place = f"{where}, {key}" if where else key
+            problems.append(Problem("duplicate_key", str(path), place, f"given {count} times; the last one counts"))
 
 
 def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tuple[Claim, ...] | None:
-    """None where the value is no list."""
+    """None if the value is not a list."""
     if value is not None and not isinstance(value, list):
         problems.append(Problem("unreadable_image", file, key, f"expected a list of anomalies, got {_kind(value)}"))
         return None
@@ -133,50 +158,11 @@ def _anomalies(key: str, value: Any, file: str, problems: list[Problem]) -> tupl
     return tuple(anomaly for anomaly in found if anomaly is not None)
 
 
-class _Object(dict[str, Any]):
-    """A JSON object that knows which of its keys were given how many times, where that is more than once."""
-
-    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        pairs = list(pairs)
-        super().__init__(pairs)
-        times = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
-        self.repeated = {key: count for key, count in times.items() if count > 1}
-
-
-def _duplicate(path: str | Path, where: str, key: str, times: int) -> Problem:
-    place = f"{where}, {key}" if where else key
-    return Problem("duplicate_key", str(path), place, f"given {times} times; the last one counts")
-
-
-def _no_object(path: Path, error: Exception) -> InputError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return InputError(
-        f"Expected a JSON file of image name -> list of anomalies, got {str(path)!r}, which fails with "
-        f"{reason!r}: check path and content."
-    )
-
-
-def _load(path: Path, problems: list[Problem]) -> _Object:
-    """The JSON object of a file; images that stand twice in it are noted."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _no_object(path, error) from error
-    if not isinstance(document, _Object):
-        raise InputError(
-            f"Expected a JSON object of image name -> list of anomalies, got {_kind(document)} in {str(path)!r}: "
-            "write it as the official evaluator reads it."
-        )
-    problems.extend(_duplicate(path, "", key, times) for key, times in document.repeated.items())
-    return document
-
-
 def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Claim | None:
     if not isinstance(entry, dict):
         problems.append(Problem("unreadable_anomaly", file, where, f"expected an object, got {_kind(entry)}"))
         return None
-    for key, times in getattr(entry, "repeated", {}).items():
-        problems.append(_duplicate(file, where, key, times))
+    _note_duplicates(getattr(entry, "times", {}), file, where, problems)
     values: Json = {}
     for key, value in entry.items():
         name = _FIELDS.get("".join(c for c in key.lower() if c.isalnum()))
@@ -189,7 +175,7 @@ def _anomaly(entry: Any, file: str, where: str, problems: list[Problem]) -> Clai
     name, phenomenon, reasoning = (_text(values.get(key), key, note) for key in ("name", "phenomenon", "reasoning"))
     for what, text in (("phenomenon", phenomenon), ("reasoning", reasoning)):
         if not text:
-            note("empty_text", f"the {what} is empty, so that it is like no other text")
+            note("empty_text", f"the {what} is empty, so it scores 0 against each text")
     severity = _severity(values.get("severity"), note)
     return Claim(name=name, explanation=phenomenon, reasoning=reasoning, severity=severity)
 
@@ -218,12 +204,12 @@ def _severity(value: Any, note: Callable[[str, str], None]) -> float | None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return "an object" if isinstance(value, dict) else names.get(type(value), "a number")
 
 
 def from_regions(regions: Sequence[Region]) -> tuple[Claim, ...]:
-    """What a detector found, as anomalies, so that it can be scored as AnomReason's predictions are."""
+    """The regions of a detector as anomalies, so that they can be scored like AnomReason's predictions."""
     return tuple(
         Claim(name=each.name, explanation=each.explanation, reasoning=each.reasoning, severity=each.severity)
         for each in regions
@@ -250,17 +236,17 @@ class Answers:
 
     file: str
     fake: Mapping[str, bool | None]
-    """By the file's own keys; None where the answer begins with neither yes nor no."""
+    """By the keys of the file; None if the answer starts with neither yes nor no."""
     problems: tuple[Problem, ...] = field(default=())
 
 
 def read_answers(path: str | Path) -> Answers:
-    """Read a file of image name -> answer; its first alphabetic word, yes or no in any case, is what counts.
+    """Read a file of image name -> answer. The first alphabetic word counts: yes or no, in any case.
 
-    Named and counted: ``duplicate_key`` and ``unreadable_answer`` (taken as wrong).
+    Problems: ``duplicate_key`` and ``unreadable_answer`` (counted as wrong).
 
     Raises:
-        InputError: there is no such file, or it is no JSON object.
+        InputError: there is no such file, or it is not a JSON object.
     """
     problems: list[Problem] = []
     fake: dict[str, bool | None] = {}
@@ -268,12 +254,12 @@ def read_answers(path: str | Path) -> Answers:
         word = re.search("[a-z]+", str(value).lower()) if value is not None else None
         fake[key] = {"yes": True, "no": False}.get(word[0]) if word else None
         if fake[key] is None:
-            detail = f"expected an answer that begins with yes or no, got {str(value)[:60]!r}"
+            detail = f"expected an answer that starts with yes or no, got {str(value)[:60]!r}"
             problems.append(Problem("unreadable_answer", str(path), key, detail))
     return Answers(file=str(path), fake=fake, problems=tuple(problems))
 
 
 def label_of(key: str) -> bool | None:
-    """Whether an image is generated, by the folder in its key: ``1_fake``, ``0_real``, None where neither is there."""
+    """Whether an image is generated, by the folder in its key: ``1_fake``, ``0_real``; None if it has neither."""
     parts = PurePosixPath(key.replace("\\", "/")).parts
     return True if "1_fake" in parts else False if "0_real" in parts else None

@@ -1,4 +1,4 @@
-"""Folders of pictures, of any depth and format: what is there, whose it is, and its truth where that lies beside it."""
+"""Folders of images, of any depth and format, with masks, prompts and references if there are any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
 from refiner.data.problems import Problem
-from refiner.data.prompts import Prompts, match_prompts, read_prompts
+from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import Sample, group_of
 from refiner.errors import InputError
 from refiner.images import FORMATS, load_image
@@ -25,83 +25,93 @@ from refiner.types import Analysis, Mask, Region, Size
 SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".jp2", ".avif"}
 )
-"""What is taken for a picture."""
+"""File names that count as images."""
 MASKS: Final = "masks"
-"""The sub-folder of truth: ``masks/<picture without its suffix>.png``; pixels above 127 are flawed."""
+"""The sub-folder of the truth: ``masks/<image without its suffix>.png``; pixels above 127 are flawed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """The pictures below a folder, by name; none of them is read yet."""
+    """The names of the images below a folder; the images are not read."""
 
     root: Path
     names: tuple[str, ...]
     """Paths from the root with forward slashes, sorted."""
     twins: frozenset[str] = frozenset()
-    """Those that differ from another one in their suffix alone, so that a mask could be of either."""
+    """Images that differ from another one only in the suffix, so that a mask fits both."""
 
     @classmethod
     def open(cls, folder: str | Path, problems: list[Problem]) -> ImageFolder:
-        """List the pictures; hidden files are passed over.
+        """List the images; hidden files are ignored.
 
-        Named and counted in ``problems``: ``ignored_file`` (no picture, or no mask), and of the masks
-        ``unknown_image`` (of no picture) and ``duplicate_basename`` (of several).
+        Problems: ``ignored_file`` (not an image, or not a mask), and for masks ``unknown_image`` (of no image) and
+        ``duplicate_basename`` (of several).
 
         Raises:
-            InputError: there is no such folder, or no picture in it.
+            InputError: there is no such folder, or no image in it.
         """
         root = Path(folder)
         if not root.is_dir():
-            raise InputError(f"Expected a folder of pictures, got {str(root)!r}, which is none: check the path.")
+            raise InputError(f"Expected a folder of images, but {str(root)!r} is not a folder: check the path.")
         names = []
         for name in _files(root):
-            if PurePosixPath(name).suffix.lower() in SUFFIXES:
+            if name.startswith(f"{MASKS}/"):
+                continue
+            if _is_image(name):
                 names.append(name)
             else:
-                problems.append(Problem("ignored_file", str(root), name, "its suffix is not that of a picture"))
+                problems.append(Problem("ignored_file", str(root), name, "its suffix is not that of an image"))
         if not names:
-            raise InputError(f"Expected pictures ({', '.join(sorted(SUFFIXES))}) in {str(root)!r}, got none.")
+            raise InputError(f"Expected images ({', '.join(sorted(SUFFIXES))}) in {str(root)!r}, got none: add some.")
         return cls(root=root, names=tuple(sorted(names)), twins=_match_masks(root, names, problems))
 
     def path(self, name: str) -> Path:
-        """Where a picture lies."""
+        """Path of an image."""
         return self.root / name
 
     def truth(self, name: str, size: Size) -> Analysis | None:
-        """What ``masks/`` says of a picture of ``size``; None where the folder has no masks at all.
+        """The mask of an image of ``size`` as an analysis; None if the folder has no masks at all.
 
         Raises:
-            InputError: the picture has no mask, or one that cannot be read, is of another size or of another picture
-            too.
+            InputError: the image has no mask, or one that cannot be read, has another size or fits another image too.
         """
         if not (self.root / MASKS).is_dir():
             return None
         path = self.root / MASKS / _mask_of(name)
         if name in self.twins:
-            raise InputError(
-                f"Expected a mask of {name!r} alone, got {str(path)!r}, which is that of another picture too: "
-                "rename one of them."
-            )
+            raise InputError(f"{str(path)!r} is the mask of {name!r} and of another image too: rename one of the two.")
         mask = read_mask(path, size)
         box = box_of(mask)
-        # No mask tells of which kind a flaw is; nothing that is measured on such truth looks at the category.
+        # A mask has no category, and no figure of this truth uses the category.
         region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
         return Analysis(size=size, regions=region, detector=str(path))
 
 
-def find_pictures(root: Path, *, deep: bool) -> Iterator[str]:
-    """Pictures below a folder by their paths from there, sorted; hidden ones are passed over.
+def _files(root: Path, *, deep: bool = True) -> Iterator[str]:
+    """Files below a folder by their paths from there with forward slashes, sorted; hidden ones are ignored.
 
     Args:
         root: the folder.
-        deep: however deep they lie; without it only those in the folder and in the folders directly in it.
+        deep: all of them; else only those in the folder and in the folders directly in it.
     """
     for folder, below, files in os.walk(root):
         place = Path(folder).relative_to(root)
         below[:] = sorted(name for name in below if not name.startswith(".")) if deep or not place.parts else []
-        for name in sorted(files):
-            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in SUFFIXES:
-                yield (place / name).as_posix()
+        yield from ((place / name).as_posix() for name in sorted(files) if not name.startswith("."))
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def find_images(root: Path, *, deep: bool) -> Iterator[str]:
+    """Images below a folder by their paths from there, sorted; hidden ones are ignored.
+
+    Args:
+        root: the folder.
+        deep: all of them; else only those in the folder and in the folders directly in it.
+    """
+    return filter(_is_image, _files(root, deep=deep))
 
 
 def _mask_of(name: str) -> str:
@@ -109,36 +119,27 @@ def _mask_of(name: str) -> str:
 
 
 def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> frozenset[str]:
-    """The pictures that share a mask; masks that are of no use are named."""
+    """The images that share a mask; unusable masks are added to ``problems``."""
     if not (root / MASKS).is_dir():
         return frozenset()
-    owners: dict[str, str] = {}
-    shared: dict[str, list[str]] = {}
+    owners: dict[str, list[str]] = {}
     for name in names:
-        first = owners.setdefault(_mask_of(name), name)
-        if first != name:
-            shared.setdefault(_mask_of(name), [first]).append(name)
+        owners.setdefault(_mask_of(name), []).append(name)
     file = str(root / MASKS)
-    for name in sorted(_files(root / MASKS)):
+    for name in _files(root / MASKS):
         if PurePosixPath(name).suffix != ".png":
             problems.append(Problem("ignored_file", file, name, "expected a mask whose name ends in .png"))
         elif name not in owners:
-            problems.append(Problem("unknown_image", file, name, "there is no picture of this mask"))
+            problems.append(Problem("unknown_image", file, name, "there is no image of this mask"))
+    shared = {mask: twins for mask, twins in owners.items() if len(twins) > 1}
     for mask, twins in shared.items():
-        detail = f"could be of {' or '.join(twins)}; no figures of these"
+        detail = f"fits {' and '.join(twins)}; these have no figures"
         problems.append(Problem("duplicate_basename", file, mask, detail))
     return frozenset(name for twins in shared.values() for name in twins)
 
 
-def _files(root: Path) -> Iterator[str]:
-    for folder, below, files in os.walk(root):
-        place = Path(folder).relative_to(root)
-        below[:] = [name for name in below if not name.startswith(".") and (place / name) != Path(MASKS)]
-        yield from ((place / name).as_posix() for name in files if not name.startswith("."))
-
-
 def read_mask(path: Path, size: Size) -> Mask:
-    """A mask from an 8-bit picture, True above 127; bool (H, W) of ``size``.
+    """A mask from an 8-bit image, True above 127; bool (H, W) of ``size``.
 
     Raises:
         InputError: missing, unreadable, or of another size.
@@ -146,31 +147,31 @@ def read_mask(path: Path, size: Size) -> Mask:
     try:
         with Image.open(path, formats=FORMATS) as image:
             mask: Mask = np.asarray(image.convert("L")) > 127
-    except Exception as error:  # a decoder fed with damaged data may raise anything
-        raise InputError(f"Expected a mask in {str(path)!r}, got {error!r}: fetch or export it again.") from error
+    except Exception as error:  # a decoder can raise anything on damaged data
+        raise InputError(f"Cannot read the mask {str(path)!r} ({error!r}): download or export it again.") from error
     if mask.shape != tuple(size):
         raise InputError(
-            f"Expected a mask of {size.width}x{size.height} pixels, as its picture, got "
-            f"{mask.shape[1]}x{mask.shape[0]} in {str(path)!r}: export it at the picture's size."
+            f"Expected a mask of {size.width}x{size.height} pixels, like its image, got "
+            f"{mask.shape[1]}x{mask.shape[0]} in {str(path)!r}: export it at the image's size."
         )
     return mask
 
 
 class FolderData:
-    """A folder of pictures; with prompts, masks (``masks/`` in the folder) and references where there are any.
+    """A folder of images as a data set, with prompts, masks (``masks/`` in the folder) and references if there are any.
 
-    Whether a picture is generated is told by a folder ``1_fake`` or ``0_real`` in its path, its group by the first
-    other one.
+    A folder ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the
+    group.
     """
 
     def __init__(self, folder: str, *, prompts: str | None = None, references: str | None = None) -> None:
         self.problems: list[Problem] = []
         self.folder = ImageFolder.open(folder, self.problems)
         self.names = self.folder.names
-        self.prompts, self.keys = Prompts(), dict[str, str]()
-        """Prompts by their names; the name of each picture's."""
+        self.prompts, self.keys = dict[str, str](), dict[str, str]()
+        """Prompts by name; the name of each image's prompt."""
         self.places: Places | None = None
-        """Where each picture's references are."""
+        """Of each image's references."""
         if prompts is not None:
             self.prompts = read_prompts(prompts, self.problems)
             self.keys = match_prompts(self.names, self.prompts, prompts, self.problems)
@@ -200,7 +201,7 @@ class FolderData:
 
 
 def _match_references(names: Iterable[str], file: str, problems: list[Problem]) -> dict[str, Place]:
-    """References by the pictures' names; matched by the whole path, else by a file name that only one picture has."""
+    """References by image name; matched by the whole path, else by a file name that only one image has."""
     index = index_anomalies(file, problems)
     known = list(names)
     found = {name: index.pop(name) for name in known if name in index}
@@ -213,8 +214,8 @@ def _match_references(names: Iterable[str], file: str, problems: list[Problem]) 
             found.setdefault(candidates[0], place)
         else:
             kind = "duplicate_basename" if candidates else "missing_image"
-            problems.append(Problem(kind, file, key, f"{len(candidates)} pictures have this name; left out"))
+            problems.append(Problem(kind, file, key, f"{len(candidates)} images have this name; left out"))
     for name in known:
         if name not in found:
-            problems.append(Problem("missing_reference", file, name, "the picture has none; left out"))
+            problems.append(Problem("missing_reference", file, name, "the image has none; left out"))
     return found

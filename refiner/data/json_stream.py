@@ -1,24 +1,26 @@
-"""JSON that is read item by item, and found again by its place: a file of any length costs what one item does."""
+"""JSON that is read item by item, and read again by its place. Memory does not grow with the length of the file."""
 
 from __future__ import annotations
 
 import codecs
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 _CHUNK: Final = 1 << 16
 _BLANK: Final = " \t\n\r"
+_T = TypeVar("_T")
 
 
 class Place(NamedTuple):
-    """Where a record lies."""
+    """The place of a record in a file."""
 
     file: Path
     start: int
-    """Bytes from the start of the file; of a parquet file, the row."""
+    """Bytes from the start of the file; the row for a parquet file."""
     length: int
     """Bytes; 0 for a row of a parquet file."""
 
@@ -26,7 +28,7 @@ class Place(NamedTuple):
         """The JSON value there.
 
         Raises:
-            OSError, ValueError, RecursionError: the file has changed since.
+            OSError, ValueError, RecursionError: the file has changed.
         """
         with self.file.open("rb") as file:
             file.seek(self.start)
@@ -59,27 +61,36 @@ class Places:
 class Item(NamedTuple):
     """A value of a file."""
 
-    start: int
-    """Bytes from the start of the file."""
-    length: int
-    """Bytes."""
     value: Any
+    place: Place
 
 
 def first_letter(path: Path) -> str:
-    """What a text file begins with, but for blanks and a byte order mark; "" where there is nothing else.
+    """The first character of a text file after blanks and a byte order mark; "" if there is none.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        while (letter := file.read(1)).isspace():
-            pass
-        return letter
+    with path.open("rb") as file:
+        return _Text(path, file, json.JSONDecoder()).next()
+
+
+def stream_records(path: Path) -> Iterator[tuple[str, Item]]:
+    """The records of a JSON Lines file (``.jsonl``) or of a JSON list, each with its place in words.
+
+    A line that is not JSON is returned as its text.
+
+    Raises:
+        OSError, ValueError, RecursionError: the file cannot be read, or is not a list.
+    """
+    if path.suffix == ".jsonl":
+        yield from ((f"line {number}", item) for number, item in stream_lines(path))
+    else:
+        yield from ((f"record {number}", item) for number, item in enumerate(stream_list(path)))
 
 
 def stream_lines(path: Path) -> Iterator[tuple[int, Item]]:
-    """Number and value of each line that is not blank; a line that is no JSON comes as its text.
+    """Number and value of each line that is not blank; a line that is not JSON is returned as its text.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.
@@ -87,63 +98,54 @@ def stream_lines(path: Path) -> Iterator[tuple[int, Item]]:
     start = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            text = line.decode("utf-8")
-            if text.strip():
-                yield number, Item(start, len(line), _parsed(text))
+            value: Any = line.decode("utf-8")
+            if value.strip():
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(value)
+                yield number, Item(value, Place(path, start, len(line)))
             start += len(line)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def stream_list(path: Path) -> Iterator[Item]:
     """The items of a JSON list.
 
     Raises:
-        OSError, ValueError, RecursionError: the file cannot be read, or is no list.
+        OSError, ValueError, RecursionError: the file cannot be read, or is not a list.
     """
-    with path.open("rb") as file:
-        text = _Text(file, json.JSONDecoder())
-        if not text.skip("["):
-            raise ValueError("no list of records")
-        if not text.skip("]"):
-            yield text.value()
-            while text.skip(","):
-                yield text.value()
-            text.expect("]")
-        text.end()
+    return _stream(path, json.JSONDecoder(), "[]", _Text.value)
 
 
 def stream_object(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[str, Item]]:
-    """Names and values of a JSON object; a name that stands twice comes twice.
+    """Names and values of a JSON object; a repeated name is returned each time.
 
     Args:
         path: UTF-8, with or without a byte order mark.
         decoder: of the values.
 
     Raises:
-        OSError, ValueError, RecursionError: the file cannot be read, or is no object.
+        OSError, ValueError, RecursionError: the file cannot be read, or is not an object.
     """
+    return _stream(path, decoder, "{}", _Text.member)
+
+
+def _stream(path: Path, decoder: json.JSONDecoder, brackets: str, read: Callable[[_Text], _T]) -> Iterator[_T]:
     with path.open("rb") as file:
-        text = _Text(file, decoder)
-        text.expect("{")
-        if not text.skip("}"):
-            yield text.member()
+        text = _Text(path, file, decoder)
+        text.expect(brackets[0])
+        if not text.skip(brackets[1]):
+            yield read(text)
             while text.skip(","):
-                yield text.member()
-            text.expect("}")
-        text.end()
+                yield read(text)
+            text.expect(brackets[1])
+        if text.next():
+            raise ValueError(f"more than one value, at byte {text.start}")
 
 
 class _Text:
-    """The text of a file, of which only what is being read is in memory."""
+    """The text of a file; only the part that is being read is in memory."""
 
-    def __init__(self, file: BinaryIO, decoder: json.JSONDecoder) -> None:
-        self.file, self.decoder = file, decoder
+    def __init__(self, path: Path, file: BinaryIO, decoder: json.JSONDecoder) -> None:
+        self.path, self.file, self.decoder = path, file, decoder
         self.bytes = codecs.getincrementaldecoder("utf-8")()
         self.text, self.at, self.ended = "", 0, False
         self.start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
@@ -151,46 +153,41 @@ class _Text:
         file.seek(self.start)
 
     def more(self) -> None:
-        """Read on: twice as much each time, while one value is not whole."""
+        """Read on. The part doubles each time while one value is incomplete."""
         self.text = self.text[self.at :]
         self.at = 0
         data = self.file.read(max(_CHUNK, len(self.text)))
         self.ended = not data
         self.text += self.bytes.decode(data, final=self.ended)
 
-    def pass_by(self, end: int) -> int:
-        """Go on to a place in ``text``; gives the bytes that were passed by."""
+    def advance(self, end: int) -> int:
+        """Move to an index of ``text``; returns the number of bytes in between."""
         size = len(self.text[self.at : end].encode())
         self.start, self.at = self.start + size, end
         return size
 
     def next(self) -> str:
-        """The letter that comes next but for blanks; "" at the end."""
+        """The next character that is not blank; "" at the end."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end] in _BLANK:
                 end += 1
-            self.pass_by(end)
+            self.advance(end)
             if end < len(self.text) or self.ended:
                 return self.text[end : end + 1]
             self.more()
 
     def skip(self, letter: str) -> bool:
-        """Pass a letter by, if it comes next."""
+        """Move past a character if it is the next one."""
         if self.next() != letter:
             return False
-        self.pass_by(self.at + 1)
+        self.advance(self.at + 1)
         return True
 
     def expect(self, letter: str) -> None:
-        """Pass a letter by."""
+        """Move past a character."""
         if not self.skip(letter):
             raise ValueError(f"no {letter!r} at byte {self.start}")
-
-    def end(self) -> None:
-        """Nothing but blanks is left."""
-        if self.next():
-            raise ValueError(f"more than one value, at byte {self.start}")
 
     def value(self) -> Item:
         """The next value."""
@@ -202,9 +199,9 @@ class _Text:
                 if self.ended:
                     raise ValueError(f"{error.msg}, at byte {self.start}") from error
             else:
-                if end < len(self.text) or self.ended:  # else a number may go on
+                if end < len(self.text) or self.ended:  # else a number may continue
                     start = self.start
-                    return Item(start, self.pass_by(end), value)
+                    return Item(value, Place(self.path, start, self.advance(end)))
             self.more()
 
     def member(self) -> tuple[str, Item]:

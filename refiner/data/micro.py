@@ -1,4 +1,4 @@
-"""Images of the micro world as a data set, with their exact truth; and its captions alone, to generate from."""
+"""Images of the micro world as a data set, with their exact truth; or only its captions, to generate from."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from refiner.micro.world import SIZE, sample_scene
 from refiner.types import Analysis, Size
 
 _HELD_OUT = 900_003
-"""First word of the micro pictures' seeds; no training draws from it."""
+"""First word of the seeds; no training uses it."""
 
 
 class MicroData:
-    """Scenes of the micro world, as many of one thing as of two, three and four; with exact truth where painted."""
+    """Scenes of the micro world: equally many with one, two, three and four things.
+
+    Args:
+        count: of the samples.
+        painted: with images and their exact truth, else only captions.
+    """
 
     def __init__(self, count: int, *, painted: bool) -> None:
         self.problems: list[Problem] = []
@@ -31,7 +36,7 @@ class MicroData:
         return tuple(f"{index:05d}" for index in range(self.count))
 
     def load(self, index: int) -> Sample:
-        """Draw one sample; every second picture has a flaw on one to all of its things."""
+        """Draw one sample; every second image has a flaw on one to all of its things."""
         rng = np.random.default_rng([_HELD_OUT, index])
         scene = sample_scene(rng, count=1 + index // 2 % 4)
         things = len(scene.things)
@@ -39,15 +44,15 @@ class MicroData:
         if not self.painted:
             return Sample(name=name, group=group, prompt=scene.caption)
         flawed = index % 2 == 1
-        picture = inject(scene, rng, count=int(rng.integers(1, things + 1)) if flawed else 0)
+        flaws = inject(scene, rng, count=int(rng.integers(1, things + 1)) if flawed else 0)
         return Sample(
             name=name,
             group=group,
             prompt=scene.caption,
-            image=picture.image,
+            image=flaws.image,
             fake=flawed,
-            truth=Analysis(size=Size(SIZE, SIZE), regions=picture.regions, detector="micro truth"),
-            anomalies=from_regions(picture.regions),
+            truth=Analysis(size=Size(SIZE, SIZE), regions=flaws.regions, detector="micro truth"),
+            anomalies=from_regions(flaws.regions),
         )
 
 
@@ -57,19 +62,11 @@ def open_images(count: str) -> MicroData:
     Raises:
         ConfigError: not a number of at least 1.
     """
-    return MicroData(_number(count, "micro"), painted=True)
+    if not (count.isdecimal() and int(count)):
+        raise ConfigError(f"Expected a number of micro samples such as 100, got {count!r}: name one.")
+    return MicroData(int(count), painted=True)
 
 
 def open_captions(count: str) -> MicroData:
-    """``micro-prompts:COUNT``: captions alone.
-
-    Raises:
-        ConfigError: not a number of at least 1.
-    """
-    return MicroData(_number(count, "micro-prompts"), painted=False)
-
-
-def _number(text: str, name: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise ConfigError(f"Expected a number of micro samples such as {name}:100, got {text!r}: name one.")
-    return int(text)
+    """``micro-prompts:COUNT``: only captions. Raises as ``open_images``."""
+    return MicroData(open_images(count).count, painted=False)

@@ -1,8 +1,8 @@
-"""Polygons to masks and masks to other sizes, pixel by pixel as OpenCV draws them.
+"""Polygons to masks, and masks to other sizes, with exactly the pixels of OpenCV.
 
-The data sets' own tools rasterise ground truth with ``cv2.fillPoly`` and bring it to a model's size with nearest
-neighbours, so scores compare only where those pixels are the same. OpenCV is no dependency: the rules are written out
-here. Masks are bool (H, W), True = flawed.
+The tools of the data sets rasterise the truth with ``cv2.fillPoly`` and resize it with nearest neighbours. Scores are
+comparable only if these pixels are the same. OpenCV is not a dependency, so this module implements its rules. Masks are
+bool (H, W), True = flawed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from refiner.errors import ConfigError
 from refiner.types import Mask, Size
 
 _ONE = 1 << 16
-"""OpenCV keeps the columns of a polygon's edges in fixed point with 16 binary digits."""
+"""OpenCV stores the columns of a polygon's edges in fixed point with 16 fractional bits."""
 
 Points = NDArray[np.int64]
 
 
 def fill_polygons(polygons: Iterable[ArrayLike], size: Size) -> Mask:
-    """The mask of polygons as ``cv2.fillPoly`` fills them one by one: outline and inside, by the even-odd rule.
+    """The mask of polygons as ``cv2.fillPoly`` draws them one by one: outline and inside, by the even-odd rule.
 
     Args:
-        polygons: for each at least three finite (x, y) in pixels. Fractions are cut off and points outside are moved
-            to the image's border, as the evaluation scripts of X-AIGD and LEGION do before they draw.
+        polygons: at least three finite (x, y) in pixels each. Fractions are cut off and points outside are moved to
+            the image's border, as in the evaluation scripts of X-AIGD and LEGION.
         size: of the image.
 
     Returns:
@@ -51,13 +51,13 @@ def _whole_corners(polygon: ArrayLike, size: Size) -> Points:
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise ConfigError(
             f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
-            "leave such polygons out."
+            "leave this polygon out."
         )
     return np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
 
 
 def _fill_inside(mask: Mask, starts: Points, ends: Points, owners: Points) -> None:
-    """Polygon by polygon and row by row the whole columns between each first and each second crossing of an edge."""
+    """In each row of each polygon, the whole columns between each odd and the next even crossing of an edge."""
     sloped = starts[:, 1] != ends[:, 1]
     starts, ends, owners = starts[sloped], ends[sloped], owners[sloped]
     downwards = (starts[:, 1] < ends[:, 1])[:, None]
@@ -77,7 +77,7 @@ def _fill_inside(mask: Mask, starts: Points, ends: Points, owners: Points) -> No
 
 
 def _draw_outline(mask: Mask, starts: Points, ends: Points) -> None:
-    """Bresenham's lines with eight neighbours, each from its left end; on a tie the lesser step is not taken."""
+    """Bresenham's lines with eight neighbours, each from its left end; a tie moves only along the longer axis."""
     leftwards = (starts[:, 0] > ends[:, 0])[:, None]
     first, last = np.where(leftwards, ends, starts), np.where(leftwards, starts, ends)
     reach = np.abs(last - first)
@@ -91,30 +91,30 @@ def _draw_outline(mask: Mask, starts: Points, ends: Points) -> None:
 
 
 def _spread(lengths: Points) -> tuple[Points, Points]:
-    """For each length n the numbers 0 to n - 1 in a row, and beside each of them whose they are."""
+    """For each length n the numbers 0 to n - 1; and the index of the length for each number."""
     owner = np.repeat(np.arange(len(lengths)), lengths)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def resize_nearest(mask: Mask, size: Size) -> Mask:
-    """The mask at another size, as ``cv2.resize`` with ``INTER_NEAREST`` picks its pixels; bool (H, W) of ``size``."""
+    """Resize a mask with the pixels of ``cv2.resize`` with ``INTER_NEAREST``; bool (H, W) of ``size``."""
     rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
     return mask[rows[:, None], columns]
 
 
 def _nearest(old: int, new: int) -> Points:
-    """OpenCV inverts the scale twice in double precision; ``old / new`` would pick other pixels here and there."""
+    """OpenCV inverts the scale twice in double precision; ``old / new`` would sometimes pick other pixels."""
     return np.minimum((np.arange(new) * (1.0 / (new / old))).astype(np.int64), old - 1)
 
 
 def centre_crop(mask: Mask, size: Size) -> Mask:
-    """The middle of a mask; it starts at half of what is left over, rounded down.
+    """The centre of a mask; the margins at the top and left are rounded down.
 
     Raises:
         ConfigError: the mask is smaller than ``size``.
     """
     height, width = mask.shape
     if size.height > height or size.width > width:
-        raise ConfigError(f"Expected a mask of at least {tuple(size)} to crop, got {mask.shape}.")
+        raise ConfigError(f"Expected a mask of at least {tuple(size)} to crop, got {mask.shape}: resize it first.")
     top, left = (height - size.height) // 2, (width - size.width) // 2
     return mask[top : top + size.height, left : left + size.width]

@@ -1,46 +1,47 @@
-"""What a data set is made of: samples, each with its picture, prompt and truth as far as there are any."""
+"""Samples of a data set: each with its image, prompt and truth, if there are any."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 from PIL import Image
 
 from refiner.data.anomreason import to_document
 from refiner.data.problems import Problem
+from refiner.errors import InputError
 from refiner.files import Json
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis, Claim
+from refiner.types import Analysis, Claim, Size
 
 _LABELS: Final = frozenset({"0_real", "1_fake"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One picture, or one prompt to paint."""
+    """One image, or one prompt to generate from."""
 
     name: str
     """Unique in its data set."""
     group: str = ""
-    """The part of the data set that it belongs to, such as its generator."""
+    """The part of the data set, such as the generator."""
     prompt: str = ""
-    """What the picture shows; "" where that is not known."""
+    """What the image shows; "" if unknown."""
     image: Image.Image | None = None
-    """RGB; None where the picture is still to be painted."""
+    """RGB; None if the image is still to be generated."""
     fake: bool | None = None
-    """Whether it is generated (in the micro world: whether it has a flaw); None where that is not known."""
+    """Whether it is generated (in the micro world: whether it has a flaw); None if unknown."""
     truth: Analysis | None = None
-    """The regions that are flawed; None where that is not known."""
+    """The flawed regions; None if unknown."""
     categorised: bool = True
-    """Whether the truth tells of which kind its regions are."""
+    """Whether the truth gives the category of each region."""
     itemised: bool = True
-    """Whether the truth tells one flaw from another, and does not just join them in one mask."""
+    """Whether the truth separates the flaws, instead of joining them in one mask."""
     anomalies: tuple[Claim, ...] | None = None
-    """What is wrong, in words; None where that is not known."""
+    """The flaws in words; None if unknown."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""
@@ -56,10 +57,10 @@ class Sample:
 
 
 class DataSet(Protocol):
-    """Samples by number. The same specification gives the same samples in the same order, everywhere."""
+    """Samples by number. The same specification always gives the same samples in the same order."""
 
     problems: list[Problem]
-    """What was wrong with the data set as a whole."""
+    """Problems of the data set as a whole."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,9 +71,22 @@ class DataSet(Protocol):
         """Read one sample.
 
         Raises:
-            InputError: its picture or its truth cannot be read.
+            InputError: its image or its truth cannot be read.
         """
         ...
+
+
+def check_size(found: Size, wanted: Size, name: str, folder: Path) -> None:
+    """Check that an image has the size that its record gives.
+
+    Raises:
+        InputError: it has another size.
+    """
+    if found != wanted:
+        raise InputError(
+            f"Expected {wanted.width}x{wanted.height} pixels of {name!r}, as its record says, got "
+            f"{found.width}x{found.height} in {str(folder)!r}: download the image again."
+        )
 
 
 def joined_text(anomalies: Iterable[Claim]) -> str:
@@ -89,8 +103,8 @@ def digest(names: Iterable[str]) -> str:
 
 
 def group_of(name: str) -> str:
-    """The part of a data set that a picture belongs to, such as its generator: the first folder of its path.
+    """The part of a data set that an image belongs to, such as its generator: the first folder of its path.
 
-    Folders that only say what is real (``0_real``, ``1_fake``) do not count; "" where no other is there.
+    The folders ``0_real`` and ``1_fake`` do not count; "" if there is no other folder.
     """
     return next((part for part in PurePosixPath(name).parts[:-1] if part not in _LABELS), "")

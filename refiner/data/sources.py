@@ -1,6 +1,6 @@
 """Data sets by their specification: ``NAME:PLACE`` with a name of ``SOURCES``, or a folder of images.
 
-Samples are read one by one when they are asked for. A new data set is a reader in a file of its own, and one row here.
+Samples are read one by one when they are needed. A new data set is a reader in its own file, and one row here.
 """
 
 from __future__ import annotations
@@ -38,60 +38,32 @@ class Source:
 
     name: str
     read: Callable[..., DataSet]
-    """From the place to the data set; with the arguments ``prompts`` and ``references`` where it is ``matched``."""
+    """From the place to the data set; also takes ``prompts`` and ``references`` if it is ``matched``."""
     place: str
-    """What the place is, as the help writes it."""
+    """The kind of place, for the help."""
     help: str
     matched: bool = False
-    """Whether prompts and references may lie in files of their own, matched by the images' names."""
+    """Whether prompts and references can be in separate files, matched by the images' names."""
     default: str | None = None
-    """The place that the name alone means; None where the name alone means nothing."""
+    """The place if only the name is given; None if a place is required."""
     text: bool = False
-    """Whether the place is a file of text, on whose content the run depends."""
+    """Whether the place is a text file, whose content determines the run."""
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
-    {
-        source.name: source
-        for source in (
-            Source(
-                name=FOLDER,
-                read=_reader("folders:FolderData"),
-                place="FOLDER",
-                help="images, with masks in masks/ if there are any",
-                matched=True,
-            ),
-            Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
-            Source(
-                name="fakexplained",
-                read=_reader("fakexplained:FakexplainedData"),
-                place="FOLDER",
-                help="boxes with descriptions, as FakeXplained has them",
-            ),
-            Source(
-                name="prompts",
-                read=_reader("prompts:PromptData"),
-                place="FILE",
-                help="prompts alone, to generate from",
-                text=True,
-            ),
-            Source(
-                name="micro",
-                read=_reader("micro:open_images"),
-                place="N",
-                help="N images of the micro world, every second one with flaws",
-                default="100",
-            ),
-            Source(
-                name="micro-prompts",
-                read=_reader("micro:open_captions"),
-                place="N",
-                help="captions of the micro world, to generate from",
-                default="100",
-            ),
-        )
-    }
+_FOLDER_HELP: Final = "images, with masks in masks/ if there are any"
+_PROMPTS_HELP: Final = "only prompts, to generate from"
+_MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
+_CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
+_BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
+_ROWS: Final = (
+    Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
+    Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
+    Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
+    Source(name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True),
+    Source(name="micro", read=_reader("micro:open_images"), place="N", help=_MICRO_HELP, default="100"),
+    Source(name="micro-prompts", read=_reader("micro:open_captions"), place="N", help=_CAPTIONS_HELP, default="100"),
 )
+SOURCES: Mapping[str, Source] = MappingProxyType({source.name: source for source in _ROWS})
 """Name -> source."""
 
 
@@ -107,7 +79,7 @@ def known_names() -> str:
 
 
 def _named(specification: str) -> tuple[Source, str]:
-    """The source and the place of a specification; what names no source is a folder of images."""
+    """The source and the place of a specification; without the name of a source it is a folder of images."""
     name, colon, place = specification.partition(":")
     source = SOURCES.get(name)
     if source is None or (source.default is None and not colon):
@@ -116,10 +88,10 @@ def _named(specification: str) -> tuple[Source, str]:
 
 
 def contents(specification: str, *, prompts: str | None = None, references: str | None = None) -> Json:
-    """Fingerprints of the files of words that a data set reads: a run goes on with the same ones only.
+    """Fingerprints of the text files that a data set reads; a run is resumed only with the same ones.
 
     Args:
-        specification: as of ``open_data``, which has read it.
+        specification: as for ``open_data``, which has read it.
         prompts: the same.
         references: the same.
     """
@@ -141,37 +113,35 @@ def open_data(
         specification: ``NAME:PLACE`` with a name of ``SOURCES``, or a folder of images.
         prompts: file of prompts for the images of a folder; images without one are left out, named and counted.
         references: AnomReason's JSON of file name -> anomalies, as the truth in words; other images are left out.
-        limit: only the first so many samples.
+        limit: only the first samples, up to this number.
 
     Raises:
-        ConfigError: a place that the source cannot read, or a source that has prompts and references of its own.
+        ConfigError: a place that the source cannot read, or prompts or references for a source that has its own.
         InputError: the data set is missing, damaged as a whole, or without samples.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"Expected a limit of at least 1 sample, got {limit}: leave it out for all of them.")
+        raise ConfigError(f"Expected a limit of at least 1 sample, got {limit}: leave it out for all samples.")
     source, place = _named(specification)
     if source.matched:
-        _check_name(specification, place)
+        if ":" in place and place == specification and not Path(place).exists():
+            raise InputError(
+                f"Expected a folder of images, or one of {known_names()} and a place, got {specification!r}: check the "
+                "name or the path."
+            )
         data = source.read(place, prompts=prompts, references=references)
     elif prompts or references:
         option = "prompts" if prompts else "references"
         raise ConfigError(
-            f"Expected no {option} for {source.name}: data, which has its own, got {prompts or references!r}."
+            f"Expected no {option} for {source.name}: data, which has its own, got {prompts or references!r}: leave "
+            "them out."
         )
     else:
         data = source.read(place)
     if not data.names:
-        raise InputError(f"Expected samples in {specification!r}, got none that can be used: see what is wrong above.")
-    return data if limit is None or limit >= len(data.names) else _First(data, limit)
-
-
-def _check_name(specification: str, place: str) -> None:
-    """Refuse a name that is no source, where there is no folder of that name either."""
-    if ":" in place and place == specification and not Path(place).exists():
         raise InputError(
-            f"Expected a folder of pictures, or one of {known_names()} and a place, got {specification!r}: check the "
-            "name, or the path."
+            f"Expected samples in {specification!r}, got none that can be used: fix the problems listed above."
         )
+    return data if limit is None or limit >= len(data.names) else _First(data, limit)
 
 
 class _First:

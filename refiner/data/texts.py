@@ -1,4 +1,4 @@
-"""Lists of texts, packed: names and prompts of many samples."""
+"""Packed lists of texts, such as the names of many samples; and a check of texts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from typing import overload
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded as UTF-8: it has no lone surrogate."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 class Texts(Sequence[str]):
-    """Texts as one string of bytes; a text costs its letters and eight bytes."""
+    """Texts in one byte array; a text takes its UTF-8 bytes and eight more."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

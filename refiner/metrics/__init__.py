@@ -1,1 +1,1 @@
-"""Measures of pictures and of what detectors say about them; each module is imported where it is used."""
+"""Metrics of images and of detectors' answers. Each module is imported only where it is used."""

@@ -1,7 +1,7 @@
 """Real or generated: X-AIGD's artifact judgment (AJ) and FakeXplain's accuracy, from verdicts. Positive = generated.
 
-X-AIGD reports balanced accuracy (as "Acc"), precision, recall and F1 (arXiv 2601.19430, section on the AJ task); the
-class that counts as positive, and the threshold 0.5, are not stated there and are our reading.
+X-AIGD reports balanced accuracy (as "Acc"), precision, recall and F1 (arXiv 2601.19430, section on the AJ task). It
+does not state which class is positive or the threshold; "generated" and 0.5 are our reading.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from refiner.data.problems import Problem, count_problems
 from refiner.data.tables import read_csv
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
-from refiner.metrics.localization import ratio
+from refiner.metrics.counts import Hits, ratio
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 DEFAULT_THRESHOLD = 0.5
 
 NAME_COLUMNS: Final = ("image", "file", "filename", "name", "path", "id", "uid")
@@ -32,23 +32,19 @@ _WORDS |= dict.fromkeys(("0", "0.0", "real", "natural", "authentic", "false", "n
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryCounts:
-    """Images by what they are and what was said of them; adds up over shards."""
+class BinaryCounts(Hits):
+    """Images by truth and verdict. tp: generated, judged generated; fp: real, judged generated; and so on."""
 
-    tp: int = 0
-    """Generated, judged generated."""
-    fp: int = 0
-    """Real, judged generated."""
     tn: int = 0
-    """Real, judged real."""
-    fn: int = 0
-    """Generated, judged real."""
 
-    def __add__(self, other: BinaryCounts) -> BinaryCounts:
-        return BinaryCounts(tp=self.tp + other.tp, fp=self.fp + other.fp, tn=self.tn + other.tn, fn=self.fn + other.fn)
+    @classmethod
+    def of(cls, fake: bool, judged: bool) -> BinaryCounts:
+        """The counts of one image: whether it is generated, and whether it was judged generated."""
+        return cls(**{("t" if fake == judged else "f") + ("p" if judged else "n"): 1})
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return self.tp + self.fp + self.tn + self.fn
 
     @property
@@ -58,19 +54,9 @@ class BinaryCounts:
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """Mean of the shares of right verdicts on generated and on real images; None where one kind is missing."""
+        """Mean of the shares of right verdicts on generated and on real images; None if one kind is missing."""
         fakes, reals = self.tp + self.fn, self.tn + self.fp
         return (self.tp / fakes + self.tn / reals) / 2 if fakes and reals else None
-
-    @property
-    def precision(self) -> float:
-        """In [0, 1]; 0 for 0 / 0."""
-        return ratio(self.tp, self.tp + self.fp)
-
-    @property
-    def recall(self) -> float:
-        """In [0, 1]; 0 for 0 / 0."""
-        return ratio(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float:
@@ -83,30 +69,8 @@ class BinaryCounts:
         return {name: getattr(self, name) for name in names}
 
 
-def count_verdicts(truth: Sequence[bool], judged: Sequence[bool]) -> BinaryCounts:
-    """Compare verdicts with what the images are.
-
-    Args:
-        truth: for each image whether it is generated.
-        judged: for each image whether it was judged so.
-
-    Raises:
-        ConfigError: not as many verdicts as images.
-    """
-    if len(truth) != len(judged):
-        raise ConfigError(f"Expected a verdict for each of {len(truth)} images, got {len(judged)}: give one for each.")
-    pairs = [(bool(is_fake), bool(said)) for is_fake, said in zip(truth, judged, strict=True)]
-    return BinaryCounts(
-        tp=pairs.count((True, True)),
-        fp=pairs.count((False, True)),
-        tn=pairs.count((False, False)),
-        fn=pairs.count((True, False)),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Columns:
-    """Which columns of the file hold what."""
+class _Columns(NamedTuple):
+    """The columns of the file."""
 
     truth: str
     decision: str
@@ -129,14 +93,8 @@ class _Columns:
                 f"Expected a column {' or '.join(TRUTH_COLUMNS)} and a column "
                 f"{' or '.join((*VERDICT_COLUMNS, *SCORE_COLUMNS))} in {path!r}, got {', '.join(row)}: rename them."
             )
-        return cls(
-            truth=truth,
-            decision=decision,
-            is_verdict=verdict is not None,
-            name=first(NAME_COLUMNS),
-            generator=first(("generator",)),
-            par=first(RATIO_COLUMNS),
-        )
+        name, generator = first(NAME_COLUMNS), first(("generator",))
+        return cls(truth, decision, verdict is not None, name, generator, first(RATIO_COLUMNS))
 
     def name_of(self, row: Mapping[str, str]) -> str:
         parts = (row[column] for column in (self.generator, self.name) if column is not None and self.name is not None)
@@ -146,25 +104,25 @@ class _Columns:
 def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD) -> Json:
     """Score a CSV of verdicts: ``refiner evaluate aj``.
 
-    One row an image, with a header. What the image is: ``label`` (or another of ``TRUTH_COLUMNS``), 1 or ``fake``
-    for generated, 0 or ``real`` for real; mind that LEGION's own files have it the other way round. What was said of
-    it: ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else ``score`` (``SCORE_COLUMNS``),
-    the probability in [0, 1] that it is generated. A name (``NAME_COLUMNS``, after ``generator`` where that is there)
-    tells repeated images. ``par`` (``RATIO_COLUMNS``) is the truth's share of flawed pixels: where it is there, the
-    generated images with PAR > 0 and those with PAR = 0 are also compared apart, each against all real ones.
+    The file has a header and one row per image. The truth is in ``label`` (or another of ``TRUTH_COLUMNS``): 1 or
+    ``fake`` for generated, 0 or ``real`` for real. Note that LEGION's own files use the opposite numbers. The verdict
+    is in ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else in ``score`` (``SCORE_COLUMNS``),
+    the probability in [0, 1] that the image is generated. A name (``NAME_COLUMNS``, after ``generator`` if there is
+    one) identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is
+    there, generated images with PAR > 0 and with PAR = 0 are also scored separately, each against all real images.
 
     Args:
         predictions: the file.
-        threshold: a probability above it says generated; in [0, 1).
+        threshold: a probability above it means generated; in [0, 1).
 
     Returns:
-        Ready for JSON: ``balanced_accuracy`` (None where one kind is missing), ``accuracy``, ``precision``,
-        ``recall``, ``f1``, the four counts, ``images``, ``by_artifact_ratio`` or None, ``problems`` (how many rows of
-        each kind were left out), ``problem_list`` in words, ``signature``.
+        Ready for JSON: ``balanced_accuracy`` (None if one kind is missing), ``accuracy``, ``precision``, ``recall``,
+        ``f1``, the four counts, ``images``, ``by_artifact_ratio`` or None, ``problems`` (the number of omitted rows by
+        kind), ``problem_list`` in words, ``signature``.
 
     Raises:
         ConfigError: the threshold is out of its range.
-        InputError: the file is missing, is no CSV, lacks a column or has no usable row.
+        InputError: the file is missing, is not CSV, lacks a column or has no usable row.
     """
     if not 0 <= threshold < 1:
         raise ConfigError(f"Expected a threshold in [0, 1), got {threshold!r}: name a probability.")
@@ -178,12 +136,13 @@ def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD
         name = columns.name_of(row)
         found = _read_row(row, columns, threshold)
         if name and name in seen:
-            found = _Fault("duplicate_image", "its name was there before; the first row counts")
+            found = _Fault("duplicate_image", "an earlier row has the same name; the first row counts")
         if isinstance(found, _Fault):
             problems.append(Problem(found.kind, path, f"line {number}" + (f", {name}" if name else ""), found.detail))
             continue
         seen.add(name)
-        groups[found.group] = groups.get(found.group, BinaryCounts()) + found.counts
+        group, counts = found
+        groups[group] = groups.get(group, BinaryCounts()) + counts
     if columns is None or not groups:
         raise InputError(f"Expected rows with verdicts in {path!r}, got {len(problems)} unusable ones: check the file.")
     decision = "verdict" if columns.is_verdict else f"score>{threshold:g}"
@@ -200,32 +159,27 @@ class _Fault(NamedTuple):
     detail: str
 
 
-class _Judged(NamedTuple):
-    group: str
-    """``real``, or for generated images ``fake``, ``PAR>0`` or ``PAR=0``."""
-    counts: BinaryCounts
-
-
-def _read_row(row: Mapping[str, str], columns: _Columns, threshold: float) -> _Judged | _Fault:
+def _read_row(row: Mapping[str, str], columns: _Columns, threshold: float) -> tuple[str, BinaryCounts] | _Fault:
+    """Group and counts of a row. The group is ``real``, or for generated images ``fake``, ``PAR>0`` or ``PAR=0``."""
     truth = _WORDS.get(row[columns.truth].strip().lower())
     if truth is None:
         return _Fault("bad_label", f"expected 1 or fake, 0 or real; got {row[columns.truth]!r}")
     text = row[columns.decision].strip().lower()
-    said = _WORDS.get(text) if columns.is_verdict else None
-    if said is None:
+    judged = _WORDS.get(text) if columns.is_verdict else None
+    if judged is None:
         score = _number(text)
         if math.isnan(score):
             return _Fault("nan_score", f"expected a number, got {row[columns.decision]!r}")
         if not 0 <= score <= 1:
             return _Fault("bad_score", f"expected a probability in [0, 1], got {row[columns.decision]!r}")
-        said = score > threshold
+        judged = score > threshold
     group = "fake" if truth else "real"
     if truth and columns.par is not None:
         par = _number(row[columns.par])
         if not 0 <= par <= 1:
             return _Fault("bad_par", f"expected a share in [0, 1], got {row[columns.par]!r}")
         group = "PAR>0" if par > 0 else "PAR=0"
-    return _Judged(group, count_verdicts([truth], [said]))
+    return group, BinaryCounts.of(truth, judged)
 
 
 def _number(text: str) -> float:

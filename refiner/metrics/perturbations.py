@@ -1,8 +1,8 @@
-"""The perturbations under which LEGION reports robustness (its Table 10), each from a seed of its own.
+"""The perturbations under which LEGION reports robustness (its Table 10), each with its own seed.
 
-JPEG is Pillow's (libjpeg with 4:2:0 chroma) where LEGION used kornia's differentiable one; noise is Gaussian on [0, 1]
-and clipped; blur is ``cv2.GaussianBlur`` with ``sigmaX=0``, bit by bit. Noise depends on the seed, the
-image's id and the perturbation alone, never on order.
+JPEG is Pillow's (libjpeg with 4:2:0 chroma); LEGION used kornia's differentiable JPEG. Noise is Gaussian on [0, 1] and
+clipped. Blur equals ``cv2.GaussianBlur`` with ``sigmaX=0`` bit for bit. Noise depends only on the seed, the image's id
+and the perturbation, not on the order of images.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from refiner.errors import ConfigError
 from refiner.records import derive_seed
 
 VERSION = 1
-"""Grows when equal input may give other pictures."""
+"""Increases when the same input can give other images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
-    """One way and degree of spoiling a picture."""
+    """One kind and level of perturbation."""
 
     kind: Literal["jpeg", "noise", "blur"]
     level: float
-    """Quality factor of JPEG (1 to 95); standard deviation of noise on [0, 1]; odd side of the blur's kernel."""
+    """Quality of JPEG (1 to 95), standard deviation of the noise on [0, 1], or the odd side of the blur kernel."""
 
     def __post_init__(self) -> None:
         fits = {
@@ -40,7 +40,7 @@ class Perturbation:
         if not fits.get(self.kind, False):
             raise ConfigError(
                 f"Expected jpeg of quality 1 to 95, noise of at least 0 or blur of an odd size, got {self.kind} "
-                f"{self.level!r}: see refiner.metrics.perturbations."
+                f"{self.level!r}: change kind or level."
             )
 
     @classmethod
@@ -48,13 +48,12 @@ class Perturbation:
         """Read ``KIND:LEVEL``, such as ``jpeg:50``, ``noise:0.1`` or ``blur:5``.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: the text is not a perturbation.
         """
         kind, _, level = text.partition(":")
-        known: dict[str, Literal["jpeg", "noise", "blur"]] = {"jpeg": "jpeg", "noise": "noise", "blur": "blur"}
         try:
-            return cls(kind=known[kind], level=float(level))
-        except (KeyError, ValueError) as error:
+            return cls(kind=kind, level=float(level))  # type: ignore[arg-type]
+        except ValueError as error:
             raise ConfigError(
                 "Expected a perturbation jpeg:QUALITY (1 to 95), noise:SIGMA (0 or more) or blur:SIZE (odd), got "
                 f"{text!r}: name one such as jpeg:50."
@@ -67,7 +66,7 @@ class Perturbation:
 
     @property
     def signature(self) -> str:
-        """What the picture depends on beside the seed."""
+        """All that the image depends on apart from the seed."""
         how = {"jpeg": "libjpeg,4:2:0", "noise": "gaussian,clip", "blur": "sigma=0.3*((k-1)/2-1)+0.8,reflect101"}
         return f"perturbation={self.name}|version={VERSION}|{how[self.kind]}"
 
@@ -80,16 +79,16 @@ PERTURBATIONS: Final[dict[str, Perturbation]] = {
         *(Perturbation(kind="blur", level=side) for side in (5, 9, 15)),
     )
 }
-"""LEGION's, by name."""
+"""Those of LEGION, by name."""
 
 
 def perturb(image: Image.Image, perturbation: Perturbation | str, *, image_id: str, seed: int = 0) -> Image.Image:
-    """Spoil a picture.
+    """Perturb an image.
 
     Args:
         image: RGB.
-        perturbation: one of your own, or the name of one of ``PERTURBATIONS``.
-        image_id: tells pictures apart, so that each has its own noise.
+        perturbation: a perturbation, or a name of ``PERTURBATIONS``.
+        image_id: distinguishes images, so that each has its own noise.
         seed: of the run.
 
     Returns:
@@ -103,21 +102,17 @@ def perturb(image: Image.Image, perturbation: Perturbation | str, *, image_id: s
             known = ", ".join(PERTURBATIONS)
             raise ConfigError(f"Expected a perturbation of {known}; got {perturbation!r}: name one of these.")
         perturbation = PERTURBATIONS[perturbation]
-    picture = image.convert("RGB")
+    rgb = image.convert("RGB")
     if perturbation.kind == "jpeg":
-        return _jpeg(picture, int(perturbation.level))
-    pixels = np.asarray(picture)
+        buffer = io.BytesIO()
+        rgb.save(buffer, format="JPEG", quality=int(perturbation.level), subsampling="4:2:0")
+        return Image.open(buffer).convert("RGB")
+    pixels = np.asarray(rgb)
     if perturbation.kind == "blur":
         return Image.fromarray(_blur(pixels, int(perturbation.level)))
     rng = np.random.default_rng(derive_seed(seed, image_id, perturbation.name))
     noisy = pixels + rng.normal(0.0, 255 * perturbation.level, pixels.shape)
     return Image.fromarray(np.rint(np.clip(noisy, 0, 255)).astype(np.uint8))
-
-
-def _jpeg(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality, subsampling="4:2:0")
-    return Image.open(buffer).convert("RGB")
 
 
 _SMALL_KERNELS: dict[int, tuple[int, ...]] = {
@@ -127,13 +122,13 @@ _SMALL_KERNELS: dict[int, tuple[int, ...]] = {
     7: (8, 28, 56, 72, 56, 28, 8),
     9: (4, 13, 30, 51, 60, 51, 30, 13, 4),
 }
-"""OpenCV has these ready instead of working them out."""
+"""OpenCV stores these kernels instead of computing them."""
 
 
 def gaussian_kernel(side: int) -> NDArray[np.int64]:
-    """OpenCV's Gaussian kernel for 8-bit pictures where no sigma is given: int (side,), in 256ths, sums to 256.
+    """OpenCV's Gaussian kernel for 8-bit images without a given sigma: int64 (side,), in 256ths, sums to 256.
 
-    Each weight is rounded together with what the one before it lost; the middle takes what is left.
+    The rounding error of each weight is added to the next one. The middle takes the rest.
     """
     if side in _SMALL_KERNELS:
         return np.array(_SMALL_KERNELS[side])
@@ -150,20 +145,15 @@ def gaussian_kernel(side: int) -> NDArray[np.int64]:
 
 
 def _blur(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Along both axes in whole numbers, rounded once; the picture is mirrored at its border, which is not repeated."""
-    kernel, reach = gaussian_kernel(side), side // 2
+    """Along both axes in whole numbers, rounded once. The image is mirrored at its border, which is not repeated."""
+    from scipy import ndimage
+
     sums = pixels.astype(np.int64)
     for axis in (0, 1):
-        length = pixels.shape[axis]
-        places = np.arange(-reach, length + reach)
-        period = max(1, 2 * length - 2)
-        wide = np.take(sums, np.minimum(places % period, -places % period), axis=axis)
-        sums = np.zeros_like(sums)
-        for at, weight in enumerate(kernel):
-            sums += weight * np.take(wide, np.arange(at, at + length), axis=axis)
+        sums = ndimage.correlate1d(sums, gaussian_kernel(side), axis=axis, mode="mirror")
     return ((sums + (1 << 15)) >> 16).astype(np.uint8)
 
 
 def relative_change(clean: float, perturbed: float) -> float | None:
-    """Change in per cent of the clean figure; None where that is 0."""
+    """Change in per cent of the clean figure; None if that is 0."""
     return 100 * (perturbed - clean) / clean if clean else None

@@ -1,16 +1,16 @@
-"""Generators ranked by semantic realism: MAI, AF and CAP with bootstrap intervals, and who beats whom how surely.
+"""Generators ranked by semantic realism: MAI, AF and CAP with bootstrap intervals and pairwise win probabilities.
 
-AnomReason (arXiv 2510.10231) ranks generators by these three, lower is better, and nowhere defines them. We read them
-as follows, with s the severity of an anomaly in [0, 1], 1 = worst (the paper's own scale runs from 100 down to 0):
+AnomReason (arXiv 2510.10231) ranks generators by these three, lower is better, but does not define them. Our reading,
+with s the severity of an anomaly in [0, 1], 1 = worst (the paper's scale runs from 100 down to 0):
 
 - AF, anomaly frequency: anomalies per image. Variant ``AF_share``: share of the images that have any.
-- MAI, mean anomaly intensity: mean s over all anomalies. Variant ``MAI_image``: mean over the images that have any of
+- MAI, mean anomaly intensity: mean s over all anomalies. Variant ``MAI_image``: the mean over images with anomalies of
   the image's mean s.
-- CAP: AF times MAI, which is the mean over images of the sum of s. The ranking goes by it.
+- CAP: AF times MAI, which is the mean over images of the sum of s. It ranks.
 
-All generators are compared on the same prompts; intervals and probabilities come from drawing those prompts anew, the
-same draws for every generator; pictures of one prompt are drawn together. Any other score of single images is ranked in
-the same way by ``rank_by_score``.
+All generators are compared on the same prompts. Intervals and probabilities come from resampling the prompts, with the
+same draws for each generator; images of one prompt are drawn together. ``rank_by_score`` ranks by any other score of
+single images.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from refiner.errors import ConfigError, InputError
 Array = NDArray[np.float64]
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 _DRAWS_AT_A_TIME = 2**20
 
 
 class Measure(NamedTuple):
-    """A quotient of two sums over images, and which way it should go."""
+    """A quotient of two sums over images, and its direction."""
 
     name: str
     over: int
-    """Column of what is summed."""
+    """Column of the numerator."""
     under: int
-    """Column of what it is divided by; 0/0 is 0."""
+    """Column of the denominator; 0/0 is 0."""
     higher_is_better: bool
 
 
@@ -56,7 +56,7 @@ _DEFINITIONS = "CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals are drawn."""
+    """Settings of the intervals."""
 
     resamples: int = 2000
     level: float = 0.95
@@ -67,7 +67,7 @@ class Bootstrap:
         if self.resamples < 1 or not 0 < self.level < 1:
             raise ConfigError(
                 f"Expected at least 1 resample and a level in (0, 1), got {self.resamples} and {self.level}: "
-                "change them."
+                "use other values."
             )
 
 
@@ -87,16 +87,16 @@ class Ranked:
     place: int
     """1 is best; generators of equal value share a place."""
     estimates: Mapping[str, Estimate]
-    """By name of the measure; the first one ranks."""
+    """By name of the measure; generators are ranked by the first one."""
 
 
 class Duel(NamedTuple):
-    """How likely one generator is better than another, in [0, 1] each; an even half is a tie."""
+    """The probability that one generator is better than another, in [0, 1]; 0.5 is a tie."""
 
     overall: float
-    """Share of the bootstrap draws in which its measure is better; ties count half."""
+    """Share of the bootstrap draws with a better measure; ties count half."""
     per_prompt: float
-    """Share of the prompts for which its image is better; ties count half."""
+    """Share of the prompts with a better image; ties count half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +105,12 @@ class Ranking:
 
     rows: tuple[Ranked, ...]
     prompts: int
-    """How many prompts all of them have."""
+    """The number of prompts that all generators have."""
     duels: Mapping[tuple[str, str], Duel]
-    """By (one, other): how likely the one is better than the other."""
+    """By (one, other): how probably the one is better than the other."""
     signature: str
     problems: tuple[Problem, ...] = ()
-    """Prompts that not every generator has, and values that are no number; all of these are left out."""
+    """Prompts that some generator lacks, and values that are not finite; these are left out."""
 
 
 def rank_generators(
@@ -119,17 +119,17 @@ def rank_generators(
     *,
     prompts_of: Mapping[str, str] | None = None,
 ) -> Ranking:
-    """Rank generators by CAP, with MAI, AF and the variants beside it.
+    """Rank generators by CAP, with MAI, AF and the variants.
 
     Args:
-        severities: by generator, by prompt (or image id): severity of each anomaly, in [0, 1], 1 = worst. An anomaly
-            without a severity is named, counted and left out.
-        bootstrap: how intervals are drawn.
-        prompts_of: the prompt of each image, where ``severities`` is by images of which several share a prompt.
+        severities: by generator, by prompt (or image id): severity of each anomaly, in [0, 1], 1 = worst. Anomalies
+            without a severity are counted and left out.
+        bootstrap: settings of the intervals.
+        prompts_of: the prompt of each image, if ``severities`` is by images and several images share a prompt.
 
     Raises:
         InputError: there is no generator, or no prompt that all of them have.
-        ConfigError: a severity lies outside [0, 1].
+        ConfigError: a severity is outside [0, 1].
     """
     problems: list[Problem] = []
     prompts = _common(severities, problems)
@@ -152,12 +152,12 @@ def rank_by_score(
     """Rank generators by the mean of a score of their images, such as HPS or the share of flawed pixels.
 
     Args:
-        scores: by generator, by prompt. A prompt whose score is NaN or infinite for one generator is named, counted
-            and left out for all.
+        scores: by generator, by prompt. A prompt whose score is NaN or infinite for one generator is counted and left
+            out for all.
         name: of the score.
-        higher_is_better: which way it goes.
-        bootstrap: how intervals are drawn.
-        prompts_of: as of ``rank_generators``.
+        higher_is_better: its direction.
+        bootstrap: settings of the intervals.
+        prompts_of: as for ``rank_generators``.
 
     Raises:
         InputError: there is no generator, or no prompt that all of them have a score for.
@@ -179,7 +179,7 @@ def rank_by_score(
 
 
 def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem]) -> list[str]:
-    """The prompts that every generator has, in an order that does not depend on the input's."""
+    """The prompts that all generators have, sorted."""
     if not tables:
         raise InputError("Expected generators to rank, got none: name at least one.")
     everything = set[str]().union(*tables.values())
@@ -188,9 +188,7 @@ def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem])
         for prompt in sorted(everything - table.keys()):
             problems.append(Problem("missing_image", name, prompt, "other generators have it; left out for all"))
     if not common:
-        raise InputError(
-            f"Expected prompts that all of {', '.join(tables)} have images for, got none: give the same prompts to all."
-        )
+        raise InputError(f"The generators {', '.join(tables)} have no prompt in common: give the same prompts to all.")
     return sorted(common)
 
 
@@ -206,7 +204,7 @@ def _by_prompt(tables: Array, images: Sequence[str], prompts_of: Mapping[str, st
 
 
 def _row(name: str, prompt: str, severities: Sequence[float | None], problems: list[Problem]) -> tuple[float, ...]:
-    """What the measures sum of one image: the columns that ``ANOMALY_MEASURES`` names."""
+    """The columns of ``ANOMALY_MEASURES`` for one image."""
     known = [float(value) for value in severities if value is not None and not np.isnan(value)]
     if len(known) < len(severities):
         detail = f"{len(severities) - len(known)} anomalies without a severity; left out"
@@ -233,7 +231,7 @@ def _rank(
     Args:
         names: of the generators.
         tables: (generators, prompts, columns).
-        measures: what is made of the columns.
+        measures: the quotients of the columns.
     """
     over, under = [measure.over for measure in measures], [measure.under for measure in measures]
     sums = tables.sum(axis=1)
@@ -289,7 +287,7 @@ def _duels(names: Sequence[str], draws: Array, images: Array, higher_is_better: 
     sign = 1.0 if higher_is_better else -1.0
 
     def better(one: Array, other: Array) -> float:
-        # Rounded, because equal sums may come out unequal in the last bit.
+        # Rounded, because equal sums can differ in the last bit.
         return float((np.sign(np.round(sign * (one - other), 12)).mean() + 1) / 2)
 
     return {

@@ -1,13 +1,13 @@
-"""SemAP and SemF1: how well predicted anomalies say what the references say (AnomReason, arXiv 2510.10231).
+"""SemAP and SemF1: how well predicted anomalies agree with the references (AnomReason, arXiv 2510.10231).
 
-The default, ``protocol="official"``, is what the authors' evaluator computes, and not what the word average precision
-suggests. A pair's score is the BERTScore F1 of the phenomena, of the reasonings, or the mean of both (views ``phe``,
-``rea``, ``full``). Within an image the best pair is matched first, one to one, down to scores of 0. At each threshold
-the pairs that reach it are true positives; precision and F1 are averaged over thresholds, then over images. An image
-without anomalies on both sides scores 0. ``protocol="ranked"`` is our reading of the paper's precision-recall curves:
-predictions are ordered by severity, the worst first, and SemAP is the area under the interpolated curve.
+The default, ``protocol="official"``, computes what the authors' evaluator computes. This is not an average precision in
+the usual sense. A pair's score is the BERTScore F1 of the phenomena, of the reasonings, or the mean of both (views
+``phe``, ``rea``, ``full``). Within an image the best pair is matched first, one to one, down to scores of 0. At each
+threshold the pairs that reach it are true positives. Precision and F1 are averaged over thresholds, then over images.
+An image without anomalies on both sides scores 0. ``protocol="ranked"`` is our reading of the paper's precision-recall
+curves: predictions are sorted by severity, the worst first, and SemAP is the area under the interpolated curve.
 
-CSemAP and CSemF1 are the same after ``gate``: explanations count where the image was called generated.
+CSemAP and CSemF1 are the same figures after ``gate``: explanations count only if the image was called generated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TEXTS_AT_A_TIME = 512
 
 
 class Match(NamedTuple):
-    """An image of both files."""
+    """An image that both files have."""
 
     image: str
     predictions: tuple[Claim, ...]
@@ -47,24 +47,24 @@ class Match(NamedTuple):
 def match_images(
     predictions: AnomalySet, references: AnomalySet, missing: Literal["dropped", "empty"] = "dropped"
 ) -> tuple[list[Match], list[Problem]]:
-    """Find the images of both files, in the order of their names, and name those of one file alone.
+    """Match the images of two files, in the order of their names.
 
-    Images are matched by file name, whatever their folders. Where a file has several of one name, the images of that
-    name are matched by their whole path (the official evaluator stops there). Predictions that could not be read count
-    as predicted without anomalies; references that could not be read are left out.
+    Images are matched by file name, regardless of their folders. If a file has several images of one name, these are
+    matched by their whole path (the official evaluator stops there). Unreadable predictions count as predicted without
+    anomalies; unreadable references are left out.
 
     Returns:
-        The images, and the problems ``duplicate_basename``, ``unknown_image`` and ``missing_image``.
+        The images that both files have, and the problems ``duplicate_basename``, ``unknown_image``, ``missing_image``.
     """
     matches: list[Match] = []
     problems: list[Problem] = []
     for image, predicted, referred in _same_image(predictions, references, problems):
         if referred is None:
-            detail = "predicted, but not among the references; left out"
+            detail = "predicted, but not in the references; left out"
             problems.append(Problem("unknown_image", predictions.file, image, detail))
             continue
         if predicted is None:
-            fate = "left out" if missing == "dropped" else "taken as predicted without anomalies"
+            fate = "left out" if missing == "dropped" else "counted as predicted without anomalies"
             problems.append(Problem("missing_image", references.file, image, f"without a prediction; {fate}"))
         if referred not in references.unreadable and (predicted is not None or missing == "empty"):
             found = predictions.images[predicted] if predicted is not None else ()
@@ -95,14 +95,14 @@ def _same_image(
 def similarities(
     matches: Sequence[Match], encoder: BertScore, files: tuple[str, str], problems: list[Problem]
 ) -> Iterator[Similarity]:
-    """Compare the anomalies of each image; about ``512`` texts are encoded at a time, each different one once.
+    """Compare the anomalies of each image. About 512 texts are encoded at a time, each distinct text once.
 
     Args:
         matches: the images.
         encoder: compares texts.
         files: names of the files of predictions and references, for problems.
-        problems: ``long_text`` and ``empty_text`` are added to it, where the encoder read less than there is; and
-            ``not_finite``, where it gave NaN or infinity: there is nothing to say of such an image, it is left out.
+        problems: gets ``long_text`` and ``empty_text`` if the encoder does not read the whole text, and ``not_finite``
+            if it returns NaN or infinity; such an image is left out.
     """
     for chunk in _chunks(matches):
         sides = [anomalies for each in chunk for anomalies in (each.predictions, each.references)]
@@ -132,7 +132,7 @@ def _read(
     encoder: BertScore,
     problems: list[Problem],
 ) -> tuple[list[Tokens], list[Tokens]]:
-    """The tokens of the phenomena and those of the reasonings of one side of an image."""
+    """The tokens of the phenomena and of the reasonings of one side of an image."""
     fields: tuple[list[Tokens], list[Tokens]] = ([], [])
     for at, anomaly in enumerate(anomalies):
         texts = {"phenomenon": anomaly.explanation, "reasoning": anomaly.reasoning}
@@ -170,23 +170,23 @@ def evaluate(
 
     Raises:
         InputError: the two have no image in common.
-        WeightsError: the encoder gives finite numbers of no image.
+        WeightsError: the encoder returns finite numbers for no image.
     """
     config = config or SemapConfig()
     matches, problems = match_images(predictions, references, config.missing)
     if not matches:
         names = [next(iter(part.images), "none") for part in (predictions, references)]
         raise InputError(
-            f"Expected predictions for images of {references.file!r} (such as {names[1]!r}), got none in "
-            f"{predictions.file!r} (such as {names[0]!r}): give two files of the same images."
+            f"{references.file!r} (such as {names[1]!r}) and {predictions.file!r} (such as {names[0]!r}) have no image "
+            "in common: give two files of the same images."
         )
     problems = [*predictions.problems, *references.problems, *problems]
     compared = similarities(matches, encoder, (predictions.file, references.file), problems)
     first = next(compared, None)
     if first is None:
         raise WeightsError(
-            f"Expected finite features from the encoder {encoder.name!r}, got others in each of {len(matches)} images: "
-            "fetch its weights again."
+            f"The encoder {encoder.name!r} returns NaN or infinity for each of {len(matches)} images: download its "
+            "weights again."
         )
     official = dataclasses.replace(config, view="full") == SemapConfig()
     comparable = "yes" if encoder.published and official else "no"
@@ -203,12 +203,12 @@ def score_files(
     config: SemapConfig | None = None,
     answers: str | Path | None = None,
 ) -> SemapResult:
-    """SemAP and SemF1 of a file of predictions against one of references; with problems and per image.
+    """SemAP and SemF1 of a file of predictions against a file of references.
 
     Args:
         predictions: JSON of image name -> list of anomalies.
         references: the same.
-        encoder: see ``BertScore.from_pretrained``; or one that is loaded already.
+        encoder: a loaded encoder, or see ``BertScore.from_pretrained``.
         layer: of the encoder.
         config: what is counted.
         answers: JSON of image name -> yes or no, for CSemAP and CSemF1.
@@ -227,27 +227,11 @@ def score_files(
     return result if answers is None else dataclasses.replace(result, signature=f"c{result.signature}")
 
 
-class Accuracy(NamedTuple):
-    """How often a classifier's answers were right."""
-
-    value: float
-    """In [0, 1]; 0 where there is no image."""
-    images: int
-    unlabelled: int
-    """Images whose path says neither ``1_fake`` nor ``0_real``; they do not count."""
-
-
-def accuracy(answers: Answers) -> Accuracy:
-    """Share of the images, generated and real together, that were called what they are; an unreadable answer is not."""
-    right = [answer is label_of(key) for key, answer in answers.fake.items() if label_of(key) is not None]
-    return Accuracy(sum(right) / len(right) if right else 0.0, len(right), len(answers.fake) - len(right))
-
-
 def gate(predictions: AnomalySet, answers: Answers) -> AnomalySet:
-    """Predictions as CSemAP and CSemF1 count them: none where the image was not called generated.
+    """The predictions that CSemAP and CSemF1 count: none for an image that was not called generated.
 
-    An answer is looked up by the image's whole path, then by its file name where no other image has that. Images that
-    are real by their path (``0_real``) are left out. Named and counted: ``missing_answer``, ``real_image``.
+    An answer is looked up by the image's whole path, then by its file name if no other image has that name. Images that
+    are real by their path (``0_real``) are left out. Problems: ``missing_answer``, ``real_image``.
     """
     by_name: dict[str, list[bool | None]] = defaultdict(list)
     for key, answer in answers.fake.items():
@@ -260,7 +244,7 @@ def gate(predictions: AnomalySet, answers: Answers) -> AnomalySet:
             continue
         found = [answers.fake[key]] if key in answers.fake else by_name[basename(key)]
         if len(found) != 1:
-            detail = f"expected one answer in {answers.file}, got {len(found)}; taken as not called generated"
+            detail = f"expected one answer in {answers.file}, got {len(found)}; counted as not called generated"
             problems.append(Problem("missing_answer", predictions.file, key, detail))
         images[key] = anomalies if found == [True] else ()
     return dataclasses.replace(predictions, images=images, problems=tuple(problems))

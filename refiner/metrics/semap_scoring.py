@@ -1,6 +1,6 @@
-"""Scoring behind SemAP and SemF1: from the similarity of anomalies to counts and means (numpy alone, no encoder).
+"""Scoring of SemAP and SemF1: from the similarity of anomalies to counts and means (only numpy, no encoder).
 
-``refiner.metrics.semap`` says what is measured and makes the similarities.
+``refiner.metrics.semap`` defines the metric and computes the similarities.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from numpy.typing import NDArray
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
+from refiner.metrics.counts import Hits
 
 Floats = NDArray[np.float32]
 View = Literal["phe", "rea", "full"]
 Protocol = Literal["official", "ranked"]
 
 VERSION = 1
-"""Grows when equal input may give other numbers."""
+"""Increases when the same input can give other numbers."""
 _SHARE = {"phe": 1.0, "rea": 0.0, "full": 0.5}
-"""How much of a pair's score is the phenomenon's; the rest is the reasoning's."""
+"""The phenomenon's share of a pair's score; the rest is the reasoning's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemapConfig:
-    """What is counted; the defaults are the official evaluator's."""
+    """What is counted; the defaults are those of the official evaluator."""
 
     view: View = "full"
     protocol: Protocol = "official"
     thresholds: tuple[float, ...] = (0.7, 0.8, 0.9)
     matching: Literal["greedy", "optimal"] = "greedy"
-    """Best pair first, or the assignment of the largest sum."""
+    """Best pair first, or the assignment with the largest sum."""
     missing: Literal["dropped", "empty"] = "dropped"
-    """Images of the references without a prediction: left out, or taken as predicted without anomalies."""
+    """Reference images without a prediction: left out, or counted as predicted without anomalies."""
     empty: Literal[0, 1] = 0
-    """What an image scores that has no anomalies on either side."""
+    """The score of an image without anomalies on either side."""
 
     def __post_init__(self) -> None:
         for name, kind in {"view": View, "protocol": Protocol}.items():
@@ -51,7 +52,7 @@ class SemapConfig:
 
     @property
     def signature(self) -> str:
-        """Every choice, so that equal signatures compare."""
+        """Every choice; figures with equal signatures are comparable."""
         return (
             f"semap|version={VERSION}|protocol={self.protocol}|view={self.view}"
             f"|thresholds={','.join(f'{tau:g}' for tau in self.thresholds)}|matching={self.matching}|average=macro"
@@ -61,7 +62,7 @@ class SemapConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Similarity:
-    """What the encoder says of one image; all that scoring needs, whatever the view."""
+    """The similarities of one image. Scoring needs nothing else, for each view."""
 
     image: str
     phenomenon: Floats
@@ -69,7 +70,7 @@ class Similarity:
     reasoning: Floats
     """The same of the reasonings."""
     confidence: tuple[float | None, ...]
-    """Severity of each prediction, in [0, 1]; what ``protocol="ranked"`` orders them by, None last."""
+    """Severity of each prediction, in [0, 1]. ``protocol="ranked"`` sorts by it, None last."""
 
     def fused(self, view: View) -> Floats:
         """Score of each pair in [0, 1], float32 (predictions, references)."""
@@ -89,7 +90,7 @@ class Similarity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Similarity:
-        """The inverse of ``to_dict``, exact.
+        """The exact inverse of ``to_dict``.
 
         Raises:
             InputError: a field is missing or cannot be read.
@@ -104,7 +105,7 @@ class Similarity:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"Expected a record as Similarity.to_dict writes it, got one that fails with {error!r}: write it again."
+                f"Expected a record written by Similarity.to_dict, got one that fails with {error!r}: write it again."
             ) from error
 
 
@@ -116,29 +117,6 @@ class Pair(NamedTuple):
     score: float
 
 
-class Counts(NamedTuple):
-    """True positives, false positives and false negatives; 0 for 0/0."""
-
-    tp: int
-    fp: int
-    fn: int
-
-    @property
-    def precision(self) -> float:
-        """Share of the predictions that are right."""
-        return self.tp / (self.tp + self.fp) if self.tp else 0.0
-
-    @property
-    def recall(self) -> float:
-        """Share of the references that were found."""
-        return self.tp / (self.tp + self.fn) if self.tp else 0.0
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of the two."""
-        return 2 * self.precision * self.recall / (self.precision + self.recall) if self.tp else 0.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImageScore:
     """One image."""
@@ -147,14 +125,14 @@ class ImageScore:
     predictions: int
     references: int
     pairs: tuple[Pair, ...]
-    by_threshold: tuple[Counts, ...]
+    by_threshold: tuple[Hits, ...]
     semap: float
     semf1: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemapResult:
-    """All images, and what became of the input."""
+    """The scores of all images, and the problems of the input."""
 
     config: SemapConfig
     images: tuple[ImageScore, ...]
@@ -172,10 +150,10 @@ class SemapResult:
         return float(np.mean([image.semf1 for image in self.images]))
 
     @cached_property
-    def by_threshold(self) -> dict[str, Counts]:
+    def by_threshold(self) -> dict[str, Hits]:
         """Counts of all images together (micro), by threshold as text."""
-        sums = np.array([image.by_threshold for image in self.images]).sum(axis=0)
-        return {f"{tau:g}": Counts(*map(int, row)) for tau, row in zip(self.config.thresholds, sums, strict=True)}
+        sums = (sum(counts, Hits()) for counts in zip(*(image.by_threshold for image in self.images), strict=True))
+        return {f"{tau:g}": counts for tau, counts in zip(self.config.thresholds, sums, strict=True)}
 
     @property
     def micro(self) -> tuple[float, float]:
@@ -184,7 +162,7 @@ class SemapResult:
         return float(np.mean([each.precision for each in counts])), float(np.mean([each.f1 for each in counts]))
 
     def document(self) -> Json:
-        """What ``refiner evaluate semap --json`` prints; nothing is rounded."""
+        """The output of ``refiner evaluate semap --json``; nothing is rounded."""
         names = ("tp", "fp", "fn", "precision", "recall", "f1")
         rows = {tau: {name: getattr(each, name) for name in names} for tau, each in self.by_threshold.items()}
         return {
@@ -197,12 +175,12 @@ class SemapResult:
 
 
 def match(scores: NDArray[np.floating], method: Literal["greedy", "optimal"] = "greedy") -> tuple[Pair, ...]:
-    """Pair predictions with references, one to one, where the score is above 0; the best pair first.
+    """Match predictions and references one to one where the score is above 0; the best pair first.
 
     Args:
         scores: float (predictions, references).
-        method: ``greedy`` takes the best pair that is left, of equal ones that of the first prediction, then of the
-            first reference; ``optimal`` the pairs whose scores have the largest sum.
+        method: ``greedy`` takes the best pair that is left. Of equal pairs it takes the first prediction, then the
+            first reference. ``optimal`` takes the pairs whose scores have the largest sum.
     """
     if method == "optimal":
         from scipy.optimize import linear_sum_assignment
@@ -228,10 +206,11 @@ def score_image(similarity: Similarity, config: SemapConfig) -> ImageScore:
     predictions, references = similarity.phenomenon.shape
     pairs = match(similarity.fused(config.view), config.matching)
     hits = [[pair for pair in pairs if pair.score >= tau] for tau in config.thresholds]
-    counts = tuple(Counts(len(hit), predictions - len(hit), references - len(hit)) for hit in hits)
+    counts = tuple(Hits(tp=len(hit), fp=predictions - len(hit), fn=references - len(hit)) for hit in hits)
     precisions = [each.precision for each in counts]
     if config.protocol == "ranked":
-        worst_first = sorted(range(predictions), key=lambda at: _rank(similarity.confidence[at]))
+        rank = [1.0 if severity is None else -severity for severity in similarity.confidence]
+        worst_first = sorted(range(predictions), key=rank.__getitem__)
         precisions = [_area(worst_first, {pair.prediction for pair in hit}, references) for hit in hits]
     nothing = predictions == references == 0
     return ImageScore(
@@ -245,12 +224,8 @@ def score_image(similarity: Similarity, config: SemapConfig) -> ImageScore:
     )
 
 
-def _rank(confidence: float | None) -> float:
-    return 1.0 if confidence is None else -confidence
-
-
 def _area(order: Sequence[int], right: set[int], references: int) -> float:
-    """Area under the precision-recall curve, each precision raised to the best one at the same recall or a higher."""
+    """Area under the interpolated precision-recall curve: each precision is the best one at this recall or higher."""
     if not references or not order:
         return 0.0
     hits = np.array([at in right for at in order])
@@ -260,7 +235,7 @@ def _area(order: Sequence[int], right: set[int], references: int) -> float:
 
 
 def score(similarities: Iterable[Similarity], config: SemapConfig, encoder: str) -> SemapResult:
-    """Score images that an encoder has compared already.
+    """Score images that an encoder has already compared.
 
     Args:
         similarities: one for each image.

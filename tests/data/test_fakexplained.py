@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.data.fakexplained import FakexplainedFolder, FakexplainedImage, FakexplainedRegion, read_record
+from refiner.data.fakexplained import FakexplainedImage, FakexplainedRegion, find_records, read_images, read_record
 from refiner.data.problems import Problem, count_problems
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError, MissingImageError
@@ -36,7 +36,7 @@ def write(folder: Path, records: list, name: str = "annotations.jsonl") -> Path:
 
 def read(folder: Path) -> tuple[list[FakexplainedImage], list[Problem]]:
     problems: list[Problem] = []
-    return list(FakexplainedFolder.open(folder).images(problems)), problems
+    return list(read_images(find_records(folder), problems)), problems
 
 
 def paint(folder: Path, *names: str) -> Path:
@@ -208,17 +208,17 @@ def test_regions_without_words_are_kept_and_counted(tmp_path: Path) -> None:
 )
 def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}.*export it again"):
+    with pytest.raises(InputError, match=rf"{name}.*export the file again"):
         read(tmp_path)
 
 
 def test_missing_folders_and_unclear_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got none"):
-        FakexplainedFolder.open(tmp_path / "nowhere")
+        find_records(tmp_path / "nowhere")
     write(tmp_path, [record()])
     write(tmp_path, [record()], "annotations.json")
     with pytest.raises(InputError, match=r"annotations\.jsonl and annotations\.json"):
-        FakexplainedFolder.open(tmp_path)
+        find_records(tmp_path)
     (tmp_path / "annotations.json").unlink()
     write(tmp_path, [])
     with pytest.raises(InputError, match="none that can be used"):
@@ -231,8 +231,8 @@ def test_records_that_change_after_they_were_read_are_refused(tmp_path: Path) ->
     write(tmp_path, [record(), record("2.png")])
     data = open_data(f"fakexplained:{paint(tmp_path, 'sdxl/1.png', '2.png')}")
     write(tmp_path, [record(tags=["longer than before"]), record("2.png")])
-    with pytest.raises(InputError, match="leave the file as it is"):
+    with pytest.raises(InputError, match="do not change the file"):
         data.load(1)
     (tmp_path / "annotations.jsonl").unlink()
-    with pytest.raises(InputError, match="leave the file as it is"):
+    with pytest.raises(InputError, match="do not change the file"):
         data.load(0)

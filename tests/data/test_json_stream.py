@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refiner.data.json_stream import Place, Places, stream_lines, stream_list, stream_object
+from refiner.data.json_stream import Places, stream_lines, stream_list, stream_object
 
 DECODER = json.JSONDecoder()
 TEXTS = ("", "plain", 'a "quoted" one', "back\\slash", "new\nline", "é", "日本語", "😀", "\ud83d", "}],:{[")
@@ -43,7 +43,7 @@ def test_a_list_has_the_same_items(tmp_path: Path, seed: int, start: str) -> Non
     items = list(stream_list(file))
     assert [item.value for item in items] == wanted
     for at in range(0, len(items), 97):
-        assert Place(file, items[at].start, items[at].length).read() == wanted[at]
+        assert items[at].place.read() == wanted[at]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -54,7 +54,7 @@ def test_an_object_has_the_same_members(tmp_path: Path, seed: int) -> None:
     members = list(stream_object(file, DECODER))
     assert {name: item.value for name, item in members} == wanted
     for name, item in members[::97]:
-        assert Place(file, item.start, item.length).read() == wanted[name]
+        assert item.place.read() == wanted[name]
 
 
 def test_a_name_that_stands_twice_comes_twice(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_lines_are_found_again(tmp_path: Path) -> None:
     assert [(number, item.value) for number, item in lines] == [(1, {"é": 1}), (4, [2]), (5, "{broken\n"), (6, "last")]
     places = Places([tmp_path / "other", file])
     for _, item in lines:
-        places.append(Place(file, item.start, item.length))
+        places.append(item.place)
     assert len(places) == 4
     assert [places[at].read() for at in (3, 0, 1)] == ["last", {"é": 1}, [2]]
     with pytest.raises(ValueError, match="Expecting"):

@@ -69,7 +69,7 @@ def test_parquet_holds_the_same_records(tmp_path):
     assert [problem.where for problem in problems] == ["record 2"]
     whole = (tmp_path / "data" / "labeled_test-00000-of-00001.parquet").read_bytes()
     (tmp_path / "data" / "labeled_test-00000-of-00001.parquet").write_bytes(whole[:-20])
-    with pytest.raises(InputError, match="fetch it again"):
+    with pytest.raises(InputError, match="download the file again"):
         read(tmp_path)
     parquet.write_table(pyarrow.table({"uid": ["a"]}), tmp_path / "data" / "labeled_test-00000-of-00001.parquet")
     assert count_problems(read(tmp_path)[1]) == {"bad_record": 1}
@@ -173,12 +173,12 @@ def test_of_two_images_of_one_name_the_first_counts(tmp_path):
 )
 def test_damaged_files_are_refused_by_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match="fetch it again"):
+    with pytest.raises(InputError, match="download the file again"):
         read(tmp_path)
 
 
 def test_missing_folders_and_empty_ones_are_refused(tmp_path):
-    with pytest.raises(InputError, match="which is none"):
+    with pytest.raises(InputError, match="is not a folder"):
         XaigdFolder.open(tmp_path / "nowhere")
     with pytest.raises(InputError, match="got none"):
         XaigdFolder.open(tmp_path)
@@ -297,5 +297,5 @@ def test_a_parquet_file_that_is_damaged_later_is_named(tmp_path):
     published(tmp_path, [{"bytes": shade(number), "path": None} for number in range(3)])
     data = open_data(f"xaigd:{tmp_path}")
     (tmp_path / "data/labeled_test-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"row 1 of .*fetch it again"):
+    with pytest.raises(InputError, match=r"row 1 of .*download the file again"):
         data.load(1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from refiner.errors import ConfigError, InputError
-from refiner.metrics.classification import BinaryCounts, count_verdicts, evaluate_aj
+from refiner.metrics.classification import BinaryCounts, evaluate_aj
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30)
 both_kinds = pairs.filter(lambda rows: len({truth for truth, _ in rows}) == 2)
@@ -23,6 +23,10 @@ def figures(truth, said):
     }
 
 
+def count(rows):
+    return sum((BinaryCounts.of(*row) for row in rows), BinaryCounts())
+
+
 def write(path, rows, header="image,label,score"):
     path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
     return path
@@ -31,7 +35,7 @@ def write(path, rows, header="image,label,score"):
 @given(both_kinds)
 def test_figures_are_scikit_learns(rows):
     truth, said = zip(*rows, strict=True)
-    found = count_verdicts(truth, said).document()
+    found = count(rows).document()
     wanted = figures(truth, said) | {"balanced_accuracy": balanced_accuracy_score(truth, said)}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-12)
     assert found["images"] == len(rows)
@@ -39,12 +43,11 @@ def test_figures_are_scikit_learns(rows):
 
 @given(pairs, st.integers(0, 30))
 def test_shards_add_up(rows, cut):
-    parts = [count_verdicts(*zip(*part, strict=True)) for part in (rows[:cut], rows[cut:]) if part]
-    assert sum(parts, BinaryCounts()) == count_verdicts(*zip(*rows, strict=True))
+    assert count(rows[:cut]) + count(rows[cut:]) == count(rows)
 
 
 def test_one_kind_alone_has_no_balanced_accuracy():
-    counts = count_verdicts([True, True], [True, False])
+    counts = count([(True, True), (True, False)])
     assert counts.balanced_accuracy is None
     assert (counts.accuracy, counts.recall, counts.precision) == (0.5, 0.5, 1.0)
     assert BinaryCounts().document()["f1"] == 0
@@ -150,5 +153,3 @@ def test_wrong_arguments_are_named(tmp_path):
         evaluate_aj(tmp_path / "nowhere.csv")
     with pytest.raises(ConfigError, match="threshold"):
         evaluate_aj(tmp_path / "nowhere.csv", threshold=1.0)
-    with pytest.raises(ConfigError, match="a verdict for each of 1"):
-        count_verdicts([True], [])

@@ -77,7 +77,7 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path):
     for name in folder.iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(WeightsError, match="fetch the folder again"):
+    with pytest.raises(WeightsError, match="download the folder again"):
         SentenceEncoder.from_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="max_tokens"):
         SentenceEncoder.from_pretrained(folder, max_tokens=1)

@@ -169,7 +169,7 @@ def test_other_version_is_missing(official: Path) -> None:
 def test_truncated_pickle(official: Path, keep: int) -> None:
     file = official / PUBLISHED_FILES["v2.1"]
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match="fetch it again"):
+    with pytest.raises(WeightsError, match="download it again"):
         load(official)
 
 
@@ -193,7 +193,7 @@ def test_damaged_config(official: Path, text: str) -> None:
 def test_weights_of_another_model(official: Path) -> None:
     config = tiny_config() | {"embed_dim": 24}
     (official / CONFIG_FILE).write_text(json.dumps({"model_cfg": config}))
-    with pytest.raises(WeightsError, match="got others"):
+    with pytest.raises(WeightsError, match="do not fit"):
         load(official)
 
 

@@ -156,7 +156,7 @@ def test_prompts_that_are_no_text(run: Run, root: Path) -> None:
     (root / "photo.json").unlink()
     code, _, err = run(root)
     assert code == 2
-    assert "no such file" in err
+    assert "do not exist" in err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""X-AIGD: annotated images, as a data set or record by record; predictions in the official layout are apart."""
+"""X-AIGD: annotated images as a data set or record by record, and predictions in the official layout."""
 
 from refiner.data.xaigd.annotations import XaigdFolder, XaigdImage
 from refiner.data.xaigd.dataset import XaigdData

@@ -1,16 +1,16 @@
 """X-AIGD's annotations: polygons of seven categories on generated images (arXiv 2601.19430, data set Coxy7/X-AIGD).
 
-A folder holds splits, such as ``data/labeled_test-00000-of-00002.parquet``. The same records are read as JSON Lines
-(``labeled_test.jsonl``) or a JSON list, which needs no pyarrow. A record has ``generator``, ``uid``, ``width``,
+A folder holds splits, such as ``data/labeled_test-00000-of-00002.parquet``. The same records can be JSON Lines
+(``labeled_test.jsonl``) or a JSON list, which need no pyarrow. A record has ``generator``, ``uid``, ``width``,
 ``height`` and ``labels``, a list of ``{"label": category, "points": [[x, y], ...]}``; no labels means no artifacts.
-An image whose record cannot be read is named, counted and left out: without its truth there is nothing to score.
-The pictures are in the parquet files too, as published (see ``refiner.data.xaigd.pictures``).
+An image whose record cannot be read is named, counted and left out, because there is no truth to score against.
+The published parquet files hold the images too (see ``refiner.data.xaigd.pictures``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.data.json_stream import Place, stream_lines, stream_list
-from refiner.data.problems import Problem
+from refiner.data.json_stream import Place, stream_records
+from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.data.xaigd.pictures import COLUMN, ParquetRows, decoded
 from refiner.errors import InputError, MissingExtraError
@@ -30,7 +30,7 @@ from refiner.types import Mask, Size
 
 FIELDS: Final = ("generator", "uid", "width", "height", "labels")
 DEFAULT_SPLIT: Final = "labeled_test"
-"""What the official evaluation reads."""
+"""The split that the official evaluation reads."""
 _SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.(parquet|jsonl|json)")
 _PLACES = ("data", "annotations", ".")
 
@@ -50,11 +50,11 @@ class XaigdImage:
 
     generator: str
     uid: str
-    """Names the prompt and the paired real image; the same for all generators."""
+    """Identifies the prompt and the paired real image; the same for all generators."""
     size: Size
     labels: tuple[XaigdLabel, ...]
     place: Place
-    """Where its record lies; ``XaigdReader`` reads it again."""
+    """Of its record; ``read_record`` reads it again."""
 
     @property
     def name(self) -> str:
@@ -67,14 +67,14 @@ class XaigdImage:
         return frozenset(label.category for label in self.labels)
 
     def mask(self, category: XaigdCategory | None = None) -> Mask:
-        """The truth as the official evaluation draws it: bool (H, W), of one category or of all together."""
+        """The truth, drawn as in the official evaluation: bool (H, W), of one category or of all."""
         wanted = (label.points for label in self.labels if category in (None, label.category))
         return fill_polygons(wanted, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class XaigdFolder:
-    """A split of the data set, on disk; ``images`` reads it record by record."""
+    """A split of the data set on disk; ``images`` reads it record by record."""
 
     split: str
     files: tuple[Path, ...]
@@ -88,7 +88,7 @@ class XaigdFolder:
         Args:
             folder: holds ``<split>.jsonl``, ``<split>.json`` or ``<split>-00000-of-00001.parquet``, itself or in
                 ``data`` or ``annotations``.
-            split: None means ``labeled_test`` where there is one, else the only one.
+            split: None means ``labeled_test`` if there is one, else the only one.
 
         Raises:
             InputError: no such folder or split, or several splits to choose from.
@@ -102,7 +102,7 @@ class XaigdFolder:
         if split not in splits:
             raise InputError(
                 f"Expected {wanted} of X-AIGD (parquet, JSON Lines or JSON) in {str(root)!r}, got {known}: "
-                "name a split that is there, or fetch the data set again."
+                "name an existing split, or download the data set again."
             )
         others = (path for name in sorted(splits) if name != split for path in sorted(splits[name]))
         return cls(split=split, files=tuple(sorted(splits[split])), others=tuple(others))
@@ -120,10 +120,10 @@ class XaigdFolder:
                     yield f"{row.get('generator')}/{row.get('uid')}"
 
     def images(self, problems: list[Problem], names: set[str] | None = None) -> Iterator[XaigdImage]:
-        """Each image once, in the order of the files; what cannot be used is added to ``problems``, names to ``names``.
+        """Each image once, in the order of the files. Problems are added to ``problems``, names to ``names``.
 
-        Kinds of problems: ``bad_record``, ``unknown_category``, ``bad_polygon`` and ``duplicate_image`` (of which the
-        first counts).
+        Kinds of problems: ``bad_record``, ``unknown_category``, ``bad_polygon`` and ``duplicate_image`` (the first
+        record counts).
 
         Raises:
             InputError: a whole file is damaged.
@@ -131,58 +131,43 @@ class XaigdFolder:
         """
         seen: set[str] = set() if names is None else names
         for file in self.files:
-            for where, row, place in _rows(file):
-                image = _read_image(row, place, where, problems)
-                if image is None:
-                    continue
-                name = image.name
-                if name in seen:
-                    detail = "its name was there before; the first one counts"
-                    problems.append(Problem("duplicate_image", str(file), name, detail))
-                    continue
-                seen.add(name)
-                yield image
+            yield from usable_records(_rows(file), _read_image, str(file), problems, seen)
 
 
-class XaigdReader:
-    """Reads records again, by their places, with their pictures where those are beside them in parquet files."""
+def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Image | None]:
+    """Read a record again, with its image: upright RGB, or None if the image is a separate file.
 
-    def __init__(self) -> None:
-        self.rows = ParquetRows((*FIELDS, COLUMN))
+    Args:
+        rows: reads the columns ``FIELDS`` and ``COLUMN`` of parquet files.
+        place: of the record.
 
-    def read(self, place: Place) -> tuple[XaigdImage, Image.Image | None]:
-        """A record, and its picture, upright RGB; None where that is a file of its own.
-
-        Raises:
-            InputError: file or picture cannot be read, or the file has changed since the data set was opened.
-        """
-        where = f"row {place.start} of {str(place.file)!r}"
-        if not place.length:
-            row = self.rows.read(place.file, place.start)
-            cell = row.get(COLUMN)
-            data = cell.get("bytes") if isinstance(cell, dict) else cell
-            return _again(row, place), decoded(data, where) if data else None
+    Raises:
+        InputError: file or image cannot be read, or the file has changed since the data set was opened.
+    """
+    data = None
+    if place.length:
         try:
-            return _again(place.read(), place), None
+            row = place.read()
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(place.file, error) from error
-
-
-def _again(row: Any, place: Place) -> XaigdImage:
-    problems: list[Problem] = []
-    image = _read_image(row, place, "", problems)
-    if image is None:
+    else:
+        row = rows.read(place.file, place.start)
+        cell = row.get(COLUMN)
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+    try:
+        image = _read_image(row, place)
+    except UnusableError as error:
         raise InputError(
-            f"Expected the record that was at {place.start} in {str(place.file)!r}, got another "
-            f"({problems[0].detail}): leave the file as it is while it is evaluated."
-        )
-    return image
+            f"Cannot read the record at {place.start} in {str(place.file)!r} again ({error}): do not change the file "
+            "during the evaluation."
+        ) from error
+    return image, decoded(data, f"row {place.start} of {str(place.file)!r}") if data else None
 
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise InputError(
-            f"Expected the folder of X-AIGD, got {str(root)!r}, which is none: name the data set's folder."
+            f"Expected the folder of X-AIGD, but {str(root)!r} is not a folder: name the data set's folder."
         )
     for place in _PLACES:
         splits: dict[str, list[Path]] = {}
@@ -196,17 +181,12 @@ def _find_splits(root: Path) -> dict[str, list[Path]]:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
-    """Where it is in words, record and place, one by one; a line that is no JSON comes as its text."""
+    """The place in words, the record and the place of each record; a line that is not JSON is returned as its text."""
     if file.suffix == ".parquet":
         yield from _parquet_rows(file)
         return
     try:
-        if file.suffix == ".jsonl":
-            for line, item in stream_lines(file):
-                yield f"line {line}", item.value, Place(file, item.start, item.length)
-            return
-        for number, item in enumerate(stream_list(file)):
-            yield f"record {number}", item.value, Place(file, item.start, item.length)
+        yield from ((where, item.value, item.place) for where, item in stream_records(file))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
 
@@ -229,69 +209,37 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
 
 
 def _damaged(file: Path, error: Exception) -> InputError:
-    return InputError(
-        f"Expected annotations of X-AIGD in {str(file)!r}, got a file that fails with {error!r}: fetch it again."
-    )
+    return InputError(f"Cannot read X-AIGD's annotations in {str(file)!r} ({error!r}): download the file again.")
 
 
-def _read_image(row: Any, origin: Place, where: str, problems: list[Problem]) -> XaigdImage | None:
-    file = str(origin.file)
+def _read_image(row: Any, place: Place) -> XaigdImage:
     if not isinstance(row, Mapping) or any(row.get(name) is None for name in FIELDS[:-1]):
-        problems.append(Problem("bad_record", file, where, f"expected the fields {', '.join(FIELDS)}"))
-        return None
+        raise UnusableError("bad_record", f"expected the fields {', '.join(FIELDS)}")
     generator, uid = str(row["generator"]), str(row["uid"])
-    place = f"{where}, {generator}/{uid}"
+    where = f", {generator}/{uid}"
     if not (_is_name(generator) and _is_name(uid)):
-        problems.append(Problem("bad_record", file, place, "expected a generator and a uid that can name folders"))
-        return None
-    size = _read_size(row["height"], row["width"])
-    labels = row.get("labels") or ()
-    if size is None or not _is_list(labels):
+        raise UnusableError("bad_record", "expected generator and uid to be valid folder names", where)
+    height, width, labels = row["height"], row["width"], row.get("labels") or ()
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width))
+    if not whole or height * width > MAX_PIXELS or not isinstance(labels, Sequence) or isinstance(labels, str | bytes):
         detail = f"expected height and width of at most {MAX_PIXELS} pixels together, and a list of labels"
-        problems.append(Problem("bad_record", file, place, detail))
-        return None
-    known = _read_labels(labels, file, place, problems)
-    if known is None:
-        return None
-    return XaigdImage(generator=generator, uid=uid, size=size, labels=known, place=origin)
+        raise UnusableError("bad_record", detail, where)
+    known = tuple(_read_label(label, f"{where}, label {number}") for number, label in enumerate(labels))
+    return XaigdImage(generator=generator, uid=uid, size=Size(height, width), labels=known, place=place)
 
 
 def _is_name(text: str) -> bool:
     return text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _read_size(height: Any, width: Any) -> Size | None:
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width))
-    return Size(height, width) if whole and height * width <= MAX_PIXELS else None
-
-
-def _read_labels(
-    labels: Iterable[Any], file: str, where: str, problems: list[Problem]
-) -> tuple[XaigdLabel, ...] | None:
-    known = []
-    for number, label in enumerate(labels):
-        place = f"{where}, label {number}"
-        name = label.get("label") if isinstance(label, Mapping) else None
-        if name not in list(XaigdCategory):
-            problems.append(Problem("unknown_category", file, place, f"expected a category of X-AIGD, got {name!r}"))
-            return None
-        points = _read_points(label.get("points"))
-        if points is None:
-            problems.append(Problem("bad_polygon", file, place, "expected at least three points of two finite numbers"))
-            return None
-        known.append(XaigdLabel(category=XaigdCategory(name), points=points))
-    return tuple(known)
-
-
-def _read_points(points: Any) -> NDArray[np.float64] | None:
+def _read_label(label: Any, where: str) -> XaigdLabel:
+    name = label.get("label") if isinstance(label, Mapping) else None
+    if name not in list(XaigdCategory):
+        raise UnusableError("unknown_category", f"expected a category of X-AIGD, got {name!r}", where)
     try:
-        array = np.asarray(points, dtype=np.float64)
+        points = np.asarray(label.get("points"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        return None
-    if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not np.isfinite(array).all():
-        return None
-    return array
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+        raise UnusableError("bad_polygon", "expected at least three points of two finite numbers", where)
+    return XaigdLabel(category=XaigdCategory(name), points=points)

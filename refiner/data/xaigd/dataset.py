@@ -6,23 +6,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from refiner.data.folders import SUFFIXES, find_pictures
+from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Places
 from refiner.data.problems import Problem
-from refiner.data.samples import Sample
-from refiner.data.xaigd.annotations import XaigdFolder, XaigdImage, XaigdReader
+from refiner.data.samples import Sample, check_size
+from refiner.data.xaigd.annotations import FIELDS, XaigdFolder, XaigdImage, read_record
+from refiner.data.xaigd.pictures import COLUMN, ParquetRows
 from refiner.errors import InputError, MissingExtraError
 from refiner.images import load_image
 from refiner.masks import box_of
 from refiner.taxonomy import FROM_XAIGD
-from refiner.types import Analysis, Region
+from refiner.types import Analysis, Region, Size
 
 
 class XaigdData:
-    """X-AIGD's annotated pictures: those in its parquet files, or ``{generator}/{uid}.*`` there or in ``images/``.
+    """X-AIGD's annotated images: in its parquet files, or as ``{generator}/{uid}.*`` in the folder or in ``images/``.
 
-    A picture that no record of any split names is named and counted as ``missing_record``; a record whose picture is
-    nowhere is a sample with an error (``MissingImageError``).
+    An image without a record in any split is counted as ``missing_record``. A record without an image is a sample with
+    an error (``MissingImageError``).
     """
 
     def __init__(self, folder: str) -> None:
@@ -36,15 +37,15 @@ class XaigdData:
             names.append(image.name)
             self.places.append(image.place)
         self.names = tuple(names)
-        self.reader = XaigdReader()
+        self.rows = ParquetRows((*FIELDS, COLUMN))
         self.problems += self._without_record(deep=self.root != Path(folder))
 
     def _without_record(self, *, deep: bool) -> Iterator[Problem]:
-        """The pictures that nothing is known of; ``deep`` as of ``find_pictures``."""
+        """The images without a record; ``deep`` as for ``find_images``."""
         known = set(self.names)
-        files = [file for file in find_pictures(self.root, deep=deep) if file.rpartition(".")[0] not in known]
+        files = [file for file in find_images(self.root, deep=deep) if file.rpartition(".")[0] not in known]
         if files:
-            with suppress(InputError, MissingExtraError):  # a split that cannot be read tells of no picture
+            with suppress(InputError, MissingExtraError):  # a split that cannot be read has no records
                 known.update(self.source.other_names())
         for file in files:
             if file.rpartition(".")[0] not in known:
@@ -52,13 +53,9 @@ class XaigdData:
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
-        item, image = self.reader.read(self.places[index])
+        item, image = read_record(self.rows, self.places[index])
         image = image or load_image(self._path(item))
-        if (image.height, image.width) != tuple(item.size):
-            raise InputError(
-                f"Expected {item.size.width}x{item.size.height} pixels of {item.name!r}, as its annotation says, got "
-                f"{image.width}x{image.height} in {str(self.root)!r}: fetch the picture again."
-            )
+        check_size(Size(image.height, image.width), item.size, item.name, self.root)
         return Sample(name=item.name, group=item.generator, image=image, fake=True, truth=_xaigd_truth(item))
 
     def _path(self, item: XaigdImage) -> Path:

@@ -1,7 +1,7 @@
-"""X-AIGD's pictures where they are published: inside the parquet files, in the column ``image`` beside the labels.
+"""X-AIGD's images inside the published parquet files, in the column ``image`` beside the labels.
 
-A cell is the file's bytes, or ``{"bytes": ..., "path": ...}`` as the package datasets writes it. Nothing is unpacked to
-disk: a few pictures are in memory at a time, and reading on from the last one costs no more than that.
+A cell is the bytes of an image file, or ``{"bytes": ..., "path": ...}`` as the package datasets writes it. Nothing is
+unpacked to disk. A few images are in memory at a time, and reading the next one is cheap.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from refiner.images import FORMATS, load_image
 
 COLUMN: Final = "image"
 _AHEAD: Final = 4
-"""Pictures that are in memory at a time."""
+"""Images that are in memory at a time."""
 
 
 class ParquetRows:
-    """Reads rows by file and number; fastest in their order. Copies (by pickle) start afresh.
+    """Reads rows by file and number; fastest in order. A pickled copy holds no open file.
 
     Args:
-        columns: that are read, as far as a file has them.
+        columns: that are read, if a file has them.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ class ParquetRows:
         self._file: Path | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
         self._row, self._end = 0, 0
-        """Number of the row that comes next, and of the first one after its row group."""
+        """Number of the next row, and of the first row after its group."""
 
     def __reduce__(self) -> tuple[type[ParquetRows], tuple[tuple[str, ...]]]:
         return ParquetRows, (self.columns,)
@@ -54,10 +54,7 @@ class ParquetRows:
             self._row = row + 1
         except (ArrowException, OSError, ValueError, StopIteration) as error:
             self._file = None
-            raise InputError(
-                f"Expected a record in row {row} of {str(file)!r}, got a file that fails with {error!r}: "
-                "fetch it again."
-            ) from error
+            raise InputError(f"Cannot read row {row} of {str(file)!r} ({error!r}): download the file again.") from error
         return found
 
     def _open(self, file: Path, row: int) -> None:
@@ -76,11 +73,11 @@ class ParquetRows:
 
 
 def decoded(data: bytes, where: str) -> Image.Image:
-    """A picture from its file's bytes, upright RGB.
+    """Decode an image file; upright RGB.
 
     Args:
         data: the bytes.
-        where: they come from, for messages.
+        where: the source of the bytes, for messages.
 
     Raises:
         InputError: it cannot be read.
@@ -90,5 +87,5 @@ def decoded(data: bytes, where: str) -> Image.Image:
             return load_image(image)
     except InputError as error:
         raise InputError(f"In {where}: {error}") from error
-    except Exception as error:  # a decoder fed with damaged data may raise anything
-        raise InputError(f"Expected a picture in {where}, got {error!r}: fetch the file again.") from error
+    except Exception as error:  # a decoder can raise anything on damaged data
+        raise InputError(f"Cannot read the image in {where} ({error!r}): download the file again.") from error

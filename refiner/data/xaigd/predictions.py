@@ -1,7 +1,7 @@
 """Predicted masks in X-AIGD's official folder layout, and the sizes at which they are compared with the truth.
 
 ``ROOT/{generator}/{uid}/*.png`` holds masks of all categories together, ``ROOT/{generator}/{category}/{uid}/*.png``
-those of one. Pixels above 127 are flawed; the masks of one folder are joined.
+those of one category. Pixels above 127 are flawed. The masks of one folder are joined.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
 Transform = Literal["keep", "256-224", "518"]
-"""The image's own size; 256x256 and of that the middle 224x224; shortest side 518 and of that the middle 518x518."""
+"""The image's own size; 256x256, then the centre 224x224; shortest side 518, then the centre 518x518."""
 
 OFFICIAL_TRANSFORMS: Final[dict[Transform, str]] = {
     "keep": "keep-original-size",
     "256-224": "resize256-crop224",
     "518": "resize518-crop518",
 }
-"""Their names in the official scripts."""
+"""The names in the official scripts."""
 
 
 def compared_size(size: Size, transform: Transform) -> Size:
@@ -38,7 +38,7 @@ def compared_size(size: Size, transform: Transform) -> Size:
 
 
 def transform_truth(mask: Mask, transform: Transform) -> Mask:
-    """Bring a bool (H, W) mask of the truth to ``compared_size``, with nearest neighbours."""
+    """Resize a bool (H, W) mask of the truth to ``compared_size`` with nearest neighbours."""
     if transform == "keep":
         return mask
     height, width = mask.shape
@@ -51,10 +51,10 @@ def transform_truth(mask: Mask, transform: Transform) -> Mask:
 
 
 def read_prediction(folder: Path, size: Size, problems: list[Problem]) -> Mask | None:
-    """Join the masks of a folder; bool (H, W) of ``size``, or None where there is no PNG.
+    """Join the masks of a folder; bool (H, W) of ``size``, or None if there is no PNG.
 
-    A mask that cannot be used is added to ``problems`` (``wrong_size``, ``unreadable_mask``) and left out, as are
-    files that are no PNG (``ignored_file``); one with nothing but values from 1 to 127 is added as ``faint_mask``.
+    A mask that cannot be used (``wrong_size``, ``unreadable_mask``) and a file that is not a PNG (``ignored_file``) are
+    added to ``problems`` and left out. A mask without a value above 127 that is not all 0 is added as ``faint_mask``.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -65,20 +65,18 @@ def read_prediction(folder: Path, size: Size, problems: list[Problem]) -> Mask |
             Problem("unreadable_mask", str(folder), "", f"expected a folder of masks, got {error.strerror}")
         )
         return None
-    masks: list[Mask] = []
-    pictures = 0
+    joined: Mask | None = None
     for name in names:
         path = folder / name
         if not name.endswith(".png"):
             problems.append(Problem("ignored_file", str(path), "", "expected a name that ends in .png"))
             continue
-        pictures += 1
+        if joined is None:
+            joined = np.zeros(tuple(size), dtype=np.bool_)
         mask = _read_mask(path, size, problems)
         if mask is not None:
-            masks = [masks[0] | mask] if masks else [mask]
-    if masks:
-        return masks[0]
-    return np.zeros(tuple(size), dtype=np.bool_) if pictures else None
+            joined |= mask
+    return joined
 
 
 def _read_mask(path: Path, size: Size, problems: list[Problem]) -> Mask | None:
@@ -92,7 +90,7 @@ def _read_mask(path: Path, size: Size, problems: list[Problem]) -> Mask | None:
                     problems.append(Problem("wrong_size", str(path), "", detail))
                     return None
                 grey = _eight_bits(image)
-    except Exception as error:  # a decoder fed with damaged data may raise anything
+    except Exception as error:  # a decoder can raise anything on damaged data
         problems.append(Problem("unreadable_mask", str(path), "", f"expected a PNG, got {error!r}"))
         return None
     mask: Mask = grey if grey.dtype == np.bool_ else grey > 127
@@ -102,19 +100,19 @@ def _read_mask(path: Path, size: Size, problems: list[Problem]) -> Mask | None:
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    """Grey values from 0 to 255; of a picture of one bit a pixel its bits."""
+    """Grey values from 0 to 255; bool for an image with one bit per pixel."""
     if image.mode.startswith("I"):
         return np.asarray(image) >> 8
     return np.asarray(image if image.mode in ("1", "L") else image.convert("L"))
 
 
 def unknown_predictions(root: Path, known: Collection[str], *, fine_grained: bool) -> Iterator[Problem]:
-    """Predictions that no image asks for: ``unknown_image``, and folders of an ``unknown_category``.
+    """Predictions without an image (``unknown_image``), and folders of an ``unknown_category``.
 
     Args:
         root: of the predictions.
         known: ``generator/uid`` of the images.
-        fine_grained: whether there is a level of categories.
+        fine_grained: whether there is a folder for each category.
     """
     categories = set(map(str, XaigdCategory))
     for generator in _folders(root):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,8 @@ from refiner.evaluate.tasks.localization import region_row, region_signature
 from refiner.files import Json
 from refiner.metrics import classification, text
 from refiner.metrics.boxes import RegionRule
-from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score_image
+from refiner.metrics.counts import Hits
+from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.types import Region
 
@@ -84,11 +85,11 @@ class Explanation:
         truth, scored = record["truth"], score_image(similarity, self.config)
         said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
         row: Row = {"semap": scored.semap, "semf1": scored.semf1}
-        row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
+        row |= {"rouge_l": rouge_l(said, true), "bleu_2": bleu_2(said, true)} if true else {}
         row |= region_row(regions, true_analysis(record), truth, self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
         for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
-            row |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
+            row |= {f"{name}@{tau:g}": value for name, value in asdict(counts).items()}
         return row
 
     def figures(self, columns: Columns) -> Figures:
@@ -96,9 +97,9 @@ class Explanation:
         names = [name for name in _MEANS if name in columns]
         found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
         for tau in self.config.thresholds:
-            counts = Counts(*(int(columns[f"{name}@{tau:g}"].sum()) for name in Counts._fields))
-            found |= {f"{name}@{tau:g}": value for name, value in counts._asdict().items()}
-            found |= {f"{name}@{tau:g}": getattr(counts, name) for name in ("precision", "recall", "f1")}
+            counts = Hits(**{name: int(columns[f"{name}@{tau:g}"].sum()) for name in ("tp", "fp", "fn")})
+            for name in ("tp", "fp", "fn", "precision", "recall", "f1"):
+                found[f"{name}@{tau:g}"] = getattr(counts, name)
         return found
 
     def categories(self, columns: Columns) -> dict[str, Figures]:

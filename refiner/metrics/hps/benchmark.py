@@ -1,9 +1,8 @@
-"""The HPS v2 benchmark: its prompts, its folders of pictures, and its table (HPDv2, Wu et al., arXiv 2306.09341).
+"""The HPS v2 benchmark: its prompts, its folders of images, and its table (HPDv2, Wu et al., arXiv 2306.09341).
 
-Prompts lie in ``<style>.json``, a list of strings; a generator's picture of prompt 17 of a style in
-``<images>/<style>/00017.jpg``. The published figures are cosines times 100; a style's is the mean over the means of
-consecutive chunks of 80 pictures, the number beside it the deviation of those means (ddof 0), and the average goes over
-all pictures, not over styles.
+Prompts are in ``<style>.json``, a list of strings. The image of prompt 17 of a style is ``<images>/<style>/00017.jpg``.
+The published figures are cosines times 100. That of a style is the mean over the means of consecutive chunks of 80
+images, with the standard deviation of those means (ddof 0). The average is over all images, not over styles.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A prompt of the benchmark and the picture made from it."""
+    """A prompt of the benchmark and the image generated from it."""
 
     style: str
     index: int
     prompt: str
     path: Path | None
-    """None where there is none."""
+    """None if there is no image."""
 
     @property
     def name(self) -> str:
@@ -43,24 +42,24 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     style: str
     mean: float | None
-    """Times 100; None where nothing was scored."""
+    """Times 100; None if nothing was scored."""
     deviation: float | None
-    """Of the chunks' means, ddof 0, times 100; None in the average."""
+    """Standard deviation of the chunks' means, ddof 0, times 100; None for the average."""
     images: int
-    """Pictures that were scored."""
+    """Images that were scored."""
     missing: int
-    """Prompts without a score, for want of a picture or for an error."""
+    """Prompts without a score: there is no image, or there was an error."""
 
 
 def read_prompts(folder: str | Path) -> dict[str, list[str]]:
     """The prompts of each style, from ``<style>.json`` in the folder.
 
     Raises:
-        InputError: a file is missing, or is no list of prompts.
+        InputError: a file is missing, or is not a list of prompts.
     """
     return {style: _read_list(Path(folder) / f"{style}.json") for style in STYLES}
 
@@ -70,32 +69,30 @@ def _read_list(path: Path) -> list[str]:
         prompts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
-            f"Expected the benchmark's prompts in {str(path)!r}, got no such file: fetch HPDv2's benchmark folder."
+            f"The benchmark's prompts {str(path)!r} do not exist: download HPDv2's benchmark folder."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Expected a JSON list of prompts, got {str(path)!r} ({error}): fetch it again.") from error
+        raise InputError(f"Cannot read the prompts in {str(path)!r} ({error}): download the file again.") from error
     if not isinstance(prompts, list) or not prompts:
-        raise InputError(f"Expected a JSON list of prompts in {str(path)!r}, got something else: fetch it again.")
+        raise InputError(f"{str(path)!r} is not a JSON list of prompts: download the file again.")
     for number, prompt in enumerate(prompts):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(
-                f"Expected a prompt at place {number} of {str(path)!r}, got {prompt!r}: fetch the file again."
-            )
+            raise InputError(f"{prompt!r} at place {number} of {str(path)!r} is not a prompt: download the file again.")
     return prompts
 
 
 def find_images(root: str | Path, prompts: Mapping[str, Sequence[str]]) -> list[Item]:
-    """The picture of each prompt, ``<root>/<style>/<index, five digits>`` with one of ``SUFFIXES``.
+    """The image of each prompt, ``<root>/<style>/<index, five digits>`` with one of ``SUFFIXES``.
 
     Raises:
-        InputError: no folder of a style, pictures that belong to no prompt, or two of one prompt.
+        InputError: no folder of a style, images without a prompt, or two images of one prompt.
     """
     return [item for style, texts in prompts.items() for item in _style_items(Path(root) / style, style, texts)]
 
 
 def _style_items(folder: Path, style: str, prompts: Sequence[str]) -> Iterator[Item]:
     if not folder.is_dir():
-        raise InputError(f"Expected the pictures of style {style!r} in {str(folder)!r}, got no such folder: make them.")
+        raise InputError(f"The folder {str(folder)!r} of the style {style!r} does not exist: generate its images.")
     names = [f"{index:05d}" for index in range(len(prompts))]
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -103,48 +100,46 @@ def _style_items(folder: Path, style: str, prompts: Sequence[str]) -> Iterator[I
             continue
         if path.stem in found:
             raise InputError(
-                f"Expected one picture of each prompt, got {found[path.stem].name} and {path.name} in {str(folder)!r}: "
+                f"Expected one image of each prompt, got {found[path.stem].name} and {path.name} in {str(folder)!r}: "
                 "remove one."
             )
         found[path.stem] = path
     stray = sorted(found.keys() - set(names))
     if stray:
         raise InputError(
-            f"Expected pictures named {names[0]} to {names[-1]} in {str(folder)!r}, got {found[stray[0]].name} and "
-            f"{len(stray) - 1} more that no prompt belongs to: remove or rename them."
+            f"Expected images named {names[0]} to {names[-1]} in {str(folder)!r}, got {found[stray[0]].name} and "
+            f"{len(stray) - 1} more without a prompt: remove or rename them."
         )
     for index, prompt in enumerate(prompts):
         yield Item(style=style, index=index, prompt=prompt, path=found.get(names[index]))
 
 
 def score_items(scorer: HPSScorer, items: Sequence[Item]) -> Iterator[Scored | None]:
-    """Score what has a picture; one outcome for each item, in order, None where there is no picture."""
-    there = [item for item in items if item.path is not None]
-    outcomes = scorer.stream((item.path for item in there if item.path), (item.prompt for item in there))
-    yield from (None if item.path is None else next(outcomes) for item in items)
+    """One outcome for each item, in order; None if there is no image."""
+    paths = {item: item.path for item in items if item.path is not None}
+    outcomes = scorer.stream(paths.values(), [item.prompt for item in paths])
+    yield from (next(outcomes) if item in paths else None for item in items)
 
 
 def table(scores: Iterable[tuple[str, float | None]], *, compat: bool = False) -> tuple[Row, ...]:
-    """A row for each style, in order of appearance, and last one named "average".
+    """A row for each style, in order of appearance, then one named "average".
 
-    As in the reference, chunks are counted over the pictures that are there.
+    As in the reference, chunks are made of the images that exist.
 
     Args:
-        scores: style and raw cosine of each prompt; None where there is none.
+        scores: style and raw cosine of each prompt; None if there is none.
         compat: multiply by 100 in float16, as the reference does on a GPU.
     """
     by_style: dict[str, list[float | None]] = {}
     for style, score in scores:
-        by_style.setdefault(style, []).append(None if score is None else _times_100(score, compat))
+        if score is not None:
+            score = float(np.float16(score) * np.float16(100)) if compat else 100.0 * score
+        by_style.setdefault(style, []).append(score)
     rows = [_row(style, values) for style, values in by_style.items()]
     every = [value for values in by_style.values() for value in values if value is not None]
     average = float(np.mean(every)) if every else None
     missing = sum(row.missing for row in rows)
     return *rows, Row(style="average", mean=average, deviation=None, images=len(every), missing=missing)
-
-
-def _times_100(score: float, compat: bool) -> float:
-    return float(np.float16(score) * np.float16(100)) if compat else 100.0 * score
 
 
 def _row(style: str, values: Sequence[float | None]) -> Row:

@@ -1,10 +1,10 @@
-"""What a scorer is given: pictures from anywhere, prompts, and how they pair up."""
+"""Inputs of a scorer: images from any source, prompts, and their pairs."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ _END = object()
 
 
 def describe(source: Source, number: int) -> str:
-    """What to call a picture in a message: its path, or its number in the list."""
+    """The name of an image in a message: its path, or its number in the list."""
     return repr(str(source)) if isinstance(source, str | Path) else f"image {number}"
 
 
@@ -34,34 +34,31 @@ def paired(images: Iterable[Source], prompts: Iterable[str] | str) -> Iterator[t
         if image is _END or prompt is _END:
             ended, more = ("images", "prompts") if image is _END else ("prompts", "images")
             raise ConfigError(
-                f"Expected one prompt for each image, got {number} {ended} and more {more}: pair them up."
+                f"Expected one prompt for each image, got {number} {ended} and more {more}: give as many of both."
             )
         yield image, prompt  # type: ignore[misc]
 
 
 def check_prompt(prompt: str, called: str) -> None:
-    """Refuse what no tokenizer can make sense of.
+    """Refuse prompts that a tokenizer cannot read.
 
     Raises:
         InputError: not a string, empty, or not valid Unicode.
     """
     if not isinstance(prompt, str):
-        raise InputError(
-            f"Expected a prompt for {called}, got {type(prompt).__name__}: pass the words that it was made from."
-        )
+        raise InputError(f"Expected a prompt for {called}, got {type(prompt).__name__}: give the prompt of the image.")
     if not prompt.strip():
-        raise InputError(f"Expected a prompt for {called}, got an empty one: pass the words it was made from.")
+        raise InputError(f"Expected a prompt for {called}, got an empty one: give the prompt of the image.")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"Expected valid Unicode in the prompt of {called}, got half a character at {error.start}: "
-            "read the file as UTF-8."
+            f"The prompt of {called} is not valid Unicode at character {error.start}: read the file as UTF-8."
         ) from error
 
 
 def read(source: Source) -> tuple[Image.Image, tuple[str, ...]]:
-    """A picture as upright RGB, and what had to be changed for that, in words.
+    """An image as upright RGB, and what had to be changed for that, in words.
 
     Raises:
         InputError: it cannot be used.
@@ -74,30 +71,21 @@ def read(source: Source) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _changes(source: Source) -> tuple[str, ...]:
+    alpha = deep = turned = False
     if isinstance(source, np.ndarray):
-        deep = source.dtype == np.uint16
-        return _notes(alpha=source.ndim == 3 and source.shape[2] == 4, deep=deep, turned=False)
-    if isinstance(source, Image.Image):
-        return _changes_of(source)
-    with contextlib.suppress(Exception), Image.open(source) as image:  # load_image says what is wrong with it
-        return _changes_of(image)
-    return ()
-
-
-def _changes_of(image: Image.Image) -> tuple[str, ...]:
-    turned = False
-    if "exif" in image.info:
-        with contextlib.suppress(Exception):  # unreadable EXIF turns nothing
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-    return _notes(
-        alpha=image.has_transparency_data, deep=image.mode == "F" or image.mode.startswith("I"), turned=turned
-    )
-
-
-def _notes(*, alpha: bool, deep: bool, turned: bool) -> tuple[str, ...]:
-    said = {
+        alpha, deep = source.ndim == 3 and source.shape[2] == 4, source.dtype == np.uint16
+    else:
+        # load_image names a file that cannot be opened; an image with unreadable EXIF is not turned
+        with (
+            suppress(Exception),
+            nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image,
+        ):
+            alpha, deep = image.has_transparency_data, image.mode == "F" or image.mode.startswith("I")
+            if "exif" in image.info:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    changes = {
         "transparency laid over white": alpha,
         "greys brought to 8 bits": deep,
         "turned upright by its EXIF": turned,
     }
-    return tuple(note for note, true in said.items() if true)
+    return tuple(note for note, true in changes.items() if true)

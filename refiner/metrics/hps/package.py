@@ -1,7 +1,7 @@
-"""The ``hpsv2`` package's own network, tokenizer and preprocessing, where it is installed; never a dependency.
+"""Network, tokenizer and preprocessing of the ``hpsv2`` package, if it is installed; it is not a dependency.
 
-Its wheel lacks the tokenizer's vocabulary and pins old versions of other packages; the repackaged ``hpsv2x`` installs
-with ``pip install --no-deps hpsv2x clint args``. Weights are loaded once, and pictures batched, which it does not do.
+Its wheel lacks the tokenizer's vocabulary and pins old versions of other packages. The repackaged ``hpsv2x`` installs
+with ``pip install --no-deps hpsv2x clint args``. Unlike the package, we load weights once and batch images.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ def load(checkpoint: Checkpoint, *, antialias: bool) -> tuple[Any, Any, Any]:
 
     Raises:
         ConfigError: the package is missing or does not work, or an option that it does not have.
-        WeightsError: the weights are damaged, or not those of a ViT-H-14.
+        WeightsError: the weights are damaged, or not of a ViT-H-14.
     """
     if not antialias:
         raise ConfigError(
-            "Expected antialias=True with backend='hpsv2', which resizes as torchvision does by default, got False: "
+            "Expected antialias=True with backend='hpsv2', which uses torchvision's default, got False: "
             "use backend='open_clip'."
         )
     if find_spec("hpsv2") is None:
         raise ConfigError(
-            "Expected the package 'hpsv2' for backend='hpsv2', got none installed: use backend='open_clip', which "
-            "gives the same scores, or pip install --no-deps hpsv2x clint args."
+            "backend='hpsv2' needs the package 'hpsv2', which is not installed: use backend='open_clip', which gives "
+            "the same scores, or pip install --no-deps hpsv2x clint args."
         )
     model, tokenizer, transform = _build()
     hps_weights.fill(model, checkpoint)
 
     def square(image: Image.Image) -> Tensor:
         pixels: Tensor = transform(image)
-        if pixels.shape[1] != pixels.shape[2]:  # it neither resizes nor pads where the longest side fits already
+        if pixels.shape[1] != pixels.shape[2]:  # it neither resizes nor pads if the longest side already fits
             raise InputError(
-                f"Expected a picture that the package 'hpsv2' can score, got {image.width}x{image.height}, whose "
-                "longest side it does not pad: use backend='open_clip'."
+                f"The package 'hpsv2' cannot score images of {image.width}x{image.height} pixels: "
+                "use backend='open_clip'."
             )
         return pixels
 
@@ -68,8 +68,8 @@ def _build() -> tuple[Any, Any, Any]:
                 with_region_predictor=False,
             )
             return model, get_tokenizer(ARCHITECTURE), transform
-    except Exception as error:  # its wheel lacks files, and it imports what may not be installed
+    except Exception as error:  # its wheel lacks files, and it imports packages that may be missing
         raise ConfigError(
-            f"Expected a working package 'hpsv2', got one that fails with {error!r}: use backend='open_clip', which "
-            "gives the same scores, or install hpsv2x in its place."
+            f"The package 'hpsv2' fails with {error!r}: use backend='open_clip', which gives the same scores, or "
+            "install hpsv2x instead."
         ) from error

@@ -1,9 +1,8 @@
-"""HPS v2: how well a picture fits a prompt, by a CLIP trained on human preferences (Wu et al., arXiv 2306.09341).
+"""HPS v2: how well an image fits a prompt, by a CLIP trained on human preferences (Wu et al., arXiv 2306.09341).
 
-The score is the cosine between the picture's and the prompt's features, about 0.1 to 0.4 for the published weights;
-published tables show it times 100. Scores compare pictures of one prompt; those of versions 2.0 and 2.1 do not compare.
-Prompts and weights go through open_clip. The preprocessing is our own, because HPS resizes float tensors where
-open_clip resizes 8-bit pictures.
+The score is the cosine of the features of image and prompt, about 0.1 to 0.4 for the published weights; published
+tables show it times 100. Scores are comparable for images of one prompt and one version (2.0 or 2.1). open_clip reads
+prompts and weights. The preprocessing is our own, because HPS resizes float tensors and open_clip 8-bit images.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -46,18 +46,18 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Scored(NamedTuple):
-    """What became of one picture."""
+    """The outcome for one image."""
 
     score: float | None
-    """Cosine in [-1, 1], a float32; None where there is an error."""
+    """Cosine in [-1, 1], a float32; None if there is an error."""
     error: RefinerError | None = None
-    """InputError: a picture or prompt that cannot be used; ModelError: the network gave no finite score."""
+    """InputError: an image or prompt that cannot be used; ModelError: the network returned no finite score."""
     notes: tuple[str, ...] = ()
-    """What was changed to make the picture or prompt usable, in words."""
+    """What was changed to make the image or prompt usable, in words."""
 
 
 class _Ready(NamedTuple):
-    """A picture on its way to the network, or what is wrong with it."""
+    """An image ready for the network, or its error."""
 
     called: str
     prompt: str
@@ -68,19 +68,19 @@ class _Ready(NamedTuple):
 
 
 def preprocess(image: Image.Image, size: int, *, antialias: bool = True) -> Tensor:
-    """A picture as HPS sees it: to a tensor, longest side to ``size`` (bicubic), zero padding, normalisation.
+    """The preprocessing of HPS: to a tensor, longest side to ``size`` (bicubic), zero padding, normalisation.
 
-    Departs from the reference in two places where that one crashes: every mode becomes RGB first, and a picture whose
-    longest side has the right length already is still padded to a square.
+    Departs from the reference in two places where that one crashes: each mode becomes RGB first, and an image whose
+    longest side already has the right length is still padded to a square.
 
     Args:
         image: any size and mode.
         size: side of the model's input, in pixels.
-        antialias: of the resize. On with torchvision from 0.17, off before (as in LEGION's set-up); never compare
-            scores across the two.
+        antialias: of the resize. On with torchvision from 0.17, off before (as in LEGION's set-up). Scores of the two
+            are not comparable.
 
     Returns:
-        float32 (3, size, size); not clamped, so that the resize may overshoot.
+        float32 (3, size, size); not clamped after the resize.
     """
     tensor = transforms.to_tensor(image.convert("RGB"))
     height, width = tensor.shape[1:]
@@ -95,20 +95,16 @@ def preprocess(image: Image.Image, size: int, *, antialias: bool = True) -> Tens
 
 
 class HPSScorer:
-    """Scores pictures against prompts; a ``refiner.protocols.Judge``.
+    """Scores images against prompts; a ``refiner.protocols.Judge``. See ``from_pretrained`` for other arguments.
 
     Args:
         model: open_clip's CLIP; it is set to evaluation.
-        tokenizer: open_clip tokenizer that fits it.
+        tokenizer: the open_clip tokenizer of the model.
         config: open_clip's ``model_cfg`` of the model.
         name: id and revision.
         version: the published version of the weights, or "own".
-        antialias: see ``preprocess``.
-        batch_size: pictures per forward pass; it does not change the scores.
-        mode: see ``from_pretrained``.
-        workers: see ``from_pretrained``.
-        backend: where network, tokenizer and ``transform`` come from; named in the signature.
-        transform: RGB picture to float32 (3, size, size); None is ``preprocess``.
+        backend: the origin of network, tokenizer and ``transform``; named in the signature.
+        transform: RGB image to float32 (3, size, size); None means ``preprocess``.
     """
 
     def __init__(
@@ -126,15 +122,11 @@ class HPSScorer:
         backend: Backend = "open_clip",
         transform: Transform | None = None,
     ) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.config = config
-        self.antialias = antialias
-        self.batch_size = batch_size
-        self.mode = mode
-        self.workers = workers
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, config
+        self.antialias, self.batch_size, self.mode, self.workers = antialias, batch_size, mode, workers
         self._name, self._version, self._backend = name, version, backend
-        self._transform = transform or self._preprocess
+        size = config["vision_cfg"]["image_size"]
+        self._transform = transform or partial(preprocess, size=size, antialias=antialias)
 
     @classmethod
     def from_pretrained(
@@ -155,15 +147,15 @@ class HPSScorer:
             model: ``micro``, ``micro:hps``, hub id (``xswu/HPSv2`` has the published weights), published ``.pt``
                 file, or folder with either a published file, open_clip's ``open_clip_config.json`` and
                 ``open_clip_model.safetensors``, or transformers' ``CLIPModel`` (as ``adams-story/HPSv2-hf``).
-            version: which of the published weights; folders in the other formats have but one.
-            device: None means CUDA where there is one.
+            version: of the published weights; folders in the other formats have only one.
+            device: None means CUDA if there is one.
             antialias: of the resize, see ``preprocess``.
-            batch_size: pictures per forward pass.
-            mode: ``fp32`` computes in float32 throughout. ``compat`` rounds as the reference does on a GPU: float16
-                autocast in the towers there, and everywhere a float16 product, in steps of 2**-12 from 0.25 to 0.5.
-            workers: threads that read and resize pictures while the network runs; None means none on a CPU, which
-                the network fills alone, and up to 8 beside a GPU.
-            backend: ``hpsv2`` takes network, tokenizer and preprocessing from that package, where it is installed.
+            batch_size: images per forward pass; it does not change the scores.
+            mode: ``fp32`` computes in float32. ``compat`` rounds like the reference on a GPU: float16 autocast in the
+                towers on CUDA, and a float16 product on each device, in steps of 2**-12 from 0.25 to 0.5.
+            workers: threads that read and resize images while the network runs. None means 0 on a CPU, which the
+                network uses fully, and up to 8 with a GPU.
+            backend: ``hpsv2`` uses network, tokenizer and preprocessing of that package, if it is installed.
 
         Raises:
             ModelNotFoundError: there is no such model.
@@ -202,7 +194,7 @@ class HPSScorer:
 
     @property
     def name(self) -> str:
-        """Id and revision, and what departs from the usual."""
+        """Id and revision, and each setting that is not the default."""
         odd = {
             self._version: self._version != "own",
             "antialias=off": not self.antialias,
@@ -213,7 +205,7 @@ class HPSScorer:
 
     @property
     def signature(self) -> str:
-        """All that the scores depend on; scores of different signatures do not compare."""
+        """All that the scores depend on; scores are comparable only with equal signatures."""
         facts = {
             "version": self._version,
             "model": self._name,
@@ -231,21 +223,20 @@ class HPSScorer:
         return self
 
     def score(self, images: Iterable[Source], prompts: Iterable[str] | str) -> list[float]:
-        """Cosine of each picture with its prompt, in [-1, 1], float32 values; higher is better.
+        """Cosine of each image with its prompt, in [-1, 1], float32 values; higher is better.
 
         Args:
-            images: paths, Pillow images of any mode, or arrays, as ``refiner.load_image`` takes them. An iterator is
-                read as the network goes on, and its pictures are let go.
-            prompts: one for each image, or one for all; each different one is encoded once (within the last
-                4,096).
+            images: paths, Pillow images of any mode, or arrays, as for ``refiner.load_image``. An iterator is read
+                step by step, and its images are not kept.
+            prompts: one for each image, or one for all. Each distinct prompt among the last 4,096 is encoded once.
 
         Raises:
             ConfigError: not as many prompts as images.
-            InputError: the first picture or prompt that cannot be used; ``stream`` goes on after such.
-            ModelError: the network gave no finite score.
+            InputError: the first image or prompt that cannot be used; ``stream`` continues after such.
+            ModelError: the network returned no finite score.
         """
         if isinstance(images, str | Path | Image.Image | np.ndarray):
-            raise ConfigError(f"Expected a list of images, got {describe(images, 0)} alone: put it into a list.")
+            raise ConfigError(f"Expected a list of images, got just {describe(images, 0)}: put it into a list.")
         counts = [len(given) for given in (images, prompts) if isinstance(given, Sized)]
         if not isinstance(prompts, str) and len(set(counts)) == 2:
             raise ConfigError(
@@ -261,26 +252,28 @@ class HPSScorer:
         return scores
 
     def stream(self, images: Iterable[Source], prompts: Iterable[str] | str) -> Generator[Scored, None, None]:
-        """As ``score``, but one outcome for each image, in order, and errors among them instead of an end.
+        """Like ``score``, but returns one outcome for each image, in order, and continues after errors.
 
-        At most a few batches of pictures are held at a time, however many there are.
+        At most a few batches of images are in memory at a time.
 
         Raises:
-            ConfigError: images and prompts do not end together.
+            ConfigError: not as many prompts as images.
         """
         texts = Captions(self.model, self.tokenizer, self._precision())
         ready = self._prepared(paired(images, prompts))
         before: Iterable[Scored] = ()
         while batch := list(itertools.islice(ready, self.batch_size)):
-            launched = self._launch(batch, texts)  # before the earlier results are waited for: a GPU never idles
+            launched = self._launch(batch, texts)  # before waiting for the earlier results, so that a GPU never idles
             yield from before
             before = launched
         yield from before
 
     def _prepared(self, pairs: Iterator[tuple[Source, str]]) -> Iterator[_Ready]:
-        """Pictures ready for the network, in order, read ahead by threads where there are any."""
+        """Images ready for the network, in order; read ahead by threads if there are any."""
         numbered = enumerate(pairs)
-        workers = self._workers()
+        workers = self.workers
+        if workers is None:
+            workers = min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
         if not workers:
             yield from (self._prepare(number, *pair) for number, pair in numbered)
             return
@@ -297,11 +290,6 @@ class HPSScorer:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(threads)
 
-    def _workers(self) -> int:
-        if self.workers is not None:
-            return self.workers
-        return min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
-
     @property
     def _device(self) -> torch.device:
         return self.model.logit_scale.device
@@ -314,14 +302,11 @@ class HPSScorer:
             return _Ready(called, prompt, self._transform(image), notes=notes)
         except InputError as error:
             message = str(error) if called in str(error) else f"{called}: {error}"
-            return _Ready(called, prompt, error=InputError(message))  # anew: a raised one holds on to the picture
-
-    def _preprocess(self, image: Image.Image) -> Tensor:
-        return preprocess(image, self.config["vision_cfg"]["image_size"], antialias=self.antialias)
+            return _Ready(called, prompt, error=InputError(message))  # a raised error would keep the image in memory
 
     @torch.inference_mode()
     def _launch(self, batch: Sequence[_Ready], texts: Captions) -> Iterator[Scored]:
-        """Start a batch on its device; the outcomes wait for it."""
+        """Start a batch on its device; only the returned iterator waits for it."""
         usable = [item for item in batch if item.pixels is not None]
         if not usable:
             return (Scored(None, item.error) for item in batch)
@@ -342,9 +327,9 @@ class HPSScorer:
         return nullcontext()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder in open_clip's format: config, weights (float16, statistics float32) and tokenizer files.
+        """Write a folder in open_clip's format: config, weights (float16, buffers float32) and tokenizer files.
 
-        The tokenizer's files are written only where the model has its own; CLIP's comes with open_clip.
+        Tokenizer files are written only if the model has its own; CLIP's comes with open_clip.
         """
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
@@ -362,7 +347,7 @@ class HPSScorer:
 
 
 def _cosines(pictures: Tensor, texts: Tensor, mode: Mode) -> Tensor:
-    """Row by row, float32 (n,); in ``compat`` the product of float16 features, rounded to float16."""
+    """One cosine for each row, float32 (n,); in ``compat`` the product of float16 features, rounded to float16."""
     if mode == "fp32":
         return (pictures.float() * texts.float()).sum(1)
     return (pictures.half().float() * texts.half().float()).sum(1).half().float()
@@ -378,5 +363,5 @@ def _outcomes(batch: Sequence[_Ready], cosines: Tensor, notes: Sequence[tuple[st
         if math.isfinite(score):
             yield Scored(score, notes=item.notes + note)
         else:
-            message = f"Expected a finite score for {item.called}, got {score}: check the weights."
+            message = f"The network returned no finite score for {item.called} ({score}): check the weights."
             yield Scored(None, ModelError(message))

@@ -1,4 +1,4 @@
-"""Prompts as features: each encoded once, without the padding."""
+"""Features of prompts; each prompt is encoded once, without padding."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 KNOWN_PROMPTS = 4096
-"""Features of as many prompts are kept: 16 MiB for the published weights."""
+"""Number of prompts whose features are kept: 16 MiB for the published weights."""
 
 
 class Caption(NamedTuple):
-    """A prompt as the network sees it."""
+    """An encoded prompt."""
 
     features: Tensor
     """Normalised, float (embed_dim,), on the model's device."""
     notes: tuple[str, ...]
-    """Whether it had to be cut, in words."""
+    """A note if the prompt was cut."""
 
 
 class Captions:
-    """Encodes each prompt once, as long as it is among the last ``KNOWN_PROMPTS``.
+    """Encodes each prompt once, if it is among the last ``KNOWN_PROMPTS``.
 
     Args:
         model: open_clip's CLIP.
         tokenizer: texts -> int64 (texts, context length).
-        precision: wraps the network's work.
+        precision: context for the forward pass.
     """
 
     def __init__(self, model: open_clip.CLIP, tokenizer: Any, precision: AbstractContextManager[Any]) -> None:
@@ -50,13 +50,13 @@ class Captions:
 
     def _encode(self, prompts: Sequence[str]) -> list[Caption]:
         tokens = self._tokenizer(list(prompts))
-        notes = [self._cut(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+        notes = [self._note(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
         with self._precision:
             features = text_features(self._model, tokens.to(self._model.logit_scale.device))
         return [Caption(row.clone(), note) for row, note in zip(features, notes, strict=True)]
 
-    def _cut(self, prompt: str, row: Tensor) -> tuple[str, ...]:
-        """A note where a prompt has too many tokens; its end token then stands last in the row."""
+    def _note(self, prompt: str, row: Tensor) -> tuple[str, ...]:
+        """A note if a prompt has too many tokens; its end token is then the last one of the row."""
         length = len(row)
         if int(row.argmax()) < length - 1 or int(self._tokenizer([prompt], length + 1).argmax()) < length:
             return ()
@@ -64,10 +64,10 @@ class Captions:
 
 
 def text_features(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """``model.encode_text``, normalised, without the work for the padding behind the longest prompt.
+    """``model.encode_text``, normalised, without the padding after the longest prompt.
 
-    A token sees only those before it and the features are read at the last of a prompt, so what follows has no part in
-    them: most prompts need a quarter of the work.
+    A token attends only to earlier ones, and the features are read at the last token of a prompt, so the padding does
+    not affect them. Most prompts need a quarter of the work.
 
     Args:
         tokens: int64 (n, context length), on the model's device.

@@ -1,6 +1,6 @@
-"""transformers' ``CLIPModel`` as open_clip's CLIP: the same network under other names.
+"""transformers' ``CLIPModel`` as open_clip's CLIP: the same network with other names.
 
-transformers keeps query, key and value apart and its projections transposed; nothing else differs but the names.
+transformers has separate query, key and value weights and transposed projections. Otherwise only the names differ.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _LAYER = {
     "mlp.fc2": "mlp.c_proj",
 }
 _BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
-"""Plain counts that older transformers wrote along."""
+"""Position counts that older versions of transformers saved too."""
 _EPSILON = 1e-5
 """Of open_clip's layer norms."""
 
 
 def open_clip_config(body: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's ``model_cfg`` of a ``CLIPModel``'s ``config.json``; values that it leaves out take CLIP's defaults.
+    """open_clip's ``model_cfg`` from the ``config.json`` of a ``CLIPModel``; missing values take CLIP's defaults.
 
     Raises:
         WeightsError: it describes another kind of model, or one that open_clip cannot build.
@@ -91,7 +91,7 @@ def open_clip_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A ``CLIPModel``'s weights under open_clip's names.
 
     Raises:
-        LookupError: a weight that no CLIPModel has, or a query, key or value without the other two.
+        LookupError: a weight that a CLIPModel does not have, or a query, key or value without the other two.
     """
     renamed = {}
     for name, value in state.items():

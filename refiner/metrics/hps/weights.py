@@ -1,7 +1,7 @@
-"""Weights of HPS v2 in each layout they come in: published ``.pt``, open_clip folder, transformers folder.
+"""Weights of HPS v2 in each layout: published ``.pt``, open_clip folder, transformers folder.
 
-All three end as open_clip's CLIP in float32 with its tokenizer. No random weights are drawn on the way and none of a
-pickle's code is run.
+All three become open_clip's CLIP in float32 with its tokenizer. No weights are initialised at random first, and no code
+of a pickle is run.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ TRANSFORMERS_CONFIG = "config.json"
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights of a conversion to transformers' ``CLIPModel``, such as ``adams-story/HPSv2-hf``."""
 ARCHITECTURE = "ViT-H-14"
-"""What the published weights fit; a folder with a config names its own."""
+"""The network of the published weights; a folder with a config has its own."""
 
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where weights lie and what network they fit."""
+    """Weights on disk and their network."""
 
     file: Path
     config: Config
     """open_clip's ``model_cfg``."""
     version: str
-    """The published version, or "own" where the folder does not say."""
+    """The published version, or "own" if the folder does not give it."""
     name: str
     """Id and revision."""
 
 
 def find(model: str | Path, version: Version) -> Checkpoint:
-    """Resolve an id, folder or file to weights and config; nothing is loaded yet.
+    """Resolve an id, folder or file to weights and config; the weights are not loaded.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -74,18 +74,26 @@ def load(checkpoint: Checkpoint) -> open_clip.CLIP:
     Raises:
         WeightsError: the weights are damaged or of another model.
     """
-    model = _build(checkpoint)
+    names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = open_clip.CLIP(**{name: checkpoint.config[name] for name in names if name in checkpoint.config})
+    except Exception as error:  # open_clip does not check a config
+        raise WeightsError(
+            f"The config beside {str(checkpoint.file)!r} does not describe a CLIP ({error!r}): download it again."
+        ) from error
     fill(model, checkpoint)
     return model
 
 
 def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights into a network that has open_clip's names, in float32.
+    """Load the weights into a network with open_clip's names, in float32.
 
     Raises:
         WeightsError: the weights are damaged or of another model.
     """
-    state = {name: value.float() if value.is_floating_point() else value for name, value in _read(checkpoint).items()}
+    state = _read(checkpoint.file)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     try:
         model.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -93,7 +101,7 @@ def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
-    """The folder's own tokenizer where it is in open_clip's format, else CLIP's, which comes with open_clip.
+    """The tokenizer of a folder in open_clip's format, else CLIP's, which comes with open_clip.
 
     Raises:
         WeightsError: tokenizer files that cannot be read.
@@ -102,9 +110,9 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     own = (folder / CONFIG_FILE).is_file()
     try:
         return open_clip.get_tokenizer(f"local-dir:{folder}" if own else ARCHITECTURE)
-    except Exception as error:  # whatever transformers makes of damaged tokenizer files
+    except Exception as error:  # transformers can raise anything on damaged tokenizer files
         raise WeightsError(
-            f"Expected a tokenizer in {str(folder)!r}, got one that fails with {error!r}: fetch the folder again."
+            f"Cannot load the tokenizer in {str(folder)!r} ({error!r}): download the folder again."
         ) from error
 
 
@@ -125,8 +133,8 @@ def _download(file: str, revision: str | None) -> Path:
         return Path(hf_hub_download(PUBLISHED_REPOSITORY, file, revision=revision))
     except (OSError, ValueError, errors.HTTPError) as error:
         raise ModelNotFoundError(
-            f"Expected to fetch {file!r} of {PUBLISHED_REPOSITORY!r}, got {type(error).__name__}: "
-            "check the network and the revision, or name a file that was fetched before."
+            f"Cannot download {file!r} of {PUBLISHED_REPOSITORY!r} ({type(error).__name__}): check the network and the "
+            "revision, or name a local file."
         ) from error
 
 
@@ -139,9 +147,7 @@ def _weights_file(path: Path, version: Version) -> Path:
     for name in names:
         if (path / name).is_file():
             return path / name
-    raise WeightsError(
-        f"Expected HPS weights ({' or '.join(names)}) in {str(path)!r}, got none of these: fetch the folder again."
-    )
+    raise WeightsError(f"{str(path)!r} holds no HPS weights ({' or '.join(names)}): download the folder again.")
 
 
 def _read_config(file: Path) -> Config:
@@ -156,55 +162,37 @@ def _read_config(file: Path) -> Config:
         config["vision_cfg"].setdefault("image_size", 224)
     except WeightsError:
         raise
-    except Exception as error:  # transformers does not say what it raises on values that make no sense
+    except Exception as error:  # transformers can raise anything on wrong values
         raise WeightsError(
-            f"Expected an open_clip or CLIP config in {str(path)!r}, got {error!r}: fetch it again."
+            f"{str(path)!r} is not a config of open_clip or CLIP ({error!r}): download it again."
         ) from error
     return config
 
 
-def _build(checkpoint: Checkpoint) -> open_clip.CLIP:
-    names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-    try:
-        with init_empty_weights(include_buffers=False):
-            return open_clip.CLIP(**{name: checkpoint.config[name] for name in names if name in checkpoint.config})
-    except Exception as error:  # open_clip does not check what a config asks for
-        raise WeightsError(
-            f"Expected the config of a CLIP beside {str(checkpoint.file)!r}, got one that fails with {error!r}: "
-            "fetch it again."
-        ) from error
-
-
-def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    file = checkpoint.file
+def _read(file: Path) -> dict[str, Tensor]:
+    """The weights of a file under open_clip's names."""
+    converted = file.name in TRANSFORMERS_FILES
     if file.suffix == ".safetensors":
         verify(file.parent)
         state = load_file(file)
     else:
-        state = _read_pickle(file)
-    if file.name not in TRANSFORMERS_FILES:
-        return state
+        try:
+            body = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            state = body if converted else body["state_dict"]
+            if not all(isinstance(value, Tensor) for value in state.values()):
+                raise TypeError("values that are not tensors")
+        except Exception as error:  # unpickling damaged bytes can raise anything
+            raise WeightsError(
+                f"{str(file)!r} is not a checkpoint with a 'state_dict' of tensors ({type(error).__name__}): download "
+                "it again."
+            ) from error
     try:
-        return open_clip_state(state)
+        return open_clip_state(state) if converted else state
     except (LookupError, RuntimeError) as error:
         raise _other_weights(file) from error
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        body = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        state: dict[str, Tensor] = body if file.name in TRANSFORMERS_FILES else body["state_dict"]
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError("values that are no tensors")
-    except Exception as error:  # unpickling damaged bytes may raise anything
-        raise WeightsError(
-            f"Expected a checkpoint with a 'state_dict' of tensors, got {str(file)!r}, which fails with "
-            f"{type(error).__name__}: fetch it again."
-        ) from error
-    return state
-
-
 def _other_weights(file: Path) -> WeightsError:
     return WeightsError(
-        f"Expected weights of the CLIP that the config describes, got others in {str(file)!r}: fetch the folder again."
+        f"The weights in {str(file)!r} do not fit the CLIP that the config describes: download the folder again."
     )
