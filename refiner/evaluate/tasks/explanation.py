@@ -1,4 +1,4 @@
-"""The task ``explanation``: what a detector says against what is true."""
+"""The task ``explanation``: a detector's explanations against the true ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from refiner.evaluate.figures import (
     Figures,
     Plots,
     Row,
+    Task,
     Unreadable,
     Unscored,
     found_analysis,
     true_analysis,
     with_interval,
-)  # fmt: skip
+)
 from refiner.evaluate.tasks.localization import region_row, region_signature
 from refiner.files import Json
 from refiner.metrics import classification, text
@@ -29,29 +30,31 @@ from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.types import Region
 
+_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones.
+class Explanation(Task):
+    """A detector's explanations against the true ones: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed images.
 
-    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too. An answer that
-    could not be read says nothing: whatever is true is missed, and the verdict is wrong.
+    With accuracy and region IoU, if verdicts and boxes are known, this is also FakeXplain's table. An answer that
+    could not be read counts as an empty one: every true flaw is missed, and the verdict is wrong.
     """
 
     config: SemapConfig
     encoder: str
-    """Its signature."""
+    """Signature of the text encoder."""
     sentences: str | None
-    """That of the encoder for CSS; None without one."""
-    threshold: float = 0.5
-    """A probability above it says generated."""
-    region: RegionRule = "union"
-    unreadable: Unreadable = "miss"
+    """Signature of the encoder for CSS; None without one."""
+    threshold: float
+    """An image counts as generated if its probability is above this."""
+    region: RegionRule
+    unreadable: Unreadable
     plots = Plots(histograms=("semap", "semf1"), worst="semf1", higher_is_better=True)
 
     @property
     def signature(self) -> str:
-        """Of SemAP, with the encoder's; of the texts, the verdicts and the boxes."""
+        """Signatures of SemAP with its encoder, of the texts, the verdicts and the boxes."""
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
         joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
         verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
@@ -60,7 +63,7 @@ class Explanation:
         return ";".join(part for part in [*parts, region_signature(self.region, self.unreadable)] if part)
 
     def row(self, record: Json) -> Row | Unscored:
-        """SemAP, SemF1 and counts by threshold; measures of texts, verdict and boxes."""
+        """SemAP, SemF1 and counts by threshold; metrics of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
         found, truth = found_analysis(record), record["truth"]
@@ -70,7 +73,7 @@ class Explanation:
         return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
 
     def miss(self, record: Json) -> Row | None:
-        """Those of nothing said and a wrong verdict."""
+        """The numbers of an empty answer with a wrong verdict."""
         anomalies = record["truth"]["anomalies"]
         if self.unreadable == "omit" or anomalies is None:
             return None
@@ -92,7 +95,7 @@ class Explanation:
         return row
 
     def figures(self, columns: Columns) -> Figures:
-        """Macro means with intervals; and of all images together, by threshold."""
+        """Means over the images with intervals; counts and rates of all images together, by threshold."""
         names = [name for name in _MEANS if name in columns]
         found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
         for tau in self.config.thresholds:
@@ -101,14 +104,7 @@ class Explanation:
             found |= {f"{name}@{tau:g}": getattr(counts, name) for name in ("precision", "recall", "f1")}
         return found
 
-    def categories(self, columns: Columns) -> dict[str, Figures]:
-        """None."""
-        return {}
-
-
-_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
-
 
 def _true_text(entries: Sequence[Json]) -> str:
-    """As ``joined_text``, of anomalies on record."""
+    """As ``joined_text``, of the anomalies in a record."""
     return " ".join(f"{entry['Observed Phenomenon']} {entry['Reasoning']}" for entry in entries)

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unscored,
-    found_analysis,
-    mean,
-    with_interval,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Row, Task, found_analysis, mean, with_interval
 from refiner.files import Json
 from refiner.taxonomy import Category
 
 
 @dataclass(frozen=True, kw_only=True)
-class Realism:
-    """How real pictures look, by generator (group): anomalies, severity, area, and HPS where there are prompts."""
+class Realism(Task):
+    """How real images look, by generator (group): anomalies, severity, area, and HPS if there are prompts.
+
+    An answer that could not be read has no figures.
+    """
 
     plots = Plots(
         histograms=("score", "par", "intensity"), worst="intensity", higher_is_better=False, bars=("rate", "per_image")
@@ -31,8 +25,8 @@ class Realism:
         """Version and rules."""
         return "realism|version=1|severity=0..1,1=worst|CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
 
-    def row(self, record: Json) -> Row | Unscored:
-        """Anomalies, the sum of their severities, flawed area, score, and anomalies of each category."""
+    def row(self, record: Json) -> Row:
+        """Number of anomalies, sum of their severities, flawed area, score, and anomalies by category."""
         row: Row = {"score": record["answer"]["score"]}
         if record["answer"]["analysis"] is None:
             return row
@@ -43,9 +37,6 @@ class Realism:
         for category in Category:
             row[f"n {category}"] = sum(region.category is category for region in analysis.regions)
         return row
-
-    def miss(self, record: Json) -> Row | None:
-        """None: how real the picture looks is not known."""
 
     def figures(self, columns: Columns) -> Figures:
         """Means with intervals; MAI, AF and CAP."""
@@ -64,7 +55,7 @@ class Realism:
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
-        """Share of pictures with a flaw of the category, and flaws a picture."""
+        """Share of images with a flaw of the category, and flaws per image."""
         if "anomalies" not in columns:
             return {}
         counts = {str(category): columns[f"n {category}"] for category in Category}
