@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from refiner.data.problems import Problem, count_problems
+from refiner.data.problems import count_problems
 from refiner.data.samples import DataSet, Sample, digest
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
@@ -330,12 +330,3 @@ def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError 
         if len(samples) == 1:
             return [error]
     return [outcome for sample in samples for outcome in answer(system, [sample])]
-
-
-def read_problems(folder: str | Path) -> list[Problem]:
-    """The problems of the data set of a run; empty if they were not recorded."""
-    path = Path(folder) / PROBLEMS_FILE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [Problem(**json.loads(line)) for line in lines]

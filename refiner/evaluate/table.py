@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.data.problems import Problem
 from refiner.data.texts import Texts
 from refiner.evaluate.columns import BLOCK, Column, Columns
 from refiner.evaluate.figures import UNREADABLE, Row, Task, Unscored
-from refiner.evaluate.harness import Run, read_problems
+from refiner.evaluate.harness import PROBLEMS_FILE, Run
 from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
 from refiner.files import Json, atomic_write, dumps
@@ -189,5 +192,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
 
 
 def problem_lines(run: Run) -> list[str]:
-    """The problems of the data, a sentence each; at most ``SHOWN``."""
-    return [str(problem) for problem in read_problems(run.folder)[:SHOWN]]
+    """The recorded problems of the data, a sentence each; at most ``SHOWN``."""
+    path = run.folder / PROBLEMS_FILE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [str(Problem(**json.loads(line))) for line in islice(lines, SHOWN)]

@@ -490,7 +490,7 @@ def test_systems_refuse_what_they_cannot_look_at() -> None:
         Looker()
     with pytest.raises(ConfigError, match="batch size"):
         Looker(detector=ScriptedDetector([]), batch_size=0)
-    with pytest.raises(ConfigError, match="folder of pictures"):
+    with pytest.raises(ConfigError, match="folder of images"):
         Looker(detector=ScriptedDetector([]))([Sample(name="a", prompt="a hand")])
     looker = Looker(judge=FixedJudge())  # type: ignore[arg-type]
     refining = Refining(refine=lambda _: result(attempt(0, 0), best=0), settings={}, looker=looker, pictures=Path())
