@@ -391,5 +391,5 @@ def write_tables(document: Json, folder: Path) -> None:
         for other, duel in duels.items()
     ]
     atomic_write(folder / RANK_FILE, dumps(document) + "\n")
-    atomic_write(folder / RANK_CSV, csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows))
-    atomic_write(folder / WINS_CSV, csv_text(["by", "one", "other", "overall", "per_prompt"], pairs))
+    atomic_write(folder / RANK_CSV, csv_text(rows))
+    atomic_write(folder / WINS_CSV, csv_text(pairs, ["by", "one", "other", "overall", "per_prompt"]))

@@ -140,5 +140,4 @@ def write_robustness(document: Json, folder: str | Path) -> None:
     for name, run in document["runs"].items():
         change = {f"{key} change %": value for key, value in run["change"].items()}
         rows.append({"pictures": name, "scored": run["scored"], **run["figures"], **change})
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(columns, rows))
+    atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(rows))

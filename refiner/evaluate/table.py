@@ -8,7 +8,7 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +109,10 @@ def score(run: Run) -> Scored:
     columns = Columns({name: column for name, column in collected.columns.items() if not column.empty})
     table = _table(run, task, columns, collected, (errors, +misses, notes))
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
-    atomic_write(run.folder / TABLE_CSV, _table_csv(table))
+    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
+    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
+    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
+    atomic_write(run.folder / TABLE_CSV, csv_text(rows))
     _write_samples(run.folder / SAMPLES_CSV, columns, collected)
     return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
 
@@ -155,14 +158,6 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
     }
 
 
-def _table_csv(table: Json) -> str:
-    """A row for all samples, for each group and for each category."""
-    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
-    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
-    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
-    return csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows)
-
-
 def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
     """A row for each scored sample, written one by one."""
     part = path.with_name(f".{path.name}.part")
@@ -182,9 +177,15 @@ def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
         raise unwritten(path, error) from error
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
-    """A CSV file; missing values and None are empty cells, numbers are not rounded."""
+def csv_text(rows: Sequence[Json], columns: Sequence[str] = ()) -> str:
+    """A CSV file; missing values and None are empty cells, numbers are not rounded.
+
+    Args:
+        rows: name of a column -> cell.
+        columns: those that come first, also if there are no rows.
+    """
     text = io.StringIO()
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

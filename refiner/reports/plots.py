@@ -182,7 +182,7 @@ def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool],
     )
     marks = "".join(_text(44 + step * place, 122, str(place), "middle") for place in range(len(values)))
     axes = _line(44, 284, 24, 24) + _line(44, 284, 96, 96)
-    axes += _text(36, 28, f"{high:.4g}", "end") + _text(36, 100, f"{low:.4g}", "end")
+    axes += _text(36, 28, short(high), "end") + _text(36, 100, short(low), "end")
     inside = f'{axes}<polyline class="line" points="{" ".join(path)}"/>{dots}{marks}'
     return _figure(f"{title}, {'higher' if higher else 'lower'} is better", inside, height=128)
 
