@@ -15,8 +15,8 @@ from refiner.records import analysis_from_dict
 from refiner.types import Analysis
 
 Columns = Mapping[str, NDArray[np.float64]]
-Row = dict[str, float | None]
 Figures = dict[str, float | None]
+"""Numbers by name: of a sample (a row) or of many samples."""
 
 Unreadable = Literal["miss", "omit"]
 """How a sample is scored whose answer could not be read: as if nothing was found, or not at all."""
@@ -54,10 +54,10 @@ class Task(ABC):
         """Version and rules: all that the figures depend on besides the records."""
 
     @abstractmethod
-    def row(self, record: Json) -> Row | Unscored:
+    def row(self, record: Json) -> Figures | Unscored:
         """The numbers of one sample."""
 
-    def miss(self, record: Json) -> Row | None:
+    def miss(self, record: Json) -> Figures | None:
         """The numbers of a sample whose answer could not be read; None if it has none."""
         return None
 
@@ -81,11 +81,6 @@ def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
     known = values[~np.isnan(values)]
     low, high = bootstrap_interval(known) if len(known) > 1 else (None, None)
     return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-
-
-def found_analysis(record: Json) -> Analysis:
-    """What the detector found."""
-    return analysis_from_dict(record["answer"]["analysis"])
 
 
 def true_analysis(record: Json) -> Analysis | None:

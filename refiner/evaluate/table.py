@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refiner.data.problems import Problem
 from refiner.data.texts import Texts
 from refiner.evaluate.columns import BLOCK, Column, Columns
-from refiner.evaluate.figures import UNREADABLE, Row, Task, Unscored
+from refiner.evaluate.figures import UNREADABLE, Figures, Task, Unscored
 from refiner.evaluate.harness import PROBLEMS_FILE, Run
 from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
@@ -69,7 +69,7 @@ class _Collected:
         self.group = array("l")
         """Number of the group of each sample."""
 
-    def add(self, record: Json, row: Row) -> None:
+    def add(self, record: Json, row: Figures) -> None:
         for name, value in row.items():
             if name not in self.columns:
                 self.columns[name] = Column(missing=len(self.indices))
@@ -117,7 +117,7 @@ def score(run: Run) -> Scored:
     return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
 
 
-def _outcome(task: Task, record: Json) -> tuple[Row | None, Unscored | None]:
+def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]:
     """The numbers of a sample, and why it has none; an answer that could not be read may have both."""
     error = record["error"]
     if error is not None:

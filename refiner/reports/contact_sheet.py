@@ -35,14 +35,18 @@ def contact_sheet(seed: int = 0) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     draw.text((_PAD, 34), "The micro world", font=font(44), fill=INK)
     draw.text((_PAD, 94), "small images whose ground truth is known exactly", font=font(20), fill=FAINT)
-    _heading(draw, kinds_top, f"{len(KINDS)} kinds of things")
-    for column, name in enumerate(KINDS):
-        scene = _scene_with(name, rng)
-        _tile(canvas, (_PAD + column * (_LARGE + _PAD), kinds_top + 56), scene, scene.caption, 30)
-    _heading(draw, scenes_top, "Scenes of two to four things")
-    for column, count in enumerate((2, 2, 3, 3, 4, 4, 4)):
-        scene = sample_scene(rng, count)
-        _tile(canvas, (_PAD + column * (_LARGE + _PAD), scenes_top + 56), scene, scene.caption, 30)
+    single = [_scene_with(name, rng) for name in KINDS]
+    several = [sample_scene(rng, count) for count in (2, 2, 3, 3, 4, 4, 4)]
+    for top, heading, scenes in (
+        (kinds_top, f"{len(KINDS)} kinds of things", single),
+        (scenes_top, "Scenes of two to four things", several),
+    ):
+        _heading(draw, top, heading)
+        for column, scene in enumerate(scenes):
+            x, y = _PAD + column * (_LARGE + _PAD), top + 56
+            _framed(canvas, fitted(render(scene), _LARGE), (x, y))
+            caption = "\n".join(textwrap.wrap(scene.caption, 30))
+            draw.multiline_text((x, y + _LARGE + 8), caption, font=font(12), fill=FAINT, spacing=3)
     _heading(draw, flaws_top, f"{len(FLAWS)} kinds of flaws: without the flaw, with it, and its mask")
     for place, kind in enumerate(FLAWS.values()):
         row, column = divmod(place, _FLAW_COLUMNS)
@@ -61,13 +65,6 @@ def _scene_with(kind: str, rng: np.random.Generator) -> Scene:
 def _heading(draw: ImageDraw.ImageDraw, y: int, text: str) -> None:
     draw.line((_PAD, y, _WIDTH - _PAD, y), fill=RULE, width=2)
     draw.text((_PAD, y + 14), text, font=font(24), fill=INK)
-
-
-def _tile(canvas: Image.Image, corner: tuple[int, int], scene: Scene, text: str, width: int) -> None:
-    x, y = corner
-    _framed(canvas, fitted(render(scene), _LARGE), corner)
-    lines = textwrap.wrap(text, width)
-    ImageDraw.Draw(canvas).multiline_text((x, y + _LARGE + 8), "\n".join(lines), font=font(12), fill=FAINT, spacing=3)
 
 
 def _framed(canvas: Image.Image, view: Image.Image, corner: tuple[int, int]) -> None:

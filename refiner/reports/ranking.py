@@ -73,13 +73,9 @@ def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
         yield forest(f"{words(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
 
 
-Shown = tuple[str, str, Image.Image | None]
-"""Name of the generator, caption, and the image with its regions."""
-
-
 def _examples(
     names: Sequence[str], runs: Mapping[str, Run], data: Mapping[str, DataSet], by: str
-) -> Iterator[tuple[Json, list[Shown]]]:
+) -> Iterator[tuple[Json, list[tuple[str, str, Image.Image | None]]]]:
     """The images of all generators for the prompts on which they differ most; equal ones in the order of the data."""
     spread = np.ptp([_values(runs[name], by) for name in names], axis=0)
     for index in np.argsort(-spread, kind="stable")[:SHOWN].tolist():
@@ -100,7 +96,8 @@ def _values(run: Run, by: str) -> list[float]:
     return values
 
 
-def _shown(name: str, record: Json, data: DataSet, index: int) -> Shown:
+def _shown(name: str, record: Json, data: DataSet, index: int) -> tuple[str, str, Image.Image | None]:
+    """Name of the generator, caption, and the image with its regions."""
     analysis = analysis_from_dict(record["answer"]["analysis"])
     score = record["answer"]["score"]
     caption = flaw_words(analysis) + ("" if score is None else f"; HPS {short(score)}")

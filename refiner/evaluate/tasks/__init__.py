@@ -8,7 +8,6 @@ of the data set, so that sums are equal to the last bit however the records were
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 from refiner.errors import ConfigError
@@ -24,28 +23,26 @@ from refiner.metrics.semap_scoring import SemapConfig
 
 __all__ = ["TASKS", "build_task"]
 
-_BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = MappingProxyType(
-    {
-        "detection": lambda _system, scoring: Detection(threshold=scoring["threshold"]),
-        "localization": lambda _system, scoring: Localization(
-            heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")),
-            region=scoring.get("region", "union"),
-            unreadable=scoring.get("unreadable", "miss"),
-        ),
-        "explanation": lambda system, scoring: Explanation(
-            config=SemapConfig(view=scoring["view"]),
-            encoder=system["encoder"],
-            sentences=system["sentences"],
-            threshold=scoring.get("threshold", 0.5),
-            region=scoring.get("region", "union"),
-            unreadable=scoring.get("unreadable", "miss"),
-        ),
-        "realism": lambda _system, _scoring: Realism(),
-        "refinement": lambda system, scoring: Refinement(
-            semap=SemapConfig(view=scoring["view"]), encoder=system["encoder"]
-        ),
-    }
-)
+_BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = {
+    "detection": lambda _system, scoring: Detection(threshold=scoring["threshold"]),
+    "localization": lambda _system, scoring: Localization(
+        heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")),
+        region=scoring.get("region", "union"),
+        unreadable=scoring.get("unreadable", "miss"),
+    ),
+    "explanation": lambda system, scoring: Explanation(
+        config=SemapConfig(view=scoring["view"]),
+        encoder=system["encoder"],
+        sentences=system["sentences"],
+        threshold=scoring.get("threshold", 0.5),
+        region=scoring.get("region", "union"),
+        unreadable=scoring.get("unreadable", "miss"),
+    ),
+    "realism": lambda _system, _scoring: Realism(),
+    "refinement": lambda system, scoring: Refinement(
+        semap=SemapConfig(view=scoring["view"]), encoder=system["encoder"]
+    ),
+}
 
 TASKS: Final = tuple(_BUILDERS)
 

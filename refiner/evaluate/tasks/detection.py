@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Row, Task, Unscored
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
 from refiner.files import Json
 from refiner.metrics import classification
 from refiner.metrics.classification import BinaryCounts
@@ -26,7 +26,7 @@ class Detection(Task):
         """Version, threshold and rules."""
         return f"aj|version={classification.VERSION}|decision=score>{self.threshold:g}|positive=fake|empty=0"
 
-    def row(self, record: Json) -> Row | Unscored:
+    def row(self, record: Json) -> Figures | Unscored:
         """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
         fake, probability = record["truth"]["fake"], record["answer"]["analysis"]["fake_probability"]
         if fake is None:

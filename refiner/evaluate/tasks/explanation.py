@@ -10,24 +10,14 @@ import numpy as np
 
 from refiner.data.anomreason import from_regions
 from refiner.data.samples import joined_text
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Task,
-    Unreadable,
-    Unscored,
-    found_analysis,
-    true_analysis,
-    with_interval,
-)
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
 from refiner.evaluate.tasks.localization import region_row, region_signature
 from refiner.files import Json
 from refiner.metrics import classification, text
 from refiner.metrics.boxes import RegionRule
 from refiner.metrics.semap_scoring import Counts, SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
+from refiner.records import analysis_from_dict
 from refiner.types import Region
 
 _MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
@@ -62,17 +52,17 @@ class Explanation(Task):
         parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
         return ";".join(part for part in [*parts, region_signature(self.region, self.unreadable)] if part)
 
-    def row(self, record: Json) -> Row | Unscored:
+    def row(self, record: Json) -> Figures | Unscored:
         """SemAP, SemF1 and counts by threshold; metrics of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
-        found, truth = found_analysis(record), record["truth"]
-        row: Row = {"css": record["answer"]["css"]}
+        found, truth = analysis_from_dict(record["answer"]["analysis"]), record["truth"]
+        row: Figures = {"css": record["answer"]["css"]}
         if truth["fake"] is not None and found.fake_probability is not None:
             row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
         return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
 
-    def miss(self, record: Json) -> Row | None:
+    def miss(self, record: Json) -> Figures | None:
         """The numbers of an empty answer with a wrong verdict."""
         anomalies = record["truth"]["anomalies"]
         if self.unreadable == "omit" or anomalies is None:
@@ -83,10 +73,10 @@ class Explanation(Task):
         row |= {"accuracy": 0.0} if record["truth"]["fake"] is not None else {}
         return row | ({"css": 0.0} if self.sentences and anomalies else {})
 
-    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Row:
+    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Figures:
         truth, scored = record["truth"], score_image(similarity, self.config)
         said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
-        row: Row = {"semap": scored.semap, "semf1": scored.semf1}
+        row: Figures = {"semap": scored.semap, "semf1": scored.semf1}
         row |= {"rouge_l": rouge_l(said, true).f, "bleu_2": bleu_2(said, true)} if true else {}
         row |= region_row(regions, true_analysis(record), truth, self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}

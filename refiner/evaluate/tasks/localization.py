@@ -9,24 +9,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Task,
-    Unreadable,
-    Unscored,
-    found_analysis,
-    true_analysis,
-    with_interval,
-)
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
 from refiner.files import Json
 from refiner.masks import union
 from refiner.metrics.boxes import VERSION as BOXES_VERSION
 from refiner.metrics.boxes import RegionRule, region_iou
 from refiner.metrics.heatmaps import HeatmapConfig, compare_heatmap
 from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.records import analysis_from_dict
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Analysis, Mask, Region
 
@@ -35,7 +25,7 @@ _SUMS = tuple(item.name for item in fields(PixelTotals) if item.name != "counts"
 _HEATMAP: Final = "heatmap_"
 
 
-def _pixel_row(counts: PixelCounts, prefix: str = "") -> Row:
+def _pixel_row(counts: PixelCounts, prefix: str = "") -> Figures:
     totals = PixelTotals.of(counts)
     row = asdict(counts) | {name: float(getattr(totals, name)) for name in _SUMS}
     return {f"{prefix}{name}": value for name, value in row.items()}
@@ -48,7 +38,7 @@ def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "")
     return PixelTotals(counts=counts, **sums)
 
 
-def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Row:
+def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Figures:
     """FakeXplain's region IoU of the boxes; empty if the truth has none.
 
     Args:
@@ -93,21 +83,21 @@ class Localization(Task):
         regions = region_signature(self.region, self.unreadable)
         return f"{masks}|unreadable={self.unreadable};{regions};{self.heatmap.signature}"
 
-    def row(self, record: Json) -> Row | Unscored:
+    def row(self, record: Json) -> Figures | Unscored:
         """Pixel counts of all flaws together, of each category and of the heat map; region IoU."""
         truth = true_analysis(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
-        return self._compared(found_analysis(record), truth, record["truth"])
+        return self._compared(analysis_from_dict(record["answer"]["analysis"]), truth, record["truth"])
 
-    def miss(self, record: Json) -> Row | None:
+    def miss(self, record: Json) -> Figures | None:
         """The numbers of an empty mask, if the image has a flaw."""
         truth = true_analysis(record)
         if self.unreadable == "omit" or truth is None or not truth.regions:
             return None
         return self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"])
 
-    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Row:
+    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Figures:
         row = _pixel_row(count_pixels(found.mask, truth.mask))
         row |= region_row(found.regions, truth, facts, self.region)
         if found.heatmap is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Row, Task, found_analysis, mean, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
+from refiner.records import analysis_from_dict
 from refiner.taxonomy import Category
 
 
@@ -25,12 +26,12 @@ class Realism(Task):
         """Version and rules."""
         return "realism|version=1|severity=0..1,1=worst|CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
 
-    def row(self, record: Json) -> Row:
+    def row(self, record: Json) -> Figures:
         """Number of anomalies, sum of their severities, flawed area, score, and anomalies by category."""
-        row: Row = {"score": record["answer"]["score"]}
+        row: Figures = {"score": record["answer"]["score"]}
         if record["answer"]["analysis"] is None:
             return row
-        analysis = found_analysis(record)
+        analysis = analysis_from_dict(record["answer"]["analysis"])
         row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
         row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
         row |= {"fake_probability": analysis.fake_probability}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Row, Task, mean, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.records import analysis_from_dict
@@ -34,9 +34,9 @@ class Refinement(Task):
         words = "" if self.encoder is None else f"|{self.semap.signature}|{self.encoder}"
         return f"refinement|version=1|prompt=original|rounds=before,last,best|interval=bootstrap95{words}"
 
-    def row(self, record: Json) -> Row:
+    def row(self, record: Json) -> Figures:
         """Score, flaws, area, burden and SemAP of start, last and best image; changes from start to best."""
-        row: Row = {}
+        row: Figures = {}
         answer = record["answer"]
         for when in ("before", "last", "best"):
             look = answer[when]
