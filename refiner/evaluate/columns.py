@@ -1,8 +1,7 @@
-"""Columns of numbers, packed: what is kept in memory of each sample while a table is made.
+"""Packed columns of numbers: what is in memory of each sample while a table is made.
 
-Numbers are kept in blocks of ``BLOCK``; a full block takes the smallest type that holds its numbers exactly, and one
-of equal numbers takes next to nothing. So the counts of seven categories on twenty thousand pictures cost little more
-than those of the categories that are there.
+Numbers are kept in blocks of ``BLOCK``. A full block has the smallest dtype that holds its numbers exactly; a block of
+equal numbers takes almost no memory. So counts of categories that do not occur are almost free.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 BLOCK: Final = 512
-"""Numbers in a block."""
+"""Numbers per block."""
 _SMALLER: Final = (np.uint8, np.uint16, np.uint32, np.float32)
 
 
 class Column:
-    """Numbers that are added one by one, NaN where there is none.
+    """Numbers that are added one by one; NaN stands for a missing one.
 
     Args:
-        missing: how many NaN it begins with.
+        missing: number of NaN at the start.
     """
 
     def __init__(self, missing: int = 0) -> None:
@@ -43,7 +42,7 @@ class Column:
             self._last = array("d")
 
     def block(self, number: int) -> Floats:
-        """The numbers of one block, float64; the last one is shorter."""
+        """The numbers of one block, float64; the last block is shorter."""
         packed = self._packed[number] if number < len(self._packed) else np.array(self._last, dtype=np.float64)
         return packed.astype(np.float64, copy=False)
 
@@ -53,7 +52,7 @@ class Column:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no number but NaN."""
+        """Whether all numbers are NaN."""
         return all(np.isnan(self.block(number)).all() for number in range(len(self._packed) + 1))
 
 
@@ -70,11 +69,11 @@ def _pack(values: Floats) -> NDArray:
 
 
 class Columns(Mapping[str, Floats]):
-    """Columns by name; each is unpacked when it is asked for.
+    """Columns by name; each is unpacked on access.
 
     Args:
-        columns: all of one length.
-        chosen: bool, of that length: only these rows; None for all.
+        columns: of equal length.
+        chosen: bool, of that length, the rows to use; None for all.
     """
 
     def __init__(self, columns: Mapping[str, Column], chosen: NDArray[np.bool_] | None = None) -> None:
@@ -94,9 +93,9 @@ class Columns(Mapping[str, Floats]):
         return len(self._columns)
 
     def rows_of(self, chosen: NDArray[np.bool_]) -> Columns:
-        """The same columns, of some of the rows."""
+        """The same columns, with only the chosen rows."""
         return Columns(self._columns, chosen)
 
     def block(self, number: int) -> Floats:
-        """A block of rows, float64 (rows, columns); of at least one column."""
+        """A block of rows, float64 (rows, columns); there must be at least one column."""
         return np.stack([column.block(number) for column in self._columns.values()], axis=1)

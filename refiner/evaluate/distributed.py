@@ -1,18 +1,17 @@
-"""The harness over Ray Data: each worker holds a copy of the system, on this machine or on a cluster.
+"""The harness over Ray Data: each worker has a copy of the system, on this machine or on a cluster.
 
     with ray_engine(workers=4) as engine:
         system = engine.deferred(build)
         collect(data, system, describe(task, data, specification, system, scoring), folder, engine=engine)
 
-The samples are cut into blocks of a few batches. A worker makes their records just as ``refiner.evaluate.harness.work``
-does in one process; they stream back, and are appended to the run's file by the process that drives it. So the table is
-that of the local engine (to the last bit where threads and devices are the same: Ray gives a worker one thread unless
-``OMP_NUM_THREADS`` is set), and what is on the disk when the driver dies is not done again. A worker that dies is
-started anew and its block is done again, as often as that takes.
+The samples are cut into blocks of a few batches. Workers make their records as ``refiner.evaluate.harness.work`` does,
+and the driving process appends them to the file of the run. So the table is that of the local engine (to the last bit
+with the same threads and devices: Ray gives a worker one thread unless ``OMP_NUM_THREADS`` is set), and records on the
+disk are not made again if the driver dies. A worker that dies is restarted and its block is done again.
 
-``RAY_ADDRESS`` names a cluster, as everywhere in Ray: refiner is installed on all its machines, and paths (data,
-models, the run's folder) mean the same on all of them. Without it a cluster of this machine alone is started, which
-listens on the loopback interface only, and ended with the run. No usage statistics are sent.
+``RAY_ADDRESS`` names a cluster, as usual with Ray: all its machines must have refiner installed and the same paths
+(data, models, the folder of the run). Without it, a cluster of only this machine is started and ended with the run; it
+listens on the loopback interface. No usage statistics are sent.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,17 +36,17 @@ from refiner.evaluate.harness import System, work
 from refiner.files import Json
 
 _AHEAD, _BLOCKS, _SHARES = 8, 10_000, 8
-"""At most so many batches a block, at most so many blocks where those suffice, and at least so many a worker."""
+"""Most batches per block, most blocks (unless the blocks would be too large), and least blocks per worker."""
 _STORE = 256 * 2**20
-"""Bytes of shared memory for what is on its way, on this machine."""
+"""Bytes of shared memory on this machine, for objects in transit."""
 
 
 class Deferred:
-    """A system that is described before it is loaded, and loaded where it first answers.
+    """A system that is described first, and loaded by the worker in which it first answers.
 
     Args:
-        build: loads it; must be picklable, and mean the same on every machine.
-        identity: what the loaded system must say of itself.
+        build: loads the system; must be picklable, and give the same system on every machine.
+        identity: identity that the loaded system must have.
         batch_size: of the loaded system.
     """
 
@@ -57,14 +55,14 @@ class Deferred:
         self._system: System | None = None
 
     def identity(self) -> Json:
-        """All that the answers depend on."""
+        """Everything that the answers depend on."""
         return self._identity
 
     def load(self) -> System:
         """The system; loaded once.
 
         Raises:
-            ConfigError: it is not the one that was described.
+            ConfigError: its identity is not the described one.
         """
         if self._system is None:
             system = self.build()
@@ -84,30 +82,32 @@ class Deferred:
 
 @contextmanager
 def ray_engine(workers: int | None = None) -> Iterator[RayEngine]:
-    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, for as long as the context lasts.
+    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, while the context lasts.
 
-    Where this process is connected to a cluster already, that one is used and left as it is. What is printed meanwhile
-    goes to stderr: that is where Ray's word of workers that died belongs, which it prints on stdout.
+    If this process is already connected to a cluster, that one is used and stays connected. Output on stdout goes to
+    stderr meanwhile, because Ray prints messages about dead workers on stdout.
 
     Args:
-        workers: None for one a GPU, or one for every two cores where there is no GPU.
+        workers: None for one per GPU, or one for every two cores if there is no GPU.
 
     Raises:
         MissingExtraError: Ray Data is not installed.
-        ConfigError: no worker, more workers than GPUs on this machine, or no such cluster.
+        ConfigError: fewer than 1 worker, more workers than GPUs on this machine, or no such cluster.
     """
     if workers is not None and workers < 1:
-        raise ConfigError(f"Expected at least 1 worker, got {workers}: name a larger number.")
+        raise ConfigError(f"Expected at least 1 worker, got {workers}: choose a larger number.")
     ray = _import_ray()
     connected = ray.is_initialized()
     try:
         if not connected:
             _connect(ray, workers)
-        _silence(ray)
+        # The run shows its own progress.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         if gpus and not connected and "RAY_ADDRESS" not in os.environ and (workers or 1) > gpus:
-            raise ConfigError(f"Expected at most {gpus} workers, one for each GPU, got {workers}: name fewer.")
+            raise ConfigError(f"Expected at most {gpus} workers, one per GPU, got {workers}: choose fewer.")
         count = workers or gpus or max(1, int(resources.get("CPU", 0)) // 2)
         with redirect_stdout(sys.stderr):
             yield RayEngine(workers=count, gpus=min(gpus, 1))
@@ -120,7 +120,7 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if "RAY_ADDRESS" not in os.environ:
-        # Read when Ray is imported: without it the machine's outward address is taken, whatever init is told.
+        # Ray reads this when it is imported; without it, Ray uses the external address of the machine.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
@@ -138,43 +138,37 @@ def _connect(ray: Any, workers: int | None) -> None:
         options |= {"num_cpus": (workers or os.cpu_count() or 1) + 1}
     try:
         ray.init(**options)
-    except Exception as error:  # Ray raises them bare
-        raise ConfigError(f"Expected a Ray cluster at {address!r}, got {error!s:.200}: see RAY_ADDRESS.") from error
-
-
-def _silence(ray: Any) -> None:
-    """Progress is told by the run itself."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    except Exception as error:  # Ray raises plain exceptions here
+        raise ConfigError(f"No Ray cluster answers at {address!r} ({error!s:.200}): check RAY_ADDRESS.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayEngine:
-    """Makes records in workers; an ``Engine`` of ``refiner.evaluate.harness.collect``. Comes from ``ray_engine``."""
+    """Makes records in workers; an ``Engine`` of ``refiner.evaluate.harness.collect``. Made by ``ray_engine``."""
 
     workers: int
     gpus: int
-    """A worker."""
+    """Per worker."""
 
     def deferred(self, build: Callable[[], System]) -> Deferred:
-        """Ask a worker what a system is, so that this process need not load it.
+        """Describe a system in a worker, so that this process need not load it.
 
         Raises:
             UserError: it cannot be loaded.
-            ModelError: it takes the worker down.
+            ModelError: the worker dies.
         """
         import ray
 
-        ask = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=1)(_introduce)
+        describe = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=1)(_outcome)
         with _alive(ray):
-            return Deferred(build, **_value(ray.get(ask.remote(build, os.getcwd()))))
+            return Deferred(build, **_value(ray.get(describe.remote(_description, build, os.getcwd()))))
 
     def __call__(self, data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
-        """Make the records of samples, block by block, in the order in which they come about.
+        """Make the records of samples, block by block, in the order in which blocks are finished.
 
         Raises:
-            UserError: a worker cannot go on.
-            ModelError: no worker lives long enough to begin.
+            UserError: a worker failed with one.
+            ModelError: the workers die before they begin.
         """
         import ray
 
@@ -203,15 +197,15 @@ def _alive(ray: Any) -> Iterator[None]:
         yield
     except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise ModelError(
-            f"Expected workers that live, got {type(error).__name__} time and again: see whether their memory "
-            "suffices, then go on with --resume."
+            f"The workers died repeatedly ({type(error).__name__}): give them more memory, then continue with --resume."
         ) from error
 
 
 def block_size(samples: int, batch_size: int, workers: int) -> int:
-    """Samples a block: whole batches; several, so that the next is read while one is worked on, yet not too many.
+    """Samples per block: whole batches.
 
-    What a worker had done of a block is lost when it dies, and at the end of a run all but one wait for the last.
+    Several, so that the next batch is read while the current one is processed. Not too many, because a worker that
+    dies loses its block, and at the end of a run all workers wait for the last block.
     """
     batches = -(-samples // batch_size)
     return batch_size * max(1, min(_AHEAD, batches // (_SHARES * workers)), -(-batches // _BLOCKS))
@@ -224,9 +218,9 @@ class _Job(NamedTuple):
     system: System
     indices: NDArray[np.int64]
     size: int
-    """Samples a block."""
+    """Samples per block."""
     place: str
-    """The folder that relative paths start from."""
+    """Folder that relative paths start from."""
 
 
 class _Worker:
@@ -239,7 +233,7 @@ class _Worker:
 
     def __call__(self, rows: dict[str, NDArray[np.int64]]) -> dict[str, list[str]]:
         """The records of each block, as JSON."""
-        return {"outcome": [_outcome(partial(self._records, int(number))) for number in rows["id"]]}
+        return {"outcome": [_outcome(self._records, int(number)) for number in rows["id"]]}
 
     def _records(self, number: int) -> list[Json]:
         data, system, indices, size, place = self.job
@@ -250,15 +244,10 @@ class _Worker:
         return [record for records in work(data, system, chosen) for record in records]
 
 
-def _introduce(build: Callable[[], System], place: str) -> str:
-    """Identity and batch size of a system, as JSON."""
-
-    def introduction() -> Json:
-        _enter(place)
-        system = build()
-        return {"identity": system.identity(), "batch_size": system.batch_size}
-
-    return _outcome(introduction)
+def _description(build: Callable[[], System], place: str) -> Json:
+    _enter(place)
+    system = build()
+    return {"identity": system.identity(), "batch_size": system.batch_size}
 
 
 def _enter(place: str) -> None:
@@ -268,21 +257,21 @@ def _enter(place: str) -> None:
         os.chdir(place)
     except OSError as error:
         raise InputError(
-            f"Expected the folder {place!r} on every machine of the cluster, got {error.strerror}: share it."
+            f"A machine of the cluster cannot open the folder {place!r} ({error.strerror}): share it with all machines."
         ) from error
 
 
-def _outcome(make: Callable[[], Any]) -> str:
-    """A value, or an error that the user can mend, as JSON: errors lose their class on the way through Ray."""
+def _outcome(make: Callable[..., Any], *arguments: Any) -> str:
+    """The value or the ``UserError`` of a call, as JSON, because Ray does not keep the class of an error."""
     try:
-        return json.dumps({"value": make()})
+        return json.dumps({"value": make(*arguments)})
     except UserError as error:
         return json.dumps({"error": {"kind": type(error).__name__, "text": str(error)}})
 
 
 def _value(outcome: str) -> Any:
-    said = json.loads(outcome)
-    if "error" in said:
-        kind = getattr(errors, said["error"]["kind"], UserError)
-        raise kind.__new__(kind, said["error"]["text"])
-    return said["value"]
+    found = json.loads(outcome)
+    if "error" in found:
+        kind = getattr(errors, found["error"]["kind"], UserError)
+        raise kind.__new__(kind, found["error"]["text"])
+    return found["value"]

@@ -1,9 +1,10 @@
-"""What tasks have in common: rows of numbers of samples, columns of many, figures, and means with intervals."""
+"""What the tasks share: rows of numbers, columns of numbers, figures, and means with their intervals."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,13 @@ from refiner.records import analysis_from_dict
 from refiner.types import Analysis
 
 Columns = Mapping[str, NDArray[np.float64]]
-Row = dict[str, float | None]
 Figures = dict[str, float | None]
+"""Numbers by name: of a sample (a row) or of many samples."""
 
 Unreadable = Literal["miss", "omit"]
-"""What a sample counts as whose answer could not be read: as one where nothing was found, or not at all."""
+"""How a sample is scored whose answer could not be read: as if nothing was found, or not at all."""
 UNREADABLE: Final = frozenset({"UnreadableOutputError", "BadAnswerError"})
-"""Kinds of errors that say so: the detector did answer, and what it said is of no use."""
+"""Kinds of errors that mean this: the detector answered, and the answer is unusable."""
 
 
 class Unscored(NamedTuple):
@@ -31,70 +32,58 @@ class Unscored(NamedTuple):
 
 
 class Plots(NamedTuple):
-    """What the report draws; by columns."""
+    """What the report draws, by names of columns."""
 
     histograms: tuple[str, ...]
     worst: str
-    """The samples with the worst of these are shown as pictures."""
+    """The report shows the images of the samples that are worst by this column."""
     higher_is_better: bool
     scatters: tuple[tuple[str, str], ...] = ()
     bars: tuple[str, ...] = ()
-    """By figures of the categories."""
+    """Names of figures of the categories."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """One kind of evaluation."""
 
-    plots: Plots
+    plots: ClassVar[Plots]
 
     @property
+    @abstractmethod
     def signature(self) -> str:
-        """All that the figures depend on beside the records."""
-        ...
+        """Version and rules: all that the figures depend on besides the records."""
 
-    def row(self, record: Json) -> Row | Unscored:
-        """The figures of one sample."""
-        ...
+    @abstractmethod
+    def row(self, record: Json) -> Figures | Unscored:
+        """The numbers of one sample."""
 
-    def miss(self, record: Json) -> Row | None:
-        """The figures of a sample whose answer could not be read; None where it has none."""
-        ...
+    def miss(self, record: Json) -> Figures | None:
+        """The numbers of a sample whose answer could not be read; None if it has none."""
+        return None
 
+    @abstractmethod
     def figures(self, columns: Columns) -> Figures:
-        """The figures of many samples together."""
-        ...
+        """The figures of all samples together."""
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
-        """The same by category of flaw; empty where the task knows none."""
-        ...
+        """The same by category of flaw; empty if the task knows none."""
+        return {}
 
 
 def mean(values: NDArray[np.float64]) -> float | None:
-    """Mean of the numbers that are there; None where there are none."""
+    """Mean of the numbers that are not NaN; None if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
-def interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """The 95 % bootstrap interval of the mean, from a fixed seed; None where there are fewer than two numbers."""
-    known = values[~np.isnan(values)]
-    if len(known) < 2:
-        return None, None
-    return bootstrap_interval(known)
-
-
 def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
-    """A mean with its interval."""
-    low, high = interval(values)
+    """A mean with its 95 % bootstrap interval, from a fixed seed; the ends are None for fewer than two numbers."""
+    known = values[~np.isnan(values)]
+    low, high = bootstrap_interval(known) if len(known) > 1 else (None, None)
     return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
 
 
-def found_analysis(record: Json) -> Analysis:
-    """What the detector said."""
-    return analysis_from_dict(record["answer"]["analysis"])
-
-
 def true_analysis(record: Json) -> Analysis | None:
-    """What is true; None where that is not known."""
+    """The true flaws; None if they are not known."""
     truth = record["truth"]["analysis"]
     return None if truth is None else analysis_from_dict(truth)

@@ -1,13 +1,13 @@
-"""The harness: a data set and a system make one record a sample; records make a table.
+"""The harness: a data set and a system make one record for each sample, and the records make a table.
 
-A run's folder holds ``run.json`` (what the records depend on) and ``records.jsonl``, one line a sample, appended as the
-samples are done and flushed batch by batch: whatever ends a run, the next one goes on after the last whole line. On
-request they become ``records.parquet`` when all are there (see ``refiner.evaluate.records``). The
-table is made from the records alone, in the order of the data set. So a run that was resumed, merged from shards or
-scored again without the models gives the same table as one in a single stretch.
+The folder of a run holds ``run.json`` (what the records depend on) and ``records.jsonl``, one line for each sample.
+Lines are appended and flushed batch by batch, so that an interrupted run is resumed after its last whole line. On
+request they become ``records.parquet`` at the end (see ``refiner.evaluate.records``). The table is made only from the
+records, in the order of the data set: a run that was resumed, merged from shards or scored again without the models
+gives the same table as an uninterrupted one.
 
-A sample whose picture cannot be read, or that a model fails on, has a record with its error; it is tried again when a
-run is resumed. Anything else that goes wrong (a bug, a full disk, missing weights) ends the run.
+If the image of a sample cannot be read, or a model fails on it, its record holds the error; the sample is tried again
+when the run is resumed. Anything else that goes wrong (a bug, a full disk, missing weights) ends the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from refiner.data.problems import Problem, count_problems
+from refiner.data.problems import count_problems
 from refiner.data.samples import DataSet, Sample, digest
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
@@ -35,17 +35,17 @@ SCHEMA = 1
 RUN_FILE, PROBLEMS_FILE = "run.json", "problems.jsonl"
 
 Progress = Callable[[int, int], None]
-"""Takes how many samples are done in this run, and how many it has to do."""
+"""Takes the number of samples that this run has done, and the number that it has to do."""
 
 
 class System(Protocol):
-    """What is evaluated: it answers samples with plain JSON, from which all figures follow."""
+    """What is evaluated. It answers samples with plain JSON, from which all figures follow."""
 
     batch_size: int
-    """How many samples it is given at a time; it must not change the answers."""
+    """Samples per call; must not change the answers."""
 
     def identity(self) -> Json:
-        """All that the answers depend on: models, revisions, settings."""
+        """Everything that the answers depend on: models, revisions, settings."""
         ...
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
@@ -59,7 +59,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a data set: every ``count``-th sample from the ``number``-th on."""
+    """A part of a data set: every ``count``-th sample, starting at the ``number``-th."""
 
     number: int = 1
     count: int = 1
@@ -69,24 +69,24 @@ class Shard:
         """Read ``i/n``, from ``1/n`` to ``n/n``.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: ``text`` is not of this form.
         """
         number, slash, count = text.partition("/")
         if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
             return cls(int(number), int(count))
-        raise ConfigError(f"Expected a shard i/n from 1/n to n/n, such as 2/4, got {text!r}.")
+        raise ConfigError(f"Expected a shard i/n from 1/n to n/n, got {text!r}: write it as 2/4.")
 
     def indices(self, samples: int) -> range:
-        """Numbers of its samples among so many."""
+        """Numbers of its samples in a data set of ``samples``."""
         return range(self.number - 1, samples, self.count)
 
     def file(self, kind: RecordsFormat = "jsonl") -> str:
-        """Name of its records."""
+        """Name of its file of records."""
         return f"records.{kind}" if self.count == 1 else f"records-{self.number}-of-{self.count}.{kind}"
 
 
 class Run(NamedTuple):
-    """A folder of records, with what made them."""
+    """A folder of records, with the description of what made them."""
 
     folder: Path
     description: Json
@@ -105,7 +105,7 @@ class Run(NamedTuple):
 
 
 def describe(task: str, data: DataSet, specification: Json, system: System, scoring: Json) -> Json:
-    """``run.json``: all that records and table depend on, and where they were made."""
+    """``run.json``: everything that records and table depend on, and the environment they were made in."""
     return {
         "schema": SCHEMA,
         "task": task,
@@ -129,19 +129,18 @@ def collect(
     progress: Progress | None = None,
     records: RecordsFormat = "jsonl",
 ) -> Run:
-    """Run the samples that the folder has no record of, and append their records.
+    """Run the samples that have no record in the folder yet, and append their records.
 
     Args:
         data: the samples.
-        system: answers them.
+        system: answers the samples.
         description: from ``describe``.
-        folder: of the run; made where it is missing.
-        resume: go on with a run that the folder holds. Without it such a folder is refused.
+        folder: of the run; created if it is missing.
+        resume: continue the run in the folder. Without it such a folder is refused.
         shard: only these samples; None for all.
         engine: makes the records; None for ``work`` in this process.
-        progress: is told how far it is.
-        records: what the records become when all are there; until then they are JSON Lines. A run can be resumed
-            with either.
+        progress: called after each batch.
+        records: final format of the records; until the end they are JSON Lines. A run can be resumed in either format.
 
     Returns:
         The run, with the records of this shard.
@@ -158,7 +157,7 @@ def collect(
     atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
     file = root / part.file()
     file.touch()
-    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_files_of(root, part)).done()))
+    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
     finished = 0
     with Appending(file) as out:
         for rows in (engine or work)(data, system, left):
@@ -167,13 +166,15 @@ def collect(
             if progress is not None:
                 progress(finished, len(left))
     if records == "parquet":
-        to_parquet(_files_of(root, part), root / part.file("parquet"))
+        to_parquet(_record_files(root, part), root / part.file("parquet"))
         file.unlink()
-    return Run(root, description, Records(_files_of(root, part)))
+    return Run(root, description, Records(_record_files(root, part)))
 
 
-def _files_of(root: Path, shard: Shard) -> list[Path]:
-    return [path for kind in get_args(RecordsFormat) if (path := root / shard.file(kind)).exists()]
+def _record_files(root: Path, shard: Shard | None = None) -> list[Path]:
+    """Files of records in a folder; those of all shards by default."""
+    names = [shard.file(kind) if shard else f"records*.{kind}" for kind in get_args(RecordsFormat)]
+    return [path for name in names for path in sorted(root.glob(name))]
 
 
 def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None:
@@ -182,25 +183,24 @@ def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None
         atomic_write(path, dumps(description) + "\n")
         return
     check_same(read_description(root), description, root)
-    if _files_of(root, shard) and not resume:
+    if _record_files(root, shard) and not resume:
         raise ConfigError(
-            f"Expected a folder without records, got those of an earlier run in {str(root)!r}: "
-            "pass --resume to go on with it, or name another folder."
+            f"{str(root)!r} holds the records of an earlier run: pass --resume to continue it, or name another folder."
         )
 
 
 def check_same(first: Json, second: Json, place: Path) -> None:
-    """Compare what made the records of two runs.
+    """Check that two descriptions are of the same run.
 
     Raises:
-        ConfigError: they differ; the message names where.
+        ConfigError: they differ; the message names the difference.
     """
     for name in ("schema", "task", "data", "system"):
         old, new = (json.loads(json.dumps(each[name])) for each in (first, second))
         if old != new:
             raise ConfigError(
                 f"Expected records of this {name}, got those of another in {str(place)!r} "
-                f"({_difference(old, new)}): name another folder, or repeat the settings of that run."
+                f"({_difference(old, new)}): name another folder, or use the settings of that run."
             )
 
 
@@ -225,7 +225,7 @@ def read_description(folder: str | Path) -> Json:
         _ = description["task"], description["data"]["samples"], description["system"], description["scoring"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"Expected the folder of a run in {str(folder)!r}, got one whose {RUN_FILE} fails with {error!r}: "
+            f"{str(folder)!r} is not the folder of a run, because its {RUN_FILE} cannot be read ({error!r}): "
             "name the folder that --out wrote."
         ) from error
     return description
@@ -241,21 +241,17 @@ def open_run(folder: str | Path) -> Run:
     return Run(root, read_description(root), Records(_record_files(root)))
 
 
-def _record_files(root: Path) -> list[Path]:
-    return [path for kind in get_args(RecordsFormat) for path in sorted(root.glob(f"records*.{kind}"))]
-
-
 def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFormat = "jsonl") -> Run:
     """Join the records of shards, of one folder or several, into one run.
 
     Args:
-        folders: that hold them, in any format.
-        out: folder of the joined run; may be one of them.
+        folders: of the shards, in any format.
+        out: folder of the joined run; may be one of ``folders``.
         records: format of the joined records.
 
     Raises:
         InputError: a folder holds no run.
-        ConfigError: the folders hold different runs, or ``out`` holds one already that is none of them.
+        ConfigError: the folders hold different runs, or ``out`` already holds a different one.
         OutputError: ``out`` cannot be written.
     """
     roots = [Path(folder) for folder in folders]
@@ -278,55 +274,54 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFor
 
 
 Engine = Callable[[DataSet, System, Sequence[int]], Iterator[list[Json]]]
-"""Makes the records of samples, by their numbers, in batches and in any order; each as ``work`` makes it."""
+"""Makes the records of samples, by their numbers, in batches and in any order; each is equal to that of ``work``."""
 
-_Loaded = tuple[int, str, Sample | InputError]
-"""Number and name of a sample, and what came of reading it."""
+_Loaded = tuple[int, Sample | InputError]
+"""Number of a sample, and the sample or the error of reading it."""
 
 
 def work(data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
-    """Make the records of samples, batch by batch; while the system works on one batch the next is read."""
+    """Make the records of samples, batch by batch; the next batch is read while the system works on the current one."""
     with ThreadPoolExecutor(1) as pool:
         coming = None
         for start in range(0, len(indices), system.batch_size):
             following = pool.submit(_read, data, indices[start : start + system.batch_size])
             if coming is not None:
-                yield _records(coming.result(), system)
+                yield _records(data, coming.result(), system)
             coming = following
         if coming is not None:
-            yield _records(coming.result(), system)
+            yield _records(data, coming.result(), system)
 
 
 def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
-    return [(index, data.names[index], _load(data, index)) for index in indices]
+    loaded: list[_Loaded] = []
+    for index in indices:
+        try:
+            loaded.append((index, data.load(index)))
+        except InputError as error:
+            loaded.append((index, error))
+    return loaded
 
 
-def _load(data: DataSet, index: int) -> Sample | InputError:
-    try:
-        return data.load(index)
-    except InputError as error:
-        return error
-
-
-def _records(batch: Sequence[_Loaded], system: System) -> list[Json]:
+def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Json]:
     """A record for each sample of a batch."""
     began = time.perf_counter()
-    samples = [sample for _, _, sample in batch if isinstance(sample, Sample)]
-    answers = iter(answer(system, samples))
+    answers = iter(answer(system, [sample for _, sample in batch if isinstance(sample, Sample)]))
     rows = []
-    for index, name, sample in batch:
+    for index, sample in batch:
         outcome = next(answers) if isinstance(sample, Sample) else sample
-        failure = outcome if isinstance(outcome, Exception) else None
-        row: Json = {"index": index, "name": name, "error": failure and _failure(failure)}
+        failed = isinstance(outcome, Exception)
+        error = {"kind": type(outcome).__name__, "detail": str(outcome)} if failed else None
+        row: Json = {"index": index, "name": data.names[index], "error": error}
         if isinstance(sample, Sample):
             row |= {"group": sample.group, "prompt": sample.prompt, "truth": sample.truth_record()}
-        rows.append(row | {"answer": None if failure else outcome})
+        rows.append(row | {"answer": None if failed else outcome})
     seconds = (time.perf_counter() - began) / len(batch)
     return [row | {"seconds": round(seconds, 4)} for row in rows]
 
 
 def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError | InputError]:
-    """What the system says of each sample; where it fails on a batch, each is tried alone."""
+    """The answer or the error of each sample; if the system fails on a batch, it gets the samples one by one."""
     if not samples:
         return []
     try:
@@ -335,16 +330,3 @@ def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError 
         if len(samples) == 1:
             return [error]
     return [outcome for sample in samples for outcome in answer(system, [sample])]
-
-
-def _failure(error: Exception) -> Json:
-    return {"kind": type(error).__name__, "detail": str(error)}
-
-
-def read_problems(folder: str | Path) -> list[Problem]:
-    """What was wrong with the data set of a run, one by one; empty where that is not on record."""
-    path = Path(folder) / PROBLEMS_FILE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [Problem(**json.loads(line)) for line in lines]

@@ -1,10 +1,9 @@
-"""Generators side by side: each paints, or has painted, the same prompts, and the harness looks at what they made.
+"""Generators compared on the same prompts.
 
-A generator is named on the command line as ``NAME=FOLDER`` (pictures that are there already) or
-``NAME=MODEL,option=value,...`` (a pipeline that paints now, with arguments of its call). Each gets a run of the harness
-in a folder of its name, so that every picture has its record and a run that was ended goes on where it was.
-Only pictures that could be looked at for every generator are compared; the others are counted. All figures come from
-``refiner.metrics.ranking``: the same prompts are drawn for all generators, and pictures of one prompt together.
+A generator is ``NAME=FOLDER`` (existing images) or ``NAME=MODEL,option=value,...`` (a pipeline that generates now, with
+arguments of its call). Each one is a run of the harness in a folder of its name, so that every image has its record and
+an interrupted ranking can be resumed. Only images that could be analysed for every generator are compared; the others
+are counted. All figures come from ``refiner.metrics.ranking``.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import expanduser, isdir
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -29,32 +29,30 @@ from refiner.evaluate.systems import picture_file
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_write, dumps
 from refiner.images import load_image
-from refiner.metrics.ranking import Bootstrap, Ranking, rank_by_score, rank_generators
+from refiner.metrics.ranking import Ranking, rank_by_score, rank_generators
 from refiner.taxonomy import Category
 
 RANK_FILE, RANK_CSV, WINS_CSV = "rank.json", "rank.csv", "wins.csv"
-ORDERS: Final = ("CAP", "HPS", "PAR")
-"""What generators can be ranked by."""
 HIGHER_IS_BETTER: Final = frozenset({"HPS"})
 FIGURES: Final[Mapping[str, str]] = {
-    "CAP": "sum of the severities of a picture's flaws, mean over the pictures",
+    "CAP": "sum of the severities of an image's flaws, mean over the images",
     "MAI": "mean severity of the flaws",
-    "AF": "flaws a picture",
-    "AF_share": "share of the pictures with any flaw",
-    "MAI_image": "mean severity within a flawed picture, mean over those pictures",
-    "PAR": "share of flawed pixels, mean over the pictures",
-    "HPS": "how well a picture fits its prompt by the judge, mean over the pictures",
+    "AF": "flaws per image",
+    "AF_share": "share of the images with any flaw",
+    "MAI_image": "mean severity within a flawed image, mean over those images",
+    "PAR": "share of flawed pixels, mean over the images",
+    "HPS": "how well an image fits its prompt according to the judge, mean over the images",
 }
-"""In words; lower is better but for HPS."""
+"""What each figure means; lower is better, except for HPS."""
 VARIANTS: Final = frozenset({"AF_share", "MAI_image"})
-"""Other readings of AF and MAI; in the tables alone."""
+"""Other readings of AF and MAI; only in the tables."""
 
 Option = bool | int | float | str | None
 
 SYNTAX: Final = "NAME=FOLDER or NAME=MODEL,option=value,..., such as quick=micro,num_inference_steps=4"
 _NAME: Final = re.compile(r"\w[\w .+@-]{0,63}")
 _FILES: Final = (".json", ".csv", ".html")
-"""Endings of what lies beside the generators' folders."""
+"""Endings of the files that lie beside the generators' folders."""
 _OPTION: Final = re.compile(r",\s*([A-Za-z_]\w*)=([^,]*)$")
 
 
@@ -64,32 +62,29 @@ class Entrant:
 
     name: str
     place: str
-    """A folder of pictures; or the folder or id of a pipeline."""
+    """A folder of images, or the folder or id of a pipeline."""
     options: Mapping[str, Option]
     """Arguments of the pipeline's call."""
 
     @property
     def paints(self) -> bool:
-        """Whether it is a pipeline; else it is a folder of pictures."""
+        """Whether it is a pipeline; else it is a folder of images."""
         return not isdir(self.place) or (Path(self.place) / "model_index.json").is_file()
 
     @property
     def source(self) -> str:
         """Place and options as they are written on the command line."""
-        return ",".join([self.place, *(f"{name}={_written(value)}" for name, value in self.options.items())])
-
-
-def _written(value: Option) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+        options = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
+        return ",".join([self.place, *(f"{name}={value}" for name, value in options.items())])
 
 
 def parse_entrants(texts: Sequence[str]) -> list[Entrant]:
-    """Read ``NAME=FOLDER`` and ``NAME=MODEL,option=value,...``; an existing folder is never taken apart at its commas.
+    """Read ``NAME=FOLDER`` and ``NAME=MODEL,option=value,...``; the path of an existing folder may hold commas.
 
-    Values are JSON where they can be read as such (``4``, ``7.5``, ``true``, ``null``), else texts.
+    Values are read as JSON if possible (``4``, ``7.5``, ``true``, ``null``), else as text.
 
     Raises:
-        InputError: another form, a name that cannot be that of a folder, or one that is given twice.
+        InputError: another form, a name that cannot name a folder, or a name that is given twice.
     """
     entrants: dict[str, Entrant] = {}
     for text in texts:
@@ -97,7 +92,7 @@ def parse_entrants(texts: Sequence[str]) -> list[Entrant]:
         key = entrant.name.casefold()
         if key in entrants:
             raise InputError(
-                f"Expected a name of its own for each generator, got {entrants[key].name!r} and {entrant.name!r}: "
+                f"Expected a different name for each generator, got {entrants[key].name!r} and {entrant.name!r}: "
                 "change one of them."
             )
         entrants[key] = entrant
@@ -108,7 +103,7 @@ def _entrant(text: str) -> Entrant:
     name, _, place = text.partition("=")
     plain = _NAME.fullmatch(name) and name == name.strip(" .") and not name.casefold().endswith(_FILES)
     if not plain or not place.strip() or "\0" in place:
-        raise InputError(f"Expected {SYNTAX}, got {text!r}: write it so, with a name of letters and digits.")
+        raise InputError(f"Expected {SYNTAX}, got {text!r}: use this form, with a name of letters and digits.")
     place = expanduser(place)
     options: dict[str, Option] = {}
     while not isdir(place) and (found := _OPTION.search(place)):
@@ -117,10 +112,10 @@ def _entrant(text: str) -> Entrant:
         options[found[1]] = _value(found[2])
         place = place[: found.start()]
     if not isdir(place) and (not place.strip() or "," in place):
-        raise InputError(f"Expected {SYNTAX}, got {text!r}: check the folder, or write options as option=value.")
+        raise InputError(f"Expected {SYNTAX}, got {text!r}: check the folder, and write options as option=value.")
     entrant = Entrant(name=name, place=place, options=dict(reversed(options.items())))
     if options and not entrant.paints:
-        raise InputError(f"Expected no options for a folder of pictures, got {text!r}: leave them out.")
+        raise InputError(f"Expected no options for a folder of images, got {text!r}: leave them out.")
     return entrant
 
 
@@ -134,15 +129,15 @@ def _value(text: str) -> Option:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """What all generators paint."""
+    """The prompts that all generators get."""
 
     specification: str
     prompts: Mapping[str, str]
-    """By name of the picture."""
+    """Name of each image -> its prompt."""
     prompts_of: Mapping[str, str]
-    """Name of the picture -> name of its prompt."""
+    """Name of each image -> name of its prompt."""
     settings: Json
-    """All of the above in short, for ``run.json``."""
+    """A summary of the above, for ``run.json``."""
     problems: tuple[Problem, ...]
 
 
@@ -151,29 +146,28 @@ def open_prompts(specification: str, *, seeds: int = 1, limit: int | None = None
 
     Args:
         specification: a file of prompts (see ``refiner.data.prompts``), or ``micro-prompts:N``.
-        seeds: pictures of each prompt. Of one, a picture has the prompt's name; of several, ``NAME-0`` and so on.
-            Where a file names its prompts by pictures, their suffix does not count.
-        limit: only the first so many prompts.
+        seeds: images per prompt. A single image has the prompt's name; several are ``NAME-0`` and so on. If the file
+            names its prompts by image files, their suffix is dropped.
+        limit: use only the first ``limit`` prompts.
 
     Raises:
         ConfigError: seeds or limit below 1.
         InputError: there are no prompts.
     """
     if seeds < 1:
-        raise ConfigError(f"Expected at least 1 seed, got {seeds}: name how many pictures of each prompt you want.")
+        raise ConfigError(f"Expected at least 1 seed, got {seeds}: set how many images of each prompt you want.")
     if limit is not None and limit < 1:
         raise ConfigError(f"Expected a limit of at least 1 prompt, got {limit}: leave it out for all of them.")
     drawn = specification.partition(":")[0] == "micro-prompts"
     data = open_data(specification if drawn else f"prompts:{specification}")
-    called = {name: _without_suffix(name) for name in data.names}
-    if len(set(called.values())) < len(called):
-        called = {name: name for name in data.names}
+    names: Sequence[str] = [_without_suffix(name) for name in data.names]
+    if len(set(names)) < len(names):
+        names = data.names
     prompts, prompts_of = {}, {}
-    for index, name in enumerate(data.names[:limit]):
+    for index, name in enumerate(names[:limit]):
         prompt = data.load(index).prompt
-        for number in range(seeds):
-            picture = called[name] if seeds == 1 else f"{called[name]}-{number}"
-            prompts[picture], prompts_of[picture] = prompt, called[name]
+        for image in [name] if seeds == 1 else [f"{name}-{number}" for number in range(seeds)]:
+            prompts[image], prompts_of[image] = prompt, name
     settings = {"prompts": specification, "references": None, "limit": limit, "seeds": seeds}
     return PromptSet(
         specification=specification,
@@ -190,13 +184,13 @@ def _without_suffix(name: str) -> str:
 
 
 class Pictures:
-    """The pictures of one generator, a sample for each name of the prompt set: a data set of the harness.
+    """The images of one generator, as a data set of the harness: a sample for each image of the prompt set.
 
     Args:
         prompts: the prompt set.
-        files: name -> where the picture lies; None where they are still to be painted.
-        folder: that they lie in, for messages.
-        problems: what was wrong with that folder.
+        files: name of each image -> its file; None if the images are still to be generated.
+        folder: folder of these files, for messages.
+        problems: problems of that folder.
     """
 
     def __init__(
@@ -212,25 +206,25 @@ class Pictures:
 
     @classmethod
     def of_folder(cls, prompts: PromptSet, folder: str) -> Pictures:
-        """Match a folder's pictures with the prompts, as ``refiner evaluate hps`` does.
+        """Match a folder's images with the prompts, as ``refiner evaluate hps`` does.
 
         Raises:
-            InputError: there is no such folder, no picture in it, or no picture of any prompt.
+            InputError: there is no such folder, no image in it, or no image of any prompt.
         """
         problems: list[Problem] = []
         images = ImageFolder.open(folder, problems)
         owners = match_prompts(images.names, prompts.prompts, prompts.specification, problems)
         if not owners:
             raise InputError(
-                f"Expected pictures of the prompts in {folder!r}, such as '{next(iter(prompts.prompts))}.png', got "
-                f"{images.names[0]!r} and the like: name them as {prompts.specification!r} does."
+                f"Expected images named after the prompts in {folder!r}, such as '{next(iter(prompts.prompts))}.png', "
+                f"got names such as {images.names[0]!r}: name them as {prompts.specification!r} does."
             )
-        files = {name: images.path(picture) for picture, name in owners.items()}
-        # A prompt without a picture is told by its own record.
+        files = {name: images.path(image) for image, name in owners.items()}
+        # The record of a prompt without an image reports it.
         return cls(prompts, files, folder, [each for each in problems if each.kind != "missing_image"])
 
     def painted(self, folder: Path) -> Pictures:
-        """The same where the pictures were still to be painted, and now lie in the folder of a run."""
+        """The same data set, after a run has generated its images into its folder."""
         if self.files is not None:
             return self
         files = {name: picture_file(folder, name) for name in self.names}
@@ -240,19 +234,19 @@ class Pictures:
         """Read one sample.
 
         Raises:
-            InputError: its picture is missing or cannot be read.
+            InputError: its image is missing or cannot be read.
         """
         name, image = self.names[index], None
         if self.files is not None:
             if name not in self.files:
-                raise InputError(f"Expected a picture of {name!r} in {self.folder!r}, got none: add it.")
+                raise InputError(f"Expected an image of {name!r} in {self.folder!r}, got none: add it.")
             image = load_image(self.files[name])
         return Sample(name=name, group=group_of(name), prompt=self.prompts.prompts[name], image=image)
 
 
 @dataclass(frozen=True)
 class _Inspected:
-    """What was said of one picture."""
+    """What detector and judge returned for one image."""
 
     severities: tuple[float, ...]
     categories: frozenset[str]
@@ -260,45 +254,35 @@ class _Inspected:
     score: float | None
 
 
-def rank_runs(
-    runs: Mapping[str, Run],
-    prompts_of: Mapping[str, str],
-    *,
-    by: str = "CAP",
-    bootstrap: Bootstrap | None = None,
-) -> Json:
+def rank_runs(runs: Mapping[str, Run], prompts_of: Mapping[str, str], *, by: str = "CAP") -> Json:
     """Rank generators by the records of their runs.
 
     Args:
         runs: by name of the generator; all of one prompt set.
-        prompts_of: name of the picture -> name of its prompt.
-        by: one of ``ORDERS``.
-        bootstrap: how intervals are drawn.
+        prompts_of: name of each image -> name of its prompt.
+        by: ``CAP``, ``HPS`` (needs a judge) or ``PAR``.
 
     Returns:
-        ``by``; ``prompts`` and ``pictures`` that are compared, ``of`` so many pictures; ``systems``, best first, each
-        with ``name``, ``place``, ``source``, ``scored``, ``errors``, ``problems``, ``figures`` (by the names of
-        ``FIGURES``) and ``rates`` (share of pictures with a flaw of the category), each figure with ``value``, ``low``
-        and ``high``; ``orders`` and ``wins`` by each of ``ORDERS``; ``signature``.
+        ``by``; number of ``prompts`` and ``pictures`` that are compared, ``of`` all images; ``systems``, best first,
+        each with ``name``, ``place``, ``source``, ``scored``, ``errors``, ``problems``, ``figures`` (by the names of
+        ``FIGURES``) and ``rates`` (share of images with a flaw of the category), each figure with ``value``, ``low``
+        and ``high``; ``orders`` and ``wins`` by CAP, HPS and PAR; ``signature``.
 
     Raises:
         ConfigError: there is nothing to rank by.
-        InputError: no picture could be looked at for every generator.
+        InputError: no image could be analysed for every generator.
     """
     read = {name: _read(runs[name]) for name in sorted(runs)}
     looks = {name: own for name, (own, _) in read.items()}
     common = set.intersection(*(set(each) for each in looks.values()))
     if not common:
         counts = ", ".join(f"{len(own)} of {name}" for name, own in looks.items())
-        raise InputError(
-            f"Expected pictures that could be looked at for every generator, got none in common ({counts}): "
-            "see what is wrong with the others above."
-        )
-    rankings = _rankings(looks, prompts_of, bootstrap or Bootstrap())
+        raise InputError(f"The generators have no analysed images in common ({counts}): fix the problems listed above.")
+    rankings, rates = _rankings(looks, prompts_of)
     if by not in rankings:
         raise ConfigError(f"Expected to rank by one of {', '.join(rankings)}, got {by!r}: name one, or pass a judge.")
-    rates = _rates(looks, prompts_of, bootstrap or Bootstrap())
-    figures = _figures(rankings.values())
+    figures, shares = _figures(rankings.values()), _figures(rates)
+    first = next(iter(runs.values()))
     systems = [
         {
             "name": row.name,
@@ -308,18 +292,17 @@ def rank_runs(
             "errors": dict(sorted(read[row.name][1].items())),
             "problems": runs[row.name].description["problems"],
             "figures": {name: figures[row.name][name] for name in FIGURES if name in figures[row.name]},
-            "rates": {name: _figures([ranking])[row.name][name] for name, ranking in rates.items()},
+            "rates": shares.get(row.name, {}),
         }
         for row in rankings[by].rows
     ]
-    looker = next(iter(runs.values())).description["system"]
-    models = [f"{name}={looker[name]}" for name in ("detector", "judge") if looker[name]]
+    models = [f"{name}={model}" for name in ("detector", "judge") if (model := first.description["system"][name])]
     return {
         "task": "rank",
         "by": by,
         "prompts": rankings[by].prompts,
         "pictures": len(common),
-        "of": next(iter(runs.values())).samples,
+        "of": first.samples,
         "systems": systems,
         "orders": {name: [row.name for row in ranking.rows] for name, ranking in rankings.items()},
         "wins": {name: _wins(ranking) for name, ranking in rankings.items()},
@@ -328,7 +311,7 @@ def rank_runs(
 
 
 def _read(run: Run) -> tuple[dict[str, _Inspected], Counter[str]]:
-    """What was said of each picture, by its name; and how many have an error of which kind."""
+    """The answers by name of the image, and the number of errors by kind."""
     found, errors = {}, Counter[str]()
     for record in run.records:
         if record["error"] is not None:
@@ -345,44 +328,34 @@ def _read(run: Run) -> tuple[dict[str, _Inspected], Counter[str]]:
 
 
 def _rankings(
-    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str], bootstrap: Bootstrap
-) -> dict[str, Ranking]:
-    """By the names of ``ORDERS``."""
+    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str]
+) -> tuple[dict[str, Ranking], list[Ranking]]:
+    """By CAP, HPS and PAR; and by the share of images with a flaw of each category that occurs."""
+
+    def rank(name: str, value: Callable[[_Inspected], float | None]) -> Ranking:
+        scores = {
+            generator: {key: score for key, look in own.items() if (score := value(look)) is not None}
+            for generator, own in looks.items()
+        }
+        return rank_by_score(scores, name=name, higher_is_better=name in HIGHER_IS_BETTER, prompts_of=prompts_of)
+
+    every = [look for own in looks.values() for look in own.values()]
     severities = {name: {key: look.severities for key, look in own.items()} for name, own in looks.items()}
-    areas = {name: {key: look.area for key, look in own.items()} for name, own in looks.items()}
-    scores = {
-        name: {key: look.score for key, look in own.items() if look.score is not None} for name, own in looks.items()
-    }
-    found = {"CAP": rank_generators(severities, bootstrap, prompts_of=prompts_of)}
-    if any(scores.values()):
-        found["HPS"] = rank_by_score(scores, name="HPS", bootstrap=bootstrap, prompts_of=prompts_of)
-    found["PAR"] = rank_by_score(areas, name="PAR", higher_is_better=False, bootstrap=bootstrap, prompts_of=prompts_of)
-    return found
+    found = {"CAP": rank_generators(severities, prompts_of=prompts_of)}
+    if any(look.score is not None for look in every):
+        found["HPS"] = rank("HPS", lambda look: look.score)
+    found["PAR"] = rank("PAR", lambda look: look.area)
+    seen = {category for look in every for category in look.categories}
+    rates = [rank(kind, partial(_flawed, kind)) for kind in map(str, Category) if kind in seen]
+    return found, rates
 
 
-def _rates(
-    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str], bootstrap: Bootstrap
-) -> dict[str, Ranking]:
-    """Share of pictures with a flaw of each category that any picture has."""
-    seen = {category for own in looks.values() for look in own.values() for category in look.categories}
-    return {
-        category: rank_by_score(
-            {
-                name: {key: float(category in look.categories) for key, look in own.items()}
-                for name, own in looks.items()
-            },
-            name=category,
-            higher_is_better=False,
-            bootstrap=bootstrap,
-            prompts_of=prompts_of,
-        )
-        for category in map(str, Category)
-        if category in seen
-    }
+def _flawed(category: str, look: _Inspected) -> float:
+    return float(category in look.categories)
 
 
 def _figures(rankings: Iterable[Ranking]) -> dict[str, dict[str, dict[str, float]]]:
-    """Estimates by generator and name."""
+    """Estimates by generator and by name of the figure."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for ranking in rankings:
         for row in ranking.rows:
@@ -392,18 +365,25 @@ def _figures(rankings: Iterable[Ranking]) -> dict[str, dict[str, dict[str, float
 
 
 def _wins(ranking: Ranking) -> Json:
-    """By the one, by the other: how likely the one is better."""
+    """By one generator, then by the other: how likely the first is better."""
     names = [row.name for row in ranking.rows]
     return {one: {other: ranking.duels[one, other]._asdict() for other in names if other != one} for one in names}
 
 
 def write_tables(document: Json, folder: Path) -> None:
-    """Write ``rank.json``, ``rank.csv`` (a row a generator) and ``wins.csv`` (a row a pair and order).
+    """Write ``rank.json``, ``rank.csv`` (a row for each generator) and ``wins.csv`` (for each order and pair).
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    rows = [_csv_row(system) for system in document["systems"]]
+    rows = []
+    for system in document["systems"]:
+        row = {name: system[name] for name in ("place", "name", "source", "scored")}
+        row["errors"] = sum(system["errors"].values())
+        rates = {f"rate_{name}": estimate for name, estimate in system["rates"].items()}
+        for name, estimate in {**system["figures"], **rates}.items():
+            row |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+        rows.append(row)
     pairs = [
         {"by": by, "one": one, "other": other, **duel}
         for by, table in document["wins"].items()
@@ -411,15 +391,5 @@ def write_tables(document: Json, folder: Path) -> None:
         for other, duel in duels.items()
     ]
     atomic_write(folder / RANK_FILE, dumps(document) + "\n")
-    atomic_write(folder / RANK_CSV, csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows))
-    atomic_write(folder / WINS_CSV, csv_text(["by", "one", "other", "overall", "per_prompt"], pairs))
-
-
-def _csv_row(system: Json) -> Json:
-    row = {name: system[name] for name in ("place", "name", "source", "scored")}
-    row["errors"] = sum(system["errors"].values())
-    for names, prefix in ((system["figures"], ""), (system["rates"], "rate_")):
-        for name, estimate in names.items():
-            row |= {f"{prefix}{name}": estimate["value"]}
-            row |= {f"{prefix}{name}_{end}": estimate[end] for end in ("low", "high")}
-    return row
+    atomic_write(folder / RANK_CSV, csv_text(rows))
+    atomic_write(folder / WINS_CSV, csv_text(pairs, ["by", "one", "other", "overall", "per_prompt"]))

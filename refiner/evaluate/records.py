@@ -1,9 +1,8 @@
-"""The records of a run on disk: JSON Lines that grow by whole batches; or Parquet, made of them when a run is done.
+"""The records of a run on disk: JSON Lines that grow by whole batches, or Parquet, written when the run is done.
 
-A Parquet file cannot be read before its last byte is written, so a run that may be killed never writes one as it goes:
-its records are JSON Lines first, and become ``.parquet`` in one step at the end. A row has ``index``, ``name``,
-``group``, ``prompt`` and ``error`` (its kind, or null) for those who look with other tools, and in ``record`` the line
-that JSON Lines would have.
+A Parquet file cannot be read before its last byte is written. So the records of a run, which may be killed, are JSON
+Lines first and become ``.parquet`` in one step at the end. A row has ``index``, ``name``, ``group``, ``prompt`` and
+``error`` (its kind, or null) for other tools, and ``record``, the line that JSON Lines would have.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,29 +23,30 @@ from refiner.errors import InputError, MissingExtraError, OutputError
 from refiner.files import Json
 
 RecordsFormat = Literal["parquet", "jsonl"]
-"""In the order in which they are read: what is in JSON Lines is newer."""
+"""In the order in which they are read: JSON Lines are newer."""
 
 _TEXTS: Final = ("name", "group", "prompt")
 _ROWS: Final = 64
-"""Records in a row group, which is what is held in memory at a time."""
+"""Records in a row group; one row group is in memory at a time."""
 
 
 class Records:
-    """Records of one file or several, read one by one in the order of the data set.
+    """Records of one or more files, read one by one in the order of the data set.
 
-    Where a sample has several records the first without an error counts, else the last. A line that is no whole record,
-    such as the last one of a run that was killed, is passed over.
+    If a sample has several records, the first without an error counts, else the last. A line that is not a whole
+    record, such as the last line of a run that was killed, is skipped.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = tuple(files)
         indices, numbers, starts, failed = array("q"), array("H"), array("q"), array("b")
         for number, file in enumerate(self.files):
-            for start, record in _entries(file):
-                indices.append(record["index"])
-                numbers.append(number)
-                starts.append(start)
-                failed.append(record["error"] is not None)
+            with _reader(file) as reader:
+                for start, record in reader.entries():
+                    indices.append(record["index"])
+                    numbers.append(number)
+                    starts.append(start)
+                    failed.append(record["error"] is not None)
         met = np.arange(len(indices))
         bad = np.array(failed, dtype=np.bool_)
         order = np.lexsort((np.where(bad, -met, met), bad, np.array(indices)))
@@ -79,18 +80,11 @@ class Records:
                 yield readers[number].at(int(start))
 
 
-class _Reader(Protocol):
-    def at(self, place: int) -> Json:
-        """The record at a place."""
-        ...
-
-    def entries(self) -> Iterator[tuple[int, Json]]:
-        """Place of each record that is whole, with its ``index`` and ``error`` at least."""
-        ...
-
-
 class _LineReader:
-    """Places are bytes from the start of the file."""
+    """Reads the record ``at`` a place, and lists ``entries``: place, ``index`` and ``error`` of each whole record.
+
+    Places are byte offsets.
+    """
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -110,7 +104,7 @@ class _LineReader:
 
 
 class _RowReader:
-    """Places are rows; the row group that was read last is kept."""
+    """As ``_LineReader``. Places are row numbers; the row group that was read last is kept."""
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -135,7 +129,7 @@ class _RowReader:
 
 
 @contextmanager
-def _reader(file: Path) -> Iterator[_Reader]:
+def _reader(file: Path) -> Iterator[_LineReader | _RowReader]:
     if file.suffix != ".parquet":
         with file.open("rb") as lines:
             yield _LineReader(lines)
@@ -146,7 +140,7 @@ def _reader(file: Path) -> Iterator[_Reader]:
             yield _RowReader(table)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"Expected records in {str(file)!r}, got a file that fails with {error!r}: delete it and pass --resume."
+            f"The records in {str(file)!r} cannot be read ({error!r}): delete the file and pass --resume."
         ) from error
 
 
@@ -164,7 +158,7 @@ def need_parquet() -> Any:
 
 
 def to_lines(files: Sequence[Path], target: Path) -> None:
-    """Put the records of files into one of JSON Lines, in order; it appears under its name when it is whole.
+    """Put the records of files into one file of JSON Lines, in order; it gets its name when it is whole.
 
     Raises:
         OutputError: it cannot be written.
@@ -177,7 +171,7 @@ def to_lines(files: Sequence[Path], target: Path) -> None:
 
 
 def to_parquet(files: Sequence[Path], target: Path) -> None:
-    """Put the records of files into one Parquet file, in order; it appears under its name when it is whole.
+    """Put the records of files into one Parquet file, in order; it gets its name when it is whole.
 
     Raises:
         OutputError: it cannot be written.
@@ -190,39 +184,24 @@ def to_parquet(files: Sequence[Path], target: Path) -> None:
     fields = [("index", pyarrow.int64()), *((name, text) for name in (*_TEXTS, "error", "record"))]
     try:
         with parquet.ParquetWriter(part, pyarrow.schema(fields), compression="zstd") as writer:
-            for rows in _bundles(Records(files)):
+            records = iter(Records(files))
+            while rows := [_row(record) for record in islice(records, _ROWS)]:
                 writer.write_table(pyarrow.Table.from_pylist(rows, writer.schema), row_group_size=_ROWS)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(target)
     except OSError as error:
-        raise _unwritten(target, error) from error
+        raise unwritten(target, error) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def _bundles(records: Iterable[Json]) -> Iterator[list[Json]]:
-    rows: list[Json] = []
-    for record in records:
-        texts = {name: _plain(record[name]) if name in record else None for name in _TEXTS}
-        error = record["error"] and record["error"]["kind"]
-        rows.append({"index": record["index"], **texts, "error": error, "record": json.dumps(record)})
-        if len(rows) == _ROWS:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
-def _plain(text: str) -> str:
-    """Parquet's texts are valid Unicode: what is not becomes a question mark there, and stays in ``record``."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _entries(file: Path) -> Iterator[tuple[int, Json]]:
-    with _reader(file) as reader:
-        yield from reader.entries()
+def _row(record: Json) -> Json:
+    """A row of Parquet. Its texts must be valid Unicode: other bytes become question marks (``record`` keeps them)."""
+    texts: Json = {name: record[name].encode("utf-8", "replace").decode() for name in _TEXTS if name in record}
+    error = record["error"] and record["error"]["kind"]
+    return {"index": record["index"], **texts, "error": error, "record": json.dumps(record)}
 
 
 def _parsed(line: bytes) -> Json | None:
@@ -236,11 +215,11 @@ def _parsed(line: bytes) -> Json | None:
 
 
 class Appending:
-    """A file that grows by whole lines; what a killed run left of a line is closed off first.
+    """A file that grows by whole lines. An unfinished line of a killed run is ended first.
 
     Args:
         path: of the file.
-        anew: forget what the file holds.
+        anew: drop the content of the file.
 
     Raises:
         OutputError: it cannot be written.
@@ -253,7 +232,7 @@ class Appending:
             if not anew and not _ends_in_newline(path):
                 self.file.write(b"\n")
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise unwritten(path, error) from error
 
     def __enter__(self) -> Appending:
         return self
@@ -262,7 +241,7 @@ class Appending:
         self.file.close()
 
     def write(self, records: Sequence[Json]) -> None:
-        """Append records; they are with the operating system when this returns.
+        """Append records; the operating system has them when this returns.
 
         Raises:
             OutputError: they cannot be written.
@@ -273,11 +252,12 @@ class Appending:
             while data:
                 data = data[self.file.write(data) :]
         except OSError as error:
-            raise _unwritten(self.path, error) from error
+            raise unwritten(self.path, error) from error
 
 
-def _unwritten(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.")
+def unwritten(path: Path, error: OSError) -> OutputError:
+    """The error of a file that cannot be written."""
+    return OutputError(f"{str(path)!r} cannot be written ({error!r}): choose a folder on a disk with free space.")
 
 
 def _ends_in_newline(path: Path) -> bool:

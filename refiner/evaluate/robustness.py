@@ -1,7 +1,7 @@
-"""Robustness: a run on clean pictures beside runs on spoilt ones, as LEGION reports it (its Table 10).
+"""Robustness: a run on clean images beside runs on perturbed ones, as LEGION reports it (its Table 10).
 
-Each is an ordinary run in a folder of its own, ``clean``, ``jpeg-50`` and so on: it can be resumed, merged and scored
-again like any other. The truth stays that of the clean picture.
+Each is an ordinary run in a separate folder, ``clean``, ``jpeg-50`` and so on: it can be resumed, merged and scored
+again like any other. The truth stays that of the clean image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ROBUSTNESS_FILE, ROBUSTNESS_CSV = "robustness.json", "robustness.csv"
 
 
 class Perturbed:
-    """A data set whose pictures are spoilt as they are read.
+    """A data set whose images are perturbed when they are read.
 
     Args:
-        data: the clean one.
-        perturbation: what is done to each picture.
-        seed: of the noise, which is another for each sample.
+        data: the clean data set.
+        perturbation: applied to each image.
+        seed: of the noise, which differs between samples.
     """
 
     def __init__(self, data: DataSet, perturbation: Perturbation, seed: int) -> None:
@@ -45,14 +45,14 @@ class Perturbed:
 
 
 def variants(names: Sequence[str], seed: int) -> dict[str, Json]:
-    """Folder of each run -> what its ``run.json`` says of its pictures; the clean one first.
+    """Folder of each run -> the perturbation entries of its ``run.json``; the clean run first.
 
     Args:
         names: perturbations, as ``Perturbation.parse`` reads them.
         seed: of the noise.
 
     Raises:
-        ConfigError: one of them cannot be read, or is given twice.
+        ConfigError: a name cannot be read, or is given twice.
     """
     found: dict[str, Json] = {CLEAN: {}}
     for text in names:
@@ -64,24 +64,20 @@ def variants(names: Sequence[str], seed: int) -> dict[str, Json]:
 
 
 def spoilt(data: DataSet, source: Json) -> DataSet:
-    """The data set as the entries of ``variants`` that a run's ``data`` has say it is."""
+    """The data set, perturbed if the ``data`` of a run has the entries of ``variants``."""
     if "perturbation" not in source:
         return data
     return Perturbed(data, Perturbation.parse(source["perturbation"]), source["perturbation_seed"])
 
 
 def open_source(source: Json) -> DataSet:
-    """The data set that the ``data`` of a ``run.json`` describes.
-
-    Raises:
-        ConfigError, InputError: see ``open_data``.
-    """
+    """The data set that the ``data`` of a ``run.json`` describes; raises as ``open_data`` does."""
     names = ("prompts", "references", "limit")
     return spoilt(open_data(source["specification"], **{name: source[name] for name in names}), source)
 
 
 def runs_below(folder: str | Path) -> list[str]:
-    """Names of the runs of a robustness table: the clean one, then the others by kind and level; empty where none is.
+    """Names of the runs of a robustness table: clean first, then by kind and level; empty if there is none.
 
     Raises:
         InputError: one of them is damaged.
@@ -105,16 +101,17 @@ def compare(tables: Mapping[str, Json]) -> Json:
         tables: name of a run -> its table; that of the clean one is ``clean``.
 
     Returns:
-        ``task``, ``data``, ``seed``, and for each of ``runs`` the ``scored`` samples, ``errors``, ``misses`` (errors
-        that are scored), ``missing``, ``figures``, their ``change`` against the clean ones in per cent (None where
-        those are 0), and ``signature``.
+        ``task``, ``data``, ``seeds``, ``samples``, and for each of ``runs`` the ``scored`` samples, ``errors``,
+        ``misses`` (errors that are scored), ``missing``, ``signature``, ``figures``, and their ``change`` against the
+        clean run in percent (None if the clean figure is 0).
 
     Raises:
         InputError: there is no table of the clean run.
     """
     if CLEAN not in tables:
-        raise InputError(f"Expected a run on clean pictures, got {', '.join(tables) or 'none'}: run it again.")
-    clean = tables[CLEAN]["figures"]
+        raise InputError(f"The run on clean images is missing among {', '.join(tables) or 'no runs'}: run it again.")
+    first = tables[CLEAN]
+    clean = first["figures"]
     runs = {}
     for name, table in tables.items():
         figures = {key: value for key, value in table["figures"].items() if not key.endswith(("_low", "_high"))}
@@ -122,7 +119,6 @@ def compare(tables: Mapping[str, Json]) -> Json:
         change = {key: relative_change(clean[key], value) for key, value in known.items()}
         runs[name] = {name: table[name] for name in ("scored", "errors", "misses", "missing", "signature")}
         runs[name] |= {"figures": figures, "change": change}
-    first = tables[CLEAN]
     seeds = {table["data"]["perturbation_seed"] for name, table in tables.items() if name != CLEAN}
     return {
         "task": first["task"],
@@ -144,5 +140,4 @@ def write_robustness(document: Json, folder: str | Path) -> None:
     for name, run in document["runs"].items():
         change = {f"{key} change %": value for key, value in run["change"].items()}
         rows.append({"pictures": name, "scored": run["scored"], **run["figures"], **change})
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(columns, rows))
+    atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(rows))

@@ -1,6 +1,6 @@
-"""What is evaluated: a detector, a judge and a text encoder that look at pictures, and a refiner that makes them.
+"""What is evaluated: models that analyse images (detector, judge, text encoder), refiners and generators.
 
-Both answer with plain JSON: what the models said, not what it is worth. ``refiner.evaluate.tasks`` makes figures of it.
+They answer with plain JSON: the raw answers of the models. ``refiner.evaluate.tasks`` computes figures from them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refiner.records import analysis_to_dict, derive_seed
 from refiner.types import Analysis, Attempt, Claim, RefinementResult
 
 PICTURES: Final = "pictures"
-"""The sub-folder of a run that a model's pictures go to."""
+"""The sub-folder of a run for generated images."""
 _PLAIN: Final = re.compile(r"[\w][\w .+()@-]{0,99}")
 
 if TYPE_CHECKING:
@@ -37,29 +37,29 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Looker:
-    """Looks at pictures: what is wrong with them, how well they fit their prompts, what the words are worth.
+    """Analyses images with a detector, scores them with a judge, and compares explanations with the true ones.
 
     Raises:
-        ConfigError: there is nothing to look with.
+        ConfigError: there is neither a detector nor a judge.
     """
 
     detector: Detector | None = None
     judge: Judge | None = None
-    """Scores pictures that have a prompt."""
+    """Scores images against their prompts; images without a prompt have no score."""
     encoder: BertScore | None = None
-    """Compares what the detector says with the truth in words, where there is any."""
+    """Compares the explanations of the detector with the true ones, if they are known."""
     sentences: SentenceEncoder | None = None
-    """The same of whole texts (CSS)."""
+    """The same for whole texts (CSS)."""
     batch_size: int = 8
 
     def __post_init__(self) -> None:
         if self.detector is None and self.judge is None:
             raise ConfigError("Expected a detector or a judge, got neither: name one of them.")
         if self.batch_size < 1:
-            raise ConfigError(f"Expected a batch size of at least 1, got {self.batch_size}: name a larger one.")
+            raise ConfigError(f"Expected a batch size of at least 1, got {self.batch_size}: choose a larger one.")
 
     def identity(self) -> Json:
-        """Detector, judge, and encoders of words and of whole texts."""
+        """Detector, judge and encoders."""
         return {
             "detector": self.detector and self.detector.name,
             "judge": self.judge and (self.judge.signature if isinstance(self.judge, Signed) else self.judge.name),
@@ -68,12 +68,18 @@ class Looker:
         }
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """``analysis``, ``score``, ``similarity``, ``css`` (None where there is none) and ``notes`` of each sample.
+        """``analysis``, ``score``, ``similarity``, ``css`` (each may be None) and ``notes`` of each sample.
 
         Raises:
-            ConfigError: a sample without a picture.
+            ConfigError: a sample without an image.
         """
-        images = [_picture(sample) for sample in samples]
+        images = []
+        for sample in samples:
+            if sample.image is None:
+                raise ConfigError(
+                    f"The data holds only prompts, such as {sample.name!r}: name a folder of images as --data."
+                )
+            images.append(sample.image)
         analyses: Sequence[Analysis | None] = [None] * len(samples)
         if self.detector is not None:
             prompts = [sample.prompt for sample in samples]
@@ -83,7 +89,7 @@ class Looker:
     def answers(
         self, samples: Sequence[Sample], images: Sequence[Image.Image], analyses: Sequence[Analysis | None]
     ) -> list[Json]:
-        """The answers where the detector has looked already."""
+        """The answers, given those of the detector."""
         rows = []
         for sample, analysis, scored in zip(samples, analyses, self._scores(samples, images), strict=True):
             row: Json = {"analysis": None, "score": scored.score, "similarity": None, "css": None}
@@ -96,28 +102,28 @@ class Looker:
         return rows
 
     def _scores(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[_Judged]:
-        """The judge's scores of the samples that have a prompt."""
+        """The scores of the judge; none for samples without a prompt."""
         scores = [_Judged(None)] * len(samples)
         prompted = [at for at, sample in enumerate(samples) if sample.prompt]
         if self.judge is None or not prompted:
             return scores
-        pictures, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
+        scored, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
         if isinstance(self.judge, Streaming):
-            outcomes = self.judge.stream(pictures, prompts)
+            outcomes = self.judge.stream(scored, prompts)
         else:
-            outcomes = map(_Judged, self.judge.score(pictures, prompts))
+            outcomes = map(_Judged, self.judge.score(scored, prompts))
         for at, outcome in zip(prompted, outcomes, strict=True):
             if outcome.error is not None:
                 raise outcome.error
             if outcome.score is None or not math.isfinite(outcome.score):
                 raise ModelError(
-                    f"Expected a finite score from {self.judge.name}, got {outcome.score}: look at the picture."
+                    f"{self.judge.name} gave the score {outcome.score}, which is not a finite number: check the image."
                 )
             scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
         return scores
 
     def _compared(self, sample: Sample, said: tuple[Claim, ...], notes: list[list[str]]) -> Json:
-        """How similar what was said is to the truth; ``notes`` gets what the encoders could not read of both."""
+        """``similarity`` and ``css`` of an answer; ``notes`` gets the texts that an encoder could not read in full."""
         found: Json = {}
         if sample.anomalies is None:
             return found
@@ -129,12 +135,12 @@ class Looker:
             scores = css_scores([joined_text(said)], [joined_text(sample.anomalies)], self.sentences)
             found["css"] = scores["css"]
             notes += [["long_text", f"{sample.name}: longer than the sentence encoder reads"]] * scores["cut"]
-            notes += [["empty_text", f"{sample.name}: nothing said, or nothing true; CSS 0"]] * scores["empty"]
+            notes += [["empty_text", f"{sample.name}: no explanation, or no true one; CSS 0"]] * scores["empty"]
         return found
 
 
 def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
-    """The analysis, without a heat map that is none; ``notes`` says so."""
+    """The analysis without a heat map that is out of range; ``notes`` gets a note about it."""
     values = analysis.heatmap
     if values is None or (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         return analysis
@@ -143,12 +149,12 @@ def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
 
 
 def note_kind(note: str) -> str:
-    """The kind under which a judge's note is counted."""
+    """The kind under which a note of a judge is counted."""
     return "long_text" if "cut to" in note else "note"
 
 
 class _Judged(NamedTuple):
-    """What a judge says of a picture; the part of ``HPSScorer.stream``'s outcomes that is used here."""
+    """The answer of a judge; the part of the outcomes of ``HPSScorer.stream`` that is used here."""
 
     score: float | None
     error: RefinerError | None = None
@@ -164,35 +170,25 @@ def _similarity(
     found = next(similarities([Match(name, said, true)], encoder, ("prediction", "reference"), problems), None)
     if found is None:
         reasons = [str(each) for each in problems if each.kind == "not_finite"]
-        raise ModelError(
-            f"Expected finite features from the text encoder, got others ({reasons[0]}): look at the text."
-        )
+        raise ModelError(f"The text encoder gave features that are not finite ({reasons[0]}): check the text.")
     notes += [[each.kind, str(each)] for each in problems]
     return found.to_dict()
 
 
-def _picture(sample: Sample) -> Image.Image:
-    if sample.image is None:
-        raise ConfigError(
-            f"Expected pictures to look at, got the prompt {sample.name!r} alone: name a folder of pictures as --data."
-        )
-    return sample.image
-
-
 @dataclass(kw_only=True)
 class Refining:
-    """Refines samples one by one, and looks at the start, at the last picture and at the one that was kept.
+    """Refines samples one by one, and evaluates the start, the last and the best image of each.
 
-    What the detector says is what the loop's own detector said; the judge scores against the sample's own prompt.
+    The analyses are those of the detector of the loop; the judge scores against the prompt of the sample.
     """
 
     refine: Callable[[Sample], RefinementResult]
     settings: Json
-    """All that it depends on: models and settings."""
+    """Everything that it depends on: models and settings."""
     looker: Looker
-    """Its judge and encoder are used."""
+    """Only its judge and encoder are used."""
     pictures: Path
-    """Folder of the run; pictures go to ``pictures/`` in it."""
+    """Folder of the run; images go to ``pictures/`` in it."""
     batch_size: int = 1
 
     def identity(self) -> Json:
@@ -201,23 +197,21 @@ class Refining:
         return {"refiner": self.settings, "judge": looker["judge"], "encoder": looker["encoder"]}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """``stop``, ``calls``, ``rounds``, ``notes`` and for ``before``, ``last`` and ``best`` a look as of ``Looker``.
+        """``stop``, ``calls``, ``rounds``, ``notes``; for ``before``, ``last`` and ``best`` an answer of ``Looker``.
 
         Raises:
-            ModelError: no picture could be painted or looked at.
+            ModelError: no image could be generated and analysed.
         """
         return [self._answer(sample) for sample in samples]
 
     def _answer(self, sample: Sample) -> Json:
         if not sample.prompt:
-            raise ConfigError(f"Expected a prompt of every picture, got none of {sample.name!r}: pass --prompts.")
+            raise ConfigError(f"Expected a prompt for every image, got none for {sample.name!r}: pass --prompts.")
         result = self.refine(sample)
         seen = [attempt for attempt in result.attempts if attempt.image is not None and attempt.analysis is not None]
         if not seen:
-            raise ModelError(
-                f"Expected a picture that the detector can read, got none in {len(result.attempts)} attempts: "
-                f"{result.attempts[-1].error or result.attempts[-1].reason}."
-            )
+            last = result.attempts[-1]
+            raise ModelError(f"None of {len(result.attempts)} attempts could be analysed: {last.error or last.reason}.")
         best = result.attempts[result.best]
         chosen = {"before": seen[0], "last": seen[-1], "best": best if best in seen else seen[0]}
         looks = self._looks(sample, list(dict.fromkeys(chosen.values())))
@@ -238,73 +232,62 @@ class Refining:
         answers = self.looker.answers([sample] * len(images), images, analyses)
         looks = {}
         for attempt, image, look in zip(attempts, images, answers, strict=True):
-            file = f"pictures/{_file_name(sample.name)}-{attempt.index:02d}.png"
-            (self.pictures / "pictures").mkdir(parents=True, exist_ok=True)
-            atomic_write(self.pictures / file, png_bytes(image, _label(attempt, sample)))
+            plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample.name)
+            file = f"{PICTURES}/{plain[:80]}-{digest([sample.name])[:8]}-{attempt.index:02d}.png"
+            given = attempt.action == "inpaint" and sample.image is not None
+            label = {} if attempt.action == "given" else ai_label(from_given_image=given)
+            (self.pictures / PICTURES).mkdir(parents=True, exist_ok=True)
+            atomic_write(self.pictures / file, png_bytes(image, label))
             looks[attempt.index] = look | {"attempt": attempt.index, "picture": file}
         return looks
 
 
-def _label(attempt: Attempt, sample: Sample) -> dict[str, str]:
-    if attempt.action == "given":
-        return {}
-    return ai_label(from_given_image=attempt.action == "inpaint" and sample.image is not None)
-
-
-def _file_name(name: str) -> str:
-    """A file name that no other sample's name gives."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
-    return f"{plain[:80]}-{digest([name])[:8]}"
-
-
 @dataclass(kw_only=True)
 class Generating:
-    """Paints samples, and looks at what it painted: a system of the harness.
+    """Generates images and evaluates them: a system of the harness.
 
-    A picture depends on the seed, its name and the model's settings: not on the batch, the order or other generators,
-    and all generators paint a picture from the same seed.
+    An image depends only on the seed, its name and the settings of the model, not on the batch, the order or other
+    generators. All generators use the same seed for an image of the same name.
     """
 
     paint: Callable[[Sequence[PaintJob]], list[Image.Image]]
     settings: Json
-    """All that the pictures depend on: model, weights, arguments of its call."""
+    """Everything that the images depend on: model, weights, arguments of its call."""
     looker: Looker
     folder: Path
-    """Of the run; pictures go to ``pictures/`` in it."""
+    """Of the run; images go to ``pictures/`` in it."""
     seed: int
     negative_prompt: str = ""
     batch_size: int = 8
 
     def identity(self) -> Json:
-        """Model, seed and what looks at the pictures."""
+        """Model, seed, detector, judge and encoders."""
         return {**self.settings, "seed": self.seed, **self.looker.identity()}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """What the looker says, with the ``picture`` and its ``seed``.
+        """The answers of the looker, each with the ``seed`` of its image.
 
         Raises:
-            ModelError: the model cannot paint one of them, or the looker fails on it.
+            ModelError: the model cannot generate an image, or the looker fails on it.
         """
+        seeds = [derive_seed(self.seed, sample.name) for sample in samples]
         jobs = [
-            PaintJob(
-                prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=derive_seed(self.seed, sample.name)
-            )
-            for sample in samples
+            PaintJob(prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=seed)
+            for sample, seed in zip(samples, seeds, strict=True)
         ]
-        painted = []
+        generated = []
         for sample, image in zip(samples, self.paint(jobs), strict=True):
             path = picture_file(self.folder, sample.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, png_bytes(image, ai_label(from_given_image=False)))
-            painted.append(replace(sample, image=image))
-        answers = self.looker(painted)
-        return [answer | {"seed": job.seed} for answer, job in zip(answers, jobs, strict=True)]
+            generated.append(replace(sample, image=image))
+        return [answer | {"seed": seed} for answer, seed in zip(self.looker(generated), seeds, strict=True)]
 
 
 def picture_file(folder: Path, name: str) -> Path:
-    """Where a model's picture goes: ``pictures/NAME.png`` in the run's folder, if that is a plain path.
+    """File of a generated image: ``pictures/NAME.png`` in the folder of the run, if that is a plain path.
 
-    Such a folder can be ranked as one of pictures later.
+    So the folder of images can be ranked later.
     """
     parts = name.split("/")
     if not all(_PLAIN.fullmatch(part) and part == part.strip(" .") for part in parts):

@@ -1,24 +1,27 @@
-"""From a run's records to its table: one pass over the records, in the order of the data set."""
+"""From the records of a run to its table, in one pass over the records, in the order of the data set."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.data.problems import Problem
 from refiner.data.texts import Texts
-from refiner.errors import OutputError
 from refiner.evaluate.columns import BLOCK, Column, Columns
-from refiner.evaluate.figures import UNREADABLE, Figures, Row, Task, Unscored
-from refiner.evaluate.harness import Run, read_problems
+from refiner.evaluate.figures import UNREADABLE, Figures, Task, Unscored
+from refiner.evaluate.harness import PROBLEMS_FILE, Run
+from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
 from refiner.files import Json, atomic_write, dumps
 from refiner.metrics.perturbations import Perturbation
@@ -27,7 +30,7 @@ TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
 
 
 class Failure(NamedTuple):
-    """A sample without an answer, or without figures."""
+    """A sample without an answer or without figures."""
 
     name: str
     kind: str
@@ -35,23 +38,23 @@ class Failure(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A run's table, and what its report draws."""
+    """The table of a run, and what its report draws."""
 
     table: Json
     columns: Columns
-    """A number a scored sample."""
+    """Columns of numbers, one for each scored sample."""
     indices: NDArray[np.int64]
     """Numbers of the scored samples."""
     names: Sequence[str]
     """Names of the scored samples."""
     failures: Sequence[Failure]
-    """At most ``SHOWN``; the table counts them all."""
+    """At most ``SHOWN``; the table counts all."""
     notes: Sequence[str] = ()
-    """What could not be used of samples that have figures, one sentence each; at most ``SHOWN``."""
+    """What could not be used of samples that have figures, a sentence each; at most ``SHOWN``."""
 
 
 SHOWN = 100
-"""How many failures and notes the report and the command line name one by one."""
+"""Most failures and notes that the report and the command line list."""
 
 
 class _Collected:
@@ -62,11 +65,11 @@ class _Collected:
         self.indices = array("q")
         self.names = Texts()
         self.groups: dict[str, int] = {}
-        """Name of a group -> its number."""
+        """Name of each group -> its number."""
         self.group = array("l")
-        """Number of each sample's group."""
+        """Number of the group of each sample."""
 
-    def add(self, record: Json, row: Row) -> None:
+    def add(self, record: Json, row: Figures) -> None:
         for name, value in row.items():
             if name not in self.columns:
                 self.columns[name] = Column(missing=len(self.indices))
@@ -76,10 +79,6 @@ class _Collected:
             self.columns[name].append(np.nan)
         self.names.append(record["name"])
         self.group.append(self.groups.setdefault(record["group"], len(self.groups)))
-
-    def known(self) -> Columns:
-        """The columns that hold any number."""
-        return Columns({name: column for name, column in self.columns.items() if not column.empty})
 
 
 def score(run: Run) -> Scored:
@@ -107,16 +106,19 @@ def score(run: Run) -> Scored:
                     named.append(note)
         if row is not None:
             collected.add(record, row)
-    columns = collected.known()
+    columns = Columns({name: column for name, column in collected.columns.items() if not column.empty})
     table = _table(run, task, columns, collected, (errors, +misses, notes))
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
-    atomic_write(run.folder / TABLE_CSV, _table_csv(table))
+    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
+    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
+    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
+    atomic_write(run.folder / TABLE_CSV, csv_text(rows))
     _write_samples(run.folder / SAMPLES_CSV, columns, collected)
     return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
 
 
-def _outcome(task: Task, record: Json) -> tuple[Row | None, Unscored | None]:
-    """The figures of a sample, and why it has none of its own; an answer that could not be read may have both."""
+def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]:
+    """The numbers of a sample, and why it has none; an answer that could not be read may have both."""
     error = record["error"]
     if error is not None:
         return task.miss(record) if error["kind"] in UNREADABLE else None, Unscored(error["kind"], error["detail"])
@@ -126,18 +128,24 @@ def _outcome(task: Task, record: Json) -> tuple[Row | None, Unscored | None]:
 
 def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts: tuple[Counter[str], ...]) -> Json:
     errors, misses, notes = counts
-    group = np.asarray(collected.group)
-    numbers = {name: collected.groups[name] for name in sorted(collected.groups) if name}
-    groups = {name: _group(task, columns, group == number) for name, number in numbers.items()}
+    groups = {}
+    for name, number in sorted(collected.groups.items()):
+        if name:
+            chosen = np.asarray(collected.group) == number
+            groups[name] = {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
+    data, system = run.description["data"], run.description["system"]
+    facts = {**system.get("refiner", {}), **system}
+    signature = [task.signature]
+    signature += [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
+    if "perturbation" in data:
+        signature += [Perturbation.parse(data["perturbation"]).signature, f"seed={data['perturbation_seed']}"]
     scored = len(collected.names)
     problems = Counter(run.description["problems"]) + notes
     return {
         "task": run.description["task"],
-        "data": run.description["data"],
-        "system": run.description["system"],
-        "signature": "|".join(
-            [task.signature, *_models(run.description["system"]), *_pictures(run.description["data"])]
-        ),
+        "data": data,
+        "system": system,
+        "signature": "|".join(signature),
         "samples": run.samples,
         "scored": scored,
         "missing": run.missing,
@@ -150,33 +158,8 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
     }
 
 
-def _models(system: Json) -> list[str]:
-    """The models that made the answers, for the signature; that of an encoder is there already."""
-    facts = {**system.get("refiner", {}), **system}
-    return [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
-
-
-def _pictures(data: Json) -> list[str]:
-    """What was done to the pictures, for the signature."""
-    if "perturbation" not in data:
-        return []
-    return [Perturbation.parse(data["perturbation"]).signature, f"seed={data['perturbation_seed']}"]
-
-
-def _group(task: Task, columns: Columns, chosen: NDArray[np.bool_]) -> Figures:
-    return {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
-
-
-def _table_csv(table: Json) -> str:
-    """One row for all samples, for each group and for each category."""
-    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
-    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
-    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
-    return csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows)
-
-
 def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
-    """One row a sample, written as it is made."""
+    """A row for each scored sample, written one by one."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -191,12 +174,18 @@ def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
                 writer.writerow([index, collected.names[at], groups[collected.group[at]], *cells])
         part.replace(path)
     except OSError as error:
-        raise OutputError(f"Expected to write {str(path)!r}, got {error!r}: choose a place with free space.") from error
+        raise unwritten(path, error) from error
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
-    """A CSV file; missing and None values are empty cells, numbers are unrounded."""
+def csv_text(rows: Sequence[Json], columns: Sequence[str] = ()) -> str:
+    """A CSV file; missing values and None are empty cells, numbers are not rounded.
+
+    Args:
+        rows: name of a column -> cell.
+        columns: those that come first, also if there are no rows.
+    """
     text = io.StringIO()
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -204,5 +193,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Json]) -> str:
 
 
 def problem_lines(run: Run) -> list[str]:
-    """What was wrong with the data, one sentence each; at most ``SHOWN``."""
-    return [str(problem) for problem in read_problems(run.folder)[:SHOWN]]
+    """The recorded problems of the data, a sentence each; at most ``SHOWN``."""
+    path = run.folder / PROBLEMS_FILE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [str(Problem(**json.loads(line))) for line in islice(lines, SHOWN)]

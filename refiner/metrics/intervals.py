@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-_DRAWS_AT_A_TIME = 2**20
+_DRAWS_AT_A_TIME = 2**17
 
 
 def bootstrap_interval(

@@ -1,17 +1,16 @@
-"""The contact sheet: everything the micro world can show, on one page."""
+"""The contact sheet: the whole micro world on one page. A thing is one object of that world."""
 
 from __future__ import annotations
 
-import functools
 import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from refiner.micro.flaws import FLAWS, FlawKind, inject
 from refiner.micro.things import KINDS
 from refiner.micro.world import SIZE, Scene, render, sample_scene
-from refiner.reports.overlays import CARD, FAINT, INK, KIND_COLOURS, PAPER, RULE, fitted
+from refiner.reports.overlays import CARD, FAINT, INK, KIND_COLOURS, PAPER, RULE, fitted, font
 from refiner.types import Mask, Size
 
 _PAD = 24
@@ -22,13 +21,8 @@ _CARD = (_WIDTH - (_FLAW_COLUMNS + 1) * _PAD) // _FLAW_COLUMNS
 _CARD_HEIGHT = _SMALL + 94
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def contact_sheet(seed: int = 0) -> Image.Image:
-    """The seven kinds, scenes of two to four things with their captions, and every kind of flaw; an RGB picture.
+    """All kinds of things, scenes of two to four things with captions, and all kinds of flaws; an RGB image.
 
     Args:
         seed: the same seed gives the same sheet.
@@ -39,17 +33,21 @@ def contact_sheet(seed: int = 0) -> Image.Image:
     flaws_top = scenes_top + 56 + _LARGE + 150
     canvas = Image.new("RGB", (_WIDTH, flaws_top + 56 + rows * (_CARD_HEIGHT + _PAD)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_PAD, 34), "The micro world", font=_font(44), fill=INK)
-    draw.text((_PAD, 94), "small pictures whose ground truth is known exactly", font=_font(20), fill=FAINT)
-    _heading(draw, kinds_top, f"{len(KINDS)} kinds of things")
-    for column, name in enumerate(KINDS):
-        scene = _scene_with(name, rng)
-        _tile(canvas, (_PAD + column * (_LARGE + _PAD), kinds_top + 56), scene, scene.caption, 30)
-    _heading(draw, scenes_top, "Scenes of two to four things")
-    for column, count in enumerate((2, 2, 3, 3, 4, 4, 4)):
-        scene = sample_scene(rng, count)
-        _tile(canvas, (_PAD + column * (_LARGE + _PAD), scenes_top + 56), scene, scene.caption, 30)
-    _heading(draw, flaws_top, f"{len(FLAWS)} kinds of flaws: as it should be, as it is, and where it is wrong")
+    draw.text((_PAD, 34), "The micro world", font=font(44), fill=INK)
+    draw.text((_PAD, 94), "small images whose ground truth is known exactly", font=font(20), fill=FAINT)
+    single = [_scene_with(name, rng) for name in KINDS]
+    several = [sample_scene(rng, count) for count in (2, 2, 3, 3, 4, 4, 4)]
+    for top, heading, scenes in (
+        (kinds_top, f"{len(KINDS)} kinds of things", single),
+        (scenes_top, "Scenes of two to four things", several),
+    ):
+        _heading(draw, top, heading)
+        for column, scene in enumerate(scenes):
+            x, y = _PAD + column * (_LARGE + _PAD), top + 56
+            _framed(canvas, fitted(render(scene), _LARGE), (x, y))
+            caption = "\n".join(textwrap.wrap(scene.caption, 30))
+            draw.multiline_text((x, y + _LARGE + 8), caption, font=font(12), fill=FAINT, spacing=3)
+    _heading(draw, flaws_top, f"{len(FLAWS)} kinds of flaws: without the flaw, with it, and its mask")
     for place, kind in enumerate(FLAWS.values()):
         row, column = divmod(place, _FLAW_COLUMNS)
         corner = (_PAD + column * (_CARD + _PAD), flaws_top + 56 + row * (_CARD_HEIGHT + _PAD))
@@ -66,14 +64,7 @@ def _scene_with(kind: str, rng: np.random.Generator) -> Scene:
 
 def _heading(draw: ImageDraw.ImageDraw, y: int, text: str) -> None:
     draw.line((_PAD, y, _WIDTH - _PAD, y), fill=RULE, width=2)
-    draw.text((_PAD, y + 14), text, font=_font(24), fill=INK)
-
-
-def _tile(canvas: Image.Image, corner: tuple[int, int], scene: Scene, text: str, width: int) -> None:
-    x, y = corner
-    _framed(canvas, fitted(render(scene), _LARGE), corner)
-    lines = textwrap.wrap(text, width)
-    ImageDraw.Draw(canvas).multiline_text((x, y + _LARGE + 8), "\n".join(lines), font=_font(12), fill=FAINT, spacing=3)
+    draw.text((_PAD, y + 14), text, font=font(24), fill=INK)
 
 
 def _framed(canvas: Image.Image, view: Image.Image, corner: tuple[int, int]) -> None:
@@ -83,7 +74,7 @@ def _framed(canvas: Image.Image, view: Image.Image, corner: tuple[int, int]) -> 
 
 
 def _masked(image: Image.Image, mask: Mask, colour: str) -> Image.Image:
-    """The picture faded, with the mask's pixels in a colour."""
+    """The faded image, with the pixels of the mask in a colour."""
     faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, CARD), 0.7)
     faded.paste(colour, mask=Image.fromarray(mask.astype(np.uint8) * 255))
     return faded
@@ -102,8 +93,8 @@ def _flaw_card(canvas: Image.Image, corner: tuple[int, int], kind: FlawKind, rng
     gap = (_CARD - 3 * _SMALL) // 4
     for column, view in enumerate(views):
         _framed(canvas, fitted(view, _SMALL), (x + gap + column * (_SMALL + gap), y + gap))
-    draw.text((x + gap, y + _SMALL + 24), kind.name.replace("_", " "), font=_font(18), fill=INK)
+    draw.text((x + gap, y + _SMALL + 24), kind.name.replace("_", " "), font=font(18), fill=INK)
     label = f"{kind.category.legion} / {kind.category.xaigd}"
-    draw.text((x + _CARD - gap, y + _SMALL + 27), label, font=_font(13), fill=colour, anchor="ra")
-    draw.text((x + gap, y + _SMALL + 50), region.explanation, font=_font(14), fill=INK)
-    draw.text((x + gap, y + _SMALL + 70), region.reasoning, font=_font(14), fill=FAINT)
+    draw.text((x + _CARD - gap, y + _SMALL + 27), label, font=font(13), fill=colour, anchor="ra")
+    draw.text((x + gap, y + _SMALL + 50), region.explanation, font=font(14), fill=INK)
+    draw.text((x + gap, y + _SMALL + 70), region.reasoning, font=font(14), fill=FAINT)

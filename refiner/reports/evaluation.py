@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that needs nothing else. All text from people, files and models is escaped."""
+"""The report of an evaluation: one self-contained HTML file. All text from people, files and models is escaped."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from refiner.types import Analysis
 
 REPORT_FILE = "report.html"
 WORST = 12
-"""How many of the worst samples are shown."""
+"""Number of worst samples that are shown."""
 _SIDE = 280
 
 
 def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
-    """Write ``report.html`` into the run's folder.
+    """Write ``report.html`` into the folder of the run.
 
     Args:
         run: with its records.
         scored: its table.
-        data: where the pictures of the worst samples come from; None where it is not at hand.
+        data: source of the images of the worst samples; None if it is not available.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -60,14 +60,13 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
 
 
 def _lead(table: Json) -> str:
-    said = [f"{table['scored']} of {table['samples']} samples scored"]
+    parts = [f"{table['scored']} of {table['samples']} samples scored"]
     misses = table["misses"]
-    said += [f"{count} of them as missed ({kind})" for kind, count in misses.items()]
+    parts += [f"{count} of them as missed ({kind})" for kind, count in misses.items()]
     without = {kind: count - misses.get(kind, 0) for kind, count in table["errors"].items()}
-    said += [f"{count} without figures ({kind})" for kind, count in without.items() if count]
-    if table["missing"]:
-        said.append(f"{table['missing']} not run yet")
-    return "; ".join(said) + "."
+    parts += [f"{count} without figures ({kind})" for kind, count in without.items() if count]
+    parts += [f"{table['missing']} not run yet"] if table["missing"] else []
+    return "; ".join(parts) + "."
 
 
 def _plots(task: Task, scored: Scored) -> Iterator[Markup]:
@@ -90,7 +89,7 @@ def _grids(table: Json) -> Iterator[tuple[str, list[str], Json]]:
 def _worst(
     run: Run, task: Task, scored: Scored, data: DataSet | None
 ) -> Iterator[tuple[Json, str, list[tuple[str, Image.Image]]]]:
-    """Record, caption and pictures of the worst samples, worst first; of equal ones the first in the data set."""
+    """Record, caption and images of the worst samples, worst first; equal ones in the order of the data set."""
     values = scored.columns.get(task.plots.worst, np.zeros(0))
     order = np.argsort(values if task.plots.higher_is_better else -values, kind="stable")
     for at in [at for at in order.tolist() if not np.isnan(values[at])][:WORST]:
@@ -100,7 +99,7 @@ def _worst(
 
 
 def _pictures(folder: Path, record: Json, data: DataSet | None) -> list[tuple[str, Image.Image]]:
-    """What is shown of a sample: before and after, or what was said beside what is true; with their captions."""
+    """Images of a sample with captions: before and after, or the found flaws beside the true ones."""
     answer = record["answer"] or {"analysis": None}
     if "before" in answer:
         looks = [(name, answer[key]) for name, key in (("before", "before"), ("kept", "best"))]

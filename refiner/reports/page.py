@@ -1,4 +1,4 @@
-"""HTML pages that need nothing else, from the templates beside this file. What a template is given is escaped."""
+"""Self-contained HTML pages from the templates beside this file. All values are escaped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of ``templates/``; only ``Markup`` among the values is taken for HTML."""
+    """A page of ``templates/``; only values of type ``Markup`` are HTML, others are escaped."""
     return _environment().get_template(template).render(values)
 
 
@@ -43,10 +43,10 @@ def _environment() -> Environment:
 
 
 def data_uri(image: Image.Image) -> str:
-    """A picture inside a page."""
+    """An image as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
 
 
 def percent(share: float) -> str:
-    """A share for people, in whole percent."""
+    """A share in whole percent."""
     return f"{100 * share:.0f} %"

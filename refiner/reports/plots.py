@@ -1,8 +1,8 @@
-"""Small plots as inline SVG with escaped texts: distributions, bars, intervals, attempts, before against after."""
+"""Small plots as inline SVG with escaped text: distributions, scatters, bars, intervals, attempts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
@@ -10,38 +10,38 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from refiner.types import Analysis, Attempt, RefinementResult, Score
+from refiner.types import Attempt, RefinementResult
 
 Values = NDArray[np.float64]
 
 BINS: Final = 24
 DOTS: Final = 2000
-"""A scatter plot shows at most so many samples, evenly chosen."""
+"""Most samples that a scatter plot shows, evenly chosen."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 290, 16, 116
 _FOREST_LEFT, _FOREST_RIGHT, _FOREST_TOP, _ROW = 112, 250, 10, 24
 _LONGEST: Final = 17
-"""Letters of a name beside a plot."""
+"""Most letters of a name beside a plot."""
 
 
 def number(value: float | None) -> str:
-    """A number for people: four digits; a dash where there is none."""
+    """A number with four digits; a dash for None and NaN."""
     if value is None or np.isnan(value):
         return "–"
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def short(value: float) -> str:
-    """A number for people: three digits."""
+    """A number with three digits."""
     return f"{value:.3g}"
 
 
 def words(name: str) -> str:
-    """A column's name for people."""
+    """The name of a column, without underscores."""
     return name.replace("_", " ")
 
 
 def histogram(title: str, values: Values) -> Markup:
-    """How many samples have which value; a line marks the mean. "" where no sample has one."""
+    """The distribution of a column, with a line at its mean; "" if the column has no number."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Markup("")
@@ -55,15 +55,17 @@ def histogram(title: str, values: Values) -> Markup:
         for at, count in enumerate(counts.tolist())
         if count
     )
-    middle = _across(float(known.mean()), low, high)
-    mark = f'<line class="line" x1="{middle:.1f}" x2="{middle:.1f}" y1="{_TOP - 6}" y2="{_BOTTOM}"/>'
-    labels = _text(_LEFT - 6, _TOP + 4, number(float(counts.max())), "end") + _ends(low, high)
-    caption = f"{words(title)}: mean {number(float(known.mean()))}, median {number(float(np.median(known)))}"
-    return _figure(caption, f"{_axes()}{bars}{mark}{labels}")
+    mean = float(known.mean())
+    middle = _LEFT + (_RIGHT - _LEFT) * (mean - low) / (high - low)
+    axes = _line(_LEFT, _RIGHT, _TOP, _TOP) + _line(_LEFT, _RIGHT, _BOTTOM, _BOTTOM)
+    labels = _text(_LEFT - 6, _TOP + 4, number(float(counts.max())), "end")
+    labels += _text(_LEFT, _BOTTOM + 14, number(low), "start") + _text(_RIGHT, _BOTTOM + 14, number(high), "end")
+    caption = f"{words(title)}: mean {number(mean)}, median {number(float(np.median(known)))}"
+    return _figure(caption, f"{axes}{bars}{_line(middle, middle, _TOP - 6, _BOTTOM, 'line')}{labels}")
 
 
 def scatter(across: str, up: str, first: Values, second: Values) -> Markup:
-    """One dot a sample, and the diagonal on which nothing changes. "" where no sample has both values."""
+    """A dot for each sample, and the diagonal of equal values; "" if no sample has both values."""
     known = ~np.isnan(first) & ~np.isnan(second)
     if not known.any():
         return Markup("")
@@ -77,7 +79,7 @@ def scatter(across: str, up: str, first: Values, second: Values) -> Markup:
         for a, b in zip(x[shown].tolist(), y[shown].tolist(), strict=True)
     )
     frame = f'<rect class="frame" x="{left}" y="{_TOP}" width="{size}" height="{size}"/>'
-    frame += f'<line class="grid" x1="{left}" y1="{bottom}" x2="{left + size}" y2="{_TOP}"/>'
+    frame += _line(left, left + size, bottom, _TOP)
     labels = _text(left, bottom + 14, number(low), "start") + _text(left + size, bottom + 14, number(high), "end")
     above, below = int((y > x).sum()), int((y < x).sum())
     caption = f"{words(up)} (up) against {words(across)}: {above} higher, {below} lower, {len(x) - above - below} equal"
@@ -87,7 +89,7 @@ def scatter(across: str, up: str, first: Values, second: Values) -> Markup:
 
 
 def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequence[str]) -> Markup:
-    """Horizontal bars, one group a row, one bar a series. "" where there is nothing but zeros and gaps."""
+    """Horizontal bars: a group for each row, a bar for each series; "" if no value is positive."""
     values = [value for row in rows.values() for value in row if value is not None and not np.isnan(value)]
     top = max(values, default=0.0)
     if top <= 0:
@@ -107,20 +109,19 @@ def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequenc
 
 
 def forest(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], *, from_zero: bool) -> Markup:
-    """A dot and a bar for each row's ``value``, ``low`` and ``high``; an SVG in a figure.
+    """A dot at ``value`` and a line from ``low`` to ``high`` for each row.
 
     Args:
         title: plain text.
         rows: name and estimate, from the top.
-        from_zero: whether the axis begins at 0; else at the least ``low``.
+        from_zero: whether the axis starts at 0; else at the lowest ``low``.
     """
     low = 0.0 if from_zero else min(row["low"] for _, row in rows)
     high = max(row["high"] for _, row in rows)
     low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
     scale, bottom = (_FOREST_RIGHT - _FOREST_LEFT) / (high - low), _FOREST_TOP + _ROW * len(rows)
     parts = [
-        f'<line class="grid" x1="{x}" x2="{x}" y1="{_FOREST_TOP}" y2="{bottom}"/>'
-        f'<text x="{x}" y="{bottom + 14}" text-anchor="middle">{short(value)}</text>'
+        _line(x, x, _FOREST_TOP, bottom) + _text(x, bottom + 14, short(value), "middle")
         for x, value in ((_FOREST_LEFT, low), (_FOREST_RIGHT, high))
     ]
     for at, (name, row) in enumerate(rows):
@@ -128,52 +129,39 @@ def forest(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], *, from_
         left, middle, right = (_FOREST_LEFT + (row[key] - low) * scale for key in ("low", "value", "high"))
         parts.append(
             f"<g><title>{escape(name)}: {short(row['value'])} ({short(row['low'])} to {short(row['high'])})</title>"
-            f'<text x="{_FOREST_LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(cut(name))}</text>'
-            f'<line class="band" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>'
+            f"{_text(_FOREST_LEFT - 8, y + 4, cut(name), 'end')}{_line(left, right, y, y, 'band')}"
             f'<circle class="dot" r="3.5" cx="{middle:.1f}" cy="{y}"/>'
-            f'<text x="{_FOREST_RIGHT + 10}" y="{y + 4}">{short(row["value"])}</text></g>'
+            f"{_text(_FOREST_RIGHT + 10, y + 4, short(row['value']), 'start')}</g>"
         )
     return _figure(title, "".join(parts), height=bottom + 20)
 
 
 def cut(name: str) -> str:
-    """A name for a small space."""
+    """A name, cut to fit beside a plot."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def charts(result: RefinementResult) -> Markup:
-    """What detector and judge said of each attempt, a small SVG in a figure for each measure."""
-    return Markup("").join(_chart(*series) for series in _series(result))
-
-
-Series = tuple[str, Sequence[float | None], Sequence[bool], bool]
-
-
-def _series(result: RefinementResult) -> list[Series]:
-    """What is plotted: title, a value for each attempt, whether it was accepted, whether higher is better."""
-    accepted = [attempt.accepted for attempt in result.attempts]
-
-    def of_analysis(value: Callable[[Analysis], float]) -> list[float | None]:
-        return [None if attempt.analysis is None else value(attempt.analysis) for attempt in result.attempts]
-
-    rows: list[Series] = [
-        ("burden (severity x confidence)", of_analysis(lambda analysis: analysis.burden), accepted, False),
-        ("flagged area, %", of_analysis(lambda analysis: 100 * analysis.artifact_ratio), accepted, False),
+    """Burden, flagged area and each score of all attempts, a plot each."""
+    analyses = [attempt.analysis for attempt in result.attempts]
+    rows = [
+        ("burden (severity x confidence)", [None if each is None else each.burden for each in analyses], False),
+        ("flagged area, %", [None if each is None else 100 * each.artifact_ratio for each in analyses], False),
     ]
-    named: dict[str, Score] = {score.name: score for attempt in result.attempts for score in attempt.scores}
+    named = {score.name: score for attempt in result.attempts for score in attempt.scores}
     for name, score in named.items():
-        values = [score_of(attempt, name) for attempt in result.attempts]
-        rows.append((name, values, accepted, score.higher_is_better))
-    return rows
+        rows.append((name, [score_of(attempt, name) for attempt in result.attempts], score.higher_is_better))
+    accepted = [attempt.accepted for attempt in result.attempts]
+    return Markup("").join(_chart(title, values, accepted, higher) for title, values, higher in rows)
 
 
 def score_of(attempt: Attempt, name: str) -> float | None:
-    """What a judge gave an attempt; None where it gave nothing."""
+    """The score of an attempt by a judge; None if there is none."""
     return next((score.value for score in attempt.scores if score.name == name), None)
 
 
 def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool], higher: bool) -> Markup:
-    """A small SVG: one dot an attempt, full where it was accepted, and a line through the best so far."""
+    """A dot for each attempt, full if it was accepted, and a line through the best so far."""
     known = [value for value in values if value is not None]
     if not known:
         return Markup("")
@@ -192,13 +180,10 @@ def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool],
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"yes" if kept else "no"}"/>' for x, y, kept in points
     )
-    marks = "".join(
-        f'<text x="{44 + step * place:.1f}" y="122" text-anchor="middle">{place}</text>' for place in range(len(values))
-    )
-    inside = f"""<line class="grid" x1="44" x2="284" y1="24" y2="24"/>
-<line class="grid" x1="44" x2="284" y1="96" y2="96"/>
-<text x="36" y="28" text-anchor="end">{high:.4g}</text><text x="36" y="100" text-anchor="end">{low:.4g}</text>
-<polyline class="line" points="{" ".join(path)}"/>{dots}{marks}"""
+    marks = "".join(_text(44 + step * place, 122, str(place), "middle") for place in range(len(values)))
+    axes = _line(44, 284, 24, 24) + _line(44, 284, 96, 96)
+    axes += _text(36, 28, short(high), "end") + _text(36, 100, short(low), "end")
+    inside = f'{axes}<polyline class="line" points="{" ".join(path)}"/>{dots}{marks}'
     return _figure(f"{title}, {'higher' if higher else 'lower'} is better", inside, height=128)
 
 
@@ -209,16 +194,8 @@ def _range(values: Values) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _across(value: float, low: float, high: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * (value - low) / (high - low)
-
-
-def _axes() -> str:
-    return "".join(f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y}" y2="{y}"/>' for y in (_TOP, _BOTTOM))
-
-
-def _ends(low: float, high: float) -> str:
-    return _text(_LEFT, _BOTTOM + 14, number(low), "start") + _text(_RIGHT, _BOTTOM + 14, number(high), "end")
+def _line(x1: float, x2: float, y1: float, y2: float, kind: str = "grid") -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

@@ -1,4 +1,4 @@
-"""The page of a ranking: one HTML file that needs nothing else. All text from people, files and models is escaped."""
+"""The report of a ranking: one self-contained HTML file. All text from people, files and models is escaped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refiner.reports.plots import forest, short, words
 
 REPORT_FILE: Final = "report.html"
 SHOWN: Final = 6
-"""How many prompts are shown with the pictures of all generators."""
+"""Number of prompts that are shown with the images of all generators."""
 _SIDE: Final = 240
 
 
@@ -32,8 +32,8 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
     Args:
         document_: from ``refiner.evaluate.ranking.rank_runs``.
         runs: by name of the generator.
-        data: where the pictures of each come from.
-        folder: where to; each generator's own report is looked for in the sub-folder of its name.
+        data: source of the images of each generator.
+        folder: where to write; the page links to the report in the sub-folder of each generator.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -54,16 +54,16 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
 
 
 def lead(document_: Json) -> str:
-    """By what systems are ranked, on how many pictures, and what went wrong; plain text."""
+    """What the ranking goes by, how many images are compared, and what went wrong; plain text."""
     by = document_["by"]
     way = "higher" if by in HIGHER_IS_BETTER else "lower"
-    said = [f"Ranked by {by}, {way} is better", f"{document_['pictures']} of {document_['of']} pictures compared"]
-    said += [
+    parts = [f"Ranked by {by}, {way} is better", f"{document_['pictures']} of {document_['of']} images compared"]
+    parts += [
         f"{system['name']}: {count} {words(kind)}"
         for system in document_["systems"]
         for kind, count in {**system["errors"], **system["problems"]}.items()
     ]
-    return "; ".join(said) + "."
+    return "; ".join(parts) + "."
 
 
 def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
@@ -73,16 +73,11 @@ def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
         yield forest(f"{words(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
 
 
-Shown = tuple[str, str, Image.Image | None]
-"""Name of the generator, what was said of its picture, and the picture with its regions."""
-
-
 def _examples(
     names: Sequence[str], runs: Mapping[str, Run], data: Mapping[str, DataSet], by: str
-) -> Iterator[tuple[Json, list[Shown]]]:
-    """The pictures of all generators, of the prompts on which they differ most; of equal ones the first."""
-    values = np.array([_values(runs[name], by) for name in names])
-    spread = np.ptp(values, axis=0)
+) -> Iterator[tuple[Json, list[tuple[str, str, Image.Image | None]]]]:
+    """The images of all generators for the prompts on which they differ most; equal ones in the order of the data."""
+    spread = np.ptp([_values(runs[name], by) for name in names], axis=0)
     for index in np.argsort(-spread, kind="stable")[:SHOWN].tolist():
         if not np.isnan(spread[index]):
             shown = [_shown(name, runs[name].records[index], data[name], index) for name in names]
@@ -90,7 +85,7 @@ def _examples(
 
 
 def _values(run: Run, by: str) -> list[float]:
-    """What a ranking goes by, of each picture; NaN where there is none."""
+    """What the ranking goes by, for each image; NaN if it is not known."""
     values = [np.nan] * run.samples
     for record in run.records:
         if record["error"] is None:
@@ -101,12 +96,13 @@ def _values(run: Run, by: str) -> list[float]:
     return values
 
 
-def _shown(name: str, record: Json, data: DataSet, index: int) -> Shown:
+def _shown(name: str, record: Json, data: DataSet, index: int) -> tuple[str, str, Image.Image | None]:
+    """Name of the generator, caption, and the image with its regions."""
     analysis = analysis_from_dict(record["answer"]["analysis"])
     score = record["answer"]["score"]
-    said = flaw_words(analysis) + ("" if score is None else f"; HPS {short(score)}")
+    caption = flaw_words(analysis) + ("" if score is None else f"; HPS {short(score)}")
     try:
         image = data.load(index).image
     except InputError:
         image = None
-    return name, said, None if image is None else overlay(image, analysis, _SIDE)
+    return name, caption, None if image is None else overlay(image, analysis, _SIDE)

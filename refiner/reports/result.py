@@ -1,4 +1,4 @@
-"""A result on disk: pictures, a sheet, a page to read, and the run record."""
+"""A result on disk: images, a sheet, a report, and the run record."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from PIL import Image
 from refiner.files import atomic_write_all, check_writable, dumps
 from refiner.provenance import Kept, kept_of, of_attempt, png, slim
 from refiner.records import to_record
-from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, flaw_words, marks, overlay, sheet
+from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, marks, overlay, sheet
 from refiner.reports.page import render
 from refiner.reports.plots import charts, score_of
 from refiner.types import Attempt, RefinementResult
 
 _STOPS = {
-    "clean": "Stopped because nothing wrong was left.",
-    "rounds": "Stopped after the last of its rounds.",
-    "no_progress": "Stopped because further rounds brought nothing better.",
-    "budget": "Stopped because its budget was spent.",
-    "repeat": "Stopped because a picture came out a second time.",
+    "clean": "Stopped because no flaws were left.",
+    "rounds": "Stopped after the last round.",
+    "no_progress": "Stopped because further rounds brought no improvement.",
+    "budget": "Stopped because the budget was used up.",
+    "repeat": "Stopped because the same image was generated twice.",
     "unreadable": "Stopped because the detector's answer could not be read.",
     "interrupted": "Stopped by the user.",
 }
 
 _SIDE = 640
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 _OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after)\.png")
 
 
@@ -40,25 +40,25 @@ def save_result(
     *,
     made_from: str | Path | None = None,
 ) -> dict[str, str]:
-    """Write a result into a folder, which is made where it is missing.
+    """Write a result into a folder, which is created if it is missing.
 
     ``start.png`` and ``best.png`` (bit-exact), ``attempt-00.png`` and so on (bit-exact), ``regions-00.png`` (the
-    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html``, ``run.json``. Every picture
-    holds the run record, and those that a model made an AI-generated label (``refiner.provenance``). An earlier
-    result in the folder stays whole until all of the new one is on the disk, and is then replaced.
+    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html``, ``run.json``. Every image
+    holds the run record; those that a model made also hold an AI-generated label (``refiner.provenance``). An earlier
+    result in the folder is replaced only after the whole new one is on the disk.
 
     Args:
-        result: what the loop returned.
+        result: of the loop.
         folder: where to write.
-        config: the settings of the run, plain JSON values, for the record.
-        made_from: the file that the run started from, whose XMP packet and colour profile the pictures keep.
+        config: the settings of the run for the record, plain JSON values.
+        made_from: the file that the run started from; the images keep its XMP packet and colour profile.
 
     Returns:
         Name -> path of each file, such as ``best`` -> ``<folder>/best.png``.
 
     Raises:
-        OutputError: the folder or disk cannot be written; nothing half-written stays behind.
-        ConfigError: ``config`` holds something that JSON cannot carry.
+        OutputError: the folder or disk cannot be written; no half-written file stays.
+        ConfigError: ``config`` holds a value that JSON does not have.
     """
     root = check_writable(folder)
     pictures = _pictures(result)
@@ -80,54 +80,44 @@ def save_result(
 
 
 def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
-    """Name -> picture, and the attempt that tells how it was made."""
-    painted = [(attempt.index, attempt.image) for attempt in result.attempts if attempt.image is not None]
-    pictures = {}
+    """Name -> image, and the index of the attempt whose record it holds."""
+    images = [(attempt.image, attempt.index) for attempt in result.attempts if attempt.image is not None]
+    pictures = {"start": images[0]} if images else {}
     best = result.attempts[result.best].image
-    if painted:
-        pictures["start"] = (painted[0][1], painted[0][0])
     if best is not None:
         pictures["best"] = (best, result.best)
-    for index, image in painted:
+    for image, index in images:
         pictures[f"attempt-{index:02d}"] = (image, index)
         pictures[f"regions-{index:02d}"] = (overlay(image, result.attempts[index].analysis), index)
     pair = before_after(result)
     if pair is not None:
         pictures["before_after"] = (pair, result.best)
-    made = (index for index, _ in painted if result.attempts[index].action != "given")
+    made = (index for _, index in images if result.attempts[index].action != "given")
     pictures["sheet"] = (sheet(result), next(made, result.best))
     return pictures
 
 
 def _page(result: RefinementResult, record: Mapping[str, Any]) -> str:
     """The whole HTML document of a result; ``record`` is its run record."""
-    painted = [attempt for attempt in result.attempts if attempt.image is not None]
-    start, best = (painted or result.attempts)[0], result.attempts[result.best]
+    start = next((attempt for attempt in result.attempts if attempt.image is not None), result.attempts[0])
+    best = result.attempts[result.best]
     return render(
         "result.html",
         title=result.prompt,
         result=result,
         start=start,
         best=best,
-        lead=_lead(result),
+        stop=_STOPS[result.stop],
         figures=list(_figures(result, start, best)),
         charts=charts(result),
         settings=dumps({"config": record["config"], "environment": record["environment"]}),
         colours=KIND_COLOURS,
         layers=_layers,
-        reason=_reason,
-        facts=_facts,
     )
 
 
-def _lead(result: RefinementResult) -> str:
-    count = len(result.attempts)
-    kept = "The start image was kept." if result.best == 0 else f"Attempt {result.best} was kept."
-    return f"{kept} {count} attempt{'s' if count > 1 else ''}. {_STOPS[result.stop]}"
-
-
 def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterator[tuple[str, str, str]]:
-    """Name, value of the start ("" where it has none) and value of the best."""
+    """Name, value of the start ("" if it has none) and value of the best."""
     if start.analysis and best.analysis:
         yield "Flaws found", str(len(start.analysis.regions)), str(len(best.analysis.regions))
         before, after = (100 * analysis.artifact_ratio for analysis in (start.analysis, best.analysis))
@@ -142,22 +132,9 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterato
 
 
 def _layers(attempt: Attempt, side: int) -> list[Image.Image]:
-    """The picture of an attempt, and what is laid over it: marks for a picture shown at ``side`` pixels."""
+    """The image of an attempt, and the layer of marks over it, for an image shown at ``side`` pixels."""
     assert attempt.image is not None
     shown = attempt.image if max(attempt.image.size) <= _SIDE else fitted(attempt.image, _SIDE)
     if attempt.analysis is None or not attempt.analysis.regions:
         return [shown]
     return [shown, marks(attempt.analysis, fitted(shown, side).size)]
-
-
-def _reason(attempt: Attempt) -> str:
-    reason = attempt.reason + (f" ({attempt.error})" if attempt.error else "")
-    return reason[:1].upper() + reason[1:]
-
-
-def _facts(attempt: Attempt) -> list[str]:
-    facts = [flaw_words(attempt.analysis)]
-    facts += [f"{score.name}: {score.value:.4g}" for score in attempt.scores]
-    if attempt.analysis is not None and attempt.analysis.fake_probability is not None:
-        facts.append(f"looks generated: {attempt.analysis.fake_probability:.0%}")
-    return [*facts, f"seed {attempt.seed}", f"{attempt.seconds:.1f} s"]

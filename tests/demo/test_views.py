@@ -167,7 +167,7 @@ def test_before_and_after_are_the_first_picture_and_the_kept_one():
     failed = attempt(0, image=None, analysis=None, accepted=False, error="no")
     run = result(failed, attempt(1), attempt(2, analysis=analysis()), best=2)
     after, before = safe(comparison(run)).all("img")
-    assert before["alt"] == "Before: attempt 1, 1 flaw, 8.3 % of the picture"
+    assert before["alt"] == "Before: attempt 1, 1 flaw, 8.3 % of the image"
     assert after["alt"] == "After: attempt 2, no flaws found"
     assert comparison(result(failed)) == ""
     assert "No image was generated: no" in safe(refinement_outcome(result(failed))).text

@@ -137,7 +137,7 @@ def test_nothing_that_all_have(rank: Cli, tmp_path: Path) -> None:
     picture(tmp_path / "some/00.bmp", grey=0)
     code, out, err = rank(*systems, "--json")
     assert (code, out) == (2, "")
-    assert "got none in common (1 of clean, 3 of many, 2 of some)" in err
+    assert "no analysed images in common (1 of clean, 3 of many, 2 of some)" in err
     assert "UnreadableOutputError" in err
 
 
@@ -158,7 +158,7 @@ def complains(rank: Cli, said: str, *arguments: str) -> None:
         (("a=",), "NAME=FOLDER"),
         (("../a=clean",), "NAME=FOLDER"),
         (("rank.csv=clean",), "NAME=FOLDER"),
-        (("a=clean", "A=many"), "a name of its own"),
+        (("a=clean", "A=many"), "a different name"),
         (("a=./nowhere",), "It is not a folder of images either"),
         (("a=p.json/..",), "It is not a folder of images either"),
         (("a=empty",), "Expected pictures"),

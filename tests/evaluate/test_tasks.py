@@ -20,7 +20,7 @@ from refiner.data.micro import MicroData
 from refiner.data.samples import Sample
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, UnreadableOutputError
-from refiner.evaluate.figures import interval
+from refiner.evaluate.figures import with_interval
 from refiner.evaluate.harness import Run, collect, describe, open_run
 from refiner.evaluate.systems import Looker, Refining
 from refiner.evaluate.table import Scored, score
@@ -490,7 +490,7 @@ def test_systems_refuse_what_they_cannot_look_at() -> None:
         Looker()
     with pytest.raises(ConfigError, match="batch size"):
         Looker(detector=ScriptedDetector([]), batch_size=0)
-    with pytest.raises(ConfigError, match="folder of pictures"):
+    with pytest.raises(ConfigError, match="folder of images"):
         Looker(detector=ScriptedDetector([]))([Sample(name="a", prompt="a hand")])
     looker = Looker(judge=FixedJudge())  # type: ignore[arg-type]
     refining = Refining(refine=lambda _: result(attempt(0, 0), best=0), settings={}, looker=looker, pictures=Path())
@@ -505,14 +505,16 @@ def test_systems_refuse_what_they_cannot_look_at() -> None:
 
 def test_an_interval_covers_the_mean_and_needs_two_numbers() -> None:
     values = np.random.default_rng(1).normal(3, 1, 400)
-    low, high = interval(values)
+    found = with_interval("x", values)
+    low, high = found["x_low"], found["x_high"]
     assert low is not None
     assert high is not None
+    assert found["x"] == values.mean()
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
-    assert interval(np.append(values, np.nan)) == (low, high)
-    assert interval(np.array([1.0, np.nan])) == (None, None)
-    assert interval(np.full(7, 0.25)) == (0.25, 0.25)
+    assert with_interval("x", np.append(values, np.nan)) == found
+    assert with_interval("x", np.array([1.0, np.nan])) == {"x": 1.0, "x_low": None, "x_high": None}
+    assert with_interval("x", np.full(7, 0.25)) == {"x": 0.25, "x_low": 0.25, "x_high": 0.25}
 
 
 def test_the_tables_say_the_same_in_json_and_csv(tmp_path: Path) -> None:

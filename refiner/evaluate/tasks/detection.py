@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unscored,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
 from refiner.files import Json
 from refiner.metrics import classification
 from refiner.metrics.classification import BinaryCounts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
-    """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ has them, and plain accuracy."""
+class Detection(Task):
+    """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
+
+    AJ counts verdicts only: an answer that could not be read has no figures.
+    """
 
     threshold: float
-    """A probability above it says generated."""
+    """An image counts as generated if its probability is above this."""
     plots = Plots(histograms=("probability",), worst="margin", higher_is_better=True)
 
     @property
@@ -29,8 +26,8 @@ class Detection:
         """Version, threshold and rules."""
         return f"aj|version={classification.VERSION}|decision=score>{self.threshold:g}|positive=fake|empty=0"
 
-    def row(self, record: Json) -> Row | Unscored:
-        """The truth, the probability of generated, and by how much it is on the right side."""
+    def row(self, record: Json) -> Figures | Unscored:
+        """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
         fake, probability = record["truth"]["fake"], record["answer"]["analysis"]["fake_probability"]
         if fake is None:
             return Unscored("missing_truth", "the sample does not say whether it is generated")
@@ -39,15 +36,8 @@ class Detection:
         margin = probability - self.threshold
         return {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
 
-    def miss(self, record: Json) -> Row | None:
-        """None: AJ is of verdicts that were given."""
-
     def figures(self, columns: Columns) -> Figures:
         """AJ."""
         fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
         return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
-
-    def categories(self, columns: Columns) -> dict[str, Figures]:
-        """None."""
-        return {}

@@ -1,4 +1,4 @@
-"""The task ``explanation``: what a detector says against what is true."""
+"""The task ``explanation``: a detector's explanations against the true ones."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ import numpy as np
 
 from refiner.data.anomreason import from_regions
 from refiner.data.samples import joined_text
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unreadable,
-    Unscored,
-    found_analysis,
-    true_analysis,
-    with_interval,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
 from refiner.evaluate.tasks.localization import region_row, region_signature
 from refiner.files import Json
 from refiner.metrics import classification, text
@@ -28,31 +18,34 @@ from refiner.metrics.boxes import RegionRule
 from refiner.metrics.counts import Hits
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
+from refiner.records import analysis_from_dict
 from refiner.types import Region
+
+_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """What the detector says against what is true: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed ones.
+class Explanation(Task):
+    """A detector's explanations against the true ones: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed images.
 
-    With accuracy and region IoU where verdicts and boxes are known, this is FakeXplain's table too. An answer that
-    could not be read says nothing: whatever is true is missed, and the verdict is wrong.
+    With accuracy and region IoU, if verdicts and boxes are known, this is also FakeXplain's table. An answer that
+    could not be read counts as an empty one: every true flaw is missed, and the verdict is wrong.
     """
 
     config: SemapConfig
     encoder: str
-    """Its signature."""
+    """Signature of the text encoder."""
     sentences: str | None
-    """That of the encoder for CSS; None without one."""
-    threshold: float = 0.5
-    """A probability above it says generated."""
-    region: RegionRule = "union"
-    unreadable: Unreadable = "miss"
+    """Signature of the encoder for CSS; None without one."""
+    threshold: float
+    """An image counts as generated if its probability is above this."""
+    region: RegionRule
+    unreadable: Unreadable
     plots = Plots(histograms=("semap", "semf1"), worst="semf1", higher_is_better=True)
 
     @property
     def signature(self) -> str:
-        """Of SemAP, with the encoder's; of the texts, the verdicts and the boxes."""
+        """Signatures of SemAP with its encoder, of the texts, the verdicts and the boxes."""
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
         joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
         verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
@@ -60,18 +53,18 @@ class Explanation:
         parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
         return ";".join(part for part in [*parts, region_signature(self.region, self.unreadable)] if part)
 
-    def row(self, record: Json) -> Row | Unscored:
-        """SemAP, SemF1 and counts by threshold; measures of texts, verdict and boxes."""
+    def row(self, record: Json) -> Figures | Unscored:
+        """SemAP, SemF1 and counts by threshold; metrics of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
-        found, truth = found_analysis(record), record["truth"]
-        row: Row = {"css": record["answer"]["css"]}
+        found, truth = analysis_from_dict(record["answer"]["analysis"]), record["truth"]
+        row: Figures = {"css": record["answer"]["css"]}
         if truth["fake"] is not None and found.fake_probability is not None:
             row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
         return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
 
-    def miss(self, record: Json) -> Row | None:
-        """Those of nothing said and a wrong verdict."""
+    def miss(self, record: Json) -> Figures | None:
+        """The numbers of an empty answer with a wrong verdict."""
         anomalies = record["truth"]["anomalies"]
         if self.unreadable == "omit" or anomalies is None:
             return None
@@ -81,10 +74,10 @@ class Explanation:
         row |= {"accuracy": 0.0} if record["truth"]["fake"] is not None else {}
         return row | ({"css": 0.0} if self.sentences and anomalies else {})
 
-    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Row:
+    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Figures:
         truth, scored = record["truth"], score_image(similarity, self.config)
         said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
-        row: Row = {"semap": scored.semap, "semf1": scored.semf1}
+        row: Figures = {"semap": scored.semap, "semf1": scored.semf1}
         row |= {"rouge_l": rouge_l(said, true), "bleu_2": bleu_2(said, true)} if true else {}
         row |= region_row(regions, true_analysis(record), truth, self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
@@ -93,7 +86,7 @@ class Explanation:
         return row
 
     def figures(self, columns: Columns) -> Figures:
-        """Macro means with intervals; and of all images together, by threshold."""
+        """Means over the images with intervals; counts and rates of all images together, by threshold."""
         names = [name for name in _MEANS if name in columns]
         found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
         for tau in self.config.thresholds:
@@ -102,14 +95,7 @@ class Explanation:
                 found[f"{name}@{tau:g}"] = getattr(counts, name)
         return found
 
-    def categories(self, columns: Columns) -> dict[str, Figures]:
-        """None."""
-        return {}
-
-
-_MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
-
 
 def _true_text(entries: Sequence[Json]) -> str:
-    """As ``joined_text``, of anomalies on record."""
+    """As ``joined_text``, of the anomalies in a record."""
     return " ".join(f"{entry['Observed Phenomenon']} {entry['Reasoning']}" for entry in entries)

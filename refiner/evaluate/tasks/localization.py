@@ -1,4 +1,4 @@
-"""The task ``localization``: what a detector marks against what is flawed, by masks, by boxes and by heat maps."""
+"""The task ``localization``: found flaws against true ones, by masks, boxes and heat maps."""
 
 from __future__ import annotations
 
@@ -9,35 +9,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unreadable,
-    Unscored,
-    found_analysis,
-    true_analysis,
-    with_interval,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
 from refiner.files import Json
 from refiner.masks import union
 from refiner.metrics.boxes import VERSION as BOXES_VERSION
 from refiner.metrics.boxes import RegionRule, region_iou
 from refiner.metrics.heatmaps import HeatmapConfig, compare_heatmap
 from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.records import analysis_from_dict
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Analysis, Mask, Region
 
 _COUNTS = tuple(item.name for item in fields(PixelCounts))
 _SUMS = tuple(item.name for item in fields(PixelTotals) if item.name != "counts")
-
-
 _HEATMAP: Final = "heatmap_"
-_PROTOCOL: Final = HeatmapConfig()
 
 
-def _pixel_row(counts: PixelCounts, prefix: str = "") -> Row:
+def _pixel_row(counts: PixelCounts, prefix: str = "") -> Figures:
     totals = PixelTotals.of(counts)
     row = asdict(counts) | {name: float(getattr(totals, name)) for name in _SUMS}
     return {f"{prefix}{name}": value for name, value in row.items()}
@@ -50,13 +38,13 @@ def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "")
     return PixelTotals(counts=counts, **sums)
 
 
-def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Row:
-    """FakeXplain's region IoU of the boxes, where the truth has any.
+def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Figures:
+    """FakeXplain's region IoU of the boxes; empty if the truth has none.
 
     Args:
-        found: what the detector says.
-        truth: what is true, if that is known.
-        facts: what a record has of the truth; one that does not tell flaws apart has no boxes of them.
+        found: regions of the detector.
+        truth: the true regions; None if they are not known.
+        facts: ``truth`` of the record, which says whether the true flaws have a box each.
         rule: see ``refiner.metrics.boxes``.
     """
     if truth is None or not truth.regions or not facts.get("itemised", facts["categorised"]):
@@ -66,23 +54,23 @@ def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rul
 
 
 def region_signature(rule: RegionRule, unreadable: Unreadable) -> str:
-    """Of ``region_row``'s figure."""
+    """Signature of the figure of ``region_row``."""
     images = f"average=per_image|images=with true boxes|empty=0|unreadable={unreadable}"
     return f"region-iou|version={BOXES_VERSION}|region={rule}|{images}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localization:
+class Localization(Task):
     """Masks against masks: LEGION's mIoU and F1, X-AIGD's PAD, PAR > 0 against PAR = 0, and by X-AIGD category.
 
-    Beside them FakeXplain's region IoU where the truth has boxes, and X-AIGD's figures of heat maps where the detector
-    gives any. An answer that could not be read is one without a mask where there is something to find, as a missing
-    prediction is for X-AIGD and FakeXplain; where there is nothing it has no figures, for it was not found clean.
+    Also FakeXplain's region IoU if the truth has boxes, and X-AIGD's figures of heat maps if the detector gives any.
+    An answer that could not be read counts as an empty mask if the image has flaws, as a missing prediction does for
+    X-AIGD and FakeXplain. If the image has none, it has no figures, because nobody found it clean.
     """
 
-    heatmap: HeatmapConfig = _PROTOCOL
-    region: RegionRule = "union"
-    unreadable: Unreadable = "miss"
+    heatmap: HeatmapConfig
+    region: RegionRule
+    unreadable: Unreadable
     plots = Plots(
         histograms=("iou", "f1", "par", "region_iou", "heatmap_iou"), worst="f1", higher_is_better=True,
         scatters=(("par", "predicted_par"),), bars=("IoU", "PixF1"),
@@ -90,27 +78,26 @@ class Localization:
 
     @property
     def signature(self) -> str:
-        """Version and rules; those of boxes and heat maps too."""
+        """Version and rules, also those of boxes and heat maps."""
         masks = f"localization|version={VERSION}|average=per_image,pooled|empty=1,0|categories=x-aigd"
         regions = region_signature(self.region, self.unreadable)
         return f"{masks}|unreadable={self.unreadable};{regions};{self.heatmap.signature}"
 
-    def row(self, record: Json) -> Row | Unscored:
+    def row(self, record: Json) -> Figures | Unscored:
         """Pixel counts of all flaws together, of each category and of the heat map; region IoU."""
-        found, truth = found_analysis(record), true_analysis(record)
+        truth = true_analysis(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
-        return self._compared(found, truth, record["truth"])
+        return self._compared(analysis_from_dict(record["answer"]["analysis"]), truth, record["truth"])
 
-    def miss(self, record: Json) -> Row | None:
-        """Those of no mask at all, where there is a flaw to find."""
+    def miss(self, record: Json) -> Figures | None:
+        """The numbers of an empty mask, if the image has a flaw."""
         truth = true_analysis(record)
         if self.unreadable == "omit" or truth is None or not truth.regions:
             return None
-        found = Analysis(size=truth.size, detector="")
-        return self._compared(found, truth, record["truth"])
+        return self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"])
 
-    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Row:
+    def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Figures:
         row = _pixel_row(count_pixels(found.mask, truth.mask))
         row |= region_row(found.regions, truth, facts, self.region)
         if found.heatmap is not None:
@@ -124,7 +111,7 @@ class Localization:
         return row
 
     def figures(self, columns: Columns) -> Figures:
-        """Per image and pooled; flagged shares by PAR; region IoU; and the figures of heat maps."""
+        """Per image and pooled; share of flagged images by PAR; region IoU; and the figures of heat maps."""
         flawed = columns["par"] > 0
         totals = _pixel_totals(columns, np.ones_like(flawed))
         legion = totals.legion()
@@ -153,7 +140,7 @@ class Localization:
 
 
 def _heatmap_figures(columns: Columns) -> Figures:
-    """X-AIGD's figures of the samples that have a heat map, pooled and per image."""
+    """X-AIGD's figures over the samples that have a heat map, pooled and per image."""
     if f"{_HEATMAP}images" not in columns:
         return {}
     totals = _pixel_totals(columns, ~np.isnan(columns[f"{_HEATMAP}images"]), _HEATMAP)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unscored,
-    found_analysis,
-    mean,
-    with_interval,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
+from refiner.records import analysis_from_dict
 from refiner.taxonomy import Category
 
 
 @dataclass(frozen=True, kw_only=True)
-class Realism:
-    """How real pictures look, by generator (group): anomalies, severity, area, and HPS where there are prompts."""
+class Realism(Task):
+    """How real images look, by generator (group): anomalies, severity, area, and HPS if there are prompts.
+
+    An answer that could not be read has no figures.
+    """
 
     plots = Plots(
         histograms=("score", "par", "intensity"), worst="intensity", higher_is_better=False, bars=("rate", "per_image")
@@ -31,21 +26,18 @@ class Realism:
         """Version and rules."""
         return "realism|version=1|severity=0..1,1=worst|CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
 
-    def row(self, record: Json) -> Row | Unscored:
-        """Anomalies, the sum of their severities, flawed area, score, and anomalies of each category."""
-        row: Row = {"score": record["answer"]["score"]}
+    def row(self, record: Json) -> Figures:
+        """Number of anomalies, sum of their severities, flawed area, score, and anomalies by category."""
+        row: Figures = {"score": record["answer"]["score"]}
         if record["answer"]["analysis"] is None:
             return row
-        analysis = found_analysis(record)
+        analysis = analysis_from_dict(record["answer"]["analysis"])
         row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
         row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
         row |= {"fake_probability": analysis.fake_probability}
         for category in Category:
             row[f"n {category}"] = sum(region.category is category for region in analysis.regions)
         return row
-
-    def miss(self, record: Json) -> Row | None:
-        """None: how real the picture looks is not known."""
 
     def figures(self, columns: Columns) -> Figures:
         """Means with intervals; MAI, AF and CAP."""
@@ -64,7 +56,7 @@ class Realism:
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
-        """Share of pictures with a flaw of the category, and flaws a picture."""
+        """Share of images with a flaw of the category, and flaws per image."""
         if "anomalies" not in columns:
             return {}
         counts = {str(category): columns[f"n {category}"] for category in Category}

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refiner.evaluate.figures import (
-    Columns,
-    Figures,
-    Plots,
-    Row,
-    Unscored,
-    mean,
-    with_interval,
-)  # fmt: skip
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.records import analysis_from_dict
@@ -20,12 +12,16 @@ from refiner.taxonomy import Category
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
-    """Before against after, of the last round and of the one that was kept; SemAP where there is truth in words."""
+class Refinement(Task):
+    """Before against after, for the last image and for the kept one; SemAP if true explanations are known.
+
+    A sample without any image that was analysed has no figures. Burden is the sum of severity times confidence over
+    the regions.
+    """
 
     semap: SemapConfig
     encoder: str | None
-    """Its signature; None without an encoder."""
+    """Signature of the text encoder; None without one."""
     plots = Plots(
         histograms=("par_change", "hps_change"), worst="par_best", higher_is_better=False,
         scatters=(("hps_before", "hps_best"), ("par_before", "par_best"), ("burden_before", "burden_best")),
@@ -34,13 +30,13 @@ class Refinement:
 
     @property
     def signature(self) -> str:
-        """Version and rules; with the encoder's where there is one."""
+        """Version and rules, and the signature of the encoder if there is one."""
         words = "" if self.encoder is None else f"|{self.semap.signature}|{self.encoder}"
         return f"refinement|version=1|prompt=original|rounds=before,last,best|interval=bootstrap95{words}"
 
-    def row(self, record: Json) -> Row | Unscored:
-        """Score, flaws, area, burden and SemAP before, at last and of the best; changes from before to best."""
-        row: Row = {}
+    def row(self, record: Json) -> Figures:
+        """Score, flaws, area, burden and SemAP of start, last and best image; changes from start to best."""
+        row: Figures = {}
         answer = record["answer"]
         for when in ("before", "last", "best"):
             look = answer[when]
@@ -58,11 +54,8 @@ class Refinement:
         row |= {name: answer[name] for name in ("rounds", "accepted", "failed")}
         return row | answer["calls"]
 
-    def miss(self, record: Json) -> Row | None:
-        """None: there is no picture that was looked at."""
-
     def figures(self, columns: Columns) -> Figures:
-        """Means; changes with intervals; the shares of samples that got better and worse."""
+        """Means; changes with intervals; shares of samples that got better and worse."""
         found: Figures = {}
         for name in ("hps", "par", "flaws", "burden", "semap", "semf1"):
             if f"{name}_before" not in columns:
@@ -77,7 +70,7 @@ class Refinement:
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
-        """Flaws a picture of each category, before, at last and of the best."""
+        """Flaws per image by category, in start, last and best image."""
         return {
             str(category): {when: mean(columns[f"{category} {when}"]) for when in ("before", "last", "best")}
             for category in Category
