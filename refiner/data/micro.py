@@ -62,11 +62,15 @@ def open_images(count: str) -> MicroData:
     Raises:
         ConfigError: not a number of at least 1.
     """
-    if not (count.isdecimal() and int(count)):
-        raise ConfigError(f"Expected a number of micro samples such as 100, got {count!r}: name one.")
-    return MicroData(int(count), painted=True)
+    return MicroData(_number(count, "micro"), painted=True)
 
 
 def open_captions(count: str) -> MicroData:
     """``micro-prompts:COUNT``: only captions. Raises as ``open_images``."""
-    return MicroData(open_images(count).count, painted=False)
+    return MicroData(_number(count, "micro-prompts"), painted=False)
+
+
+def _number(text: str, name: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise ConfigError(f"Expected a number of micro samples such as {name}:100, got {text!r}: name one.")
+    return int(text)

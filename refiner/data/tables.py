@@ -36,6 +36,7 @@ def read_csv(path: str | Path, columns: Sequence[str], what: str) -> Iterator[tu
             for row in reader:
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"Cannot read {what} from {str(path)!r} ({error}): give a UTF-8 CSV file of {what}."
+            f"Cannot read {what} from {str(path)!r} ({reason}): give a UTF-8 CSV file of {what}."
         ) from error
