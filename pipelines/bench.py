@@ -11,8 +11,7 @@ For every held-out prompt and seed, seven systems make an image:
 more_steps and best_of_n use no detector and at least as many denoiser rows (images times denoiser passes, guidance
 counted) as auto. shuffled has the budget of auto. All systems share models, prompt and seed, so they share the start
 image. The oracle (``refiner.micro.oracle``, which knows the truth of the micro world) counts the flaws of each result;
-the systems do not use it. Every case is a line of ``records.jsonl``. A benchmark that was stopped can be resumed if the
-models and settings are the same.
+the systems do not use it. A benchmark that was stopped can be resumed if the models and settings are the same.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import ConfigError
@@ -40,7 +38,7 @@ from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.protocols import Detector, Networked, PaintJob, Spender
 from refiner.records import derive_seed
-from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region
+from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region, Size
 
 SYSTEMS = ("start", "more_steps", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
 CONTROLS = ("start", "more_steps", "best_of_n", "shuffled")
@@ -56,31 +54,29 @@ class ShuffledDetector:
         self.name = f"shuffled {detector.name}"
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        return self._shuffled(self.detector(image, prompt), image)
+        return self.batch([image], None if prompt is None else [prompt])[0]
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        answers = self.detector.batch(images, prompts)
-        return [self._shuffled(answer, image) for answer, image in zip(answers, images, strict=True)]
+        shuffled = []
+        for image, analysis in zip(images, self.detector.batch(images, prompts), strict=True):
+            rng = np.random.default_rng(derive_seed("shuffle", image.tobytes().hex()))
+            regions = tuple(_moved(region, analysis.size, rng) for region in analysis.regions)
+            shuffled.append(replace(analysis, regions=regions))
+        return shuffled
 
     def spent(self) -> Calls:
         """Return the denoiser rows of the detector."""
         return self.detector.spent() if isinstance(self.detector, Spender) else Calls()
 
-    def _shuffled(self, analysis: Analysis, image: Image.Image) -> Analysis:
-        rng = np.random.default_rng(derive_seed("shuffle", image.tobytes().hex()))
-        return replace(analysis, regions=tuple(_moved(region, analysis, rng) for region in analysis.regions))
 
-
-def _moved(region: Region, analysis: Analysis, rng: np.random.Generator) -> Region:
-    height, width = analysis.size
-    shift = int(rng.integers(height)), int(rng.integers(width))
-    mask = np.roll(region.pixels(analysis.size), shift, axis=(0, 1))
+def _moved(region: Region, size: Size, rng: np.random.Generator) -> Region:
+    shift = int(rng.integers(size.height)), int(rng.integers(size.width))
+    mask = np.roll(region.pixels(size), shift, axis=(0, 1))
     box = box_of(mask)
     return replace(region, mask=mask, box=box) if box else region
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(NamedTuple):
     """One prompt and seed."""
 
     number: int
@@ -103,23 +99,26 @@ def run(
     folder: Path,
     track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> dict[str, Any]:
-    """Run the cases that ``folder`` does not hold yet, and summarise all cases.
+    """Run the cases that ``records.jsonl`` in ``folder`` does not hold yet, and return the summary of all cases.
 
     Args:
         pipe: the refined pipeline; it must have a judge.
         prompts: number of held-out prompts.
         seeds: number of seeds for each prompt.
-        folder: folder of ``records.jsonl``; a benchmark that was stopped is resumed from it.
+        folder: of the records of all cases.
         track: wraps the list of the remaining cases, for a progress bar.
-
-    Returns:
-        The document of ``summarise``.
 
     Raises:
         ConfigError: the folder holds records of other models or settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder / "models.json", _identity(pipe))
+    models, identity = folder / "models.json", _identity(pipe)
+    if not models.exists():
+        atomic_write(models, dumps(identity) + "\n")
+    elif json.loads(models.read_text(encoding="utf-8")) != identity:
+        raise ConfigError(
+            f"{str(folder)!r} holds records of other models or settings: choose another folder, or delete it."
+        )
     file = folder / "records.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     records = {(record["prompt"], record["seed"]): record for record in map(json.loads, lines)}
@@ -157,19 +156,9 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     return plain
 
 
-def _claim(path: Path, identity: dict[str, Any]) -> None:
-    """Write the identity of the models and settings to a new folder, or check that of an existing folder."""
-    if not path.exists():
-        atomic_write(path, dumps(identity) + "\n")
-    elif json.loads(path.read_text(encoding="utf-8")) != identity:
-        raise ConfigError(
-            f"{str(path.parent)!r} holds records of other models or settings: choose another folder, or delete it."
-        )
-
-
 def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
     """Run all systems on one prompt and seed, and return the record of the case."""
-    prompt, systems, checks = case.scene.caption, {}, []
+    systems, checks = {}, []
     for strategy in ("auto", "inpaint", "regenerate"):
         systems[strategy], result = _refined(pipe, case, strategy=strategy)
         checks.append(_check(result, pipe.refine_config.dilate))
@@ -186,7 +175,7 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
     return {
         "prompt": case.number,
         "seed": case.seed,
-        "caption": prompt,
+        "caption": case.scene.caption,
         "things": len(case.scene.things),
         "systems": systems,
         "checks": checks,
@@ -196,8 +185,7 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
 def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[str, Any], RefinementResult]:
     began = time.perf_counter()
     result = pipe.stream(case.scene.caption, seed=case.seed, index=case.number, **options).result
-    calls = result.calls
-    seconds = time.perf_counter() - began
+    calls, seconds = result.calls, time.perf_counter() - began
     return _row(result.image, case.scene, calls.denoiser_rows, calls.detector_calls, seconds), result
 
 
@@ -214,15 +202,14 @@ def _more_steps(pipe: RefinedPipeline, case: Case, rows: int, start: Attempt) ->
 
 def _best_of_n(pipe: RefinedPipeline, case: Case, rows: int, seed: int) -> dict[str, Any]:
     painter = DiffusersPainter(pipe.pipe, PaintSettings(options=pipe.call_defaults))
-    judge, prompt = pipe.judge, case.scene.caption
-    assert judge is not None
+    prompt = case.scene.caption
+    assert pipe.judge is not None
     began = time.perf_counter()
-    pictures: list[Image.Image] = []
-    while not pictures or painter.spent().denoiser_rows < rows:
-        number = len(pictures)
-        job_seed = seed if number == 0 else derive_seed("best of n", case.seed, case.number, number)
-        pictures += painter.generate([PaintJob(prompt=prompt, seed=job_seed)])
-    scores = judge.score(pictures, [prompt] * len(pictures))
+    pictures = painter.generate([PaintJob(prompt=prompt, seed=seed)])
+    while painter.spent().denoiser_rows < rows:
+        another = derive_seed("best of n", case.seed, case.number, len(pictures))
+        pictures += painter.generate([PaintJob(prompt=prompt, seed=another)])
+    scores = pipe.judge.score(pictures, [prompt] * len(pictures))
     best = pictures[int(np.argmax(scores))]
     return _row(best, case.scene, painter.spent().denoiser_rows, 0, time.perf_counter() - began)
 
@@ -244,38 +231,34 @@ def _check(result: RefinementResult, reach: float) -> dict[str, Any]:
     outside, before = 0, first
     for attempt in result.attempts[1:]:
         if attempt.accepted and attempt.action == "inpaint":
-            outside = max(outside, _outside(before.image, attempt.image, before.analysis, reach))
+            outside = max(outside, _outside(before, attempt, reach))
         before = attempt if attempt.accepted else before
     worse_burden = bool(first.analysis and best.analysis and best.analysis.burden > first.analysis.burden)
     worse_score = any(b.value < a.value for a, b in zip(first.scores, best.scores, strict=True))
     return {"worse": worse_burden or worse_score, "outside_max_diff": outside}
 
 
-def _outside(old: Image.Image | None, new: Image.Image | None, analysis: Analysis | None, reach: float) -> int:
-    """Compute the largest pixel difference (0 to 255) outside the dilated flaws of the first image."""
-    assert old is not None
-    assert new is not None
-    assert analysis is not None
-    allowed: Mask = np.zeros(tuple(analysis.size), dtype=np.bool_)
-    for region in analysis.regions:
-        allowed |= dilate(region.pixels(analysis.size), reach * max(analysis.size))
-    difference = np.abs(np.asarray(new, np.int16) - np.asarray(old, np.int16)).max(axis=2)
+def _outside(old: Attempt, new: Attempt, reach: float) -> int:
+    """Compute the largest pixel difference (0 to 255) outside the dilated flaws of the old image."""
+    assert old.analysis is not None
+    size = old.analysis.size
+    allowed: Mask = np.zeros(tuple(size), dtype=np.bool_)
+    for region in old.analysis.regions:
+        allowed |= dilate(region.pixels(size), reach * max(size))
+    difference = np.abs(np.asarray(new.image, np.int16) - np.asarray(old.image, np.int16)).max(axis=2)
     return int(difference[~allowed].max(initial=0))
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summarise the records: means of every system, paired changes with intervals, and checks; also by things."""
     checks = [check for record in records for check in record["checks"]]
-    things = sorted({record["things"] for record in records})
+    by_things: dict[int, list[dict[str, Any]]] = {number: [] for number in sorted({one["things"] for one in records})}
+    for record in records:
+        by_things[record["things"]].append(record)
     return {
         "cases": len(records),
-        "systems": _means(records),
-        "paired": _paired(records),
-        "by_things": {
-            str(number): {"systems": _means(own), "paired": _paired(own)}
-            for number in things
-            for own in [[record for record in records if record["things"] == number]]
-        },
+        **_figures(records),
+        "by_things": {str(number): _figures(own) for number, own in by_things.items()},
         "never_worse": {
             "runs": len(checks),
             "violations": sum(check["worse"] for check in checks),
@@ -284,19 +267,14 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _means(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    return {
-        system: {
-            name: float(np.mean([record["systems"][system][name] for record in records]))
-            for name in ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
-        }
+def _figures(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
+    means = {
+        system: {name: float(np.mean([record["systems"][system][name] for record in records])) for name in names}
         for system in SYSTEMS
     }
-
-
-def _paired(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     pairs = [("auto", control) for control in CONTROLS] + [("inpaint", "start"), ("regenerate", "start")]
-    return {f"{system}/{control}": _change(records, system, control) for system, control in pairs}
+    return {"systems": means, "paired": {f"{one}/{other}": _change(records, one, other) for one, other in pairs}}
 
 
 def _change(records: Sequence[dict[str, Any]], system: str, control: str) -> dict[str, Any]:
@@ -308,18 +286,10 @@ def _change(records: Sequence[dict[str, Any]], system: str, control: str) -> dic
         sums[row] += [record["systems"][name]["oracle_flaws"] for name in (system, control)]
     rng = np.random.default_rng(0)
     drawn = sums[rng.integers(len(prompts), size=(10_000, len(prompts)))].sum(axis=1)
-    low, high = _interval(drawn)
-    return {"change": _relative(sums.sum(axis=0)), "ci95": [low, high]}
-
-
-def _relative(sums: NDArray[np.float64]) -> float | None:
-    return float(sums[0] / sums[1] - 1) if sums[1] else None
-
-
-def _interval(drawn: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """Compute the 2.5 % and 97.5 % quantiles of the relative changes; None if the control has no flaw in any draw."""
-    changes = drawn[drawn[:, 1] > 0]
-    if not len(changes):
-        return None, None
-    low, high = np.quantile(changes[:, 0] / changes[:, 1] - 1, (0.025, 0.975))
-    return float(low), float(high)
+    drawn = drawn[drawn[:, 1] > 0]  # draws in which the control has no flaw have no relative change
+    changes = drawn[:, 0] / drawn[:, 1] - 1
+    own, other = sums.sum(axis=0)
+    return {
+        "change": float(own / other - 1) if other else None,
+        "ci95": np.quantile(changes, (0.025, 0.975)).tolist() if len(changes) else [None, None],
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +17,7 @@ from refiner.pipelines.loop import Parts
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
-from refiner.pipelines.painting.safety import SafetyChecked
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings, SafetyChecked
 from refiner.pipelines.saving.record import Wrapped
 from refiner.types import RefinementResult
 
@@ -40,14 +38,11 @@ class RefinedPipelineOutput(NamedTuple):
     """One result for each image, with all attempts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
+class Shared(NamedTuple):
     """State that all images of one call share."""
 
     interrupt: Interrupt
-    """Ends the runs of all images of the call."""
     prompts: PromptCache
-    """Prompt embeddings."""
 
 
 def starts_of(
@@ -58,46 +53,30 @@ def starts_of(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     config: RefineConfig | None,
 ) -> list[tuple[str, int, int]]:
-    """List the prompt, seed and index of each image of a call.
+    """List the prompt, seed and index of each image of a call (``count`` images for each prompt).
 
-    The index numbers the images that have the same prompt and seed. Without seeds and generators, the seed of the
-    config is used; without a config, the seed is random.
-
-    Args:
-        prompts: one text or several.
-        count: number of images for each prompt.
-        seed: one seed for all images, or one for each image.
-        generator: one generator from which one seed is drawn for all images, or one for each image.
-        config: settings of the call.
+    The index numbers the images that have the same prompt and seed. A single generator gives one seed for all images.
+    Without seeds and generators, the seed of the config is used; without a config, the seed is random.
 
     Raises:
         ConfigError: both seeds and generators are given, or their number is neither one nor one for each image.
     """
     texts = [text for text in ([prompts] if isinstance(prompts, str) else prompts) for _ in range(count)]
-    known: Counter[tuple[str, int]] = Counter()
-    starts = []
-    for text, number in zip(texts, _seeds(len(texts), seed, generator, config), strict=True):
-        starts.append((text, number, known[text, number]))
-        known[text, number] += 1
-    return starts
-
-
-def _seeds(
-    count: int,
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    config: RefineConfig | None,
-) -> list[int]:
     if seed is not None and generator is not None:
         raise ConfigError("seed and generator cannot both be given: pass only one of them.")
     if generator is not None:
         seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
     elif seed is None:
         seed = config.seed if config else secrets.randbits(63)
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise ConfigError(f"Expected one seed or generator, or {count} (one for each image), got {len(seeds)}.")
-    return seeds
+    seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(texts):
+        raise ConfigError(f"Expected one seed or generator, or {len(texts)} (one for each image), got {len(seeds)}.")
+    known: Counter[tuple[str, int]] = Counter()
+    starts = []
+    for text, number in zip(texts, seeds, strict=True):
+        starts.append((text, number, known[text, number]))
+        known[text, number] += 1
+    return starts
 
 
 def _draw(generator: torch.Generator) -> int:
@@ -107,45 +86,24 @@ def _draw(generator: torch.Generator) -> int:
 
 
 def parts_of(pipe: Wrapped, config: RefineConfig, settings: PaintSettings, prompts: PromptCache | None) -> Parts:
-    """Build the parts of the loop for one image.
-
-    Args:
-        pipe: the pipelines, detector, judge and reviser.
-        config: settings of the run.
-        settings: sizes and options of the pipeline calls.
-        prompts: prompt embeddings that are shared with other images; None: they are not shared.
+    """Build the parts of the loop for one image; ``prompts`` are embeddings shared with other images, if any.
 
     Raises:
         ConfigError: a pipeline does not support one of the settings.
     """
-    painter = DiffusersPainter(
+    pipelines = (pipe.pipe, pipe.inpainter, pipe.second_stage)
+    checks_safety = any(getattr(one, "safety_checker", None) is not None for one in pipelines)
+    painter = (SafetyChecked if checks_safety else DiffusersPainter)(
         pipe.pipe, settings, inpainter=pipe.inpainter, second_stage=pipe.second_stage, prompt_cache=prompts
     )
     painter.check(soft=config.soft_edge > 0)
-    pipelines = (pipe.pipe, pipe.inpainter, pipe.second_stage)
-    checks_safety = any(getattr(one, "safety_checker", None) is not None for one in pipelines)
-    return Parts(
-        generator=SafetyChecked(painter) if checks_safety else painter,
-        inpainter=CropInpainter(
-            painter.paint,
-            native=painter.native,
-            multiple=painter.multiple,
-            cell=painter.cell,
-            config=config,
-            mark=painter.mark,
-        ),
-        detector=pipe.detector,
-        judge=pipe.judge,
-        reviser=pipe.reviser,
-    )
+    sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
+    inpainter = CropInpainter(painter.paint, **sides, config=config, mark=painter.mark)
+    return Parts(generator=painter, inpainter=inpainter, detector=pipe.detector, judge=pipe.judge, reviser=pipe.reviser)
 
 
 def kept_image(result: RefinementResult) -> Image.Image:
-    """Return the image that was kept.
-
-    Raises:
-        BadImageError: every attempt failed.
-    """
+    """Return the image that was kept; raise BadImageError if every attempt failed."""
     best = result.attempts[result.best]
     if best.image is None:
         raise BadImageError(

@@ -116,10 +116,10 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         self._check("strategy", self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}")
-        for name in ("seed", "max_rounds"):
-            self._check_least(name, 0)
-        for name in ("patience", "max_regions", "batch_size", "candidates"):
-            self._check_least(name, 1)
+        least = {"seed": 0, "max_rounds": 0, "patience": 1, "max_regions": 1, "batch_size": 1, "candidates": 1}
+        for name, number in least.items():
+            value = getattr(self, name)
+            self._check(name, isinstance(value, int) and value >= number, f"a whole number of at least {number}")
         self._check("order", self.order in get_args(Order), f"one of {', '.join(get_args(Order))}")
         lengths = ("dilate", "feather", "crop_padding", "soft_edge")
         for name in ("min_burden_drop", "min_score_gain", "area_strength", *lengths):
@@ -134,10 +134,6 @@ class RefineConfig:
         self._check("max_candidates", self.max_candidates >= self.candidates, f"at least candidates={self.candidates}")
         usable = len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
-
-    def _check_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        self._check(name, isinstance(value, int) and value >= least, f"a whole number of at least {least}")
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:

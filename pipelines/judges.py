@@ -30,10 +30,7 @@ _PROMPTS = 256
 class BurdenJudge:
     """Scores an image by a detector: minus the burden (sum of severity times confidence over the regions).
 
-    Use another detector than the one of the loop.
-
-    Args:
-        detector: any detector; its ``UnreadableOutputError`` is not caught.
+    Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -41,7 +38,6 @@ class BurdenJudge:
 
     @property
     def name(self) -> str:
-        """``burden:`` and the name of the detector."""
         return f"burden:{self.detector.name}"
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
@@ -79,16 +75,15 @@ class ClipJudge:
     def from_pretrained(
         cls, model: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> ClipJudge:
-        """Load a folder or hub id.
+        """Load a transformers folder of a CLIP model, or a hub id with an optional ``@revision``.
 
         Args:
-            model: a transformers folder of a CLIP model, or a hub id with an optional ``@revision``.
+            model: the folder or id.
             device: None: CUDA if it is available, otherwise the CPU.
             dtype: None: float32.
 
         Raises:
-            ModelNotFoundError: there is no such folder or hub model.
-            WeightsError: the model is damaged, incomplete or of the wrong kind.
+            ModelNotFoundError, WeightsError: there is no such model, or it is damaged or of the wrong kind.
         """
         import torch
         from transformers import CLIPModel, CLIPProcessor
@@ -100,24 +95,16 @@ class ClipJudge:
 
     @property
     def name(self) -> str:
-        """``clip:`` and the id and revision of the model."""
         return f"clip:{self._name}"
 
     @property
     def signature(self) -> str:
         """Everything that the scores depend on; only scores with the same signature can be compared."""
-        config = self.model.config
-        facts = {
-            "model": self._name,
-            "size": config.vision_config.image_size,
-            "tokens": config.text_config.max_position_embeddings,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "score": "cosine",
-        }
-        return "|".join(["clip", *(f"{name}:{value}" for name, value in facts.items())])
+        config, dtype = self.model.config, str(self.model.dtype).removeprefix("torch.")
+        size, tokens = config.vision_config.image_size, config.text_config.max_position_embeddings
+        return f"clip|model:{self._name}|size:{size}|tokens:{tokens}|dtype:{dtype}|score:cosine"
 
     def to(self, device: str | torch.device) -> ClipJudge:
-        """Move the network."""
         self.model.to(device)
         self._texts.clear()
         return self
@@ -143,13 +130,12 @@ class ClipJudge:
         return scores
 
     def _pictures(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Compute unit features, float32 (N, D)."""
         pixels = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt").pixel_values
         seen = self.model.vision_model(pixel_values=pixels.to(self.model.device, self.model.dtype))
         return _unit(self.model.visual_projection(seen.pooler_output))
 
     def _text(self, prompt: str) -> torch.Tensor:
-        """Compute unit features, float32 (D,). Prompts are encoded one by one, so that other prompts have no effect."""
+        """Encode a prompt by itself, so that other prompts have no effect."""
         if prompt not in self._texts:
             room = self.model.config.text_config.max_position_embeddings
             tokens = self.processor(text=[prompt], return_tensors="pt", truncation=True, max_length=room)
@@ -159,17 +145,15 @@ class ClipJudge:
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
+    """Normalise features, float32 (N, D)."""
     wide = features.float()
     return wide / wide.norm(dim=-1, keepdim=True)
 
 
 class JointJudge:
-    """Several judges; an accepted image is not worse for any of them.
+    """One or more judges; an accepted image is not worse for any of them.
 
-    The loop uses the scores of all judges. ``score`` returns only those of the first judge.
-
-    Raises:
-        ConfigError: ``judges`` is empty.
+    The loop uses the scores of all judges. ``score`` returns only those of the first. No judges are a ConfigError.
     """
 
     def __init__(self, judges: Sequence[Judge]) -> None:
@@ -179,11 +163,9 @@ class JointJudge:
 
     @property
     def name(self) -> str:
-        """The names of all judges, joined by ``&``."""
         return " & ".join(judge.name for judge in self.judges)
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Return the scores of the first judge."""
         return self.judges[0].score(images, prompts)
 
 
@@ -196,8 +178,7 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
         device: None: CUDA if it is available, otherwise the CPU.
 
     Raises:
-        ModelNotFoundError: there is no such model.
-        WeightsError: its weights are damaged or of the wrong kind.
+        ModelNotFoundError, WeightsError: there is no such model, or it is damaged or of the wrong kind.
     """
     kind, colon, rest = str(judge).partition(":")
     if colon and kind == "clip":

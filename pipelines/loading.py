@@ -15,7 +15,7 @@ from refiner.pipelines.painting.families import count_tokens, reads_free_text
 from refiner.pipelines.revisers.chat import load_reviser
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.pipelines.saving.settings import SETTINGS_FILE, SavedSettings
-from refiner.protocols import Detector, Judge, Reviser
+from refiner.protocols import Judge, Reviser
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +30,6 @@ def fitting_reviser(reviser: str, pipe: DiffusionPipeline, call: Mapping[str, An
     count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
     return load_reviser(reviser, template, device=pipe.device)
-
-
-def detector_on(detector: Where, device: torch.device) -> Detector:
-    """Load a detector onto a device."""
-    from refiner.detectors import load_detector
-
-    return load_detector(detector, device=device)
 
 
 def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
@@ -57,26 +50,22 @@ def judges_on(judge: Judges, device: torch.device) -> Judge | None:
     return judge
 
 
-def id_of(part: object) -> str | list[str] | None:
-    """Return the id or ids of a part; None if the part was passed as an object."""
-    if isinstance(part, str | Path):
-        return str(part)
-    if isinstance(part, Sequence) and part and all(isinstance(one, str | Path) for one in part):
-        return [str(one) for one in part]
-    return None
+def ids_of(parts: Mapping[str, object]) -> dict[str, str | list[str]]:
+    """Return the ids, by name, of the parts that were passed by id; a sequence must have only ids."""
+    found: dict[str, str | list[str]] = {}
+    for name, part in parts.items():
+        if isinstance(part, str | Path):
+            found[name] = str(part)
+        elif isinstance(part, Sequence) and part and all(isinstance(one, str | Path) for one in part):
+            found[name] = [str(one) for one in part]
+    return found
 
 
 def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a saved pipeline, and the arguments of RefinedPipeline.
+    """Return the folder of a saved pipeline, and the arguments of RefinedPipeline; see its ``from_pretrained``.
 
-    Args:
-        model: folder or hub id.
-        given: the user's detector, judge, reviser, config, inpainter and second stage. A None (for the judge:
-            "saved") is replaced by the saved value.
-
-    Raises:
-        ConfigError: no detector is given or saved, or a saved part would send images to another machine.
-        ModelNotFoundError, WeightsError: there is no such model, or it is damaged.
+    ``given`` has the user's detector, judge, reviser, config, inpainter and second stage. A None (for the judge:
+    "saved") is replaced by the saved value.
     """
     folder = resolve(model, "generator")
     verify(folder)
@@ -98,7 +87,6 @@ def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[
 
 
 def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
-    """Return the judge that the settings of a folder name; "auto" if the folder has no settings."""
     if saved.judge is None:
         return None if (folder / SETTINGS_FILE).exists() else "auto"
     if isinstance(saved.judge, str):
@@ -107,11 +95,7 @@ def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
 
 
 def trusted(part: str, saved: str | None) -> str | None:
-    """Return a saved id, unless it would send the user's images, prompts and API key to a machine named in the file.
-
-    Raises:
-        ConfigError: it would.
-    """
+    """Return a saved id, or raise ConfigError if it would send images, prompts and API key to a machine named there."""
     if saved is not None and is_elsewhere(saved):
         raise ConfigError(
             f"The {part} saved with this pipeline sends data to another machine: pass {part}={saved!r} if you trust "

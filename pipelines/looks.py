@@ -9,7 +9,7 @@ from typing import TypeVar
 from PIL import Image
 
 from refiner.errors import BadAnswerError, BadImageError
-from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
 from refiner.protocols import InpaintJob, Judge
 from refiner.types import Analysis
@@ -23,24 +23,16 @@ def each_answer(
     prompts: Sequence[str],
     recorded: tuple[type[Exception], ...],
 ) -> list[T | Exception]:
-    """Get an answer or an exception for each image. If the call for all images fails, they are tried one by one.
+    """Get an answer or an exception for each of N images. If the call for all images fails, they are tried one by one.
 
-    Args:
-        ask: returns an answer for each image and its prompt.
-        images: N images.
-        prompts: N prompts.
-        recorded: types of exceptions that are returned instead of raised; a lack of memory is always returned.
+    ``recorded`` exceptions are returned instead of raised; a lack of memory is always returned.
     """
+    returned: tuple[type[Exception], ...] = (NoMemoryError, *recorded)
     try:
-        return [*ask(images, prompts)]
-    except Exception as error:
-        if not isinstance(error, recorded) and not is_out_of_memory(error):
-            raise
+        return [*with_memory(ask, images, prompts)]
+    except returned as error:
         if len(images) == 1:
             return [error]
-        ran_out = is_out_of_memory(error)
-    if ran_out:
-        make_room()
     return [
         answer
         for image, prompt in zip(images, prompts, strict=True)
@@ -48,19 +40,14 @@ def each_answer(
     ]
 
 
-def scored(judge: Judge) -> Callable[[Sequence[Image.Image], Sequence[str]], list[float]]:
-    """Wrap a judge so that it raises ``BadAnswerError`` unless it returns a finite score for each image."""
-
-    def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        scores = judge.score(images, prompts)
-        if len(scores) != len(images) or not all(map(math.isfinite, scores)):
-            raise BadAnswerError(
-                f"The judge {judge.name} returned {scores!r:.80} instead of {len(images)} finite scores: "
-                "check the judge."
-            )
-        return scores
-
-    return ask
+def scored(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+    """Call a judge; raise ``BadAnswerError`` unless it returns a finite score for each image."""
+    scores = judge.score(images, prompts)
+    if len(scores) != len(images) or not all(map(math.isfinite, scores)):
+        raise BadAnswerError(
+            f"The judge {judge.name} returned {scores!r:.80} instead of {len(images)} finite scores: check the judge."
+        )
+    return scores
 
 
 def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:
@@ -71,7 +58,7 @@ def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[f
         image=image,
         analysis=None if isinstance(answer, Exception) else answer,
         scores=known if len(known) == len(scores) else (),
-        error=" ".join(first_line(each) if is_out_of_memory(each) else str(each) for each in errors) or None,
+        error=" ".join(map(str, errors)) or None,
     )
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 
@@ -25,8 +26,8 @@ from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored
-from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
-from refiner.pipelines.run import Flag, RefinementRun
+from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
@@ -55,7 +56,7 @@ def refine(
     *,
     image: Image.Image | None = None,
     index: int = 0,
-    flag: Flag | None = None,
+    flag: threading.Event | None = None,
     settings: Mapping[str, object] | None = None,
     track: Callable[[Iterator[Attempt]], Iterator[Attempt]] = iter,
 ) -> RefinementRun:
@@ -63,7 +64,7 @@ def refine(
 
     Args:
         parts: the models.
-        prompt: the user's prompt; every image is judged against it.
+        prompt: every image is judged against it.
         config: all settings, with the seed.
         image: RGB image to start from; None: the start image is generated.
         index: number of the image among those with the same prompt and seed; all seeds of the run depend on it.
@@ -83,35 +84,34 @@ def refine(
     if image is not None and image.mode != "RGB":
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
     flag = flag or threading.Event()
-    refinement = _Refinement(parts, prompt, config, index, image, flag.is_set)
+    refinement = _Refinement(parts, prompt, config, index, given=image, interrupted=flag.is_set)
     return RefinementRun(track(refinement.run()), lambda: refinement.result(settings or {}), flag)
 
 
+@dataclass(eq=False)
 class _Refinement:
     """The state of one refinement: its attempts, and the best image so far."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        prompt: str,
-        config: RefineConfig,
-        index: int,
-        given: Image.Image | None,
-        interrupted: Callable[[], bool],
-    ) -> None:
-        self.parts, self.prompt, self.config, self.index, self.given = parts, prompt, config, index, given
-        self.judges, self.interrupted = judges_of(parts.judge), interrupted
+    parts: Parts
+    prompt: str
+    config: RefineConfig
+    index: int
+    given: Image.Image | None
+    interrupted: Callable[[], bool]
+    stop: StopReason = "interrupted"  # until the loop ends by itself
+    best: Look | None = None
+    best_index: int = 0
+    in_vain: bool = False  # the last action was inpainting, and none was ever accepted
+    repeated: bool = False  # a model returned an image that an earlier attempt has too
+    looked: int = 0  # images that the detector analysed since the last attempt
+
+    def __post_init__(self) -> None:
+        self.judges = judges_of(self.parts.judge)
         self.attempts: list[Attempt] = []
-        self.best: Look | None = None
-        self.best_index = 0
-        self.stop: StopReason = "interrupted"  # until the loop ends by itself
         self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
-        self.in_vain = False  # the last action was inpainting, and none was ever accepted
-        self.repeated = False  # a model returned an image that an earlier attempt has too
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
-        self.looked = 0  # images that the detector analysed since the last attempt
         self.notes: list[str] = []  # notes for the user since the last attempt
-        self.rows = _rows(parts)  # denoiser rows at the last attempt
+        self.rows = self._rows()  # denoiser rows at the last attempt
         self.started = self.clock = time.monotonic()
 
     def run(self) -> Iterator[Attempt]:
@@ -120,12 +120,12 @@ class _Refinement:
         while (stop := self._stop(rounds, idle)) is None:
             rounds, idle = rounds + 1, idle + 1
             for step in self._steps():
-                mended = idle == 0
-                if self._must_stop() or (mended if step == "regenerate" else not self._targets()):
+                if self._must_stop() or (idle == 0 if step == "regenerate" else not self._targets()):
                     break
-                attempt = self._regenerate(rounds) if step == "regenerate" else self._inpaint(rounds)
+                attempt = self._paint(step, rounds) if step == "regenerate" else self._inpaint(rounds)
                 idle = 0 if attempt.accepted else idle
-                self.in_vain = step == "inpaint" and not self._ever_repainted()
+                fixed = any(other.accepted for other in self.attempts if other.action == "inpaint")
+                self.in_vain = step == "inpaint" and not fixed
                 yield attempt
         self.stop = stop
 
@@ -135,18 +135,12 @@ class _Refinement:
             prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings
         )
 
-    # What to do next
-
     @property
     def _analysis(self) -> Analysis | None:
         return self.best.analysis if self.best else None
 
     def _steps(self) -> tuple[Step, ...]:
-        given = self.given is not None
-        return choose(self._analysis, self.config, given=given, repainted_in_vain=self.in_vain)
-
-    def _ever_repainted(self) -> bool:
-        return any(attempt.accepted for attempt in self.attempts if attempt.action == "inpaint")
+        return choose(self._analysis, self.config, given=self.given is not None, repainted_in_vain=self.in_vain)
 
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted."""
@@ -181,48 +175,41 @@ class _Refinement:
             return "budget"
         return None
 
-    # The three actions
-
     def _start(self) -> Attempt:
         if self.given is None:
-            return self._paint("generate", 0, Revision(prompt=self.prompt))
+            return self._paint("generate", 0)
         # An image of the user that the detector does not support (OutOfDomainError) is an error that the user must fix.
-        look = self._looks([self.given], (ModelError,))[0]
+        look = self._look([self.given], (ModelError,))[0]
         origin = PaintJob(prompt=self.prompt, seed=self._seed(0))
         return self._record("given", origin, look, compare(look, None, self.config))
 
-    def _regenerate(self, round_: int) -> Attempt:
-        revision = self.parts.reviser.revise(self.prompt, tuple(self.attempts))
-        return self._paint("regenerate", round_, self._noted(revision))
-
-    def _paint(self, action: Action, round_: int, revision: Revision) -> Attempt:
+    def _paint(self, action: Action, round_: int) -> Attempt:
+        revision = Revision(prompt=self.prompt)
+        if action == "regenerate":
+            revision = self._noted(self.parts.reviser.revise(self.prompt, tuple(self.attempts)))
         job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
         try:
-            pictures = self._painted(lambda: self.parts.generator.generate([job]))
+            pictures = self._painted(self.parts.generator.generate, [job])
             look = self._look([one_picture(pictures)])[0]
         except ModelError as error:
             look = Look(image=None, error=str(error))
         return self._record(action, job, look, compare(look, self.best, self.config))
 
-    def _painted(self, paint: Callable[[], list[Image.Image]]) -> list[Image.Image]:
+    def _painted(self, paint: Callable[..., list[Image.Image]], jobs: Sequence[object]) -> list[Image.Image]:
         """Call a model; an interrupt or a lack of memory becomes a ``BadImageError``."""
         try:
-            pictures = paint()
-        except Exception as error:
-            if self.interrupted() and isinstance(error, ModelError):
-                raise BadImageError(_INTERRUPTED) from error
-            if not is_out_of_memory(error):
+            pictures = with_memory(paint, jobs)
+        except NoMemoryError as error:
+            raise BadImageError(
+                f"There is not enough memory to generate an image ({error}): use a smaller model, dtype or image size, "
+                "or enable_model_cpu_offload()."
+            ) from error
+        except ModelError:
+            if not self.interrupted():
                 raise
-            said = first_line(error)
-        else:
-            if self.interrupted():
-                raise BadImageError(_INTERRUPTED)
-            return pictures
-        make_room()
-        raise BadImageError(
-            f"There is not enough memory to generate an image ({said}): use a smaller model, dtype or image size, or "
-            "enable_model_cpu_offload()."
-        )
+        if self.interrupted():
+            raise BadImageError("Interrupted; the unfinished image was dropped.")
+        return pictures
 
     def _inpaint(self, round_: int) -> Attempt:
         """Inpaint all patches of the best image in one round, and keep the candidates that are better."""
@@ -236,7 +223,7 @@ class _Refinement:
         nothing: Choice = (None,) * len(patches)
         try:
             every = list(chain(*jobs))
-            pictures = iter(checked(self._painted(lambda: self.parts.inpainter.inpaint(every)), every))
+            pictures = iter(checked(self._painted(self.parts.inpainter.inpaint, every), every))
             painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
             candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
@@ -251,10 +238,10 @@ class _Refinement:
 
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
-        reviser, tries = self.parts.reviser, max(patch.tries for patch in group)
-        together = self.config.together
-        whole = Revision(prompt=self.prompt, whole=True)
-        revision = whole if together else self._noted(reviser.for_region(self.prompt, group[0].region))
+        tries = max(patch.tries for patch in group)
+        revision = Revision(prompt=self.prompt, whole=True)
+        if not self.config.together:
+            revision = self._noted(self.parts.reviser.for_region(self.prompt, group[0].region))
         return [
             InpaintJob(
                 image=image,
@@ -268,8 +255,6 @@ class _Refinement:
             for candidate in range(self.config.candidate_count(tries))
         ]
 
-    # Analysis and records
-
     def _noted(self, revision: Revision) -> Revision:
         self.notes += [revision.note] if revision.note else []
         return revision
@@ -280,11 +265,11 @@ class _Refinement:
     def _negative(self, revision: Revision) -> str:
         return ", ".join(filter(None, (self.config.negative_prompt, revision.negative_prompt)))
 
-    def _look(self, images: Sequence[Image.Image]) -> list[Look]:
-        """Analyse and score images that a model generated."""
-        return self._looks(images, (ModelError, OutOfDomainError))
-
-    def _looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
+    def _look(
+        self,
+        images: Sequence[Image.Image],
+        recorded: tuple[type[Exception], ...] = (ModelError, OutOfDomainError),
+    ) -> list[Look]:
         """Analyse and score images; known images are not analysed again. ``recorded`` errors do not end the run."""
         keys = [(image.size, sha256(image.tobytes()).digest()) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}
@@ -300,10 +285,9 @@ class _Refinement:
             return []
         prompts = [self.prompt] * len(images)
         answers = each_answer(self._detect, images, prompts, recorded)
-        judges = self.judges
-        if self.best is None and all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers):
-            judges = ()  # a first image without flaws ends the run, so its score is not needed
-        scores = [each_answer(scored(judge), images, prompts, (ModelError,)) for judge in judges]
+        clean = all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers)
+        judges = () if clean and self.best is None else self.judges  # a clean first image ends the run
+        scores = [each_answer(partial(scored, judge), images, prompts, (ModelError,)) for judge in judges]
         return [
             as_look(image, answer, [own[number] for own in scores])
             for number, (image, answer) in enumerate(zip(images, answers, strict=True))
@@ -328,7 +312,7 @@ class _Refinement:
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
         """Record an attempt with its cost, and update the best image so far."""
-        now, rows = time.monotonic(), _rows(self.parts)
+        now, rows = time.monotonic(), self._rows()
         names = [judge.name for judge in self.judges] if look.scores else []
         attempt = Attempt(
             index=len(self.attempts),
@@ -355,8 +339,10 @@ class _Refinement:
             self.best, self.best_index = look, attempt.index
         return attempt
 
-
-_INTERRUPTED = "Interrupted; the unfinished image was dropped."
+    def _rows(self) -> int:
+        """Count the denoiser rows of generator, inpainter and detector so far."""
+        parts = (self.parts.generator, self.parts.detector)
+        return sum(part.spent().denoiser_rows for part in parts if isinstance(part, protocols.Spender))
 
 
 def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
@@ -371,10 +357,3 @@ def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
 def _difference(new: Image.Image, old: Image.Image) -> Mask:
     red, green, blue = np.moveaxis(np.asarray(new) != np.asarray(old), 2, 0)
     return red | green | blue  # takes a tenth of the time of np.any along such a short axis
-
-
-def _rows(parts: Parts) -> int:
-    """Count the denoiser rows of generator, inpainter and detector so far."""
-    detector = parts.detector
-    own = detector.spent().denoiser_rows if isinstance(detector, protocols.Spender) else 0
-    return parts.generator.spent().denoiser_rows + own

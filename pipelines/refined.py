@@ -9,22 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from refiner.detectors import load_detector
 from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.images import Source, load_image
 from refiner.pipelines.call import OutputType, RefinedPipelineOutput, Shared, converted, kept_image, parts_of, starts_of
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.loading import (
-    Judges,
-    Where,
-    detector_on,
-    fitting_reviser,
-    id_of,
-    judges_on,
-    pipeline_like,
-    saved_arguments,
-)
+from refiner.pipelines.loading import Judges, Where, fitting_reviser, ids_of, judges_on, pipeline_like, saved_arguments
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.families import check_pipelines
@@ -82,9 +74,9 @@ class RefinedPipeline:
         ModelNotFoundError: the detector or judge is unknown.
     """
 
-    _OWN = frozenset({"pipe", "detector", "judge", "reviser", "refine_config", "call_defaults", "ids", "_runs"}) | {
-        *("inpainter", "second_stage", "inpaint_call_defaults", "native")
-    }
+    _OWN = frozenset(
+        {*PARTS, "pipe", "refine_config", "call_defaults", "inpaint_call_defaults", "native", "ids", "_runs"}
+    )
 
     def __init__(
         self,
@@ -107,11 +99,10 @@ class RefinedPipeline:
         if judge == "auto":
             bundled = [each.partition(":")[0] == "micro" for each in joined_ids(str(detector))]
             judge = "micro" if all(bundled) else None
-        parts = {"detector": detector, "judge": judge, "reviser": reviser}
-        parts |= {"inpainter": inpainter, "second_stage": second_stage}
-        self.ids = {name: found for name, part in parts.items() if (found := id_of(part))}
+        parts = (detector, judge, reviser, inpainter, second_stage)
+        self.ids = ids_of(dict(zip(PARTS, parts, strict=True)))
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
-        self.detector = detector_on(detector, pipe.device) if isinstance(detector, str | Path) else detector
+        self.detector = load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else detector
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)
@@ -125,21 +116,21 @@ class RefinedPipeline:
     def with_parts(self, **changes: Any) -> RefinedPipeline:
         """Return a new RefinedPipeline with some arguments changed; the other arguments and all weights are shared.
 
-        ``interrupt`` of either one ends the runs of both.
-
-        Args:
-            changes: arguments of the class other than ``pipe``, such as ``detector``, ``judge`` or ``config``.
+        ``changes`` are arguments of the class other than ``pipe``. ``interrupt`` of either one ends the runs of both.
         """
-        kept: dict[str, Any] = {
-            "config": self.refine_config,
-            "call": self.call_defaults,
-            "inpaint_call": self.inpaint_call_defaults,
-            **{name: getattr(self, name) for name in (*PARTS, "native")},
-        }
+        kept = self._defaults() | {name: getattr(self, name) for name in PARTS}
         again = RefinedPipeline(self.pipe, **(kept | changes))
         again.ids = {name: place for name, place in self.ids.items() if name not in changes} | again.ids
         again._runs = self._runs
         return again
+
+    def _defaults(self) -> dict[str, Any]:
+        return {
+            "config": self.refine_config,
+            "call": self.call_defaults,
+            "inpaint_call": self.inpaint_call_defaults,
+            "native": self.native,
+        }
 
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
@@ -164,13 +155,9 @@ class RefinedPipeline:
 
         Args:
             model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
-            detector: detector or its id; None: the detector saved with the pipeline.
+            detector, reviser, config, inpainter, second_stage: see the class; None: the one saved with the pipeline.
             judge: see the class; "saved": the judge saved with the pipeline, or "auto" if the folder has no settings.
-            reviser: see the class; None: the reviser saved with the pipeline.
-            config: see the class; None: the settings saved with the pipeline.
             dtype: dtype of the pipeline's weights; None: the default of diffusers.
-            inpainter: see the class; None: the inpainter saved with the pipeline.
-            second_stage: see the class; None: the second stage saved with the pipeline.
             options: passed to ``DiffusionPipeline.from_pretrained``.
 
         Raises:
@@ -191,11 +178,8 @@ class RefinedPipeline:
 
         A detector, judge, reviser or further pipeline that was loaded by its id is stored as this id. Without an id, it
         is saved into a sub-folder if it has a ``save_pretrained``; a reviser is not. Everything else must be passed to
-        ``from_pretrained`` again; so must a list of judges if not all of them were loaded by id.
-
-        Args:
-            folder: where to save.
-            options: passed to ``save_pretrained`` of the pipelines.
+        ``from_pretrained`` again; so must a list of judges if not all of them were loaded by id. ``options`` are passed
+        to ``save_pretrained`` of the pipelines.
         """
         self.pipe.save_pretrained(folder, **options)
         places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
@@ -203,13 +187,7 @@ class RefinedPipeline:
             if isinstance(part := getattr(self, name), Saveable):
                 part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))
                 places[name] = f"./{name}"
-        SavedSettings(
-            config=self.refine_config,
-            call=self.call_defaults,
-            inpaint_call=self.inpaint_call_defaults,
-            native=self.native,
-            **places,
-        ).write(folder)
+        SavedSettings(**self._defaults(), **places).write(folder)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
         """Move the pipelines as diffusers does, then move detector and judge to the same device in their own dtype."""
@@ -273,7 +251,7 @@ class RefinedPipeline:
 
         Args:
             prompt: what to generate; one text or several.
-            image: image to refine instead of generating one; anything that ``load_image`` reads.
+            image: see ``stream``.
             num_images_per_prompt: number of images for each prompt.
             generator: a torch.Generator from which one seed is drawn; or one generator for each image.
             seed: seed of the run; or one seed for each image. Images with the same prompt and seed are numbered, so
@@ -286,12 +264,10 @@ class RefinedPipeline:
             options: further arguments of ``stream``, such as ``strategy``, ``max_rounds`` or ``num_inference_steps``.
 
         Returns:
-            One image for each prompt and number, with its result. After ``interrupt``, only the images that were
-            finished before.
+            One image for each prompt and number, with its result; after ``interrupt``, only the finished images.
 
         Raises:
-            InputError: the prompt is empty, or the image cannot be used.
-            ConfigError: a setting is out of its range.
+            InputError, ConfigError: see ``stream``.
             BadImageError: no image could be generated for one of the prompts.
         """
         if output_type not in ("pil", "np", "pt"):
@@ -335,14 +311,10 @@ class RefinedPipeline:
         Args:
             prompt: what to generate.
             image: image to refine instead of generating one; anything that ``load_image`` reads.
-            negative_prompt: what to avoid; None: the value of the config.
-            strategy: "auto", "inpaint" or "regenerate"; None: the value of the config.
-            max_rounds: most rounds after the start image; None: the value of the config.
-            seed: seed of the run; None: the value of the config.
+            negative_prompt, strategy, max_rounds, seed: see ``RefineConfig``; None: the value of the config.
             index: number of the image among those with the same prompt and seed.
             config: all other settings of the loop; None: ``refine_config`` of this pipeline.
-            height: in pixels; None: the side that the model was trained on.
-            width: in pixels; None: the side that the model was trained on.
+            height, width: in pixels; None: the side that the model was trained on.
             shared: state shared with the other images of a call; None: nothing is shared.
             options: further arguments for the call of the wrapped pipeline, such as ``num_inference_steps``,
                 ``guidance_scale`` or ``callback_on_step_end``. They are used for generation, and for inpainting if its
@@ -365,12 +337,8 @@ class RefinedPipeline:
         made_by = settings_of(self, config=settings, index=index, call=calls, image=start, **sides)
         interrupt = Interrupt(self.pipe, shared.interrupt if shared else None)
         self._runs.add(interrupt)
-        painting = PaintSettings(
-            **sides,
-            native=self.native,
-            options=interrupt.listening(calls),
-            inpaint_options=self.inpaint_call_defaults,
-        )
+        calls, own = interrupt.listening(calls), self.inpaint_call_defaults
+        painting = PaintSettings(**sides, native=self.native, options=calls, inpaint_options=own)
         parts = parts_of(self, settings, painting, shared.prompts if shared else None)
         track = partial(self._with_progress, settings.max_rounds + 1)
         return refine(parts, prompt, settings, image=start, index=index, flag=interrupt, settings=made_by, track=track)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from refiner.errors import ConfigError
 from refiner.types import Attempt, RefinementResult
-
-
-class Flag(Protocol):
-    """A flag that ends a run once it is set, such as ``threading.Event``."""
-
-    def is_set(self) -> bool: ...
-
-    def set(self) -> None: ...
 
 
 class RefinementRun(Iterator[Attempt]):
@@ -29,7 +21,9 @@ class RefinementRun(Iterator[Attempt]):
         flag: once it is set, ``attempts`` ends before the next attempt; an unfinished image is dropped.
     """
 
-    def __init__(self, attempts: Iterator[Attempt], so_far: Callable[[], RefinementResult], flag: Flag) -> None:
+    def __init__(
+        self, attempts: Iterator[Attempt], so_far: Callable[[], RefinementResult], flag: threading.Event
+    ) -> None:
         self.attempts: list[Attempt] = []
         """The attempts that were made so far."""
         self._next, self._so_far, self._flag = attempts, so_far, flag
@@ -57,10 +51,7 @@ class RefinementRun(Iterator[Attempt]):
     def result(self) -> RefinementResult:
         """The final result; reading it makes all remaining attempts.
 
-        If an exception ended the run, the result holds the attempts before it.
-
-        Raises:
-            ConfigError: an exception ended the run before its first attempt.
+        If an exception ended the run, the result holds the attempts before it; without any, this is a ConfigError.
         """
         for _ in self:
             pass

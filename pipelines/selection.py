@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -87,32 +86,25 @@ Choice = tuple[int | None, ...]
 """For each patch the index of the candidate that is shown; None: the old pixels."""
 
 
+@dataclass(eq=False)
 class Board:
-    """Combinations of an image's patches: each patch shows its old pixels or one of its candidates.
+    """Combinations of an image's patches: each patch shows its old pixels or one of its candidates."""
 
-    Args:
-        base: the image before inpainting; it must be analysed.
-        masks: the patches, bool (H, W) each; they do not overlap.
-        candidates: for each patch a list of whole images that differ from the base only inside its mask.
-        look: analyses and scores images.
-    """
-
-    def __init__(
-        self,
-        base: Look,
-        masks: Sequence[Mask],
-        candidates: Sequence[Sequence[Image.Image]],
-        look: Callable[[Sequence[Image.Image]], list[Look]],
-    ) -> None:
-        self.base, self.masks, self.candidates = base, masks, candidates
-        self._look = look
-        self._known: dict[Choice, Look] = {}
+    base: Look
+    """The image before inpainting; it must be analysed."""
+    masks: Sequence[Mask]
+    """The patches, bool (H, W) each; they do not overlap."""
+    candidates: Sequence[Sequence[Image.Image]]
+    """For each patch a list of whole images that differ from the base only inside its mask."""
+    look: Callable[[Sequence[Image.Image]], list[Look]]
+    """Analyses and scores images."""
+    _known: dict[Choice, Look] = field(default_factory=dict, init=False)
 
     def show(self, choices: Sequence[Choice]) -> list[Look]:
         """Analyse and score the image of each choice; known choices are not analysed again."""
         new = [choice for choice in dict.fromkeys(choices) if choice not in self._known]
         if new:
-            self._known.update(zip(new, self._look([self._compose(choice) for choice in new]), strict=True))
+            self._known.update(zip(new, self.look([self._compose(choice) for choice in new]), strict=True))
         return [self._known[choice] for choice in choices]
 
     def _compose(self, choice: Choice) -> Image.Image:
@@ -135,22 +127,22 @@ class Settled(NamedTuple):
 def settle(board: Board, config: RefineConfig) -> Settled:
     """Keep the patches that became better, and accept the combined image if it is better as a whole.
 
-    One image shows the first candidate of every patch, another image the second candidates, and so on. So the detector
-    is called as often as the largest number of candidates of a patch. The image with only the kept patches is analysed
-    again, unless it is already known. If it is not accepted, each kept patch is tested by itself, and then those that
-    passed are tested together.
+    One image shows the first candidate of every patch, another image the second candidates, and so on. The image with
+    only the kept patches is analysed again, unless it is known. If it is not accepted, each kept patch is tested by
+    itself, and then those that passed are tested together.
     """
     assert board.base.analysis is not None
     rounds = max(len(candidates) for candidates in board.candidates)
     trials = [tuple(number % len(candidates) for candidates in board.candidates) for number in range(rounds)]
     looks = board.show(trials)
     kept = tuple(_best_candidate(board, patch, trials, looks, config) for patch in range(len(board.masks)))
-    if _count(kept) == 0:
+    count = sum(shown is not None for shown in kept)
+    if count == 0:
         verdict = compare(looks[0], board.base, config)
         reason = "no region got better" if looks[0].analysis else verdict.reason
         return Settled(trials[0], looks[0], Verdict(False, reason))
     together = _judged(board, kept, config)
-    if together.verdict.accepted or _count(kept) == 1:
+    if together.verdict.accepted or count == 1:
         return together
     return _one_by_one(board, kept, config) or together
 
@@ -184,7 +176,8 @@ def _one_by_one(board: Board, kept: Choice, config: RefineConfig) -> Settled | N
         together = _judged(board, _only(kept, set(passed)), config)
         if together.verdict.accepted:
             return together
-    return min(passed.values(), key=_burden, default=None)
+    burdens = {patch: one.look.analysis.burden for patch, one in passed.items() if one.look.analysis}
+    return passed[min(burdens, key=burdens.__getitem__)] if burdens else None
 
 
 def _judged(board: Board, choice: Choice, config: RefineConfig) -> Settled:
@@ -194,11 +187,3 @@ def _judged(board: Board, choice: Choice, config: RefineConfig) -> Settled:
 
 def _only(choice: Choice, patches: set[int]) -> Choice:
     return tuple(shown if patch in patches else None for patch, shown in enumerate(choice))
-
-
-def _count(choice: Choice) -> int:
-    return sum(shown is not None for shown in choice)
-
-
-def _burden(settled: Settled) -> float:
-    return settled.look.analysis.burden if settled.look.analysis else math.inf

@@ -12,7 +12,7 @@ import numpy as np
 from refiner.masks import box_of, dilate, iou
 from refiner.pipelines.config import RefineConfig
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Box, Mask, Region, Size
+from refiner.types import Analysis, Mask, Region, Size
 
 Step = Literal["regenerate", "inpaint"]
 
@@ -40,15 +40,13 @@ def choose(
 ) -> tuple[Step, ...]:
     """Choose the steps of the next round; empty if nothing can be done.
 
-    With strategy "auto":
+    With strategy "auto", an image of the user is only inpainted. Otherwise:
 
-    - If all flaws are local, they are inpainted.
+    - If all flaws are local, they are inpainted. If inpainting was the last action and has not fixed anything so far,
+      this is followed by regenerating the image, unless the inpainting now helps.
     - If some flaws are local and others are not, the image is regenerated. Then the local flaws of the best image are
       inpainted in the same round.
     - If no flaw is local, the image is regenerated.
-    - If inpainting was the last action and has not fixed anything so far, it is tried once more. If that does not help
-      either, the image is regenerated in the same round.
-    - An image of the user is only inpainted.
 
     Args:
         analysis: of the best image so far; None: it could not be analysed, so it cannot be inpainted.
@@ -60,9 +58,9 @@ def choose(
         return () if given or config.strategy == "inpaint" else ("regenerate",)
     if config.strategy != "auto":
         return (config.strategy,)
-    local = sum(is_local(region, analysis.size, config) for region in analysis.regions)
     if given:
         return ("inpaint",)
+    local = sum(is_local(region, analysis.size, config) for region in analysis.regions)
     if local == len(analysis.regions):
         return ("inpaint", "regenerate") if repainted_in_vain else ("inpaint",)
     return ("regenerate", "inpaint") if local else ("regenerate",)
@@ -85,31 +83,26 @@ def plan_patches(
     """Dilate the regions, merge those that then mostly overlap, and keep the first ``config.max_regions`` patches.
 
     If regions overlap only a little, the shared pixels belong to the region that comes first by ``config.order``. The
-    patches do not overlap, so they can be inpainted independently and in any order.
-
-    Args:
-        regions: flaws of the image.
-        size: of the image.
-        config: settings of the run.
-        failed: masks of earlier patches that did not become better, one for each try.
+    patches do not overlap, so they can be inpainted independently and in any order. ``failed`` has the masks of earlier
+    patches that did not become better, one for each try.
     """
     patches: list[Patch] = []
-    boxes: list[Box] = []
     taken = np.zeros(tuple(size), dtype=np.bool_)
     for region in _ordered(regions, size, config):
-        mask, box = _grown(region, size, config)
+        mask = _grown(region, size, config)
         free = mask & ~taken
-        overlaps = [_overlap(patch.mask, own, mask, box) for patch, own in zip(patches, boxes, strict=True)]
+        overlaps = [_overlap(patch.mask, mask) for patch in patches]
         most = max(overlaps, default=0.0)
         if most >= config.merge_overlap and most > 0:
             host = overlaps.index(most)
             patches[host] = replace(patches[host], mask=patches[host].mask | free)
-            boxes[host] = _around(boxes[host], box)
         elif free.any():
             patches.append(Patch(mask=free, region=region))
-            boxes.append(box)
         taken |= free
-    return [replace(patch, tries=_tries(patch.mask, failed)) for patch in patches[: config.max_regions]]
+    return [
+        replace(patch, tries=sum(iou(patch.mask, other) >= SAME_PLACE for other in failed))
+        for patch in patches[: config.max_regions]
+    ]
 
 
 def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
@@ -127,22 +120,24 @@ def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
 
 
 def _ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
-    def from_middle(region: Region) -> float:
+    def place(region: Region) -> float:
         x0, y0, x1, y1 = region.box
-        return float(np.hypot(x0 + x1 - size.width, y0 + y1 - size.height))
+        if config.order == "largest":
+            return -int(np.count_nonzero(region.pixels(size)))
+        if config.order == "left_to_right":
+            return x0 + x1
+        if config.order == "centre":
+            return float(np.hypot(x0 + x1 - size.width, y0 + y1 - size.height))
+        return -region.severity * region.score
 
-    if config.order == "largest":
-        return sorted(regions, key=lambda region: np.count_nonzero(region.pixels(size)), reverse=True)
-    if config.order == "left_to_right":
-        return sorted(regions, key=lambda region: region.box[0] + region.box[2])
-    if config.order == "centre":
-        return sorted(regions, key=from_middle)
-    return sorted(regions, key=_burden, reverse=True)
+    return sorted(regions, key=place)
 
 
-def _grown(region: Region, size: Size, config: RefineConfig) -> tuple[Mask, Box]:
-    """Return the dilated mask of a region and a box around it."""
-    mask = _area(region, size)
+def _grown(region: Region, size: Size, config: RefineConfig) -> Mask:
+    """Return the dilated mask of a region; only the part of the image that it can reach is computed."""
+    mask = region.pixels(size)
+    if not mask.any():
+        mask = replace(region, mask=None).pixels(size)
     if config.fill_holes:
         from scipy import ndimage
 
@@ -155,36 +150,9 @@ def _grown(region: Region, size: Size, config: RefineConfig) -> tuple[Mask, Box]
     x1, y1 = min(size.width, box[2] + reach), min(size.height, box[3] + reach)
     grown = np.zeros(tuple(size), dtype=np.bool_)
     grown[y0:y1, x0:x1] = dilate(mask[y0:y1, x0:x1], pixels)
-    return grown, (x0, y0, x1, y1)
+    return grown
 
 
-def _overlap(first: Mask, first_box: Box, second: Mask, second_box: Box) -> float:
+def _overlap(first: Mask, second: Mask) -> float:
     """Compute the share of the smaller mask that overlaps the other."""
-    x0, y0 = max(first_box[0], second_box[0]), max(first_box[1], second_box[1])
-    x1, y1 = min(first_box[2], second_box[2]), min(first_box[3], second_box[3])
-    if x0 >= x1 or y0 >= y1:
-        return 0.0
-    shared = np.count_nonzero(first[y0:y1, x0:x1] & second[y0:y1, x0:x1])
-    return shared / min(np.count_nonzero(first), np.count_nonzero(second))
-
-
-def _around(first: Box, second: Box) -> Box:
-    return (
-        min(first[0], second[0]),
-        min(first[1], second[1]),
-        max(first[2], second[2]),
-        max(first[3], second[3]),
-    )
-
-
-def _tries(mask: Mask, failed: Sequence[Mask]) -> int:
-    return sum(iou(mask, other) >= SAME_PLACE for other in failed)
-
-
-def _burden(region: Region) -> float:
-    return region.severity * region.score
-
-
-def _area(region: Region, size: Size) -> Mask:
-    pixels = region.pixels(size)
-    return pixels if pixels.any() else replace(region, mask=None).pixels(size)
+    return np.count_nonzero(first & second) / min(np.count_nonzero(first), np.count_nonzero(second))

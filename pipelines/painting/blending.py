@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from refiner.pipelines.painting.staggering import Shares, Stagger, wrap
+from refiner.pipelines.painting.borrowing import as_it_was, wrap
+from refiner.pipelines.painting.staggering import Shares, Stagger
 
 if TYPE_CHECKING:
     import torch
@@ -115,24 +115,13 @@ class _Blend:
 
 def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Tensor:
     """Encode images to latents (N, C, h, w), scaled as the pipeline's decoding expects them."""
+    import torch
+
     config = pipe.vae.config
-    with _precise(pipe.vae):
+    with as_it_was(pipe):
+        if pipe.vae.dtype == torch.float16 and config.get("force_upcast"):  # it overflows, so diffusers does the same
+            pipe.vae.to(torch.float32)
         pixels = pipe.image_processor.preprocess(list(images)).to(pipe._execution_device, pipe.vae.dtype)
         encoded = pipe.vae.encode(pixels)
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     return (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
-
-
-@contextmanager
-def _precise(vae: Any) -> Iterator[None]:
-    """Use float32 for an autoencoder that overflows in float16, as diffusers does for decoding."""
-    import torch
-
-    overflows = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
-    if overflows:
-        vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        if overflows:
-            vae.to(torch.float16)

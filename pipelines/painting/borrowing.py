@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,21 @@ def chance(seed: int) -> Iterator[None]:
         yield
 
 
+def wrap(owner: object, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace a method of one object by ``wrapper``, which gets the method as first argument; the signature is kept."""
+    inner = getattr(owner, name)
+    setattr(owner, name, functools.wraps(inner)(functools.partial(wrapper, inner)))
+
+
 @contextmanager
-def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Replace an attribute of an object; afterwards the old value of the object, or that of its class, is restored."""
+def wrapped(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Wrap a method, if the object has it (see ``wrap``), and restore it afterwards."""
+    if not hasattr(owner, name):
+        yield
+        return
     missing = object()
     before = vars(owner).get(name, missing)
-    setattr(owner, name, value)
+    wrap(owner, name, wrapper)
     try:
         yield
     finally:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from refiner.pipelines.painting.borrowing import replaced
+from refiner.pipelines.painting.borrowing import wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -25,49 +25,30 @@ class PromptCache:
 
     It does not notice changes of the encoders, such as a LoRA that is loaded later, so make a new cache for each call.
     The images of one call share it. Then a large text encoder that is offloaded is loaded only once for all of them.
-
-    Args:
-        limit: how many results are kept, the most recently used ones.
+    The ``limit`` most recently used results are kept.
     """
 
     def __init__(self, limit: int = 8) -> None:
-        self._kept: LRUCache[Hashable, tuple[tuple[Any, ...], Any]] = LRUCache(limit)
+        self._kept: LRUCache[Hashable, tuple[list[Any], Any]] = LRUCache(limit)
 
-    @contextmanager
-    def on(self, pipe: DiffusionPipeline) -> Iterator[None]:
+    def on(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
         """Let a pipeline use this cache inside the context; without ``encode_prompt`` it is not changed."""
-        inner = getattr(pipe, "encode_prompt", None)
-        if inner is None:
-            yield
-            return
+        return wrapped(pipe, "encode_prompt", functools.partial(self._encode, pipe))
 
-        @functools.wraps(inner)
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-            encoders = _encoders(pipe)
-            try:
-                key = (*map(id, encoders), _frozen(args), _frozen(sorted(kwargs.items())))
-            except TypeError:  # embeddings were passed instead of a prompt
-                return inner(*args, **kwargs)
-            if key not in self._kept:
-                self._kept[key] = encoders, inner(*args, **kwargs)  # the encoders stay alive, so that ids stay unique
-            return _copied(self._kept[key][1])
-
-        with replaced(pipe, "encode_prompt", encode_prompt):
-            yield
-
-
-def _encoders(pipe: DiffusionPipeline) -> tuple[Any, ...]:
-    """Return what encodes: the class of the pipeline, text encoders and tokenizers."""
-    parts = (part for name, part in sorted(pipe.components.items()) if name.startswith(("text_encoder", "tokenizer")))
-    return type(pipe), *parts
+    def _encode(self, pipe: DiffusionPipeline, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        parts = sorted(pipe.components.items())
+        encoders = [type(pipe), *(part for name, part in parts if name.startswith(("text_encoder", "tokenizer")))]
+        try:
+            key = (*map(id, encoders), _frozen(args), _frozen(sorted(kwargs.items())))
+        except TypeError:  # embeddings were passed instead of a prompt
+            return inner(*args, **kwargs)
+        if key not in self._kept:
+            self._kept[key] = encoders, inner(*args, **kwargs)  # the encoders stay alive, so that ids stay unique
+        return _copied(self._kept[key][1])
 
 
 def _frozen(value: Any) -> Hashable:
-    """Convert an argument to a part of a key.
-
-    Raises:
-        TypeError: the argument cannot be compared by value, such as a tensor.
-    """
+    """Convert an argument to a part of a key; a TypeError says that it has no value to compare, such as a tensor."""
     import torch
 
     if isinstance(value, list | tuple):
@@ -92,36 +73,25 @@ class LatentCache:
     """Caches the results of an autoencoder's ``encode`` by the pixels of each image.
 
     All candidates of a region use the same crop. So does a later try at a region, if nothing around it has changed. The
-    cache does not notice changes of the autoencoder, so make a new cache for each refinement.
-
-    Args:
-        limit: of how many images the latents are kept, the most recently used ones.
+    cache does not notice changes of the autoencoder, so make a new cache for each refinement. The latents of the
+    ``limit`` most recently used images are kept.
     """
 
     def __init__(self, limit: int = 64) -> None:
         self._kept: LRUCache[Hashable, tuple[Remade, torch.Tensor]] = LRUCache(limit)
 
-    @contextmanager
-    def on(self, pipe: DiffusionPipeline) -> Iterator[None]:
+    def on(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
         """Let a pipeline's autoencoder use this cache inside the context; without one, nothing is changed."""
-        vae: Any = getattr(pipe, "vae", None)
-        inner = getattr(vae, "encode", None)
-        if inner is None:
-            yield
-            return
+        vae = getattr(pipe, "vae", None)
+        return wrapped(vae, "encode", functools.partial(self._encode, vae))
 
-        @functools.wraps(inner)
-        def encode(*args: Any, **options: Any) -> Any:
-            plain = len(args) == 1 and not options
-            return self._encode(vae, inner, args[0]) if plain else inner(*args, **options)
-
-        with replaced(vae, "encode", encode):
-            yield
-
-    def _encode(self, vae: Any, inner: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> Any:
+    def _encode(self, vae: Any, inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Encode float (N, 3, H, W) or (N, 3, F, H, W), only the new images; returns the autoencoder's output type."""
         import torch
 
+        if len(args) != 1 or options:
+            return inner(*args, **options)
+        pixels: torch.Tensor = args[0]
         keys = [(id(vae), picture.dtype, picture.device, picture.shape, _digest(picture)) for picture in pixels]
         rows: dict[Hashable, tuple[Remade, torch.Tensor]] = {key: self._kept[key] for key in keys if key in self._kept}
         new = {key: place for place, key in enumerate(keys) if key not in rows}

@@ -34,10 +34,9 @@ def cut_out(control: Any, crops: Sequence[Crop], *, several: bool) -> Pixels | l
     Raises:
         ConfigError: the control image has another type or shape.
     """
-    if several:
-        return [np.stack([_part(_picture(one), crop) for crop in crops]) for one in control]
-    picture = _picture(control)
-    return np.stack([_part(picture, crop) for crop in crops])
+    pictures = map(_picture, control if several else [control])
+    parts = [np.stack([_part(picture, crop) for crop in crops]) for picture in pictures]
+    return parts if several else parts[0]
 
 
 def _part(picture: Image.Image, crop: Crop) -> Pixels:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from refiner.errors import BadImageError, InputError
 from refiner.images import from_unit
 from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.painting.out_of_memory import first_line, is_out_of_memory, make_room
+from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.painting.staggering import Shares
 from refiner.protocols import InpaintJob
 from refiner.types import Box, Mask, Size
@@ -26,8 +26,6 @@ from refiner.types import Box, Mask, Size
 T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
-Bytes = NDArray[np.uint8]
-"""Uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,9 +73,8 @@ CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
 class CropInpainter:
     """An inpainter over any function that inpaints crops.
 
-    Crops of one size and of similar strength go through the model in one batch. The rows of a batch are independent, so
-    the result of a job does not depend on the other jobs. If memory runs out, the batch size is halved for all later
-    batches too.
+    Crops of one size and of similar strength go through the model in one batch. Its rows are independent, so jobs have
+    no effect on each other. If memory runs out, the batch size is halved for all later batches too.
 
     Args:
         paint: inpaints a batch of crops.
@@ -98,27 +95,22 @@ class CropInpainter:
         config: RefineConfig,
         mark: Callable[[Image.Image], Image.Image] | None = None,
     ) -> None:
-        self._paint = paint
-        self._native = native
-        self._multiple = multiple
-        self._cell = cell
-        self._config = config
-        self._mark = mark
+        self._paint, self._mark, self._config = paint, mark, config
+        self._native, self._multiple, self._cell = native, multiple, cell
         self._batch = config.batch_size
         self._remarks: list[str] = []
 
     def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
         """Return the whole image of each job, inpainted inside its mask.
 
-        If only some of the returned crops are unusable, the images of their jobs are not changed, and ``remarks`` says
-        why.
+        If only some crops are unusable, the images of their jobs are not changed, and ``remarks`` says why.
 
         Raises:
             InputError: a mask is empty, or its size is not that of its image.
             BadImageError: no crop is usable, or there is not enough memory for a single crop.
         """
-        boxes = [self._box(job) for job in jobs]
-        crops = [self._crop(job, box) for job, box in zip(jobs, boxes, strict=True)]
+        boxes = list(map(self._box, jobs))
+        crops = list(map(self._crop, jobs, boxes))
         painted: dict[int, Pixels] = {}
         for group in self._groups(crops):
             painted.update(zip(group, self._paint_group([crops[index] for index in group]), strict=True))
@@ -144,23 +136,18 @@ class CropInpainter:
         while len(painted) < len(crops):
             batch = crops[len(painted) : len(painted) + self._batch]
             try:
-                pictures = self._paint(batch)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = first_line(error)
-            else:
-                if len(pictures) != len(batch):
-                    raise BadImageError(
-                        f"The inpainting model returned {len(pictures)} images for {len(batch)} crops: check the model."
-                    )
-                painted += pictures
+                pictures = with_memory(self._paint, batch)
+            except NoMemoryError as error:
+                self._halve(batch, str(error))
                 continue
-            self._halve(batch, said)
+            if len(pictures) != len(batch):
+                raise BadImageError(
+                    f"The inpainting model returned {len(pictures)} images for {len(batch)} crops: check the model."
+                )
+            painted += pictures
         return painted
 
     def _halve(self, batch: Sequence[Crop], said: str) -> None:
-        make_room()
         width, height = batch[0].image.size
         if len(batch) == 1:
             raise BadImageError(
@@ -192,10 +179,10 @@ class CropInpainter:
 
     def _crop(self, job: InpaintJob, box: Box) -> Crop:
         size = work_size(box, self._native, self._multiple)
-        x0, y0, x1, y1 = box
-        mask = Image.fromarray(job.mask[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.NEAREST)
+        sides = (size.width, size.height)
+        mask = Image.fromarray(job.mask).crop(box).resize(sides, Image.Resampling.NEAREST)
         return Crop(
-            image=job.image.crop(box).resize((size.width, size.height), Image.Resampling.LANCZOS),
+            image=job.image.crop(box).resize(sides, Image.Resampling.LANCZOS),
             mask=whole_cells(np.asarray(mask), self._cell),
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
@@ -207,9 +194,8 @@ class CropInpainter:
 
     def _change(self, job: InpaintJob, box: Box, size: Size) -> NDArray[np.float32]:
         """Compute the share of the strength for each pixel of a crop; it is 1 where the mask is deepest."""
-        x0, y0, x1, y1 = box
         depth = feather(job.mask, self._config.soft_edge * max(job.image.size))
-        crop = Image.fromarray(depth[y0:y1, x0:x1]).resize((size.width, size.height), Image.Resampling.BILINEAR)
+        crop = Image.fromarray(depth).crop(box).resize((size.width, size.height), Image.Resampling.BILINEAR)
         rows, columns = size.height // self._cell, size.width // self._cell
         cells = np.asarray(crop).reshape(rows, self._cell, columns, self._cell).max(axis=(1, 3))
         return (cells / cells.max()).repeat(self._cell, axis=0).repeat(self._cell, axis=1)
@@ -240,15 +226,10 @@ def crop_box(flawed: Box, size: Size, *, padding: float, least: int) -> Box:
     """
     x0, y0, x1, y1 = flawed
     side = max(least, round(max(x1 - x0, y1 - y0) * (1 + 2 * padding)))
-    left, right = _span(x0, x1, side, size.width)
-    top, bottom = _span(y0, y1, side, size.height)
-    return left, top, right, bottom
-
-
-def _span(start: int, stop: int, length: int, limit: int) -> tuple[int, int]:
-    length = min(length, limit)
-    first = min(max((start + stop - length) // 2, 0), limit - length)
-    return first, first + length
+    width, height = min(side, size.width), min(side, size.height)
+    left = min(max((x0 + x1 - width) // 2, 0), size.width - width)
+    top = min(max((y0 + y1 - height) // 2, 0), size.height - height)
+    return left, top, left + width, top + height
 
 
 def work_size(box: Box, native: int, multiple: int) -> Size:
@@ -262,8 +243,7 @@ def work_size(box: Box, native: int, multiple: int) -> Size:
 def whole_cells(mask: Mask, cell: int) -> Mask:
     """Grow a mask (sides multiples of ``cell``) to whole latent cells; the model might drop partly masked cells."""
     height, width = mask.shape
-    rows = mask.reshape(height // cell, cell, width).any(axis=1)
-    cells = rows.reshape(height // cell, width // cell, cell).any(axis=2)
+    cells = mask.reshape(height // cell, cell, width // cell, cell).any(axis=(1, 3))
     return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
@@ -304,13 +284,12 @@ def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> 
 _SAMPLED_SIDE = 128
 
 
-def colour_match(new: Bytes, old: Bytes, mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def colour_match(new: NDArray[np.uint8], old: NDArray[np.uint8], mask: Mask) -> tuple[NDArray[Any], NDArray[Any]]:
     """Compute a slope and a shift, float (3,) each, that undo the model's colour shift in the channels of ``new``.
 
-    They bring mean and standard deviation of each channel around the mask to those of ``old``. Both images are
-    (H, W, 3) and show the same content around the mask, except for the colour shift. It is measured on a ring whose
-    width is a quarter of the image's longer side; large images are subsampled. A channel is not changed if the change
-    would not bring it closer to ``old``.
+    They bring mean and standard deviation of each channel around the mask to those of ``old``. Both images are uint8
+    (H, W, 3) and show the same content there. The shift is measured on a ring whose width is a quarter of the image's
+    longer side; large images are subsampled. A channel that this would not bring closer to ``old`` is not changed.
     """
     step = -(-max(mask.shape) // _SAMPLED_SIDE)
     starts = [range(0, side, step) for side in mask.shape]

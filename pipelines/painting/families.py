@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,39 +15,21 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-Fixed = Callable[[int, int], Mapping[str, Any]]
-"""Maps height and width, in pixels, to arguments of a call."""
-
-
-def _nothing(_height: int, _width: int) -> Mapping[str, Any]:
-    return {}
-
-
-def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
-    """Keep FLUX Kontext from resizing to its preferred sizes."""
-    return {"max_area": height * width, "_auto_resize": False}
-
-
-def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
-    """Keep a family from resizing to the nearest size of a list."""
-    return {"use_resolution_binning": False}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """The properties that differ between families of text-to-image pipelines."""
 
     inpaint: str | None = None
-    """Name of the inpainting class in diffusers; None: the pipeline's class. A class that takes no mask blends latents.
-    """
+    """Inpainting class of diffusers; None: the pipeline's class. A class that takes no mask blends latents."""
     multiple: int = 8
     """Heights and widths are multiples of this many pixels."""
     native: int | None = None
     """Side of the square crops that suit the model, in pixels; None: the pipeline's own value for its images."""
     mask_cells: int = 1
     """Side of the squares that a mask consists of, in latent cells."""
-    fixed: Fixed = _nothing
-    """Arguments that keep the inpainting call from resizing its images."""
+    fixed: Callable[[int, int], Mapping[str, Any]] = lambda _height, _width: {}
+    """Maps height and width, in pixels, to arguments that keep the inpainting call from resizing its images."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the denoiser's config that the inpainting class reads, with values to use if they are missing."""
     longest: Callable[[DiffusionPipeline], int] | None = None
@@ -68,18 +50,22 @@ class Family:
     """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
 
 
-def _square(pipe: DiffusionPipeline) -> int:
-    return math.isqrt(pipe.transformer.config.pos_embed_max_size)
-
-
-def _line(pipe: DiffusionPipeline) -> int:
+def _longest(pipe: DiffusionPipeline) -> int:
     return int(pipe.transformer.config.pos_embed_max_size)
+
+
+def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
+    return {"max_area": height * width, "_auto_resize": False}
+
+
+def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
+    return {"use_resolution_binning": False}
 
 
 _SD = Family(inpaint="StableDiffusionInpaintPipeline")
 _SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
 # StableDiffusion3InpaintPipeline is not used: up to diffusers 0.42 it ignores the autoencoder's shift: a colour tint.
-_SD3 = Family(multiple=16, longest=_line)
+_SD3 = Family(multiple=16, longest=_longest)
 _FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
 # Klein's call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
 _KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992, framing=16)
@@ -90,29 +76,25 @@ _CHROMA = Family(inpaint="ChromaInpaintPipeline", multiple=16, asked={"guidance_
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
-    "StableDiffusionControlNetPipeline": Family(
-        inpaint=_SD.inpaint, control="image", controlled="StableDiffusionControlNetInpaintPipeline"
+    "StableDiffusionControlNetPipeline": replace(
+        _SD, control="image", controlled="StableDiffusionControlNetInpaintPipeline"
     ),
     "StableDiffusionControlNetInpaintPipeline": _SD,
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
     "StableDiffusionXLInpaintPipeline": _SDXL,
-    "StableDiffusionXLControlNetPipeline": Family(
-        inpaint=_SDXL.inpaint, control="image", controlled="StableDiffusionXLControlNetInpaintPipeline"
+    "StableDiffusionXLControlNetPipeline": replace(
+        _SDXL, control="image", controlled="StableDiffusionXLControlNetInpaintPipeline"
     ),
     "StableDiffusionXLControlNetInpaintPipeline": _SDXL,
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": Family(
-        inpaint="StableDiffusion3Pipeline",
-        multiple=16,
-        longest=_line,
-        alone=True,
-        controlled="StableDiffusion3ControlNetPipeline",
+    "StableDiffusion3ControlNetPipeline": replace(
+        _SD3, inpaint="StableDiffusion3Pipeline", controlled="StableDiffusion3ControlNetPipeline", alone=True
     ),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
-    "FluxControlNetPipeline": Family(inpaint=_FLUX.inpaint, multiple=16, controlled="FluxControlNetInpaintPipeline"),
+    "FluxControlNetPipeline": replace(_FLUX, controlled="FluxControlNetInpaintPipeline"),
     "FluxControlNetInpaintPipeline": _FLUX,
     "FluxFillPipeline": Family(multiple=16, blends=False),
     "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked),
@@ -128,7 +110,7 @@ FAMILIES: Mapping[str, Family] = {
     "SanaPipeline": Family(multiple=32, fixed=_no_bins),
     "KolorsPipeline": Family(),
     "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins, reads=256),
-    "AuraFlowPipeline": Family(multiple=16, native=1024, longest=_square),
+    "AuraFlowPipeline": Family(multiple=16, native=1024, longest=lambda pipe: math.isqrt(_longest(pipe))),
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
 }
@@ -196,9 +178,9 @@ def longest_side(pipe: DiffusionPipeline) -> int | None:
 
 def native_side(pipe: DiffusionPipeline) -> int:
     """Return the side of the square images that a pipeline's model was trained on, in pixels."""
-    fixed = family_of(pipe).native
-    if fixed is not None:
-        return fixed
+    native = family_of(pipe).native
+    if native is not None:
+        return native
     config: Any = denoiser_of(pipe).config
     side = getattr(pipe, "default_sample_size", None) or config.sample_size
     return (side if isinstance(side, int) else max(side)) * int(pipe.vae_scale_factor)
@@ -207,20 +189,14 @@ def native_side(pipe: DiffusionPipeline) -> int:
 def check_pipelines(
     pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None, second_stage: DiffusionPipeline | None
 ) -> None:
-    """Check that the pipelines can generate from text, inpaint, and serve as a second stage.
-
-    Args:
-        pipe: the text-to-image pipeline.
-        inpainter: a separate inpainting pipeline; None: ``pipe`` inpaints.
-        second_stage: a pipeline that turns the latents of ``pipe`` into images; None: no second stage.
+    """Check that the pipelines can generate from text, inpaint (None: ``pipe`` inpaints), and be a second stage.
 
     Raises:
         ConfigError: a pipeline cannot; the message says what to use instead.
     """
-    _check_parts(pipe)
-    if inpainter is not None:
-        _check_parts(inpainter)
     repainter = pipe if inpainter is None else inpainter
+    _check_parts(pipe)
+    _check_parts(repainter)
     if known_family(type(repainter)) is None and not inpaints(repainter):
         raise ConfigError(
             f"Expected a pipeline that takes prompt, image and mask_image, or one of {', '.join(FAMILIES)}, got "
@@ -261,11 +237,7 @@ def count_tokens(
 
     Both are for the text encoder that reads the longest texts. Other encoders, such as CLIP in a pipeline with T5, read
     the beginning of the text, which is the user's prompt. If several encoders read the same length, a text counts with
-    the largest number of tokens.
-
-    Args:
-        pipe: the pipeline.
-        call: arguments of its call; only ``max_sequence_length`` is used.
+    the largest number of tokens. Of ``call``, only ``max_sequence_length`` is used.
     """
     own = takes(pipe).get("max_sequence_length")
     family, tokenizers = family_of(pipe), tokenizers_of(pipe)
@@ -281,10 +253,6 @@ def count_tokens(
     return count, most
 
 
-_SMALL_VOCABULARY = 5000
-"""A text encoder whose tokenizer has at most this many entries was trained on few words (CLIP: 49408 entries)."""
-
-
 def reads_free_text(pipe: DiffusionPipeline) -> bool:
-    """Whether the text encoders were trained on free text, not only on few words."""
-    return all(len(tokenizer) > _SMALL_VOCABULARY for tokenizer in tokenizers_of(pipe))
+    """Whether the text encoders were trained on free text, by their vocabularies (CLIP has 49408 entries)."""
+    return all(len(tokenizer) > 5000 for tokenizer in tokenizers_of(pipe))

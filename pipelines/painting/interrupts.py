@@ -12,26 +12,21 @@ _ENDED = "ended by refiner"
 """Value that refiner sets the flag to, so that another run does not take it for a ``True`` set by the user."""
 
 
-class Interrupt:
-    """A flag that ends a run; it is checked at the end of every denoiser step.
+class Interrupt(threading.Event):
+    """A flag that ends a run with the best image so far; it is checked at the end of every denoiser step.
 
     Args:
-        pipe: the wrapped diffusers pipeline. Setting its ``_interrupt`` flag ends the run too.
-        call: the flag of the call to which the run belongs, if any. It ends all runs of the call, and so does the flag
-            of the pipeline.
+        pipe: the wrapped diffusers pipeline. Setting its ``_interrupt`` flag ends the run (of a call, all its runs).
+        call: the flag of the call to which the run belongs, if any. It ends all runs of the call.
     """
 
     def __init__(self, pipe: Any, call: Interrupt | None = None) -> None:
+        super().__init__()
         self._pipe, self._call = pipe, call
-        self._asked = threading.Event()
 
     def is_set(self) -> bool:
         """Whether the run or its call was interrupted."""
-        return self._asked.is_set() or (self._call is not None and self._call.is_set())
-
-    def set(self) -> None:
-        """End the run with the best image so far; safe from any thread."""
-        self._asked.set()
+        return super().is_set() or (self._call is not None and self._call.is_set())
 
     def listening(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Add a step callback to a pipeline's arguments that stops generation; the user's callback is still called.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,23 +15,12 @@ from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
+from refiner.pipelines.painting import families
 from refiner.pipelines.painting.blending import blended
-from refiner.pipelines.painting.borrowing import as_it_was, chance, with_config
+from refiner.pipelines.painting.borrowing import as_it_was, chance, with_config, wrapped
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in, cut_out
 from refiner.pipelines.painting.crops import Crop, Pixels
-from refiner.pipelines.painting.families import (
-    cell_of,
-    denoiser_of,
-    family_of,
-    inpaints,
-    longest_side,
-    mixes_strengths,
-    multiple_of,
-    native_side,
-    takes,
-    tokenizers_of,
-)
 from refiner.pipelines.painting.staggering import staggered
 from refiner.protocols import PaintJob
 from refiner.types import Calls
@@ -60,9 +49,8 @@ class PaintSettings:
 class DiffusersPainter:
     """Generates images and inpaints crops with one text-to-image pipeline and its weights, or with separate pipelines.
 
-    Each call uses the current state of the pipelines (scheduler, device, adapters, progress bar) and does not change
-    it. Random numbers are drawn on the CPU, with one generator for each image. So the same seed gives the same image in
-    any batch, and the same start noise on any device.
+    Calls use the current state of the pipelines (scheduler, device, adapters, progress bar) and do not change it. Each
+    image has a generator on the CPU. So a seed gives the same image in any batch, and the same noise on any device.
 
     Args:
         pipe: generates images from text. A pipeline that can only inpaint inpaints an empty image.
@@ -93,17 +81,17 @@ class DiffusersPainter:
     @property
     def native(self) -> int:
         """Side of the square crops that suit the inpainting model, in pixels."""
-        return self._settings.native or native_side(self._inpainter)
+        return self._settings.native or families.native_side(self._inpainter)
 
     @property
     def cell(self) -> int:
         """Side of the squares that a mask consists of, in pixels."""
-        return cell_of(self._inpainter)
+        return families.cell_of(self._inpainter)
 
     @property
     def multiple(self) -> int:
         """Heights and widths are multiples of this many pixels."""
-        return multiple_of(self._inpainter)
+        return families.multiple_of(self._inpainter)
 
     def spent(self) -> Calls:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
@@ -118,7 +106,7 @@ class DiffusersPainter:
         return [self._generate(job) for job in jobs]
 
     def _generate(self, job: PaintJob) -> Image.Image:
-        if inpaints(self._pipe):
+        if families.inpaints(self._pipe):
             options = self._settings.options
             pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
         elif self._second_stage is None:
@@ -137,7 +125,11 @@ class DiffusersPainter:
     def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
         request = self._request(job)
         latents = self._call(self._pipe, request | {"output_type": "latent"})[None]
-        both = {name: value for name, value in request.items() if name in takes(second) and name not in self._size()}
+        both = {
+            name: value
+            for name, value in request.items()
+            if name in families.takes(second) and name not in self._size()
+        }
         both.pop("denoising_end", None)
         handed = {"denoising_start": request["denoising_end"]} if "denoising_end" in request else {}
         return self._call(second, both | handed | {"image": latents, "output_type": "np"})
@@ -145,10 +137,10 @@ class DiffusersPainter:
     def _request(self, job: PaintJob) -> dict[str, Any]:
         """Build the arguments of the generator's call; a negative prompt is passed only if its call takes one."""
         request = {**self._settings.options, **self._size()}
-        control = family_of(self._pipe).control
+        control = families.family_of(self._pipe).control
         if control is not None and "control_image" in request:
             request[control] = request.pop("control_image")
-        if job.negative_prompt and "negative_prompt" in takes(self._pipe):
+        if job.negative_prompt and "negative_prompt" in families.takes(self._pipe):
             request["negative_prompt"] = job.negative_prompt
         return request | {"prompt": job.prompt, "generator": _seeded(job.seed)}
 
@@ -157,7 +149,7 @@ class DiffusersPainter:
         settings = self._settings
         if not (always or settings.height or settings.width or settings.native):
             return {}
-        side = settings.native or native_side(self._pipe)
+        side = settings.native or families.native_side(self._pipe)
         return {"height": settings.height or side, "width": settings.width or side}
 
     def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
@@ -166,33 +158,22 @@ class DiffusersPainter:
             return pipe(**request).images[0]
 
     def check(self, *, soft: bool) -> None:
-        """Check that the inpainting model supports the settings.
-
-        Args:
-            soft: whether parts of a crop are inpainted with different strengths (``soft_edge``).
-
-        Raises:
-            ConfigError: it does not; the message says what to do instead.
-        """
-        if soft and not mixes_strengths(self._inpainter):
+        """Raise ConfigError if ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them."""
+        if soft and not families.mixes_strengths(self._inpainter):
             raise ConfigError(
                 f"{type(self._inpainter).__name__} supports only hard masks: use soft_edge=0, or an inpainter whose "
                 "denoiser takes no mask."
             )
 
     def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Inpaint crops of one size.
-
-        Returns:
-            Float (H, W, 3) in [0, 1] for each crop.
+        """Inpaint crops of one size; returns float (H, W, 3) in [0, 1] for each.
 
         Raises:
             ConfigError: a crop has different strengths, and the model does not support them.
         """
         painted: dict[int, Pixels] = {}
         options = self._inpaint_options()
-        if any(crop.change is not None for crop in crops):
-            self.check(soft=True)
+        self.check(soft=any(crop.change is not None for crop in crops))
         for batch in _batches(self._inpainter, crops, options):
             pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
             painted.update(zip(batch, pictures, strict=False))
@@ -214,11 +195,9 @@ class DiffusersPainter:
 
     def _inpaint_options(self) -> dict[str, Any]:
         """Build the options of inpainting; a separate inpainter gets only the callbacks of the generator's options."""
-        shared = self._inpainter is self._pipe
-        options = {
-            name: value for name, value in self._settings.options.items() if shared or name.startswith("callback")
-        }
-        return {**options, **self._settings.inpaint_options}
+        shared, options = self._inpainter is self._pipe, self._settings.options
+        kept = {name: value for name, value in options.items() if shared or name.startswith("callback")}
+        return {**kept, **self._settings.inpaint_options}
 
     def _repaint(
         self, owner: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], *, marked: bool = True
@@ -228,21 +207,21 @@ class DiffusersPainter:
         if fitting is not None:
             painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
             return [_stretched(pixels, crops[0].image.size) for pixels in painted]
-        family = family_of(owner)
+        family = families.family_of(owner)
         (width, height), images = crops[0].image.size, [crop.image for crop in crops]
         control = control_in(options, family.control)
         pipe = inpainting_pipe(owner, controlled=control is not None)
         if not marked and hasattr(pipe, "watermark"):
             pipe.watermark = None
         strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
-        cell, strength = cell_of(owner), max(strengths)
+        cell, strength = families.cell_of(owner), max(strengths)
         shares = np.stack([crop.shares(own, cell) for crop, own in zip(crops, strengths, strict=True)])
         request: dict[str, Any] = {"strength": strength}
-        if inpaints(pipe):
+        if families.inpaints(pipe):
             masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
             request |= {"image": images, "mask_image": [Image.fromarray(mask).convert("L") for mask in masks]}
             request |= _unseen(pipe, len(crops))
-            if mixes_strengths(owner):
+            if families.mixes_strengths(owner):
                 staggered(pipe, shares, cell=cell, strength=strength)
         else:
             pipe = blended(pipe, images, shares, strength=strength)
@@ -260,8 +239,8 @@ class DiffusersPainter:
             **family.fixed(height, width),
         }
         request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
-        known = takes(pipe)
-        asked, kept = with_config(denoiser_of(owner), family.asked), self._latents.on(owner)
+        known = families.takes(pipe)
+        asked, kept = with_config(families.denoiser_of(owner), family.asked), self._latents.on(owner)
         with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), kept, chance(crops[0].seed), asked:
             output = pipe(**{name: value for name, value in request.items() if name in known})
         owner.maybe_free_model_hooks()
@@ -270,30 +249,34 @@ class DiffusersPainter:
     @contextmanager
     def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
         """Count the rows that go through the denoiser."""
-        denoiser = denoiser_of(pipe)
+        denoiser = families.denoiser_of(pipe)
 
         def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
             self._rows += len(rows)
 
-        compiled = denoiser._compiled_call_impl
-        if compiled is None:
-            handle = denoiser.register_forward_pre_hook(count, with_kwargs=True)
-            try:
+        def counted(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            count(denoiser, args, kwargs)
+            return compiled(*args, **kwargs)
+
+        if denoiser._compiled_call_impl is None:
+            with denoiser.register_forward_pre_hook(count, with_kwargs=True):
                 yield
-            finally:
-                handle.remove()
         else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
-
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                count(denoiser, args, kwargs)
-                return compiled(*args, **kwargs)
-
-            denoiser._compiled_call_impl = counted
-            try:
+            with wrapped(denoiser, "_compiled_call_impl", counted):
                 yield
-            finally:
-                denoiser._compiled_call_impl = compiled
+
+
+class SafetyChecked(DiffusersPainter):
+    """A painter whose pipeline has a safety checker; a completely black image raises BadImageError."""
+
+    def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
+        pictures = super().generate(jobs)
+        if not all(picture.getbbox() for picture in pictures):
+            raise BadImageError(
+                "The generated image is black, because the safety checker blocked it: use another seed or prompt."
+            )
+        return pictures
 
 
 def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
@@ -307,17 +290,14 @@ def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
 def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
     """Build the inpainting pipeline with the same components and a new scheduler with the same config.
 
-    The scheduler is set last, because the constructors of pipelines change outdated scheduler configs.
-
-    Args:
-        owner: the user's pipeline.
-        controlled: whether its ControlNet is used; the call then needs a control image.
+    The scheduler is set last, because the constructors of pipelines change outdated scheduler configs. With
+    ``controlled``, the ControlNet of the owner is used, and the call needs a control image.
     """
     import diffusers
 
-    family = family_of(owner)
+    family = families.family_of(owner)
     name = family.controlled if controlled and family.controlled else family.inpaint
-    if name is None or inpaints(owner) or isinstance(owner, getattr(diffusers, name)):
+    if name is None or families.inpaints(owner) or isinstance(owner, getattr(diffusers, name)):
         pipe = copy.copy(owner)
     else:
         cls = getattr(diffusers, name)
@@ -333,7 +313,7 @@ def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> Di
 
 def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] | None:
     """Return a smaller width and height, in pixels, if crops are too long for a pipeline; otherwise None."""
-    longest, multiple = longest_side(pipe), multiple_of(pipe)
+    longest, multiple = families.longest_side(pipe), families.multiple_of(pipe)
     if longest is None or max(size) <= longest:
         return None
     scale = longest / max(size)
@@ -349,7 +329,7 @@ def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:
     """Raise a strength to at least one step; the least value is rounded up, so that it never gives no step."""
     own = next((options[name] for name in ("timesteps", "sigmas") if options.get(name) is not None), None)
-    usual = takes(pipe)["num_inference_steps"].default
+    usual = families.takes(pipe)["num_inference_steps"].default
     steps = options.get("num_inference_steps", usual) if own is None else len(own)
     least = 1 / steps
     return max(strength, least if steps * least >= 1 else math.nextafter(least, 1))
@@ -361,15 +341,15 @@ _PARTLY = ("control_guidance_start", "control_guidance_end")
 
 def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
     """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match."""
-    family = family_of(pipe)
-    mixed = mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
+    family = families.family_of(pipe)
+    mixed = families.mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
     controlled = control_in(options, family.control) is not None
     groups: dict[tuple[float, ...], list[int]] = {}
     for index, crop in enumerate(crops):
         kind = [] if mixed else [crop.strength]
         kind += [index] if family.alone and controlled else []
         if family.one_length:
-            tokenizer = tokenizers_of(pipe)[0]
+            tokenizer = families.tokenizers_of(pipe)[0]
             kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)
     return list(groups.values())

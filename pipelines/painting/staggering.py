@@ -3,10 +3,7 @@
 Rows and cells with less strength than the rest of the batch start later in the schedule. Until then they are the
 original at the noise level of each step. For whole rows, this is the same as a separate call for the row. For cells, it
 is differential diffusion (Levin and Fried, arXiv 2306.00950, section 3.2): a map of strengths with a new threshold at
-every step.
-
-Rows with different starts have separate copies of the scheduler. So schedulers that remember earlier steps or draw
-noise behave as in a separate call.
+every step. Rows with different starts have separate copies of the scheduler, which may remember earlier steps.
 """
 
 from __future__ import annotations
@@ -19,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from refiner.pipelines.painting.borrowing import wrap
 
 if TYPE_CHECKING:
     import torch
@@ -46,17 +45,8 @@ class Stagger:
         self._starts = np.zeros(len(self.levels), dtype=int)
         self._later: list[tuple[int, torch.Tensor, SchedulerMixin | None]] = []
 
-    @property
-    def varied(self) -> bool:
-        """Whether some cells start later than others."""
-        return len(self.levels) > 1
-
     def schedule(self, length: Callable[[float], int]) -> None:
-        """Compute the step at which each strength level starts.
-
-        Args:
-            length: returns, for a strength, the number of entries of its part of the schedule.
-        """
+        """Compute the first step of each level; ``length`` returns the number of schedule entries of a strength."""
         lengths = [length(float(level)) for level in self.levels]
         self._starts = lengths[-1] - np.array(lengths)
         self.done = 0
@@ -72,8 +62,7 @@ class Stagger:
         Args:
             scheduler: the scheduler of the batch.
             inner: its original ``step``; it is used for the rows that start at the first step.
-            args: arguments of ``step``.
-            kwargs: keyword arguments of ``step``.
+            args, kwargs: arguments of ``step``.
         """
         if self.done == 0:
             self._later = self._rows_by_start(scheduler)
@@ -89,11 +78,9 @@ class Stagger:
                 stepped = (inner if own is None else own.step)(**part, return_dict=False)[0]
                 latents = latents.to(stepped.dtype)
                 latents[rows] = stepped
-        if not dictionary:
-            return (latents,)
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
-        return SchedulerOutput(prev_sample=latents)
+        return SchedulerOutput(prev_sample=latents) if dictionary else (latents,)
 
     def _rows_by_start(self, scheduler: SchedulerMixin) -> list[tuple[int, torch.Tensor, SchedulerMixin | None]]:
         import torch
@@ -113,12 +100,11 @@ def staggered(pipe: DiffusionPipeline, shares: Shares, *, cell: int, strength: f
 
     Args:
         pipe: inpainting pipeline with a scheduler that is used only for this call; both are changed.
-        shares: strength of each latent cell of the batch.
+        shares, strength: see ``Stagger``.
         cell: side of the cells, in pixels.
-        strength: strength of the call, the largest share.
     """
     stagger = Stagger(shares, strength=strength)
-    if not stagger.varied:
+    if len(stagger.levels) == 1:
         return
     gate = _Gate(stagger, cell)
     wrap(pipe, "get_timesteps", gate.get_timesteps)
@@ -157,12 +143,6 @@ class _Gate:
         return self.stagger.step(scheduler, inner, *args, **kwargs)
 
 
-def wrap(owner: object, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace a method of one object by ``wrapper``, which gets the method as first argument; the signature is kept."""
-    inner = getattr(owner, name)
-    setattr(owner, name, functools.wraps(inner)(functools.partial(wrapper, inner)))
-
-
 def _later(scheduler: SchedulerMixin, start: int) -> SchedulerMixin | None:
     """Copy a scheduler that has made no step, for rows that start later; None for rows that start at the first step."""
     if not start:
@@ -185,8 +165,6 @@ def _only(value: Any, rows: torch.Tensor, count: int) -> Any:
 
     if isinstance(value, torch.Tensor):
         return value[rows] if value.ndim and len(value) == count else value
-    return [value[row] for row in rows] if _is_for_each(value, count) else value
-
-
-def _is_for_each(value: Any, count: int) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count:
+        return [value[row] for row in rows]
+    return value

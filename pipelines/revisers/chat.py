@@ -57,20 +57,16 @@ class ChatReviser:
     """Revises prompts with a language model; satisfies ``refiner.protocols.Reviser``.
 
     The model gets the user's prompt and, for every attempt, its prompt, whether it was kept, and its flaws. The answer
-    is used only if it passes ``refiner.pipelines.revisers.prompt_checks`` and fits the text encoders: it must contain
-    all words of the user's prompt in their order. Otherwise the model is asked again and told what was wrong. If no
-    answer is usable, or none arrives, the template's revision is used, and the ``note`` of the revision says why. The
-    model is asked for its most likely answer (temperature 0), so that the same history gives the same prompt if the
-    model is deterministic. A cache of the backend ensures it.
+    is used only if it passes ``refiner.pipelines.revisers.prompt_checks`` and fits the text encoders. Otherwise the
+    model is asked again and told what was wrong. If no answer is usable, or none arrives, the template's revision is
+    used, and the ``note`` of the revision says why. The temperature is 0, so the same history gives the same prompt if
+    the model is deterministic, or the backend has a cache.
 
     Args:
         backend: the model.
         template: the fallback. Its ``limit``, ``count`` and ``free_text`` apply to the model's prompts too. If its
             ``free_text`` is False, it also writes the prompts of regions.
-        attempts: how often the model is asked for one prompt at most.
-
-    Raises:
-        ConfigError: ``attempts`` is below 1.
+        attempts: how often the model is asked for one prompt at most, at least 1.
     """
 
     def __init__(self, backend: ChatBackend, *, template: TemplateReviser | None = None, attempts: int = 2) -> None:
@@ -123,16 +119,12 @@ class ChatReviser:
         return _by_template(fallback, f"the answer of {self.backend.name} {complaint}")
 
     def _budget(self, room: int) -> str:
-        """State how many words may be added to the prompt; ``room`` is in the unit of the template."""
+        """State how many words may be added; ``room`` is in the unit of the template."""
         most = f"Add at most {max(1, round(room * _WORDS_PER_TOKEN))} words."
         return most if self.template.free_text else f"{most} {_FEW_WORDS}"
 
     def _read(self, text: str, prompt: str) -> tuple[Revision, str]:
-        """Read the revision and the model's reason from an answer.
-
-        Raises:
-            _TurnedDownError: the answer cannot be read, or its prompt must not be used.
-        """
+        """Read the revision and the model's reason from an answer; _TurnedDownError if it must not be used."""
         try:
             answer = read_document(text)
         except UnreadableOutputError:
@@ -160,7 +152,6 @@ def _by_template(fallback: Revision, why: str) -> Revision:
 
 
 def _told(number: int, attempt: Attempt) -> dict[str, Any]:
-    """Describe an attempt to the model."""
     regions = attempt.analysis.regions if attempt.analysis else ()
     worst = sorted(regions, key=lambda region: -region.severity * region.score)[:MAX_FLAWS]
     return {
@@ -186,13 +177,7 @@ def _quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def load_reviser(
-    name: str,
-    template: TemplateReviser,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Reviser:
+def load_reviser(name: str, template: TemplateReviser, *, device: str | torch.device | None = None) -> Reviser:
     """Load a reviser by its id.
 
     Args:
@@ -201,7 +186,6 @@ def load_reviser(
             store its answers.
         template: a template reviser that fits the pipeline's text encoders.
         device: None: CUDA if it is available, otherwise the CPU.
-        dtype: None: float32 on a CPU, otherwise the dtype of the checkpoint.
 
     Raises:
         ConfigError: the name or its options are unknown.
@@ -213,4 +197,4 @@ def load_reviser(
     family, _, model = name.partition(":")
     if family != "chat" or not model:
         raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: choose one of these.")
-    return ChatReviser(load_chat(parse_id(model, ("cache",)), device=device, dtype=dtype), template=template)
+    return ChatReviser(load_chat(parse_id(model, ("cache",)), device=device), template=template)

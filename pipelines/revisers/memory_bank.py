@@ -30,8 +30,7 @@ def remember(history: Sequence[Attempt]) -> tuple[Memory, ...]:
     worst: dict[tuple[str, Category], float] = {}
     for attempt in history:
         for region in attempt.analysis.regions if attempt.analysis else ():
-            key = (region.name.lower(), region.category)
-            burden = region.severity * region.score
+            key, burden = (region.name.lower(), region.category), region.severity * region.score
             seen = bank.get(key)
             told = seen is not None and worst[key] >= burden
             bank[key] = Memory(

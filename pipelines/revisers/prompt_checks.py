@@ -33,10 +33,7 @@ _UNWANTED = frozenset(words(f"{_DENIALS} {_ASIDES}"))
 
 
 def cleaned(text: str, prompt: str = "") -> str:
-    """Clean a model's text for use in a prompt: one line, without control characters and marks of prompt syntaxes.
-
-    Marks that the user's prompt contains are kept.
-    """
+    """Make one line of a model's text, without control characters and without syntax marks that ``prompt`` lacks."""
     allowed = {*_MARKS, *filter(str.isprintable, prompt)}
     line = unicodedata.normalize("NFKC", text).replace("’", "'")
     kept = (letter if letter in allowed or unicodedata.category(letter)[0] in "LMN" else " " for letter in line)
@@ -47,12 +44,8 @@ def cleaned(text: str, prompt: str = "") -> str:
 def objection(text: str, prompt: str, *, free_text: bool = True) -> str | None:
     """Say why a revised prompt must not be used, as the end of a sentence about it; None if it may be used.
 
-    The text is also sent back to the model; keep its wording.
-
-    Args:
-        text: the revised prompt, after ``cleaned``.
-        prompt: the user's prompt.
-        free_text: whether ``text`` may contain other words than those of the user's prompt.
+    The answer is also sent back to the model; keep its wording. ``text`` is the revised prompt, after ``cleaned``;
+    ``free_text`` says whether it may contain other words than those of the user's ``prompt``.
     """
     if not text:
         return "says nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from refiner.pipelines.revisers.memory_bank import remember
+from refiner.pipelines.revisers.memory_bank import Memory, remember
 from refiner.pipelines.revisers.prompt_checks import FILLER, cleaned, words
 from refiner.protocols import Revision
 from refiner.taxonomy import Category
@@ -37,24 +37,19 @@ _SETTING = re.compile(
 """A prompt's things, and the setting at its end that they share."""
 
 
-def _count_words(text: str) -> int:
-    return len(text.split())
-
-
 class TemplateReviser:
     """Revises prompts by fixed rules; the same history always gives the same prompt.
 
     Args:
         limit: longest prompt, in the unit of ``count``. CLIP reads 77 tokens, which are about 50 words.
-        count: computes the length of a text, such as its number of tokens; by default the number of words.
+        count: computes the length of a text, such as its number of tokens; None: the number of words.
         free_text: False for a text encoder that was trained on few words. Then only words of the user's prompt are
             used, and the part with the largest burden (severity times confidence) is emphasised by naming it again.
     """
 
-    def __init__(self, *, limit: int = 50, count: Callable[[str], int] = _count_words, free_text: bool = True) -> None:
-        self.limit = limit
-        self.count = count
-        self.free_text = free_text
+    def __init__(self, *, limit: int = 50, count: Callable[[str], int] | None = None, free_text: bool = True) -> None:
+        self.limit, self.free_text = limit, free_text
+        self.count = count or (lambda text: len(text.split()))
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
         """Return the user's prompt with additions: what the image should show instead of each flaw found so far.
@@ -66,10 +61,7 @@ class TemplateReviser:
         if not self.free_text:
             named = filter(None, (clause_of(prompt, memory.name) for memory in memories))
             return Revision(prompt=self.fill(prompt, list(named)[:1], " "))
-        return Revision(
-            prompt=self.fill(prompt, [_wanted(memory.name, memory.category) for memory in memories]),
-            negative_prompt=self.fill("", [cleaned(memory.explanation) for memory in memories]),
-        )
+        return self._revision(prompt, memories)
 
     def for_region(self, prompt: str, region: Region) -> Revision:
         """Return the part of the prompt that names the region (otherwise all of it), and what the region should show.
@@ -80,10 +72,15 @@ class TemplateReviser:
         part = clause_of(prompt, region.name) or prompt
         if not self.free_text:
             return Revision(prompt=part, whole=part == prompt)
-        return Revision(
-            prompt=self.fill(part, [_wanted(region.name, region.category)]),
-            negative_prompt=self.fill("", [cleaned(region.explanation)]),
-        )
+        return self._revision(part, [region])
+
+    def _revision(self, prompt: str, flaws: Sequence[Memory | Region]) -> Revision:
+        wanted = []
+        for flaw in flaws:
+            bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(flaw.name), flags=re.IGNORECASE)
+            wanted += [_WANTED[flaw.category].format(name=bare)] if bare else []
+        negative = self.fill("", [cleaned(flaw.explanation) for flaw in flaws])
+        return Revision(prompt=self.fill(prompt, wanted), negative_prompt=negative)
 
     def fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
         """Append as many different additions to ``start`` as the limit allows, in order; ``start`` is never cut."""
@@ -110,8 +107,3 @@ def clause_of(prompt: str, name: str) -> str | None:
     if most == 0 or shared.count(most) > 1:
         return None
     return clauses[shared.index(most)].strip() + (setting[2] if setting else "")
-
-
-def _wanted(name: str, category: Category) -> str:
-    bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(name), flags=re.IGNORECASE)
-    return _WANTED[category].format(name=bare) if bare else ""

@@ -56,14 +56,8 @@ def settings_of(
 ) -> Json:
     """Describe what a run depends on as plain JSON values, without its prompt and library versions.
 
-    Args:
-        pipe: the pipeline that runs.
-        config: settings of the run, with its seed.
-        index: number of the image among those with the same prompt and seed.
-        height: the requested height in pixels.
-        width: the requested width in pixels.
-        call: arguments of the diffusers pipeline's call. Of values that JSON cannot store, only the name is recorded.
-        image: the image that the run starts from; None: it generates one.
+    The arguments are those of ``RefinedPipeline.stream``. Of values in ``call`` that JSON cannot store, only the name
+    is recorded.
     """
     plain = {name: value for name, value in call.items() if _is_plain(value)}
     repaint = {name: value for name, value in pipe.inpaint_call_defaults.items() if _is_plain(value)}
@@ -121,17 +115,17 @@ def fingerprints(components: Mapping[str, Any]) -> dict[str, str | None]:
 
     The digest is None for a network whose weights are not loaded now, as with sequential offload.
     """
-    found: dict[str, str | None] = {}
-    for name, network in sorted(components.items()):
-        if not hasattr(network, "named_parameters"):
-            continue
-        tensors = list(_tensors_of(network))
-        digest = hashlib.blake2b(" ".join(f"{key}:{tensor.numel()}" for key, tensor in tensors).encode())
-        matrices = [tensor.detach() for _, tensor in tensors if tensor.ndim > 1 and tensor.numel()]
-        away = any(tensor.is_meta for tensor in matrices)
-        digest.update(b"" if away else _sampled(matrices))
-        found[name] = None if away else digest.hexdigest()[:32]
-    return found
+    networks = {name: part for name, part in sorted(components.items()) if hasattr(part, "named_parameters")}
+    return {name: _digest(network) for name, network in networks.items()}
+
+
+def _digest(network: torch.nn.Module) -> str | None:
+    tensors = list(_tensors_of(network))
+    matrices = [tensor.detach() for _, tensor in tensors if tensor.ndim > 1 and tensor.numel()]
+    if any(tensor.is_meta for tensor in matrices):
+        return None
+    named = " ".join(f"{key}:{tensor.numel()}" for key, tensor in tensors)
+    return hashlib.blake2b(named.encode() + _sampled(matrices)).hexdigest()[:32]
 
 
 def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

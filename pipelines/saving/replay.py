@@ -37,8 +37,6 @@ def replay(
 ) -> RefinementResult:
     """Reproduce the kept image of a run, and check that it is bit-identical.
 
-    Attempts after the kept one are not made.
-
     Args:
         pipe: a RefinedPipeline with the same models; its default settings are not used.
         record: record of the run: ``run.json``, or ``refiner.provenance.read(picture).record``.
@@ -46,14 +44,13 @@ def replay(
         options: arguments of the diffusers pipeline's call that the record could not store.
 
     Returns:
-        The result of the repeated run.
+        The result of the repeated run, which ends with the kept image.
 
     Raises:
         InputError: the record is not a run record, or its run cannot be reproduced.
         ConfigError: models, settings or versions differ, or the new image differs; the message names the difference.
     """
-    settings, wanted = _settings_in(record)
-    best = record["best"]
+    settings, wanted, best = _settings_in(record)
     missing = [name for name in settings["unrecorded"] if name not in _WATCHING and name not in options]
     if missing:
         raise ConfigError(f"The record could not store {', '.join(missing)}: pass it again.")
@@ -72,12 +69,19 @@ def replay(
     for attempt in run:
         if attempt.index == best:
             run.stop()
-    _check_picture(run.result, best, wanted)
-    return run.result
+    result = run.result
+    image = result.attempts[best].image if len(result.attempts) > best else None
+    found = f"no attempt {best}" if image is None else picture_digest(image)
+    if found != wanted:
+        raise ConfigError(
+            f"The new image ({found[:12]}) differs from that of the record ({wanted[:12]}), although models, settings "
+            "and versions agree: use the same kind of processor and the same number of threads."
+        )
+    return result
 
 
-def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
-    """Return the settings and the digest of the kept image, after checking that the record has both."""
+def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str, int]:
+    """Return the settings, and the digest and number of the kept image, after checking that the record has them."""
     try:
         settings, wanted, best = record["settings"], record["picture"], record["best"]
         complete = {"pipeline", "detector", "config", "index", "height", "width", "call", "unrecorded", "image"}
@@ -91,35 +95,31 @@ def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str]:
             "The record has no settings or no kept image: use a record of RefinedPipeline or of refiner refine; only "
             "their runs can be reproduced."
         ) from error
-    return settings, wanted
+    return settings, wanted, best
 
 
 def _differences(then: Json, now: Json) -> Iterator[str]:
     """Yield a text for each difference between two runs that can change pixels."""
     for part in ("pipeline", "inpainter", "second_stage"):
-        yield from _pipeline_differences(part.replace("_", " "), then[part], now[part])
+        name, old, new = part.replace("_", " "), then[part], now[part]
+        if old is None or new is None:
+            if old is not new:
+                yield f"{'a' if old is None else 'no'} separate {name}"
+            continue
+        for fact in ("class", "scheduler", "dtype", "device"):
+            if old[fact] != new[fact]:
+                yield _told(f"another {fact} of the {name}", old[fact], new[fact])
+        changed = _changed(old["weights"], new["weights"])
+        if changed:
+            yield f"other weights of the {name}'s {', '.join(changed)}"
     if _differ(then["detector"], now["detector"]):
         yield _told("another detector", then["detector"], now["detector"])
-    judges = list(zip_longest(then["judges"], now["judges"]))
-    if any(_differ(*pair) for pair in judges):
+    if any(_differ(*pair) for pair in zip_longest(then["judges"], now["judges"])):
         yield _told("other judges", then["judges"], now["judges"])
     if then["reviser"] != now["reviser"]:
         yield _told("another reviser", then["reviser"], now["reviser"])
     if then["image"] != now["image"]:
         yield "no start image" if now["image"] is None else "another start image"
-
-
-def _pipeline_differences(part: str, then: Json | None, now: Json | None) -> Iterator[str]:
-    if then is None or now is None:
-        if then is not now:
-            yield f"{'a' if then is None else 'no'} separate {part}"
-        return
-    for name in ("class", "scheduler", "dtype", "device"):
-        if then[name] != now[name]:
-            yield _told(f"another {name} of the {part}", then[name], now[name])
-    changed = _changed(then["weights"], now["weights"])
-    if changed:
-        yield f"other weights of the {part}'s {', '.join(changed)}"
 
 
 def _differ(then: Json | None, now: Json | None) -> bool:
@@ -136,8 +136,8 @@ def _changed(then: Mapping[str, str | None], now: Mapping[str, str | None]) -> l
 
 def _told(what: str, then: object, now: object) -> str:
     """Name a difference with both values, if they have a short form."""
-    sides = [_short(then), _short(now)]
-    return f"{what} ({sides[1]} instead of {sides[0]})" if sides[0] != sides[1] and all(sides) else what
+    old, new = _short(then), _short(now)
+    return f"{what} ({new} instead of {old})" if old != new and old and new else what
 
 
 def _short(value: object) -> str:
@@ -157,15 +157,3 @@ def _version_differences(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _first_two(version: str) -> list[str]:
     return str(version).partition("+")[0].split(".")[:2]
-
-
-def _check_picture(result: RefinementResult, best: int, wanted: str) -> None:
-    if len(result.attempts) > best and (image := result.attempts[best].image) is not None:
-        found = picture_digest(image)
-    else:
-        found = f"no attempt {best}"
-    if found != wanted:
-        raise ConfigError(
-            f"The new image ({found[:12]}) differs from that of the record ({wanted[:12]}), although models, settings "
-            "and versions agree: use the same kind of processor and the same number of threads."
-        )

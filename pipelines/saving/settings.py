@@ -21,33 +21,25 @@ PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSettings:
-    """The content of ``refiner.json``: parts of the RefinedPipeline by their ids, and default settings of its calls."""
+    """The content of ``refiner.json``: the arguments of ``RefinedPipeline``, with the ids or folders of its parts.
+
+    A folder that begins with "./" lies inside the pipeline's folder. Without ``detector``, the user must pass one.
+    """
 
     detector: str | None = None
-    """Id or folder of the detector, "./..." inside the pipeline's folder; None: the user must pass one."""
     judge: str | list[str] | None = None
-    """Id or folder of the judge, or a list of them; None: no judge."""
     reviser: str | None = None
-    """Id of the reviser; None: the ``TemplateReviser``."""
     config: RefineConfig = field(default_factory=RefineConfig)
     call: Mapping[str, Any] = field(default_factory=dict)
-    """Default arguments for the diffusers pipeline's call, such as ``num_inference_steps``."""
     inpainter: str | None = None
-    """Id or folder of the inpainting pipeline; None: the generator inpaints."""
     inpaint_call: Mapping[str, Any] = field(default_factory=dict)
-    """Default arguments for the inpainting call."""
     second_stage: str | None = None
-    """Id or folder of the pipeline that turns latents into images; None: there is no second stage."""
     native: int | None = None
-    """Side of the square images that the model was trained on, in pixels; None: the pipeline's own value."""
 
     def write(self, folder: str | Path) -> None:
-        """Write ``refiner.json``. Of the config, only values that differ from the defaults are stored.
+        """Write ``refiner.json``; raises OutputError if it cannot be written.
 
-        So new defaults of a later version apply to the rest.
-
-        Raises:
-            OutputError: the file cannot be written.
+        Of the config, only values that differ from the defaults are stored. So new defaults apply to the rest.
         """
         usual = asdict(RefineConfig())
         config = {name: value for name, value in asdict(self.config).items() if value != usual[name]}
@@ -56,12 +48,9 @@ class SavedSettings:
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedSettings:
-        """Read the settings in a folder; without ``refiner.json`` they are the defaults.
+        """Read the settings in a folder; raises WeightsError if they cannot be read.
 
-        The default detector and judge of a bundled pipeline are the bundled ones.
-
-        Raises:
-            WeightsError: the settings cannot be read.
+        Without ``refiner.json`` they are the defaults. Those of a bundled pipeline are the bundled detector and judge.
         """
         root = Path(folder)
         path = root / SETTINGS_FILE
