@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, box_segment, grow, to_segment
+from refiner.detectors.grounding.base import Grounder, Prompt, Segment, box_segment, grow, to_segment
 from refiner.types import Box
 
 _Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ _LEAST_SURROUND = 16
 """Required pixels of background; with fewer, the mask is the filled box."""
 
 
-class GrabCutGrounder(BaseGrounder):
+class GrabCutGrounder(Grounder):
     """Makes masks from colours; deterministic, needs only numpy and scipy.
 
     Holes of a thing belong to its mask. For a box that fills the image, the mask is the filled box.

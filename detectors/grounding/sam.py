@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from refiner.detectors.base import check_complete, chunks, load_folder, no_progress_bars, placement
-from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, thickened, to_segment
+from refiner.detectors.grounding.base import Grounder, Prompt, Segment, thickened, to_segment
 from refiner.detectors.legion.conversion import rename_key, sam_config
 from refiner.errors import BadAnswerError, ModelNotFoundError, WeightsError
 from refiner.hub import resolve
@@ -71,7 +71,7 @@ class _View:
     """Size of the image; for thin images, the size after padding."""
 
 
-class SamGrounder(BaseGrounder):
+class SamGrounder(Grounder):
     """A grounder with SAM or one of its successors.
 
     Each image is encoded once for all its things. The embeddings of the last ``KEPT`` images are kept, so that they are
