@@ -196,7 +196,8 @@ def load_vlm(
     """Load a two-step ``VlmDetector`` by the ids of its model and grounder.
 
     Args:
-        model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model.
+        model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model; ""
+            selects ``DEFAULT_MODEL``.
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
         grounder: id for ``load_grounder``.
@@ -210,13 +211,14 @@ def load_vlm(
         MissingExtraError: the ``openai`` package is not installed.
         ConfigError: the address contains a key, or a cache is given for a model on this machine.
     """
+    model = str(model) or DEFAULT_MODEL
     options = {} if cache is None else {"cache": str(cache)}
-    chat = load_chat(ModelId(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
+    chat = load_chat(ModelId(model=model, base_url=base_url, options=options), device=device, dtype=dtype)
     network = None if base_url is not None else cast(Any, chat).model
     return VlmDetector(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=box_format(str(model) if network is None else str(network.config.model_type)),
+        boxes=box_format(model if network is None else str(network.config.model_type)),
         domain="" if network is None else _domain(Path(network.name_or_path)),
     )
 
