@@ -76,11 +76,7 @@ class VlmDetector:
         return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one image.
-
-        Args:
-            image: any size; it is scaled down to ``backend.max_side`` for the model.
-            prompt: the prompt of the image; the model gets it as data.
+        """Find the flaws in one image, which is scaled down to ``backend.max_side`` for the model.
 
         Raises:
             OutOfDomainError: the model knows only the micro world, and this is not an image of it.
@@ -134,7 +130,6 @@ class VlmDetector:
         case.shown = self._shown(case.image)
 
     def _find(self, cases: Sequence[_Case]) -> None:
-        """Ask for all flaws in each image."""
         questions = [finding(case.shown, case.prompt, self.boxes, thorough=self.two_step) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
@@ -164,7 +159,6 @@ class VlmDetector:
             ]
 
     def _draw(self, case: _Case) -> None:
-        """Make the masks and the analysis."""
         boxes = [region.box for region in case.found if region.box is not None]
         segments = self.grounder.segment(case.image, boxes=boxes) if boxes else []
         if segments:
@@ -193,7 +187,7 @@ def load_vlm(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> VlmDetector:
-    """Load a two-step ``VlmDetector`` by the ids of its model and grounder.
+    """Load a two-step ``VlmDetector``.
 
     Args:
         model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model; ""
