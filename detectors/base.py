@@ -36,12 +36,7 @@ class BaseDetector(ABC):
     """Number of images in one call of ``_analyse``."""
 
     def __init__(self, *, name: str, domain: str = "") -> None:
-        self._name, self.domain = name, domain
-
-    @property
-    def name(self) -> str:
-        """Id and revision."""
-        return self._name
+        self.name, self.domain = name, domain
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         """Find the flaws in one image.
@@ -66,10 +61,8 @@ class BaseDetector(ABC):
         pictures = [image.convert("RGB") for image in images]
         for picture in pictures:
             check_domain(self.domain, picture)
-        analyses: list[Analysis] = []
-        for part in chunks(list(zip(pictures, asked, strict=True)), self.batch_size):
-            analyses += self._analyse([picture for picture, _ in part], [prompt for _, prompt in part])
-        return analyses
+        parts = zip(chunks(pictures, self.batch_size), chunks(asked, self.batch_size), strict=True)
+        return [analysis for part in parts for analysis in self._analyse(*part)]
 
     @abstractmethod
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
@@ -77,11 +70,7 @@ class BaseDetector(ABC):
 
 
 def one_for_each(images: Sequence[Image.Image], prompts: Sequence[str] | None) -> Sequence[str]:
-    """Return the prompt of each image; empty texts if ``prompts`` is None.
-
-    Raises:
-        ConfigError: the numbers of images and prompts differ.
-    """
+    """Return the prompt of each image, empty if ``prompts`` is None; raises ``ConfigError`` if the numbers differ."""
     if prompts is not None and len(prompts) != len(images):
         raise ConfigError(
             f"Expected one prompt for each of {len(images)} images, got {len(prompts)}: pass as many prompts as images."
@@ -90,11 +79,7 @@ def one_for_each(images: Sequence[Image.Image], prompts: Sequence[str] | None) -
 
 
 def check_domain(domain: str, image: Image.Image) -> None:
-    """Check that an image belongs to the domain of a model; only the domain "micro" is checked.
-
-    Raises:
-        OutOfDomainError: the domain is "micro", and the image is not from the micro world.
-    """
+    """Raise ``OutOfDomainError`` if the domain is "micro", and the image is not from the micro world."""
     if domain == "micro":
         from refiner.micro.domain import check
 
@@ -163,12 +148,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_folder(
     folder: Path, model_class: Any, processor_class: Any, kinds: Collection[str], dtype: torch.dtype | None
 ) -> tuple[Any, Any, str]:
-    """Load model, processor and ``model_type`` from a transformers folder.
+    """Load model, processor and ``model_type`` from a transformers folder, with two Auto classes of transformers.
 
     Args:
-        folder: written by ``save_pretrained`` of the model and the processor.
-        model_class: an Auto class of transformers.
-        processor_class: an Auto class of transformers.
         kinds: the accepted model types.
         dtype: None keeps the checkpoint's dtype.
 
@@ -219,11 +201,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def check_complete(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint for which ``from_pretrained`` would use random weights.
-
-    Args:
-        path: of the checkpoint, for the message.
-        info: the loading info that ``from_pretrained`` returns.
+    """Refuse a checkpoint for which ``from_pretrained``, which returns ``info``, would use random weights.
 
     Raises:
         WeightsError: weights are missing, unexpected or of another shape.

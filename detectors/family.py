@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     Load = Callable[[ModelId, str | torch.device | None, torch.dtype | None], Detector]
 
 
-def _never(_config: Mapping[str, Any], _folder: Path) -> bool:
-    return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Detectors of one kind. A package exports its family as ``FAMILY``. Importing the package does not import torch.
@@ -35,7 +32,7 @@ class Family:
     """The prefix of its ids, and ``family`` in the ``card.json`` of its folders."""
     load: Load
     """load(id, device, dtype) -> the detector; ``id.model`` is a folder if ``needs_folder`` is set."""
-    recognise: Callable[[Mapping[str, Any], Path], bool] = _never
+    recognise: Callable[[Mapping[str, Any], Path], bool] = lambda _config, _folder: False
     """recognise(config, folder): whether a folder without a card belongs to this family. ``config`` is the folder's
     ``config.json``; it is empty if the file is missing."""
     options: tuple[str, ...] = ()
@@ -57,17 +54,17 @@ class Family:
         return self.usage or (f"{self.name}:<folder or hub id>",)
 
 
-def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make a ``__getattr__`` for a package that imports each exported name at its first use.
+def loader(home: str) -> Load:
+    """Make a ``Family.load`` that imports a function, given as ``module:name``, when a detector is loaded.
 
-    Args:
-        package: name of the package, for messages.
-        homes: exported name -> module.
+    The function gets the model's name, and as keywords ``base_url`` (if the id has one), the options, device and dtype.
     """
 
-    def find(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+    def load(model: ModelId, device: str | torch.device | None, dtype: torch.dtype | None) -> Detector:
+        module, _, name = home.partition(":")
+        address = {} if model.base_url is None else {"base_url": model.base_url}
+        make = attrgetter(name)(importlib.import_module(module))
+        found: Detector = make(model.model, **address, **model.options, device=device, dtype=dtype)
+        return found
 
-    return find
+    return load

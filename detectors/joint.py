@@ -44,11 +44,7 @@ class JointDetector:
         if len(detectors) < 2:
             raise ConfigError(f"Expected two detectors or more, got {len(detectors)}: use a single one by itself.")
         self.detectors = tuple(detectors)
-
-    @property
-    def name(self) -> str:
-        """The names of all detectors."""
-        return " & ".join(detector.name for detector in self.detectors)
+        self.name = " & ".join(detector.name for detector in detectors)
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         """Find the flaws in one RGB image with all detectors."""

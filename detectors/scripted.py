@@ -17,7 +17,7 @@ class ScriptedDetector:
 
     Args:
         answers: one answer for each image, or a function that makes the answer from the image.
-        name: name of the detector.
+        name: of the detector.
 
     Raises:
         ConfigError: (when called) no answer is left.
@@ -25,14 +25,9 @@ class ScriptedDetector:
 
     def __init__(self, answers: Iterable[Answer] | Callable[[Image.Image], Answer], name: str = "scripted") -> None:
         self._answer = answers if callable(answers) else _reader(answers)
-        self._name = name
+        self.name = name
         self.seen: list[Image.Image] = []
         """All images that it was called with."""
-
-    @property
-    def name(self) -> str:
-        """Name of the detector."""
-        return self._name
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         """Return or raise the next answer."""

@@ -58,14 +58,19 @@ class Revision:
 
 
 @runtime_checkable
-class Generator(Protocol):
-    """Generates images from text. The image of a job depends only on this job, not on the other jobs of the batch."""
-
-    def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]: ...
+class Spender(Protocol):
+    """A part that runs the generator's denoiser, and counts the rows (images times denoiser passes)."""
 
     def spent(self) -> Calls:
         """Cost since construction: the work of the networks."""
         ...
+
+
+@runtime_checkable
+class Generator(Spender, Protocol):
+    """Generates images from text. The image of a job depends only on this job, not on the other jobs of the batch."""
+
+    def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]: ...
 
 
 @runtime_checkable
@@ -132,15 +137,6 @@ class Borrower(Protocol):
         Raises:
             ConfigError: the part cannot use this pipeline.
         """
-        ...
-
-
-@runtime_checkable
-class Spender(Protocol):
-    """A detector that runs the generator's denoiser, and counts the rows (images times denoiser passes)."""
-
-    def spent(self) -> Calls:
-        """Cost since construction: the work of the networks."""
         ...
 
 

@@ -52,23 +52,16 @@ def _check_mask(owner: str, mask: Mask, size: Size | None = None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One flaw in words, as a model or a dataset describes it. A missing value is None, a missing text is empty."""
+    """One flaw in words, as a model or a dataset describes it: fields as in ``Region``, None or empty if missing."""
 
     name: str = ""
-    """Short, such as "the left hand"."""
     location: str = ""
-    """Where in the image, in words, such as "lower left"."""
     explanation: str = ""
-    """What is wrong (the phenomenon)."""
     reasoning: str = ""
-    """Why this is a flaw."""
     category: Category | None = None
     severity: float | None = None
-    """In [0, 1], 1 = worst."""
     score: float | None = None
-    """The model's confidence, in [0, 1]."""
     box: Box | None = None
-    """In pixels of the image, half-open and not empty."""
     marks: tuple[int, ...] = ()
     """Indices, from 0, of the mask tokens in the model's answer that belong to this flaw; empty if there are none."""
 
@@ -189,10 +182,7 @@ class Calls:
     """Images that the detector analysed."""
 
     def __add__(self, other: Calls) -> Calls:
-        return Calls(
-            denoiser_rows=self.denoiser_rows + other.denoiser_rows,
-            detector_calls=self.detector_calls + other.detector_calls,
-        )
+        return Calls(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -106,11 +106,10 @@ class EndpointChat:
         except ImportError as error:
             raise MissingExtraError("A chat model behind an endpoint", "openai", "chat") from error
         self.settings = settings or EndpointSettings()
-        self.model, self.key_variable = model, key_variable
+        self.name, self.max_side, self.key_variable = model, self.settings.max_side, key_variable
         key = _key(key_variable)
         self._scrub = scrubber(key)
-        address = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.base_url = _check_address(address)
+        self.base_url = _check_address(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
         patient = self.settings.timeout
         self._client = openai.OpenAI(
             api_key=key or "none",
@@ -122,24 +121,14 @@ class EndpointChat:
         weakref.finalize(self, self._client.close)
         weakref.finalize(self, hide_in_logs(self._scrub))
         self._cache = None if cache is None else AnswerCache(cache)
-        self._pictures = Pictures(self.settings.max_side)
+        self._pictures = Pictures(self.max_side)
         self._dialect = Dialect()
         self._tally = _Tally()
         self._unanswered = 0
         self._chance = random.Random()
 
     def __repr__(self) -> str:
-        return f"EndpointChat({self.model!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
-
-    @property
-    def name(self) -> str:
-        """The server's name of the model."""
-        return self.model
-
-    @property
-    def max_side(self) -> int:
-        """Longest side, in pixels, of the images that are sent."""
-        return self.settings.max_side
+        return f"EndpointChat({self.name!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
 
     @property
     def ledger(self) -> Ledger:
@@ -187,7 +176,7 @@ class EndpointChat:
         if request.temperature > 0 and request.seed is None:
             return None
         question = {
-            "model": self.model, "base_url": self.base_url, "system": request.system, "text": request.text,
+            "model": self.name, "base_url": self.base_url, "system": request.system, "text": request.text,
             "images": list(digests), "max_side": self.max_side, "schema": request.schema,
             "max_tokens": [request.max_tokens, self.settings.max_tokens], "temperature": request.temperature,
             "seed": request.seed, "extra_body": dict(self.settings.extra_body),
@@ -226,7 +215,7 @@ class EndpointChat:
         self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
     ) -> Answered:
         conversation = messages(request.system, request.text, urls, takes_system=system)
-        body = {"model": self.model, "messages": conversation, **fields}
+        body = {"model": self.name, "messages": conversation, **fields}
         if self.settings.extra_body:
             body["extra_body"] = dict(self.settings.extra_body)
         began = time.monotonic()
@@ -267,11 +256,11 @@ class EndpointChat:
             )
         if fault.status == 404:
             return ModelNotFoundError(
-                f"The model {self.model!r} was not found at {self.base_url}, which answered with {fault}: check the "
+                f"The model {self.name!r} was not found at {self.base_url}, which answered with {fault}: check the "
                 "name of the model and the address."
             )
         return ModelError(
-            f"The request to {self.model!r} at {self.base_url} failed with {fault} after {times}: "
+            f"The request to {self.name!r} at {self.base_url} failed with {fault} after {times}: "
             "check the server, or try again later."
         )
 

@@ -16,18 +16,11 @@ if TYPE_CHECKING:
 def load_chat(
     model: ModelId, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ChatBackend:
-    """Load the chat model of an id.
-
-    Args:
-        model: the parsed id. Its option ``cache`` is the folder that stores an endpoint's answers.
-        device: for a model on this machine; None selects CUDA if available, else the CPU.
-        dtype: for a model on this machine; None selects float32 on a CPU, else the checkpoint's dtype.
+    """Load the chat model of an id. Its option ``cache`` is the folder that stores an endpoint's answers.
 
     Raises:
-        ModelNotFoundError: there is no such model.
-        WeightsError: the weights are damaged or of another kind.
-        MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: the address contains a key, or a cache is given for a model on this machine.
+        ConfigError: a cache is given for a model on this machine.
+        RefinerError: the errors of ``EndpointChat`` and ``LocalChat.from_pretrained``.
     """
     cache = model.options.get("cache")
     if model.base_url is not None:

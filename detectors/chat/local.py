@@ -68,9 +68,11 @@ class LocalChat:
                 raise ConfigError(f"LocalChat.{what} must be at least 1, got {value}.")
         self.model, self.processor = model.eval(), processor
         self.batch_size, self.max_tokens = batch_size, max_tokens
-        self._name, self._max_side = name, max_side
-        self._ledger = Ledger()
+        self.name, self.max_side = name, max_side
+        self.ledger = Ledger()  # a call is one request that runs through the network
         self._tokenizer = getattr(processor, "tokenizer", processor)
+        self.sees = processor is not self._tokenizer
+        """Whether the model takes images."""
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -86,9 +88,7 @@ class LocalChat:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        batch_size: int = 8,
-        max_tokens: int = 4096,
-        max_side: int = MAX_SIDE,
+        **limits: int,
     ) -> LocalChat:
         """Load a folder or hub id with ``AutoModelForImageTextToText``, else with ``AutoModelForCausalLM``.
 
@@ -96,9 +96,7 @@ class LocalChat:
             model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``.
             device: None selects CUDA if available, else the CPU.
             dtype: None selects float32 on a CPU, else the checkpoint's dtype.
-            batch_size: number of requests in a batch.
-            max_tokens: limit up to which a request's ``max_tokens`` is doubled if an answer is cut off.
-            max_side: longest side, in pixels, of the images shown to the model.
+            limits: ``batch_size``, ``max_tokens`` and ``max_side`` of the class.
 
         Raises:
             ModelNotFoundError: there is no such model.
@@ -106,45 +104,21 @@ class LocalChat:
         """
         folder = resolve(model, "detector")
         place, wanted = placement(device, dtype)
-        precision = wanted or "auto"
         try:
             kind = AutoConfig.from_pretrained(folder).model_type
             if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
                 processor = AutoProcessor.from_pretrained(folder, padding_side="left")
-                network = AutoModelForImageTextToText.from_pretrained(folder, dtype=precision)
+                network = AutoModelForImageTextToText.from_pretrained(folder, dtype=wanted or "auto")
             elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
                 processor = AutoTokenizer.from_pretrained(folder, padding_side="left")
-                network = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
+                network = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted or "auto")
             else:
                 raise WeightsError(f"Expected a chat model, got {str(model)!r} of type {kind!r}: choose another model.")
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(
                 f"The chat model {str(model)!r} cannot be loaded ({str(error)[:200]!r}): download it again."
             ) from error
-        return cls(
-            network.to(place), processor,
-            name=str(model), batch_size=batch_size, max_tokens=max_tokens, max_side=max_side,
-        )  # fmt: skip
-
-    @property
-    def name(self) -> str:
-        """Id and revision."""
-        return self._name
-
-    @property
-    def max_side(self) -> int:
-        """Longest side, in pixels, of the images shown to the model."""
-        return self._max_side
-
-    @property
-    def sees(self) -> bool:
-        """Whether the model takes images."""
-        return self.processor is not self._tokenizer
-
-    @property
-    def ledger(self) -> Ledger:
-        """The costs so far; a call is one request that runs through the network."""
-        return self._ledger
+        return cls(network.to(place), processor, name=str(model), **limits)
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """Return an answer for each request, in order; a failed request gives its error instead.
@@ -166,7 +140,7 @@ class LocalChat:
                         outcomes[number] = replace(answer, attempts=attempts[number])
                     else:
                         outcomes[number] = answer
-                        self._ledger += Ledger(failed=1)
+                        self.ledger += Ledger(failed=1)
         return [outcomes[number] for number in range(len(requests))]
 
     def _batches(
@@ -198,7 +172,7 @@ class LocalChat:
         if request.images and not self.sees:
             raise InputError(f"The model {self.name!r} is text-only and takes no images: choose another model.")
         shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in request.images]
-        self._ledger += Ledger(pictures=len(request.images))
+        self.ledger += Ledger(pictures=len(request.images))
         if request.system and self._takes_system:
             return [self._turn("system", request.system), self._turn("user", request.text, shown)]
         return [self._turn("user", "\n\n".join(filter(None, (request.system, request.text))), shown)]
@@ -235,7 +209,7 @@ class LocalChat:
                 conversations[half:], requests[half:], group
             )
         replies = [answer for answer in answers if isinstance(answer, ChatReply)]
-        self._ledger += Ledger(
+        self.ledger += Ledger(
             calls=len(answers),
             prompt_tokens=sum(reply.prompt_tokens for reply in replies),
             completion_tokens=sum(reply.completion_tokens for reply in replies),

@@ -93,9 +93,8 @@ class _Hiding(logging.Filter):
 def hide_in_logs(scrub: Scrub) -> Callable[[], None]:
     """Remove the key from the logs of the HTTP libraries that are imported; returns a function that ends this."""
     hiding = _Hiding(scrub)
-    loggers = [
-        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(_WIRE_LOGGERS)
-    ]
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_WIRE_LOGGERS)]
+    loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addFilter(hiding)
 

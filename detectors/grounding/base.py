@@ -1,9 +1,4 @@
-"""The interface of grounders, which make masks from boxes and points, and the code that they share.
-
-``load_grounder("sam:PATH")`` loads a model of the SAM family (``refiner.detectors.grounding.sam``). ``"grabcut"`` and
-``"box"`` need no weights. ``Segment.source`` says whether a model made the mask. ``refiner.detectors.grounding.text``
-finds boxes for words.
-"""
+"""The base class of grounders, which make masks from boxes and points, and the code that they share."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -19,9 +14,6 @@ from PIL import Image
 from refiner.errors import BadAnswerError, InputError
 from refiner.masks import clip_box
 from refiner.types import Box, Mask, Size
-
-if TYPE_CHECKING:
-    pass
 
 Point = tuple[float, float, bool]
 """x and y in pixels, and whether the point is on the thing (True) or not (False)."""
@@ -59,52 +51,6 @@ class Segment:
         return whole
 
 
-@runtime_checkable
-class Grounder(Protocol):
-    """Makes masks. One thing is given by a box, by points, or by both (``boxes[i]`` with ``points[i]``)."""
-
-    @property
-    def name(self) -> str:
-        """Id and revision; a fallback without a model is named as such."""
-        ...
-
-    @property
-    def encoded(self) -> int:
-        """Number of runs of the model's image encoder since construction."""
-        ...
-
-    def segment(
-        self,
-        image: Image.Image,
-        *,
-        boxes: Sequence[Sequence[float]] | None = None,
-        points: Sequence[Sequence[Point]] | None = None,
-    ) -> list[Segment]:
-        """Make one segment for each thing, in the same order.
-
-        Args:
-            image: any mode; converted to RGB.
-            boxes: (x0, y0, x1, y1) in pixels, half-open; the part outside the image is cut off.
-            points: for each thing its points; without a box, at least one of them must be on the thing.
-
-        Raises:
-            BadAnswerError: a box is not finite, reversed, empty or completely outside the image; a point is outside
-                the image; or the model's masks are not finite.
-            InputError: ``boxes`` and ``points`` have different lengths.
-        """
-        ...
-
-    def batch(
-        self,
-        images: Sequence[Image.Image],
-        *,
-        boxes: Sequence[Sequence[Sequence[float]]] | None = None,
-        points: Sequence[Sequence[Sequence[Point]]] | None = None,
-    ) -> list[list[Segment]]:
-        """Segment several images; the results are the same as with one call of ``segment`` for each image."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """The box and points of one thing, checked and clipped to the image."""
@@ -140,7 +86,7 @@ def grow(box: Box, size: Size, share: float) -> Box:
 def read_prompts(
     size: Size, boxes: Sequence[Sequence[float]] | None, points: Sequence[Sequence[Point]] | None
 ) -> list[Prompt]:
-    """Check the boxes and points of ``Grounder.segment``; raises the errors listed there."""
+    """Check the boxes and points of ``Grounder.segment``; raises its errors."""
     if boxes is not None and points is not None and len(boxes) != len(points):
         raise InputError(
             f"Expected the points of each of {len(boxes)} boxes, got {len(points)} lists of points: "
@@ -224,11 +170,13 @@ def thickened(image: Image.Image, ratio: int) -> Image.Image:
     return Image.fromarray(np.pad(np.asarray(image), ((0, down), (0, right), (0, 0)), mode="edge"))
 
 
-class BaseGrounder(ABC):
-    """Base class of grounders: reads the image and the prompts, and segments each distinct thing once."""
+class Grounder(ABC):
+    """Base class of grounders. One thing is given by a box, by points, or by both (``boxes[i]`` with ``points[i]``)."""
 
     name: str
+    """Id and revision; a fallback without a model is named as such."""
     encoded: int = 0
+    """Number of runs of the model's image encoder since construction."""
 
     def segment(
         self,
@@ -237,45 +185,29 @@ class BaseGrounder(ABC):
         boxes: Sequence[Sequence[float]] | None = None,
         points: Sequence[Sequence[Point]] | None = None,
     ) -> list[Segment]:
-        """See ``Grounder.segment``. Equal prompts are segmented once, and give the same object."""
+        """Make one segment for each thing, in the same order. Equal prompts give the same object.
+
+        Args:
+            image: any mode; converted to RGB.
+            boxes: (x0, y0, x1, y1) in pixels, half-open; the part outside the image is cut off.
+            points: for each thing its points; without a box, at least one of them must be on the thing.
+
+        Raises:
+            BadAnswerError: a box is not finite, reversed, empty or completely outside the image; a point is outside
+                the image; or the model's masks are not finite.
+            InputError: ``boxes`` and ``points`` have different lengths.
+        """
         prompts = read_prompts(Size(image.height, image.width), boxes, points)
         distinct = list(dict.fromkeys(prompts))
         drawn = dict(zip(distinct, self._draw(image.convert("RGB"), distinct), strict=True)) if distinct else {}
         return [drawn[prompt] for prompt in prompts]
-
-    def batch(
-        self,
-        images: Sequence[Image.Image],
-        *,
-        boxes: Sequence[Sequence[Sequence[float]]] | None = None,
-        points: Sequence[Sequence[Sequence[Point]]] | None = None,
-    ) -> list[list[Segment]]:
-        """See ``Grounder.batch``. Images run one by one, so that no result depends on the other images.
-
-        Raises:
-            InputError: the number of lists of boxes, or of points, differs from the number of images.
-        """
-        for given in (boxes, points):
-            if given is not None and len(given) != len(images):
-                raise InputError(
-                    f"Expected boxes or points for each of {len(images)} images, got {len(given)} lists: pass one list "
-                    "for each image."
-                )
-        return [
-            self.segment(
-                image,
-                boxes=None if boxes is None else boxes[index],
-                points=None if points is None else points[index],
-            )
-            for index, image in enumerate(images)
-        ]
 
     @abstractmethod
     def _draw(self, image: Image.Image, prompts: Sequence[Prompt]) -> list[Segment]:
         """One segment for each of the distinct, checked prompts; ``image`` is RGB."""
 
 
-class BoxGrounder(BaseGrounder):
+class BoxGrounder(Grounder):
     """A grounder without a model: each mask is the filled box, or a small box around the points."""
 
     name = "box (fallback without a model)"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, box_segment, grow, to_segment
+from refiner.detectors.grounding.base import Grounder, Prompt, Segment, box_segment, grow, to_segment
 from refiner.types import Box
 
 _Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ _LEAST_SURROUND = 16
 """Required pixels of background; with fewer, the mask is the filled box."""
 
 
-class GrabCutGrounder(BaseGrounder):
+class GrabCutGrounder(Grounder):
     """Makes masks from colours; deterministic, needs only numpy and scipy.
 
     Holes of a thing belong to its mask. For a box that fills the image, the mask is the filled box.
@@ -72,16 +72,10 @@ def _cut(image: Image.Image, prompt: Prompt) -> Segment:
     likely = np.asarray(whole)[y0 - frame[1] : y1 - frame[1], x0 - frame[0] : x1 - frame[0]]
     filled = np.asarray(ndimage.binary_fill_holes(likely > 0.5), dtype=np.bool_)
     score = float(likely[filled].mean()) if filled.any() else None
-    return to_segment(prompt, _in_window(prompt, filled), score, "grabcut")
-
-
-def _in_window(prompt: Prompt, patch: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    if prompt.box is not None:
-        return patch
-    x0, y0, x1, y1 = prompt.stand_in
-    whole = np.zeros(tuple(prompt.size), dtype=np.bool_)
-    whole[y0:y1, x0:x1] = patch
-    return whole
+    if prompt.box is None:  # the window is the whole image
+        inner, filled = filled, np.zeros(tuple(prompt.size), dtype=np.bool_)
+        filled[y0:y1, x0:x1] = inner
+    return to_segment(prompt, filled, score, "grabcut")
 
 
 def _trimap(prompt: Prompt, frame: Box, small: tuple[int, int]) -> tuple[NDArray[np.bool_], _Floats]:
@@ -132,9 +126,7 @@ def _central(inside: NDArray[np.bool_]) -> _Floats:
 def _evidence(seen: _Floats, share: _Floats) -> _Floats:
     """Compute the log-likelihood ratio (k,) of each colour, thing against background.
 
-    Args:
-        seen: weighted memberships of the pixels in the colours, (h, w, k).
-        share: probabilities of the pixels to be on the thing, (h, w).
+    ``seen``, (h, w, k), weights the colours of each pixel; ``share``, (h, w), is its probability to be on the thing.
     """
     front = np.einsum("hwk,hw->k", seen, share) + 1e-3
     back = np.einsum("hwk,hw->k", seen, 1 - share) + 1e-3

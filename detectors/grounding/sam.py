@@ -20,16 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForMaskGeneration,
-    SamConfig,
-    SamImageProcessor,
-    SamModel,
-)
+from transformers import AutoImageProcessor, AutoModelForMaskGeneration, SamConfig, SamImageProcessor, SamModel
 
 from refiner.detectors.base import check_complete, chunks, load_folder, no_progress_bars, placement
-from refiner.detectors.grounding.base import BaseGrounder, Prompt, Segment, thickened, to_segment
+from refiner.detectors.grounding.base import Grounder, Prompt, Segment, thickened, to_segment
 from refiner.detectors.legion.conversion import rename_key, sam_config
 from refiner.errors import BadAnswerError, ModelNotFoundError, WeightsError
 from refiner.hub import resolve
@@ -71,11 +65,10 @@ class _View:
     """Size of the image; for thin images, the size after padding."""
 
 
-class SamGrounder(BaseGrounder):
+class SamGrounder(Grounder):
     """A grounder with SAM or one of its successors.
 
-    Each image is encoded once for all its things. The embeddings of the last ``KEPT`` images are kept, so that they are
-    not encoded again. ``encoded`` counts the runs of the encoder.
+    Each image is encoded once for all its things. The embeddings of the last ``KEPT`` images are kept.
 
     The decoder's mask with the highest predicted IoU is used. It is resized to the image; pixels with a logit above 0
     inside the slightly grown box are the mask.
@@ -90,7 +83,6 @@ class SamGrounder(BaseGrounder):
         self.model = model.eval()
         self.processor = processor
         self.name = name
-        self.encoded = 0
         self._views: OrderedDict[str, _View] = OrderedDict()
         self._lock = Lock()
 
@@ -205,10 +197,7 @@ class SamGrounder(BaseGrounder):
 
 
 def _by_kind(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-    """Group the prompts into chunks, in which all or none have a box, and all have equally many points.
-
-    So no prompt needs padding.
-    """
+    """Group prompts that need no padding: all or none have a box, and all have equally many points."""
     groups: dict[tuple[bool, int], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault((prompt.box is None, len(prompt.points)), []).append(prompt)

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import nms
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from refiner.detectors.base import chunks, load_folder, placement
@@ -240,23 +242,10 @@ class TextLocator:
     def _kept(
         self, phrase: str, scores: NDArray[np.float64], boxes: NDArray[np.float64], size: Size
     ) -> Iterator[Located]:
-        """Yield the best boxes of one phrase, after the threshold and the suppression of overlapping boxes."""
+        """Return the best boxes of one phrase, after the threshold and the suppression of overlapping boxes."""
         threshold = THRESHOLDS[self._kind] if self.config.threshold is None else self.config.threshold
-        order = np.argsort(-scores, kind="stable")
-        order = order[scores[order] >= threshold]
-        count = 0
-        while len(order) and count < self.config.limit:
-            best, order = order[0], order[1:]
-            box = clip_box(boxes[best], size)
-            if box is not None:
-                count += 1
-                yield Located(phrase=phrase, box=box, score=float(scores[best]))
-            order = order[_overlaps(boxes[best], boxes[order]) <= self.config.overlap]
-
-
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the IoU (N,) of a box (4,) with others (N, 4)."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    either = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
-    return shared / np.maximum(either, 1e-9)
+        likely = np.flatnonzero(scores >= threshold)
+        best = nms(torch.from_numpy(boxes[likely]), torch.from_numpy(scores[likely]), self.config.overlap)
+        placed = ((clip_box(boxes[index], size), float(scores[index])) for index in likely[best.numpy()])
+        found = (Located(phrase=phrase, box=box, score=score) for box, score in placed if box is not None)
+        return islice(found, self.config.limit)

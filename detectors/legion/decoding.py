@@ -52,13 +52,7 @@ class CleanRule:
     """Minimum probability, in [0, 1]."""
 
     def token(self, so_far: Sequence[int], probability: Tensor, greedy: int) -> int:
-        """Choose the next token after ``so_far``.
-
-        Args:
-            so_far: tokens of the answer.
-            probability: of the next token, float (V,).
-            greedy: the most probable token.
-        """
+        """Choose the next token after ``so_far``; ``probability`` is float (V,), ``greedy`` the most probable token."""
         if len(so_far) + 1 != len(self.tokens) or [*so_far] != [*self.tokens[:-1]]:
             return greedy
         clean = self.tokens[-1]
@@ -77,7 +71,6 @@ class Lookup:
             self.extend([_START, *text])
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Append tokens to the text."""
         for token in tokens:
             place = len(self._tokens)
             for length in range(1, min(_CONTEXT, place) + 1):
@@ -93,9 +86,12 @@ class Lookup:
 
 @dataclass(eq=False)
 class _Row:
-    """One answer during decoding."""
+    """One answer during decoding; it ends with the token ``end`` or at ``most`` tokens."""
 
     known: Lookup
+    rule: CleanRule
+    end: int
+    most: int
     own: Lookup = field(default_factory=lambda: Lookup([[]]))
     """The answer so far."""
     tokens: list[int] = field(default_factory=list)
@@ -104,7 +100,6 @@ class _Row:
     ended: bool = False
 
     def guess(self) -> list[int]:
-        """Guess the next tokens."""
         if self.ended:
             return []
         text = [_START, *self.tokens]
@@ -113,26 +108,19 @@ class _Row:
                 return found
         return []
 
-    def take(self, guess: Sequence[int], state: Tensor, probability: Tensor, rule: CleanRule, stop: _Stop) -> int:
-        """Append the tokens that one pass over ``guess`` decides: the correct guesses and one more.
+    def take(self, guess: Sequence[int], state: Tensor, probability: Tensor) -> int:
+        """Append the tokens that one pass over ``guess`` decides, the correct guesses and one more; return how many.
 
-        Args:
-            guess: the guessed tokens.
-            state: hidden states, float (W, D): one after the token before the guess, and one after each guessed token.
-            probability: of the next token at the same places, float (W, V).
-            rule: for the sentence of a clean image.
-            stop: ends the answer.
-
-        Returns:
-            The number of appended tokens.
+        ``state``, float (W, D), holds the hidden states after the token before the guess and after each guessed token;
+        ``probability``, float (W, V), that of the next token at the same places.
         """
         greedy, taken = probability.argmax(-1).tolist(), 0
         while not self.ended:
-            token = rule.token(self.tokens, probability[taken], greedy[taken])
+            token = self.rule.token(self.tokens, probability[taken], greedy[taken])
             self.tokens.append(token)
             self.chances.append(probability[taken, token])
             taken += 1
-            self.ended = token == stop.token or len(self.tokens) == stop.length
+            self.ended = token == self.end or len(self.tokens) == self.most
             if taken > len(guess) or guess[taken - 1] != token:
                 break
         self.own.extend(self.tokens[len(self.tokens) - taken :])
@@ -140,39 +128,33 @@ class _Row:
         return taken
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stop:
-    """What ends an answer: a token, or its length."""
-
-    token: int
-    length: int
-
-
 class Decoder:
     """Decodes the answers to one prompt about several images.
 
     Args:
-        llava: the model.
+        llava: the model; it must not write the image token.
         prompt: embeddings, float (B, L, D).
         known: earlier answers, from which tokens are guessed.
-        never: a token that the model must not write.
+        rule: for the sentence of a clean image.
+        most: longest answer, in tokens.
     """
 
-    def __init__(self, llava: LlavaForConditionalGeneration, prompt: Tensor, known: Lookup, *, never: int) -> None:
-        self._llava, self._pending, self._never = llava, prompt, never
+    def __init__(
+        self, llava: LlavaForConditionalGeneration, prompt: Tensor, known: Lookup, rule: CleanRule, most: int
+    ) -> None:
+        self._llava, self._pending = llava, prompt
         self._cache = DynamicCache(config=llava.config.text_config)
-        self._rows = [_Row(known) for _ in prompt]
+        self._rows = [_Row(known, rule, llava.config.text_config.eos_token_id, most) for _ in prompt]
         self._seen = torch.ones(len(prompt), 0, dtype=torch.long, device=prompt.device)
 
-    def write(self, rule: CleanRule, most: int) -> Answer:
-        """Decode all answers, each of at most ``most`` tokens."""
-        stop = _Stop(token=self._llava.config.text_config.eos_token_id, length=most)
+    def write(self) -> Answer:
+        """Decode all answers."""
         while not all(row.ended for row in self._rows):
-            self._step(rule, stop)
+            self._step()
         length = max(len(row.tokens) for row in self._rows)
         device = self._pending.device
         answer = Answer(
-            tokens=torch.full((len(self._rows), length), stop.token, device=device),
+            tokens=torch.full((len(self._rows), length), self._rows[0].end, device=device),
             states=self._pending.new_zeros(len(self._rows), length, self._pending.shape[-1]),
             chances=torch.ones(len(self._rows), length, device=device),
         )
@@ -182,14 +164,14 @@ class Decoder:
             answer.chances[number, : len(row.tokens)] = torch.stack(row.chances)
         return answer
 
-    def _step(self, rule: CleanRule, stop: _Stop) -> None:
+    def _step(self) -> None:
         guesses = [row.guess() for row in self._rows]
         state = self._pass(guesses)
         logits = self._llava.lm_head(state).float()
-        logits[..., self._never] = -torch.inf
+        logits[..., self._llava.config.image_token_index] = -torch.inf
         probability = logits.softmax(-1)
         taken = [
-            row.take(guess, state[number], probability[number], rule, stop)
+            row.take(guess, state[number], probability[number])
             for number, (row, guess) in enumerate(zip(self._rows, guesses, strict=True))
         ]
         self._forget([max(count - 1, 0) for count in taken], state.shape[1] - 1)
@@ -215,10 +197,7 @@ class Decoder:
         return states
 
     def _forget(self, right: Sequence[int], guessed: int) -> None:
-        """Keep the first ``right`` guesses of each row in the cache.
-
-        Tokens that are wrong in all rows are removed; tokens that are wrong only in some rows are masked.
-        """
+        """Remove the tokens after the first ``right`` guesses of all rows from the cache; mask those of some rows."""
         if wrong := guessed - max(right):
             self._cache.crop(-wrong)
         length = self._seen.shape[1] - wrong

@@ -116,7 +116,7 @@ class LegionDetector(BaseDetector):
         return ids
 
     def _masks(self, images: Sequence[Image.Image], answer: Answer) -> list[Tensor]:
-        """Compute the mask logits of each image's [SEG] tokens at image resolution, float (S, H, W) for each image."""
+        """Compute the mask logits of each image's [SEG] tokens: float (S, H, W)."""
         marks = self._live_tokens(answer) & (answer.tokens == self.model.config.seg_token_id)
         rows, places = marks.nonzero(as_tuple=True)
         inputs = self.sam_processor(images, return_tensors="pt")

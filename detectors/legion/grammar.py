@@ -10,7 +10,8 @@ Within this grammar, refiner's own recipe uses a fixed wording, from which all f
     <p> {name}, {location} </p> [SEG]:{explanation}, because {reasoning} ({kind}, {category}, {severity}).
 
 Captions without the parenthesis at the end (those of SynthScars) get the category of the first keyword in them, and
-``DEFAULT_SEVERITY``. There is one fixed sentence for a clean image, ``CLEAN``. All other texts are unreadable, never
+``DEFAULT_SEVERITY``; those without a keyword get ``DEFAULT_CATEGORY`` ("deformed objects" are the most common flaw in
+SynthScars). There is one fixed sentence for a clean image, ``CLEAN``. All other texts are unreadable, never
 clean.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from refiner.detectors.reading.regions import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Claim
@@ -40,8 +42,6 @@ SEVERITIES: dict[str, float] = {
     "extreme": 1.0,
 }
 """The words for severity, and their values in [0, 1]."""
-DEFAULT_SEVERITY = 0.6
-"""Severity of a region whose text has none."""
 KEYWORDS: tuple[tuple[Category, str], ...] = (
     (Category.TEXT, r"text|letter|letters|word|words|digits?|characters?|signs?|writing|illegible|garbled"),
     (Category.OPTICS, r"shadows?|reflections?|reflected|light|lighting|mirror|mirrored|refraction|sun"),
@@ -55,8 +55,6 @@ KEYWORDS: tuple[tuple[Category, str], ...] = (
     (Category.COMMONSENSE, r"unlikely|implausible|sense|unusual|belongs?|wrong place"),
 )
 """Keywords for the category of a caption without tags; the first matching row is used."""
-DEFAULT_CATEGORY = Category.SHAPE
-"""Category of a caption without tags and keywords: "deformed objects" are the most common flaw in SynthScars."""
 
 _COUNTS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TAG = re.compile(r"\s*\(\s*(\w+)\s*,\s*(\w+)\s*,\s*(\w+)\s*\)\s*$")
@@ -65,7 +63,6 @@ _SPECIAL = re.compile(r"</?s>|<unk>|<pad>|<im_start>|<im_end>")
 
 
 def severity_word(severity: float) -> str:
-    """Return the word nearest to a severity in [0, 1]."""
     return min(SEVERITIES, key=lambda word: abs(SEVERITIES[word] - severity))
 
 
@@ -138,19 +135,12 @@ def _claim(phrase: str, tail: str, marks: tuple[int, ...], raw: str) -> Claim:
     if not phrase or "<p>" in tail or "</p>" in tail:
         raise _unreadable("an empty or unclosed phrase", raw)
     tag = _read_tag(body)
-    if tag is None:
-        category = keyword_category(f"{phrase} {body}")
-        return _make(phrase, "", body, category, DEFAULT_SEVERITY, marks)
-    name, comma, location = phrase.rpartition(", ")
-    name, location = (name, location) if comma else (phrase, "")
-    return _make(name, location, _TAG.sub("", body), *tag, marks)
-
-
-def _make(name: str, location: str, body: str, category: Category, severity: float, marks: tuple[int, ...]) -> Claim:
-    explanation, _, reasoning = body.partition(", because ")
+    name, comma, location = phrase.rpartition(", ") if tag else ("", "", "")
+    category, severity = tag or (keyword_category(f"{phrase} {body}"), DEFAULT_SEVERITY)
+    explanation, _, reasoning = (_TAG.sub("", body) if tag else body).partition(", because ")
     return Claim(
-        name=name,
-        location=location,
+        name=name if comma else phrase,
+        location=location if comma else "",
         explanation=explanation.strip(),
         reasoning=reasoning.strip(),
         category=category,

@@ -38,15 +38,7 @@ class LegionFolder(NamedTuple):
 
 
 def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
-    """Load a folder of either layout.
-
-    Args:
-        folder: an existing folder.
-        dtype: None keeps the checkpoint's dtype.
-
-    Raises:
-        WeightsError: the folder is of another kind, incomplete or damaged.
-    """
+    """Load a folder of either layout; raises the errors of ``LegionDetector.from_pretrained``."""
     config = read_config(folder)
     with no_progress_bars():
         if is_ours(config):
@@ -100,12 +92,9 @@ def _load_original(folder: Path, original: dict[str, Any], dtype: torch.dtype | 
         seg_token_id=tokenizer.convert_tokens_to_ids("[SEG]"),
         prompt=PROMPT,
     )
+    precision = dtype or state["llava.lm_head.weight"].dtype
     model, info = LegionModel.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        dtype=dtype or state["llava.lm_head.weight"].dtype,
-        output_loading_info=True,
+        None, config=config, state_dict=state, dtype=precision, output_loading_info=True
     )
     check_complete(folder, info)
     side = config.sam["vision_config"]["image_size"]

@@ -189,6 +189,5 @@ class LegionModel(PreTrainedModel):
             known: earlier answers, from which tokens are guessed. They save time and do not change the results.
         """
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
-        decoder = Decoder(self.llava, embeds, known or Lookup(), never=self.llava_config.image_token_index)
         rule = CleanRule(tokens=clean, threshold=self.config.clean_threshold)
-        return decoder.write(rule, self.config.max_new_tokens)
+        return Decoder(self.llava, embeds, known or Lookup(), rule, self.config.max_new_tokens).write()

@@ -58,18 +58,16 @@ class PartsDetector(BaseDetector):
         super().__init__(name=f"parts:{','.join(self.parts)}@{locator.name}, masks by {grounder.name}")
 
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
-        return [self._look(image) for image in images]
+        return [self._analysis(image) for image in images]
 
-    def _look(self, image: Image.Image) -> Analysis:
+    def _analysis(self, image: Image.Image) -> Analysis:
         found = self.locator.locate(image, self.parts)
         segments = self.grounder.segment(image, boxes=[place.box for place in found]) if found else []
         size = Size(image.height, image.width)
-        told = "; ".join(
-            f"{place.phrase} {place.score:.2f} (mask by {segment.source})"
-            for place, segment in zip(found, segments, strict=True)
-        )
-        regions = [_region(place, segment, size) for place, segment in zip(found, segments, strict=True)]
-        return Analysis(size=size, regions=tuple(regions), tags=("parts",), raw=told, detector=self.name)
+        pairs = list(zip(found, segments, strict=True))
+        told = "; ".join(f"{place.phrase} {place.score:.2f} (mask by {made.source})" for place, made in pairs)
+        regions = tuple(_region(place, made, size) for place, made in pairs)
+        return Analysis(size=size, regions=regions, tags=("parts",), raw=told, detector=self.name)
 
     def to(self, device: str | torch.device) -> PartsDetector:
         """Move the networks."""

@@ -147,8 +147,10 @@ class ProbeDetector(BaseDetector):
         self._turn = threading.Lock()  # padding is a state of tokenizers: two threads would encode prompts wrongly
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ProbeDetector:
-        """Load a folder of ``save_pretrained``.
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> ProbeDetector:
+        """Load a folder of ``save_pretrained``. The probe runs in float32 for each ``dtype``.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.

@@ -78,24 +78,20 @@ def place_boxes(
         For each region its boxes; a single None if the region has no reliable box.
     """
     scale = _scale([box for boxes in answer for box in boxes], form.scale, shown)
-    placed: list[list[Box] | list[None]] = []
-    for boxes in answer:
-        own = [inside for box in boxes if (inside := _place(box, size, scale, shown)) is not None]
-        placed.append(own or [None])
-    return placed
+    placed = ([inside for box in boxes if (inside := _place(box, size, scale, shown))] for boxes in answer)
+    return [own or [None] for own in placed]
 
 
 def _scale(boxes: Sequence[Corners], family: Scale, shown: Size) -> Scale:
     fitting: list[Scale] = [scale for scale in get_args(Scale) if all(_fits(box, scale, shown) for box in boxes)]
-    shares = "unit" in fitting and any(value != int(value) for box in boxes for value in box)
-    if shares:
+    if "unit" in fitting and any(value != int(value) for box in boxes for value in box):
         return "unit"
     if family in fitting:
         return family
     return fitting[0] if len(fitting) == 1 else family
 
 
-def _sides(scale: Scale, size: Size) -> tuple[float, float]:
+def full_sides(scale: Scale, size: Size) -> tuple[float, float]:
     """Return the full width and height in units of ``scale``."""
     if scale == "pixels":
         return float(size.width), float(size.height)
@@ -103,7 +99,7 @@ def _sides(scale: Scale, size: Size) -> tuple[float, float]:
 
 
 def _fits(box: Corners, scale: Scale, shown: Size) -> bool:
-    width, height = _sides(scale, shown)
+    width, height = full_sides(scale, shown)
     return (
         -_SLACK * width <= box[0] <= box[2] <= (1 + _SLACK) * width
         and -_SLACK * height <= box[1] <= box[3] <= (1 + _SLACK) * height
@@ -113,7 +109,7 @@ def _fits(box: Corners, scale: Scale, shown: Size) -> bool:
 def _place(box: Corners, size: Size, scale: Scale, shown: Size) -> Box | None:
     if not _fits(box, scale, shown):
         return None
-    width, height = _sides(scale, shown)
+    width, height = full_sides(scale, shown)
     across, down = size.width / width, size.height / height
     pixels = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     return clip_box([round(value, 6) for value in pixels], size)

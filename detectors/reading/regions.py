@@ -14,16 +14,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refiner.detectors.reading import loose_json
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
-from refiner.detectors.reading.loose_json import (
-    Document,
-    LooseDict,
-    LooseList,
-    documents,
-    is_strict,
-    spoken,
-    unreadable,
-)
+from refiner.detectors.reading.loose_json import Document, LooseDict, LooseList
 from refiner.detectors.reading.words import read_category, read_share
 from refiner.taxonomy import Category
 from refiner.types import Box, Claim, Size
@@ -73,19 +66,15 @@ def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown
     Raises:
         UnreadableOutputError: the answer has no readable region and does not say "no flaws"; ``raw`` is the text.
     """
-    answer = spoken(text)
-    found = list(documents(answer))
+    answer = loose_json.spoken(text)
+    found = list(loose_json.documents(answer))
     entries = _entries(found)[:MAX_REGIONS]
     if not entries:
         if _says_none(answer, found):
             return []
-        raise unreadable(_blame(found), text)
-    placed = place_boxes(
-        [read_boxes(_field(entry, "box"), boxes or BoxFormat()) for entry in entries],
-        size,
-        boxes or BoxFormat(),
-        shown or size,
-    )
+        raise loose_json.unreadable(_blame(found), text)
+    form = boxes or BoxFormat()
+    placed = place_boxes([read_boxes(_field(entry, "box"), form) for entry in entries], size, form, shown or size)
     claims = [_claim(entry, box) for entry, own in zip(entries, placed, strict=True) for box in own]
     return list(dict.fromkeys(claims))[:MAX_REGIONS]
 
@@ -162,7 +151,7 @@ def _says_none(answer: str, found: Sequence[Document]) -> bool:
         if not document.value or isinstance(document.value, LooseDict)
     ]
     texts = (answer[document.start : document.end] for document in found)
-    return len(empty) == len(found) and all(empty) and all(is_strict(text) for text in texts)
+    return len(empty) == len(found) and all(empty) and all(loose_json.is_strict(text) for text in texts)
 
 
 def _holds_empty_list(value: LooseDict, depth: int = 0) -> bool:

@@ -76,11 +76,7 @@ class VlmDetector:
         return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one image.
-
-        Args:
-            image: any size; it is scaled down to ``backend.max_side`` for the model.
-            prompt: the prompt of the image; the model gets it as data.
+        """Find the flaws in one image, which is scaled down to ``backend.max_side`` for the model.
 
         Raises:
             OutOfDomainError: the model knows only the micro world, and this is not an image of it.
@@ -134,7 +130,6 @@ class VlmDetector:
         case.shown = self._shown(case.image)
 
     def _find(self, cases: Sequence[_Case]) -> None:
-        """Ask for all flaws in each image."""
         questions = [finding(case.shown, case.prompt, self.boxes, thorough=self.two_step) for case in cases]
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
@@ -164,7 +159,6 @@ class VlmDetector:
             ]
 
     def _draw(self, case: _Case) -> None:
-        """Make the masks and the analysis."""
         boxes = [region.box for region in case.found if region.box is not None]
         segments = self.grounder.segment(case.image, boxes=boxes) if boxes else []
         if segments:
@@ -193,10 +187,11 @@ def load_vlm(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> VlmDetector:
-    """Load a two-step ``VlmDetector`` by the ids of its model and grounder.
+    """Load a two-step ``VlmDetector``.
 
     Args:
-        model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model.
+        model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model; ""
+            selects ``DEFAULT_MODEL``.
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
         grounder: id for ``load_grounder``.
@@ -210,13 +205,14 @@ def load_vlm(
         MissingExtraError: the ``openai`` package is not installed.
         ConfigError: the address contains a key, or a cache is given for a model on this machine.
     """
+    model = str(model) or DEFAULT_MODEL
     options = {} if cache is None else {"cache": str(cache)}
-    chat = load_chat(ModelId(model=str(model), base_url=base_url, options=options), device=device, dtype=dtype)
+    chat = load_chat(ModelId(model=model, base_url=base_url, options=options), device=device, dtype=dtype)
     network = None if base_url is not None else cast(Any, chat).model
     return VlmDetector(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=box_format(str(model) if network is None else str(network.config.model_type)),
+        boxes=box_format(model if network is None else str(network.config.model_type)),
         domain="" if network is None else _domain(Path(network.name_or_path)),
     )
 

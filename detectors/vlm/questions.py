@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from refiner.detectors.chat.backend import ChatRequest
-from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
 from refiner.detectors.reading.regions import plain_text
 from refiner.detectors.reading.words import read_share
@@ -75,13 +75,10 @@ def box_format(model: str) -> BoxFormat:
 
 
 def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: bool) -> ChatRequest:
-    """Make the request for all flaws in an image.
+    """Make the request for all flaws in an image, with its prompt, which is empty if not known.
 
-    Args:
-        picture: the image as shown to the model.
-        prompt: the prompt of the image; empty if not known.
-        form: how the model writes boxes.
-        thorough: whether to ask for doubtful flaws too, because each flaw is verified afterwards.
+    ``picture`` is the image as shown to the model. If ``thorough``, the request asks for doubtful flaws too, because
+    each flaw is verified afterwards.
     """
     doubt = (
         "Name doubtful ones too: each is checked afterwards."
@@ -106,15 +103,7 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
 def verifying(
     picture: Image.Image, found: Sequence[Claim], size: Size, form: BoxFormat, prompt: str = ""
 ) -> ChatRequest:
-    """Make the request to verify each of the flaws found.
-
-    Args:
-        picture: the image as shown to the model.
-        found: the flaws, with boxes in pixels of the original image.
-        size: of the original image.
-        form: how the model writes boxes.
-        prompt: the prompt of the image; empty if not known.
-    """
+    """Make the request to verify each flaw found; the boxes are in pixels of the original image of ``size``."""
     items = [
         {"item": number, "name": region.name, "location": region.location, "explanation": region.explanation}
         | ({} if region.box is None else {_box_key(form): told_box(region.box, size, form, picture)})
@@ -134,7 +123,6 @@ def verifying(
 
 
 def _told(prompt: str) -> str:
-    """Make the part of a request with the user's prompt."""
     wanted = plain_text(prompt, MAX_PROMPT)
     return f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
 
@@ -175,8 +163,7 @@ def _score(entry: LooseDict, sure: float) -> float | None:
 
 def told_box(box: Box, size: Size, form: BoxFormat, picture: Image.Image) -> list[float]:
     """Convert a box in pixels of the original image to the numbers that the model writes."""
-    sides = {"unit": (1.0, 1.0), "thousand": (1000.0, 1000.0), "pixels": (float(picture.width), float(picture.height))}
-    width, height = sides[form.scale]
+    width, height = full_sides(form.scale, Size(picture.height, picture.width))
     digits = 3 if form.scale == "unit" else None
     x0, x1 = (round(x * width / size.width, digits) for x in box[::2])
     y0, y1 = (round(y * height / size.height, digits) for y in box[1::2])
@@ -188,7 +175,6 @@ def _quoted(value: Any) -> str:
 
 
 def _box_key(form: BoxFormat) -> str:
-    """Return the key that a family of models uses for boxes."""
     if form.scale == "unit":
         return "box"
     return "box_2d" if form.order == "yxyx" else "bbox_2d"
@@ -206,9 +192,8 @@ def _box_words(form: BoxFormat, picture: Image.Image) -> str:
 
 def _region_fields(form: BoxFormat) -> dict[str, Any]:
     number = "number" if form.scale == "unit" else "integer"
-    words = {name: {"type": "string"} for name in ("name", "location", "explanation", "reasoning")}
     return {
-        **words,
+        **{name: {"type": "string"} for name in ("name", "location", "explanation", "reasoning")},
         "category": {"type": "string", "enum": [str(kind) for kind in Category]},
         "severity": {"type": "number"},
         "confidence": {"type": "number"},
@@ -217,10 +202,7 @@ def _region_fields(form: BoxFormat) -> dict[str, Any]:
 
 
 def _list_schema(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the JSON schema of an object with one list of objects, as strict servers require it.
-
-    All fields are required, and no others are allowed.
-    """
+    """Make the schema of an object with one list of objects. Strict servers require that it has just these fields."""
     item = {"type": "object", "properties": dict(fields), "required": list(fields), "additionalProperties": False}
     return {
         "type": "object",

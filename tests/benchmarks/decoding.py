@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from refiner.detectors import load_detector
-from refiner.detectors.legion import LegionDetector
 from refiner.detectors.legion.decoding import Lookup
+from refiner.detectors.legion.detector import LegionDetector
 from refiner.metrics.intervals import bootstrap_interval
 from refiner.micro.flaws import inject
 from refiner.micro.world import sample_scene

@@ -78,7 +78,7 @@ class TestConformance(Conformance):
 
 
 def test_legion_survives_saving(tmp_path: Path) -> None:
-    from refiner.detectors.legion import LegionDetector
+    from refiner.detectors.legion.detector import LegionDetector
 
     images = pictures()
     detector = load_detector("micro", device="cpu")

@@ -138,25 +138,11 @@ def test_points_without_a_box_must_hit_the_thing(grounder):
 def test_lists_of_different_length_are_refused(grounder):
     with pytest.raises(InputError, match=r"points of each of 2 boxes"):
         grounder.segment(picture(), boxes=[(0, 0, 5, 5)] * 2, points=[[]])
-    with pytest.raises(InputError, match=r"each of 2 images"):
-        grounder.batch([picture()] * 2, boxes=[[]])
 
 
 def test_nothing_asked_gives_nothing(grounder):
     assert grounder.segment(picture()) == []
     assert grounder.segment(picture(), boxes=[]) == []
-    assert grounder.batch([picture()] * 2, boxes=[[], []]) == [[], []]
-    assert grounder.batch([]) == []
-
-
-def test_a_batch_gives_what_single_calls_give(grounder):
-    images = [picture(0), picture(1, 70, 40), picture(0)]
-    boxes = [[(5, 5, 40, 30), (20, 10, 60, 38)], [], [(5, 5, 40, 30)]]
-    together = grounder.batch(images, boxes=boxes)
-    for image, asked, segments in zip(images, boxes, together, strict=True):
-        alone = grounder.segment(image, boxes=asked)
-        assert [one.mask.tolist() for one in alone] == [one.mask.tolist() for one in segments]
-        assert [one.score for one in alone] == [one.score for one in segments]
 
 
 def test_ten_thousand_boxes_are_kept_as_their_windows(grounder):

@@ -223,16 +223,9 @@ def test_an_image_is_encoded_once_however_often_it_is_asked_about(grounder):
     grounder.segment(first.copy(), boxes=BOXES)
     grounder.segment(first, points=[[(3, 3, True)]])
     assert grounder.encoded == 1
-    grounder.batch([first, second, first], boxes=[BOXES] * 3)
+    for image in (first, second, first):
+        grounder.segment(image, boxes=BOXES)
     assert grounder.encoded == 2
-
-
-def test_a_batch_gives_what_single_calls_give(grounder):
-    images = [picture(), picture(30, 70, seed=1), picture(seed=2)]
-    boxes = [BOXES, [(2, 2, 20, 60)], []]
-    together = grounder.batch(images, boxes=boxes)
-    for image, asked, segments in zip(images, boxes, together, strict=True):
-        assert same(grounder.segment(image, boxes=asked), segments)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 4000), (4000, 5)])

@@ -7,14 +7,13 @@ import pytest
 
 from refiner.detectors.legion.grammar import (
     CLEAN,
-    DEFAULT_CATEGORY,
-    DEFAULT_SEVERITY,
     SEVERITIES,
     compose,
     keyword_category,
     parse,
     severity_word,
 )
+from refiner.detectors.reading.regions import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.errors import UnreadableOutputError
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.world import sample_scene

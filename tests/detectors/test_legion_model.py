@@ -18,9 +18,10 @@ from transformers import (
     SamImageProcessor,
 )
 
-from refiner.detectors.legion import LegionConfig, LegionDetector, LegionModel
 from refiner.detectors.legion.conversion import convert_state_dict, rename_key
 from refiner.detectors.legion.decoding import Lookup
+from refiner.detectors.legion.detector import LegionDetector
+from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.errors import UnreadableOutputError, WeightsError
 
 WORDS = 40

@@ -17,7 +17,7 @@ from support.tiny_locators import save_locator  # noqa: E402
 from refiner.detectors import load_detector  # noqa: E402
 from refiner.detectors.grounding.base import BoxGrounder  # noqa: E402
 from refiner.detectors.grounding.text import Located  # noqa: E402
-from refiner.detectors.parts import REASONING, PartsDetector, load_parts  # noqa: E402
+from refiner.detectors.parts.detector import REASONING, PartsDetector, load_parts  # noqa: E402
 from refiner.errors import BadAnswerError, ConfigError, ModelNotFoundError, WeightsError  # noqa: E402
 from refiner.pipelines import TemplateReviser  # noqa: E402
 from refiner.protocols import Detector  # noqa: E402

@@ -15,7 +15,7 @@ from PIL import Image
 
 from refiner import RefinedPipeline
 from refiner.detectors import load_detector
-from refiner.detectors.probe import DenoiserFeatures, ProbeDetector
+from refiner.detectors.probe.detector import DenoiserFeatures, ProbeDetector
 from refiner.errors import ConfigError, OutOfDomainError, WeightsError
 from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import inject

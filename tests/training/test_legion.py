@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, SamImageProcessor
 
-from refiner.detectors.legion import LegionDetector
+from refiner.detectors.legion.detector import LegionDetector
 from refiner.detectors.legion.grammar import compose, parse
 from refiner.errors import UnreadableOutputError, WeightsError
 from refiner.masks import box_of, location_words

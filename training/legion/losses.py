@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.detectors.legion import LegionModel
+from refiner.detectors.legion.modeling import LegionModel
 from refiner.micro.world import SIZE
 from refiner.training.legion.data import LegionBatch
 from refiner.training.legion.model import Architecture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SamVisionConfig
 
-from refiner.detectors.legion import LegionConfig, LegionModel
+from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.micro.world import SIZE
 
 PROMPT = "<s>The <im_start><image><im_end> provides an overview of the picture. ASSISTANT:"

@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from refiner.data.samples import DataSet
-from refiner.detectors.legion import LegionDetector, LegionModel
+from refiner.detectors.legion.detector import LegionDetector
+from refiner.detectors.legion.modeling import LegionModel
 from refiner.micro.world import SIZE
 from refiner.training.averaging import Ema
 from refiner.training.checkpoints import seed_everything

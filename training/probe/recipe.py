@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from refiner.data.samples import DataSet
-from refiner.detectors.probe import DenoiserFeatures, Probe, ProbeConfig, ProbeDetector
+from refiner.detectors.probe.config import ProbeConfig
+from refiner.detectors.probe.detector import DenoiserFeatures, Probe, ProbeDetector
 from refiner.micro.things import COLOURS
 from refiner.micro.world import SIZE
 from refiner.training.fit import Draw, fit, fit_settings

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
 from refiner.data.samples import DataSet
-from refiner.detectors.legion import LegionDetector
+from refiner.detectors.legion.detector import LegionDetector
 from refiner.training.checkpoints import seed_everything
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.recipes import Card, Recipe
