@@ -23,6 +23,26 @@ HERE: Final = Path(__file__).parent
 _THREADS: Final = 24
 """Threads for uploads, files and short handlers, in addition to those of running and waiting jobs."""
 _FONTS: Final = ["system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "Arial", "sans-serif"]
+_COLOURS: Final = {
+    ("#f6f5f1", "#161615"): (
+        "body_background_fill", "background_fill_secondary", "checkbox_label_background_fill_hover",
+    ),
+    ("#ffffff", "#1f1f1d"): ("block_background_fill", "button_secondary_background_fill"),
+    ("#ffffff", "#161615"): ("input_background_fill",),
+    ("#dedbd3", "#35342f"): (
+        "block_border_color", "border_color_primary", "input_border_color", "checkbox_label_border_color",
+        "button_secondary_border_color",
+    ),
+    ("#1f7a4d", "#1f7a4d"): ("button_primary_background_fill",),
+    ("#17613c", "#2a9460"): ("button_primary_background_fill_hover",),
+    ("#ffffff", "#ffffff"): ("button_primary_text_color",),
+    ("#e3efe8", "#20342a"): ("color_accent_soft",),
+    ("#1f7a4d", "#5fc894"): ("slider_color",),
+    ("#1f7a4d", "#2a9460"): ("checkbox_background_color_selected", "checkbox_border_color_selected"),
+    ("#f6f5f1", "#2a2a27"): ("button_secondary_background_fill_hover",),
+    ("transparent", "transparent"): ("checkbox_label_background_fill", "block_label_background_fill"),
+}  # fmt: skip
+"""Colour in light mode, colour in dark mode -> variables of Gradio's theme."""
 _HEADER: Final = """<header class="rf-header"><h1>refiner</h1>
 <p>Finds the flaws of a generated image, explains them, fixes them, and keeps only what is better.</p></header>"""
 
@@ -43,15 +63,12 @@ def build(studio: Studio, examples: Sequence[str] = ()) -> gr.Blocks:
             detect_tab(studio, examples)
         with gr.Tab("Evaluate"):
             evaluate_tab(studio)
-        demo.unload(_leaving(studio))
+
+        def leave(request: gr.Request) -> None:
+            studio.desk.stop(str(request.session_hash))
+
+        demo.unload(leave)
     return demo
-
-
-def _leaving(studio: Studio) -> Callable[[gr.Request], None]:
-    def leave(request: gr.Request) -> None:
-        studio.desk.stop(str(request.session_hash))
-
-    return leave
 
 
 def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str], None]) -> None:
@@ -122,51 +139,11 @@ def _theme() -> gr.themes.Base:
         font=_FONTS,
         font_mono=["ui-monospace", "Liberation Mono", "monospace"],
     ).set(
-        body_background_fill="#f6f5f1",
-        body_background_fill_dark="#161615",
+        **{name: light for (light, _), names in _COLOURS.items() for name in names},
+        **{f"{name}_dark": dark for (_, dark), names in _COLOURS.items() for name in names},
         background_fill_primary_dark="#1f1f1d",
-        background_fill_secondary="#f6f5f1",
-        background_fill_secondary_dark="#161615",
-        block_background_fill="#ffffff",
-        block_background_fill_dark="#1f1f1d",
-        block_border_color="#dedbd3",
-        block_border_color_dark="#35342f",
-        border_color_primary="#dedbd3",
-        border_color_primary_dark="#35342f",
-        input_background_fill="#ffffff",
-        input_background_fill_dark="#161615",
-        button_primary_background_fill="#1f7a4d",
-        button_primary_background_fill_hover="#17613c",
-        button_primary_background_fill_dark="#1f7a4d",
-        button_primary_background_fill_hover_dark="#2a9460",
-        button_primary_text_color="#ffffff",
-        button_primary_text_color_dark="#ffffff",
-        input_border_color="#dedbd3",
-        input_border_color_dark="#35342f",
-        input_border_width="1px",
         color_accent="#1f7a4d",
-        color_accent_soft="#e3efe8",
-        color_accent_soft_dark="#20342a",
-        slider_color="#1f7a4d",
-        slider_color_dark="#5fc894",
-        checkbox_background_color_selected="#1f7a4d",
-        checkbox_background_color_selected_dark="#2a9460",
-        checkbox_border_color_selected="#1f7a4d",
-        checkbox_border_color_selected_dark="#2a9460",
-        checkbox_label_background_fill="transparent",
-        checkbox_label_background_fill_dark="transparent",
-        checkbox_label_background_fill_hover="#f6f5f1",
-        checkbox_label_background_fill_hover_dark="#161615",
-        checkbox_label_border_color="#dedbd3",
-        checkbox_label_border_color_dark="#35342f",
+        input_border_width="1px",
         checkbox_label_border_width="1px",
-        button_secondary_background_fill="#ffffff",
-        button_secondary_background_fill_dark="#1f1f1d",
-        button_secondary_background_fill_hover="#f6f5f1",
-        button_secondary_background_fill_hover_dark="#2a2a27",
-        button_secondary_border_color="#dedbd3",
-        button_secondary_border_color_dark="#35342f",
         button_border_width="1px",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
     )

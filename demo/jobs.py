@@ -42,13 +42,11 @@ class Job:
             raise StoppedError
 
 
+@dataclass
 class _End:
     """The last event of a job."""
 
-
-@dataclass
-class _Failed:
-    error: BaseException
+    error: BaseException | None = None
 
 
 class Desk:
@@ -107,21 +105,22 @@ class Desk:
         threading.Thread(target=self._work, args=(job, work, told.put), name="refiner-demo-job", daemon=True).start()
         try:
             while not isinstance(event := told.get(), _End):
-                if isinstance(event, _Failed):
-                    raise event.error
                 yield event
+            if event.error is not None:
+                raise event.error
         finally:
             job.stopped.set()
 
     def _work(self, job: Job, work: Callable[[Job, Tell], None], put: Tell) -> None:
+        end = _End()
         try:
             with self._desk.place(job.stopped, lambda ahead: put(Waiting(ahead=ahead))):
                 work(job, put)
         except StoppedError:
             pass
         except BaseException as error:
-            put(_Failed(error))
+            end.error = error
         finally:
             with self._lock:
                 self._jobs.discard(job)
-            put(_End())
+            put(end)

@@ -143,19 +143,8 @@ def _holds_pickles(folder: Path) -> bool:
     return any(next(folder.rglob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth"))
 
 
-def write_card(
-    folder: str | Path,
-    *,
-    name: str,
-    recipe: str,
-    seed: int,
-    data: str,
-    domain: str,
-    family: str = "",
-    scores: Mapping[str, float],
-    settings: Mapping[str, Any] | None = None,
-) -> Card:
-    """Write ``card.json`` for the weights that are in ``folder`` now, with their checksums.
+def write_card(folder: str | Path, card: Card) -> Card:
+    """Write ``card.json`` for the weights that are in ``folder`` now, and return the card with their checksums.
 
     Raises:
         WeightsError: the folder holds no weights.
@@ -166,17 +155,7 @@ def write_card(
     files = {path.relative_to(root).as_posix(): checksum(path) for path in _weight_files(root)}
     if not files:
         raise WeightsError(f"{str(root)!r} holds no weights (*.safetensors): save the model there first.")
-    card = Card(
-        name=name,
-        recipe=recipe,
-        seed=seed,
-        data=data,
-        domain=domain,
-        family=family,
-        scores={key: float(value) for key, value in scores.items()},
-        settings=dict(settings or {}),
-        sha256=files,
-    )
+    card = dataclasses.replace(card, scores={key: float(value) for key, value in card.scores.items()}, sha256=files)
     try:
         text = dumps(dataclasses.asdict(card))
     except (TypeError, ValueError) as error:

@@ -168,10 +168,8 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
     """
     record = result_summary(result, files)
     for row, attempt in zip(record["attempts"], result.attempts, strict=True):
-        row["negative_prompt"] = attempt.negative_prompt
-        row["note"] = attempt.note
-        row["error"] = attempt.error
-        row["calls"] = _calls(attempt)
+        row |= {"negative_prompt": attempt.negative_prompt, "note": attempt.note, "error": attempt.error}
+        row["calls"] = {name: getattr(attempt.calls, name) for name in ("denoiser_rows", "detector_calls")}
         row["painted"] = None if attempt.painted is None else rle_encode(attempt.painted)
         if attempt.analysis is not None:
             row["analysis"] = analysis_to_dict(attempt.analysis, arrays=True)
@@ -186,10 +184,6 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
             f"The run's config must hold only plain JSON values ({error}): use text, finite numbers, lists and dicts."
         ) from error
     return record
-
-
-def _calls(attempt: Attempt) -> Json:
-    return {"denoiser_rows": attempt.calls.denoiser_rows, "detector_calls": attempt.calls.detector_calls}
 
 
 def environment() -> Json:

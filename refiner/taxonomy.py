@@ -63,12 +63,12 @@ class Category(StrEnum):
     @property
     def legion(self) -> LegionKind:
         """The LEGION kind above this leaf."""
-        return _LEGION[self]
+        return _ABOVE[self][0]
 
     @property
     def xaigd(self) -> XaigdCategory:
         """The X-AIGD category that this leaf belongs to."""
-        return _XAIGD[self]
+        return _ABOVE[self][1]
 
     @classmethod
     def parse(cls, text: str) -> Category:
@@ -89,30 +89,17 @@ def _normal(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum())
 
 
-_LEGION = {
-    Category.ANATOMY: LegionKind.STRUCTURE,
-    Category.SHAPE: LegionKind.STRUCTURE,
-    Category.TEXT: LegionKind.STRUCTURE,
-    Category.COLOR: LegionKind.DISTORTION,
-    Category.TEXTURE: LegionKind.DISTORTION,
-    Category.NOISE_BLUR: LegionKind.DISTORTION,
-    Category.OPTICS: LegionKind.PHYSICS,
-    Category.PHYSICAL_LAW: LegionKind.PHYSICS,
-    Category.PERSPECTIVE: LegionKind.PHYSICS,
-    Category.COMMONSENSE: LegionKind.PHYSICS,
-}
-
-_XAIGD = {
-    Category.ANATOMY: XaigdCategory.SEMANTICS,
-    Category.SHAPE: XaigdCategory.EDGE_SHAPE,
-    Category.TEXT: XaigdCategory.SYMBOL,
-    Category.COLOR: XaigdCategory.COLOR,
-    Category.TEXTURE: XaigdCategory.TEXTURE,
-    Category.NOISE_BLUR: XaigdCategory.TEXTURE,
-    Category.OPTICS: XaigdCategory.PHYSICS,
-    Category.PHYSICAL_LAW: XaigdCategory.PHYSICS,
-    Category.PERSPECTIVE: XaigdCategory.PHYSICS,
-    Category.COMMONSENSE: XaigdCategory.COMMONSENSE,
+_ABOVE = {
+    Category.ANATOMY: (LegionKind.STRUCTURE, XaigdCategory.SEMANTICS),
+    Category.SHAPE: (LegionKind.STRUCTURE, XaigdCategory.EDGE_SHAPE),
+    Category.TEXT: (LegionKind.STRUCTURE, XaigdCategory.SYMBOL),
+    Category.COLOR: (LegionKind.DISTORTION, XaigdCategory.COLOR),
+    Category.TEXTURE: (LegionKind.DISTORTION, XaigdCategory.TEXTURE),
+    Category.NOISE_BLUR: (LegionKind.DISTORTION, XaigdCategory.TEXTURE),
+    Category.OPTICS: (LegionKind.PHYSICS, XaigdCategory.PHYSICS),
+    Category.PHYSICAL_LAW: (LegionKind.PHYSICS, XaigdCategory.PHYSICS),
+    Category.PERSPECTIVE: (LegionKind.PHYSICS, XaigdCategory.PHYSICS),
+    Category.COMMONSENSE: (LegionKind.PHYSICS, XaigdCategory.COMMONSENSE),
 }
 
 FROM_LEGION = {

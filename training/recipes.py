@@ -14,6 +14,7 @@ from refiner import training
 from refiner.data.samples import DataSet
 from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.files import Json
+from refiner.hub import Card as WeightsCard
 from refiner.hub import write_card
 from refiner.training.runs import Run, open_run, stored_config
 from refiner.training.settings import LoopSettings, changed
@@ -126,8 +127,7 @@ def finish(recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mappi
     """Write the ``card.json`` of the model in ``out``, if the recipe has a card. Scores are rounded to 4 digits."""
     if recipe.card is None:
         return
-    write_card(
-        out,
+    card = WeightsCard(
         name=recipe.card.name,
         recipe=f"refiner train {recipe.name}",
         seed=getattr(settings, "seed", 0),
@@ -137,6 +137,7 @@ def finish(recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mappi
         scores={name: round(float(value), 4) for name, value in scores.items()},
         settings=recipe.card.settings(settings),
     )
+    write_card(out, card)
 
 
 def plain(settings: LoopSettings) -> Json:

@@ -75,10 +75,7 @@ def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Term
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
     document = compare(tables)
     write_robustness(document, args.out)
-    if args.json:
-        terminal.document(document)
-    else:
-        _show_robustness(document, terminal)
+    terminal.answer(args, document, lambda: _show_robustness(document, terminal))
     return code
 
 

@@ -49,10 +49,7 @@ def _render(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.reports.contact_sheet import contact_sheet
 
     path = save_png(contact_sheet(args.seed), folder / "micro.png")
-    if args.json:
-        terminal.document({"files": {"sheet": str(path)}})
-    else:
-        terminal.say(str(path))
+    terminal.answer(args, {"files": {"sheet": str(path)}}, str(path))
     return 0
 
 
@@ -63,10 +60,7 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.training.build import build
 
     build(runs, out, terminal.err)
-    if args.json:
-        terminal.document({"files": {path.name: str(path) for path in sorted(Path(out).iterdir())}})
-    else:
-        terminal.say(str(out))
+    terminal.answer(args, {"files": {path.name: str(path) for path in sorted(Path(out).iterdir())}}, str(out))
     return 0
 
 
@@ -80,10 +74,7 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
         pipe.set_progress_bar_config(disable=True)
     track = functools.partial(terminal.track, what="refining")
     report: Json = run(pipe, args.prompts, args.seeds, folder, track)
-    if args.json:
-        terminal.document(report)
-    else:
-        _show_bench(report, terminal)
+    terminal.answer(args, report, lambda: _show_bench(report, terminal))
     return 0
 
 

@@ -87,10 +87,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     settings = ("model", "detector", "grounder", "judge", "reviser", "strategy", "rounds", "seed", "image")
     config = {name: getattr(args, name) for name in settings} | limits
     files = save_result(result, folder, config, made_from=args.image)
-    if args.json:
-        terminal.document(result_summary(result, files))
-    else:
-        _tell(result, files, terminal)
+    terminal.answer(args, result_summary(result, files), lambda: _tell(result, files, terminal))
     if result.stop == "interrupted":
         return INTERRUPTED
     failure = result.attempts[result.best].error

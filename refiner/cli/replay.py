@@ -46,10 +46,7 @@ def replay(args: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.waiting("generating"):
         result = pipe.replay(record, image=image)
     files = save_result(result, folder, {"replay": file.name}, made_from=args.image)
-    if args.json:
-        terminal.document(result_summary(result, files))
-    else:
-        terminal.say(f"the same image, bit for bit: {files['best']}")
+    terminal.answer(args, result_summary(result, files), f"the same image, bit for bit: {files['best']}")
     return 0
 
 

@@ -55,10 +55,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> int:
 
     if not is_main():
         return DONE
-    if args.json:
-        terminal.document({"recipe": args.recipe, "files": {"run": str(folder), "model": str(model)}})
-    else:
-        terminal.say(str(model))
+    terminal.answer(args, {"recipe": args.recipe, "files": {"run": str(folder), "model": str(model)}}, str(model))
     return DONE
 
 

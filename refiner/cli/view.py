@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,6 +41,15 @@ class Terminal:
         """Print a line of the answer on stdout."""
         self.out.print(text, markup=False, soft_wrap=True)
 
+    def answer(self, args: argparse.Namespace, document: Json | list[Json], show: str | Callable[[], None]) -> None:
+        """Print the document if ``args.json`` is set, else a line or what ``show`` prints."""
+        if args.json:
+            self.document(document)
+        elif isinstance(show, str):
+            self.say(show)
+        else:
+            show()
+
     def complain(self, error: object) -> None:
         """Print one sentence on stderr."""
         self.err.print(f"refiner: {error}", style="red", markup=False, soft_wrap=True)
@@ -47,18 +57,13 @@ class Terminal:
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Show a spinner with a text on stderr."""
-        with self.err.status(Text(what)) if self.err.is_terminal else _nothing():
+        with self.err.status(Text(what)) if self.err.is_terminal else nullcontext():
             yield
 
     def track(self, items: Sequence[T], what: str) -> Iterator[T]:
         """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def progress(console: Console) -> Progress:

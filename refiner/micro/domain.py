@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -19,23 +17,14 @@ _FRAME = 2
 """Width, in pixels, of the border that shows only background in every scene."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Law:
-    """The range of a measured value for images of the micro world."""
-
-    least: float
-    most: float = 1.0
-    told: str
-    """What the error message says if the value is out of range."""
-
-
 _LAWS = {
-    "ground": _Law(least=0.6, told="its border is not a plain background of that world"),
-    "flat": _Law(least=0.33, told="it has few flat areas"),
-    "palette": _Law(least=0.62, told="its colours are not those of that world"),
-    "colour": _Law(least=0.02, told="it shows no object of that world"),
-    "things": _Law(least=0.05, most=0.85, told="it shows no object of that world"),
+    "ground": (0.6, 1.0, "its border is not a plain background of that world"),
+    "flat": (0.33, 1.0, "it has few flat areas"),
+    "palette": (0.62, 1.0, "its colours are not those of that world"),
+    "colour": (0.02, 1.0, "it shows no object of that world"),
+    "things": (0.05, 0.85, "it shows no object of that world"),
 }
+"""For each measured value of the micro world's images: least, most, and what the message says if it is outside."""
 
 
 def _planes(image: Image.Image) -> NDArray[np.float32]:
@@ -85,10 +74,10 @@ def check(image: Image.Image) -> None:
         OutOfDomainError: the image is not from the micro world.
     """
     figures = measure(image)
-    for name, law in _LAWS.items():
-        if not law.least <= figures[name] <= law.most:
+    for name, (least, most, told) in _LAWS.items():
+        if not least <= figures[name] <= most:
             raise OutOfDomainError(
                 f"The micro models know only small drawings of the micro world, but this {image.width}x{image.height} "
-                f"image is not one ({law.told}): use a full-size model or detector id instead, such as "
+                f"image is not one ({told}): use a full-size model or detector id instead, such as "
                 "detector='Qwen/Qwen3-VL-8B-Instruct'."
             )

@@ -34,10 +34,13 @@ from refiner.micro.things import (
 )
 from refiner.micro.world import Thing
 
-Edit = Callable[[list[Part], Thing, Colour, np.random.Generator], tuple[list[Part], str]]
+Parts = list[Part]
+Edited = tuple[Parts, str]
+Rng = np.random.Generator
+Edit = Callable[[Parts, Thing, Colour, Rng], Edited]
 
 
-def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+def pick(rng: Rng, choices: Sequence[str]) -> str:
     """Draw one of the choices uniformly."""
     return choices[int(rng.integers(len(choices)))]
 
@@ -45,7 +48,7 @@ def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
 def without(*choices: str, label: str | None = None) -> Edit:
     """An edit that removes one of the named parts; an eye is removed with its pupil."""
 
-    def edit(parts: list[Part], _thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+    def edit(parts: Parts, _thing: Thing, _ground: Colour, rng: Rng) -> Edited:
         gone = pick(rng, choices)
         lost = {gone, gone.replace("eye", "pupil")}
         return [part for part in parts if part.name not in lost], label or gone
@@ -56,17 +59,17 @@ def without(*choices: str, label: str | None = None) -> Edit:
 def without_all(prefix: str, label: str) -> Edit:
     """An edit that removes every part whose name starts with ``prefix``."""
 
-    def edit(parts: list[Part], _thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
+    def edit(parts: Parts, _thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
         return [part for part in parts if not part.name.startswith(prefix)], label
 
     return edit
 
 
-def sixth_finger(parts: list[Part], thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
+def sixth_finger(parts: Parts, thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     return [Part("sixth finger", finger(0), COLOURS[thing.colour], 0, True), *parts], "sixth finger"
 
 
-def fused_fingers(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def fused_fingers(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     first = int(rng.integers(1, 4))
     left, right = finger(first), finger(first + 1)
     web = polygon(
@@ -76,12 +79,12 @@ def fused_fingers(parts: list[Part], thing: Thing, _ground: Colour, rng: np.rand
     return [*parts, Part("web", web, COLOURS[thing.colour], 0, True)], FINGERS[first]
 
 
-def third_eye(parts: list[Part], _thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
+def third_eye(parts: Parts, _thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     white, pupil = eye(0, -0.62, 0.9)
     return [*parts, Part("third eye", white, (252, 252, 252), 3), Part("third pupil", pupil, INK, 4)], "third eye"
 
 
-def giant_eye(parts: list[Part], _thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def giant_eye(parts: Parts, _thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     side = pick(rng, ("left", "right"))
     shapes = dict(
         zip((f"{side} eye", f"{side} pupil"), eye(-0.42 if side == "left" else 0.42, -0.24, 1.8), strict=True)
@@ -89,30 +92,24 @@ def giant_eye(parts: list[Part], _thing: Thing, _ground: Colour, rng: np.random.
     return [p._replace(points=shapes.get(p.name, p.points)) for p in parts], f"{side} eye"
 
 
-def fifth_leg(parts: list[Part], thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
+def fifth_leg(parts: Parts, thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     points = leg(0) * (1 if thing.attribute == "right" else -1, 1)
     return [Part("fifth leg", points, COLOURS[thing.colour], 0, True), *parts], "fifth leg"
 
 
-def floating_tail(
-    parts: list[Part], thing: Thing, _ground: Colour, _rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def floating_tail(parts: Parts, thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     points = capsule(-0.8, -0.5, -0.5, -0.86, 0.2) * (1 if thing.attribute == "right" else -1, 1)
     return [p._replace(points=points, layer=-1) if p.name == "tail" else p for p in parts], "tail"
 
 
-def second_hour_hand(
-    parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def second_hour_hand(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     hour = NUMBERS.index(thing.attribute) + 1
     other = (hour + int(rng.integers(3, 10))) % 12
     other = other if other not in (0, 11, 1) else (hour + 6) % 12 or 6
     return [*parts, Part("second hour hand", clock_hand(other, 0.4, 0.2), COLOURS["red"], 4)], "second hour hand"
 
 
-def garbled_letter(
-    parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def garbled_letter(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     place = int(rng.integers(3))
     glyph, ink = thing.attribute[place], letter_colour(COLOURS[thing.colour])
     if glyph in "cerszn" and rng.random() < 0.5:
@@ -126,9 +123,7 @@ def garbled_letter(
     return [*kept, *(Part(PLACES[place], stroke, ink, 2) for stroke in strokes)], PLACES[place]
 
 
-def wrong_reflection(
-    parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def wrong_reflection(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     near = {thing.colour, "blue"} | ({"orange"} if thing.colour == "red" else set())
     other = COLOURS[pick(rng, [name for name in COLOURS if name not in near])]
     fills = {
@@ -138,21 +133,17 @@ def wrong_reflection(
     return [p._replace(colour=fills.get(p.name, p.colour)) for p in parts], "reflection"
 
 
-def door_in_roof(
-    parts: list[Part], _thing: Thing, _ground: Colour, _rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def door_in_roof(parts: Parts, _thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     door = polygon((-0.14, -0.66), (0.14, -0.66), (0.14, -0.32), (-0.14, -0.32))
     return [*parts, Part("second door", door, SUN, 3)], "second door"
 
 
-def shadow_towards_sun(
-    parts: list[Part], thing: Thing, _ground: Colour, _rng: np.random.Generator
-) -> tuple[list[Part], str]:
+def shadow_towards_sun(parts: Parts, thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     wrong = shadow_of_tree(thing.attribute)
     return [p._replace(points=wrong) if p.name == "shadow" else p for p in parts], "shadow"
 
 
-def second_sun(parts: list[Part], thing: Thing, _ground: Colour, _rng: np.random.Generator) -> tuple[list[Part], str]:
+def second_sun(parts: Parts, thing: Thing, _ground: Colour, _rng: Rng) -> Edited:
     other = "right" if thing.attribute == "left" else "left"
     return [*parts, Part("second sun", sun_of_tree(other), SUN, 1, True)], "second sun"
 
@@ -169,7 +160,7 @@ _RECOLOURED = {
 }  # fmt: skip
 
 
-def wrong_colour(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def wrong_colour(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     name = pick(rng, _RECOLOURED[thing.kind])
     old = next(part.colour for part in parts if part.name == name)
     far = [c for c in COLOURS.values() if sum(abs(a - b) for a, b in zip(c, old, strict=True)) > 150]
@@ -185,7 +176,7 @@ def _dense(points: Points, step: float) -> Points:
     return np.concatenate(out)
 
 
-def jagged_edge(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def jagged_edge(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     name = _BODIES[thing.kind][0]
     new, done = [], False
     for part in parts:
@@ -199,7 +190,7 @@ def jagged_edge(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random
     return new, name
 
 
-def bite(parts: list[Part], thing: Thing, ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def bite(parts: Parts, thing: Thing, ground: Colour, rng: Rng) -> Edited:
     name = _BODIES[thing.kind][0]
     points = next(part.points for part in parts if part.name == name)
     x, y = points[int(rng.integers(len(points)))] * 0.92
@@ -207,7 +198,7 @@ def bite(parts: list[Part], thing: Thing, ground: Colour, rng: np.random.Generat
     return [*parts, Part("bite", ellipse(x, y, radius, radius), ground, 9)], name
 
 
-def colour_bleed(parts: list[Part], thing: Thing, _ground: Colour, rng: np.random.Generator) -> tuple[list[Part], str]:
+def colour_bleed(parts: Parts, thing: Thing, _ground: Colour, rng: Rng) -> Edited:
     name = _BODIES[thing.kind][0]
     points = next(part.points for part in parts if part.name == name)
     corner = points[int(rng.integers(len(points)))]

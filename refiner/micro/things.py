@@ -230,7 +230,7 @@ def draw_tree(colour: Colour, background: Colour, sun: str) -> list[Part]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kind:
     """A kind of thing: how it is drawn, how captions name it, and which values its attribute has."""
 
@@ -246,38 +246,12 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(name="hand", content="human", draw=draw_hand, phrase="{colour} hand with five fingers"),
-        Kind(
-            name="face",
-            content="human",
-            draw=draw_face,
-            phrase="{colour} face with two eyes {attribute}",
-            attributes=("smiling", "sad"),
-        ),
-        Kind(
-            name="cat",
-            content="animal",
-            draw=draw_cat,
-            phrase="{colour} cat with four legs facing {attribute}",
-            attributes=("left", "right"),
-        ),
-        Kind(
-            name="clock",
-            content="object",
-            draw=draw_clock,
-            phrase="{colour} clock showing {attribute} o'clock",
-            attributes=NUMBERS[:11],
-        ),
-        Kind(
-            name="sign", content="object", draw=draw_sign, phrase="{colour} sign saying {attribute}", attributes=WORDS
-        ),
-        Kind(name="house", content="scene", draw=draw_house, phrase="{colour} house by a pond"),
-        Kind(
-            name="tree",
-            content="scene",
-            draw=draw_tree,
-            phrase="{colour} tree with the sun on the {attribute}",
-            attributes=("left", "right"),
-        ),
+        Kind("hand", "human", draw_hand, "{colour} hand with five fingers"),
+        Kind("face", "human", draw_face, "{colour} face with two eyes {attribute}", ("smiling", "sad")),
+        Kind("cat", "animal", draw_cat, "{colour} cat with four legs facing {attribute}", ("left", "right")),
+        Kind("clock", "object", draw_clock, "{colour} clock showing {attribute} o'clock", NUMBERS[:11]),
+        Kind("sign", "object", draw_sign, "{colour} sign saying {attribute}", WORDS),
+        Kind("house", "scene", draw_house, "{colour} house by a pond"),
+        Kind("tree", "scene", draw_tree, "{colour} tree with the sun on the {attribute}", ("left", "right")),
     )
 }

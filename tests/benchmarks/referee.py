@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
-from refiner.micro.oracle import referee_accuracy
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.referee import referee_accuracy
 
 SEED = 72
 

@@ -17,7 +17,7 @@ def folder(tmp_path):
     (tmp_path / "unet").mkdir()
     save_file({"a": np.arange(6.0).reshape(2, 3)}, tmp_path / "model.safetensors")
     save_file({"b": np.ones(4, dtype=np.float16)}, tmp_path / "unet" / "model.safetensors")
-    write_card(tmp_path, **FACTS, scores={"f1": np.float32(0.5)}, settings={"steps": 10})
+    write_card(tmp_path, Card(**FACTS, scores={"f1": np.float32(0.5)}, settings={"steps": 10}))
     return tmp_path
 
 
@@ -46,9 +46,9 @@ def test_a_card_round_trips(folder):
 def test_a_card_needs_weights_and_plain_values(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no weights"):
-        write_card(tmp_path / "empty", **FACTS, scores={})
+        write_card(tmp_path / "empty", Card(**FACTS))
     with pytest.raises(ConfigError, match="plain JSON"):
-        write_card(folder, **FACTS, scores={"f1": float("nan")})
+        write_card(folder, Card(**FACTS, scores={"f1": float("nan")}))
     assert read_card(folder).scores == {"f1": 0.5}
 
 

@@ -16,7 +16,7 @@ from support.conformance import Conformance, pictures
 from refiner.cli.main import main
 from refiner.detectors import load_detector, registry
 from refiner.errors import ConfigError, ModelNotFoundError
-from refiner.hub import write_card
+from refiner.hub import Card, write_card
 from refiner.protocols import Detector
 
 SOURCE = """
@@ -76,7 +76,7 @@ def carded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def carding(folder: Path, family: str) -> Path:
     save_file({"weight": np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
     facts = {"name": "darkest 1", "recipe": "none", "seed": 0, "data": "none", "domain": ""}
-    write_card(folder, **facts, family=family, scores={})
+    write_card(folder, Card(**facts, family=family))
     return folder
 
 

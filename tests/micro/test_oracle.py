@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from support.referee import referee_accuracy
 
 from refiner.errors import InputError
 from refiner.micro.drawing import rasterise
 from refiner.micro.flaws import FLAWS, inject
-from refiner.micro.oracle import Verdict, inspect, referee_accuracy
+from refiner.micro.oracle import Verdict, inspect
 from refiner.micro.world import SIZE, Scene, Thing, cells, place, render, sample_scene
 from refiner.taxonomy import Category
 
