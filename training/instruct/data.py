@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
@@ -27,7 +26,7 @@ from refiner.pipelines.revisers.template import TemplateReviser, clause_of
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION
 from refiner.training.world.labels import PART_NAMES
-from refiner.training.world.tokenizers import chat_tokenizer
+from refiner.training.world.tokenizers import chat_tokenizer, padded
 from refiner.training.world.words import FRAME, words
 from refiner.types import Action, Analysis, Attempt, Region
 
@@ -213,14 +212,7 @@ def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Cha
     answers = [
         [*tokenizer.encode(exchange.answer, add_special_tokens=False), tokenizer.eos_token_id] for exchange in exchanges
     ]
-    longest = max(len(asked) + len(said) for asked, said in zip(questions, answers, strict=True))
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    ids = torch.full((len(exchanges), length), tokenizer.pad_token_id)
-    labels = torch.full_like(ids, -100)
-    for row, (asked, said) in enumerate(zip(questions, answers, strict=True)):
-        ids[row, : len(asked) + len(said)] = torch.tensor([*asked, *said])
-        labels[row, len(asked) : len(asked) + len(said)] = torch.tensor(said)
-    return ChatBatch(ids, labels)
+    return ChatBatch(*padded(questions, answers, tokenizer.pad_token_id, _LENGTH_STEP))
 
 
 def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast) -> list[int]:

@@ -27,11 +27,12 @@ from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings, within
 from refiner.training.vlm.data import Album
 from refiner.training.vlm.eval import measure_folder
-from refiner.training.vlm.exchange import VlmBatch, normalise, sample_batch
+from refiner.training.vlm.exchange import VlmBatch, sample_batch
 from refiner.training.vlm.model import Architecture, LossWeights, Trainee, build_model, build_processor, copy_tower
 from refiner.training.vlm.words import build_tokenizer
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.paintings import Gallery
+from refiner.training.world.scenes import to_tensor
 
 _PICTURES = 64
 """Number of images on which the scale of the copied tower's embeddings is measured."""
@@ -83,7 +84,7 @@ class Setting:
         before = (0, recipe.tower_steps)[stage]
         self.album.grow(min(recipe.shards, recipe.first_shards + (before + part.step) // recipe.shard_every))
         return sample_batch(
-            self.album.items,
+            self.album,
             self.tokenizer,
             seed=(recipe.seed, stage, *part.key),
             size=recipe.batch,
@@ -102,7 +103,8 @@ def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Train
 def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
     """Copy the tower of the LEGION in the folder ``legion``. It must have the same sizes."""
     setting.album.grow(1)
-    pixels = normalise(np.stack([item.image for item in setting.album.items[:_PICTURES]]))
+    count = min(_PICTURES, len(setting.album))
+    pixels = to_tensor(np.stack([setting.album[index].image for index in range(count)]))
     llava = LegionDetector.from_pretrained(legion, device="cpu").model.llava
     copy_tower(trainee.model, llava.float().model.vision_tower, pixels)
 

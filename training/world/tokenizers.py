@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 
+import torch
 from tokenizers import (
     AddedToken,
     Regex,
@@ -17,6 +18,7 @@ from tokenizers import (
     processors,
     trainers,
 )
+from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerFast
 
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
@@ -107,3 +109,27 @@ def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Q
     )  # fmt: skip
     fast.add_tokens([AddedToken(text, normalized=False) for text in dict.fromkeys(texts)])
     return fast
+
+
+def padded(
+    questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Put the tokens of B questions and their answers into one batch.
+
+    Args:
+        questions: the tokens of each question.
+        answers: the tokens of each answer.
+        pad: the padding token. It fills the rows on the right.
+        step: the length of the batch is a multiple of this.
+
+    Returns:
+        The tokens of questions and answers, int (B, L); and those of the answers, with -100 elsewhere, int (B, L).
+    """
+    longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
+    ids = torch.full((len(questions), -(-longest // step) * step), pad)
+    labels = torch.full_like(ids, -100)
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        start, stop = len(question), len(question) + len(answer)
+        ids[row, :stop] = torch.tensor([*question, *answer])
+        labels[row, start:stop] = torch.tensor(answer)
+    return ids, labels
