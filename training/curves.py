@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw
 
 from refiner.files import atomic_write
 
-Curve = list[tuple[int, float]]
-"""Pairs of a step and a value."""
+Curve = list[tuple[int, float]]  # pairs of a step and a value
 
 _WIDTH, _HEIGHT, _MARGIN, _COLUMNS = 360, 200, 36, 3
 _INK, _AXIS, _LINE = "#222222", "#bbbbbb", "#2166ac"

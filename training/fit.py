@@ -25,16 +25,14 @@ from refiner.training.schedule import cosine_schedule
 from refiner.training.settings import LoopSettings, within
 
 B = TypeVar("B")
-_STEPS, _PARTS = 1_000_003, 7_368_787
-"""Primes that keep the seeds of runs, steps and micro-batches apart."""
+_STEPS, _PARTS = 1_000_003, 7_368_787  # primes that keep the seeds of runs, steps and micro-batches apart
 
 
 class Draw(NamedTuple):
     """Identifies a micro-batch. The batch depends on nothing else, so runs resume and processes can share a step."""
 
     step: int
-    part: int = 0
-    """Number of the micro-batch within the step, counted over all processes and accumulated gradients."""
+    part: int = 0  # number of the micro-batch within the step, counted over all processes and accumulated gradients
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -61,16 +59,12 @@ class FitSettings:
     betas: tuple[float, float] = (0.9, 0.99)
     ema: float = 0.999
     seed: int = 0
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    accumulate: int = 1
-    """Micro-batches of each process in a step. The gradient is their mean."""
-    dtype: str = "float32"
-    """The autocast dtype. Weights stay float32."""
+    clip: float = 1.0  # largest norm of the gradient
+    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
+    dtype: str = "float32"  # The autocast dtype. Weights stay float32.
     report_every: int = 100
     save_every: int = 500
-    average: bool = True
-    """Whether the module ends with the moving average; else it ends with the last weights."""
+    average: bool = True  # whether the module ends with the moving average; else it ends with the last weights
 
     def __post_init__(self) -> None:
         within(self, steps=(0, None), warmup=(0, None), weight_decay=(0, None), ema=(0, 1), seed=(0, None))

@@ -25,14 +25,10 @@ S = TypeVar("S", bound=LoopSettings)
 class Card(Generic[S]):
     """What ``card.json`` records about a model that a recipe trained."""
 
-    name: str
-    """Name of the model, with its version."""
-    family: str = ""
-    """Family of a detector; "" for other models."""
-    data: Callable[[S], str]
-    """Describes the training data for given settings."""
-    settings: Callable[[S], Mapping[str, Any]] = dataclasses.asdict
-    """The settings as the card stores them."""
+    name: str  # name of the model, with its version
+    family: str = ""  # family of a detector; "" for other models
+    data: Callable[[S], str]  # describes the training data for given settings
+    settings: Callable[[S], Mapping[str, Any]] = dataclasses.asdict  # the settings as the card stores them
 
 
 @dataclass(frozen=True, kw_only=True)

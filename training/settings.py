@@ -19,12 +19,9 @@ Bounds = tuple[float | None, float | None]
 class LoopSettings:
     """Settings of the training loop, which the settings of every recipe inherit."""
 
-    accumulate: int = 1
-    """Micro-batches of each process in a step. The gradient is their mean."""
-    report_every: int = 100
-    """Steps between two lines of the log."""
-    save_every: int = 500
-    """Steps between two checkpoints."""
+    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
+    report_every: int = 100  # steps between two lines of the log
+    save_every: int = 500  # steps between two checkpoints
 
     def __post_init__(self) -> None:
         """Check the fields that most recipes share. A recipe checks its other fields.

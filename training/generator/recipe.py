@@ -38,15 +38,12 @@ from refiner.training.world.scenes import MOSTLY_ONE, draw_batch, to_tensor
 from refiner.training.world.scores import score_autoencoder, score_generator
 from refiner.training.world.tokenizers import TOKENS, caption_tokenizer
 
-CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
-"""Default arguments of the bundled pipeline."""
-INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}
-"""Default arguments of the bundled inpainter."""
+CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}  # default arguments of the bundled pipeline
+INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}  # default arguments of the bundled inpainter
 EMPHASISED = 0.15
 """Share of captions that name one thing twice. The generator needs them to understand revised prompts."""
 
-PRACTICE = 0.3
-"""Share of images that must show one of the hardest things (``HARDEST`` in ``world/scenes.py``)."""
+PRACTICE = 0.3  # share of images that must show one of the hardest things (``HARDEST`` in ``world/scenes.py``)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +160,8 @@ class NoisyLatents(NamedTuple):
     """A batch of scaled latents, float (B, 4, 24, 24), with noise and time steps."""
 
     latents: Tensor
-    tokens: Tensor
-    """Int (B, 64)."""
-    times: Tensor
-    """Stratified time steps, int (B,)."""
+    tokens: Tensor  # int (B, 64)
+    times: Tensor  # stratified time steps, int (B,)
     noise: Tensor
 
 

@@ -36,22 +36,14 @@ from refiner.training.world.scenes import draw_scene, to_tensor
 from refiner.training.world.scores import score_inpainter
 from refiner.types import Mask, Size
 
-_CELL = 4
-"""Side of a latent cell in pixels."""
-_GROWTH = (2.0, 9.0)
-"""Pixels by which a hole is larger than the parts that it covers; drawn uniformly."""
-_SPOT = (4.0, 14.0)
-"""Radius in pixels of a hole that is a disc; drawn uniformly."""
-_SPOTS = 0.25
-"""Share of holes that are discs."""
-_PARTS = (0.6, 0.3, 0.1)
-"""Probabilities that a hole covers one, two or three parts of a thing."""
-_CROPS = 0.85
-"""Share of crops, if the scene has several things."""
-_AT_ONCE = 50
-"""Images that are encoded in one batch."""
-_TRAIN_STEPS = 1000
-"""Steps of the generator's noise schedule."""
+_CELL = 4  # side of a latent cell in pixels
+_GROWTH = (2.0, 9.0)  # pixels by which a hole is larger than the parts that it covers; drawn uniformly
+_SPOT = (4.0, 14.0)  # radius in pixels of a hole that is a disc; drawn uniformly
+_SPOTS = 0.25  # share of holes that are discs
+_PARTS = (0.6, 0.3, 0.1)  # probabilities that a hole covers one, two or three parts of a thing
+_CROPS = 0.85  # share of crops, if the scene has several things
+_AT_ONCE = 50  # images that are encoded in one batch
+_TRAIN_STEPS = 1000  # steps of the generator's noise schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +69,18 @@ class InpainterSettings(LoopSettings):
 class Hole(NamedTuple):
     """An image with a hole that is to be inpainted."""
 
-    image: Image.Image
-    """RGB, 96 x 96."""
-    mask: Mask
-    """Bool (96, 96), whole latent cells."""
-    caption: str
-    """Caption of the image, or of the one thing that a crop is about."""
+    image: Image.Image  # RGB, 96 x 96
+    mask: Mask  # bool (96, 96), whole latent cells
+    caption: str  # caption of the image, or of the one thing that a crop is about
 
 
 class HolePool(NamedTuple):
     """Encoded training data of the inpainter. Latents are scaled."""
 
-    latents: Tensor
-    """float16 (N, 4, 24, 24): latents of the whole images."""
-    around: Tensor
-    """float16 (N, 4, 24, 24): latents of the images with grey holes."""
-    masks: Tensor
-    """bool (N, 1, 24, 24)."""
-    tokens: Tensor
-    """int64 (N, 64)."""
+    latents: Tensor  # float16 (N, 4, 24, 24): latents of the whole images
+    around: Tensor  # float16 (N, 4, 24, 24): latents of the images with grey holes
+    masks: Tensor  # bool (N, 1, 24, 24)
+    tokens: Tensor  # int64 (N, 64)
 
 
 def draw_hole(rng: np.random.Generator, practice: float = 0.0) -> Hole:
@@ -171,12 +156,9 @@ def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 class NoisyHoles(NamedTuple):
     """A batch of B holes with noise and time steps."""
 
-    holes: HolePool
-    """Float tensors; ``tokens`` are int."""
-    times: Tensor
-    """Stratified time steps, int (B,)."""
-    noise: Tensor
-    """Float (B, 4, 24, 24)."""
+    holes: HolePool  # float tensors; ``tokens`` are int
+    times: Tensor  # stratified time steps, int (B,)
+    noise: Tensor  # float (B, 4, 24, 24)
 
 
 def draw_noisy(pool: HolePool, empty: Tensor, recipe: InpainterSettings, part: Draw) -> NoisyHoles:

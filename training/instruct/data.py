@@ -30,12 +30,9 @@ from refiner.training.world.tokenizers import chat_tokenizer, padded
 from refiner.training.world.words import FRAME, words
 from refiner.types import Action, Analysis, Attempt, Region
 
-MOST_ATTEMPTS = 3
-"""Largest number of attempts in a history."""
-MOST_FLAWS = 4
-"""Largest number of flaws of an attempt."""
-MOST_NAMED = 2
-"""Largest number of things that a revised prompt names again."""
+MOST_ATTEMPTS = 3  # largest number of attempts in a history
+MOST_FLAWS = 4  # largest number of flaws of an attempt
+MOST_NAMED = 2  # largest number of things that a revised prompt names again
 BECAUSE, NOTHING = "named again because of ", "nothing can be named again"
 """The beginning of a reason, and the reason if no flaw belongs to a thing of the prompt."""
 CHAT = (
@@ -50,12 +47,10 @@ _WHY = (
     "worse for the detector: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
 )
 _FIRST = "the first picture that could be analysed"
-_LENGTH_STEP = 32
-"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
+_LENGTH_STEP = 32  # texts are padded to multiples of this, because kernels are prepared again for every new shape
 
 
-_WRONG = 0.2
-"""Share of questions that are asked again because an answer was rejected."""
+_WRONG = 0.2  # share of questions that are asked again because an answer was rejected
 
 
 class Listener:
@@ -200,10 +195,8 @@ _CONNECTIVES = (
 class ChatBatch(NamedTuple):
     """A batch of questions with answers."""
 
-    ids: Tensor
-    """Int (B, L), padded on the right."""
-    labels: Tensor
-    """Int (B, L): the answer's tokens, else -100."""
+    ids: Tensor  # int (B, L), padded on the right
+    labels: Tensor  # int (B, L): the answer's tokens, else -100
 
 
 def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> ChatBatch:

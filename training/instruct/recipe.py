@@ -27,10 +27,8 @@ from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
 
-_HELD_OUT = 40_000_000
-"""Seed of the held-out histories."""
-_ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)
-"""Numbers of attempts in the histories of consecutive steps; they repeat."""
+_HELD_OUT = 40_000_000  # seed of the held-out histories
+_ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)  # numbers of attempts in the histories of consecutive steps; they repeat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,12 +27,9 @@ from refiner.training.world.tokenizers import padded
 from refiner.training.world.words import FRAME
 from refiner.types import Claim
 
-MEAN, STD = 0.5, 0.5
-"""The input of both towers is (value / 255 - MEAN) / STD."""
-_LENGTH_STEP = 32
-"""Answers are padded to multiples of this, because kernels are prepared again for every new shape."""
-LEEWAY = 6
-"""Largest shift of an image in training, in pixels."""
+MEAN, STD = 0.5, 0.5  # the input of both towers is (value / 255 - MEAN) / STD
+_LENGTH_STEP = 32  # answers are padded to multiples of this, because kernels are prepared again for every new shape
+LEEWAY = 6  # largest shift of an image in training, in pixels
 
 
 class Pool(Shards):
@@ -96,24 +93,15 @@ def vocabulary_texts() -> list[str]:
 class LegionBatch(NamedTuple):
     """B images with their answers. They have S regions together, image by image."""
 
-    pixels: Tensor
-    """Float (B, 3, 96, 96), normalised for both towers."""
-    ids: Tensor
-    """Int (B, L): prompt and answer, padded on the right."""
-    labels: Tensor
-    """Int (B, L): the tokens of the answer, -100 elsewhere."""
-    place: Tensor
-    """Int (): position in ``ids`` of the word for the number of flaws."""
-    masks: Tensor
-    """Float (S, 96, 96) of 0 and 1."""
-    rows: Tensor
-    """Int (S,): index of each region's image in the batch."""
-    kinds: Tensor
-    """Int (S,): index into ``KIND_NAMES``."""
-    parts: Tensor
-    """Int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
-    real: Tensor
-    """Int (B,): 1 for an image without flaws, 0 for a flawed one, as in LEGION's code."""
+    pixels: Tensor  # float (B, 3, 96, 96), normalised for both towers
+    ids: Tensor  # int (B, L): prompt and answer, padded on the right
+    labels: Tensor  # int (B, L): the tokens of the answer, -100 elsewhere
+    place: Tensor  # int (): position in ``ids`` of the word for the number of flaws
+    masks: Tensor  # float (S, 96, 96) of 0 and 1
+    rows: Tensor  # int (S,): index of each region's image in the batch
+    kinds: Tensor  # int (S,): index into ``KIND_NAMES``
+    parts: Tensor  # int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none
+    real: Tensor  # int (B,): 1 for an image without flaws, 0 for a flawed one, as in LEGION's code
 
 
 def normalise(images: Pixels) -> Tensor:

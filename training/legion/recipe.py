@@ -57,25 +57,18 @@ class LegionSettings(LoopSettings):
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
     weights: LossWeights = field(default_factory=LossWeights)
-    tower_steps: int = 1600
-    """Steps of stage 0."""
-    steps: int = 4000
-    """Steps of stage 1."""
-    verdict_steps: int = 300
-    """Steps of stage 2."""
-    first_shards: int = 6
-    """Shards of images at the start."""
-    shards: int = 32
-    """Shards of images at the end."""
-    shard_every: int = 150
-    """Steps after which another shard is added."""
+    tower_steps: int = 1600  # steps of stage 0
+    steps: int = 4000  # steps of stage 1
+    verdict_steps: int = 300  # steps of stage 2
+    first_shards: int = 6  # shards of images at the start
+    shards: int = 32  # shards of images at the end
+    shard_every: int = 150  # steps after which another shard is added
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.02
     ema: float = 0.998
-    bf16: bool = True
-    """Whether to autocast to bfloat16. The weights stay float32."""
+    bf16: bool = True  # Whether to autocast to bfloat16. The weights stay float32.
     report_every: int = 50
     save_every: int = 200
 

@@ -23,18 +23,14 @@ from refiner.training.world.labels import PART_NAMES, part_map
 from refiner.training.world.paintings import Painting
 from refiner.types import Mask
 
-PICTURES = ("clean", "again", "flawed", "worse", "rival")
-"""The images of a rendered sample, in order."""
-TEXT_RIVALS = 5
-"""Wrong captions of a sample, besides the caption of its rival image."""
-CELLS = 12
-"""Dense labels are on a grid of CELLS x CELLS, the patches of the image tower."""
+PICTURES = ("clean", "again", "flawed", "worse", "rival")  # the images of a rendered sample, in order
+TEXT_RIVALS = 5  # wrong captions of a sample, besides the caption of its rival image
+CELLS = 12  # dense labels are on a grid of CELLS x CELLS, the patches of the image tower
 ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
-Retouch = Callable[[Pixels], Pixels]
-"""Maps images, uint8 (N, 96, 96, 3), to images of the same shape."""
+Retouch = Callable[[Pixels], Pixels]  # maps images, uint8 (N, 96, 96, 3), to images of the same shape
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
 
 
@@ -123,8 +119,7 @@ RIVALS: dict[str, Rival] = {
 _TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "swapped_places")
 """The changes in training, drawn uniformly. Hard ones are listed several times."""
 _OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
-_LEAST_SHARE = 0.06
-"""Smallest flawed share of the pixels in a flawed patch."""
+_LEAST_SHARE = 0.06  # smallest flawed share of the pixels in a flawed patch
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:

@@ -17,10 +17,8 @@ from refiner.training.preference.data import RIVALS, Retouch, flawed_pair, natur
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, paint
 
-_CHUNK = 64
-"""Pairs that are scored in one batch."""
-_PAINTED = 20
-"""Scenes that are generated in one batch."""
+_CHUNK = 64  # pairs that are scored in one batch
+_PAINTED = 20  # scenes that are generated in one batch
 
 
 class _Votes:

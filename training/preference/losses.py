@@ -22,10 +22,8 @@ from refiner.training.preference.pool import Labels
 from refiner.training.world.labels import PART_NAMES
 
 _LARGEST_SCALE = 100.0
-_NO_FLAW = 0.05
-"""Weight of a patch without a flaw."""
-_PLACES = 4
-"""Largest number of things (objects) in a caption: two rows of two."""
+_NO_FLAW = 0.05  # weight of a patch without a flaw
+_PLACES = 4  # largest number of things (objects) in a caption: two rows of two
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: Tensor) -> Tensor:
@@ -103,10 +101,8 @@ def _fast(device: str, dtype: torch.dtype) -> Iterator[None]:
 class Seen(NamedTuple):
     """Output of the image tower for N images."""
 
-    features: Tensor
-    """Unit features, float (N, D)."""
-    tokens: Tensor
-    """Tokens of the last block, float (N, 1 + patches, width), CLS first."""
+    features: Tensor  # unit features, float (N, D)
+    tokens: Tensor  # tokens of the last block, float (N, 1 + patches, width), CLS first
 
 
 class Trainee(nn.Module):

@@ -18,19 +18,15 @@ from refiner.training.preference.data import PICTURES, JudgeSample, Retouch, dra
 from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.paintings import VIEWS, Gallery
 
-_SHIFT = 3
-"""Largest shift of an image in training, in pixels."""
+_SHIFT = 3  # largest shift of an image in training, in pixels
 
 
 class Labels(NamedTuple):
     """The truth about the patches of N images."""
 
-    things: Tensor
-    """Int (N, 3, CELLS, CELLS), as in ``thing_labels``."""
-    parts: Tensor
-    """Float (N, CELLS, CELLS, parts) of 0 and 1, as in ``part_labels``."""
-    flaws: Tensor
-    """Int (N, CELLS, CELLS), as in ``JudgeSample``."""
+    things: Tensor  # int (N, 3, CELLS, CELLS), as in ``thing_labels``
+    parts: Tensor  # float (N, CELLS, CELLS, parts) of 0 and 1, as in ``part_labels``
+    flaws: Tensor  # int (N, CELLS, CELLS), as in ``JudgeSample``
 
 
 class Pool:

@@ -37,8 +37,7 @@ from refiner.training.world.paintings import VIEWS, Gallery, Painting
 
 _SHOWN = tuple(VIEWS.index(name) for name in ("returned", "poorer", "repainted"))
 """The images of a ``Painting`` that are used: without flaws, with flaws, and with one region inpainted again."""
-_IGNORED = -100
-"""Label of a cell that torch's cross-entropy ignores."""
+_IGNORED = -100  # label of a cell that torch's cross-entropy ignores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,8 @@ from refiner.types import Claim, Mask
 
 CLEAN_SHARE = 0.3
 """Share of clean images in shards of injected flaws. Of the images from the generator, at least a quarter are clean."""
-MOST_REGIONS = 6
-"""Largest number of regions in an answer; the largest regions are kept."""
-SURE, LESS_SURE = 0.9, 0.7
-"""Confidence in an injected flaw or a wrong thing, and in a malformed part."""
+MOST_REGIONS = 6  # largest number of regions in an answer; the largest regions are kept
+SURE, LESS_SURE = 0.9, 0.7  # confidence in an injected flaw or a wrong thing, and in a malformed part
 _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
     "face": ("{}", Category.ANATOMY, ("mouth",)),
     "clock": ("{} o'clock", Category.COMMONSENSE, ("hour hand",)),
@@ -38,8 +36,7 @@ _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
     "tree": ("with the sun on the {}", Category.OPTICS, ("sun",)),
 }
 """By kind: how an explanation words its attribute, the flaw's category, and the parts that show it (empty: all)."""
-HUES = (*COLOURS, *BACKGROUNDS)
-"""Colours of things, then backgrounds."""
+HUES = (*COLOURS, *BACKGROUNDS)  # colours of things, then backgrounds
 
 
 def draw(rng: np.random.Generator) -> Marked:

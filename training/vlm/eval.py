@@ -23,21 +23,16 @@ from refiner.types import Analysis, Mask, Region
 
 FOUND_IOU = 0.3
 """Smallest IoU of a reported box with the box of a true region, for which the true region counts as found."""
-_AT_ONCE = 8
-"""Images that are analysed in one batch."""
+_AT_ONCE = 8  # images that are analysed in one batch
 
 
 class Sets(NamedTuple):
     """Held-out images."""
 
-    injected: list[Marked]
-    """Exact renders, half of them with injected flaws."""
-    decoded: list[Marked]
-    """The same images after an imitated round trip through an autoencoder."""
-    unlike: list[Marked]
-    """Clean images whose caption asks for something else than they show."""
-    natural: list[Marked]
-    """Images from the generator, with and without flaws."""
+    injected: list[Marked]  # exact renders, half of them with injected flaws
+    decoded: list[Marked]  # the same images after an imitated round trip through an autoencoder
+    unlike: list[Marked]  # clean images whose caption asks for something else than they show
+    natural: list[Marked]  # images from the generator, with and without flaws
 
 
 def held_out(count: int, imperfect: ImperfectGenerator) -> Sets:

@@ -36,20 +36,13 @@ from refiner.training.world.tokenizers import padded
 from refiner.training.world.words import FRAME
 from refiner.types import Box, Claim
 
-UNTOLD = 0.25
-"""Share of questions without the caption."""
-UNLIKE = 0.3
-"""Of the questions with a caption: share in which it asks for something else than the image shows."""
-CHECKED = 0.15
-"""Share of questions whether claims are true."""
-LOCATED = 0.15
-"""Share of questions where parts are. They teach boxes faster than questions about flaws."""
-MOST_PLACES = 6
-"""Largest number of things and parts in the answer to such a question."""
-HASTY = 0.2
-"""Of the other questions: share that asks only for clear flaws, as one-step detectors do."""
-_LENGTH_STEP = 16
-"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
+UNTOLD = 0.25  # share of questions without the caption
+UNLIKE = 0.3  # of the questions with a caption: share in which it asks for something else than the image shows
+CHECKED = 0.15  # share of questions whether claims are true
+LOCATED = 0.15  # Share of questions where parts are. They teach boxes faster than questions about flaws.
+MOST_PLACES = 6  # largest number of things and parts in the answer to such a question
+HASTY = 0.2  # of the other questions: share that asks only for clear flaws, as one-step detectors do
+_LENGTH_STEP = 16  # texts are padded to multiples of this, because kernels are prepared again for every new shape
 _FALSE_CLAIMS = (
     "the {part} is missing",
     EXPLANATION,
@@ -63,8 +56,7 @@ class Exchange(NamedTuple):
 
     question: ChatRequest
     answer: str
-    boxes_only: bool = False
-    """Whether only the boxes of the answer are learnt, because other names would be right too."""
+    boxes_only: bool = False  # whether only the boxes of the answer are learnt, because other names would be right too
 
 
 def ask(item: Marked, rng: np.random.Generator) -> tuple[Marked, Exchange]:

@@ -24,25 +24,20 @@ from refiner.training.vlm.words import CHAT, CLEAN, FOUND, LAST, NEXT, connectiv
 from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
 from refiner.training.world.losses import dice_loss, kind_loss, part_loss
 
-_TEMPORAL = 2
-"""Frames in a patch. An image counts as two equal frames."""
-_BLUNT = 1.0
-"""Tolerance of coordinates: sigma of a Gaussian, in pixels."""
+_TEMPORAL = 2  # Frames in a patch. An image counts as two equal frames.
+_BLUNT = 1.0  # tolerance of coordinates: sigma of a Gaussian, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Sizes of the model's parts. The image is 96 x 96."""
 
-    patch: int = 8
-    """Side of a patch, in pixels."""
-    merge: int = 2
-    """``merge`` x ``merge`` patches become one token of the language model."""
+    patch: int = 8  # side of a patch, in pixels
+    merge: int = 2  # ``merge`` x ``merge`` patches become one token of the language model
     vision_width: int = 192
     vision_layers: int = 6
     vision_heads: int = 2
-    deepstack: tuple[int, ...] = (3,)
-    """Layers of the tower that also feed the language model's first layers."""
+    deepstack: tuple[int, ...] = (3,)  # layers of the tower that also feed the language model's first layers
     text_width: int = 192
     text_layers: int = 4
     text_inner: int = 512

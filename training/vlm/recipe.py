@@ -34,8 +34,7 @@ from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.paintings import Gallery
 from refiner.training.world.scenes import to_tensor
 
-_PICTURES = 64
-"""Number of images on which the scale of the copied tower's embeddings is measured."""
+_PICTURES = 64  # number of images on which the scale of the copied tower's embeddings is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +52,10 @@ class VlmSettings(LoopSettings):
     weight_decay: float = 0.02
     ema: float = 0.998
     batch: int = 16
-    first_shards: int = 4
-    """Shards of images at the start. Every second shard has injected flaws."""
-    shards: int = 16
-    """Shards of images at the end."""
-    shard_every: int = 250
-    """Steps after which another shard is added."""
-    bf16: bool = True
-    """Whether to autocast to bfloat16. The weights stay float32."""
+    first_shards: int = 4  # Shards of images at the start. Every second shard has injected flaws.
+    shards: int = 16  # shards of images at the end
+    shard_every: int = 250  # steps after which another shard is added
+    bf16: bool = True  # Whether to autocast to bfloat16. The weights stay float32.
     report_every: int = 50
     save_every: int = 200
 

@@ -40,10 +40,8 @@ Floats = NDArray[np.float32]
 
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
-OUTLINE = 2
-"""Pixels by which a region is larger than the flaw, like a person's outline of a flaw."""
-MOST_REGIONS = 9
-"""Largest number of regions of an image: an answer can count to 9."""
+OUTLINE = 2  # pixels by which a region is larger than the flaw, like a person's outline of a flaw
+MOST_REGIONS = 9  # largest number of regions of an image: an answer can count to 9
 _GUIDANCE = 3.0
 _CATEGORIES: dict[Category, tuple[str, ...]] = {
     Category.TEXT: ("letter", "tick"),
@@ -119,12 +117,9 @@ def bundled_generator(weights: Path) -> ImperfectGenerator:
 class Flaw(NamedTuple):
     """One flaw of an image."""
 
-    thing: int
-    """Index into the scene's things."""
-    part: str
-    """Name of the thing's part."""
-    mask: Mask
-    """Bool (96, 96)."""
+    thing: int  # index into the scene's things
+    part: str  # name of the thing's part
+    mask: Mask  # bool (96, 96)
 
 
 def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:

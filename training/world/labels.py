@@ -16,10 +16,8 @@ from refiner.micro.things import KINDS
 from refiner.micro.world import SIZE, Scene, Thing
 from refiner.training.world.flaws import Pixels
 
-KIND_NAMES = (*FLAWS, "malformed")
-"""The kinds of injected flaws, and "malformed" for the generator's own flaws."""
-LABEL_SIDE = SIZE // 2
-"""Side of a part map, which has every second pixel."""
+KIND_NAMES = (*FLAWS, "malformed")  # the kinds of injected flaws, and "malformed" for the generator's own flaws
+LABEL_SIDE = SIZE // 2  # side of a part map, which has every second pixel
 
 
 def _part_names() -> tuple[str, ...]:
@@ -29,8 +27,7 @@ def _part_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
 
 
-PART_NAMES = _part_names()
-"""Every part of every kind of thing."""
+PART_NAMES = _part_names()  # every part of every kind of thing
 
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
 

@@ -21,8 +21,7 @@ from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
 from refiner.training.world.words import FRAME
 from refiner.types import Analysis, Mask, Region
 
-FOUND_IOU = 0.25
-"""Smallest IoU of a reported region with a true region, for which the true region counts as found."""
+FOUND_IOU = 0.25  # smallest IoU of a reported region with a true region, for which the true region counts as found
 
 
 def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Marked]:
@@ -60,11 +59,9 @@ def _alone(detector: Detector, image: Image.Image, caption: str | None) -> Analy
 class Hit(NamedTuple):
     """How a detector's answer treats one true region."""
 
-    kind: str
-    """Kind of the flaw; "unlike" for a difference from the caption."""
+    kind: str  # kind of the flaw; "unlike" for a difference from the caption
     found: bool
-    right: bool
-    """Whether the region is found and its category is right."""
+    right: bool  # whether the region is found and its category is right
 
 
 def hits_of(item: Marked, answer: Analysis, overlap: Callable[[Region, Mask], float], least: float) -> list[Hit]:

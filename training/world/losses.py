@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from refiner.training.world.labels import PART_NAMES
 
-DETAIL = 2.0
-"""Weight of the detail-dependent part of the loss. The uniform part has weight 1."""
+DETAIL = 2.0  # Weight of the detail-dependent part of the loss. The uniform part has weight 1.
 
 
 def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:

@@ -28,12 +28,9 @@ from refiner.training.world.scenes import draw_injected
 from refiner.training.world.words import FRAME
 from refiner.types import Box, Claim, Region
 
-CLEAN_SHARE = 0.35
-"""Default share of images without a flaw."""
-UNSEEN = -1
-"""The kind of a flaw that cannot be found without the caption."""
-_PAINTED = 20
-"""Scenes that are generated in one batch."""
+CLEAN_SHARE = 0.35  # default share of images without a flaw
+UNSEEN = -1  # the kind of a flaw that cannot be found without the caption
+_PAINTED = 20  # scenes that are generated in one batch
 
 
 class Marked(NamedTuple):
@@ -131,14 +128,10 @@ class Shards:
         shard: number of images in a shard of injected flaws.
     """
 
-    seed: int
-    """Shard i depends only on seed + i."""
-    every: int
-    """With a gallery, one of this many shards holds injected flaws. The others hold images from the gallery."""
-    injected: str
-    """The beginning of the file names of shards with injected flaws."""
-    captions: bool
-    """Whether captions are stored."""
+    seed: int  # shard i depends only on seed + i
+    every: int  # With a gallery, one of this many shards holds injected flaws. The others hold images from the gallery.
+    injected: str  # the beginning of the file names of shards with injected flaws
+    captions: bool  # whether captions are stored
 
     def __init__(self, folder: Path, gallery: Gallery | None = None, shard: int = 1000) -> None:
         self.folder, self.gallery, self.shard = folder, gallery, shard

@@ -33,31 +33,21 @@ from refiner.training.world.flaws import Flaw, ImperfectGenerator, Pixels, annot
 from refiner.training.world.scenes import EVENLY
 from refiner.types import Mask, Region, Size
 
-VIEWS = ("returned", "better", "poorer", "repainted")
-"""The images of a ``Painting``, in order."""
-_FLAWLESS = 0.25
-"""Share of scenes that are kept if the poorer image has no flaw."""
-_STEPS = (10, 17)
-"""Denoiser steps for the poorer image, from 10 to 16. With few steps the generator makes more flaws."""
-_FROM_NOTHING = 0.8
-"""Probability that the poorer image is generated from pure noise, like a user's images."""
-_HIGH = (0.75, 1.0)
-"""Strength of the noise for the poorer image in the other cases."""
-_UNFLAWED = 0.4
-"""Probability that the one region that is inpainted again is a random one, not a flawed one."""
-_SPOT = (3.0, 10.0)
-"""Radius in pixels of such a random region, before it is grown."""
-_AT_ONCE = 10
-"""Scenes that are generated in one batch."""
+VIEWS = ("returned", "better", "poorer", "repainted")  # the images of a ``Painting``, in order
+_FLAWLESS = 0.25  # share of scenes that are kept if the poorer image has no flaw
+_STEPS = (10, 17)  # Denoiser steps for the poorer image, from 10 to 16. With few steps the generator makes more flaws.
+_FROM_NOTHING = 0.8  # probability that the poorer image is generated from pure noise, like a user's images
+_HIGH = (0.75, 1.0)  # strength of the noise for the poorer image in the other cases
+_UNFLAWED = 0.4  # probability that the one region that is inpainted again is a random one, not a flawed one
+_SPOT = (3.0, 10.0)  # radius in pixels of such a random region, before it is grown
+_AT_ONCE = 10  # scenes that are generated in one batch
 
 
 class Painting(NamedTuple):
     """The images of one caption and their flaws, in the order of ``VIEWS``."""
 
-    scenes: tuple[Scene, ...]
-    """For each image, the scene with the places of its things."""
-    pictures: Pixels
-    """Uint8 (4, 96, 96, 3)."""
+    scenes: tuple[Scene, ...]  # for each image, the scene with the places of its things
+    pictures: Pixels  # uint8 (4, 96, 96, 3)
     flaws: tuple[tuple[Flaw, ...], ...]
 
 

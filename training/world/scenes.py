@@ -14,16 +14,12 @@ from torch import Tensor
 from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.world import Scene, close_up, render, sample_scene
 
-CLOSE_UPS = 0.45
-"""Share of close-ups among the images of one thing. They look like the crops of an inpainter."""
-EVENLY = (0.25, 0.25, 0.25, 0.25)
-"""Probabilities of one, two, three and four things in an image."""
+CLOSE_UPS = 0.45  # Share of close-ups among the images of one thing. They look like the crops of an inpainter.
+EVENLY = (0.25, 0.25, 0.25, 0.25)  # probabilities of one, two, three and four things in an image
 MOSTLY_ONE = (0.76, 0.08, 0.08, 0.08)
 """The same for the generator. As a result, like large models, it draws small details worse in images of many things."""
-HARDEST = ("clock", "sign")
-"""The kinds whose details (hands, letters) a generator learns last."""
-_AT_ONCE = 8
-"""Images in one batch of the autoencoder."""
+HARDEST = ("clock", "sign")  # the kinds whose details (hands, letters) a generator learns last
+_AT_ONCE = 8  # images in one batch of the autoencoder
 
 
 def draw_picture(

@@ -22,10 +22,8 @@ from refiner.training.world.paintings import paint as paint_badly
 from refiner.training.world.scenes import round_trip
 from refiner.types import Mask
 
-HELD_OUT_SEED = 10_000_000
-"""First seed of held-out images. All training seeds are smaller."""
-HELD_OUT = 900_001
-"""First element of the seeds of held-out scenes. No recipe uses it."""
+HELD_OUT_SEED = 10_000_000  # First seed of held-out images. All training seeds are smaller.
+HELD_OUT = 900_001  # First element of the seeds of held-out scenes. No recipe uses it.
 
 
 def pixel_f1(pairs: Sequence[tuple[Mask, Mask]]) -> float:

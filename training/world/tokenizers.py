@@ -23,10 +23,8 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerF
 
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 
-TOKENS = 64
-"""Length of a tokenized caption, with its start and end tokens."""
-CONTEXT_LENGTH = 44
-"""Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits."""
+TOKENS = 64  # length of a tokenized caption, with its start and end tokens
+CONTEXT_LENGTH = 44  # Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits.
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
 """Control tokens of a detector that answers in text."""
 

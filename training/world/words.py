@@ -18,8 +18,7 @@ from refiner.types import Size
 FRAME = Size(SIZE, SIZE)
 INSTEAD, WANTED = "this is {seen} instead of {wanted}", "the picture was to show {phrase}"
 """Explanation and reasoning for a difference from the caption."""
-NOTHING = "nothing is wrong there"
-"""Evidence in the answer to a false claim."""
+NOTHING = "nothing is wrong there"  # evidence in the answer to a false claim
 VERDICTS = ("present", "absent")
 
 
