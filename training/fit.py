@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(LoopSettings):
     """Settings of the optimisation, independent of the loss.
 
     Raises:
@@ -60,10 +60,7 @@ class FitSettings:
     ema: float = 0.999
     seed: int = 0
     clip: float = 1.0  # largest norm of the gradient
-    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
     dtype: str = "float32"  # The autocast dtype. Weights stay float32.
-    report_every: int = 100
-    save_every: int = 500
     average: bool = True  # whether the module ends with the moving average; else it ends with the last weights
 
     def __post_init__(self) -> None:
@@ -77,8 +74,22 @@ class FitSettings:
 
 
 def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
-    """Settings of the optimisation: the loop's fields of a recipe's settings, and ``values``."""
-    return FitSettings(accumulate=own.accumulate, report_every=own.report_every, save_every=own.save_every, **values)
+    """Settings of the optimisation: the fields of the same name in a recipe's settings, and ``values``.
+
+    ``bf16`` in a recipe's settings means the dtype bfloat16.
+    """
+    names = {field.name for field in dataclasses.fields(FitSettings)} & {
+        field.name for field in dataclasses.fields(own)
+    }
+    shared = {name: getattr(own, name) for name in names}
+    if getattr(own, "bf16", False):
+        shared["dtype"] = "bfloat16"
+    return FitSettings(**{**shared, **values})
+
+
+def summed(losses: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The sum of losses, and the losses by name to log."""
+    return torch.stack(list(losses.values())).sum(), losses
 
 
 class _Step(nn.Module):
@@ -202,7 +213,7 @@ class _Stage:
             with torch.autocast(processes.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
                 loss, figures = self.step(batch)
             processes.backward(loss / settings.accumulate)
-        means.add({"loss": loss.detach(), **figures})
+        means.add({name: value.detach() for name, value in {"loss": loss, **figures}.items()})
 
     def close(self) -> None:
         """Leave unsharded weights in the module: the average if ``settings.average``, else the last weights."""

@@ -32,7 +32,7 @@ from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.generator.autoencoder import AutoencoderSettings, train_autoencoder
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import MOSTLY_ONE, draw_batch, to_tensor
 from refiner.training.world.scores import score_autoencoder, score_generator
@@ -59,10 +59,6 @@ class GeneratorSettings(LoopSettings):
     pool: int = 32_000  # images rendered and encoded before the training starts
     seed: int = 21
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, pool=(1, None))
 
 
 class LatentPool(NamedTuple):
@@ -224,23 +220,14 @@ def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: 
     with run.processes.main_first():
         pool = _pool(autoencoder, tokenizer, recipe, run.folder / "pool.safetensors")
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16",
+    fit(
+        model,
+        lambda part: draw_noisy(pool, empty, recipe, part),
+        lambda batch: (velocity_loss(model, batch), {}),
+        fit_settings(recipe, dtype="bfloat16"),
+        run,
+        "generator",
     )
-
-    def draw(part: Draw) -> NoisyLatents:
-        return draw_noisy(pool, empty, recipe, part)
-
-    def loss(batch: NoisyLatents) -> tuple[Tensor, dict[str, Tensor]]:
-        return velocity_loss(model, batch), {}
-
-    fit(model, draw, loss, settings, run, "generator")
     model.cpu()
     model.unet.half()
     if run.processes.main:

@@ -29,7 +29,7 @@ from refiner.pipelines.painting.crops import crop_box, whole_cells
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import draw_scene, to_tensor
@@ -60,10 +60,6 @@ class InpainterSettings(LoopSettings):
     practice: float = 0.3  # probability that a scene must show one of the hardest things
     pool: int = 8_000  # images rendered and encoded before the training starts
     seed: int = 31
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, outside=(0, None), pool=(1, None))
 
 
 class Hole(NamedTuple):
@@ -206,21 +202,12 @@ def train(
     with run.processes.main_first():
         pool = draw_pool(pipe, recipe, run.folder / "holes.safetensors")
     empty = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16",
-    )
     pipe.text_encoder.to(run.processes.device)
     fit(
         unet,
         lambda part: draw_noisy(pool, empty, recipe, part),
         lambda batch: loss_of(unet, pipe, batch, recipe),
-        settings,
+        fit_settings(recipe, dtype="bfloat16"),
         run,
         "inpainter",
     )

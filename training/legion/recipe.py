@@ -20,30 +20,26 @@ paper:
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    CLIPImageProcessor,
-    PreTrainedTokenizerFast,
-    SamImageProcessor,
-)
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast, SamImageProcessor
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion import LegionDetector, LegionModel
 from refiner.micro.world import SIZE
 from refiner.training.averaging import Ema
-from refiner.training.checkpoints import seed_everything
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.legion.data import MEAN, STD, LegionBatch, Pool, example_answers, sample_batch, vocabulary_texts
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import PROMPT, Architecture, build_model
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.localization import measure_detector
 from refiner.training.world.paintings import Gallery
@@ -72,11 +68,6 @@ class LegionSettings(LoopSettings):
     report_every: int = 50
     save_every: int = 200
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, tower_steps=(0, None), verdict_steps=(0, None), first_shards=(1, None), shards=(1, None))
-        within(self, shard_every=(1, None))
-
 
 def micro_recipe() -> LegionSettings:
     """Settings of the bundled detector. The training takes about an hour on one core."""
@@ -104,7 +95,7 @@ class Setting:
 
 def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trainee]:
     """Make the tokenizer, the setting, and a model with random weights."""
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     tokenizer = answer_tokenizer([PROMPT, *vocabulary_texts()])
     trainee = Trainee(build_model(tokenizer, recipe.architecture), recipe.architecture)
     trainee.model.llava.set_attn_implementation("eager")  # three times as fast as sdpa in bfloat16 on a CPU
@@ -142,52 +133,33 @@ def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
 
     losses = (trainee.tower_losses, trainee.losses, verdict_losses)[stage]
 
-    def loss(batch: LegionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        figures = losses(batch, recipe.weights)
-        total = torch.stack(list(figures.values())).sum()
-        return total, {name: value.detach() for name, value in figures.items()}
-
     settings = fit_settings(
-        recipe,
-        steps=steps,
-        learning_rate=recipe.learning_rate,
-        warmup=min(recipe.warmup, steps // 4),
-        weight_decay=recipe.weight_decay,
-        betas=(0.9, 0.95),
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16" if recipe.bf16 else "float32",
-        average=stage > 0,
+        recipe, steps=steps, warmup=min(recipe.warmup, steps // 4), betas=(0.9, 0.95), average=stage > 0
     )
     parameters = head.parameters() if stage == 2 else None
     return fit(
-        trainee, lambda part: setting.batch(stage, part), loss, settings, setting.run, f"stage{stage}", parameters
+        trainee,
+        lambda part: setting.batch(stage, part),
+        lambda batch: summed(losses(batch, recipe.weights)),
+        settings,
+        setting.run,
+        f"stage{stage}",
+        parameters,
     )
 
 
 def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the detector to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
-    kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     model.config.examples = example_answers()
+    square = {"height": SIZE, "width": SIZE}
     detector = LegionDetector(
-        model.to(dtype),
+        copy.deepcopy(model).to(dtype),
         setting.tokenizer,
-        CLIPImageProcessor(
-            size={"shortest_edge": SIZE},
-            crop_size={"height": SIZE, "width": SIZE},
-            image_mean=[MEAN] * 3,
-            image_std=[STD] * 3,
-        ),
-        SamImageProcessor(
-            size={"longest_edge": SIZE},
-            pad_size={"height": SIZE, "width": SIZE},
-            image_mean=[MEAN] * 3,
-            image_std=[STD] * 3,
-        ),
+        CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=square, image_mean=[MEAN] * 3, image_std=[STD] * 3),
+        SamImageProcessor(size={"longest_edge": SIZE}, pad_size=square, image_mean=[MEAN] * 3, image_std=[STD] * 3),
         name="legion",
     )
     detector.save_pretrained(folder)
-    model.float().load_state_dict(kept)
 
 
 def train(recipe: LegionSettings, pool: Pool, run: Run, out: Path) -> None:

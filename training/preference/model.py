@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.world import SIZE
-from refiner.training.checkpoints import seed_everything
 from refiner.training.preference.data import CELLS
 from refiner.training.world.tokenizers import CONTEXT_LENGTH, judge_tokenizer
 
@@ -44,7 +43,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 def build_scorer(seed: int) -> HPSScorer:
     """The micro judge with random weights. It is saved to a folder and loaded again, like any other scorer."""
-    seed_everything(seed)
+    torch.manual_seed(seed)
     tokenizer = judge_tokenizer()
     config = model_config(len(tokenizer))
     clip = open_clip.CLIP(**config)

@@ -39,14 +39,14 @@ from refiner.data.samples import DataSet
 from refiner.hub import read_card
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.world import sample_scene
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.preference.eval import measure
 from refiner.training.preference.losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference.model import build_scorer
 from refiner.training.preference.pool import Labels, Pool, build_naturals, build_pool, decoder_look, shifted
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import ImperfectGenerator, bundled_generator
 from refiner.training.world.paintings import VIEWS, Gallery
 
@@ -77,13 +77,6 @@ class PreferenceSettings(LoopSettings):
     said: float = 0.5
     report_every: int = 50
     save_every: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(
-            self, shards=(1, None), shard_size=(1, None), reading=(0, None), read=(1, None), natural_shards=(1, None)
-        )
-        within(self, natural_shard_size=(1, None), natural_from=(0, None), naturals=(1, None))
 
 
 _WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
@@ -207,18 +200,10 @@ def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run:
 
     def loss(batch: JudgeBatch | list[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses, figures = losses_of(trainee, batch)
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return total, {name: value.detach() for name, value in (losses | figures).items()}
+        total, _ = summed({name: weights[name] * loss for name, loss in losses.items()})
+        return total, losses | figures
 
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=150,
-        weight_decay=recipe.weight_decay,
-        ema=0.998,
-        seed=recipe.seed,
-    )
+    settings = fit_settings(recipe, warmup=150, ema=0.998)
     fit(trainee, lambda part: draw_step(world, natural, recipe, part), loss, settings, run, "preferences")
     trainee.cpu()
     return scorer

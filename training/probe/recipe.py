@@ -55,7 +55,7 @@ class ProbeSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within(self, held=(0, None), shards=(self.held + 1, None), flaw_weight=(0, None), word_weight=(0, None))
+        within(self, shards=(self.held + 1, None))
 
 
 class Shard(NamedTuple):
@@ -150,7 +150,7 @@ def loss(
     said = logits[:, 1:].split([len(PART_NAMES), len(COLOURS)], dim=1)
     pairs = [functional.cross_entropy(*pair, ignore_index=_IGNORED) for pair in zip(said, words, strict=True)]
     word = torch.stack(pairs).nan_to_num().sum()
-    return flaw + recipe.word_weight * word, {"flaw": flaw.detach(), "word": word.detach()}
+    return flaw + recipe.word_weight * word, {"flaw": flaw, "word": word}
 
 
 def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: str) -> ProbeDetector:
@@ -179,14 +179,7 @@ def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: s
         features, *truth = batch
         return loss(probe, features.float(), truth, recipe)
 
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=0.02,
-        ema=0.99,
-        seed=recipe.seed,
-    )
+    settings = fit_settings(recipe, weight_decay=0.02, ema=0.99)
     fit(probe, draw, loss_of, settings, run, "probe")
     return ProbeDetector(probe.cpu(), config, name="probe")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from refiner.detectors.vlm.detector import load_vlm
 from refiner.masks import box_of, union
 from refiner.metrics.boxes import region_iou

@@ -9,22 +9,20 @@ caption asks for something else than the image shows, that is a flaw too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion import LegionDetector
-from refiner.training.checkpoints import seed_everything
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.vlm.data import Album
 from refiner.training.vlm.eval import measure_folder
 from refiner.training.vlm.exchange import VlmBatch, sample_batch
@@ -59,10 +57,6 @@ class VlmSettings(LoopSettings):
     report_every: int = 50
     save_every: int = 200
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, tower_steps=(0, None), first_shards=(1, None), shards=(1, None), shard_every=(1, None))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -89,7 +83,7 @@ class Setting:
 
 def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Trainee]:
     """Make the tokenizer, the setting, and a model with random weights."""
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     trainee = Trainee(build_model(tokenizer, recipe.architecture), tokenizer, recipe.architecture)
     return Setting(recipe=recipe, album=album, tokenizer=tokenizer, run=run), trainee
@@ -107,32 +101,25 @@ def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> None:
     """Run the stage of the tower (0) or of the whole model (1), or resume it. It ends with the averaged weights."""
     recipe = setting.recipe
-    losses: Callable[[VlmBatch, LossWeights], dict[str, Tensor]] = (trainee.tower_losses, trainee.losses)[stage]
-
-    def loss(batch: VlmBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        figures = losses(batch, recipe.weights)
-        return torch.stack(list(figures.values())).sum(), {name: value.detach() for name, value in figures.items()}
-
-    settings = fit_settings(
-        recipe,
-        steps=(recipe.tower_steps, recipe.steps)[stage],
-        learning_rate=(recipe.tower_rate, recipe.rate)[stage],
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16" if recipe.bf16 else "float32",
+    losses = (trainee.tower_losses, trainee.losses)[stage]
+    fit(
+        trainee,
+        lambda part: setting.batch(stage, part),
+        lambda batch: summed(losses(batch, recipe.weights)),
+        fit_settings(
+            recipe,
+            steps=(recipe.tower_steps, recipe.steps)[stage],
+            learning_rate=(recipe.tower_rate, recipe.rate)[stage],
+        ),
+        setting.run,
+        ("tower", "answers")[stage],
     )
-    name = ("tower", "answers")[stage]
-    fit(trainee, lambda part: setting.batch(stage, part), loss, settings, setting.run, name)
 
 
 def export(setting: Setting, trainee: Trainee, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the model to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
-    kept = {name: tensor.detach().clone() for name, tensor in trainee.model.state_dict().items()}
     build_processor(setting.tokenizer, setting.recipe.architecture).save_pretrained(folder)
-    trainee.model.to(dtype).save_pretrained(folder)
-    trainee.model.float().load_state_dict(kept)
+    copy.deepcopy(trainee.model).to(dtype).save_pretrained(folder)
 
 
 def train(recipe: VlmSettings, album: Album, run: Run, legion: Path, out: Path) -> None:

@@ -45,8 +45,9 @@ def analyse(detector: Detector, items: Sequence[Marked], *, told: bool = True) -
     try:
         return list(detector.batch(images, captions))
     except UnreadableOutputError:
-        pairs = zip(images, captions or [None] * len(images), strict=True)
-        return [_alone(detector, image, caption) for image, caption in pairs]
+        return [
+            _alone(detector, image, item.caption if told else None) for image, item in zip(images, items, strict=True)
+        ]
 
 
 def _alone(detector: Detector, image: Image.Image, caption: str | None) -> Analysis | None:
@@ -65,7 +66,7 @@ class Hit(NamedTuple):
 
 
 def hits_of(item: Marked, answer: Analysis, overlap: Callable[[Region, Mask], float], least: float) -> list[Hit]:
-    """One hit for each true region. A region is found if the ``overlap`` with a reported region is at least ``least``."""
+    """One hit for each true region. It is found if its ``overlap`` with a reported region is at least ``least``."""
     rows = []
     for claim, mask, kind in zip(item.found, item.masks, item.kinds, strict=True):
         overlaps = [overlap(region, mask) for region in answer.regions]

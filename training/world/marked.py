@@ -224,7 +224,7 @@ def flaw_tensors(items: Sequence[Marked]) -> dict[str, Tensor]:
         if kind != UNSEEN
     ]
     return {
-        "masks": torch.from_numpy(np.array([mask for _, mask, _ in seen], np.float32).reshape(-1, SIZE, SIZE)),
+        "masks": torch.from_numpy(np.array([mask for _, mask, _ in seen], np.bool_).reshape(-1, SIZE, SIZE)).float(),
         "rows": torch.tensor([row for row, _, _ in seen], dtype=torch.long),
         "kinds": torch.tensor([kind for _, _, kind in seen], dtype=torch.long),
         "parts": torch.from_numpy(np.stack([item.parts for item in items])).long(),
