@@ -32,7 +32,7 @@ from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.losses import detail_weight
-from refiner.training.world.scenes import draw_scene, to_tensor
+from refiner.training.world.scenes import disc_on, draw_scene, to_tensor
 from refiner.training.world.scores import score_inpainter
 from refiner.types import Mask, Size
 
@@ -107,11 +107,7 @@ def _hole(scene: Scene, rng: np.random.Generator) -> tuple[int, Mask]:
     if own and rng.random() >= _SPOTS:
         chosen = rng.choice(len(own), min(len(own), 1 + int(rng.choice(len(_PARTS), p=_PARTS))), replace=False)
         return index, dilate(np.logical_or.reduce([own[number] for number in chosen]), float(rng.uniform(*_GROWTH)))
-    thing = scene.things[index]
-    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
-    spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
-    return index, spot
+    return index, disc_on(scene.things[index], rng, _SPOT)
 
 
 @torch.no_grad()

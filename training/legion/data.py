@@ -16,15 +16,14 @@ from transformers import PreTrainedTokenizerFast
 
 from refiner.detectors.legion.grammar import OPENING, SEVERITIES, compose
 from refiner.masks import box_of, location_words
-from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import COLOURS, KINDS
-from refiner.micro.world import SIZE, sample_scene
+from refiner.micro.world import SIZE
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of
 from refiner.training.world.labels import PART_NAMES, Augment, decoder_like
 from refiner.training.world.marked import Marked, Shards, arranged, claim_of, flaw_tensors
 from refiner.training.world.tokenizers import padded
-from refiner.training.world.words import FRAME
+from refiner.training.world.words import FRAME, injected_regions
 from refiner.types import Claim
 
 MEAN, STD = 0.5, 0.5  # the input of both towers is (value / 255 - MEAN) / STD
@@ -60,12 +59,7 @@ def moved(item: Marked, rng: np.random.Generator) -> Marked:
 
 def example_answers() -> list[str]:
     """One answer for each kind of flaw on each thing, and for each part that the generator may draw wrongly."""
-    rng, findings = np.random.default_rng(0), list[Claim]()
-    for kind in FLAWS.values():
-        for thing in kind.things:
-            while (scene := sample_scene(rng, 1)).things[0].kind != thing:
-                pass
-            findings += [claim_of(region) for region in inject(scene, rng, 1, [kind.name]).regions]
+    findings = [claim_of(region) for region in injected_regions()]
     for thing, _, part in (name.partition(": ") for name in PART_NAMES):
         findings.append(
             dataclasses.replace(

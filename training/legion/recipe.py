@@ -162,19 +162,14 @@ def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtyp
     detector.save_pretrained(folder)
 
 
-def train(recipe: LegionSettings, pool: Pool, run: Run, out: Path) -> None:
-    """Run all stages, or resume from checkpoints in the run's folder, and write the detector to ``out``."""
+def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    pool = Pool(run.folder / "pool", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, pool, run)
     first = 1 if (run.folder / "stage1.pt").exists() else 0
     for stage in range(first, 3):
         run_stage(setting, trainee, stage)
     if run.processes.main:
         export(setting, trainee.model.cpu(), out)
-
-
-def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) -> None:
-    gallery = Gallery(run.paintings, bundled_generator(run.weights))
-    train(recipe, Pool(run.folder / "pool", gallery=gallery), run, out)
 
 
 RECIPE = Recipe(

@@ -21,6 +21,7 @@ from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
 from refiner.training.world.flaws import Pixels
 from refiner.training.world.labels import PART_NAMES, part_map
 from refiner.training.world.paintings import Painting
+from refiner.training.world.scenes import other
 from refiner.types import Mask
 
 PICTURES = ("clean", "again", "flawed", "worse", "rival")  # the images of a rendered sample, in order
@@ -34,11 +35,6 @@ Retouch = Callable[[Pixels], Pixels]  # maps images, uint8 (N, 96, 96, 3), to im
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
 
 
-def _other(rng: np.random.Generator, names: list[str], *used: str) -> str:
-    left = [name for name in names if name not in used]
-    return left[int(rng.integers(len(left)))]
-
-
 def _with_thing(scene: Scene, index: int, thing: Thing) -> Scene:
     return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
 
@@ -46,7 +42,7 @@ def _with_thing(scene: Scene, index: int, thing: Thing) -> Scene:
 def _other_colour(scene: Scene, rng: np.random.Generator) -> Scene:
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
-    return _with_thing(scene, index, replace(thing, colour=_other(rng, list(COLOURS), thing.colour)))
+    return _with_thing(scene, index, replace(thing, colour=other(rng, COLOURS, thing.colour)))
 
 
 def _two(scene: Scene, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -81,13 +77,13 @@ def _other_attribute(scene: Scene, rng: np.random.Generator) -> Scene | None:
         return None
     index = open_to_change[int(rng.integers(len(open_to_change)))]
     thing = scene.things[index]
-    attribute = _other(rng, list(KINDS[thing.kind].attributes), thing.attribute)
+    attribute = other(rng, KINDS[thing.kind].attributes, thing.attribute)
     return _with_thing(scene, index, replace(thing, attribute=attribute))
 
 
 def _other_kind(scene: Scene, rng: np.random.Generator) -> Scene:
     index = int(rng.integers(len(scene.things)))
-    kind = KINDS[_other(rng, list(KINDS), *(thing.kind for thing in scene.things))]
+    kind = KINDS[other(rng, KINDS, *(thing.kind for thing in scene.things))]
     attribute = kind.attributes[int(rng.integers(len(kind.attributes)))]
     return _with_thing(scene, index, replace(scene.things[index], kind=kind.name, attribute=attribute))
 
@@ -103,7 +99,7 @@ def _missing_thing(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 
 def _other_background(scene: Scene, rng: np.random.Generator) -> Scene:
-    return replace(scene, background=_other(rng, list(BACKGROUNDS), scene.background))
+    return replace(scene, background=other(rng, BACKGROUNDS, scene.background))
 
 
 RIVALS: dict[str, Rival] = {

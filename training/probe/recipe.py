@@ -121,13 +121,6 @@ def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
     return shares
 
 
-def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, folder: Path) -> Shard:
-    """Features and labels of a shard of the gallery. The features are stored in ``folder``."""
-    paintings = gallery[index]
-    features = take_features(pipe, paintings, folder / f"{gallery.seed}-{gallery.shard}-{index:03d}.npy")
-    return Shard(features, *labels(paintings, features.shape[-1]))
-
-
 def loss(
     probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -189,8 +182,11 @@ def _train(recipe: ProbeSettings, data: DataSet | None, run: Run, out: Path) -> 
     pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
     gallery = Gallery(run.paintings, bundled_generator(run.weights))
     with run.processes.main_first():
-        features = run.folder / "features"
-        shards = [open_shard(pipe, gallery, index, features) for index in range(recipe.held, recipe.shards)]
+        shards = []
+        for index in range(recipe.held, recipe.shards):
+            name = f"{gallery.seed}-{gallery.shard}-{index:03d}.npy"
+            features = take_features(pipe, paintings := gallery[index], run.folder / "features" / name)
+            shards.append(Shard(features, *labels(paintings, features.shape[-1])))
     probe = train(recipe, shards, run, "micro")
     if run.processes.main:
         probe.save_pretrained(out)

@@ -21,6 +21,7 @@ from refiner.training.world.flaws import Pixels
 from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.marked import UNSEEN, Marked, Shards, arranged
 from refiner.training.world.paintings import Painting
+from refiner.training.world.scenes import other
 from refiner.training.world.words import FRAME, INSTEAD, WANTED
 from refiner.types import Claim, Mask
 
@@ -105,22 +106,15 @@ def _asked(thing: Thing, scene: Scene, rng: np.random.Generator) -> tuple[Thing,
     choice = rng.random()
     if choice < 0.4 and thing.kind in _ATTRIBUTES:
         template, category, parts = _ATTRIBUTES[thing.kind]
-        other = _other(rng, KINDS[thing.kind].attributes, thing.attribute)
-        wanted = dataclasses.replace(thing, attribute=other)
-        return wanted, template.format(thing.attribute), template.format(other), category, parts
+        wanted = dataclasses.replace(thing, attribute=other(rng, KINDS[thing.kind].attributes, thing.attribute))
+        return wanted, template.format(thing.attribute), template.format(wanted.attribute), category, parts
     if choice < 0.75:
-        wanted = dataclasses.replace(thing, colour=_other(rng, tuple(COLOURS), thing.colour))
+        wanted = dataclasses.replace(thing, colour=other(rng, COLOURS, thing.colour))
         return wanted, thing.colour, wanted.colour, Category.COLOR, ()
-    shown = {each.kind for each in scene.things}
-    kind = _other(rng, tuple(kind for kind in KINDS if kind not in shown), "")
+    kind = other(rng, KINDS, *(each.kind for each in scene.things))
     attributes = KINDS[kind].attributes
     wanted = Thing(kind=kind, colour=thing.colour, attribute=attributes[int(rng.integers(len(attributes)))])
     return wanted, f"a {thing.kind}", f"a {kind}", Category.COMMONSENSE, ()
-
-
-def _other(rng: np.random.Generator, choices: Sequence[str], own: str) -> str:
-    rest = [choice for choice in choices if choice != own]
-    return rest[int(rng.integers(len(rest)))]
 
 
 def mask_of(parts: Pixels, kind: str, names: Sequence[str] = ()) -> Mask:

@@ -22,7 +22,7 @@ from refiner.training.vlm.data import HUES
 from refiner.training.vlm.exchange import VlmBatch
 from refiner.training.vlm.words import CHAT, CLEAN, FOUND, LAST, NEXT, connectives, coordinates, told
 from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
-from refiner.training.world.losses import dice_loss, kind_loss, part_loss
+from refiner.training.world.losses import flawed_loss, kind_loss, part_loss
 
 _TEMPORAL = 2  # Frames in a patch. An image counts as two equal frames.
 _BLUNT = 1.0  # tolerance of coordinates: sigma of a Gaussian, in pixels
@@ -235,22 +235,14 @@ class Trainee(nn.Module):
         rows = in_rows(features, len(batch.pixels), self.shape)
         widths = [1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2, len(HUES)]
         kinds, parts, flawed, hues = self.head(rows).float().split(widths, dim=2)
-        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + self._flawed_loss(flawed, batch)
+        square = flawed.transpose(1, 2).reshape(-1, self.fine**2, self.shape.side, self.shape.side)
+        drawn = functional.pixel_shuffle(square, self.fine)[:, 0]  # every second pixel
+        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + flawed_loss(drawn, batch.masks, batch.rows)
         return {
             "flaws": weights.flaws * flaws,
             "parts": weights.parts * part_loss(parts, batch.parts),
             "hues": weights.hues * hue_loss(hues, batch.hues),
         }
-
-    def _flawed_loss(self, logits: Tensor, batch: VlmBatch) -> Tensor:
-        """Binary cross-entropy and Dice of the flawed pixels, at every second pixel."""
-        side = self.shape.side
-        square = logits.transpose(1, 2).reshape(-1, self.fine**2, side, side)
-        drawn = functional.pixel_shuffle(square, self.fine)[:, 0]
-        truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
-        truth = functional.avg_pool2d(truth[:, None], SIZE // LABEL_SIDE)[:, 0]
-        bce = functional.binary_cross_entropy_with_logits(drawn, truth)
-        return 4 * bce + dice_loss(drawn.sigmoid().flatten()[None], truth.flatten()[None])
 
 
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:

@@ -89,15 +89,6 @@ def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Train
     return Setting(recipe=recipe, album=album, tokenizer=tokenizer, run=run), trainee
 
 
-def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
-    """Copy the tower of the LEGION in the folder ``legion``. It must have the same sizes."""
-    setting.album.grow(1)
-    count = min(_PICTURES, len(setting.album))
-    pixels = to_tensor(np.stack([setting.album[index].image for index in range(count)]))
-    llava = LegionDetector.from_pretrained(legion, device="cpu").model.llava
-    copy_tower(trainee.model, llava.float().model.vision_tower, pixels)
-
-
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> None:
     """Run the stage of the tower (0) or of the whole model (1), or resume it. It ends with the averaged weights."""
     recipe = setting.recipe
@@ -122,29 +113,19 @@ def export(setting: Setting, trainee: Trainee, folder: Path, dtype: torch.dtype 
     copy.deepcopy(trainee.model).to(dtype).save_pretrained(folder)
 
 
-def train(recipe: VlmSettings, album: Album, run: Run, legion: Path, out: Path) -> None:
-    """Run both stages, or resume from checkpoints in the run's folder, and write the model to ``out``.
-
-    Args:
-        recipe: the settings.
-        album: the images to learn from.
-        run: where to write and compute.
-        legion: folder of the LEGION whose tower is copied.
-        out: folder of the finished model.
-    """
+def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    album = Album(run.folder / "album", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, album, run)
     if not (run.folder / "answers.pt").exists():
-        begin_with(setting, trainee, legion)
+        album.grow(1)
+        pixels = to_tensor(np.stack([album[index].image for index in range(_PICTURES)]))
+        llava = LegionDetector.from_pretrained(run.weights / "legion", device="cpu").model.llava
+        copy_tower(trainee.model, llava.float().model.vision_tower, pixels)
         run_stage(setting, trainee, 0)
     run_stage(setting, trainee, 1)
     if run.processes.main:
         trainee.cpu()
         export(setting, trainee, out)
-
-
-def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> None:
-    album = Album(run.folder / "album", Gallery(run.paintings, bundled_generator(run.weights)))
-    train(recipe, album, run, run.weights / "legion", out)
 
 
 RECIPE = Recipe(

@@ -1,4 +1,4 @@
-"""Losses that several recipes share."""
+"""Losses and position embeddings that several recipes share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refiner.micro.world import SIZE
 from refiner.training.world.labels import PART_NAMES
 
 DETAIL = 2.0  # Weight of the detail-dependent part of the loss. The uniform part has weight 1.
@@ -61,3 +62,19 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     p, g = probability.flatten(1), truth.flatten(1)
     both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
     return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()
+
+
+def flawed_loss(logits: Tensor, masks: Tensor, rows: Tensor) -> Tensor:
+    """Binary cross-entropy and Dice of flawed pixels; logits (B, H, H). ``masks`` and ``rows`` as in ``kind_loss``."""
+    truth = masks.new_zeros(len(logits), SIZE, SIZE).index_add(0, rows, masks).clamp(max=1)
+    truth = functional.adaptive_avg_pool2d(truth[:, None], logits.shape[1])[:, 0]
+    bce = functional.binary_cross_entropy_with_logits(logits, truth)
+    return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def sines(side: int, width: int) -> Tensor:
+    """Two-dimensional sine and cosine position embeddings, float (side * side, width)."""
+    y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
+    rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)

@@ -30,7 +30,7 @@ from refiner.pipelines.strategies import plan_patches
 from refiner.protocols import InpaintJob
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import Flaw, ImperfectGenerator, Pixels, annotate, regions_of
-from refiner.training.world.scenes import EVENLY
+from refiner.training.world.scenes import EVENLY, disc_on
 from refiner.types import Mask, Region, Size
 
 VIEWS = ("returned", "better", "poorer", "repainted")  # the images of a ``Painting``, in order
@@ -119,9 +119,7 @@ def _painting(
 def _spot(scene: Scene, rng: np.random.Generator) -> Region:
     """A random disc on a thing."""
     thing = scene.things[int(rng.integers(len(scene.things)))]
-    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
-    spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
+    spot = disc_on(thing, rng, _SPOT)
     box = box_of(spot)
     assert box is not None
     return Region(mask=spot, box=box, name=f"the {thing.colour} {thing.kind}", category=Category.SHAPE)

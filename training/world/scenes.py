@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from refiner.micro.flaws import FlawedPicture, inject
-from refiner.micro.world import Scene, close_up, render, sample_scene
+from refiner.micro.world import SIZE, Scene, Thing, close_up, render, sample_scene
+from refiner.types import Mask
 
 CLOSE_UPS = 0.45  # Share of close-ups among the images of one thing. They look like the crops of an inpainter.
 EVENLY = (0.25, 0.25, 0.25, 0.25)  # probabilities of one, two, three and four things in an image
@@ -63,6 +64,20 @@ def draw_injected(rng: np.random.Generator, clean_share: float) -> FlawedPicture
     scene = sample_scene(rng)
     count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
     return inject(scene, rng, count=count)
+
+
+def disc_on(thing: Thing, rng: np.random.Generator, radii: tuple[float, float]) -> Mask:
+    """A random disc on a thing, bool (96, 96), with a radius in pixels between ``radii``."""
+    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
+    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    disc: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*radii)
+    return disc
+
+
+def other(rng: np.random.Generator, names: Iterable[str], *used: str) -> str:
+    """A random one of ``names`` that is not in ``used``."""
+    left = [name for name in names if name not in used]
+    return left[int(rng.integers(len(left)))]
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:

@@ -48,7 +48,9 @@ def score_autoencoder(autoencoder: AutoencoderKL, count: int = 200) -> dict[str,
     autoencoder.eval()
     parts: dict[str, int] = defaultdict(int)
     error = 0.0
-    for batch in _batches(held_out_scenes(count), 20):
+    scenes = held_out_scenes(count)
+    for start in range(0, count, 20):
+        batch = scenes[start : start + 20]
         originals = np.stack([np.asarray(render(scene)) for scene in batch])
         returned = round_trip(autoencoder, originals)
         error += float(np.abs(originals.astype(np.float32) - returned).mean(axis=(1, 2, 3)).sum() / count)
@@ -113,8 +115,3 @@ def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str
         for view in ("poorer", "better")
     )
     return {"flaws_before": before, "flaws_after": after, "mended": 1 - after / before}
-
-
-def _batches(scenes: Sequence[Scene], size: int) -> Iterator[Sequence[Scene]]:
-    for start in range(0, len(scenes), size):
-        yield scenes[start : start + size]
