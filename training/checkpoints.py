@@ -24,10 +24,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint and restore the random generator.
-
-    Returns:
-        The state, or None if there is no file.
+    """Read a checkpoint and restore the random generator; None if there is no file.
 
     Raises:
         WeightsError: the file is damaged.

@@ -19,11 +19,9 @@ _INK, _AXIS, _LINE = "#222222", "#bbbbbb", "#2166ac"
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draw one panel for each value of each stage.
+    """Draw one panel for each value of each stage in ``log``, a file of JSON lines, into the PNG ``picture``.
 
-    Args:
-        log: file of JSON lines. If it is missing or empty, nothing is written.
-        picture: path of the PNG.
+    If the log is missing or empty, nothing is written.
     """
     panels = read_curves(log)
     if not panels:

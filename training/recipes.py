@@ -52,11 +52,7 @@ class Recipe(Generic[S]):
 
 
 def load_recipe(name: str) -> Recipe[Any]:
-    """Import the recipe of a row of ``RECIPES``.
-
-    Raises:
-        ModelNotFoundError: no recipe has that name.
-    """
+    """Import the recipe of a row of ``RECIPES``. Raises ModelNotFoundError if no recipe has that name."""
     module, _, attribute = _row(name).target.partition(":")
     recipe: Recipe[Any] = getattr(importlib.import_module(module), attribute)
     return recipe
@@ -77,10 +73,8 @@ def run_recipe(
     Args:
         name: key of the recipe in ``RECIPES``.
         folder: folder of the run.
-        data: id of a dataset, as for ``refiner.data.sources.open_data``. None: the recipe generates its own data, or
-            the resumed run names it.
-        document: JSON object of the settings that differ from the recipe's own. None: no setting differs, or the
-            settings of the resumed run apply.
+        data: id of a dataset, as for ``open_data``. None: the recipe generates its own, or the resumed run names it.
+        document: JSON object of the settings to change. None: none, or those of the resumed run.
         resume: whether to resume the run in ``folder``.
         run: makes the ``Run`` from the dtype of the resumed run (None: a new run).
 
@@ -142,11 +136,7 @@ def plain(settings: LoopSettings) -> Json:
 
 
 def read_document(path: str) -> object:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file cannot be read, or is not JSON.
-    """
+    """Read a JSON file. Raises InputError if the file cannot be read, or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -108,15 +108,9 @@ class TextToLatent(nn.Module):
         )
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """Predict the velocity.
+        """Predict the velocity, float (B, 4, 24, 24), of noisy latents of this shape.
 
-        Args:
-            noisy: noisy latents, float (B, 4, 24, 24).
-            times: time steps, int (B,).
-            tokens: caption tokens, int (B, 64).
-
-        Returns:
-            Float (B, 4, 24, 24).
+        ``times`` holds time steps, int (B,); ``tokens`` those of captions, int (B, 64).
         """
         return self.unet(noisy, times, self.text_encoder(tokens).last_hidden_state).sample
 

@@ -20,7 +20,7 @@ from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of
-from refiner.training.world.labels import PART_NAMES, Augment, decoder_like
+from refiner.training.world.labels import PART_NAMES, decoder_like
 from refiner.training.world.marked import Marked, Shards, arranged, claim_of, flaw_tensors
 from refiner.training.world.tokenizers import padded
 from refiner.training.world.words import FRAME, injected_regions
@@ -129,9 +129,8 @@ def sample_batch(
     *,
     seed: tuple[int, ...],
     size: int,
-    augment: Augment = decoder_like,
 ) -> LegionBatch:
     """Draw ``size`` images from the pool, shift and augment them. The same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     items = [moved(pool[int(index)], rng) for index in rng.choice(len(pool), size, replace=False)]
-    return collate([item._replace(image=augment(item.image, rng)) for item in items], tokenizer, prompt_ids)
+    return collate([item._replace(image=decoder_like(item.image, rng)) for item in items], tokenizer, prompt_ids)

@@ -112,10 +112,7 @@ def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trai
 
 
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
-    """Run a stage, or resume it from its checkpoint.
-
-    Stage 0 trains the towers, stage 1 learns to explain and localise flaws, stage 2 learns only the verdict from the
-    frozen CLS feature.
+    """Run a stage, or resume it: the towers (0), explaining and localising (1), only the verdict (2).
 
     Returns:
         The moving average of the weights. After stages 1 and 2 the module holds it; after stage 0 it holds the last

@@ -143,8 +143,7 @@ def flawed_pair(
 def thing_labels(scene: Scene) -> NDArray[np.int8]:
     """What each cell of a scene's image shows, as classes, int8 (3, CELLS, CELLS).
 
-    The rows are kind (the last class means none), colour (first those of things, then those of backgrounds) and
-    attribute (-1 means none).
+    Kind (the last class: none), colour (those of things, then of backgrounds), and attribute (-1: none).
     """
     labels = np.empty((3, CELLS, CELLS), dtype=np.int8)
     labels[0] = len(KINDS)

@@ -1,26 +1,22 @@
 """Train the micro judge: a CLIP in HPS's architecture and format, at the micro world's size.
 
-A judge is a model that scores an image against its prompt. A thing is one object of the micro world. There are two main
-losses:
+A judge is a model that scores an image against its prompt. A thing is one object of the micro world. The main losses:
 
-* CLIP's contrastive loss over images and captions. Every batch holds near misses of both: another hour, word, kind or
-  colour, swapped colours or places, a missing thing.
+* CLIP's contrastive loss over images and captions. Every batch holds near misses of both (``RIVALS`` in ``data.py``).
 * HPS v2's preference loss (arXiv 2306.09341, section 4): for one prompt and two images, cross-entropy over the pair's
   scaled cosines. The better image has no flaw, or fewer flaws, or fits the caption. In half of the steps it is another
   image of the same caption, because a judge must choose between such images.
 
 Half of the images have gone through the generator's autoencoder. All images get the slight blur, noise and colour shift
 of a decoder, in amounts that do not depend on which image is better, and are shifted by a few pixels. From step
-``natural_from`` on, each batch also holds images with the generator's own flaws. They are compared with other decoded
-images of the same scene, and with themselves after one region was inpainted again. In the first ``reading`` steps only
+``natural_from`` on, each batch also holds images with the generator's own flaws. In the first ``reading`` steps only
 the text tower is trained, to predict the content of captions.
 
-Departures from HPS v2: HPS v2 starts from a pretrained CLIP and learns people's preferences. Here the exact truth of
-the micro world replaces both. Auxiliary heads predict what each patch shows, which parts should be there, which kind of
-flaw is there, whether the image is flawless, and the content of the caption. The heads are dropped afterwards. They are
-needed because with so few images, captions and preferences carry too little information about where a flaw is. The
-position embeddings of the image tower start from two-dimensional sines and cosines, its residual branches close to
-zero. The tokenizer knows only the words of the micro world.
+Departures from HPS v2: it starts from a pretrained CLIP and learns people's preferences; here the exact truth of the
+micro world replaces both. With so few images, captions and preferences say too little about where a flaw is. Therefore
+auxiliary heads, dropped afterwards, predict what each patch shows, which parts should be there, which kind of flaw is
+there, whether the image is flawless, and the content of the caption. The tokenizer knows only the words of the micro
+world. The image tower starts as in ``model.py``.
 """
 
 from __future__ import annotations
@@ -178,14 +174,8 @@ def losses_of(trainee: Trainee, batch: JudgeBatch | list[str]) -> tuple[dict[str
 def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run: Run) -> HPSScorer:
     """Train the judge, or resume. Checkpoint and training images are in the run's folder.
 
-    Args:
-        recipe: the settings.
-        imperfect: the generator. Half of the images go through its autoencoder, and it generates the natural samples.
-            None: no image does, and there are no natural samples.
-        run: where to write and compute.
-
-    Returns:
-        The trained judge, on the CPU.
+    ``imperfect`` is the generator. Half of the images go through its autoencoder, and it generates the natural samples.
+    None: no image does, and there are no natural samples. The trained judge is on the CPU.
     """
     weights = dataclasses.asdict(recipe)
     retouch = imperfect.round_trip if imperfect else None

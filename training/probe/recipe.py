@@ -124,16 +124,9 @@ def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
 def loss(
     probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Binary cross-entropy of the flaws, plus cross-entropy of part and colour in flawed cells.
+    """Binary cross-entropy of the flaws, plus cross-entropy of part and colour in flawed cells; and both to log.
 
-    Args:
-        probe: the probe.
-        features: float (B, C, h, w).
-        truth: flaws, parts and colours as in ``Shard``.
-        recipe: the settings.
-
-    Returns:
-        The loss, and both terms to log.
+    ``features`` is float (B, C, h, w). ``truth`` holds flaws, parts and colours as in ``Shard``.
     """
     flaws, *words = truth
     logits = probe(features)

@@ -60,16 +60,9 @@ def score(items: Sequence[Marked], answers: Sequence[Analysis | None]) -> dict[s
     """Scores of answers.
 
     Returns:
-        All scores except ``clean_regions`` are in [0, 1]. A score without images is left out.
-
-        * ``found``: share of true regions whose box overlaps a reported box with an IoU of at least ``FOUND_IOU``;
-        * ``found/<kind>``: the same for each kind of flaw;
-        * ``right_category``: share of the found regions with the right category;
-        * ``pixel_f1``: F1 over the pixels of all flawed images together;
-        * ``missed_pictures``: share of flawed images without a reported region;
-        * ``clean_claimed``: share of clean images with a reported region;
-        * ``clean_regions``: mean number of reported regions on a clean image;
-        * ``unreadable``: share of all images whose answer is unreadable.
+        As ``evaluate`` of ``world/localization.py``, with boxes in place of regions and ``FOUND_IOU`` of this module,
+        without the verdict. A score without images is left out. Also ``missed_pictures``, the share of flawed images
+        without a reported region, and ``clean_regions``, the mean number of reported regions on a clean image.
     """
     read = [(item, answer) for item, answer in zip(items, answers, strict=True) if answer is not None]
     flawed = [(item, answer) for item, answer in read if item.found]

@@ -29,7 +29,7 @@ from refiner.training.vlm.words import (
     verify_answer,
 )
 from refiner.training.world.flaws import EXPLANATION
-from refiner.training.world.labels import PART_NAMES, Augment, decoder_like
+from refiner.training.world.labels import PART_NAMES, decoder_like
 from refiner.training.world.marked import UNSEEN, Marked, Shards, flaw_tensors
 from refiner.training.world.scenes import to_tensor
 from refiner.training.world.tokenizers import padded
@@ -167,12 +167,11 @@ def sample_batch(
     seed: tuple[int, ...],
     size: int,
     picture_tokens: int,
-    augment: Augment = decoder_like,
 ) -> VlmBatch:
     """Draw ``size`` images, augment them, and ask a question about each. The same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
-    asked = [ask(item._replace(image=augment(item.image, rng)), rng) for item in chosen]
+    asked = [ask(item._replace(image=decoder_like(item.image, rng)), rng) for item in chosen]
     return collate(asked, tokenizer, picture_tokens)
 
 

@@ -246,12 +246,9 @@ class Trainee(nn.Module):
 
 
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
-    """Cross-entropy of the colours that should be in each patch.
+    """Cross-entropy of the colours that should be in each patch; logits (B, N, hues).
 
-    Args:
-        logits: float (B, N, hues).
-        hues: int (B, 48, 48), as in ``VlmBatch``. The target is the share of each colour among a patch's pixels.
-            Unknown pixels (0) have no weight.
+    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's pixels, without unknown ones.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
@@ -260,11 +257,7 @@ def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
 
 
 def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:
-    """Cut normalised images, float (B, 3, 96, 96), into patches, as the image processor does.
-
-    Returns:
-        Float (B * patches, values of a patch).
-    """
+    """Cut normalised images, float (B, 3, 96, 96), into patches, as the image processor does: (B * patches, values)."""
     blocks, merge, patch = shape.side // shape.merge, shape.merge, shape.patch
     cut = pixels.view(-1, 3, blocks, merge, patch, blocks, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
     twice = cut.unsqueeze(6).expand(*cut.shape[:6], _TEMPORAL, patch, patch)

@@ -80,16 +80,10 @@ class ImperfectGenerator:
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:
-        """Generate images of scenes: noise their renders and denoise them again.
+        """Generate images of N scenes, uint8 (N, 96, 96, 3): noise their renders and denoise them again.
 
-        Args:
-            scenes: N scenes.
-            strength: strength of the noise, in (0, 1].
-            seed: seed of the noise.
-            steps: denoiser steps from pure noise. A smaller strength takes fewer.
-
-        Returns:
-            Uint8 (N, 96, 96, 3).
+        The ``strength`` of the noise is in (0, 1]. ``steps`` are denoiser steps from pure noise; a smaller strength
+        takes fewer.
         """
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
         with torch.autocast("cpu", torch.bfloat16):
@@ -123,11 +117,7 @@ class Flaw(NamedTuple):
 
 
 def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:
-    """Let the referee annotate an image of a scene.
-
-    Args:
-        picture: uint8 (96, 96, 3).
-        scene: what the image should show.
+    """Let the referee annotate an image, uint8 (96, 96, 3), of a scene.
 
     Returns:
         The scene with the places and sizes of its things in the image, and the flaws. A blob of pixels that no part

@@ -6,7 +6,6 @@ A thing is one object of the micro world.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -29,14 +28,11 @@ def _part_names() -> tuple[str, ...]:
 
 PART_NAMES = _part_names()  # every part of every kind of thing
 
-Augment = Callable[[Pixels, np.random.Generator], Pixels]
-
 
 def part_map(scene: Scene) -> Pixels:
     """The part that every second pixel of a scene without flaws shows.
 
-    Returns:
-        Uint8 (48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    Uint8 (48, 48): 1 + index into ``PART_NAMES``, 0 for none.
     """
     canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
     pen = ImageDraw.Draw(canvas)

@@ -24,16 +24,9 @@ from refiner.types import Analysis, Mask, Region
 FOUND_IOU = 0.25  # smallest IoU of a reported region with a true region, for which the true region counts as found
 
 
-def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Marked]:
-    """Make held-out images.
-
-    Args:
-        count: number of images.
-        clean: whether all images have no flaw; else all have at least one.
-        seed: seed of the images.
-        decoded: whether every image goes through the imitated autoencoder.
-    """
-    rng = np.random.default_rng((seed, int(clean)))
+def held_out(count: int, clean: bool, decoded: bool = False) -> list[Marked]:
+    """Make ``count`` held-out images, all without flaws or all with flaws. ``decoded``: imitate the autoencoder."""
+    rng = np.random.default_rng((HELD_OUT_SEED, int(clean)))
     items = drawn(rng, count, clean)
     return [item._replace(image=decoder_like(item.image, rng)) if decoded else item for item in items]
 
@@ -77,9 +70,7 @@ def hits_of(item: Marked, answer: Analysis, overlap: Callable[[Region, Mask], fl
     return rows
 
 
-def evaluate(
-    detector: Detector, count: int = 500, seed: int = HELD_OUT_SEED, decoded: bool = False
-) -> dict[str, float]:
+def evaluate(detector: Detector, count: int, decoded: bool = False) -> dict[str, float]:
     """Scores of a detector on ``count`` flawed and ``count`` clean held-out images.
 
     Returns:
@@ -93,7 +84,7 @@ def evaluate(
         * ``unreadable``: share of all images whose answer is unreadable;
         * ``found/<kind>`` and ``right_category/<kind>``: the same for each kind of flaw.
     """
-    return score(detector, held_out(count, False, seed, decoded), held_out(count, True, seed, decoded))
+    return score(detector, held_out(count, False, decoded), held_out(count, True, decoded))
 
 
 def evaluate_natural(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
@@ -131,13 +122,8 @@ def _overlap(region: Region, mask: Mask) -> float:
     return iou(region.pixels(FRAME), mask)
 
 
-def measure(detector: Detector, imperfect: ImperfectGenerator, count: int = 500) -> dict[str, float]:
-    """All held-out scores of a detector.
-
-    Returns:
-        The scores on exact renders. Under ``decoded/`` and ``natural/``, without single kinds of flaws, the scores
-        after the imitated autoencoder and on images from the generator.
-    """
+def measure(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
+    """All held-out scores of a detector on exact renders, and without single kinds of flaws ``decoded/`` and ``natural/``."""
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
     natural = evaluate_natural(detector, imperfect, count)

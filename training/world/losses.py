@@ -13,7 +13,7 @@ DETAIL = 2.0  # Weight of the detail-dependent part of the loss. The uniform par
 
 
 def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-    """Cross-entropy of the kind of flaw in each patch. Class 0 (no flaw) has weight 0.05.
+    """Cross-entropy of the kind of flaw in each patch, with weight 0.05 for class 0 (no flaw).
 
     Args:
         logits: float (B, N, 1 + kinds).
@@ -34,9 +34,7 @@ def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Ten
 def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
     """Binary cross-entropy of the parts that should be in each patch, divided by the number of such parts.
 
-    Args:
-        logits: float (B, N, parts).
-        parts: part map, int (B, 48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    ``logits`` is float (B, N, parts), ``parts`` int (B, 48, 48) as from ``part_map``.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()

@@ -54,12 +54,8 @@ class Painting(NamedTuple):
 def paint(rng: np.random.Generator, count: int, imperfect: ImperfectGenerator) -> list[Painting]:
     """Generate paintings of up to ``count`` random scenes, all with the same strength of noise.
 
-    Most scenes whose poorer image has no flaw are left out, because they teach little.
-
-    Args:
-        rng: the only source of randomness.
-        count: number of scenes.
-        imperfect: the generator.
+    ``rng`` is the only source of randomness. Most scenes whose poorer image has no flaw are left out, because they
+    teach little.
     """
     planned = [sample_scene(rng, int(rng.choice(4, p=EVENLY)) + 1) for _ in range(count)]
     high = 1.0 if rng.random() < _FROM_NOTHING else float(rng.uniform(*_HIGH))
@@ -126,13 +122,9 @@ def _spot(scene: Scene, rng: np.random.Generator) -> Region:
 
 
 class Gallery:
-    """Shards of paintings. A shard is made when it is first needed, and stored in a folder.
+    """Shards of ``shard`` paintings. A shard is made when it is first needed, and stored in ``folder``.
 
-    Args:
-        folder: folder of the shards.
-        imperfect: the generator.
-        seed: a shard depends only on this seed and its index.
-        shard: number of paintings in a shard.
+    It depends only on ``seed`` and its index.
     """
 
     def __init__(self, folder: Path, imperfect: ImperfectGenerator, seed: int = 1, shard: int = 250) -> None:

@@ -28,10 +28,8 @@ def draw_picture(
 ) -> tuple[Image.Image, str]:
     """A random image without flaws, RGB 96 x 96, with its caption.
 
-    Args:
-        rng: the only source of randomness.
-        practice: probability that the image must show one of the ``HARDEST``.
-        things: probabilities of one, two, three and four things.
+    With probability ``practice`` the image must show one of the ``HARDEST``. ``things`` holds the probabilities of one,
+    two, three and four things.
     """
     scene = draw_scene(rng, practice, things)
     if len(scene.things) == 1 and rng.random() < CLOSE_UPS:

@@ -101,10 +101,9 @@ def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **setti
 def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str, float]:
     """Scores of an inpainter that inpaints each flaw of the generator's images once, where the referee finds it.
 
-    Most of the images without flaws are left out.
-
     Returns:
-        ``flaws_before`` and ``flaws_after``: mean number of flaws in an image. ``mended``: relative decrease.
+        ``flaws_before`` and ``flaws_after``: mean number of flaws in an image. ``mended``: relative decrease. Most of
+        the images without flaws are left out.
     """
     rng = np.random.default_rng([HELD_OUT, 1])
     painted: list[Painting] = []

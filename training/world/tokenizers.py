@@ -91,10 +91,7 @@ def judge_tokenizer() -> PreTrainedTokenizerFast:
 def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Qwen2TokenizerFast:
     """A Qwen2 tokenizer in which each of ``texts`` is one token. Other text has one token for each byte.
 
-    Args:
-        texts: texts exactly as they appear in questions and answers.
-        chat: the chat template.
-        special: its control tokens. The second one ends a turn.
+    ``chat`` is the chat template, ``special`` its control tokens. The second one ends a turn.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
@@ -112,16 +109,11 @@ def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Q
 def padded(
     questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Put the tokens of B questions and their answers into one batch.
-
-    Args:
-        questions: the tokens of each question.
-        answers: the tokens of each answer.
-        pad: the padding token. It fills the rows on the right.
-        step: the length of the batch is a multiple of this.
+    """Put the tokens of B questions and their answers into one batch, with ``pad`` on the right.
 
     Returns:
-        The tokens of questions and answers, int (B, L); and those of the answers, with -100 elsewhere, int (B, L).
+        The tokens of questions and answers, int (B, L), L a multiple of ``step``; and those of the answers, with -100
+        elsewhere, int (B, L).
     """
     longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
     ids = torch.full((len(questions), -(-longest // step) * step), pad)
