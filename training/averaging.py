@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Exponential moving average of a module's weights. The decay at update n is min(decay, (1 + n) / (10 + n)).
-
-    Args:
-        module: the module whose weights are averaged.
-        decay: the final decay, in [0, 1].
-    """
+    """Exponential moving average of a module's weights. At update n the decay is min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay

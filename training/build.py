@@ -18,10 +18,7 @@ from refiner.training.runs import Run, open_run, stored_config
 def build(runs: Path, out: Path, console: Console | None = None) -> None:
     """Train every bundled model in the order of ``RECIPES``. Runs that exist in ``runs`` are resumed.
 
-    Args:
-        runs: folder of the runs.
-        out: folder of the finished models. Later models start from earlier ones in it.
-        console: where progress is shown. None: standard output.
+    The finished models go to ``out``. Later models start from earlier ones in it.
     """
     for name in RECIPES:
         recipe = load_recipe(name)

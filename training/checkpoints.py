@@ -1,49 +1,30 @@
-"""Checkpoints: everything that the next training step depends on, with the state of the random generator."""
+"""Checkpoints: everything that the next training step depends on, with the state of torch's CPU generator.
+
+Recipes use this generator, or generators that they seed by the step.
+"""
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from refiner.errors import WeightsError
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """State of torch's CPU generator. Recipes use this generator, or generators that they seed by the step."""
-    return {"torch": torch.get_rng_state()}
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the state that ``random_state`` returned."""
-    torch.set_rng_state(state["torch"])
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint. The previous file is replaced only when the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save({**state, "random": random_state()}, partial)
+    torch.save({**state, "random": {"torch": torch.get_rng_state()}}, partial)
     os.replace(partial, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint and restore the random generator.
-
-    Returns:
-        The state, or None if there is no file.
+    """Read a checkpoint and restore the random generator; None if there is no file.
 
     Raises:
         WeightsError: the file is damaged.
@@ -52,7 +33,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        restore_random_state(state.pop("random"))
+        torch.set_rng_state(state.pop("random")["torch"])
     except Exception as error:  # unpickling damaged bytes may raise anything
         raise WeightsError(
             f"The checkpoint {str(path)!r} is damaged ({error!r}): delete it to start this stage again."

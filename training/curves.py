@@ -12,19 +12,16 @@ from PIL import Image, ImageDraw
 
 from refiner.files import atomic_write
 
-Curve = list[tuple[int, float]]
-"""Pairs of a step and a value."""
+Curve = list[tuple[int, float]]  # pairs of a step and a value
 
 _WIDTH, _HEIGHT, _MARGIN, _COLUMNS = 360, 200, 36, 3
 _INK, _AXIS, _LINE = "#222222", "#bbbbbb", "#2166ac"
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draw one panel for each value of each stage.
+    """Draw one panel for each value of each stage in ``log``, a file of JSON lines, into the PNG ``picture``.
 
-    Args:
-        log: file of JSON lines. If it is missing or empty, nothing is written.
-        picture: path of the PNG.
+    If the log is missing or empty, nothing is written.
     """
     panels = read_curves(log)
     if not panels:

@@ -25,16 +25,14 @@ from refiner.training.schedule import cosine_schedule
 from refiner.training.settings import LoopSettings, within
 
 B = TypeVar("B")
-_STEPS, _PARTS = 1_000_003, 7_368_787
-"""Primes that keep the seeds of runs, steps and micro-batches apart."""
+_STEPS, _PARTS = 1_000_003, 7_368_787  # primes that keep the seeds of runs, steps and micro-batches apart
 
 
 class Draw(NamedTuple):
     """Identifies a micro-batch. The batch depends on nothing else, so runs resume and processes can share a step."""
 
     step: int
-    part: int = 0
-    """Number of the micro-batch within the step, counted over all processes and accumulated gradients."""
+    part: int = 0  # number of the micro-batch within the step, counted over all processes and accumulated gradients
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -47,7 +45,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(LoopSettings):
     """Settings of the optimisation, independent of the loss.
 
     Raises:
@@ -61,16 +59,9 @@ class FitSettings:
     betas: tuple[float, float] = (0.9, 0.99)
     ema: float = 0.999
     seed: int = 0
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    accumulate: int = 1
-    """Micro-batches of each process in a step. The gradient is their mean."""
-    dtype: str = "float32"
-    """The autocast dtype. Weights stay float32."""
-    report_every: int = 100
-    save_every: int = 500
-    average: bool = True
-    """Whether the module ends with the moving average; else it ends with the last weights."""
+    clip: float = 1.0  # largest norm of the gradient
+    dtype: str = "float32"  # The autocast dtype. Weights stay float32.
+    average: bool = True  # whether the module ends with the moving average; else it ends with the last weights
 
     def __post_init__(self) -> None:
         within(self, steps=(0, None), warmup=(0, None), weight_decay=(0, None), ema=(0, 1), seed=(0, None))
@@ -83,8 +74,22 @@ class FitSettings:
 
 
 def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
-    """Settings of the optimisation: the loop's fields of a recipe's settings, and ``values``."""
-    return FitSettings(accumulate=own.accumulate, report_every=own.report_every, save_every=own.save_every, **values)
+    """Settings of the optimisation: the fields of the same name in a recipe's settings, and ``values``.
+
+    ``bf16`` in a recipe's settings means the dtype bfloat16.
+    """
+    names = {field.name for field in dataclasses.fields(FitSettings)} & {
+        field.name for field in dataclasses.fields(own)
+    }
+    shared = {name: getattr(own, name) for name in names}
+    if getattr(own, "bf16", False):
+        shared["dtype"] = "bfloat16"
+    return FitSettings(**{**shared, **values})
+
+
+def summed(losses: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The sum of losses, and the losses by name to log."""
+    return torch.stack(list(losses.values())).sum(), losses
 
 
 class _Step(nn.Module):
@@ -208,7 +213,7 @@ class _Stage:
             with torch.autocast(processes.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
                 loss, figures = self.step(batch)
             processes.backward(loss / settings.accumulate)
-        means.add({"loss": loss.detach(), **figures})
+        means.add({name: value.detach() for name, value in {"loss": loss, **figures}.items()})
 
     def close(self) -> None:
         """Leave unsharded weights in the module: the average if ``settings.average``, else the last weights."""

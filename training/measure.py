@@ -19,11 +19,7 @@ from refiner.training.runs import Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the scores as JSON.
-
-    Returns:
-        0: done. 2: the user must change something.
-    """
+    """Print the scores as JSON. Returns 0: done; 2: the user must change something."""
     parser = argparse.ArgumentParser(prog="python -P -m refiner.training.measure", description="Measure a model.")
     parser.add_argument("recipe", choices=list(RECIPES), help="the recipe that trained the model, or one like it")
     parser.add_argument("folder", type=Path, help="folder of the model")

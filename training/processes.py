@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from refiner.errors import ConfigError
@@ -210,6 +209,8 @@ def _restorer(module: nn.Module) -> Callable[[], None]:
     content = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
 
     def restore() -> None:
+        from torch.distributed._composable_state import _module_state_mapping
+
         _module_state_mapping.pop(module, None)  # else torch thinks it is sharded, and the next stage fails
         module.__class__ = kind
         vars(module).clear()

@@ -26,14 +26,10 @@ S = TypeVar("S", bound=LoopSettings)
 class Card(Generic[S]):
     """What ``card.json`` records about a model that a recipe trained."""
 
-    name: str
-    """Name of the model, with its version."""
-    family: str = ""
-    """Family of a detector; "" for other models."""
-    data: Callable[[S], str]
-    """Describes the training data for given settings."""
-    settings: Callable[[S], Mapping[str, Any]] = dataclasses.asdict
-    """The settings as the card stores them."""
+    name: str  # name of the model, with its version
+    family: str = ""  # family of a detector; "" for other models
+    data: Callable[[S], str]  # describes the training data for given settings
+    settings: Callable[[S], Mapping[str, Any]] = dataclasses.asdict  # the settings as the card stores them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +53,7 @@ class Recipe(Generic[S]):
 
 
 def load_recipe(name: str) -> Recipe[Any]:
-    """Import the recipe of a row of ``RECIPES``.
-
-    Raises:
-        ModelNotFoundError: no recipe has that name.
-    """
+    """Import the recipe of a row of ``RECIPES``. Raises ModelNotFoundError if no recipe has that name."""
     module, _, attribute = _row(name).target.partition(":")
     recipe: Recipe[Any] = getattr(importlib.import_module(module), attribute)
     return recipe
@@ -82,10 +74,8 @@ def run_recipe(
     Args:
         name: key of the recipe in ``RECIPES``.
         folder: folder of the run.
-        data: id of a dataset, as for ``refiner.data.sources.open_data``. None: the recipe generates its own data, or
-            the resumed run names it.
-        document: JSON object of the settings that differ from the recipe's own. None: no setting differs, or the
-            settings of the resumed run apply.
+        data: id of a dataset, as for ``open_data``. None: the recipe generates its own, or the resumed run names it.
+        document: JSON object of the settings to change. None: none, or those of the resumed run.
         resume: whether to resume the run in ``folder``.
         run: makes the ``Run`` from the dtype of the resumed run (None: a new run).
 
@@ -147,11 +137,7 @@ def plain(settings: LoopSettings) -> Json:
 
 
 def read_document(path: str) -> object:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file cannot be read, or is not JSON.
-    """
+    """Read a JSON file. Raises InputError if the file cannot be read, or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -52,10 +52,7 @@ class Run:
 
 
 def stored_config(folder: Path) -> Json | None:
-    """Read the ``config.json`` of a run.
-
-    Returns:
-        The config, or None if there is no such file.
+    """Read the ``config.json`` of a run; None if there is no such file.
 
     Raises:
         InputError: the file cannot be read, or is not a JSON object.

@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 
 def cosine_schedule(warmup: int, total: int, floor: float = 0.02) -> Callable[[int], float]:
-    """Learning-rate factor by step: linear from 0 to 1 over ``warmup`` steps, then half a cosine down to ``floor``.
-
-    Args:
-        warmup: number of warm-up steps.
-        total: number of all steps.
-        floor: the last factor, in [0, 1].
-    """
+    """Learning-rate factor by step: linear from 0 to 1 over ``warmup`` steps, then half a cosine down to ``floor``."""
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -13,33 +13,37 @@ from refiner.errors import ConfigError
 
 S = TypeVar("S")
 Bounds = tuple[float | None, float | None]
+_AT_LEAST_1 = {
+    *("steps", "batch", "accumulate", "report_every", "save_every", "pool", "shards", "first_shards", "shard_every"),
+    *("shard_size", "natural_shards", "natural_shard_size", "naturals", "read"),
+}
+_AT_LEAST_0 = {
+    *("seed", "warmup", "weight_decay", "tower_steps", "verdict_steps", "reading", "natural_from", "held", "outside"),
+    *("flaw_weight", "word_weight"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """Settings of the training loop, which the settings of every recipe inherit."""
 
-    accumulate: int = 1
-    """Micro-batches of each process in a step. The gradient is their mean."""
-    report_every: int = 100
-    """Steps between two lines of the log."""
-    save_every: int = 500
-    """Steps between two checkpoints."""
+    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
+    report_every: int = 100  # steps between two lines of the log
+    save_every: int = 500  # steps between two checkpoints
 
     def __post_init__(self) -> None:
-        """Check the fields that most recipes share. A recipe checks its other fields.
+        """Check the fields by their names.
 
         Raises:
             ConfigError: a value is out of its range.
         """
-        least = {"steps": 1, "batch": 1, "accumulate": 1, "report_every": 1, "save_every": 1, "seed": 0, "warmup": 0}
         present = {field.name for field in dataclasses.fields(self)}
-        within(self, **{name: (low, None) for name, low in least.items() if name in present})
+        within(self, **dict.fromkeys(present & _AT_LEAST_1, (1, None)))
+        within(self, **dict.fromkeys(present & _AT_LEAST_0, (0, None)))
         for name in ("learning_rate", "rate", "tower_rate"):
             if name in present and not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
-        shares = {"ema": (0.0, 1.0), "caption_dropout": (0.0, 1.0), "practice": (0.0, 1.0), "weight_decay": (0.0, None)}
-        within(self, **{name: bounds for name, bounds in shares.items() if name in present})
+        within(self, **dict.fromkeys(present & {"ema", "caption_dropout", "practice"}, (0, 1)))
 
 
 def within(settings: Any, **bounds: Bounds) -> None:

@@ -20,7 +20,7 @@ from refiner.masks import box_of, location_words
 from refiner.training.averaging import Ema
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 from refiner.training.fit import Draw
-from refiner.training.legion.data import LEEWAY, Pool, draw, moved, normalise, vocabulary_texts
+from refiner.training.legion.data import LEEWAY, Pool, moved, normalise, vocabulary_texts
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import Architecture
 from refiner.training.legion.recipe import LegionSettings, Setting, export, prepare, run_stage
@@ -29,6 +29,7 @@ from refiner.training.schedule import cosine_schedule
 from refiner.training.world.labels import KIND_NAMES, PART_NAMES, decoder_like
 from refiner.training.world.localization import held_out
 from refiner.training.world.losses import dice_loss
+from refiner.training.world.marked import draw
 from refiner.training.world.scores import pixel_f1
 from refiner.training.world.tokenizers import answer_tokenizer
 from refiner.types import Size
@@ -92,7 +93,7 @@ def test_schedule_rises_then_falls() -> None:
 def test_the_tokenizer_gives_answers_back() -> None:
     tokenizer = answer_tokenizer(vocabulary_texts())
     for seed in range(40):
-        findings = draw(np.random.default_rng(seed), clean_share=0.1).findings
+        findings = draw(np.random.default_rng(seed), clean_share=0.1).found
         ids = tokenizer.encode(compose(findings), add_special_tokens=False)
         assert tokenizer.unk_token_id not in ids
         read = parse(tokenizer.decode(ids, skip_special_tokens=False))
@@ -112,7 +113,7 @@ def test_a_shard_gives_back_what_was_drawn(shards: Path) -> None:
             assert np.array_equal(wanted.image, got.image)
             assert np.array_equal(wanted.masks, got.masks)
             assert np.array_equal(wanted.parts, got.parts)
-            assert (wanted.kinds, wanted.findings) == (got.kinds, got.findings)
+            assert (wanted.kinds, wanted.found) == (got.kinds, got.found)
 
 
 def test_a_batch_knows_where_the_number_of_flaws_stands(shards: Path, tmp_path: Path) -> None:
@@ -171,13 +172,13 @@ def test_what_is_said_of_a_picture_moves_with_it() -> None:
         assert sorted(inner(mask).tobytes() for mask in got.masks if inner(mask).any()) == sorted(
             inner(mask).tobytes() for mask in rolled if inner(mask).any()
         )
-        assert len(got.masks) == len(got.kinds) == len(got.findings)
+        assert len(got.masks) == len(got.kinds) == len(got.found)
         boxes = [box_of(mask) for mask in got.masks]
         assert all(box is not None for box in boxes)
-        assert [finding.location for finding in got.findings] == [location_words(box, Size(96, 96)) for box in boxes]
+        assert [finding.location for finding in got.found] == [location_words(box, Size(96, 96)) for box in boxes]
         if (down, right) == (0, 0):
             assert np.array_equal(item.image, got.image)
-            assert (item.findings, item.kinds) == (got.findings, got.kinds)
+            assert (item.found, item.kinds) == (got.found, got.kinds)
     assert (0, 0) in moves
     assert len(moves) > 15
 

@@ -21,13 +21,15 @@ from refiner.micro.world import parse_caption
 from refiner.taxonomy import Category
 from refiner.training.fit import Draw
 from refiner.training.runs import Run
-from refiner.training.vlm.data import HUES, MOST_REGIONS, UNSEEN, Album, draw, hues_of, unlike
+from refiner.training.vlm.data import HUES, MOST_REGIONS, Album, draw, hues_of, unlike
 from refiner.training.vlm.eval import score
-from refiner.training.vlm.exchange import ask, collate, false_claim, normalise, places_of, sample_batch
+from refiner.training.vlm.exchange import ask, collate, false_claim, places_of, sample_batch
 from refiner.training.vlm.model import Architecture, build_processor, copy_tower, in_rows, patches_of
 from refiner.training.vlm.recipe import VlmSettings, export, prepare, run_stage
 from refiner.training.vlm.words import FORM, PICTURE, build_tokenizer, coordinates, find_answer, rendered, told
 from refiner.training.world.labels import KIND_NAMES, PART_NAMES
+from refiner.training.world.marked import UNSEEN
+from refiner.training.world.scenes import to_tensor
 from refiner.training.world.words import FRAME
 from refiner.types import Analysis, Claim, Region
 
@@ -106,7 +108,7 @@ def test_training_asks_what_the_backend_asks(tokenizer, items):
             sanitize_control_tokens=True,
         )  # fmt: skip
         assert inputs["input_ids"][0].tolist() == encoded(tokenizer, rendered(question, tokenizer, TOY.tokens))
-        assert torch.allclose(inputs["pixel_values"], patches_of(normalise(items[0].image[None]), TOY), atol=1e-5)
+        assert torch.allclose(inputs["pixel_values"], patches_of(to_tensor(items[0].image[None]), TOY), atol=1e-5)
 
 
 def test_training_computes_what_the_plain_model_computes(shards, tmp_path, items):
@@ -238,11 +240,11 @@ def test_every_pixel_has_the_colour_that_the_caption_says(items):
 def test_a_shard_gives_back_what_was_drawn(shards):
     album = Album(shards, shard=8)
     album.grow(2)
-    assert len(album.items) == 16
+    assert len(album) == 16
     for number in range(2):
         rng = np.random.default_rng(album.seed + number)
-        for item in album.items[8 * number : 8 * number + 8]:
-            wanted = draw(rng)
+        for place in range(8):
+            wanted, item = draw(rng), album[8 * number + place]
             assert (wanted.caption, wanted.found, wanted.kinds) == (item.caption, item.found, item.kinds)
             for name in ("image", "masks", "parts"):
                 assert np.array_equal(getattr(wanted, name), getattr(item, name))
@@ -343,7 +345,7 @@ def test_a_tower_begins_with_clips(shards, tmp_path, items):
     )  # fmt: skip
     torch.manual_seed(2)
     tower = CLIPVisionModel(config).eval()
-    pixels = normalise(np.stack([item.image for item in items[:8]]))
+    pixels = to_tensor(np.stack([item.image for item in items[:8]]))
     copy_tower(trainee.model, tower, pixels)
     visual = trainee.model.model.visual
     assert torch.equal(visual.blocks[1].mlp.linear_fc1.weight, tower.encoder.layers[1].mlp.fc1.weight)

@@ -13,9 +13,10 @@ from refiner.micro.flaws import FlawedPicture, inject
 from refiner.micro.world import SIZE, Scene, place, render, sample_scene
 from refiner.pipelines.config import RefineConfig
 from refiner.taxonomy import Category
-from refiner.training.legion.data import natural, vocabulary_texts
+from refiner.training.legion.data import vocabulary_texts
 from refiner.training.world.flaws import MOST_REGIONS, Flaw, ImperfectGenerator, annotate, category_of, regions_of
 from refiner.training.world.labels import KIND_NAMES
+from refiner.training.world.marked import natural
 from refiner.training.world.paintings import Gallery
 from refiner.training.world.tokenizers import answer_tokenizer
 from refiner.types import Size
@@ -100,7 +101,7 @@ def test_paintings_come_back_as_they_were_drawn_and_say_what_is_wrong(tmp_path: 
         for item in natural(first):
             assert set(item.kinds) <= {KIND_NAMES.index("malformed")}
             assert item.masks.any(axis=(1, 2)).all()
-            for finding in item.findings:
+            for finding in item.found:
                 words = f"{finding.name}, {finding.location}: {finding.explanation}, because {finding.reasoning}"
                 assert tokenizer.unk_token_id not in tokenizer.encode(words, add_special_tokens=False)
 

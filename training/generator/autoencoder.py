@@ -76,7 +76,7 @@ def autoencoder_loss(
     decoded = model.decode(posterior.sample()).sample.float()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = reconstruction_loss(decoded, pixels, recipe) + recipe.kl_weight * kl
-    return loss, {"l1": (decoded - pixels).abs().mean().detach(), "kl": kl.detach()}
+    return loss, {"l1": (decoded - pixels).abs().mean(), "kl": kl}
 
 
 @torch.no_grad()
@@ -93,19 +93,14 @@ def train_autoencoder(recipe: AutoencoderSettings, run: Run) -> AutoencoderKL:
     def draw(part: Draw) -> Tensor:
         return to_tensor(draw_batch(np.random.default_rng([recipe.seed, *part.key]), recipe.batch)[0])
 
-    def loss(pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return autoencoder_loss(model, pixels, recipe)
-
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16",
+    fit(
+        model,
+        draw,
+        lambda pixels: autoencoder_loss(model, pixels, recipe),
+        fit_settings(recipe, dtype="bfloat16"),
+        run,
+        "autoencoder",
     )
-    fit(model, draw, loss, settings, run, "autoencoder")
     model.cpu()
     sample = to_tensor(draw_batch(np.random.default_rng([recipe.seed, -1 % 2**31]), 256)[0])
     model.register_to_config(scaling_factor=latent_scale(model, sample))

@@ -32,21 +32,18 @@ from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.generator.autoencoder import AutoencoderSettings, train_autoencoder
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.losses import detail_weight
 from refiner.training.world.scenes import MOSTLY_ONE, draw_batch, to_tensor
 from refiner.training.world.scores import score_autoencoder, score_generator
 from refiner.training.world.tokenizers import TOKENS, caption_tokenizer
 
-CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}
-"""Default arguments of the bundled pipeline."""
-INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}
-"""Default arguments of the bundled inpainter."""
+CALL = {"num_inference_steps": 15, "guidance_scale": 3.0}  # default arguments of the bundled pipeline
+INPAINT_CALL = {"num_inference_steps": 4, "guidance_scale": 1.0}  # default arguments of the bundled inpainter
 EMPHASISED = 0.15
 """Share of captions that name one thing twice. The generator needs them to understand revised prompts."""
 
-PRACTICE = 0.3
-"""Share of images that must show one of the hardest things (``HARDEST`` in ``world/scenes.py``)."""
+PRACTICE = 0.3  # share of images that must show one of the hardest things (``HARDEST`` in ``world/scenes.py``)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +59,6 @@ class GeneratorSettings(LoopSettings):
     pool: int = 32_000  # images rendered and encoded before the training starts
     seed: int = 21
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, pool=(1, None))
 
 
 class LatentPool(NamedTuple):
@@ -115,15 +108,9 @@ class TextToLatent(nn.Module):
         )
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """Predict the velocity.
+        """Predict the velocity, float (B, 4, 24, 24), of noisy latents of this shape.
 
-        Args:
-            noisy: noisy latents, float (B, 4, 24, 24).
-            times: time steps, int (B,).
-            tokens: caption tokens, int (B, 64).
-
-        Returns:
-            Float (B, 4, 24, 24).
+        ``times`` holds time steps, int (B,); ``tokens`` those of captions, int (B, 64).
         """
         return self.unet(noisy, times, self.text_encoder(tokens).last_hidden_state).sample
 
@@ -163,10 +150,8 @@ class NoisyLatents(NamedTuple):
     """A batch of scaled latents, float (B, 4, 24, 24), with noise and time steps."""
 
     latents: Tensor
-    tokens: Tensor
-    """Int (B, 64)."""
-    times: Tensor
-    """Stratified time steps, int (B,)."""
+    tokens: Tensor  # int (B, 64)
+    times: Tensor  # stratified time steps, int (B,)
     noise: Tensor
 
 
@@ -229,23 +214,14 @@ def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: 
     with run.processes.main_first():
         pool = _pool(autoencoder, tokenizer, recipe, run.folder / "pool.safetensors")
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16",
+    fit(
+        model,
+        lambda part: draw_noisy(pool, empty, recipe, part),
+        lambda batch: (velocity_loss(model, batch), {}),
+        fit_settings(recipe, dtype="bfloat16"),
+        run,
+        "generator",
     )
-
-    def draw(part: Draw) -> NoisyLatents:
-        return draw_noisy(pool, empty, recipe, part)
-
-    def loss(batch: NoisyLatents) -> tuple[Tensor, dict[str, Tensor]]:
-        return velocity_loss(model, batch), {}
-
-    fit(model, draw, loss, settings, run, "generator")
     model.cpu()
     model.unet.half()
     if run.processes.main:

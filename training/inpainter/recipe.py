@@ -29,29 +29,21 @@ from refiner.pipelines.painting.crops import crop_box, whole_cells
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.losses import detail_weight
-from refiner.training.world.scenes import draw_scene, to_tensor
+from refiner.training.world.scenes import disc_on, draw_scene, to_tensor
 from refiner.training.world.scores import score_inpainter
 from refiner.types import Mask, Size
 
-_CELL = 4
-"""Side of a latent cell in pixels."""
-_GROWTH = (2.0, 9.0)
-"""Pixels by which a hole is larger than the parts that it covers; drawn uniformly."""
-_SPOT = (4.0, 14.0)
-"""Radius in pixels of a hole that is a disc; drawn uniformly."""
-_SPOTS = 0.25
-"""Share of holes that are discs."""
-_PARTS = (0.6, 0.3, 0.1)
-"""Probabilities that a hole covers one, two or three parts of a thing."""
-_CROPS = 0.85
-"""Share of crops, if the scene has several things."""
-_AT_ONCE = 50
-"""Images that are encoded in one batch."""
-_TRAIN_STEPS = 1000
-"""Steps of the generator's noise schedule."""
+_CELL = 4  # side of a latent cell in pixels
+_GROWTH = (2.0, 9.0)  # pixels by which a hole is larger than the parts that it covers; drawn uniformly
+_SPOT = (4.0, 14.0)  # radius in pixels of a hole that is a disc; drawn uniformly
+_SPOTS = 0.25  # share of holes that are discs
+_PARTS = (0.6, 0.3, 0.1)  # probabilities that a hole covers one, two or three parts of a thing
+_CROPS = 0.85  # share of crops, if the scene has several things
+_AT_ONCE = 50  # images that are encoded in one batch
+_TRAIN_STEPS = 1000  # steps of the generator's noise schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,33 +61,22 @@ class InpainterSettings(LoopSettings):
     pool: int = 8_000  # images rendered and encoded before the training starts
     seed: int = 31
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, outside=(0, None), pool=(1, None))
-
 
 class Hole(NamedTuple):
     """An image with a hole that is to be inpainted."""
 
-    image: Image.Image
-    """RGB, 96 x 96."""
-    mask: Mask
-    """Bool (96, 96), whole latent cells."""
-    caption: str
-    """Caption of the image, or of the one thing that a crop is about."""
+    image: Image.Image  # RGB, 96 x 96
+    mask: Mask  # bool (96, 96), whole latent cells
+    caption: str  # caption of the image, or of the one thing that a crop is about
 
 
 class HolePool(NamedTuple):
     """Encoded training data of the inpainter. Latents are scaled."""
 
-    latents: Tensor
-    """float16 (N, 4, 24, 24): latents of the whole images."""
-    around: Tensor
-    """float16 (N, 4, 24, 24): latents of the images with grey holes."""
-    masks: Tensor
-    """bool (N, 1, 24, 24)."""
-    tokens: Tensor
-    """int64 (N, 64)."""
+    latents: Tensor  # float16 (N, 4, 24, 24): latents of the whole images
+    around: Tensor  # float16 (N, 4, 24, 24): latents of the images with grey holes
+    masks: Tensor  # bool (N, 1, 24, 24)
+    tokens: Tensor  # int64 (N, 64)
 
 
 def draw_hole(rng: np.random.Generator, practice: float = 0.0) -> Hole:
@@ -126,11 +107,7 @@ def _hole(scene: Scene, rng: np.random.Generator) -> tuple[int, Mask]:
     if own and rng.random() >= _SPOTS:
         chosen = rng.choice(len(own), min(len(own), 1 + int(rng.choice(len(_PARTS), p=_PARTS))), replace=False)
         return index, dilate(np.logical_or.reduce([own[number] for number in chosen]), float(rng.uniform(*_GROWTH)))
-    thing = scene.things[index]
-    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
-    spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
-    return index, spot
+    return index, disc_on(scene.things[index], rng, _SPOT)
 
 
 @torch.no_grad()
@@ -171,12 +148,9 @@ def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 class NoisyHoles(NamedTuple):
     """A batch of B holes with noise and time steps."""
 
-    holes: HolePool
-    """Float tensors; ``tokens`` are int."""
-    times: Tensor
-    """Stratified time steps, int (B,)."""
-    noise: Tensor
-    """Float (B, 4, 24, 24)."""
+    holes: HolePool  # float tensors; ``tokens`` are int
+    times: Tensor  # stratified time steps, int (B,)
+    noise: Tensor  # float (B, 4, 24, 24)
 
 
 def draw_noisy(pool: HolePool, empty: Tensor, recipe: InpainterSettings, part: Draw) -> NoisyHoles:
@@ -224,21 +198,12 @@ def train(
     with run.processes.main_first():
         pool = draw_pool(pipe, recipe, run.folder / "holes.safetensors")
     empty = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16",
-    )
     pipe.text_encoder.to(run.processes.device)
     fit(
         unet,
         lambda part: draw_noisy(pool, empty, recipe, part),
         lambda batch: loss_of(unet, pipe, batch, recipe),
-        settings,
+        fit_settings(recipe, dtype="bfloat16"),
         run,
         "inpainter",
     )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
@@ -27,16 +26,13 @@ from refiner.pipelines.revisers.template import TemplateReviser, clause_of
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION
 from refiner.training.world.labels import PART_NAMES
-from refiner.training.world.tokenizers import chat_tokenizer
+from refiner.training.world.tokenizers import chat_tokenizer, padded
 from refiner.training.world.words import FRAME, words
 from refiner.types import Action, Analysis, Attempt, Region
 
-MOST_ATTEMPTS = 3
-"""Largest number of attempts in a history."""
-MOST_FLAWS = 4
-"""Largest number of flaws of an attempt."""
-MOST_NAMED = 2
-"""Largest number of things that a revised prompt names again."""
+MOST_ATTEMPTS = 3  # largest number of attempts in a history
+MOST_FLAWS = 4  # largest number of flaws of an attempt
+MOST_NAMED = 2  # largest number of things that a revised prompt names again
 BECAUSE, NOTHING = "named again because of ", "nothing can be named again"
 """The beginning of a reason, and the reason if no flaw belongs to a thing of the prompt."""
 CHAT = (
@@ -51,12 +47,10 @@ _WHY = (
     "worse for the detector: burden {:.3f} -> {:.3f}, score {:.4f} -> {:.4f}",
 )
 _FIRST = "the first picture that could be analysed"
-_LENGTH_STEP = 32
-"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
+_LENGTH_STEP = 32  # texts are padded to multiples of this, because kernels are prepared again for every new shape
 
 
-_WRONG = 0.2
-"""Share of questions that are asked again because an answer was rejected."""
+_WRONG = 0.2  # share of questions that are asked again because an answer was rejected
 
 
 class Listener:
@@ -201,10 +195,8 @@ _CONNECTIVES = (
 class ChatBatch(NamedTuple):
     """A batch of questions with answers."""
 
-    ids: Tensor
-    """Int (B, L), padded on the right."""
-    labels: Tensor
-    """Int (B, L): the answer's tokens, else -100."""
+    ids: Tensor  # int (B, L), padded on the right
+    labels: Tensor  # int (B, L): the answer's tokens, else -100
 
 
 def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> ChatBatch:
@@ -213,14 +205,7 @@ def collate(exchanges: Sequence[Exchange], tokenizer: Qwen2TokenizerFast) -> Cha
     answers = [
         [*tokenizer.encode(exchange.answer, add_special_tokens=False), tokenizer.eos_token_id] for exchange in exchanges
     ]
-    longest = max(len(asked) + len(said) for asked, said in zip(questions, answers, strict=True))
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    ids = torch.full((len(exchanges), length), tokenizer.pad_token_id)
-    labels = torch.full_like(ids, -100)
-    for row, (asked, said) in enumerate(zip(questions, answers, strict=True)):
-        ids[row, : len(asked) + len(said)] = torch.tensor([*asked, *said])
-        labels[row, len(asked) : len(asked) + len(said)] = torch.tensor(said)
-    return ChatBatch(ids, labels)
+    return ChatBatch(*padded(questions, answers, tokenizer.pad_token_id, _LENGTH_STEP))
 
 
 def rendered(request: ChatRequest, tokenizer: Qwen2TokenizerFast) -> list[int]:

@@ -20,17 +20,14 @@ from refiner.hub import MICRO_WEIGHTS
 from refiner.pipelines.loading import fitting_reviser
 from refiner.pipelines.revisers.chat import ChatReviser
 from refiner.pipelines.revisers.template import TemplateReviser
-from refiner.training.checkpoints import seed_everything
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.instruct.data import MOST_ATTEMPTS, ChatBatch, build_tokenizer, collate, draw, revised
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
 
-_HELD_OUT = 40_000_000
-"""Seed of the held-out histories."""
-_ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)
-"""Numbers of attempts in the histories of consecutive steps; they repeat."""
+_HELD_OUT = 40_000_000  # seed of the held-out histories
+_ATTEMPTS = (1, 2, 1, MOST_ATTEMPTS)  # numbers of attempts in the histories of consecutive steps; they repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ def micro_template(generator: Path = MICRO_WEIGHTS / "generator") -> TemplateRev
 
 def train(recipe: InstructSettings, template: TemplateReviser, run: Run, out: Path) -> None:
     """Train the model, or resume from ``instruct.pt``, and write it to ``out`` with float16 weights."""
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(template)
     model = build_model(tokenizer, recipe)
 
@@ -113,19 +110,9 @@ def train(recipe: InstructSettings, template: TemplateReviser, run: Run, out: Pa
 
     def loss(batch: ChatBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses = token_losses(model, batch)
-        return losses["answer"] + recipe.reading * losses["reading"], {k: v.detach() for k, v in losses.items()}
+        return losses["answer"] + recipe.reading * losses["reading"], losses
 
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.rate,
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16" if recipe.bf16 else "float32",
-    )
-    fit(model, drawn, loss, settings, run, "instruct")
+    fit(model, drawn, loss, fit_settings(recipe, learning_rate=recipe.rate), run, "instruct")
     if run.processes.main:
         tokenizer.save_pretrained(out)
         model.cpu().to(torch.float16).save_pretrained(out)

@@ -13,7 +13,7 @@ from refiner.micro.world import SIZE
 from refiner.training.legion.data import LegionBatch
 from refiner.training.legion.model import Architecture
 from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
-from refiner.training.world.losses import dice_loss, kind_loss, part_loss
+from refiner.training.world.losses import dice_loss, flawed_loss, kind_loss, part_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +72,16 @@ class Trainee(nn.Module):
         """The weighted losses on the features of both towers, by name."""
         kinds, parts = self.patch_head(vision[:, 1:]).float().split([1 + len(KIND_NAMES), len(PART_NAMES)], dim=2)
         flawed, seen = self.pixel_head(ground).float().split([1, 1 + len(PART_NAMES)], dim=1)
+        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds)
+        flaws = flaws + flawed_loss(_to_picture(flawed[:, 0]), batch.masks, batch.rows)
         losses = {
-            "flaws": weights.flaws
-            * (kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + _flawed_loss(flawed[:, 0], batch)),
+            "flaws": weights.flaws * flaws,
             "parts": weights.parts * (part_loss(parts, batch.parts) + _seen_loss(seen, batch.parts)),
         }
         verdict = self.model.verdict(vision)
         if verdict is not None and weights.verdict:
             losses["verdict"] = weights.verdict * functional.cross_entropy(verdict.float(), batch.real)
         return losses
-
-
-def _flawed_loss(logits: Tensor, batch: LegionBatch) -> Tensor:
-    """Binary cross-entropy and Dice of the flawed pixels; logits (B, 48, 48)."""
-    truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
-    logits = _to_picture(logits)
-    bce = functional.binary_cross_entropy_with_logits(logits, truth)
-    return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
 
 
 def _seen_loss(logits: Tensor, parts: Tensor) -> Tensor:

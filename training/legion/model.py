@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SamVisionConfig
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.micro.world import SIZE
+from refiner.training.world.losses import sines
 
 PROMPT = "<s>The <im_start><image><im_end> provides an overview of the picture. ASSISTANT:"
 """The paper's prompt around the image, without the fixed instruction: with only one task it has no information."""
@@ -74,17 +75,17 @@ def build_model(tokenizer: PreTrainedTokenizerFast, shape: Architecture) -> Legi
         clean_threshold=0.5,  # so that at most a tenth of the clean images get regions
     )
     model = LegionModel(config)
-    _initialise(model)
+    _initialise(model, shape)
     return model
 
 
 @torch.no_grad()
-def _initialise(model: LegionModel) -> None:
+def _initialise(model: LegionModel, shape: Architecture) -> None:
     """Initialise the towers for training from scratch. transformers' initial values assume a checkpoint."""
     nn.init.normal_(model.sam.shared_image_embedding.positional_embedding)
     tower, encoder = model.llava.model.vision_tower, model.sam.vision_encoder
-    tower.embeddings.position_embedding.weight[1:] = 0.2 * _sines(tower.config)
-    encoder.pos_embed.copy_(0.2 * _sines(encoder.config).reshape(encoder.pos_embed.shape))
+    tower.embeddings.position_embedding.weight[1:] = 0.2 * sines(SIZE // shape.clip_patch, shape.clip_width)
+    encoder.pos_embed.copy_(0.2 * sines(SIZE // shape.sam_patch, shape.sam_width).reshape(encoder.pos_embed.shape))
     for embedding in (tower.embeddings.patch_embedding.weight, encoder.patch_embed.projection.weight):
         nn.init.normal_(embedding, std=embedding[0].numel() ** -0.5)
     for part in (model.sam.mask_decoder, model.text_hidden_fcs):
@@ -92,21 +93,10 @@ def _initialise(model: LegionModel) -> None:
             if isinstance(module, nn.Linear | nn.ConvTranspose2d):
                 inputs = module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0]
                 nn.init.normal_(module.weight, std=inputs**-0.5)
-    for layer in tower.encoder.layers:
-        for weight in (layer.self_attn.out_proj.weight, layer.mlp.fc2.weight):
-            nn.init.normal_(weight, std=1e-3)
-    for layer in encoder.layers:
-        for weight in (layer.attn.proj.weight, layer.mlp.lin2.weight):
-            nn.init.normal_(weight, std=1e-3)
-
-
-def _sines(config: CLIPVisionConfig | SamVisionConfig) -> Tensor:
-    """Two-dimensional sine and cosine position embeddings, float (patches, width)."""
-    side, quarter = config.image_size // config.patch_size, config.hidden_size // 4
-    y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
-    rates = 100.0 ** (-torch.arange(quarter) / quarter)
-    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
-    return torch.cat(waves, dim=1)
+    ends = [part for layer in tower.encoder.layers for part in (layer.self_attn.out_proj, layer.mlp.fc2)]
+    ends += [part for layer in encoder.layers for part in (layer.attn.proj, layer.mlp.lin2)]
+    for part in ends:
+        nn.init.normal_(part.weight, std=1e-3)
 
 
 def _sam_config(shape: Architecture) -> dict[str, object]:

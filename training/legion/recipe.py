@@ -20,31 +20,27 @@ paper:
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    CLIPImageProcessor,
-    PreTrainedTokenizerFast,
-    SamImageProcessor,
-)
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast, SamImageProcessor
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
 from refiner.detectors.legion.modeling import LegionModel
 from refiner.micro.world import SIZE
 from refiner.training.averaging import Ema
-from refiner.training.checkpoints import seed_everything
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.legion.data import MEAN, STD, LegionBatch, Pool, example_answers, sample_batch, vocabulary_texts
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import PROMPT, Architecture, build_model
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.localization import measure_detector
 from refiner.training.world.paintings import Gallery
@@ -58,32 +54,20 @@ class LegionSettings(LoopSettings):
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
     weights: LossWeights = field(default_factory=LossWeights)
-    tower_steps: int = 1600
-    """Steps of stage 0."""
-    steps: int = 4000
-    """Steps of stage 1."""
-    verdict_steps: int = 300
-    """Steps of stage 2."""
-    first_shards: int = 6
-    """Shards of images at the start."""
-    shards: int = 32
-    """Shards of images at the end."""
-    shard_every: int = 150
-    """Steps after which another shard is added."""
+    tower_steps: int = 1600  # steps of stage 0
+    steps: int = 4000  # steps of stage 1
+    verdict_steps: int = 300  # steps of stage 2
+    first_shards: int = 6  # shards of images at the start
+    shards: int = 32  # shards of images at the end
+    shard_every: int = 150  # steps after which another shard is added
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.02
     ema: float = 0.998
-    bf16: bool = True
-    """Whether to autocast to bfloat16. The weights stay float32."""
+    bf16: bool = True  # Whether to autocast to bfloat16. The weights stay float32.
     report_every: int = 50
     save_every: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, tower_steps=(0, None), verdict_steps=(0, None), first_shards=(1, None), shards=(1, None))
-        within(self, shard_every=(1, None))
 
 
 def micro_recipe() -> LegionSettings:
@@ -112,7 +96,7 @@ class Setting:
 
 def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trainee]:
     """Make the tokenizer, the setting, and a model with random weights."""
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     tokenizer = answer_tokenizer([PROMPT, *vocabulary_texts()])
     trainee = Trainee(build_model(tokenizer, recipe.architecture), recipe.architecture)
     trainee.model.llava.set_attn_implementation("eager")  # three times as fast as sdpa in bfloat16 on a CPU
@@ -129,10 +113,7 @@ def prepare(recipe: LegionSettings, pool: Pool, run: Run) -> tuple[Setting, Trai
 
 
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
-    """Run a stage, or resume it from its checkpoint.
-
-    Stage 0 trains the towers, stage 1 learns to explain and localise flaws, stage 2 learns only the verdict from the
-    frozen CLS feature.
+    """Run a stage, or resume it: the towers (0), explaining and localising (1), only the verdict (2).
 
     Returns:
         The moving average of the weights. After stages 1 and 2 the module holds it; after stage 0 it holds the last
@@ -150,67 +131,43 @@ def run_stage(setting: Setting, trainee: Trainee, stage: int) -> Ema:
 
     losses = (trainee.tower_losses, trainee.losses, verdict_losses)[stage]
 
-    def loss(batch: LegionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        figures = losses(batch, recipe.weights)
-        total = torch.stack(list(figures.values())).sum()
-        return total, {name: value.detach() for name, value in figures.items()}
-
     settings = fit_settings(
-        recipe,
-        steps=steps,
-        learning_rate=recipe.learning_rate,
-        warmup=min(recipe.warmup, steps // 4),
-        weight_decay=recipe.weight_decay,
-        betas=(0.9, 0.95),
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16" if recipe.bf16 else "float32",
-        average=stage > 0,
+        recipe, steps=steps, warmup=min(recipe.warmup, steps // 4), betas=(0.9, 0.95), average=stage > 0
     )
     parameters = head.parameters() if stage == 2 else None
     return fit(
-        trainee, lambda part: setting.batch(stage, part), loss, settings, setting.run, f"stage{stage}", parameters
+        trainee,
+        lambda part: setting.batch(stage, part),
+        lambda batch: summed(losses(batch, recipe.weights)),
+        settings,
+        setting.run,
+        f"stage{stage}",
+        parameters,
     )
 
 
 def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the detector to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
-    kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     model.config.examples = example_answers()
+    square = {"height": SIZE, "width": SIZE}
     detector = LegionDetector(
-        model.to(dtype),
+        copy.deepcopy(model).to(dtype),
         setting.tokenizer,
-        CLIPImageProcessor(
-            size={"shortest_edge": SIZE},
-            crop_size={"height": SIZE, "width": SIZE},
-            image_mean=[MEAN] * 3,
-            image_std=[STD] * 3,
-        ),
-        SamImageProcessor(
-            size={"longest_edge": SIZE},
-            pad_size={"height": SIZE, "width": SIZE},
-            image_mean=[MEAN] * 3,
-            image_std=[STD] * 3,
-        ),
+        CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=square, image_mean=[MEAN] * 3, image_std=[STD] * 3),
+        SamImageProcessor(size={"longest_edge": SIZE}, pad_size=square, image_mean=[MEAN] * 3, image_std=[STD] * 3),
         name="legion",
     )
     detector.save_pretrained(folder)
-    model.float().load_state_dict(kept)
 
 
-def train(recipe: LegionSettings, pool: Pool, run: Run, out: Path) -> None:
-    """Run all stages, or resume from checkpoints in the run's folder, and write the detector to ``out``."""
+def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    pool = Pool(run.folder / "pool", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, pool, run)
     first = 1 if (run.folder / "stage1.pt").exists() else 0
     for stage in range(first, 3):
         run_stage(setting, trainee, stage)
     if run.processes.main:
         export(setting, trainee.model.cpu(), out)
-
-
-def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) -> None:
-    gallery = Gallery(run.paintings, bundled_generator(run.weights))
-    train(recipe, Pool(run.folder / "pool", gallery=gallery), run, out)
 
 
 RECIPE = Recipe(

@@ -21,26 +21,18 @@ from refiner.micro.world import SIZE, Scene, Thing, place, render, sample_scene
 from refiner.training.world.flaws import Pixels
 from refiner.training.world.labels import PART_NAMES, part_map
 from refiner.training.world.paintings import Painting
+from refiner.training.world.scenes import other
 from refiner.types import Mask
 
-PICTURES = ("clean", "again", "flawed", "worse", "rival")
-"""The images of a rendered sample, in order."""
-TEXT_RIVALS = 5
-"""Wrong captions of a sample, besides the caption of its rival image."""
-CELLS = 12
-"""Dense labels are on a grid of CELLS x CELLS, the patches of the image tower."""
+PICTURES = ("clean", "again", "flawed", "worse", "rival")  # the images of a rendered sample, in order
+TEXT_RIVALS = 5  # wrong captions of a sample, besides the caption of its rival image
+CELLS = 12  # dense labels are on a grid of CELLS x CELLS, the patches of the image tower
 ATTRIBUTES = [
     (kind.name, attribute) for kind in KINDS.values() if len(kind.attributes) > 1 for attribute in kind.attributes
 ]
 
-Retouch = Callable[[Pixels], Pixels]
-"""Maps images, uint8 (N, 96, 96, 3), to images of the same shape."""
+Retouch = Callable[[Pixels], Pixels]  # maps images, uint8 (N, 96, 96, 3), to images of the same shape
 Rival = Callable[[Scene, np.random.Generator], Scene | None]
-
-
-def _other(rng: np.random.Generator, names: list[str], *used: str) -> str:
-    left = [name for name in names if name not in used]
-    return left[int(rng.integers(len(left)))]
 
 
 def _with_thing(scene: Scene, index: int, thing: Thing) -> Scene:
@@ -50,7 +42,7 @@ def _with_thing(scene: Scene, index: int, thing: Thing) -> Scene:
 def _other_colour(scene: Scene, rng: np.random.Generator) -> Scene:
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
-    return _with_thing(scene, index, replace(thing, colour=_other(rng, list(COLOURS), thing.colour)))
+    return _with_thing(scene, index, replace(thing, colour=other(rng, COLOURS, thing.colour)))
 
 
 def _two(scene: Scene, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -85,13 +77,13 @@ def _other_attribute(scene: Scene, rng: np.random.Generator) -> Scene | None:
         return None
     index = open_to_change[int(rng.integers(len(open_to_change)))]
     thing = scene.things[index]
-    attribute = _other(rng, list(KINDS[thing.kind].attributes), thing.attribute)
+    attribute = other(rng, KINDS[thing.kind].attributes, thing.attribute)
     return _with_thing(scene, index, replace(thing, attribute=attribute))
 
 
 def _other_kind(scene: Scene, rng: np.random.Generator) -> Scene:
     index = int(rng.integers(len(scene.things)))
-    kind = KINDS[_other(rng, list(KINDS), *(thing.kind for thing in scene.things))]
+    kind = KINDS[other(rng, KINDS, *(thing.kind for thing in scene.things))]
     attribute = kind.attributes[int(rng.integers(len(kind.attributes)))]
     return _with_thing(scene, index, replace(scene.things[index], kind=kind.name, attribute=attribute))
 
@@ -107,7 +99,7 @@ def _missing_thing(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 
 def _other_background(scene: Scene, rng: np.random.Generator) -> Scene:
-    return replace(scene, background=_other(rng, list(BACKGROUNDS), scene.background))
+    return replace(scene, background=other(rng, BACKGROUNDS, scene.background))
 
 
 RIVALS: dict[str, Rival] = {
@@ -123,8 +115,7 @@ RIVALS: dict[str, Rival] = {
 _TAUGHT = (*RIVALS, "other_attribute", "other_attribute", "swapped_colours", "swapped_places")
 """The changes in training, drawn uniformly. Hard ones are listed several times."""
 _OF_ONE_THING = [kind.name for kind in FLAWS.values() if len(kind.things) == 1]
-_LEAST_SHARE = 0.06
-"""Smallest flawed share of the pixels in a flawed patch."""
+_LEAST_SHARE = 0.06  # smallest flawed share of the pixels in a flawed patch
 
 
 def rival(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...] = tuple(RIVALS)) -> Scene:
@@ -152,8 +143,7 @@ def flawed_pair(
 def thing_labels(scene: Scene) -> NDArray[np.int8]:
     """What each cell of a scene's image shows, as classes, int8 (3, CELLS, CELLS).
 
-    The rows are kind (the last class means none), colour (first those of things, then those of backgrounds) and
-    attribute (-1 means none).
+    Kind (the last class: none), colour (those of things, then of backgrounds), and attribute (-1: none).
     """
     labels = np.empty((3, CELLS, CELLS), dtype=np.int8)
     labels[0] = len(KINDS)

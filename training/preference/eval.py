@@ -17,10 +17,8 @@ from refiner.training.preference.data import RIVALS, Retouch, flawed_pair, natur
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.paintings import VIEWS, paint
 
-_CHUNK = 64
-"""Pairs that are scored in one batch."""
-_PAINTED = 20
-"""Scenes that are generated in one batch."""
+_CHUNK = 64  # pairs that are scored in one batch
+_PAINTED = 20  # scenes that are generated in one batch
 
 
 class _Votes:
@@ -108,20 +106,11 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
 
 
 def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: ImperfectGenerator) -> dict[str, float]:
-    """The same as ``evaluate``, on the generator's own flaws in held-out scenes.
-
-    Args:
-        judge: scores images against prompts.
-        seed: seed of the scenes, not used in training.
-        scenes: number of scenes to generate.
-        imperfect: generates the images.
+    """The same as ``evaluate``, on the generator's own flaws in ``scenes`` held-out scenes.
 
     Returns:
-        Shares in [0, 1] by sort of pair:
-
-        * ``natural``: a decoded clean image and one with flaws;
-        * ``fewer``: fewer and more flaws;
-        * ``repainted``: an image and the same image with one region inpainted again; either can be better.
+        Shares in [0, 1] by sort of pair. ``natural``: a decoded clean image and one with flaws. ``fewer``: fewer and
+        more flaws. ``repainted``: an image and the same with one region inpainted again; either can be better.
     """
     votes, rng = _Votes(judge, None), np.random.default_rng([seed, scenes])
     names = {"returned": "natural", "better": "fewer", "repainted": "repainted"}
@@ -140,17 +129,11 @@ def evaluate_natural(judge: Judge, seed: int, scenes: int, imperfect: ImperfectG
 
 
 def measure(judge: Judge, seed: int, pairs: int, imperfect: ImperfectGenerator) -> dict[str, float]:
-    """All held-out scores of a judge.
-
-    Args:
-        judge: scores images against prompts.
-        seed: seed of the judge's training.
-        pairs: number of pairs of each sort.
-        imperfect: the generator.
+    """All held-out scores of a judge. ``seed`` is that of its training, ``pairs`` the number of pairs of each sort.
 
     Returns:
-        The scores on exact renders, under ``decoded/`` those on images after a round trip through the autoencoder,
-        and under ``generator/`` those on the generator's own flaws.
+        The scores on exact renders; under ``decoded/`` those after a round trip through the autoencoder; under
+        ``generator/`` those on the generator's own flaws.
     """
     scores = evaluate(judge, seed=seed + 1, pairs=pairs)
     decoded = evaluate(judge, seed=seed + 2, pairs=pairs, retouch=imperfect.round_trip)

@@ -22,10 +22,8 @@ from refiner.training.preference.pool import Labels
 from refiner.training.world.labels import PART_NAMES
 
 _LARGEST_SCALE = 100.0
-_NO_FLAW = 0.05
-"""Weight of a patch without a flaw."""
-_PLACES = 4
-"""Largest number of things (objects) in a caption: two rows of two."""
+_NO_FLAW = 0.05  # weight of a patch without a flaw
+_PLACES = 4  # largest number of things (objects) in a caption: two rows of two
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: Tensor) -> Tensor:
@@ -33,8 +31,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: 
 
     Args:
         images: unit features, float (N, D).
-        texts: unit features, float (M, D), M >= N. The first N belong to the images. The others are wrong for all
-            images.
+        texts: unit features, float (M, D), M >= N. The first N belong to the images, the others to none.
         captions: the M texts. A text that equals an image's own caption is not a wrong text for this image.
         scale: factor on the cosines.
     """
@@ -49,15 +46,10 @@ def contrastive_loss(images: Tensor, texts: Tensor, captions: list[str], scale: 
 
 
 def duel_scores(images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
-    """Cosines of the better and the worse image of each pair with one prompt: the caption of the better image.
+    """Cosines of the better and the worse image of each pair with the caption of the better one, float (P, 2).
 
-    Args:
-        images: unit features, float (N, D).
-        texts: unit features of the images' own captions, float (N, D).
-        pairs: indices of the better and the worse image, int (P, 2).
-
-    Returns:
-        Float (P, 2).
+    ``images`` and ``texts`` are unit features of images and their own captions, float (N, D); ``pairs`` holds indices
+    of the better and the worse image, int (P, 2).
     """
     return (images[pairs] * texts[pairs[:, :1]]).sum(2)
 
@@ -103,10 +95,8 @@ def _fast(device: str, dtype: torch.dtype) -> Iterator[None]:
 class Seen(NamedTuple):
     """Output of the image tower for N images."""
 
-    features: Tensor
-    """Unit features, float (N, D)."""
-    tokens: Tensor
-    """Tokens of the last block, float (N, 1 + patches, width), CLS first."""
+    features: Tensor  # unit features, float (N, D)
+    tokens: Tensor  # tokens of the last block, float (N, 1 + patches, width), CLS first
 
 
 class Trainee(nn.Module):

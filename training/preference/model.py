@@ -8,12 +8,12 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.world import SIZE
-from refiner.training.checkpoints import seed_everything
 from refiner.training.preference.data import CELLS
+from refiner.training.world.losses import sines
 from refiner.training.world.tokenizers import CONTEXT_LENGTH, judge_tokenizer
 
 _FIRST_SCALE = 30.0
@@ -44,7 +44,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 def build_scorer(seed: int) -> HPSScorer:
     """The micro judge with random weights. It is saved to a folder and loaded again, like any other scorer."""
-    seed_everything(seed)
+    torch.manual_seed(seed)
     tokenizer = judge_tokenizer()
     config = model_config(len(tokenizer))
     clip = open_clip.CLIP(**config)
@@ -58,17 +58,9 @@ def build_scorer(seed: int) -> HPSScorer:
 def _initialise(clip: open_clip.CLIP) -> None:
     """Initialise the image tower for training from scratch. open_clip's initial values assume a checkpoint."""
     tower = clip.visual
-    tower.positional_embedding[1:] = 0.2 * _sines(tower.positional_embedding.shape[1])
+    tower.positional_embedding[1:] = 0.2 * sines(CELLS, tower.positional_embedding.shape[1])
     nn.init.normal_(tower.conv1.weight, std=tower.conv1.weight[0].numel() ** -0.5)
     for block in tower.transformer.resblocks:
         for weight in (block.attn.out_proj.weight, block.mlp.c_proj.weight):
             nn.init.normal_(weight, std=1e-3)
     clip.logit_scale.fill_(math.log(_FIRST_SCALE))
-
-
-def _sines(width: int) -> Tensor:
-    """Two-dimensional sine and cosine position embeddings, float (patches, width)."""
-    y, x = torch.meshgrid(torch.arange(CELLS).float(), torch.arange(CELLS).float(), indexing="ij")
-    rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
-    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
-    return torch.cat(waves, dim=1)

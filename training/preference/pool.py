@@ -18,29 +18,19 @@ from refiner.training.preference.data import PICTURES, JudgeSample, Retouch, dra
 from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.paintings import VIEWS, Gallery
 
-_SHIFT = 3
-"""Largest shift of an image in training, in pixels."""
+_SHIFT = 3  # largest shift of an image in training, in pixels
 
 
 class Labels(NamedTuple):
     """The truth about the patches of N images."""
 
-    things: Tensor
-    """Int (N, 3, CELLS, CELLS), as in ``thing_labels``."""
-    parts: Tensor
-    """Float (N, CELLS, CELLS, parts) of 0 and 1, as in ``part_labels``."""
-    flaws: Tensor
-    """Int (N, CELLS, CELLS), as in ``JudgeSample``."""
+    things: Tensor  # int (N, 3, CELLS, CELLS), as in ``thing_labels``
+    parts: Tensor  # float (N, CELLS, CELLS, parts) of 0 and 1, as in ``part_labels``
+    flaws: Tensor  # int (N, CELLS, CELLS), as in ``JudgeSample``
 
 
 class Pool:
-    """Stored samples. The images stay on disk.
-
-    Args:
-        folder: folder of the shards.
-        shards: number of shards to open.
-        names: names of a sample's images, in order.
-    """
+    """Stored samples. The images stay on disk. ``names`` are those of a sample's images, in order."""
 
     def __init__(self, folder: Path, shards: int, names: tuple[str, ...]) -> None:
         stems = [folder / f"{index:03d}" for index in range(shards)]
@@ -62,12 +52,8 @@ class Pool:
     def take(self, indices: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Tensor, Labels]:
         """The images with the given names of some samples, and their labels.
 
-        Args:
-            indices: the samples, int (S,).
-            names: names of the images.
-
-        Returns:
-            The images, float (len(names) * S, 3, 96, 96) in [0, 1], ordered by name; and the labels, in the same order.
+        ``indices`` holds the S samples. The images are float (len(names) * S, 3, 96, 96) in [0, 1]. Images and labels
+        are ordered by name.
         """
         rows = [self.pictures[index // self.shard_size][index % self.shard_size] for index in indices.tolist()]
         places = [self.names.index(name) for name in names]
@@ -84,13 +70,8 @@ class Pool:
 def build_pool(folder: Path, shards: int, size: int, seed: int, retouch: Retouch | None = None) -> Pool:
     """Make the missing shards of rendered samples, and open all shards.
 
-    Args:
-        folder: folder of the shards.
-        shards: number of shards.
-        size: samples in each shard.
-        seed: seed of the samples.
-        retouch: applied to every second shard, such as a round trip through the generator's autoencoder. The images
-            that the judge scores later come out of such an autoencoder.
+    Each of the ``shards`` has ``size`` samples. ``retouch`` is applied to every second shard, such as a round trip
+    through the generator's autoencoder: the images that the judge scores later come out of such an autoencoder.
     """
     for index in range(shards):
         if (folder / f"{index:03d}.json").exists():

@@ -1,26 +1,22 @@
 """Train the micro judge: a CLIP in HPS's architecture and format, at the micro world's size.
 
-A judge is a model that scores an image against its prompt. A thing is one object of the micro world. There are two main
-losses:
+A judge is a model that scores an image against its prompt. A thing is one object of the micro world. The main losses:
 
-* CLIP's contrastive loss over images and captions. Every batch holds near misses of both: another hour, word, kind or
-  colour, swapped colours or places, a missing thing.
+* CLIP's contrastive loss over images and captions. Every batch holds near misses of both (``RIVALS`` in ``data.py``).
 * HPS v2's preference loss (arXiv 2306.09341, section 4): for one prompt and two images, cross-entropy over the pair's
   scaled cosines. The better image has no flaw, or fewer flaws, or fits the caption. In half of the steps it is another
   image of the same caption, because a judge must choose between such images.
 
 Half of the images have gone through the generator's autoencoder. All images get the slight blur, noise and colour shift
 of a decoder, in amounts that do not depend on which image is better, and are shifted by a few pixels. From step
-``natural_from`` on, each batch also holds images with the generator's own flaws. They are compared with other decoded
-images of the same scene, and with themselves after one region was inpainted again. In the first ``reading`` steps only
+``natural_from`` on, each batch also holds images with the generator's own flaws. In the first ``reading`` steps only
 the text tower is trained, to predict the content of captions.
 
-Departures from HPS v2: HPS v2 starts from a pretrained CLIP and learns people's preferences. Here the exact truth of
-the micro world replaces both. Auxiliary heads predict what each patch shows, which parts should be there, which kind of
-flaw is there, whether the image is flawless, and the content of the caption. The heads are dropped afterwards. They are
-needed because with so few images, captions and preferences carry too little information about where a flaw is. The
-position embeddings of the image tower start from two-dimensional sines and cosines, its residual branches close to
-zero. The tokenizer knows only the words of the micro world.
+Departures from HPS v2: it starts from a pretrained CLIP and learns people's preferences; here the exact truth of the
+micro world replaces both. With so few images, captions and preferences say too little about where a flaw is. Therefore
+auxiliary heads, dropped afterwards, predict what each patch shows, which parts should be there, which kind of flaw is
+there, whether the image is flawless, and the content of the caption. The tokenizer knows only the words of the micro
+world. The image tower starts as in ``model.py``.
 """
 
 from __future__ import annotations
@@ -39,14 +35,14 @@ from refiner.data.samples import DataSet
 from refiner.hub import read_card
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.micro.world import sample_scene
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.preference.eval import measure
 from refiner.training.preference.losses import Trainee, contrastive_loss, duel_scores, preference_loss
 from refiner.training.preference.model import build_scorer
 from refiner.training.preference.pool import Labels, Pool, build_naturals, build_pool, decoder_look, shifted
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.world.flaws import ImperfectGenerator, bundled_generator
 from refiner.training.world.paintings import VIEWS, Gallery
 
@@ -77,13 +73,6 @@ class PreferenceSettings(LoopSettings):
     said: float = 0.5
     report_every: int = 50
     save_every: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(
-            self, shards=(1, None), shard_size=(1, None), reading=(0, None), read=(1, None), natural_shards=(1, None)
-        )
-        within(self, natural_shard_size=(1, None), natural_from=(0, None), naturals=(1, None))
 
 
 _WORLD = (("clean", "flawed", "worse", "rival"), ("again", "flawed", "worse", "rival"))
@@ -185,14 +174,8 @@ def losses_of(trainee: Trainee, batch: JudgeBatch | list[str]) -> tuple[dict[str
 def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run: Run) -> HPSScorer:
     """Train the judge, or resume. Checkpoint and training images are in the run's folder.
 
-    Args:
-        recipe: the settings.
-        imperfect: the generator. Half of the images go through its autoencoder, and it generates the natural samples.
-            None: no image does, and there are no natural samples.
-        run: where to write and compute.
-
-    Returns:
-        The trained judge, on the CPU.
+    ``imperfect`` is the generator. Half of the images go through its autoencoder, and it generates the natural samples.
+    None: no image does, and there are no natural samples. The trained judge is on the CPU.
     """
     weights = dataclasses.asdict(recipe)
     retouch = imperfect.round_trip if imperfect else None
@@ -207,18 +190,10 @@ def train(recipe: PreferenceSettings, imperfect: ImperfectGenerator | None, run:
 
     def loss(batch: JudgeBatch | list[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses, figures = losses_of(trainee, batch)
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return total, {name: value.detach() for name, value in (losses | figures).items()}
+        total, _ = summed({name: weights[name] * loss for name, loss in losses.items()})
+        return total, losses | figures
 
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        warmup=150,
-        weight_decay=recipe.weight_decay,
-        ema=0.998,
-        seed=recipe.seed,
-    )
+    settings = fit_settings(recipe, warmup=150, ema=0.998)
     fit(trainee, lambda part: draw_step(world, natural, recipe, part), loss, settings, run, "preferences")
     trainee.cpu()
     return scorer

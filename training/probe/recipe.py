@@ -38,8 +38,7 @@ from refiner.training.world.paintings import VIEWS, Gallery, Painting
 
 _SHOWN = tuple(VIEWS.index(name) for name in ("returned", "poorer", "repainted"))
 """The images of a ``Painting`` that are used: without flaws, with flaws, and with one region inpainted again."""
-_IGNORED = -100
-"""Label of a cell that torch's cross-entropy ignores."""
+_IGNORED = -100  # label of a cell that torch's cross-entropy ignores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class ProbeSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within(self, held=(0, None), shards=(self.held + 1, None), flaw_weight=(0, None), word_weight=(0, None))
+        within(self, shards=(self.held + 1, None))
 
 
 class Shard(NamedTuple):
@@ -123,26 +122,12 @@ def _shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
     return shares
 
 
-def open_shard(pipe: StableDiffusionPipeline, gallery: Gallery, index: int, folder: Path) -> Shard:
-    """Features and labels of a shard of the gallery. The features are stored in ``folder``."""
-    paintings = gallery[index]
-    features = take_features(pipe, paintings, folder / f"{gallery.seed}-{gallery.shard}-{index:03d}.npy")
-    return Shard(features, *labels(paintings, features.shape[-1]))
-
-
 def loss(
     probe: Probe, features: Tensor, truth: Sequence[Tensor], recipe: ProbeSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Binary cross-entropy of the flaws, plus cross-entropy of part and colour in flawed cells.
+    """Binary cross-entropy of the flaws, plus cross-entropy of part and colour in flawed cells; and both to log.
 
-    Args:
-        probe: the probe.
-        features: float (B, C, h, w).
-        truth: flaws, parts and colours as in ``Shard``.
-        recipe: the settings.
-
-    Returns:
-        The loss, and both terms to log.
+    ``features`` is float (B, C, h, w). ``truth`` holds flaws, parts and colours as in ``Shard``.
     """
     flaws, *words = truth
     logits = probe(features)
@@ -152,7 +137,7 @@ def loss(
     said = logits[:, 1:].split([len(PART_NAMES), len(COLOURS)], dim=1)
     pairs = [functional.cross_entropy(*pair, ignore_index=_IGNORED) for pair in zip(said, words, strict=True)]
     word = torch.stack(pairs).nan_to_num().sum()
-    return flaw + recipe.word_weight * word, {"flaw": flaw.detach(), "word": word.detach()}
+    return flaw + recipe.word_weight * word, {"flaw": flaw, "word": word}
 
 
 def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: str) -> ProbeDetector:
@@ -181,14 +166,7 @@ def train(recipe: ProbeSettings, shards: Sequence[Shard], run: Run, generator: s
         features, *truth = batch
         return loss(probe, features.float(), truth, recipe)
 
-    settings = fit_settings(
-        recipe,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=0.02,
-        ema=0.99,
-        seed=recipe.seed,
-    )
+    settings = fit_settings(recipe, weight_decay=0.02, ema=0.99)
     fit(probe, draw, loss_of, settings, run, "probe")
     return ProbeDetector(probe.cpu(), config, name="probe")
 
@@ -198,8 +176,11 @@ def _train(recipe: ProbeSettings, data: DataSet | None, run: Run, out: Path) -> 
     pipe = StableDiffusionPipeline.from_pretrained(generator, dtype=torch.float32)
     gallery = Gallery(run.paintings, bundled_generator(run.weights))
     with run.processes.main_first():
-        features = run.folder / "features"
-        shards = [open_shard(pipe, gallery, index, features) for index in range(recipe.held, recipe.shards)]
+        shards = []
+        for index in range(recipe.held, recipe.shards):
+            name = f"{gallery.seed}-{gallery.shard}-{index:03d}.npy"
+            features = take_features(pipe, paintings := gallery[index], run.folder / "features" / name)
+            shards.append(Shard(features, *labels(paintings, features.shape[-1])))
     probe = train(recipe, shards, run, "micro")
     if run.processes.main:
         probe.save_pretrained(out)

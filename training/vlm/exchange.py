@@ -16,7 +16,7 @@ from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import box_of, clip_box, location_words
 from refiner.micro.world import SIZE, parse_caption
 from refiner.taxonomy import Category
-from refiner.training.vlm.data import LESS_SURE, UNSEEN, Shown, hues_of, kind_of, mask_of, unlike
+from refiner.training.vlm.data import LESS_SURE, hues_of, kind_of, mask_of, unlike
 from refiner.training.vlm.words import (
     FORM,
     PICTURE,
@@ -28,25 +28,21 @@ from refiner.training.vlm.words import (
     told,
     verify_answer,
 )
-from refiner.training.world.flaws import EXPLANATION, Pixels
-from refiner.training.world.labels import PART_NAMES, Augment, decoder_like
+from refiner.training.world.flaws import EXPLANATION
+from refiner.training.world.labels import PART_NAMES, decoder_like
+from refiner.training.world.marked import UNSEEN, Marked, Shards, flaw_tensors
+from refiner.training.world.scenes import to_tensor
+from refiner.training.world.tokenizers import padded
 from refiner.training.world.words import FRAME
 from refiner.types import Box, Claim
 
-UNTOLD = 0.25
-"""Share of questions without the caption."""
-UNLIKE = 0.3
-"""Of the questions with a caption: share in which it asks for something else than the image shows."""
-CHECKED = 0.15
-"""Share of questions whether claims are true."""
-LOCATED = 0.15
-"""Share of questions where parts are. They teach boxes faster than questions about flaws."""
-MOST_PLACES = 6
-"""Largest number of things and parts in the answer to such a question."""
-HASTY = 0.2
-"""Of the other questions: share that asks only for clear flaws, as one-step detectors do."""
-_LENGTH_STEP = 16
-"""Texts are padded to multiples of this, because kernels are prepared again for every new shape."""
+UNTOLD = 0.25  # share of questions without the caption
+UNLIKE = 0.3  # of the questions with a caption: share in which it asks for something else than the image shows
+CHECKED = 0.15  # share of questions whether claims are true
+LOCATED = 0.15  # Share of questions where parts are. They teach boxes faster than questions about flaws.
+MOST_PLACES = 6  # largest number of things and parts in the answer to such a question
+HASTY = 0.2  # of the other questions: share that asks only for clear flaws, as one-step detectors do
+_LENGTH_STEP = 16  # texts are padded to multiples of this, because kernels are prepared again for every new shape
 _FALSE_CLAIMS = (
     "the {part} is missing",
     EXPLANATION,
@@ -60,11 +56,10 @@ class Exchange(NamedTuple):
 
     question: ChatRequest
     answer: str
-    boxes_only: bool = False
-    """Whether only the boxes of the answer are learnt, because other names would be right too."""
+    boxes_only: bool = False  # whether only the boxes of the answer are learnt, because other names would be right too
 
 
-def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
+def ask(item: Marked, rng: np.random.Generator) -> tuple[Marked, Exchange]:
     """A random question about an image, with the right answer. The caption may be changed first (``unlike``)."""
     caption_told = rng.random() >= UNTOLD
     if caption_told and rng.random() < UNLIKE:
@@ -86,7 +81,7 @@ def ask(item: Shown, rng: np.random.Generator) -> tuple[Shown, Exchange]:
     return item, Exchange(question, find_answer(item.found))
 
 
-def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
+def places_of(item: Marked, rng: np.random.Generator) -> list[tuple[str, Box]]:
     """Names and boxes of some of the things and parts that an image should show.
 
     The list is empty if the caption asks for something else than the image shows.
@@ -105,7 +100,7 @@ def places_of(item: Shown, rng: np.random.Generator) -> list[tuple[str, Box]]:
     return [(places[index][0], box) for index in chosen if (box := box_of(places[index][1]))]
 
 
-def false_claim(item: Shown, rng: np.random.Generator) -> Claim | None:
+def false_claim(item: Marked, rng: np.random.Generator) -> Claim | None:
     """A claim of a flaw at a random part that has no flaw. None if the part has a flaw, or is too small to be seen."""
     things = parse_caption(item.caption).things
     label = int(rng.choice(np.unique(item.parts)))
@@ -166,22 +161,21 @@ class VlmBatch(NamedTuple):
 
 
 def sample_batch(
-    items: Sequence[Shown],
+    items: Shards | Sequence[Marked],
     tokenizer: Qwen2TokenizerFast,
     *,
     seed: tuple[int, ...],
     size: int,
     picture_tokens: int,
-    augment: Augment = decoder_like,
 ) -> VlmBatch:
     """Draw ``size`` images, augment them, and ask a question about each. The same ``seed`` gives the same batch."""
     rng = np.random.default_rng(seed)
     chosen = [items[int(index)] for index in rng.choice(len(items), size, replace=False)]
-    asked = [ask(item._replace(image=augment(item.image, rng)), rng) for item in chosen]
+    asked = [ask(item._replace(image=decoder_like(item.image, rng)), rng) for item in chosen]
     return collate(asked, tokenizer, picture_tokens)
 
 
-def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> VlmBatch:
+def collate(asked: Sequence[tuple[Marked, Exchange]], tokenizer: Qwen2TokenizerFast, picture_tokens: int) -> VlmBatch:
     """Tokenize questions and answers and put them and their images into one batch."""
 
     def encode(text: str) -> list[int]:
@@ -189,40 +183,22 @@ def collate(asked: Sequence[tuple[Shown, Exchange]], tokenizer: Qwen2TokenizerFa
 
     questions = [encode(rendered(exchange.question, tokenizer, picture_tokens)) for _, exchange in asked]
     answers = [[*encode(exchange.answer), tokenizer.eos_token_id] for _, exchange in asked]
-    longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    ids = torch.full((len(asked), length), tokenizer.pad_token_id)
-    labels, captions = torch.full_like(ids, -100), torch.full_like(ids, -100)
+    ids, labels = padded(questions, answers, tokenizer.pad_token_id, _LENGTH_STEP)
+    captions = torch.full_like(ids, -100)
     sides = torch.tensor([encode(text)[0] for end in (", ", "]") for text in coordinates(end)])
     before, after = (encode(text)[0] for text in told()[:2])
-    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        whole = torch.tensor([*question, *answer])
-        ids[row, : len(whole)] = whole
-        labels[row, len(question) : len(whole)] = whole[len(question) :]
-        if asked[row][1].boxes_only:
+    for row, (question, (item, exchange)) in enumerate(zip(questions, asked, strict=True)):
+        if exchange.boxes_only:
             labels[row][~torch.isin(labels[row], sides)] = -100
-        if before in question and after in question and UNSEEN not in asked[row][0].kinds:
+        if before in question and after in question and UNSEEN not in item.kinds:
             span = slice(question.index(before) + 1, question.index(after))
-            captions[row, span] = whole[span]
-    seen = [
-        (row, mask, kind)
-        for row, (item, _) in enumerate(asked)
-        for mask, kind in zip(item.masks, item.kinds, strict=True)
-        if kind != UNSEEN
-    ]
+            captions[row, span] = ids[row, span]
+    items = [item for item, _ in asked]
     return VlmBatch(
-        pixels=normalise(np.stack([item.image for item, _ in asked])),
+        pixels=to_tensor(np.stack([item.image for item in items])),
         ids=ids,
         labels=labels,
         captions=captions,
-        masks=torch.from_numpy(np.array([mask for _, mask, _ in seen], np.float32).reshape(-1, SIZE, SIZE)),
-        rows=torch.tensor([row for row, _, _ in seen], dtype=torch.long),
-        kinds=torch.tensor([kind for _, _, kind in seen], dtype=torch.long),
-        parts=torch.from_numpy(np.stack([item.parts for item, _ in asked])).long(),
-        hues=torch.from_numpy(np.stack([hues_of(item) for item, _ in asked])).long(),
+        hues=torch.from_numpy(np.stack([hues_of(item) for item in items])).long(),
+        **flaw_tensors(items),
     )
-
-
-def normalise(images: Pixels) -> Tensor:
-    """Convert images, uint8 (B, 96, 96, 3), to the input of the tower, float (B, 3, 96, 96) in [-1, 1]."""
-    return torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1)

@@ -22,27 +22,22 @@ from refiner.training.vlm.data import HUES
 from refiner.training.vlm.exchange import VlmBatch
 from refiner.training.vlm.words import CHAT, CLEAN, FOUND, LAST, NEXT, connectives, coordinates, told
 from refiner.training.world.labels import KIND_NAMES, LABEL_SIDE, PART_NAMES
-from refiner.training.world.losses import dice_loss, kind_loss, part_loss
+from refiner.training.world.losses import flawed_loss, kind_loss, part_loss
 
-_TEMPORAL = 2
-"""Frames in a patch. An image counts as two equal frames."""
-_BLUNT = 1.0
-"""Tolerance of coordinates: sigma of a Gaussian, in pixels."""
+_TEMPORAL = 2  # Frames in a patch. An image counts as two equal frames.
+_BLUNT = 1.0  # tolerance of coordinates: sigma of a Gaussian, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Sizes of the model's parts. The image is 96 x 96."""
 
-    patch: int = 8
-    """Side of a patch, in pixels."""
-    merge: int = 2
-    """``merge`` x ``merge`` patches become one token of the language model."""
+    patch: int = 8  # side of a patch, in pixels
+    merge: int = 2  # ``merge`` x ``merge`` patches become one token of the language model
     vision_width: int = 192
     vision_layers: int = 6
     vision_heads: int = 2
-    deepstack: tuple[int, ...] = (3,)
-    """Layers of the tower that also feed the language model's first layers."""
+    deepstack: tuple[int, ...] = (3,)  # layers of the tower that also feed the language model's first layers
     text_width: int = 192
     text_layers: int = 4
     text_inner: int = 512
@@ -240,31 +235,20 @@ class Trainee(nn.Module):
         rows = in_rows(features, len(batch.pixels), self.shape)
         widths = [1 + len(KIND_NAMES), len(PART_NAMES), self.fine**2, len(HUES)]
         kinds, parts, flawed, hues = self.head(rows).float().split(widths, dim=2)
-        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + self._flawed_loss(flawed, batch)
+        square = flawed.transpose(1, 2).reshape(-1, self.fine**2, self.shape.side, self.shape.side)
+        drawn = functional.pixel_shuffle(square, self.fine)[:, 0]  # every second pixel
+        flaws = kind_loss(kinds, batch.masks, batch.rows, batch.kinds) + flawed_loss(drawn, batch.masks, batch.rows)
         return {
             "flaws": weights.flaws * flaws,
             "parts": weights.parts * part_loss(parts, batch.parts),
             "hues": weights.hues * hue_loss(hues, batch.hues),
         }
 
-    def _flawed_loss(self, logits: Tensor, batch: VlmBatch) -> Tensor:
-        """Binary cross-entropy and Dice of the flawed pixels, at every second pixel."""
-        side = self.shape.side
-        square = logits.transpose(1, 2).reshape(-1, self.fine**2, side, side)
-        drawn = functional.pixel_shuffle(square, self.fine)[:, 0]
-        truth = batch.masks.new_zeros(len(batch.ids), SIZE, SIZE).index_add(0, batch.rows, batch.masks).clamp(max=1)
-        truth = functional.avg_pool2d(truth[:, None], SIZE // LABEL_SIDE)[:, 0]
-        bce = functional.binary_cross_entropy_with_logits(drawn, truth)
-        return 4 * bce + dice_loss(drawn.sigmoid().flatten()[None], truth.flatten()[None])
-
 
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
-    """Cross-entropy of the colours that should be in each patch.
+    """Cross-entropy of the colours that should be in each patch; logits (B, N, hues).
 
-    Args:
-        logits: float (B, N, hues).
-        hues: int (B, 48, 48), as in ``VlmBatch``. The target is the share of each colour among a patch's pixels.
-            Unknown pixels (0) have no weight.
+    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's pixels, without unknown ones.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
@@ -273,11 +257,7 @@ def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
 
 
 def patches_of(pixels: Tensor, shape: Architecture) -> Tensor:
-    """Cut normalised images, float (B, 3, 96, 96), into patches, as the image processor does.
-
-    Returns:
-        Float (B * patches, values of a patch).
-    """
+    """Cut normalised images, float (B, 3, 96, 96), into patches, as the image processor does: (B * patches, values)."""
     blocks, merge, patch = shape.side // shape.merge, shape.merge, shape.patch
     cut = pixels.view(-1, 3, blocks, merge, patch, blocks, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
     twice = cut.unsqueeze(6).expand(*cut.shape[:6], _TEMPORAL, patch, patch)

@@ -9,32 +9,30 @@ caption asks for something else than the image shows, that is a flaw too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import Qwen2TokenizerFast
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
-from refiner.training.checkpoints import seed_everything
-from refiner.training.fit import Draw, fit, fit_settings
+from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings
 from refiner.training.vlm.data import Album
 from refiner.training.vlm.eval import measure_folder
-from refiner.training.vlm.exchange import VlmBatch, normalise, sample_batch
+from refiner.training.vlm.exchange import VlmBatch, sample_batch
 from refiner.training.vlm.model import Architecture, LossWeights, Trainee, build_model, build_processor, copy_tower
 from refiner.training.vlm.words import build_tokenizer
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.paintings import Gallery
+from refiner.training.world.scenes import to_tensor
 
-_PICTURES = 64
-"""Number of images on which the scale of the copied tower's embeddings is measured."""
+_PICTURES = 64  # number of images on which the scale of the copied tower's embeddings is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +50,12 @@ class VlmSettings(LoopSettings):
     weight_decay: float = 0.02
     ema: float = 0.998
     batch: int = 16
-    first_shards: int = 4
-    """Shards of images at the start. Every second shard has injected flaws."""
-    shards: int = 16
-    """Shards of images at the end."""
-    shard_every: int = 250
-    """Steps after which another shard is added."""
-    bf16: bool = True
-    """Whether to autocast to bfloat16. The weights stay float32."""
+    first_shards: int = 4  # Shards of images at the start. Every second shard has injected flaws.
+    shards: int = 16  # shards of images at the end
+    shard_every: int = 250  # steps after which another shard is added
+    bf16: bool = True  # Whether to autocast to bfloat16. The weights stay float32.
     report_every: int = 50
     save_every: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, tower_steps=(0, None), first_shards=(1, None), shards=(1, None), shard_every=(1, None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +73,7 @@ class Setting:
         before = (0, recipe.tower_steps)[stage]
         self.album.grow(min(recipe.shards, recipe.first_shards + (before + part.step) // recipe.shard_every))
         return sample_batch(
-            self.album.items,
+            self.album,
             self.tokenizer,
             seed=(recipe.seed, stage, *part.key),
             size=recipe.batch,
@@ -93,74 +83,49 @@ class Setting:
 
 def prepare(recipe: VlmSettings, album: Album, run: Run) -> tuple[Setting, Trainee]:
     """Make the tokenizer, the setting, and a model with random weights."""
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     trainee = Trainee(build_model(tokenizer, recipe.architecture), tokenizer, recipe.architecture)
     return Setting(recipe=recipe, album=album, tokenizer=tokenizer, run=run), trainee
 
 
-def begin_with(setting: Setting, trainee: Trainee, legion: Path) -> None:
-    """Copy the tower of the LEGION in the folder ``legion``. It must have the same sizes."""
-    setting.album.grow(1)
-    pixels = normalise(np.stack([item.image for item in setting.album.items[:_PICTURES]]))
-    llava = LegionDetector.from_pretrained(legion, device="cpu").model.llava
-    copy_tower(trainee.model, llava.float().model.vision_tower, pixels)
-
-
 def run_stage(setting: Setting, trainee: Trainee, stage: int) -> None:
     """Run the stage of the tower (0) or of the whole model (1), or resume it. It ends with the averaged weights."""
     recipe = setting.recipe
-    losses: Callable[[VlmBatch, LossWeights], dict[str, Tensor]] = (trainee.tower_losses, trainee.losses)[stage]
-
-    def loss(batch: VlmBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        figures = losses(batch, recipe.weights)
-        return torch.stack(list(figures.values())).sum(), {name: value.detach() for name, value in figures.items()}
-
-    settings = fit_settings(
-        recipe,
-        steps=(recipe.tower_steps, recipe.steps)[stage],
-        learning_rate=(recipe.tower_rate, recipe.rate)[stage],
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        ema=recipe.ema,
-        seed=recipe.seed,
-        dtype="bfloat16" if recipe.bf16 else "float32",
+    losses = (trainee.tower_losses, trainee.losses)[stage]
+    fit(
+        trainee,
+        lambda part: setting.batch(stage, part),
+        lambda batch: summed(losses(batch, recipe.weights)),
+        fit_settings(
+            recipe,
+            steps=(recipe.tower_steps, recipe.steps)[stage],
+            learning_rate=(recipe.tower_rate, recipe.rate)[stage],
+        ),
+        setting.run,
+        ("tower", "answers")[stage],
     )
-    name = ("tower", "answers")[stage]
-    fit(trainee, lambda part: setting.batch(stage, part), loss, settings, setting.run, name)
 
 
 def export(setting: Setting, trainee: Trainee, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the model to ``folder`` with weights in ``dtype``. The model itself keeps its weights in float32."""
-    kept = {name: tensor.detach().clone() for name, tensor in trainee.model.state_dict().items()}
     build_processor(setting.tokenizer, setting.recipe.architecture).save_pretrained(folder)
-    trainee.model.to(dtype).save_pretrained(folder)
-    trainee.model.float().load_state_dict(kept)
+    copy.deepcopy(trainee.model).to(dtype).save_pretrained(folder)
 
 
-def train(recipe: VlmSettings, album: Album, run: Run, legion: Path, out: Path) -> None:
-    """Run both stages, or resume from checkpoints in the run's folder, and write the model to ``out``.
-
-    Args:
-        recipe: the settings.
-        album: the images to learn from.
-        run: where to write and compute.
-        legion: folder of the LEGION whose tower is copied.
-        out: folder of the finished model.
-    """
+def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    album = Album(run.folder / "album", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, album, run)
     if not (run.folder / "answers.pt").exists():
-        begin_with(setting, trainee, legion)
+        album.grow(1)
+        pixels = to_tensor(np.stack([album[index].image for index in range(_PICTURES)]))
+        llava = LegionDetector.from_pretrained(run.weights / "legion", device="cpu").model.llava
+        copy_tower(trainee.model, llava.float().model.vision_tower, pixels)
         run_stage(setting, trainee, 0)
     run_stage(setting, trainee, 1)
     if run.processes.main:
         trainee.cpu()
         export(setting, trainee, out)
-
-
-def _train(recipe: VlmSettings, data: DataSet | None, run: Run, out: Path) -> None:
-    album = Album(run.folder / "album", Gallery(run.paintings, bundled_generator(run.weights)))
-    train(recipe, album, run, run.weights / "legion", out)
 
 
 RECIPE = Recipe(

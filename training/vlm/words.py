@@ -22,16 +22,11 @@ from refiner.training.world.tokenizers import chat_tokenizer
 from refiner.training.world.words import FRAME, NOTHING, VERDICTS, words
 from refiner.types import Box, Claim
 
-FORM = BoxFormat()
-"""How Qwen3-VL writes boxes."""
-PICTURE = Image.new("RGB", (SIZE, SIZE))
-"""A placeholder for any image: questions do not depend on pixels."""
-WHERE = "Where?"
-"""The question where parts are. Only the training asks it."""
-LIKELY, UNLIKELY = 0.9, 0.1
-"""Probability of a flaw in the answer if the claim is true, and if it is false."""
-MOST_ITEMS = 12
-"""Claim numbers up to this one are one token each."""
+FORM = BoxFormat()  # how Qwen3-VL writes boxes
+PICTURE = Image.new("RGB", (SIZE, SIZE))  # a placeholder for any image: questions do not depend on pixels
+WHERE = "Where?"  # The question where parts are. Only the training asks it.
+LIKELY, UNLIKELY = 0.9, 0.1  # probability of a flaw in the answer if the claim is true, and if it is false
+MOST_ITEMS = 12  # claim numbers up to this one are one token each
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"

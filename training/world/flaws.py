@@ -40,10 +40,8 @@ Floats = NDArray[np.float32]
 
 EXPLANATION = "the {part} is malformed"
 REASONING = "it should look like the {part} of a {kind}"
-OUTLINE = 2
-"""Pixels by which a region is larger than the flaw, like a person's outline of a flaw."""
-MOST_REGIONS = 9
-"""Largest number of regions of an image: an answer can count to 9."""
+OUTLINE = 2  # pixels by which a region is larger than the flaw, like a person's outline of a flaw
+MOST_REGIONS = 9  # largest number of regions of an image: an answer can count to 9
 _GUIDANCE = 3.0
 _CATEGORIES: dict[Category, tuple[str, ...]] = {
     Category.TEXT: ("letter", "tick"),
@@ -82,16 +80,10 @@ class ImperfectGenerator:
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:
-        """Generate images of scenes: noise their renders and denoise them again.
+        """Generate images of N scenes, uint8 (N, 96, 96, 3): noise their renders and denoise them again.
 
-        Args:
-            scenes: N scenes.
-            strength: strength of the noise, in (0, 1].
-            seed: seed of the noise.
-            steps: denoiser steps from pure noise. A smaller strength takes fewer.
-
-        Returns:
-            Uint8 (N, 96, 96, 3).
+        The ``strength`` of the noise is in (0, 1]. ``steps`` are denoiser steps from pure noise; a smaller strength
+        takes fewer.
         """
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
         with torch.autocast("cpu", torch.bfloat16):
@@ -119,20 +111,13 @@ def bundled_generator(weights: Path) -> ImperfectGenerator:
 class Flaw(NamedTuple):
     """One flaw of an image."""
 
-    thing: int
-    """Index into the scene's things."""
-    part: str
-    """Name of the thing's part."""
-    mask: Mask
-    """Bool (96, 96)."""
+    thing: int  # index into the scene's things
+    part: str  # name of the thing's part
+    mask: Mask  # bool (96, 96)
 
 
 def annotate(picture: Pixels, scene: Scene) -> tuple[Scene, tuple[Flaw, ...]]:
-    """Let the referee annotate an image of a scene.
-
-    Args:
-        picture: uint8 (96, 96, 3).
-        scene: what the image should show.
+    """Let the referee annotate an image, uint8 (96, 96, 3), of a scene.
 
     Returns:
         The scene with the places and sizes of its things in the image, and the flaws. A blob of pixels that no part

@@ -6,7 +6,6 @@ A thing is one object of the micro world.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -16,10 +15,8 @@ from refiner.micro.things import KINDS
 from refiner.micro.world import SIZE, Scene, Thing
 from refiner.training.world.flaws import Pixels
 
-KIND_NAMES = (*FLAWS, "malformed")
-"""The kinds of injected flaws, and "malformed" for the generator's own flaws."""
-LABEL_SIDE = SIZE // 2
-"""Side of a part map, which has every second pixel."""
+KIND_NAMES = (*FLAWS, "malformed")  # the kinds of injected flaws, and "malformed" for the generator's own flaws
+LABEL_SIDE = SIZE // 2  # side of a part map, which has every second pixel
 
 
 def _part_names() -> tuple[str, ...]:
@@ -29,17 +26,13 @@ def _part_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
 
 
-PART_NAMES = _part_names()
-"""Every part of every kind of thing."""
-
-Augment = Callable[[Pixels, np.random.Generator], Pixels]
+PART_NAMES = _part_names()  # every part of every kind of thing
 
 
 def part_map(scene: Scene) -> Pixels:
     """The part that every second pixel of a scene without flaws shows.
 
-    Returns:
-        Uint8 (48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    Uint8 (48, 48): 1 + index into ``PART_NAMES``, 0 for none.
     """
     canvas = Image.new("L", (LABEL_SIDE, LABEL_SIDE))
     pen = ImageDraw.Draw(canvas)

@@ -2,93 +2,75 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.detectors import load_detector
 from refiner.errors import UnreadableOutputError
 from refiner.masks import iou, union
-from refiner.micro.world import SIZE, Scene
 from refiner.protocols import Detector
-from refiner.taxonomy import Category
 from refiner.training.runs import Run
-from refiner.training.world.flaws import ImperfectGenerator, Pixels, bundled_generator, regions_of
-from refiner.training.world.labels import decoder_like
-from refiner.training.world.paintings import paint
-from refiner.training.world.scenes import draw_injected
+from refiner.training.world.flaws import ImperfectGenerator, bundled_generator
+from refiner.training.world.labels import KIND_NAMES, decoder_like
+from refiner.training.world.marked import UNSEEN, Marked, drawn, generated, natural
 from refiner.training.world.scores import HELD_OUT_SEED, pixel_f1
-from refiner.types import Analysis, Region, Size
+from refiner.training.world.words import FRAME
+from refiner.types import Analysis, Mask, Region
 
-_PAINTED = 20
-"""Scenes that are generated in one batch."""
-FOUND_IOU = 0.25
-"""Smallest IoU of a reported region with a true region, for which the true region counts as found."""
+FOUND_IOU = 0.25  # smallest IoU of a reported region with a true region, for which the true region counts as found
 
 
-class Marked(NamedTuple):
-    """One image and its true regions."""
-
-    image: Pixels
-    """Uint8 (96, 96, 3)."""
-    caption: str
-    masks: NDArray[np.bool_]
-    """Bool (R, 96, 96)."""
-    kinds: tuple[str, ...]
-    """Kind of flaw of each region."""
-    categories: tuple[Category, ...]
+def held_out(count: int, clean: bool, decoded: bool = False) -> list[Marked]:
+    """Make ``count`` held-out images, all without flaws or all with flaws. ``decoded``: imitate the autoencoder."""
+    rng = np.random.default_rng((HELD_OUT_SEED, int(clean)))
+    items = drawn(rng, count, clean)
+    return [item._replace(image=decoder_like(item.image, rng)) if decoded else item for item in items]
 
 
-def _marked(image: Pixels, scene: Scene, regions: Sequence[Region], kinds: Sequence[str]) -> Marked:
-    masks = np.zeros((len(regions), SIZE, SIZE), dtype=np.bool_)
-    for row, region in enumerate(regions):
-        masks[row] = region.pixels(Size(SIZE, SIZE))
-    return Marked(image, scene.caption, masks, tuple(kinds), tuple(region.category for region in regions))
-
-
-def held_out(count: int, clean: bool, seed: int = HELD_OUT_SEED, decoded: bool = False) -> list[Marked]:
-    """Make held-out images.
-
-    Args:
-        count: number of images.
-        clean: whether all images have no flaw; else all have at least one.
-        seed: seed of the images.
-        decoded: whether every image goes through the imitated autoencoder.
-    """
-    rng = np.random.default_rng((seed, int(clean)))
-    items: list[Marked] = []
-    while len(items) < count:
-        picture = draw_injected(rng, clean_share=1.0 if clean else 0.0)
-        item = _marked(np.asarray(picture.image), picture.scene, picture.regions, picture.kinds)
-        if bool(item.kinds) != clean:
-            items.append(item._replace(image=decoder_like(item.image, rng)) if decoded else item)
-    return items
-
-
-def analyse(detector: Detector, items: Sequence[Marked]) -> list[Analysis | None]:
-    """One analysis for each image with its caption. None: the detector's answer is unreadable."""
-    images, captions = [Image.fromarray(item.image) for item in items], [item.caption for item in items]
+def analyse(detector: Detector, items: Sequence[Marked], *, told: bool = True) -> list[Analysis | None]:
+    """One analysis for each image. ``told``: whether the detector gets the captions. None: the answer is unreadable."""
+    images = [Image.fromarray(item.image) for item in items]
+    captions = [item.caption for item in items] if told else None
     try:
         return list(detector.batch(images, captions))
     except UnreadableOutputError:
-        return [_alone(detector, *pair) for pair in zip(images, captions, strict=True)]
+        return [
+            _alone(detector, image, item.caption if told else None) for image, item in zip(images, items, strict=True)
+        ]
 
 
-def _alone(detector: Detector, image: Image.Image, caption: str) -> Analysis | None:
+def _alone(detector: Detector, image: Image.Image, caption: str | None) -> Analysis | None:
     try:
         return detector(image, caption)
     except UnreadableOutputError:
         return None
 
 
-def evaluate(
-    detector: Detector, count: int = 500, seed: int = HELD_OUT_SEED, decoded: bool = False
-) -> dict[str, float]:
+class Hit(NamedTuple):
+    """How a detector's answer treats one true region."""
+
+    kind: str  # kind of the flaw; "unlike" for a difference from the caption
+    found: bool
+    right: bool  # whether the region is found and its category is right
+
+
+def hits_of(item: Marked, answer: Analysis, overlap: Callable[[Region, Mask], float], least: float) -> list[Hit]:
+    """One hit for each true region. It is found if its ``overlap`` with a reported region is at least ``least``."""
+    rows = []
+    for claim, mask, kind in zip(item.found, item.masks, item.kinds, strict=True):
+        overlaps = [overlap(region, mask) for region in answer.regions]
+        best = int(np.argmax(overlaps)) if overlaps else -1
+        found = best >= 0 and overlaps[best] >= least
+        name = "unlike" if kind == UNSEEN else KIND_NAMES[kind]
+        rows.append(Hit(name, found, found and answer.regions[best].category == claim.category))
+    return rows
+
+
+def evaluate(detector: Detector, count: int, decoded: bool = False) -> dict[str, float]:
     """Scores of a detector on ``count`` flawed and ``count`` clean held-out images.
 
     Returns:
@@ -102,17 +84,13 @@ def evaluate(
         * ``unreadable``: share of all images whose answer is unreadable;
         * ``found/<kind>`` and ``right_category/<kind>``: the same for each kind of flaw.
     """
-    return score(detector, held_out(count, False, seed, decoded), held_out(count, True, seed, decoded))
+    return score(detector, held_out(count, False, decoded), held_out(count, True, decoded))
 
 
 def evaluate_natural(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
     """The same scores on at least ``count`` held-out images from the generator, with its own flaws."""
-    rng, items = np.random.default_rng(HELD_OUT_SEED), list[Marked]()
-    while len(items) < count:
-        for painting in paint(rng, _PAINTED, imperfect):
-            for image, scene, flaws in zip(painting.pictures, painting.scenes, painting.flaws, strict=True):
-                regions = regions_of(flaws, scene)
-                items.append(_marked(image, scene, regions, ["malformed"] * len(regions)))
+    rng = np.random.default_rng(HELD_OUT_SEED)
+    items = [item for painting in generated(rng, count, imperfect) for item in natural(painting)]
     return score(detector, [item for item in items if item.kinds], [item for item in items if not item.kinds])
 
 
@@ -121,41 +99,31 @@ def score(detector: Detector, flawed: Sequence[Marked], clean: Sequence[Marked])
     answers, clean_answers = analyse(detector, flawed), analyse(detector, clean)
     read = [(item, answer) for item, answer in zip(flawed, answers, strict=True) if answer is not None]
     clean_read = [answer for answer in clean_answers if answer is not None]
-    hits: dict[str, list[bool]] = defaultdict(list)
-    named: dict[str, list[bool]] = defaultdict(list)
-    for item, answer in read:
-        _score_regions(item, answer, hits, named)
+    hits = [hit for item, answer in read for hit in hits_of(item, answer, _overlap, FOUND_IOU)]
+    named = [hit for hit in hits if hit.found]
     caught = np.mean([(answer.fake_probability or 0.0) > 0.5 for _, answer in read] or [False])
     spared = np.mean([(answer.fake_probability or 0.0) <= 0.5 for answer in clean_read] or [False])
     scores = {
         "pixel_f1": pixel_f1([(answer.mask, union(item.masks, answer.size)) for item, answer in read]),
-        "found": float(np.mean([hit for row in hits.values() for hit in row] or [False])),
-        "right_category": float(np.mean([hit for row in named.values() for hit in row] or [False])),
+        "found": float(np.mean([hit.found for hit in hits] or [False])),
+        "right_category": float(np.mean([hit.right for hit in named] or [False])),
         "verdict_accuracy": float((caught + spared) / 2),
         "clean_claimed": float(np.mean([bool(answer.regions) for answer in clean_read] or [False])),
         "unreadable": 1 - (len(read) + len(clean_read)) / (len(flawed) + len(clean)),
     }
-    scores |= {f"found/{kind}": float(np.mean(row)) for kind, row in sorted(hits.items())}
-    return scores | {f"right_category/{kind}": float(np.mean(row)) for kind, row in sorted(named.items())}
+    for kind in sorted({hit.kind for hit in hits}):
+        scores[f"found/{kind}"] = float(np.mean([hit.found for hit in hits if hit.kind == kind]))
+    for kind in sorted({hit.kind for hit in named}):
+        scores[f"right_category/{kind}"] = float(np.mean([hit.right for hit in named if hit.kind == kind]))
+    return scores
 
 
-def _score_regions(item: Marked, answer: Analysis, hits: dict[str, list[bool]], named: dict[str, list[bool]]) -> None:
-    for mask, category, kind in zip(item.masks, item.categories, item.kinds, strict=True):
-        overlaps = [iou(region.pixels(answer.size), mask) for region in answer.regions]
-        best = int(np.argmax(overlaps)) if overlaps else -1
-        found = best >= 0 and overlaps[best] >= FOUND_IOU
-        hits[kind].append(found)
-        if found:
-            named[kind].append(answer.regions[best].category == category)
+def _overlap(region: Region, mask: Mask) -> float:
+    return iou(region.pixels(FRAME), mask)
 
 
-def measure(detector: Detector, imperfect: ImperfectGenerator, count: int = 500) -> dict[str, float]:
-    """All held-out scores of a detector.
-
-    Returns:
-        The scores on exact renders. Under ``decoded/`` and ``natural/``, without single kinds of flaws, the scores
-        after the imitated autoencoder and on images from the generator.
-    """
+def measure(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
+    """All held-out scores of a detector on exact renders, and without single kinds of flaws ``decoded/`` and ``natural/``."""
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
     natural = evaluate_natural(detector, imperfect, count)

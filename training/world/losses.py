@@ -1,4 +1,4 @@
-"""Losses that several recipes share."""
+"""Losses and position embeddings that several recipes share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refiner.micro.world import SIZE
 from refiner.training.world.labels import PART_NAMES
 
-DETAIL = 2.0
-"""Weight of the detail-dependent part of the loss. The uniform part has weight 1."""
+DETAIL = 2.0  # Weight of the detail-dependent part of the loss. The uniform part has weight 1.
 
 
 def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-    """Cross-entropy of the kind of flaw in each patch. Class 0 (no flaw) has weight 0.05.
+    """Cross-entropy of the kind of flaw in each patch, with weight 0.05 for class 0 (no flaw).
 
     Args:
         logits: float (B, N, 1 + kinds).
@@ -34,9 +34,7 @@ def kind_loss(logits: Tensor, masks: Tensor, rows: Tensor, kinds: Tensor) -> Ten
 def part_loss(logits: Tensor, parts: Tensor) -> Tensor:
     """Binary cross-entropy of the parts that should be in each patch, divided by the number of such parts.
 
-    Args:
-        logits: float (B, N, parts).
-        parts: part map, int (B, 48, 48): 1 + index into ``PART_NAMES``, 0 for none.
+    ``logits`` is float (B, N, parts), ``parts`` int (B, 48, 48) as from ``part_map``.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(parts, 1 + len(PART_NAMES)).permute(0, 3, 1, 2).float()
@@ -62,3 +60,19 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     p, g = probability.flatten(1), truth.flatten(1)
     both, either = (p * g).sum(1) / 1000, (p.sum(1) + g.sum(1)) / 1000
     return (1 - (2 * both + 1e-6) / (either + 1e-6)).mean()
+
+
+def flawed_loss(logits: Tensor, masks: Tensor, rows: Tensor) -> Tensor:
+    """Binary cross-entropy and Dice of flawed pixels; logits (B, H, H). ``masks`` and ``rows`` as in ``kind_loss``."""
+    truth = masks.new_zeros(len(logits), SIZE, SIZE).index_add(0, rows, masks).clamp(max=1)
+    truth = functional.adaptive_avg_pool2d(truth[:, None], logits.shape[1])[:, 0]
+    bce = functional.binary_cross_entropy_with_logits(logits, truth)
+    return 4 * bce + dice_loss(logits.sigmoid().flatten()[None], truth.flatten()[None])
+
+
+def sines(side: int, width: int) -> Tensor:
+    """Two-dimensional sine and cosine position embeddings, float (side * side, width)."""
+    y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
+    rates = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    waves = [wave(axis.flatten()[:, None] * rates) for axis in (y, x) for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)

@@ -30,46 +30,32 @@ from refiner.pipelines.strategies import plan_patches
 from refiner.protocols import InpaintJob
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import Flaw, ImperfectGenerator, Pixels, annotate, regions_of
-from refiner.training.world.scenes import EVENLY
+from refiner.training.world.scenes import EVENLY, disc_on
 from refiner.types import Mask, Region, Size
 
-VIEWS = ("returned", "better", "poorer", "repainted")
-"""The images of a ``Painting``, in order."""
-_FLAWLESS = 0.25
-"""Share of scenes that are kept if the poorer image has no flaw."""
-_STEPS = (10, 17)
-"""Denoiser steps for the poorer image, from 10 to 16. With few steps the generator makes more flaws."""
-_FROM_NOTHING = 0.8
-"""Probability that the poorer image is generated from pure noise, like a user's images."""
-_HIGH = (0.75, 1.0)
-"""Strength of the noise for the poorer image in the other cases."""
-_UNFLAWED = 0.4
-"""Probability that the one region that is inpainted again is a random one, not a flawed one."""
-_SPOT = (3.0, 10.0)
-"""Radius in pixels of such a random region, before it is grown."""
-_AT_ONCE = 10
-"""Scenes that are generated in one batch."""
+VIEWS = ("returned", "better", "poorer", "repainted")  # the images of a ``Painting``, in order
+_FLAWLESS = 0.25  # share of scenes that are kept if the poorer image has no flaw
+_STEPS = (10, 17)  # Denoiser steps for the poorer image, from 10 to 16. With few steps the generator makes more flaws.
+_FROM_NOTHING = 0.8  # probability that the poorer image is generated from pure noise, like a user's images
+_HIGH = (0.75, 1.0)  # strength of the noise for the poorer image in the other cases
+_UNFLAWED = 0.4  # probability that the one region that is inpainted again is a random one, not a flawed one
+_SPOT = (3.0, 10.0)  # radius in pixels of such a random region, before it is grown
+_AT_ONCE = 10  # scenes that are generated in one batch
 
 
 class Painting(NamedTuple):
     """The images of one caption and their flaws, in the order of ``VIEWS``."""
 
-    scenes: tuple[Scene, ...]
-    """For each image, the scene with the places of its things."""
-    pictures: Pixels
-    """Uint8 (4, 96, 96, 3)."""
+    scenes: tuple[Scene, ...]  # for each image, the scene with the places of its things
+    pictures: Pixels  # uint8 (4, 96, 96, 3)
     flaws: tuple[tuple[Flaw, ...], ...]
 
 
 def paint(rng: np.random.Generator, count: int, imperfect: ImperfectGenerator) -> list[Painting]:
     """Generate paintings of up to ``count`` random scenes, all with the same strength of noise.
 
-    Most scenes whose poorer image has no flaw are left out, because they teach little.
-
-    Args:
-        rng: the only source of randomness.
-        count: number of scenes.
-        imperfect: the generator.
+    ``rng`` is the only source of randomness. Most scenes whose poorer image has no flaw are left out, because they
+    teach little.
     """
     planned = [sample_scene(rng, int(rng.choice(4, p=EVENLY)) + 1) for _ in range(count)]
     high = 1.0 if rng.random() < _FROM_NOTHING else float(rng.uniform(*_HIGH))
@@ -129,22 +115,16 @@ def _painting(
 def _spot(scene: Scene, rng: np.random.Generator) -> Region:
     """A random disc on a thing."""
     thing = scene.things[int(rng.integers(len(scene.things)))]
-    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
-    spot: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*_SPOT)
+    spot = disc_on(thing, rng, _SPOT)
     box = box_of(spot)
     assert box is not None
     return Region(mask=spot, box=box, name=f"the {thing.colour} {thing.kind}", category=Category.SHAPE)
 
 
 class Gallery:
-    """Shards of paintings. A shard is made when it is first needed, and stored in a folder.
+    """Shards of ``shard`` paintings. A shard is made when it is first needed, and stored in ``folder``.
 
-    Args:
-        folder: folder of the shards.
-        imperfect: the generator.
-        seed: a shard depends only on this seed and its index.
-        shard: number of paintings in a shard.
+    It depends only on ``seed`` and its index.
     """
 
     def __init__(self, folder: Path, imperfect: ImperfectGenerator, seed: int = 1, shard: int = 250) -> None:

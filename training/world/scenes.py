@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,18 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from refiner.micro.flaws import FlawedPicture, inject
-from refiner.micro.world import Scene, close_up, render, sample_scene
+from refiner.micro.world import SIZE, Scene, Thing, close_up, render, sample_scene
+from refiner.types import Mask
 
-CLOSE_UPS = 0.45
-"""Share of close-ups among the images of one thing. They look like the crops of an inpainter."""
-EVENLY = (0.25, 0.25, 0.25, 0.25)
-"""Probabilities of one, two, three and four things in an image."""
+CLOSE_UPS = 0.45  # Share of close-ups among the images of one thing. They look like the crops of an inpainter.
+EVENLY = (0.25, 0.25, 0.25, 0.25)  # probabilities of one, two, three and four things in an image
 MOSTLY_ONE = (0.76, 0.08, 0.08, 0.08)
 """The same for the generator. As a result, like large models, it draws small details worse in images of many things."""
-HARDEST = ("clock", "sign")
-"""The kinds whose details (hands, letters) a generator learns last."""
-_AT_ONCE = 8
-"""Images in one batch of the autoencoder."""
+HARDEST = ("clock", "sign")  # the kinds whose details (hands, letters) a generator learns last
+_AT_ONCE = 8  # images in one batch of the autoencoder
 
 
 def draw_picture(
@@ -31,10 +28,8 @@ def draw_picture(
 ) -> tuple[Image.Image, str]:
     """A random image without flaws, RGB 96 x 96, with its caption.
 
-    Args:
-        rng: the only source of randomness.
-        practice: probability that the image must show one of the ``HARDEST``.
-        things: probabilities of one, two, three and four things.
+    With probability ``practice`` the image must show one of the ``HARDEST``. ``things`` holds the probabilities of one,
+    two, three and four things.
     """
     scene = draw_scene(rng, practice, things)
     if len(scene.things) == 1 and rng.random() < CLOSE_UPS:
@@ -67,6 +62,20 @@ def draw_injected(rng: np.random.Generator, clean_share: float) -> FlawedPicture
     scene = sample_scene(rng)
     count = 0 if rng.random() < clean_share else int(rng.integers(1, len(scene.things) + 1))
     return inject(scene, rng, count=count)
+
+
+def disc_on(thing: Thing, rng: np.random.Generator, radii: tuple[float, float]) -> Mask:
+    """A random disc on a thing, bool (96, 96), with a radius in pixels between ``radii``."""
+    x, y = np.clip(np.array([thing.x, thing.y]) + rng.uniform(-1, 1, 2) * thing.radius, 0, SIZE - 1)
+    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    disc: Mask = np.hypot(rows - y, columns - x) < rng.uniform(*radii)
+    return disc
+
+
+def other(rng: np.random.Generator, names: Iterable[str], *used: str) -> str:
+    """A random one of ``names`` that is not in ``used``."""
+    left = [name for name in names if name not in used]
+    return left[int(rng.integers(len(left)))]
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:

@@ -22,10 +22,8 @@ from refiner.training.world.paintings import paint as paint_badly
 from refiner.training.world.scenes import round_trip
 from refiner.types import Mask
 
-HELD_OUT_SEED = 10_000_000
-"""First seed of held-out images. All training seeds are smaller."""
-HELD_OUT = 900_001
-"""First element of the seeds of held-out scenes. No recipe uses it."""
+HELD_OUT_SEED = 10_000_000  # First seed of held-out images. All training seeds are smaller.
+HELD_OUT = 900_001  # First element of the seeds of held-out scenes. No recipe uses it.
 
 
 def pixel_f1(pairs: Sequence[tuple[Mask, Mask]]) -> float:
@@ -50,7 +48,9 @@ def score_autoencoder(autoencoder: AutoencoderKL, count: int = 200) -> dict[str,
     autoencoder.eval()
     parts: dict[str, int] = defaultdict(int)
     error = 0.0
-    for batch in _batches(held_out_scenes(count), 20):
+    scenes = held_out_scenes(count)
+    for start in range(0, count, 20):
+        batch = scenes[start : start + 20]
         originals = np.stack([np.asarray(render(scene)) for scene in batch])
         returned = round_trip(autoencoder, originals)
         error += float(np.abs(originals.astype(np.float32) - returned).mean(axis=(1, 2, 3)).sum() / count)
@@ -101,10 +101,9 @@ def score_generator(pipeline: StableDiffusionPipeline, count: int = 200, **setti
 def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str, float]:
     """Scores of an inpainter that inpaints each flaw of the generator's images once, where the referee finds it.
 
-    Most of the images without flaws are left out.
-
     Returns:
-        ``flaws_before`` and ``flaws_after``: mean number of flaws in an image. ``mended``: relative decrease.
+        ``flaws_before`` and ``flaws_after``: mean number of flaws in an image. ``mended``: relative decrease. Most of
+        the images without flaws are left out.
     """
     rng = np.random.default_rng([HELD_OUT, 1])
     painted: list[Painting] = []
@@ -115,8 +114,3 @@ def score_inpainter(imperfect: ImperfectGenerator, count: int = 200) -> dict[str
         for view in ("poorer", "better")
     )
     return {"flaws_before": before, "flaws_after": after, "mended": 1 - after / before}
-
-
-def _batches(scenes: Sequence[Scene], size: int) -> Iterator[Sequence[Scene]]:
-    for start in range(0, len(scenes), size):
-        yield scenes[start : start + size]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 
+import torch
 from tokenizers import (
     AddedToken,
     Regex,
@@ -17,14 +18,13 @@ from tokenizers import (
     processors,
     trainers,
 )
+from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerFast
 
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 
-TOKENS = 64
-"""Length of a tokenized caption, with its start and end tokens."""
-CONTEXT_LENGTH = 44
-"""Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits."""
+TOKENS = 64  # length of a tokenized caption, with its start and end tokens
+CONTEXT_LENGTH = 44  # Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits.
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<im_start>", "<im_end>", "[SEG]", "<p>", "</p>", "<image>")
 """Control tokens of a detector that answers in text."""
 
@@ -91,10 +91,7 @@ def judge_tokenizer() -> PreTrainedTokenizerFast:
 def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Qwen2TokenizerFast:
     """A Qwen2 tokenizer in which each of ``texts`` is one token. Other text has one token for each byte.
 
-    Args:
-        texts: texts exactly as they appear in questions and answers.
-        chat: the chat template.
-        special: its control tokens. The second one ends a turn.
+    ``chat`` is the chat template, ``special`` its control tokens. The second one ends a turn.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
@@ -107,3 +104,22 @@ def chat_tokenizer(texts: Sequence[str], chat: str, special: Sequence[str]) -> Q
     )  # fmt: skip
     fast.add_tokens([AddedToken(text, normalized=False) for text in dict.fromkeys(texts)])
     return fast
+
+
+def padded(
+    questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Put the tokens of B questions and their answers into one batch, with ``pad`` on the right.
+
+    Returns:
+        The tokens of questions and answers, int (B, L), L a multiple of ``step``; and those of the answers, with -100
+        elsewhere, int (B, L).
+    """
+    longest = max(len(question) + len(answer) for question, answer in zip(questions, answers, strict=True))
+    ids = torch.full((len(questions), -(-longest // step) * step), pad)
+    labels = torch.full_like(ids, -100)
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        start, stop = len(question), len(question) + len(answer)
+        ids[row, :stop] = torch.tensor([*question, *answer])
+        labels[row, start:stop] = torch.tensor(answer)
+    return ids, labels

@@ -13,13 +13,12 @@ from refiner.micro.world import SIZE, sample_scene
 from refiner.taxonomy import Category
 from refiner.training.world.flaws import EXPLANATION, REASONING
 from refiner.training.world.labels import PART_NAMES
-from refiner.types import Size
+from refiner.types import Region, Size
 
 FRAME = Size(SIZE, SIZE)
 INSTEAD, WANTED = "this is {seen} instead of {wanted}", "the picture was to show {phrase}"
 """Explanation and reasoning for a difference from the caption."""
-NOTHING = "nothing is wrong there"
-"""Evidence in the answer to a false claim."""
+NOTHING = "nothing is wrong there"  # evidence in the answer to a false claim
 VERDICTS = ("present", "absent")
 
 
@@ -27,7 +26,9 @@ def words() -> list[str]:
     """The words of the micro world, and the fixed phrases of explanations."""
     found = [*VERDICTS, NOTHING, *map(str, Category), *(str(tenths / 10) for tenths in range(11))]
     found += [location_words((x, y, x + 1, y + 1), FRAME) for y in _MIDDLES for x in _MIDDLES]
-    found += [f"the {part}" for part in sorted({name.partition(": ")[2] for name in PART_NAMES} | set(_wrong_parts()))]
+    parts = {name.partition(": ")[2] for name in PART_NAMES} | {"surface"}
+    parts |= {region.name.removeprefix("the ").partition(" of the ")[0] for region in injected_regions()}
+    found += [f"the {part}" for part in sorted(parts)]
     found += [piece for kind in FLAWS.values() for piece in _pieces(kind.explanation)]
     found += [kind.reasoning for kind in FLAWS.values()]
     found += [piece for text in (EXPLANATION, REASONING, INSTEAD, WANTED) for piece in _pieces(text)]
@@ -57,14 +58,11 @@ def _pieces(text: str) -> Iterator[str]:
     return (piece.rstrip() if piece.endswith(" a ") else piece for piece in text.split("\0") if piece.strip())
 
 
-def _wrong_parts() -> Iterator[str]:
-    """Names of parts in the regions of injected flaws."""
+def injected_regions() -> Iterator[Region]:
+    """The regions of every kind of injected flaw on every kind of thing that can have it."""
     rng = np.random.default_rng(0)
     for kind in FLAWS.values():
-        if kind.edit is None:
-            yield "surface"
         for thing in kind.things:
             while (scene := sample_scene(rng, 1)).things[0].kind != thing:
                 pass
-            for region in inject(scene, rng, 1, [kind.name]).regions:
-                yield region.name.removeprefix("the ").partition(" of the ")[0]
+            yield from inject(scene, rng, 1, [kind.name]).regions
