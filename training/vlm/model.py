@@ -248,7 +248,7 @@ class Trainee(nn.Module):
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
     """Cross-entropy of the colours that should be in each patch; logits (B, N, hues).
 
-    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's pixels, without unknown ones.
+    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's known pixels.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()
