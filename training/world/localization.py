@@ -123,7 +123,7 @@ def _overlap(region: Region, mask: Mask) -> float:
 
 
 def measure(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
-    """All held-out scores of a detector: on exact renders, and (without single kinds of flaws) decoded and natural images."""
+    """All held-out scores: on exact renders, and (without single kinds of flaws) on decoded and natural images."""
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
     natural = evaluate_natural(detector, imperfect, count)
