@@ -164,7 +164,7 @@ def to_lines(files: Sequence[Path], target: Path) -> None:
         OutputError: it cannot be written.
     """
     part = target.with_name(f".{target.name}.part")
-    with Appending(part, anew=True) as out:
+    with Appending(part, truncate=True) as out:
         for record in Records(files):
             out.write([record])
     part.replace(target)
@@ -219,17 +219,17 @@ class Appending:
 
     Args:
         path: of the file.
-        anew: drop the content of the file.
+        truncate: drop the content of the file.
 
     Raises:
         OutputError: it cannot be written.
     """
 
-    def __init__(self, path: Path, *, anew: bool = False) -> None:
+    def __init__(self, path: Path, *, truncate: bool = False) -> None:
         self.path = path
         try:
-            self.file = path.open("wb" if anew else "ab", buffering=0)
-            if not anew and not _ends_in_newline(path):
+            self.file = path.open("wb" if truncate else "ab", buffering=0)
+            if not truncate and not _ends_in_newline(path):
                 self.file.write(b"\n")
         except OSError as error:
             raise unwritten(path, error) from error

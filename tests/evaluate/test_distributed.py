@@ -1,4 +1,4 @@
-"""The harness over Ray Data: whatever dies on the way, the table is that of the local engine."""
+"""The harness over Ray Data: whichever process dies, the table equals that of the local engine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build(folder, device, dtype):
 
 
 class Spots(NamedTuple):
-    """A detector from a package of its own: slow, unreadable or NaN now and then, and it keeps a journal."""
+    """A detector from a separate package: slow, sometimes unreadable or NaN; it writes a journal."""
 
     name: str
     journal: Path
@@ -85,7 +85,7 @@ class Spots(NamedTuple):
         return [(int(line.split()[0]), line.split()[1]) for line in lines]
 
     def kill_one_at_work(self) -> int:
-        """Kill a process that is looking at a picture, and tell which."""
+        """Kill a process that is analysing an image, and return its id."""
         for _ in range(10_000):
             for pid, word in dict(self.words()).items():
                 if word == "start" and pid != os.getpid():

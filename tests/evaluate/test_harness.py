@@ -1,4 +1,4 @@
-"""The harness: whatever happens to a run, its table is that of one in a single stretch."""
+"""The harness: whatever happens to a run, its table equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ COUNT = 14
 
 
 def spots(image: Image.Image) -> Analysis:
-    """Calls red places flawed: wrong now and then, and always the same."""
+    """Reports red regions as flaws; it is wrong for some images, always for the same ones."""
     pixels = np.asarray(image).astype(int)
     mask = pixels[..., 0] > pixels[..., 1] + 60
     box = box_of(mask)
@@ -70,7 +70,7 @@ def table(done: Run) -> bytes:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run in a single stretch."""
+    """An uninterrupted run."""
     done = run(tmp_path_factory.mktemp("whole"))
     table(done)
     return done
@@ -152,7 +152,7 @@ while job := sys.stdin.readline():
     sys.stdin.readline()
     print(os.waitpid(child, 0)[1], flush=True)
 """
-"""Starts a process for each run that it is told of; so nothing is imported anew."""
+"""Forks a process for each run, so that nothing is imported again."""
 
 Nursery = subprocess.Popen[bytes]
 
@@ -165,7 +165,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 def killed(nursery: Nursery, folder: Path, kind: str, due: Callable[[], bool]) -> bool:
-    """Start a run, or go on with it, and end it by SIGKILL when that is due; False where it was done before."""
+    """Start or resume a run, and kill it by SIGKILL when that is due; False if it was done before."""
     tell, hear = nursery.stdin, nursery.stdout
     assert tell is not None
     assert hear is not None
@@ -189,7 +189,7 @@ def held(file: Path) -> int:
 def test_a_run_killed_at_a_random_point_gives_the_same_table(
     whole: Run, nursery: Nursery, tmp_path: Path, number: int
 ) -> None:
-    """Ten runs, each killed twice, at points that are others every time; half of them become Parquet."""
+    """Ten runs, each killed twice at different points; half of them become Parquet."""
     kind, records = ("jsonl", "parquet")[number % 2], tmp_path / "records.jsonl"
     target = random.Random(time.time_ns()).randrange(held(whole.folder / "records.jsonl"))
     assert killed(nursery, tmp_path, kind, lambda: held(records) > target // 2)
@@ -240,7 +240,7 @@ def test_scoring_again_needs_neither_data_nor_models(whole: Run, tmp_path: Path)
 
 
 class Nasty:
-    """Samples of which some cannot be read, and some cannot be answered."""
+    """Some of the samples cannot be read, and some cannot be answered."""
 
     def __init__(self, count: int = 9) -> None:
         self.problems: list = []
@@ -272,7 +272,7 @@ def test_failures_are_recorded_counted_and_do_not_spoil_their_batch(tmp_path: Pa
 
 
 def outside(image: Image.Image, wrong: Callable[[Analysis], Analysis]) -> Analysis:
-    """An answer out of its range where the picture is white."""
+    """An answer out of range if the image is white."""
     found = spots(image)
     return wrong(found) if np.asarray(image)[0, 0, 0] == 255 else found
 
@@ -384,7 +384,7 @@ def test_progress_is_told_batch_by_batch(tmp_path: Path) -> None:
 
 
 def test_people_are_told_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line now and then where there is no terminal."""
+    """A line from time to time if there is no terminal."""
     shown, clock = io.StringIO(), iter([0.0, 40.0, 60.0, 80.0])
     monkeypatch.setattr("refiner.cli.evaluate.time.monotonic", lambda: next(clock))
     with speed(Terminal(err=Console(file=shown, width=200)), "detection") as report:
@@ -397,7 +397,7 @@ def test_people_are_told_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Endless:
-    """Small samples without end, drawn when they are asked for; their truth has a flaw of every kind."""
+    """Small samples, made on access; their truth has a flaw of every kind."""
 
     def __init__(self, count: int) -> None:
         self.problems: list = []

@@ -1,4 +1,4 @@
-"""Records as Parquet: the same records and the same table as JSON Lines, however a run got there."""
+"""Records as Parquet: the same records and the same table as JSON Lines, also for interrupted runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = Size(32, 32)
 
 
 class Shades:
-    """Pictures of one shade each; one cannot be read."""
+    """Images of one shade each; one cannot be read."""
 
     def __init__(self) -> None:
         self.problems: list = []

@@ -24,7 +24,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 def picture(path: Path, red: int = 0, blue: int = 0, grey: int = 90) -> None:
-    """A grey picture, 40 x 48, with a square of 10 x 10 pixels so red, and one so blue, where that is not 0."""
+    """A grey image, 40 x 48, with a red and a blue square of 10 x 10 pixels of these values (0: no square)."""
     pixels = np.full((40, 48, 3), grey, dtype=np.uint8)
     for channel, value, left in ((0, red, 4), (2, blue, 24)):
         if value:

@@ -1,4 +1,4 @@
-"""``refiner rank`` with pipelines that paint: seeds, options of the call, and runs that go on where they were."""
+"""``refiner rank`` with pipelines that generate: seeds, options of the call, and resumed runs."""
 
 from __future__ import annotations
 

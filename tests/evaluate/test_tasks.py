@@ -1,4 +1,4 @@
-"""What each task measures, on records with known answers; and the page that shows it."""
+"""What each task measures on records with known answers, and its report."""
 
 from __future__ import annotations
 
