@@ -71,7 +71,10 @@ def resolve(model: str | Path, kind: Kind) -> Path:
     """
     text = str(model)
     if text == "micro" or text.startswith("micro:"):
-        return _micro_folder(text if text != "micro" else f"micro:{_MICRO_PARTS[kind]}")
+        part = text if text != "micro" else f"micro:{_MICRO_PARTS[kind]}"
+        if part not in micro_parts():
+            raise ModelNotFoundError(f"Expected a bundled model ({_known()}), got {part!r}: choose one of these.")
+        return MICRO_WEIGHTS / part.removeprefix("micro:")
     path = Path(model).expanduser()
     if text.strip() and path.is_dir():
         return path
@@ -82,13 +85,6 @@ def resolve(model: str | Path, kind: Kind) -> Path:
             "folder: check the path."
         )
     return _download(repository, revision or None, kind)
-
-
-def _micro_folder(part: str) -> Path:
-    folder = MICRO_WEIGHTS / part.removeprefix("micro:")
-    if part not in micro_parts():
-        raise ModelNotFoundError(f"Expected a bundled model ({_known()}), got {part!r}: choose one of these.")
-    return folder
 
 
 def _known() -> str:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -29,8 +29,6 @@ from refiner.files import Json, atomic_write, check_writable
 from refiner.images import MAX_PIXELS, XMP
 from refiner.records import to_record
 from refiner.types import RefinementResult
-
-SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 
 KEY = "refiner"
 """The PNG key of the run record."""
@@ -80,7 +78,7 @@ class Provenance:
 
 def ai_label(*, from_given_image: bool) -> dict[str, str]:
     """Build PNG metadata that labels an image as wholly or partly made by a model (IPTC digital source type)."""
-    kind: SourceType = "compositeWithTrainedAlgorithmicMedia" if from_given_image else "trainedAlgorithmicMedia"
+    kind = "compositeWithTrainedAlgorithmicMedia" if from_given_image else "trainedAlgorithmicMedia"
     return {XMP: _packet(kind, None, ""), "Source": "AI-generated"}
 
 

@@ -26,6 +26,7 @@ from refiner.types import Analysis, Attempt, RefinementResult, Region, Size
 SCHEMA = 1
 """Version of the run record; it is raised when a field changes its meaning or is removed."""
 
+_TEXTS = ("name", "location", "explanation", "reasoning")
 _LIBRARIES = ("accelerate", "diffusers", "numpy", "open-clip-torch", "pillow", "safetensors", "torch", "transformers")
 
 
@@ -49,11 +50,7 @@ def _finite(value: float | None) -> float | None:
 
 def region_summary(region: Region) -> Json:
     """Convert a region to the JSON that the CLI prints."""
-    return {
-        "name": region.name,
-        "location": region.location,
-        "explanation": region.explanation,
-        "reasoning": region.reasoning,
+    return {name: getattr(region, name) for name in _TEXTS} | {
         "category": str(region.category),
         "severity": float(region.severity),
         "score": float(region.score),
@@ -72,13 +69,8 @@ def analysis_summary(analysis: Analysis) -> Json:
 
 def attempt_summary(attempt: Attempt) -> Json:
     """Convert an attempt to the JSON that the CLI prints."""
-    return {
-        "index": attempt.index,
-        "action": attempt.action,
-        "prompt": attempt.prompt,
-        "seed": attempt.seed,
-        "accepted": attempt.accepted,
-        "reason": attempt.reason,
+    names = ("index", "action", "prompt", "seed", "accepted", "reason")
+    return {name: getattr(attempt, name) for name in names} | {
         "scores": {score.name: _finite(score.value) for score in attempt.scores},
         "analysis": None if attempt.analysis is None else analysis_summary(attempt.analysis),
     }
@@ -147,13 +139,8 @@ def _region_from_dict(data: Mapping[str, Any]) -> Region:
     return Region(
         mask=None if data["mask"] is None else rle_decode(data["mask"]),
         box=(x0, y0, x1, y1),
-        name=data["name"],
-        location=data["location"],
-        explanation=data["explanation"],
-        reasoning=data["reasoning"],
         category=Category(data["category"]),
-        severity=data["severity"],
-        score=data["score"],
+        **{name: data[name] for name in (*_TEXTS, "severity", "score")},
     )
 
 

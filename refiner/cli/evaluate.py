@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from refiner.cli.evaluate_files import add_files, tell_problems
-from refiner.cli.evaluate_tables import finish, finish_all, plain_grid, tell_shards
-from refiner.cli.options import DONE, FAILED
-from refiner.cli.view import Terminal
+from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
+from refiner.cli.view import Terminal, progress
 from refiner.data.sources import contents, known_names, sources_help
 from refiner.errors import ConfigError
 from refiner.files import Json
@@ -27,12 +26,10 @@ if TYPE_CHECKING:
     from refiner.evaluate.distributed import RayEngine
     from refiner.evaluate.harness import Progress as Reporting
     from refiner.evaluate.harness import Run, Shard, System
+    from refiner.evaluate.systems import Looker
     from refiner.metrics.bertscore import BertScore
-    from refiner.metrics.css import SentenceEncoder
     from refiner.metrics.hps.scorer import HPSScorer
     from refiner.types import RefinementResult
-
-__all__ = ["DONE", "FAILED", "SCORING", "add_evaluate", "load_judge", "plain_grid", "speed", "weight_sums"]
 
 SCORING: Final[Mapping[str, float | str]] = {
     "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax", "unreadable": "miss",
@@ -181,7 +178,8 @@ def _collect(
     runs = {}
     with _engine(args) as engine:
         with terminal.waiting("loading models"):
-            system = _system(args) if engine is None else engine.deferred(partial(_system, args))
+            load = partial(_refining if args.task == "refinement" else load_looker, args)
+            system: System = load() if engine is None else engine.deferred(load)
         for name, source in sources.items():
             pictures = spoilt(data, source)
             description = describe(args.task, pictures, source, system, scoring)
@@ -202,10 +200,6 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None
     if args.workers is not None:
         raise ConfigError(f"--workers {args.workers} has no effect without --engine ray: add --engine ray.")
     return nullcontext()
-
-
-def _system(args: argparse.Namespace) -> System:
-    return _refining(args) if args.task == "refinement" else _looker(args)
 
 
 def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
@@ -236,21 +230,26 @@ def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
     return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
 
 
-def _looker(args: argparse.Namespace) -> System:
+def load_looker(args: argparse.Namespace) -> Looker:
+    """Load the detector, and the judge and the text encoders if the options name them."""
     from refiner.detectors import load_detector
     from refiner.evaluate.systems import Looker
 
+    sentences = None
+    if (name := getattr(args, "sentence_encoder", None)) is not None:
+        from refiner.metrics.css import SentenceEncoder
+
+        sentences = SentenceEncoder.from_pretrained(None if name == "default" else name)
     return Looker(
         detector=load_detector(args.detector),
-        judge=load_judge(getattr(args, "judge", None)),
-        encoder=_encoder(args) if args.task == "explanation" else None,
-        sentences=_sentences(getattr(args, "sentence_encoder", None)),
+        judge=_judge(getattr(args, "judge", None)),
+        encoder=_encoder(args) if getattr(args, "task", None) == "explanation" else None,
+        sentences=sentences,
         batch_size=args.batch_size,
     )
 
 
-def load_judge(name: str | None) -> HPSScorer | None:
-    """Load HPS weights by their id; None if ``name`` is None."""
+def _judge(name: str | None) -> HPSScorer | None:
     if name is None:
         return None
     from refiner.metrics.hps.scorer import HPSScorer
@@ -264,19 +263,11 @@ def _encoder(args: argparse.Namespace) -> BertScore:
     return BertScore.from_pretrained(args.encoder, layer=args.layer)
 
 
-def _sentences(name: str | None) -> SentenceEncoder | None:
-    if name is None:
-        return None
-    from refiner.metrics.css import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained(None if name == "default" else name)
-
-
 def _refining(args: argparse.Namespace) -> System:
     from refiner.evaluate.systems import Looker, Refining
     from refiner.pipelines import RefinedPipeline
 
-    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=load_judge(args.judge) or "saved")
+    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=_judge(args.judge) or "saved")
     pipe.set_progress_bar_config(disable=True)
     if pipe.judge is None:
         raise ConfigError(f"The model {args.model!r} has no judge: pass --judge.")
@@ -313,9 +304,7 @@ def weight_sums(model: str) -> dict[str, str]:
 def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
     """Show progress, speed and remaining time on stderr: a bar, or a line now and then if it is not a terminal."""
     began = last = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True,
-                    disable=not terminal.err.is_terminal, redirect_stdout=False, redirect_stderr=False)  # fmt: skip
+    bars = progress(terminal.err, TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     bar = bars.add_task(task, total=None, speed="")
 
     def report(done: int, total: int) -> None:

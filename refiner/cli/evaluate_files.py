@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.table import Table
 from rich.text import Text
 
 from refiner.cli.options import DONE, FAILED
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, plain_grid
 from refiner.data.problems import Problem
 from refiner.files import Json, check_writable
 
@@ -263,7 +262,7 @@ def _tell_counts(counts: Mapping[str, int], terminal: Terminal) -> None:
 
 
 def _show_rows(terminal: Terminal, rows: Sequence[Json]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = plain_grid()
     for name, value in (rows[0] if rows else {}).items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:

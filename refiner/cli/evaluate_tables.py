@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from refiner.cli.options import DONE, FAILED
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, plain_grid
 from refiner.errors import UserError
 from refiner.files import Json
 
@@ -21,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Write the table and the report of a run, and print the table.
-
-    Returns:
-        The exit code.
-    """
+    """Write the table and the report of a run, and print the table; returns the exit code."""
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
 
@@ -58,11 +53,7 @@ def _total(scored: Scored, kind: str) -> int:
 
 
 def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
-    """Write the table and the report of each run and the table of all runs, and print the latter.
-
-    Returns:
-        The exit code.
-    """
+    """Write each run's table and report and the table of all runs, print that last table, and return the exit code."""
     from refiner.evaluate.robustness import compare, write_robustness
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
@@ -144,8 +135,3 @@ def _show(table: Json, terminal: Terminal) -> None:
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
     terminal.say(f"signature: {table['signature']}")
-
-
-def plain_grid() -> Table:
-    """A table without lines."""
-    return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

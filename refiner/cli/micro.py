@@ -6,9 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from rich.table import Table
-
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json, check_writable
 from refiner.images import save_png
 
@@ -79,7 +77,7 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _show_bench(report: Json, terminal: Terminal) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = plain_grid()
     columns = ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
     table.add_column("system")
     for name in columns:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.text import Text
 
-from refiner.cli.evaluate import SCORING, load_judge, plain_grid, speed, weight_sums
+from refiner.cli.evaluate import SCORING, load_looker, speed, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.options import DONE, FAILED
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, plain_grid
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.files import Json, check_writable
 from refiner.hub import resolve, verify
@@ -85,7 +85,7 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     tell_problems([*prompts.problems, *(problem for each in data.values() for problem in each.problems)], terminal)
     root = check_writable(args.out)
     with terminal.waiting("loading models"):
-        looker = _looker(args)
+        looker = load_looker(args)
     shelf = _Shelf()
     systems: dict[str, System] = {
         entrant.name: _generating(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
@@ -95,21 +95,8 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     return _finish(runs, prompts, data, root, args, terminal)
 
 
-def _looker(args: argparse.Namespace) -> Looker:
-    from refiner.detectors import load_detector
-    from refiner.evaluate.systems import Looker
-
-    return Looker(detector=load_detector(args.detector), judge=load_judge(args.judge), batch_size=args.batch_size)
-
-
 def _call(entrant: Entrant) -> dict[str, Option]:
-    """Arguments of the pipeline's call: the saved ones, and the options of the command line, which win.
-
-    Raises:
-        ModelNotFoundError: the model does not exist.
-        WeightsError: its folder cannot be read.
-        ConfigError: the pipeline's family is not supported, or its call does not take an option.
-    """
+    """Arguments of the pipeline's call: the saved ones, and the options of the command line, which win."""
     try:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
@@ -258,11 +245,7 @@ def _finish(
     args: argparse.Namespace,
     terminal: Terminal,
 ) -> int:
-    """Write the tables and reports, and print the ranking.
-
-    Returns:
-        The exit code.
-    """
+    """Write the tables and reports, and print the ranking; returns the exit code."""
     from refiner.evaluate.ranking import rank_runs, write_tables
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report

@@ -6,10 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from rich.table import Table
-
 from refiner.cli.options import DONE
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, plain_grid
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +67,7 @@ def _list(args: argparse.Namespace, terminal: Terminal) -> int:
         ]
         terminal.document(rows)
         return DONE
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = plain_grid()
     for title in ("recipe", "trains", "takes", "learns from"):
         table.add_column(title, overflow="fold")
     for name, row in RECIPES.items():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -66,13 +66,13 @@ class Terminal:
             yield from bars.track(items, description=what)
 
 
-def progress(console: Console) -> Progress:
-    """A bar with count and time; it disappears at the end."""
+def progress(console: Console, *last: ProgressColumn) -> Progress:
+    """A bar with count and the ``last`` columns, by default the elapsed time; it disappears at the end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *(last or (TimeElapsedColumn(),)),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -85,7 +85,14 @@ class RoundsView:
     """The table of attempts on stderr, which grows with each attempt, and a bar below it."""
 
     def __init__(self, console: Console, rounds: int) -> None:
-        self._table = _rounds_table()
+        self._table = plain_grid(gap=2)
+        for name in ("#", "action", "flaws", "area", "judge", "verdict", "why", "time"):
+            self._table.add_column(
+                name,
+                justify="right" if name in ("flaws", "area", "judge", "time") else "left",
+                overflow="fold" if name == "why" else "ellipsis",
+                no_wrap=name != "why",
+            )
         self._bars = progress(console)
         self._task = self._bars.add_task("attempt 0", total=rounds + 1)
         self._live = Live(self._bars, console=console, redirect_stdout=False, redirect_stderr=False)
@@ -121,17 +128,9 @@ class RoundsView:
         return tensors
 
 
-def _rounds_table() -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("#", "action"):
-        table.add_column(name, no_wrap=True)
-    for name in ("flaws", "area"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("judge", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    table.add_column("time", justify="right", no_wrap=True)
-    return table
+def plain_grid(gap: int = 3) -> Table:
+    """A table without lines; ``gap`` spaces follow each column."""
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
 
 
 def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
@@ -142,7 +141,7 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
     terminal.say(f"{file}: {flaw_words(analysis)}{verdict}")
     if not analysis.regions:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = plain_grid(gap=2)
     for name in ("", "what", "where", "kind", "severity", "why"):
         table.add_column(name, overflow="fold")
     for number, region in enumerate(analysis.regions, start=1):

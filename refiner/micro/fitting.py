@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from refiner.micro.drawing import SUPERSAMPLING, Colour, Shape, rasterise
 from refiner.micro.things import COLOURS, KINDS
-from refiner.micro.world import RADII, SIZE, Scene, Thing, cells
+from refiner.micro.world import RADII, SIZE, Thing
 
 Floats = NDArray[np.float32]
 Window = tuple[int, int, int, int]
@@ -38,12 +38,6 @@ class Fit:
     thing: Thing
     cost: float
     """Sum of the clipped distances over the window; lower is better."""
-
-
-def window_of(cell: tuple[float, float, float, float]) -> Window:
-    """The pixels that are searched for a thing in a cell."""
-    x0, y0, x1, y1 = (round(value) for value in cell)
-    return max(0, x0 - SLACK), max(0, y0 - SLACK), min(SIZE, x1 + SLACK), min(SIZE, y1 + SLACK)
 
 
 def draw(shapes: list[Shape], ground: Colour, window: Window, scale: int = SUPERSAMPLING) -> Floats:
@@ -76,10 +70,11 @@ class Fitter:
     def __init__(self, pixels: Floats, ground: Colour, cell: tuple[float, float, float, float], count: int) -> None:
         """``pixels`` are float32 (96, 96, 3) in [0, 255]; ``count`` is the number of things in the scene."""
         self._pixels, self._ground = pixels, ground
-        self._window = window_of(cell)
         self._radii = RADII[count]
         self._plain = _distance(pixels, ground)
-        x0, y0, x1, y1 = self._window
+        x0, y0 = (max(0, round(value) - SLACK) for value in cell[:2])
+        x1, y1 = (min(SIZE, round(value) + SLACK) for value in cell[2:])
+        self._window = x0, y0, x1, y1
         self._total = float(self._plain[y0:y1, x0:x1].sum())
 
     def _reduced(self, scale: int) -> tuple[Floats, tuple[int, int]]:
@@ -177,8 +172,3 @@ class Fitter:
             for attribute in attributes:
                 for colour in sorted(colours):
                     yield Thing(kind=kind.name, colour=colour, attribute=attribute)
-
-
-def fitters(pixels: Floats, scene: Scene) -> list[Fitter]:
-    """Create one fitter for each thing of a scene."""
-    return [Fitter(pixels, scene.ground, cell, len(scene.things)) for cell in cells(scene.rows)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ VISIBLE = 26
 _LEAST_PIXELS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FlawKind:
     """One kind of flaw."""
 
@@ -88,49 +89,45 @@ _ALL = tuple(KINDS)
 _A, _C = Category.ANATOMY, Category.COMMONSENSE
 
 
-def _table() -> tuple[FlawKind, ...]:
-    rows: list[tuple[str, tuple[str, ...], Category, float, str, str, edits.Edit | None, Touch | None]] = [
-        ("extra_finger", ("hand",), _A, 0.9, "a sixth finger grows from the palm", "a hand has five fingers", edits.sixth_finger, None),
-        ("missing_finger", ("hand",), _A, 0.8, "the {part} is missing", "a hand has five fingers", edits.without(*edits.FINGERS), None),
-        ("fused_fingers", ("hand",), Category.SHAPE, 0.6, "the {part} is melted into its neighbour", "fingers have gaps between them", edits.fused_fingers, None),
-        ("third_eye", ("face",), _A, 1.0, "a third eye is on the forehead", "a face has two eyes", edits.third_eye, None),
-        ("missing_eye", ("face",), _A, 0.9, "the {part} is missing", "a face has two eyes", edits.without("left eye", "right eye"), None),
-        ("missing_pupil", ("face",), _A, 0.6, "the {part} is missing", "an eye has a pupil", edits.without("left pupil", "right pupil"), None),
-        ("missing_mouth", ("face",), _A, 0.8, "the mouth is missing", "a face has a mouth", edits.without("mouth"), None),
-        ("giant_eye", ("face",), Category.PERSPECTIVE, 0.6, "the {part} is far larger than the other", "two eyes of a face have one size", edits.giant_eye, None),
-        ("missing_leg", ("cat",), _A, 0.8, "the {part} is missing", "a cat has four legs", edits.without(*edits.LEGS), None),
-        ("extra_leg", ("cat",), _A, 0.9, "a fifth leg grows from the belly", "a cat has four legs", edits.fifth_leg, None),
-        ("missing_ear", ("cat",), _A, 0.6, "the {part} is missing", "a cat has two ears", edits.without("left ear", "right ear"), None),
-        ("missing_tail", ("cat",), _A, 0.6, "the tail is missing", "a cat has a tail", edits.without("tail"), None),
-        ("floating_tail", ("cat",), Category.PHYSICAL_LAW, 0.7, "the tail floats apart from the body", "a tail grows from its body", edits.floating_tail, None),
-        ("second_hour_hand", ("clock",), _C, 0.7, "a second hour hand points elsewhere", "a clock has one hour hand", edits.second_hour_hand, None),
-        ("missing_hand", ("clock",), _C, 0.7, "the {part} is missing", "a clock has two hands", edits.without("hour hand", "minute hand"), None),
-        ("missing_tick", ("clock",), Category.TEXT, 0.5, "the {part} is missing", "a dial has four ticks", edits.without(*TICKS[1:]), None),
-        ("garbled_letter", ("sign",), Category.TEXT, 0.7, "the {part} is garbled", "this is no letter of the alphabet", edits.garbled_letter, None),
-        ("missing_letter", ("sign",), Category.TEXT, 0.6, "the {part} is missing", "the word has three letters", edits.without(*edits.PLACES), None),
-        ("floating_board", ("sign",), Category.PHYSICAL_LAW, 0.8, "the post is missing and the board floats", "a sign needs a post to stand on", edits.without("post"), None),
-        ("wrong_reflection", ("house",), Category.OPTICS, 0.6, "the reflection has another colour than the house", "water mirrors what stands above it", edits.wrong_reflection, None),
-        ("missing_reflection", ("house",), Category.OPTICS, 0.6, "the reflection in the pond is missing", "water mirrors what stands above it", edits.without_all("reflection", "reflection"), None),
-        ("missing_door", ("house",), _A, 0.5, "the door is missing", "a house has a door", edits.without("door"), None),
-        ("missing_window", ("house",), _A, 0.5, "the window is missing", "a house has a window", edits.without("window"), None),
-        ("door_in_roof", ("house",), _C, 0.7, "a second door stands in the roof", "nobody can reach a door in a roof", edits.door_in_roof, None),
-        ("wrong_shadow", ("tree",), Category.OPTICS, 0.7, "the shadow falls towards the sun", "a shadow falls away from the light", edits.shadow_towards_sun, None),
-        ("missing_shadow", ("tree",), Category.OPTICS, 0.5, "the shadow is missing", "a tree in the sun casts a shadow", edits.without("shadow"), None),
-        ("second_sun", ("tree",), _C, 0.9, "a second sun is in the sky", "there is only one sun", edits.second_sun, None),
-        ("missing_trunk", ("tree",), Category.PHYSICAL_LAW, 0.9, "the trunk is missing and the crown floats", "a crown needs a trunk to stand on", edits.without("trunk"), None),
-        ("jagged_edge", ("hand", "face", "cat", "clock", "sign", "house"), Category.SHAPE, 0.6, "the edge of the {part} is jagged", "its outline should be smooth", edits.jagged_edge, None),
-        ("bite", _ALL, Category.SHAPE, 0.6, "a piece of the {part} is cut out", "its outline should be closed", edits.bite, None),
-        ("wrong_colour", _ALL, Category.COLOR, 0.6, "the {part} has a wrong colour", "its colour should fit the rest", edits.wrong_colour, None),
-        ("colour_bleed", _ALL, Category.COLOR, 0.5, "colour bleeds over the edge of the {part}", "paint stays inside its outline", edits.colour_bleed, None),
-        ("texture_patch", _ALL, Category.TEXTURE, 0.5, "a patch of stripes covers the surface", "its surface should be plain", None, _stripes),
-        ("noise_patch", _ALL, Category.NOISE_BLUR, 0.5, "a patch of noise covers the surface", "its surface should be plain", None, _noise),
-        ("blur_patch", _ALL, Category.NOISE_BLUR, 0.4, "a patch of the surface is blurred", "the rest of the picture is sharp", None, _blur),
-    ]  # fmt: skip
-    names = ("name", "things", "category", "severity", "explanation", "reasoning", "edit", "touch")
-    return tuple(FlawKind(**dict(zip(names, row, strict=True))) for row in rows)  # type: ignore[arg-type]
+_ROWS: tuple[tuple[Any, ...], ...] = (
+    ("extra_finger", ("hand",), _A, 0.9, "a sixth finger grows from the palm", "a hand has five fingers", edits.sixth_finger, None),
+    ("missing_finger", ("hand",), _A, 0.8, "the {part} is missing", "a hand has five fingers", edits.without(*edits.FINGERS), None),
+    ("fused_fingers", ("hand",), Category.SHAPE, 0.6, "the {part} is melted into its neighbour", "fingers have gaps between them", edits.fused_fingers, None),
+    ("third_eye", ("face",), _A, 1.0, "a third eye is on the forehead", "a face has two eyes", edits.third_eye, None),
+    ("missing_eye", ("face",), _A, 0.9, "the {part} is missing", "a face has two eyes", edits.without("left eye", "right eye"), None),
+    ("missing_pupil", ("face",), _A, 0.6, "the {part} is missing", "an eye has a pupil", edits.without("left pupil", "right pupil"), None),
+    ("missing_mouth", ("face",), _A, 0.8, "the mouth is missing", "a face has a mouth", edits.without("mouth"), None),
+    ("giant_eye", ("face",), Category.PERSPECTIVE, 0.6, "the {part} is far larger than the other", "two eyes of a face have one size", edits.giant_eye, None),
+    ("missing_leg", ("cat",), _A, 0.8, "the {part} is missing", "a cat has four legs", edits.without(*edits.LEGS), None),
+    ("extra_leg", ("cat",), _A, 0.9, "a fifth leg grows from the belly", "a cat has four legs", edits.fifth_leg, None),
+    ("missing_ear", ("cat",), _A, 0.6, "the {part} is missing", "a cat has two ears", edits.without("left ear", "right ear"), None),
+    ("missing_tail", ("cat",), _A, 0.6, "the tail is missing", "a cat has a tail", edits.without("tail"), None),
+    ("floating_tail", ("cat",), Category.PHYSICAL_LAW, 0.7, "the tail floats apart from the body", "a tail grows from its body", edits.floating_tail, None),
+    ("second_hour_hand", ("clock",), _C, 0.7, "a second hour hand points elsewhere", "a clock has one hour hand", edits.second_hour_hand, None),
+    ("missing_hand", ("clock",), _C, 0.7, "the {part} is missing", "a clock has two hands", edits.without("hour hand", "minute hand"), None),
+    ("missing_tick", ("clock",), Category.TEXT, 0.5, "the {part} is missing", "a dial has four ticks", edits.without(*TICKS[1:]), None),
+    ("garbled_letter", ("sign",), Category.TEXT, 0.7, "the {part} is garbled", "this is no letter of the alphabet", edits.garbled_letter, None),
+    ("missing_letter", ("sign",), Category.TEXT, 0.6, "the {part} is missing", "the word has three letters", edits.without(*edits.PLACES), None),
+    ("floating_board", ("sign",), Category.PHYSICAL_LAW, 0.8, "the post is missing and the board floats", "a sign needs a post to stand on", edits.without("post"), None),
+    ("wrong_reflection", ("house",), Category.OPTICS, 0.6, "the reflection has another colour than the house", "water mirrors what stands above it", edits.wrong_reflection, None),
+    ("missing_reflection", ("house",), Category.OPTICS, 0.6, "the reflection in the pond is missing", "water mirrors what stands above it", edits.without_all("reflection", "reflection"), None),
+    ("missing_door", ("house",), _A, 0.5, "the door is missing", "a house has a door", edits.without("door"), None),
+    ("missing_window", ("house",), _A, 0.5, "the window is missing", "a house has a window", edits.without("window"), None),
+    ("door_in_roof", ("house",), _C, 0.7, "a second door stands in the roof", "nobody can reach a door in a roof", edits.door_in_roof, None),
+    ("wrong_shadow", ("tree",), Category.OPTICS, 0.7, "the shadow falls towards the sun", "a shadow falls away from the light", edits.shadow_towards_sun, None),
+    ("missing_shadow", ("tree",), Category.OPTICS, 0.5, "the shadow is missing", "a tree in the sun casts a shadow", edits.without("shadow"), None),
+    ("second_sun", ("tree",), _C, 0.9, "a second sun is in the sky", "there is only one sun", edits.second_sun, None),
+    ("missing_trunk", ("tree",), Category.PHYSICAL_LAW, 0.9, "the trunk is missing and the crown floats", "a crown needs a trunk to stand on", edits.without("trunk"), None),
+    ("jagged_edge", ("hand", "face", "cat", "clock", "sign", "house"), Category.SHAPE, 0.6, "the edge of the {part} is jagged", "its outline should be smooth", edits.jagged_edge, None),
+    ("bite", _ALL, Category.SHAPE, 0.6, "a piece of the {part} is cut out", "its outline should be closed", edits.bite, None),
+    ("wrong_colour", _ALL, Category.COLOR, 0.6, "the {part} has a wrong colour", "its colour should fit the rest", edits.wrong_colour, None),
+    ("colour_bleed", _ALL, Category.COLOR, 0.5, "colour bleeds over the edge of the {part}", "paint stays inside its outline", edits.colour_bleed, None),
+    ("texture_patch", _ALL, Category.TEXTURE, 0.5, "a patch of stripes covers the surface", "its surface should be plain", None, _stripes),
+    ("noise_patch", _ALL, Category.NOISE_BLUR, 0.5, "a patch of noise covers the surface", "its surface should be plain", None, _noise),
+    ("blur_patch", _ALL, Category.NOISE_BLUR, 0.4, "a patch of the surface is blurred", "the rest of the picture is sharp", None, _blur),
+)  # fmt: skip
 
-
-FLAWS: dict[str, FlawKind] = {kind.name: kind for kind in _table()}
+FLAWS: dict[str, FlawKind] = {row[0]: FlawKind(*row) for row in _ROWS}
 
 
 def _patch(scene: Scene, index: int, rng: np.random.Generator) -> Mask:

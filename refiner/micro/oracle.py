@@ -26,12 +26,13 @@ from PIL import Image
 from scipy import ndimage
 
 from refiner.errors import InputError
+from refiner.masks import union
 from refiner.micro.drawing import rasterise
-from refiner.micro.fitting import Fit, Floats, Window, draw, fitters, square_of
+from refiner.micro.fitting import Fit, Fitter, Floats, Window, draw, square_of
 from refiner.micro.residue import LEAST_PIXELS, Residue
 from refiner.micro.things import PLACES
 from refiner.micro.world import SIZE, Scene, cells, parse_caption
-from refiner.types import Mask
+from refiner.types import Mask, Size
 
 _TINT = 8.0
 """Grey levels by which a decoder may shift the colour of the whole image."""
@@ -98,10 +99,7 @@ class Verdict:
     @property
     def mask(self) -> Mask:
         """Union of the flaws' masks, bool (96, 96)."""
-        union = np.zeros((SIZE, SIZE), dtype=np.bool_)
-        for flaw in self.flaws:
-            union |= flaw.mask
-        return union
+        return union((flaw.mask for flaw in self.flaws), Size(SIZE, SIZE))
 
     @property
     def count(self) -> int:
@@ -146,7 +144,7 @@ class _Inspection:
     def __init__(self, pixels: Floats, scene: Scene) -> None:
         self._pixels = pixels
         self._cells = cells(scene.rows)
-        self._fitters = fitters(pixels, scene)
+        self._fitters = [Fitter(pixels, scene.ground, cell, len(scene.things)) for cell in self._cells]
         fits = [fitter.fit(thing) for fitter, thing in zip(self._fitters, scene.things, strict=True)]
         self._scene = replace(scene, things=tuple(fit.thing for fit in fits))
         self._drawn = drawn = self._render()
