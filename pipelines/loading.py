@@ -54,7 +54,7 @@ def ids_of(parts: Mapping[str, object]) -> dict[str, str | list[str]]:
     """Return the ids, by name, of the parts that were passed by id; a sequence must have only ids."""
     found: dict[str, str | list[str]] = {}
     for name, part in parts.items():
-        if isinstance(part, str | Path):
+        if isinstance(part, str | Path) and part:
             found[name] = str(part)
         elif isinstance(part, Sequence) and part and all(isinstance(one, str | Path) for one in part):
             found[name] = [str(one) for one in part]
