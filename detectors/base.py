@@ -134,14 +134,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"expected a JSON object, got {config!r:.80}")
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"The model config {str(path)!r} cannot be read ({error!r}): download the folder again."
         ) from error
-    if not isinstance(config, dict):
-        raise WeightsError(
-            f"The model config {str(path)!r} holds {config!r} instead of a JSON object: download the folder again."
-        )
     return config
 
 

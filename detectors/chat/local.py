@@ -94,8 +94,7 @@ class LocalChat:
 
         Args:
             model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
             limits: ``batch_size``, ``max_tokens`` and ``max_side`` of the class.
 
         Raises:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,18 +35,16 @@ KEPT = 8
 _THINNEST = 64
 """Largest ratio of an image's sides that needs no padding."""
 
-MODEL_TYPES: Mapping[str, str] = MappingProxyType(
-    {
-        "sam": "sam",
-        "sam_hq": "sam",
-        "sam2": "sam2",
-        "sam2_video": "sam2",
-        "edgetam": "sam2",
-        "edgetam_video": "sam2",
-        "sam3_tracker": "sam3",
-        "sam3_video": "sam3",
-    }
-)
+MODEL_TYPES: Mapping[str, str] = {
+    "sam": "sam",
+    "sam_hq": "sam",
+    "sam2": "sam2",
+    "sam2_video": "sam2",
+    "edgetam": "sam2",
+    "edgetam_video": "sam2",
+    "sam3_tracker": "sam3",
+    "sam3_video": "sam3",
+}
 """``model_type`` in a folder's ``config.json`` -> family."""
 
 
@@ -101,8 +98,7 @@ class SamGrounder(Grounder):
             path: a state dict of segment-anything (``sam_vit_b_01ec64.pth`` and so on; the model's size is read from
                 the shapes), a transformers folder, or a hub id with an optional ``@revision``.
             family: "sam", "sam2" or "sam3" to refuse models of another family; None accepts all.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             ModelNotFoundError: there is no such file, folder or hub model.

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,9 +29,7 @@ from refiner.hub import resolve
 from refiner.masks import clip_box
 from refiner.types import Box, Size
 
-THRESHOLDS: Mapping[str, float] = MappingProxyType(
-    {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
-)
+THRESHOLDS: Mapping[str, float] = {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
 """``model_type`` in a folder's ``config.json`` -> minimum score of a box (the defaults of transformers)."""
 LONGEST = 100
 """Characters of a phrase that are read."""
@@ -127,8 +124,7 @@ class TextLocator:
         Args:
             model: a transformers folder, or a hub id with an optional ``@revision``.
             config: which boxes are kept.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             ModelNotFoundError: there is no such folder or hub model.

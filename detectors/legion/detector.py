@@ -67,8 +67,7 @@ class LegionDetector(BaseDetector):
         Args:
             folder: an existing folder. The original layout has no CLIP tower. It is loaded from ``vision_tower/`` in
                 the folder if that exists, else from the hub id in the folder's config.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.

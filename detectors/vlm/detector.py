@@ -196,14 +196,10 @@ def load_vlm(
             this machine.
         grounder: id for ``load_grounder``.
         cache: folder that stores an endpoint's answers.
-        device: of the grounder and of a model on this machine; None selects CUDA if available, else the CPU.
-        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+        device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
 
     Raises:
-        ModelNotFoundError: there is no such model or grounder.
-        WeightsError: the weights of the model or grounder are damaged or of another kind.
-        MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: the address contains a key, or a cache is given for a model on this machine.
+        RefinerError: the errors of ``load_chat`` and ``load_grounder``.
     """
     model = str(model) or DEFAULT_MODEL
     options = {} if cache is None else {"cache": str(cache)}
