@@ -127,7 +127,6 @@ def _find(detector: str) -> tuple[Family, ModelId]:
 
 
 def _parsed(family: Family, rest: str) -> ModelId:
-    """Parse the part of an id after the family's prefix."""
     if not family.options and not family.endpoint:
         return ModelId(model=rest)
     found = parse_id(rest, family.options)

@@ -8,7 +8,6 @@ needed.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -80,7 +80,7 @@ class SamGrounder(Grounder):
         self.model = model.eval()
         self.processor = processor
         self.name = name
-        self._views: OrderedDict[str, _View] = OrderedDict()
+        self._views: LRUCache[str, _View] = LRUCache(KEPT)
         self._lock = Lock()
 
     @classmethod
@@ -140,14 +140,9 @@ class SamGrounder(Grounder):
 
     def _look(self, image: Image.Image) -> _View:
         key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        if key in self._views:
-            self._views.move_to_end(key)
-            return self._views[key]
-        view = self._encode(thickened(image, _THINNEST))
-        self._views[key] = view
-        if len(self._views) > KEPT:
-            self._views.popitem(last=False)
-        return view
+        if key not in self._views:
+            self._views[key] = self._encode(thickened(image, _THINNEST))
+        return self._views[key]
 
     def _encode(self, image: Image.Image) -> _View:
         inputs = self.processor(images=image, return_tensors="pt")

@@ -29,6 +29,9 @@ from refiner.hub import resolve
 from refiner.masks import clip_box
 from refiner.types import Box, Size
 
+_Floats = NDArray[np.float64]
+_Found = Iterator[tuple[str, _Floats, _Floats]]
+
 THRESHOLDS: Mapping[str, float] = {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
 """``model_type`` in a folder's ``config.json`` -> minimum score of a box (the defaults of transformers)."""
 LONGEST = 100
@@ -172,9 +175,7 @@ class TextLocator:
             found += self._kept(asked[words], scores, boxes, Size(image.height, image.width))
         return sorted(found, key=lambda place: -place.score)[: self.config.limit]
 
-    def _find_together(
-        self, image: Image.Image, phrases: Sequence[str]
-    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    def _find_together(self, image: Image.Image, phrases: Sequence[str]) -> _Found:
         """Run GroundingDINO; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels."""
         sides = np.array([image.width, image.height, image.width, image.height])
         room = self.model.config.max_text_len
@@ -205,9 +206,7 @@ class TextLocator:
         if group:
             yield group
 
-    def _find_apart(
-        self, image: Image.Image, phrases: Sequence[str]
-    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    def _find_apart(self, image: Image.Image, phrases: Sequence[str]) -> _Found:
         """Run OWL; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels.
 
         The boxes of OWLv2 are shares of the padded, square image, those of OWL-ViT shares of the image itself.
@@ -221,7 +220,7 @@ class TextLocator:
             for column, words in enumerate(group):
                 yield words, scores[:, column], boxes * np.array(sides)
 
-    def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[_Floats, _Floats]:
         """Return the scores (Q, T) of queries for tokens or phrases, and boxes (Q, 4) as shares (x0, y0, x1, y1)."""
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
@@ -235,9 +234,7 @@ class TextLocator:
             )
         return scores, boxes
 
-    def _kept(
-        self, phrase: str, scores: NDArray[np.float64], boxes: NDArray[np.float64], size: Size
-    ) -> Iterator[Located]:
+    def _kept(self, phrase: str, scores: _Floats, boxes: _Floats, size: Size) -> Iterator[Located]:
         """Return the best boxes of one phrase, after the threshold and the suppression of overlapping boxes."""
         threshold = THRESHOLDS[self._kind] if self.config.threshold is None else self.config.threshold
         likely = np.flatnonzero(scores >= threshold)

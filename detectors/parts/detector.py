@@ -94,8 +94,7 @@ def load_parts(
 
     Raises:
         ConfigError: no part is named.
-        ModelNotFoundError: there is no such locator or grounder.
-        WeightsError: the weights of the locator or grounder are damaged or of another kind.
+        RefinerError: the errors of ``TextLocator.from_pretrained`` and ``load_grounder``.
     """
     names, _, model = rest.partition("@")
     parts = names.split(",")
