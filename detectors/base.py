@@ -1,7 +1,4 @@
-"""Code that detectors share: load a folder, choose a device, make batches, match prompts to images, check the domain.
-
-A subclass of ``BaseDetector`` needs a name, ``_analyse(images, prompts)``, and a function that loads it.
-"""
+"""Code that detectors share: load a folder, choose a device, make batches, match prompts, check the domain."""
 
 from __future__ import annotations
 
@@ -94,12 +91,7 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def placement(
     device: str | torch.device | None, dtype: torch.dtype | None = None
 ) -> tuple[torch.device, torch.dtype | None]:
-    """Choose the device and the dtype of a model; a returned dtype of None means that of the checkpoint.
-
-    Args:
-        device: None selects CUDA if available, else the CPU.
-        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
-    """
+    """Choose the device and the dtype of a model, as for ``load_detector``; None means the checkpoint's dtype."""
     import torch
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -114,11 +106,7 @@ class Identity(NamedTuple):
 
 
 def identity(folder: Path, family: str) -> Identity:
-    """Return the name and domain in a folder's card; without a card, family and folder name, and no domain.
-
-    Raises:
-        WeightsError: the card cannot be read.
-    """
+    """Return the name and domain in a folder's card; without a card, family and folder name, and no domain."""
     if not (folder / "card.json").exists():
         return Identity(f"{family}:{folder.name}", "")
     card = read_card(folder)
@@ -126,22 +114,16 @@ def identity(folder: Path, family: str) -> Identity:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the ``config.json`` of a folder.
-
-    Raises:
-        WeightsError: the file is missing or cannot be read.
-    """
+    """Read the ``config.json`` of a folder; raises ``WeightsError`` if it is missing or cannot be read."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"expected a JSON object, got {config!r:.80}")
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"The model config {str(path)!r} cannot be read ({error!r}): download the folder again."
         ) from error
-    if not isinstance(config, dict):
-        raise WeightsError(
-            f"The model config {str(path)!r} holds {config!r} instead of a JSON object: download the folder again."
-        )
     return config
 
 

@@ -8,16 +8,11 @@ from refiner.types import Claim, Mask, Region, Size
 
 
 def region_of(claim: Claim, mask: Mask | None, size: Size) -> Region:
-    """Make a region from a claim and its mask.
+    """Make a region of an image of ``size`` from a claim, whose box is inside the image, and its mask, bool (H, W).
 
     The box is that of the mask, else that of the claim, else the whole image. If the claim has no location, the words
     are derived from the box of mask or claim; without both, the location is empty. A missing category, severity or
     score becomes ``DEFAULT_CATEGORY``, ``DEFAULT_SEVERITY`` or 1.
-
-    Args:
-        claim: its box, if there is one, must be inside the image.
-        mask: bool (H, W) of ``size``; None if there is no mask.
-        size: of the image.
     """
     place = (None if mask is None else box_of(mask)) or claim.box
     return Region(

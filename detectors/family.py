@@ -48,11 +48,6 @@ class Family:
         if not self.name.isidentifier():
             raise ConfigError(f"Family.name must be letters, digits and underscores, got {self.name!r}.")
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The forms of its ids, for messages."""
-        return self.usage or (f"{self.name}:<folder or hub id>",)
-
 
 def loader(home: str) -> Load:
     """Make a ``Family.load`` that imports a function, given as ``module:name``, when a detector is loaded.

@@ -33,11 +33,7 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
 
 
 def check_options(options: Mapping[str, str], known: Sequence[str]) -> None:
-    """Check that all options are known and have a value.
-
-    Raises:
-        ConfigError: an option is unknown or empty.
-    """
+    """Raise ``ConfigError`` if an option is unknown or empty."""
     for option, value in options.items():
         if option not in known or not value:
             raise ConfigError(

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from refiner.detectors.base import read_config
@@ -29,15 +28,13 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "refiner.detectors"
 
-FAMILIES: Mapping[str, str] = MappingProxyType(
-    {
-        "joint": "refiner.detectors.joint:FAMILY",
-        "legion": "refiner.detectors.legion:FAMILY",
-        "parts": "refiner.detectors.parts:FAMILY",
-        "probe": "refiner.detectors.probe:FAMILY",
-        "vlm": "refiner.detectors.vlm:FAMILY",
-    }
-)
+FAMILIES: Mapping[str, str] = {
+    "joint": "refiner.detectors.joint:FAMILY",
+    "legion": "refiner.detectors.legion:FAMILY",
+    "parts": "refiner.detectors.parts:FAMILY",
+    "probe": "refiner.detectors.probe:FAMILY",
+    "vlm": "refiner.detectors.vlm:FAMILY",
+}
 """Prefix -> where the family is defined, as ``module:name``."""
 
 
@@ -130,7 +127,6 @@ def _find(detector: str) -> tuple[Family, ModelId]:
 
 
 def _parsed(family: Family, rest: str) -> ModelId:
-    """Parse the part of an id after the family's prefix."""
     if not family.options and not family.endpoint:
         return ModelId(model=rest)
     found = parse_id(rest, family.options)
@@ -179,5 +175,6 @@ def _load_family(name: str, table: Mapping[str, str]) -> Family:
 
 
 def _known(table: Mapping[str, str]) -> str:
-    ids = [usage for name in sorted(table) for usage in _load_family(name, table).ids]
+    found = [_load_family(name, table) for name in sorted(table)]
+    ids = [usage for family in found for usage in family.usage or (f"{family.name}:<folder or hub id>",)]
     return f"Known detectors: {', '.join(['micro', *bundled_detectors(), *ids])}."

@@ -1,8 +1,4 @@
-"""The interface of chat models with images: requests, replies and costs.
-
-``refiner.detectors.chat.endpoint.EndpointChat`` sends requests to a server, ``refiner.detectors.chat.local.LocalChat``
-runs a model on this machine. Both use the same texts and images.
-"""
+"""The interface of chat models with images, here (``LocalChat``) or on a server (``EndpointChat``)."""
 
 from __future__ import annotations
 

@@ -140,9 +140,9 @@ class EndpointChat:
         self._client.close()
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """Return an answer for each request, in order; a failed request gives its error instead.
+        """See ``ChatBackend.complete``; requests run in parallel.
 
-        Several requests run in parallel. The errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the
+        The errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the
         key is not accepted), ``ModelNotFoundError`` (the server does not have the model) and ``InputError`` (a damaged
         image).
         """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections import OrderedDict
 
+from cachetools import LRUCache
 from PIL import Image
 
 from refiner.errors import InputError
@@ -41,8 +41,7 @@ class Pictures:
     def __init__(self, max_side: int) -> None:
         self._max_side = max_side
         self._lock = threading.Lock()
-        self._urls: OrderedDict[str, str] = OrderedDict()
-        self._bytes = 0
+        self._urls: LRUCache[str, str] = LRUCache(KEPT_BYTES, getsizeof=len)
         self.encoded = 0
 
     def digest(self, image: Image.Image) -> str:
@@ -54,12 +53,10 @@ class Pictures:
         """Return the image as a PNG in a data URL."""
         with self._lock:
             if digest in self._urls:
-                self._urls.move_to_end(digest)
                 return self._urls[digest]
             data = base64.b64encode(png_bytes(fit_picture(image, self._max_side))).decode("ascii")
-            url = self._urls[digest] = f"data:image/png;base64,{data}"
+            url = f"data:image/png;base64,{data}"
             self.encoded += 1
-            self._bytes += len(url)
-            while self._bytes > KEPT_BYTES and len(self._urls) > 1:
-                self._bytes -= len(self._urls.popitem(last=False)[1])
+            if len(url) <= KEPT_BYTES:
+                self._urls[digest] = url
             return url

@@ -94,8 +94,7 @@ class LocalChat:
 
         Args:
             model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
             limits: ``batch_size``, ``max_tokens`` and ``max_side`` of the class.
 
         Raises:
@@ -121,7 +120,7 @@ class LocalChat:
         return cls(network.to(place), processor, name=str(model), **limits)
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
-        """Return an answer for each request, in order; a failed request gives its error instead.
+        """See ``ChatBackend.complete``.
 
         The errors are ``InputError`` (images for a text-only model, a damaged image, a text that is too long for the
         model) and ``ModelError`` (not enough memory for a single request).
@@ -261,7 +260,6 @@ class LocalChat:
         return answers
 
     def _context(self) -> int:
-        """Return the context length of the model: the maximum of tokens of prompt and answer together."""
         text = self.model.config.get_text_config()
         return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
 

@@ -123,7 +123,6 @@ class Dialect:
             return self._rungs.get(_canonical(schema), "schema")
 
     def remember(self, schema: Mapping[str, Any] | None, rung: Rung) -> None:
-        """Record that this rung works with this schema."""
         if schema is not None:
             with self._lock:
                 self._rungs[_canonical(schema)] = rung
@@ -131,7 +130,6 @@ class Dialect:
     def body(
         self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
-        """Make the fields of a request other than model and messages."""
         form = {
             "schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
             "json": {"type": "json_object"},
@@ -175,10 +173,7 @@ def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
 
 
 def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: bool = True) -> list[dict[str, Any]]:
-    """Make the conversation, with the images (data URLs) before the text.
-
-    If the model takes no system turn, the system text begins the user's turn.
-    """
+    """Make the conversation, images first; if the model takes no system turn, its text begins the user's turn."""
     if system and not takes_system:
         return messages("", f"{system}\n\n{user}", pictures)
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]

@@ -8,15 +8,14 @@ needed.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import MappingProxyType
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -36,18 +35,16 @@ KEPT = 8
 _THINNEST = 64
 """Largest ratio of an image's sides that needs no padding."""
 
-MODEL_TYPES: Mapping[str, str] = MappingProxyType(
-    {
-        "sam": "sam",
-        "sam_hq": "sam",
-        "sam2": "sam2",
-        "sam2_video": "sam2",
-        "edgetam": "sam2",
-        "edgetam_video": "sam2",
-        "sam3_tracker": "sam3",
-        "sam3_video": "sam3",
-    }
-)
+MODEL_TYPES: Mapping[str, str] = {
+    "sam": "sam",
+    "sam_hq": "sam",
+    "sam2": "sam2",
+    "sam2_video": "sam2",
+    "edgetam": "sam2",
+    "edgetam_video": "sam2",
+    "sam3_tracker": "sam3",
+    "sam3_video": "sam3",
+}
 """``model_type`` in a folder's ``config.json`` -> family."""
 
 
@@ -83,7 +80,7 @@ class SamGrounder(Grounder):
         self.model = model.eval()
         self.processor = processor
         self.name = name
-        self._views: OrderedDict[str, _View] = OrderedDict()
+        self._views: LRUCache[str, _View] = LRUCache(KEPT)
         self._lock = Lock()
 
     @classmethod
@@ -101,8 +98,7 @@ class SamGrounder(Grounder):
             path: a state dict of segment-anything (``sam_vit_b_01ec64.pth`` and so on; the model's size is read from
                 the shapes), a transformers folder, or a hub id with an optional ``@revision``.
             family: "sam", "sam2" or "sam3" to refuse models of another family; None accepts all.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             ModelNotFoundError: there is no such file, folder or hub model.
@@ -144,14 +140,9 @@ class SamGrounder(Grounder):
 
     def _look(self, image: Image.Image) -> _View:
         key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        if key in self._views:
-            self._views.move_to_end(key)
-            return self._views[key]
-        view = self._encode(thickened(image, _THINNEST))
-        self._views[key] = view
-        if len(self._views) > KEPT:
-            self._views.popitem(last=False)
-        return view
+        if key not in self._views:
+            self._views[key] = self._encode(thickened(image, _THINNEST))
+        return self._views[key]
 
     def _encode(self, image: Image.Image) -> _View:
         inputs = self.processor(images=image, return_tensors="pt")

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,9 +29,10 @@ from refiner.hub import resolve
 from refiner.masks import clip_box
 from refiner.types import Box, Size
 
-THRESHOLDS: Mapping[str, float] = MappingProxyType(
-    {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
-)
+_Floats = NDArray[np.float64]
+_Found = Iterator[tuple[str, _Floats, _Floats]]
+
+THRESHOLDS: Mapping[str, float] = {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlvit": 0.1, "owlv2": 0.1}
 """``model_type`` in a folder's ``config.json`` -> minimum score of a box (the defaults of transformers)."""
 LONGEST = 100
 """Characters of a phrase that are read."""
@@ -127,8 +127,7 @@ class TextLocator:
         Args:
             model: a transformers folder, or a hub id with an optional ``@revision``.
             config: which boxes are kept.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             ModelNotFoundError: there is no such folder or hub model.
@@ -176,9 +175,7 @@ class TextLocator:
             found += self._kept(asked[words], scores, boxes, Size(image.height, image.width))
         return sorted(found, key=lambda place: -place.score)[: self.config.limit]
 
-    def _find_together(
-        self, image: Image.Image, phrases: Sequence[str]
-    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    def _find_together(self, image: Image.Image, phrases: Sequence[str]) -> _Found:
         """Run GroundingDINO; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels."""
         sides = np.array([image.width, image.height, image.width, image.height])
         room = self.model.config.max_text_len
@@ -209,9 +206,7 @@ class TextLocator:
         if group:
             yield group
 
-    def _find_apart(
-        self, image: Image.Image, phrases: Sequence[str]
-    ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    def _find_apart(self, image: Image.Image, phrases: Sequence[str]) -> _Found:
         """Run OWL; yields for each phrase the scores (Q,) of all queries, and the boxes (Q, 4) in pixels.
 
         The boxes of OWLv2 are shares of the padded, square image, those of OWL-ViT shares of the image itself.
@@ -225,7 +220,7 @@ class TextLocator:
             for column, words in enumerate(group):
                 yield words, scores[:, column], boxes * np.array(sides)
 
-    def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[_Floats, _Floats]:
         """Return the scores (Q, T) of queries for tokens or phrases, and boxes (Q, 4) as shares (x0, y0, x1, y1)."""
         inputs = {key: value.to(self.model.device) for key, value in inputs.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
@@ -239,9 +234,7 @@ class TextLocator:
             )
         return scores, boxes
 
-    def _kept(
-        self, phrase: str, scores: NDArray[np.float64], boxes: NDArray[np.float64], size: Size
-    ) -> Iterator[Located]:
+    def _kept(self, phrase: str, scores: _Floats, boxes: _Floats, size: Size) -> Iterator[Located]:
         """Return the best boxes of one phrase, after the threshold and the suppression of overlapping boxes."""
         threshold = THRESHOLDS[self._kind] if self.config.threshold is None else self.config.threshold
         likely = np.flatnonzero(scores >= threshold)

@@ -67,8 +67,7 @@ class LegionDetector(BaseDetector):
         Args:
             folder: an existing folder. The original layout has no CLIP tower. It is loaded from ``vision_tower/`` in
                 the folder if that exists, else from the hub id in the folder's config.
-            device: None selects CUDA if available, else the CPU.
-            dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+            device, dtype: as for ``load_detector``.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
@@ -101,7 +100,7 @@ class LegionDetector(BaseDetector):
     def prompt_ids(self) -> Tensor:
         """Return the tokens of the prompt, int (L,), with one image token for each patch of the CLIP tower."""
         ids = self.tokenizer(self.model.config.prompt, return_tensors="pt")["input_ids"][0]
-        llava = self.model.llava_config
+        llava = self.model.llava.config
         repeats = torch.where(ids == llava.image_token_index, llava.image_seq_length, 1)
         return ids.repeat_interleave(repeats)
 
@@ -142,7 +141,7 @@ class LegionDetector(BaseDetector):
 
     def _live_tokens(self, answer: Answer) -> Tensor:
         """Mark the tokens before the end token of each row: bool (B, T)."""
-        ends = answer.tokens == self.model.llava_config.text_config.eos_token_id
+        ends = answer.tokens == self.model.llava.config.text_config.eos_token_id
         return ends.int().cumsum(1) == 0
 
     def _analysis(self, image: Image.Image, answer: Answer, row: int, masks: Tensor, fake: float | None) -> Analysis:

@@ -112,15 +112,10 @@ class LegionModel(PreTrainedModel):
             )
         self.post_init()
 
-    @property
-    def llava_config(self) -> LlavaConfig:
-        """The configuration of tower, projector and language model."""
-        return self.llava.config
-
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Run the CLIP tower: (B, 3, H, W) -> (B, 1 + N, width), the output of the layer that LLaVA uses."""
         output = self.llava.model.vision_tower(pixel_values, output_hidden_states=True)
-        return output.hidden_states[self.llava_config.vision_feature_layer]
+        return output.hidden_states[self.llava.config.vision_feature_layer]
 
     def verdict(self, vision: Tensor) -> Tensor | None:
         """Equation 1: (B, 1 + N, width) -> logits (B, 2), fake before real; None without a real/fake head."""
@@ -130,7 +125,7 @@ class LegionModel(PreTrainedModel):
         """Embed the text, with the projected patches at the image tokens: (B, L), (B, 1 + N, .) -> (B, L, D)."""
         embeds = self.llava.get_input_embeddings()(input_ids)
         patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.dtype)
-        places = (input_ids == self.llava_config.image_token_index).unsqueeze(-1)
+        places = (input_ids == self.llava.config.image_token_index).unsqueeze(-1)
         return embeds.masked_scatter(places, patches)
 
     def encode_ground(self, sam_pixel_values: Tensor) -> Tensor:
@@ -184,8 +179,7 @@ class LegionModel(PreTrainedModel):
         Args:
             input_ids: the prompt, int (L,), shared by all images.
             vision: features of the images, float (B, 1 + N, width).
-            clean: tokens of the sentence for a clean image, up to the one in which it differs from all other answers
-                (``CleanRule``).
+            clean: ``CleanRule.tokens``.
             known: earlier answers, from which tokens are guessed. They save time and do not change the results.
         """
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)

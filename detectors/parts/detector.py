@@ -90,13 +90,11 @@ def load_parts(
         rest: names of parts, separated by commas, then optionally ``@`` and a folder or hub id of a locator, such as
             ``hand,face@google/owlv2-base-patch16-ensemble``.
         grounder: id for ``load_grounder``.
-        device: None selects CUDA if available, else the CPU.
-        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+        device, dtype: as for ``load_detector``.
 
     Raises:
         ConfigError: no part is named.
-        ModelNotFoundError: there is no such locator or grounder.
-        WeightsError: the weights of the locator or grounder are damaged or of another kind.
+        RefinerError: the errors of ``TextLocator.from_pretrained`` and ``load_grounder``.
     """
     names, _, model = rest.partition("@")
     parts = names.split(",")

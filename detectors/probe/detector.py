@@ -90,7 +90,6 @@ class DenoiserFeatures:
         return features.unflatten(0, (len(images), self.draws)).mean(dim=1)
 
     def _denoised(self, noised: Tensor, said: Tensor, signal: Tensor) -> Tensor:
-        """Compute the clean latents that the denoiser predicts."""
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             return signal.sqrt() * noised - (1 - signal).sqrt() * said
         return (noised - (1 - signal).sqrt() * said) / signal.sqrt()

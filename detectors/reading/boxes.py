@@ -63,19 +63,10 @@ def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
 def place_boxes(
     answer: Sequence[Sequence[Corners]], size: Size, form: BoxFormat, shown: Size
 ) -> list[list[Box] | list[None]]:
-    """Convert the boxes of each region of an answer to pixels of the image.
+    """Convert the boxes of each region, in the answer's scale, to pixels of an image that was shown at size ``shown``.
 
-    The scale is ``unit`` if that fits all boxes and a coordinate has decimals. Otherwise it is the family's scale,
-    unless that does not fit all boxes and exactly one other scale does.
-
-    Args:
-        answer: for each region its boxes, in the answer's scale.
-        size: of the image.
-        form: how the family writes boxes.
-        shown: size of the image as shown to the model.
-
-    Returns:
-        For each region its boxes; a single None if the region has no reliable box.
+    A region without a reliable box gets a single None. The scale is ``unit`` if that fits all boxes and a coordinate
+    has decimals. Otherwise it is the family's scale, unless that does not fit all boxes and exactly one other does.
     """
     scale = _scale([box for boxes in answer for box in boxes], form.scale, shown)
     placed = ([inside for box in boxes if (inside := _place(box, size, scale, shown))] for boxes in answer)

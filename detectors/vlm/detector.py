@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from PIL import Image
 
 from refiner.detectors.base import check_domain, identity, one_for_each
-from refiner.detectors.chat.backend import ChatBackend, ChatReply, Outcome
+from refiner.detectors.chat.backend import ChatBackend
 from refiner.detectors.chat.images import fit_picture
 from refiner.detectors.chat.loading import load_chat
 from refiner.detectors.claims import region_of
@@ -30,6 +30,8 @@ from refiner.types import Analysis, Claim, Size
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 DEFAULT_GROUNDER = "grabcut"
@@ -95,12 +97,7 @@ class VlmDetector:
             RefinerError: the error of the first image that failed, as for one image. Use ``outcomes`` to keep the
                 analyses of the other images.
         """
-        analyses = []
-        for outcome in self.outcomes(images, prompts):
-            if isinstance(outcome, RefinerError):
-                raise outcome
-            analyses.append(outcome)
-        return analyses
+        return [_value(outcome) for outcome in self.outcomes(images, prompts)]
 
     def outcomes(
         self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
@@ -134,7 +131,7 @@ class VlmDetector:
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
             try:
-                case.raw = _answer(outcome).text
+                case.raw = _value(outcome).text
                 shown = Size(case.shown.height, case.shown.width)
                 case.found = read_regions(case.raw, case.size, boxes=self.boxes, shown=shown)
             except RefinerError as error:
@@ -146,7 +143,7 @@ class VlmDetector:
         outcomes = self.backend.complete(questions) if questions else []
         for case, outcome in zip(cases, outcomes, strict=True):
             try:
-                answer = _answer(outcome)
+                answer = _value(outcome)
                 verdicts = read_verdicts(answer.text, case.found)
             except RefinerError as error:
                 case.raw += f"\n\nNot verified: {error}"
@@ -196,14 +193,10 @@ def load_vlm(
             this machine.
         grounder: id for ``load_grounder``.
         cache: folder that stores an endpoint's answers.
-        device: of the grounder and of a model on this machine; None selects CUDA if available, else the CPU.
-        dtype: None selects float32 on a CPU, else the checkpoint's dtype.
+        device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
 
     Raises:
-        ModelNotFoundError: there is no such model or grounder.
-        WeightsError: the weights of the model or grounder are damaged or of another kind.
-        MissingExtraError: the ``openai`` package is not installed.
-        ConfigError: the address contains a key, or a cache is given for a model on this machine.
+        RefinerError: the errors of ``load_chat`` and ``load_grounder``.
     """
     model = str(model) or DEFAULT_MODEL
     options = {} if cache is None else {"cache": str(cache)}
@@ -245,7 +238,7 @@ def _going_on(cases: Sequence[_Case]) -> list[_Case]:
     return [case for case in cases if case.outcome is None]
 
 
-def _answer(outcome: Outcome) -> ChatReply:
+def _value(outcome: T | RefinerError) -> T:
     if isinstance(outcome, RefinerError):
         raise outcome
     return outcome

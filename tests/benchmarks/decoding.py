@@ -50,7 +50,7 @@ def by_transformers(detector: LegionDetector, image: Image.Image) -> list[int]:
         attention_mask=torch.ones_like(prompt),
         do_sample=False,
         max_new_tokens=model.config.max_new_tokens,
-        suppress_tokens=[model.llava_config.image_token_index],
+        suppress_tokens=[model.llava.config.image_token_index],
     )
     tokens: list[int] = answer[0, prompt.shape[1] :].tolist()
     return tokens

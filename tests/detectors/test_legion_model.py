@@ -190,7 +190,7 @@ def test_an_original_folder_loads_whole_and_saves_as_ours(tmp_path: Path) -> Non
         ):
             assert torch.equal(own[name], tensor), key
     assert detector.model.prediction_head is None
-    assert detector.model.llava_config.vision_feature_layer == -2
+    assert detector.model.llava.config.vision_feature_layer == -2
     assert detector.tokenizer.convert_tokens_to_ids("<image>") == WORDS
     detector.save_pretrained(tmp_path / "ours")
     again = LegionDetector.from_pretrained(tmp_path / "ours", device="cpu")
