@@ -152,7 +152,7 @@ def copy_tower(model: Qwen3VLForConditionalGeneration, tower: CLIPVisionModel, p
 class LossWeights:
     """Weights of the losses."""
 
-    answer: float = 1.0  # Cross-entropy of the answer's tokens, weighted by ``token_importance``
+    answer: float = 1.0  # cross-entropy of the answer's tokens, weighted by ``token_importance``
     caption: float = 0.2
     """The same for the caption's tokens. What an image shows is easier to learn than what is wrong with it."""
     flaws: float = 0.5  # predict the kind of flaw in each patch of the tower, and the flawed pixels

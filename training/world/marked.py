@@ -171,7 +171,9 @@ class Shards:
     def _write(self, path: Path, items: Sequence[Marked]) -> None:
         records = [[_record(claim) for claim in item.found] for item in items]
         texts = [[item.caption, row] for item, row in zip(items, records, strict=True)] if self.captions else records
-        counts = {} if self.captions else {"counts": np.array([len(row) for row in records], dtype=np.int64)}
+        counts: dict[str, Any] = (
+            {} if self.captions else {"counts": np.array([len(row) for row in records], dtype=np.int64)}
+        )
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
