@@ -6,8 +6,9 @@ It has AdamW, warm-up and a cosine schedule, a moving average of the weights, ch
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,8 +21,7 @@ from refiner.training.averaging import Ema
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 from refiner.training.processes import Processes, placed, whole
 from refiner.training.progress import Means, Progress, mean_of
-from refiner.training.runs import DTYPES, Run
-from refiner.training.schedule import cosine_schedule
+from refiner.training.runs import Run, check_dtype
 from refiner.training.settings import LoopSettings, within
 
 B = TypeVar("B")
@@ -69,8 +69,7 @@ class FitSettings(LoopSettings):
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"Expected dtype {' or '.join(DTYPES)}, got {self.dtype!r}: choose one of these.")
+        check_dtype(self.dtype)
 
 
 def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
@@ -90,6 +89,18 @@ def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
 def summed(losses: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The sum of losses, and the losses by name to log."""
     return torch.stack(list(losses.values())).sum(), losses
+
+
+def cosine_schedule(warmup: int, total: int, floor: float = 0.02) -> Callable[[int], float]:
+    """Learning-rate factor by step: linear from 0 to 1 over ``warmup`` steps, then half a cosine down to ``floor``."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
 
 
 class _Step(nn.Module):
@@ -138,7 +149,8 @@ def fit(
     chosen = {id(parameter) for parameter in parameters or module.parameters()}
     names = {key for key, parameter in module.named_parameters() if id(parameter) in chosen}
     stage = _Stage(module, names, loss, settings, run, name)
-    with stage.progress() as progress:
+    start, steps = stage.start, settings.steps
+    with Progress(run.folder, name, start, steps, run.console) if run.processes.main else nullcontext() as progress:
         stage.train(draw, progress)
     stage.close()
     return stage.ema
@@ -171,12 +183,6 @@ class _Stage:
         self.step, self.optimiser = self.processes.prepare(step, optimiser)
         self.ema, self.start = Ema(module, settings.ema), 0
         self._load()
-
-    def progress(self) -> AbstractContextManager[Progress | None]:
-        """The progress reports of the main process; None in the other processes."""
-        if not self.processes.main:
-            return nullcontext()
-        return Progress(self.run.folder, self.name, self.start, self.settings.steps, self.run.console)
 
     def train(self, draw: Callable[[Draw], Any], progress: Progress | None) -> None:
         """Run all remaining steps."""

@@ -36,20 +36,15 @@ class Card(Generic[S]):
 class Recipe(Generic[S]):
     """How to train one model."""
 
-    name: str
-    """Its key in ``RECIPES``."""
-    micro: Callable[[], S]
-    """The recipe's own settings, at the micro world's size."""
+    name: str  # its key in ``RECIPES``
+    micro: Callable[[], S]  # the recipe's own settings, at the micro world's size
     train: Callable[[S, DataSet | None, Run, Path], None]
     """Trains in the run's folder, or resumes there, and writes the model to the given folder."""
-    folder: str = ""
-    """Its folder in the bundled weights; "" if the model is not bundled."""
-    card: Card[S] | None = None
-    """None: the model gets no ``card.json``."""
+    folder: str = ""  # its folder in the bundled weights; "" if the model is not bundled
+    card: Card[S] | None = None  # None: the model gets no ``card.json``
     measure: Callable[[Path, Run, int], Mapping[str, Any]] | None = None
     """Scores of the model in a folder. The int is the number of held-out samples of each kind."""
-    measured: int = 200
-    """Number of held-out samples of each kind for the scores in the bundled model's card."""
+    measured: int = 200  # number of held-out samples of each kind for the scores in the bundled model's card
 
 
 def load_recipe(name: str) -> Recipe[Any]:

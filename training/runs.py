@@ -14,8 +14,6 @@ from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.hub import MICRO_WEIGHTS
 from refiner.training.processes import Processes, is_main
 
-DTYPES = ("float32", "bfloat16")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -27,18 +25,14 @@ class Run:
 
     folder: Path
     """Holds ``config.json``, ``log.jsonl``, ``curves.png``, checkpoints, and data that the recipe generates first."""
-    device: str | None = "cpu"
-    """cpu, cuda or mps. None: the best available."""
-    dtype: str | None = None
-    """The autocast dtype: float32 or bfloat16. None: the recipe's own."""
-    console: Console | None = None
-    """Where progress is shown. None: standard output."""
-    weights: Path = MICRO_WEIGHTS
-    """Folder of the bundled models that a recipe starts from, one sub-folder for each."""
+    device: str | None = "cpu"  # cpu, cuda or mps. None: the best available.
+    dtype: str | None = None  # The autocast dtype: float32 or bfloat16. None: the recipe's own.
+    console: Console | None = None  # Where progress is shown. None: standard output.
+    weights: Path = MICRO_WEIGHTS  # folder of the bundled models that a recipe starts from, one sub-folder for each
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"Expected dtype {' or '.join(DTYPES)}, got {self.dtype!r}: choose one of these.")
+        if self.dtype is not None:
+            check_dtype(self.dtype)
 
     @functools.cached_property
     def processes(self) -> Processes:
@@ -49,6 +43,12 @@ class Run:
     def paintings(self) -> Path:
         """Folder next to the run's folder, with the generated images that several recipes learn from."""
         return self.folder.parent / "paintings"
+
+
+def check_dtype(name: str) -> None:
+    """Raise ConfigError if training cannot use the dtype."""
+    if name not in ("float32", "bfloat16"):
+        raise ConfigError(f"Expected dtype float32 or bfloat16, got {name!r}: choose one of these.")
 
 
 def stored_config(folder: Path) -> Json | None:

@@ -19,13 +19,12 @@ from refiner.errors import UnreadableOutputError, WeightsError
 from refiner.masks import box_of, location_words
 from refiner.training.averaging import Ema
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
-from refiner.training.fit import Draw
+from refiner.training.fit import Draw, cosine_schedule
 from refiner.training.legion.data import LEEWAY, Pool, moved, normalise, vocabulary_texts
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import Architecture
 from refiner.training.legion.recipe import LegionSettings, Setting, export, prepare, run_stage
 from refiner.training.runs import Run
-from refiner.training.schedule import cosine_schedule
 from refiner.training.world.labels import KIND_NAMES, PART_NAMES, decoder_like
 from refiner.training.world.localization import held_out
 from refiner.training.world.losses import dice_loss

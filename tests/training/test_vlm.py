@@ -108,7 +108,7 @@ def test_training_asks_what_the_backend_asks(tokenizer, items):
             sanitize_control_tokens=True,
         )  # fmt: skip
         assert inputs["input_ids"][0].tolist() == encoded(tokenizer, rendered(question, tokenizer, TOY.tokens))
-        assert torch.allclose(inputs["pixel_values"], patches_of(to_tensor(items[0].image[None]), TOY), atol=1e-5)
+        assert torch.allclose(inputs["pixel_values"], patches_of(to_tensor(np.stack([items[0].image])), TOY), atol=1e-5)
 
 
 def test_training_computes_what_the_plain_model_computes(shards, tmp_path, items):

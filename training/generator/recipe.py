@@ -193,16 +193,6 @@ def assemble(model: TextToLatent, autoencoder: AutoencoderKL, tokenizer: CLIPTok
     )
 
 
-def _pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, recipe: GeneratorSettings, file: Path) -> LatentPool:
-    if file.exists():
-        tensors = load_file(file)
-        return LatentPool(tensors["latents"], tensors["tokens"])
-    pool = draw_pool(autoencoder, tokenizer, recipe.pool, recipe.seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(pool._asdict(), file)
-    return pool
-
-
 def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: Run, out: Path) -> None:
     """Train UNet and text encoder, or resume from ``generator.pt``, and write the pipeline to ``out``."""
     rng = np.random.default_rng(recipe.seed)
@@ -212,7 +202,11 @@ def train_generator(recipe: GeneratorSettings, autoencoder: AutoencoderKL, run: 
     model.unet.set_attn_processor(AttnProcessor())  # plain attention: 1.5 times as fast as sdpa in bfloat16 on a CPU
     model.text_encoder.set_attn_implementation("eager")
     with run.processes.main_first():
-        pool = _pool(autoencoder, tokenizer, recipe, run.folder / "pool.safetensors")
+        file = run.folder / "pool.safetensors"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(draw_pool(autoencoder, tokenizer, recipe.pool, recipe.seed)._asdict(), file)
+        pool = LatentPool(**load_file(file))
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     fit(
         model,

@@ -50,8 +50,7 @@ class InstructSettings(LoopSettings):
     batch: int = 16
     reading: float = 1.0
     """Weight of the loss on the tokens of a question. Questions repeat most words, so the model learns to copy."""
-    bf16: bool = True
-    """Whether to autocast to bfloat16. The weights stay float32."""
+    bf16: bool = True  # Whether to autocast to bfloat16. The weights stay float32.
     report_every: int = 50
     save_every: int = 100
 

@@ -23,14 +23,11 @@ class LossWeights:
     ce: float = 1.0
     bce: float = 0.4
     dice: float = 0.2
-    flaws: float = 0.0
-    """Predict the kind of flaw in each CLIP patch, and the flawed pixels from SAM's embedding."""
-    parts: float = 0.0
-    """Predict the part that should be in each CLIP patch, and in each pixel from SAM's embedding."""
+    flaws: float = 0.0  # predict the kind of flaw in each CLIP patch, and the flawed pixels from SAM's embedding
+    parts: float = 0.0  # predict the part that should be in each CLIP patch, and in each pixel from SAM's embedding
     count: float = 0.0
     """Extra weight of the answer's word for the number of flaws, because the rest of the answer depends on it."""
-    verdict: float = 0.0
-    """Predict real or fake from the CLS feature, already in stage 1."""
+    verdict: float = 0.0  # predict real or fake from the CLS feature, already in stage 1
 
 
 class Trainee(nn.Module):

@@ -187,16 +187,12 @@ def flaw_labels(picture: FlawedPicture) -> NDArray[np.uint8]:
 class JudgeSample(NamedTuple):
     """N images of one caption, in the order of ``PICTURES`` or ``VIEWS``."""
 
-    pictures: NDArray[np.uint8]
-    """(N, 96, 96, 3)."""
-    things: NDArray[np.int8]
-    """(N, 3, CELLS, CELLS), as in ``thing_labels``."""
-    parts: Mask
-    """(N, CELLS, CELLS, parts), as in ``part_labels``."""
+    pictures: NDArray[np.uint8]  # (N, 96, 96, 3)
+    things: NDArray[np.int8]  # (N, 3, CELLS, CELLS), as in ``thing_labels``
+    parts: Mask  # (N, CELLS, CELLS, parts), as in ``part_labels``
     flaws: NDArray[np.uint8]
     """(N, CELLS, CELLS), as in ``flaw_labels``. The generator's own flaws have the index after the last kind."""
-    better: Mask
-    """(N, N): whether image i is clearly better than image j for the first caption."""
+    better: Mask  # (N, N): whether image i is clearly better than image j for the first caption
     captions: list[str]
     """The caption. A rendered sample also has the caption of the rival image and ``TEXT_RIVALS`` other wrong ones."""
 

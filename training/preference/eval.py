@@ -10,8 +10,8 @@ from collections import defaultdict
 import numpy as np
 from PIL import Image
 
-from refiner.micro.flaws import FLAWS, FlawedPicture, inject
-from refiner.micro.world import Scene, place, render, sample_scene
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.world import place, render, sample_scene
 from refiner.protocols import Judge
 from refiner.training.preference.data import RIVALS, Retouch, flawed_pair, natural_sample
 from refiner.training.world.flaws import ImperfectGenerator
@@ -52,20 +52,6 @@ class _Votes:
         self.images, self.prompts, self.sorts = [], [], []
 
 
-def _flawed(kind: str, rng: np.random.Generator) -> FlawedPicture:
-    while True:
-        picture = inject(sample_scene(rng), rng, count=1, kinds=[kind])
-        if picture.kinds:
-            return picture
-
-
-def _changed(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    while True:
-        scene = sample_scene(rng)
-        if (changed := RIVALS[kind](scene, rng)) is not None:
-            return scene, changed
-
-
 def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None) -> dict[str, float]:
     """Share of held-out pairs in which the judge prefers the right one. Ties count as wrong.
 
@@ -88,7 +74,8 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
     for index in range(pairs):
         rng = np.random.default_rng([seed, index])
         kind = list(FLAWS)[index % len(FLAWS)]
-        bad = _flawed(kind, rng)
+        while not (bad := inject(sample_scene(rng), rng, count=1, kinds=[kind])).kinds:
+            pass
         text = bad.scene.caption
         votes.add((render(bad.scene), text), (bad.image, text), "flaw", f"flaw/{kind}")
         votes.add((render(place(bad.scene, rng)), text), (bad.image, text), "flaw_elsewhere")
@@ -97,7 +84,8 @@ def evaluate(judge: Judge, seed: int, pairs: int, retouch: Retouch | None = None
         if len(more.kinds) > len(fewer.kinds):
             votes.add((fewer.image, scene.caption), (more.image, scene.caption), "more_flaws")
         change = list(RIVALS)[index % len(RIVALS)]
-        scene, other = _changed(change, rng)
+        while (other := RIVALS[change](scene := sample_scene(rng), rng)) is None:
+            pass
         image = render(scene)
         votes.add((image, scene.caption), (image, other.caption), "caption", f"caption/{change}")
         votes.add((image, scene.caption), (render(other), scene.caption), "picture", f"picture/{change}")

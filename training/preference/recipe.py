@@ -85,19 +85,14 @@ _NATURAL_DUELS = {"natural": (0, 2), "natural fewer": (1, 2), "mended": (3, 2), 
 class JudgeBatch(NamedTuple):
     """N images of some samples, their captions, and pairs of a better and a worse image."""
 
-    pictures: Tensor
-    """Float (N, 3, 96, 96) in [0, 1]."""
-    samples: list[int]
-    """Index of each image's sample."""
+    pictures: Tensor  # float (N, 3, 96, 96) in [0, 1]
+    samples: list[int]  # index of each image's sample
     labels: Labels
-    captions: list[str]
-    """One caption for each image."""
-    wrong: list[str]
-    """Captions that belong to none of the images."""
+    captions: list[str]  # one caption for each image
+    wrong: list[str]  # captions that belong to none of the images
     pairs: dict[str, Tensor]
     """Indices of the better and the worse image, int (P, 2), by name. The prompt is the caption of the better image."""
-    fitting: list[int]
-    """Indices of the images without flaws, which the contrastive loss compares with the captions."""
+    fitting: list[int]  # indices of the images without flaws, which the contrastive loss compares with the captions
 
 
 def _draw_batch(

@@ -62,12 +62,9 @@ class ProbeSettings(LoopSettings):
 class Shard(NamedTuple):
     """Features and labels of N images."""
 
-    features: NDArray[np.float16]
-    """(N, C, h, w), on disk."""
-    flaws: NDArray[np.float32]
-    """(N, h, w): flawed share of each cell, in [0, 1]."""
-    parts: NDArray[np.int64]
-    """(N, h, w): in flawed cells the index of the part in ``PART_NAMES``, else -100."""
+    features: NDArray[np.float16]  # (N, C, h, w), on disk
+    flaws: NDArray[np.float32]  # (N, h, w): flawed share of each cell, in [0, 1]
+    parts: NDArray[np.int64]  # (N, h, w): in flawed cells the index of the part in ``PART_NAMES``, else -100
     colours: NDArray[np.int64]
     """(N, h, w): in flawed cells the index of the thing's colour in ``COLOURS``, else -100. A thing is one object of
     the micro world."""

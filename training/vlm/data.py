@@ -40,9 +40,9 @@ _ATTRIBUTES: dict[str, tuple[str, Category, tuple[str, ...]]] = {
 HUES = (*COLOURS, *BACKGROUNDS)  # colours of things, then backgrounds
 
 
-def draw(rng: np.random.Generator) -> Marked:
-    """A random image with injected flaws, or without flaws."""
-    return marked.draw(rng, CLEAN_SHARE, SURE)
+def draw(rng: np.random.Generator, clean_share: float = CLEAN_SHARE) -> Marked:
+    """A random image. It is clean with probability ``clean_share``, else it has injected flaws."""
+    return marked.draw(rng, clean_share, SURE)
 
 
 def natural(painting: Painting) -> list[Marked]:

@@ -128,34 +128,22 @@ def false_claim(item: Marked, rng: np.random.Generator) -> Claim | None:
 
 def _jittered(region: Claim, rng: np.random.Generator) -> Claim:
     """The same claim with a box that is about as inexact as a model's box."""
-    box = [side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE)]
-    return dataclasses.replace(region, box=clip_box(_in_order(box), FRAME) or region.box)
-
-
-def _in_order(box: Sequence[int]) -> Box:
-    x0, y0, x1, y1 = box
-    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+    x0, y0, x1, y1 = (side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE))
+    box = clip_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), FRAME)
+    return dataclasses.replace(region, box=box or region.box)
 
 
 class VlmBatch(NamedTuple):
     """B questions with answers. Their images have S visible flaws together, image by image."""
 
-    pixels: Tensor
-    """Float (B, 3, 96, 96), normalised."""
-    ids: Tensor
-    """Int (B, L): question and answer, padded on the right."""
-    labels: Tensor
-    """Int (B, L): the tokens of the answer, -100 elsewhere."""
-    captions: Tensor
-    """Int (B, L): the tokens of a caption that fits its image, -100 elsewhere."""
-    masks: Tensor
-    """Float (S, 96, 96) of 0 and 1."""
-    rows: Tensor
-    """Int (S,): index of each flaw's image in the batch."""
-    kinds: Tensor
-    """Int (S,): index into ``KIND_NAMES``."""
-    parts: Tensor
-    """Int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
+    pixels: Tensor  # float (B, 3, 96, 96), normalised
+    ids: Tensor  # int (B, L): question and answer, padded on the right
+    labels: Tensor  # int (B, L): the tokens of the answer, -100 elsewhere
+    captions: Tensor  # int (B, L): the tokens of a caption that fits its image, -100 elsewhere
+    masks: Tensor  # float (S, 96, 96) of 0 and 1
+    rows: Tensor  # int (S,): index of each flaw's image in the batch
+    kinds: Tensor  # int (S,): index into ``KIND_NAMES``
+    parts: Tensor  # int (B, 48, 48): the part that should be there, 1 + index into ``PART_NAMES``, 0 for none
     hues: Tensor
     """Int (B, 48, 48): the colour or background that should be there, 1 + index into ``HUES``, 0 if unknown."""
 

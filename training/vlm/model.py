@@ -88,15 +88,8 @@ def build_model(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLFo
         "num_position_embeddings": shape.side**2,
         "deepstack_visual_indexes": list(shape.deepstack),
     }
-    marks = {
-        f"{name}_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
-        for name, mark in (
-            ("image_token", "image_pad"),
-            ("video_token", "video_pad"),
-            ("vision_start_token", "vision_start"),
-            ("vision_end_token", "vision_end"),
-        )
-    }
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    marks = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in names.items()}
     model = Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
     )
@@ -109,8 +102,7 @@ def build_model(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLFo
 
 def build_processor(tokenizer: Qwen2TokenizerFast, shape: Architecture) -> Qwen3VLProcessor:
     """A processor that resizes images of any size to 96 x 96."""
-    middle = [0.5] * 3
-    pixels = SIZE * SIZE
+    pixels, middle = SIZE * SIZE, [0.5] * 3
     images = Qwen2VLImageProcessor(
         patch_size=shape.patch,
         merge_size=shape.merge,
@@ -160,16 +152,12 @@ def copy_tower(model: Qwen3VLForConditionalGeneration, tower: CLIPVisionModel, p
 class LossWeights:
     """Weights of the losses."""
 
-    answer: float = 1.0
-    """Cross-entropy of the answer's tokens, weighted by ``token_importance``."""
+    answer: float = 1.0  # cross-entropy of the answer's tokens, weighted by ``token_importance``
     caption: float = 0.2
     """The same for the caption's tokens. What an image shows is easier to learn than what is wrong with it."""
-    flaws: float = 0.5
-    """Predict the kind of flaw in each patch of the tower, and the flawed pixels."""
-    parts: float = 0.25
-    """Predict the parts that should be in each patch of the tower."""
-    hues: float = 0.5
-    """Predict the colour of the thing, or the background, that should be in each patch of the tower."""
+    flaws: float = 0.5  # predict the kind of flaw in each patch of the tower, and the flawed pixels
+    parts: float = 0.25  # predict the parts that should be in each patch of the tower
+    hues: float = 0.5  # predict the colour of the thing, or the background, that should be in each patch of the tower
 
 
 class Trainee(nn.Module):
@@ -248,7 +236,8 @@ class Trainee(nn.Module):
 def hue_loss(logits: Tensor, hues: Tensor) -> Tensor:
     """Cross-entropy of the colours that should be in each patch; logits (B, N, hues).
 
-    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's known pixels.
+    The target is the share of each colour of ``hues`` (as in ``VlmBatch``) among a patch's pixels. Unknown pixels (0)
+    have no weight.
     """
     side = round(logits.shape[1] ** 0.5)
     shown = functional.one_hot(hues, 1 + len(HUES)).permute(0, 3, 1, 2).float()

@@ -134,8 +134,3 @@ def connectives() -> list[str]:
 def coordinates(end: str) -> list[str]:
     """Tokens of the coordinates from 0 to 96 pixels, each followed by ``end``."""
     return [f"{thousandths(pixels)}{end}" for pixels in range(SIZE + 1)]
-
-
-def quoted_box(box: Box) -> str:
-    """A box in the form of an answer."""
-    return json.dumps([thousandths(side) for side in box])

@@ -19,14 +19,15 @@ KIND_NAMES = (*FLAWS, "malformed")  # the kinds of injected flaws, and "malforme
 LABEL_SIDE = SIZE // 2  # side of a part map, which has every second pixel
 
 
-def _part_names() -> tuple[str, ...]:
-    things = [
-        Thing(kind=kind.name, colour="red", attribute=word) for kind in KINDS.values() for word in kind.attributes
-    ]
-    return tuple(dict.fromkeys(f"{thing.kind}: {part.name}" for thing in things for part in thing.parts((0, 0, 0))))
-
-
-PART_NAMES = _part_names()  # every part of every kind of thing
+PART_NAMES = tuple(
+    dict.fromkeys(
+        f"{kind.name}: {part.name}"
+        for kind in KINDS.values()
+        for word in kind.attributes
+        for part in Thing(kind=kind.name, colour="red", attribute=word).parts((0, 0, 0))
+    )
+)
+"""Every part of every kind of thing."""
 
 
 def part_map(scene: Scene) -> Pixels:

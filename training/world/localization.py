@@ -123,7 +123,11 @@ def _overlap(region: Region, mask: Mask) -> float:
 
 
 def measure(detector: Detector, imperfect: ImperfectGenerator, count: int) -> dict[str, float]:
-    """All held-out scores: on exact renders, and (without single kinds of flaws) on decoded and natural images."""
+    """All held-out scores of a detector on exact renders.
+
+    Under ``decoded/`` and ``natural/``, without single kinds of flaws, are those after the imitated autoencoder and on
+    images from the generator.
+    """
     scores = evaluate(detector, count)
     decoded = evaluate(detector, count, decoded=True)
     natural = evaluate_natural(detector, imperfect, count)

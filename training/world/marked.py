@@ -36,16 +36,11 @@ _PAINTED = 20  # scenes that are generated in one batch
 class Marked(NamedTuple):
     """One image, its caption and its true regions, in the order in which an answer names them."""
 
-    image: Pixels
-    """Uint8 (96, 96, 3)."""
-    caption: str
-    """Empty if it was not stored."""
-    found: tuple[Claim, ...]
-    """What the right answer says about each region."""
-    masks: NDArray[np.bool_]
-    """Bool (R, 96, 96)."""
-    kinds: tuple[int, ...]
-    """Kind of each region's flaw: an index into ``KIND_NAMES``, or ``UNSEEN``."""
+    image: Pixels  # uint8 (96, 96, 3)
+    caption: str  # empty if it was not stored
+    found: tuple[Claim, ...]  # what the right answer says about each region
+    masks: NDArray[np.bool_]  # bool (R, 96, 96)
+    kinds: tuple[int, ...]  # kind of each region's flaw: an index into ``KIND_NAMES``, or ``UNSEEN``
     parts: Pixels
     """Uint8 (48, 48), every second pixel: the part that should be there, 1 + index into ``PART_NAMES``, 0 for none."""
 
@@ -176,6 +171,9 @@ class Shards:
     def _write(self, path: Path, items: Sequence[Marked]) -> None:
         records = [[_record(claim) for claim in item.found] for item in items]
         texts = [[item.caption, row] for item, row in zip(items, records, strict=True)] if self.captions else records
+        counts: dict[str, Any] = (
+            {} if self.captions else {"counts": np.array([len(row) for row in records], dtype=np.int64)}
+        )
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -183,7 +181,7 @@ class Shards:
             parts=np.stack([item.parts for item in items]),
             masks=np.packbits(np.concatenate([item.masks for item in items]), axis=-1),
             kinds=np.array([kind for item in items for kind in item.kinds], dtype=np.int64),
-            counts=np.array([len(item.kinds) for item in items], dtype=np.int64),
+            **counts,
             texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
         )
         atomic_write(path, buffer.getvalue())
@@ -217,15 +215,12 @@ def flaw_tensors(items: Sequence[Marked]) -> dict[str, Tensor]:
         ``masks``: float (S, 96, 96) of 0 and 1. ``rows``: int (S,), index of each flaw's image. ``kinds``: int (S,),
         index into ``KIND_NAMES``. ``parts``: int (B, 48, 48), as in ``Marked``.
     """
-    seen = [
-        (row, mask, kind)
-        for row, item in enumerate(items)
-        for mask, kind in zip(item.masks, item.kinds, strict=True)
-        if kind != UNSEEN
-    ]
+    seen = [[kind != UNSEEN for kind in item.kinds] for item in items]
+    masks = [item.masks if all(visible) else item.masks[visible] for item, visible in zip(items, seen, strict=True)]
+    kinds = [kind for item in items for kind in item.kinds if kind != UNSEEN]
     return {
-        "masks": torch.from_numpy(np.array([mask for _, mask, _ in seen], np.bool_).reshape(-1, SIZE, SIZE)).float(),
-        "rows": torch.tensor([row for row, _, _ in seen], dtype=torch.long),
-        "kinds": torch.tensor([kind for _, _, kind in seen], dtype=torch.long),
+        "masks": torch.from_numpy(np.concatenate(masks)).float(),
+        "rows": torch.tensor([row for row, visible in enumerate(seen) for _ in range(sum(visible))], dtype=torch.long),
+        "kinds": torch.tensor(kinds, dtype=torch.long),
         "parts": torch.from_numpy(np.stack([item.parts for item in items])).long(),
     }

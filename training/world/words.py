@@ -38,17 +38,12 @@ def words() -> list[str]:
     found += [*COLOURS, *KINDS]
     for kind in KINDS.values():
         found += [f"{space}{word}" for word in kind.attributes if word for space in ("", " ")]
-        found += [piece for piece in _after_the_thing(kind.phrase, kind.name) if piece.strip()]
+        rest = kind.phrase.partition(kind.name)[2]  # the fixed texts of a caption after the thing, as " with two eyes"
+        found += [piece.rstrip() for piece in rest.split("{attribute}") if piece.strip()]
     return found
 
 
 _MIDDLES = (1, SIZE // 2, SIZE - 2)
-
-
-def _after_the_thing(phrase: str, kind: str) -> list[str]:
-    """The fixed texts of a caption after the word for a thing (an object), such as " with two eyes"."""
-    rest = phrase.partition(kind)[2]
-    return [piece.rstrip() for piece in rest.split("{attribute}")]
 
 
 def _pieces(text: str) -> Iterator[str]:
