@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from refiner.detectors.base import read_config
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "refiner.detectors"
 
-FAMILIES: Mapping[str, str] = {
-    "joint": "refiner.detectors.joint:FAMILY",
-    "legion": "refiner.detectors.legion:FAMILY",
-    "parts": "refiner.detectors.parts:FAMILY",
-    "probe": "refiner.detectors.probe:FAMILY",
-    "vlm": "refiner.detectors.vlm:FAMILY",
-}
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "joint": "refiner.detectors.joint:FAMILY",
+        "legion": "refiner.detectors.legion:FAMILY",
+        "parts": "refiner.detectors.parts:FAMILY",
+        "probe": "refiner.detectors.probe:FAMILY",
+        "vlm": "refiner.detectors.vlm:FAMILY",
+    }
+)
 """Prefix -> where the family is defined, as ``module:name``."""
 
 

@@ -1,7 +1,24 @@
 """The exceptions that refiner raises on purpose.
 
-The user can fix a ``UserError``: the CLI prints the message and exits with 2. A message is one sentence that
-says what is wrong with what, and what to do. Any other exception is a bug.
+::
+
+    RefinerError
+    ├── UserError                 the user can fix it; the CLI prints the message and exits with 2
+    │   ├── ConfigError           an argument or setting out of its range
+    │   ├── InputError            a prompt, image or file that cannot be used
+    │   │   ├── OutOfDomainError  an image of a kind that the model was not trained on
+    │   │   └── MissingImageError an image file that does not exist
+    │   ├── ModelNotFoundError    an unknown model, detector or part id
+    │   ├── WeightsError          a weights folder that is damaged or of the wrong kind
+    │   ├── MissingExtraError     an optional package that is not installed
+    │   ├── OutputError           a folder or disk that cannot be written
+    │   └── BusyError             the queue is full; try again later
+    └── ModelError                a model failed; the loop records it on the attempt and continues
+        ├── UnreadableOutputError model text that could not be parsed (never treated as "no flaws")
+        ├── BadImageError         a generator or inpainter returned something that is not a usable image
+        └── BadAnswerError        a detector's numbers, boxes or masks are out of their range, such as NaN
+
+A message is one sentence that says what is wrong with what, and what to do. Any other exception is a bug.
 """
 
 

@@ -317,7 +317,7 @@ def test_failed_samples_are_tried_again(tmp_path: Path) -> None:
 
 def test_bugs_end_the_run_and_it_goes_on_from_there(whole: Run, tmp_path: Path) -> None:
     detector = ScriptedDetector([spots(MicroData(COUNT, painted=True).load(at).image) for at in range(6)], name="spots")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="used up"):
+    with pytest.raises(ConfigError, match="no answer left"):
         run(tmp_path, system=Looker(detector=detector, batch_size=3))
     assert len(Records([tmp_path / "records.jsonl"])) == 6
     assert table(run(tmp_path, resume=True)) == expected(whole)
