@@ -17,7 +17,7 @@ def ranking_outcome(document: Json, left: Sequence[str] = ()) -> str:
     """The status line of a finished ranking.
 
     Args:
-        document: from ``refiner.evaluate.ranking_table.rank_runs``.
+        document: from ``refiner.evaluate.ranking.rank_runs``.
         left: names of the generators that were not done when the ranking was stopped.
     """
     stopped = f"Stopped, without {', '.join(left)}. " if left else ""
