@@ -7,8 +7,8 @@ Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +24,8 @@ class PaintJob:
 
     prompt: str
     negative_prompt: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The prompts of further text encoders, by argument, such as ``prompt_2``; empty: they read ``prompt``."""
     seed: int
 
 
@@ -38,6 +40,8 @@ class InpaintJob:
     mask: Mask
     prompt: str
     negative_prompt: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The prompts of further text encoders, by argument, such as ``prompt_2``; empty: they read ``prompt``."""
     seed: int
     strength: float
     """Share of the noise schedule that is run, in (0, 1]; 1 keeps nothing of the old content."""

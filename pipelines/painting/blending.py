@@ -1,21 +1,23 @@
-"""Inpainting with a text-to-image pipeline that has no inpainting class.
+"""Inpainting with the call of a text-to-image pipeline itself.
 
 The method is Blended Latent Diffusion (arXiv 2206.02779, section 4.1): after every step, the latents outside the masks
-are replaced by those of the known image at the noise level of the step. This happens in the scheduler and not in the
-step callback, for three reasons: the callback belongs to the user, older classes have none, and only in the scheduler
-can a strength below 1 skip the first steps for every class. The user's pipeline is not changed.
+are replaced by those of the known image at the noise level of the step. The pipeline's own call runs, so that regions
+get everything that whole images get: its defaults, overridden methods, guidance, callbacks, caches and adapters. The
+blending happens in the scheduler and not in the step callback, for three reasons: the callback belongs to the user,
+older classes have none, and only in the scheduler can a strength below 1 skip the first steps for every class.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from refiner.pipelines.painting.borrowing import as_it_was, wrap
+from refiner.pipelines.painting.borrowing import as_it_was, own_scheduler, wrap, wrapped
+from refiner.pipelines.painting.latents import Layout
 from refiner.pipelines.painting.staggering import Shares, Stagger
 
 if TYPE_CHECKING:
@@ -26,32 +28,36 @@ _PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "order_list")
 """Attributes of schedulers that have one entry for each step, in the order of steps."""
 
 
+@contextmanager
 def blended(
-    pipe: DiffusionPipeline, images: Sequence[Image.Image], shares: Shares, *, strength: float
-) -> DiffusionPipeline:
-    """Build a pipeline with the same components whose next call inpaints images where their shares are above 0.
+    pipe: DiffusionPipeline, images: Sequence[Image.Image], shares: Shares, *, strength: float, layout: Layout
+) -> Iterator[None]:
+    """Let the next call of a pipeline inpaint images where their shares are above 0; afterwards it is as before.
 
     Args:
-        pipe: text-to-image pipeline whose latents are (N, C, h, w).
+        pipe: text-to-image pipeline.
         images: N RGB images of one size, the size of the call.
         shares: float (N, h, w), the strength with which each latent cell is inpainted.
         strength: the largest of the shares, in (0, 1]: the share of the noise schedule that is run, at least one step.
+        layout: the layout of the pipeline's latents.
     """
-    twin = copy.copy(pipe)
-    twin.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    blend = _Blend(twin, images, Stagger(shares, strength=strength))
-    wrap(twin, "prepare_latents", blend.prepare_latents)
-    # Pipelines inspect the parameters of these methods, so their signatures must stay.
-    wrap(twin.scheduler, "set_timesteps", blend.set_timesteps)
-    wrap(twin.scheduler, "step", blend.step)
-    return twin
+    with own_scheduler(pipe) as scheduler:
+        blend = _Blend(pipe, images, Stagger(shares, strength=strength), layout)
+        # Pipelines inspect the parameters of these methods, so their signatures must stay.
+        wrap(scheduler, "set_timesteps", blend.set_timesteps)
+        wrap(scheduler, "step", blend.step)
+        with wrapped(pipe, "prepare_latents", blend.prepare_latents):
+            yield
 
 
 class _Blend:
     """Wrappers for a method of a pipeline and two methods of its scheduler."""
 
-    def __init__(self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger) -> None:
-        self.pipe, self.scheduler, self.images, self.stagger = pipe, pipe.scheduler, images, stagger
+    def __init__(
+        self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger, layout: Layout
+    ) -> None:
+        self.pipe, self.scheduler, self.images = pipe, pipe.scheduler, images
+        self.stagger, self.layout = stagger, layout
         self.skipped = False  # whether the first steps of the schedule are skipped
         self.scheduled = False
         self.start: torch.Tensor | None = None  # the latents that the pipeline starts from
@@ -74,19 +80,24 @@ class _Blend:
         steps = self.scheduler.num_inference_steps or len(self.scheduler.timesteps)
         return min(int(steps - steps * strength), steps - 1) * int(self.scheduler.order)
 
-    def prepare_latents(self, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def prepare_latents(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Prepare the start latents. If the schedule is not set yet, ``set_timesteps`` fills them in later."""
         import torch
         from diffusers.utils.torch_utils import randn_tensor
 
         given = inspect.signature(inner).bind(*args, **kwargs).arguments
         device, dtype = given["device"], given["dtype"]
-        self.known = _encode(self.pipe, self.images).to(device, dtype)
-        self.codes = torch.from_numpy(self.stagger.codes[:, None]).to(device)
-        self.noise = randn_tensor(self.known.shape, generator=given["generator"], device=device, dtype=dtype)
-        self.start = inner(**{**given, "latents": self.noise}).clone()
+        known = _encode(self.pipe, self.images, self.layout).to(device, dtype)
+        codes = torch.from_numpy(self.stagger.codes[:, None]).to(device).expand(-1, known.shape[1], -1, -1)
+        self.codes = self.layout.pack(self.pipe, codes)
+        self.known = self.layout.pack(self.pipe, known)
+        if self.layout.scales_noise:
+            given["latents"] = randn_tensor(known.shape, generator=given["generator"], device=device, dtype=dtype)
+        made = inner(**given)
+        self.start = start = (made[0] if isinstance(made, tuple) else made).clone()
+        self.noise = given["latents"] if self.layout.scales_noise else start.clone()
         self._begin()
-        return self.start
+        return (start, *made[1:]) if isinstance(made, tuple) else start
 
     def _begin(self) -> None:
         if self.start is not None and self.scheduled and self.skipped:
@@ -113,15 +124,12 @@ class _Blend:
         return self.scheduler.add_noise(self.known, self.noise, level)
 
 
-def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image]) -> torch.Tensor:
+def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image], layout: Layout) -> torch.Tensor:
     """Encode images to latents (N, C, h, w), scaled as the pipeline's decoding expects them."""
     import torch
 
-    config = pipe.vae.config
     with as_it_was(pipe):
-        if pipe.vae.dtype == torch.float16 and config.get("force_upcast"):  # it overflows, so diffusers does the same
+        if pipe.vae.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):  # it overflows; diffusers does so
             pipe.vae.to(torch.float32)
         pixels = pipe.image_processor.preprocess(list(images)).to(pipe._execution_device, pipe.vae.dtype)
-        encoded = pipe.vae.encode(pixels)
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    return (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
+        return layout.encode(pipe, pixels)

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+_LOCKS: weakref.WeakKeyDictionary[torch.nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKING = threading.Lock()
+
+
+@contextmanager
+def exclusive(*pipes: DiffusionPipeline) -> Iterator[None]:
+    """Wait until no other thread uses a network of these pipelines, and let no other thread use one meanwhile.
+
+    Calls that overlap would share schedulers, hooks and temporarily changed methods. Two pipelines with the same
+    network wait for each other, too. The same thread may enter again.
+    """
+    import torch
+
+    networks = {id(part): part for pipe in pipes for part in pipe.components.values() if isinstance(part, torch.nn.Module)}
+    with _LOCKING:
+        locks = [_LOCKS.setdefault(networks[key], threading.RLock()) for key in sorted(networks)]
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)
+        yield
 
 
 @contextmanager
@@ -46,27 +71,60 @@ def wrapped(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
 
 
 @contextmanager
-def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Restore the dtype of the autoencoder; some float16 pipelines leave it in float32."""
-    dtype = pipe.vae.dtype
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Set an attribute of an instance, if it has it, and restore it afterwards."""
+    if name not in vars(owner):
+        yield
+        return
+    own = vars(owner)  # past the method of pipelines that also changes their config
+    before = own[name]
+    own[name] = value
     try:
         yield
     finally:
-        if pipe.vae.dtype != dtype:
-            pipe.vae.to(dtype)
+        own[name] = before
 
 
 @contextmanager
-def with_config(denoiser: Any, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Add config entries that an inpainting class reads and the class of the denoiser does not have."""
-    missing = {name: value for name, value in asked.items() if name not in denoiser.config}
-    if not missing:
-        yield
-        return
-    model = getattr(denoiser, "_orig_mod", denoiser)  # the model inside a wrapper of torch.compile
-    before = model._internal_dict
-    model.register_to_config(**missing)
+def own_scheduler(pipe: DiffusionPipeline) -> Iterator[SchedulerMixin]:
+    """Give a pipeline a copy of its scheduler, with its state at run time, such as a shift that was set."""
+    scheduler = copied(pipe.scheduler)
+    with replaced(pipe, "scheduler", scheduler):
+        yield scheduler
+
+
+def copied(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """Copy a scheduler so that steps of the copy do not change the original; generators of noise are shared."""
+    import torch
+
+    own = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if isinstance(value, torch.Tensor):
+            setattr(own, name, value.clone())
+        elif isinstance(value, list | dict):
+            setattr(own, name, copy.copy(value))
+        elif getattr(value, "__self__", None) is scheduler:
+            setattr(own, name, value.__func__.__get__(own))
+    return own
+
+
+@contextmanager
+def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Restore the dtype of the autoencoder; some float16 pipelines leave it in float32."""
+    vae = getattr(pipe, "vae", None)
+    dtype = getattr(vae, "dtype", None)
     try:
         yield
     finally:
-        model._internal_dict = before
+        if vae is not None and vae.dtype != dtype:
+            vae.to(dtype)
+
+
+@contextmanager
+def cleaned_up(pipe: DiffusionPipeline) -> Iterator[None]:
+    """After an exception, reset the caches of the denoiser and offload the models, as the end of a call does."""
+    try:
+        yield
+    except BaseException:
+        pipe.maybe_free_model_hooks()
+        raise

@@ -1,4 +1,4 @@
-"""Control images of ControlNets, cropped to match the crops that are inpainted."""
+"""Control images of ControlNets and masks of IP-Adapters, cropped to match the crops that are inpainted."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def cut_out(control: Any, crops: Sequence[Crop], *, several: bool) -> Pixels | l
     pictures = map(_picture, control if several else [control])
     parts = [np.stack([_part(picture, crop) for crop in crops]) for picture in pictures]
     return parts if several else parts[0]
+
+
+def cut_out_masks(masks: Any, crop: Crop) -> Any:
+    """Cut the masks of IP-Adapters, tensors (..., H, W) or a list of these, as a crop was cut from its image."""
+    if isinstance(masks, list | tuple):
+        return [cut_out_masks(mask, crop) for mask in masks]
+    if crop.place is None:
+        return masks
+    from torch.nn.functional import interpolate
+
+    (x0, y0, x1, y1), size = crop.place
+    part = interpolate(masks.float(), size=tuple(size), mode="nearest")[..., y0:y1, x0:x1]
+    return interpolate(part, size=crop.image.size[::-1], mode="nearest").to(masks.dtype)
 
 
 def _part(picture: Image.Image, crop: Crop) -> Pixels:

@@ -6,8 +6,8 @@ Pixels outside a job's mask are bit-identical.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,6 +40,8 @@ class Crop:
     negative_prompt: str
     seed: int
     strength: float
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The prompts of further text encoders, by argument, such as ``prompt_2``."""
     change: NDArray[np.floating] | None = None
     """Float (H, W) in [0, 1]: the share of ``strength`` for each pixel; None: the full strength everywhere."""
     place: tuple[Box, Size] | None = None
@@ -186,6 +188,7 @@ class CropInpainter:
             mask=whole_cells(np.asarray(mask), self._cell),
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
+            texts=job.texts,
             seed=job.seed,
             strength=job.strength,
             change=self._change(job, box, size) if self._config.soft_edge else None,
@@ -203,8 +206,8 @@ class CropInpainter:
     def _groups(self, crops: Sequence[Crop]) -> list[list[int]]:
         """Group the crops that may be rows of one batch."""
         spread, tops = self._config.mixed_strengths, dict[Hashable, dict[float, float]]()
-        # Some families treat a missing negative prompt differently from an empty one, so the two are not mixed.
-        kinds = [(crop.image.size, bool(crop.negative_prompt)) for crop in crops]
+        # Some families treat a missing text differently from an empty one, so the two are not mixed.
+        kinds = [(crop.image.size, bool(crop.negative_prompt), tuple(crop.texts)) for crop in crops]
         for strength, kind in sorted(zip((crop.strength for crop in crops), kinds, strict=True), reverse=True):
             known = tops.setdefault(kind, {})
             top = min(known.values(), default=strength)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
+from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Family:
     """The properties that differ between families of text-to-image pipelines."""
 
-    inpaint: str | None = None
-    """Inpainting class of diffusers; None: the pipeline's class. A class that takes no mask blends latents."""
+    layout: Layout = PLAIN
+    """The layout of the latents of a text-to-image class; see ``refiner.pipelines.painting.latents``."""
     multiple: int = 8
     """Heights and widths are multiples of this many pixels."""
     native: int | None = None
@@ -30,8 +31,6 @@ class Family:
     """Side of the squares that a mask consists of, in latent cells."""
     fixed: Callable[[int, int], Mapping[str, Any]] = lambda _height, _width: {}
     """Maps height and width, in pixels, to arguments that keep the inpainting call from resizing its images."""
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    """Entries of the denoiser's config that the inpainting class reads, with values to use if they are missing."""
     longest: Callable[[DiffusionPipeline], int] | None = None
     """Longest side that the denoiser has position embeddings for, in patches of latent cells; None: no limit."""
     one_length: bool = False
@@ -41,11 +40,13 @@ class Family:
     framing: int = 0
     """Most tokens that a chat template adds to a prompt; they count towards ``max_sequence_length``."""
     blends: bool = True
-    """Whether the inpainting class restores the known latents outside the mask after every step."""
+    """Whether the call, where it takes a mask, restores the known latents outside the mask after every step."""
+    negative_switches: bool = False
+    """Whether a negative prompt, even an empty one, switches guidance on, which doubles the denoiser rows."""
     control: str | None = None
     """Name of ``control_image`` in the generator's call; None: the same name, or no ControlNet."""
-    controlled: str | None = None
-    """Name of the inpainting class that is used with a ``control_image``; None: the same as ``inpaint``."""
+    twin: str | None = None
+    """Class with the same components that repaints, unless a control image is given; None: the pipeline itself."""
     alone: bool = False
     """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
 
@@ -62,50 +63,42 @@ def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
     return {"use_resolution_binning": False}
 
 
-_SD = Family(inpaint="StableDiffusionInpaintPipeline")
-_SDXL = Family(inpaint="StableDiffusionXLInpaintPipeline")
-# StableDiffusion3InpaintPipeline is not used: up to diffusers 0.42 it ignores the autoencoder's shift: a colour tint.
+_SD = Family()
 _SD3 = Family(multiple=16, longest=_longest)
-_FLUX = Family(inpaint="FluxInpaintPipeline", multiple=16)
-# Klein's call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
-_KLEIN = Family(inpaint="Flux2KleinInpaintPipeline", multiple=16, mask_cells=2, native=992, framing=16)
-_QWEN = Family(inpaint="QwenImageInpaintPipeline", multiple=16, framing=16)
-_Z_IMAGE = Family(inpaint="ZImageInpaintPipeline", multiple=16, native=1024, framing=16)
-_CHROMA = Family(inpaint="ChromaInpaintPipeline", multiple=16, asked={"guidance_embeds": False})
+_FLUX = Family(layout=FLUX, multiple=16, negative_switches=True)
+_KLEIN = Family(layout=FLUX_2, multiple=16, native=1024, framing=16)
+_QWEN = Family(layout=QWEN, multiple=16, framing=16, negative_switches=True)
+_Z_IMAGE = Family(multiple=16, native=1024, framing=16)
+_CHROMA = Family(layout=FLUX, multiple=16)
 
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
-    "StableDiffusionControlNetPipeline": replace(
-        _SD, control="image", controlled="StableDiffusionControlNetInpaintPipeline"
-    ),
-    "StableDiffusionControlNetInpaintPipeline": _SD,
-    "StableDiffusionXLPipeline": _SDXL,
-    "StableDiffusionXLImg2ImgPipeline": _SDXL,
-    "StableDiffusionXLInpaintPipeline": _SDXL,
-    "StableDiffusionXLControlNetPipeline": replace(
-        _SDXL, control="image", controlled="StableDiffusionXLControlNetInpaintPipeline"
-    ),
-    "StableDiffusionXLControlNetInpaintPipeline": _SDXL,
+    "StableDiffusionControlNetPipeline": replace(_SD, control="image", twin="StableDiffusionPipeline"),
+    "StableDiffusionControlNetInpaintPipeline": replace(_SD, twin="StableDiffusionInpaintPipeline"),
+    "StableDiffusionXLPipeline": _SD,
+    "StableDiffusionXLImg2ImgPipeline": replace(_SD, twin="StableDiffusionXLInpaintPipeline"),
+    "StableDiffusionXLInpaintPipeline": _SD,
+    "StableDiffusionXLControlNetPipeline": replace(_SD, control="image", twin="StableDiffusionXLPipeline"),
+    "StableDiffusionXLControlNetInpaintPipeline": replace(_SD, twin="StableDiffusionXLInpaintPipeline"),
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": replace(
-        _SD3, inpaint="StableDiffusion3Pipeline", controlled="StableDiffusion3ControlNetPipeline", alone=True
-    ),
+    "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=True),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
-    "FluxControlNetPipeline": replace(_FLUX, controlled="FluxControlNetInpaintPipeline"),
-    "FluxControlNetInpaintPipeline": _FLUX,
+    "FluxControlNetPipeline": replace(_FLUX, twin="FluxPipeline"),
+    "FluxControlNetInpaintPipeline": replace(_FLUX, twin="FluxInpaintPipeline"),
     "FluxFillPipeline": Family(multiple=16, blends=False),
-    "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked),
+    "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked, negative_switches=True),
     "Flux2KleinPipeline": _KLEIN,
-    "Flux2KleinInpaintPipeline": _KLEIN,
+    # Its call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
+    "Flux2KleinInpaintPipeline": replace(_KLEIN, mask_cells=2, native=992),
     "QwenImagePipeline": _QWEN,
     "QwenImageInpaintPipeline": _QWEN,
     "ZImagePipeline": _Z_IMAGE,
     "ZImageInpaintPipeline": _Z_IMAGE,
     "ChromaPipeline": _CHROMA,
-    "ChromaInpaintPipeline": _CHROMA,
+    "ChromaInpaintPipeline": replace(_CHROMA, twin="ChromaPipeline"),
     "PixArtSigmaPipeline": Family(multiple=16, fixed=_no_bins),
     "SanaPipeline": Family(multiple=32, fixed=_no_bins),
     "KolorsPipeline": Family(),

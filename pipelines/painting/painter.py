@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,10 +15,19 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
 from refiner.pipelines.painting import families
+from refiner.pipelines.painting.arguments import TEXTS, differ, for_regions, is_open
 from refiner.pipelines.painting.blending import blended
-from refiner.pipelines.painting.borrowing import as_it_was, chance, with_config, wrapped
+from refiner.pipelines.painting.borrowing import (
+    as_it_was,
+    chance,
+    cleaned_up,
+    exclusive,
+    own_scheduler,
+    replaced,
+    wrapped,
+)
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
-from refiner.pipelines.painting.controls import control_in, cut_out
+from refiner.pipelines.painting.controls import control_in
 from refiner.pipelines.painting.crops import Crop, Pixels
 from refiner.pipelines.painting.staggering import staggered
 from refiner.protocols import PaintJob
@@ -30,9 +38,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 T = TypeVar("T", bound=np.generic)
-
-_PER_PICTURE = frozenset({"image", "mask_image", "masked_image_latents", "latents", "strength", "padding_mask_crop"})
-"""Options that belong to one image. Inpainting sets its own values and never gets those of the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +54,13 @@ class PaintSettings:
 class DiffusersPainter:
     """Generates images and inpaints crops with one text-to-image pipeline and its weights, or with separate pipelines.
 
-    Calls use the current state of the pipelines (scheduler, device, adapters, progress bar) and do not change it. Each
-    image has a generator on the CPU. So a seed gives the same image in any batch, and the same noise on any device.
+    Calls use the current state of the pipelines (scheduler, device, adapters, progress bar) and do not change it. Calls
+    from several threads wait for each other. Each image has a generator on the CPU. So a seed gives the same image in
+    any batch, and the same noise on any device.
 
     Args:
         pipe: generates images from text. A pipeline that can only inpaint inpaints an empty image.
-        settings: sizes and options of the calls.
+        settings: sizes and options of the calls, for one image.
         inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; None: ``pipe`` inpaints.
         second_stage: turns the latents of ``pipe`` into images, starting at ``denoising_end`` of the options, as the
             SDXL refiner does; None: ``pipe`` decodes its latents.
@@ -97,6 +103,24 @@ class DiffusersPainter:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
         return Calls(denoiser_rows=self._rows)
 
+    def call(self, arguments: Mapping[str, Any], output_type: str) -> Any:
+        """Call the wrapped pipeline (and the second stage, if any) with exactly these arguments.
+
+        Returns:
+            The images of its output, as ``output_type`` ("np", "pt" or "latent") says.
+        """
+        if self._second_stage is None or output_type == "latent":
+            return self._called(self._pipe, {**arguments, "output_type": output_type})
+        latents = self._called(self._pipe, {**arguments, "output_type": "latent"})
+        known, own = families.takes(self._second_stage), {"height", "width", "denoising_end", "latents"}
+        both = {name: value for name, value in arguments.items() if name in known and name not in own}
+        handed = {"denoising_start": arguments["denoising_end"]} if "denoising_end" in arguments else {}
+        return self._called(self._second_stage, both | handed | {"image": latents, "output_type": output_type})
+
+    def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
+        with exclusive(pipe), self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+            return pipe(**request).images
+
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
         """Generate each job in a separate call, so that no image depends on other images, not even by rounding.
 
@@ -108,41 +132,18 @@ class DiffusersPainter:
     def _generate(self, job: PaintJob) -> Image.Image:
         if families.inpaints(self._pipe):
             options = self._settings.options
-            pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
-        elif self._second_stage is None:
-            pixels = self._call(self._pipe, self._request(job) | {"output_type": "np"})
-        else:
-            pixels = self._in_two_stages(job, self._second_stage)
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
-            got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
-            raise BadImageError(
-                f"The generator returned {got} instead of an array (H, W, 3): its call must take output_type='np'."
-            )
-        if not np.isfinite(pixels).all():
-            raise BadImageError("The generator returned NaN pixels: use another dtype.")
-        return from_unit(pixels)
-
-    def _in_two_stages(self, job: PaintJob, second: DiffusionPipeline) -> Pixels:
-        request = self._request(job)
-        latents = self._call(self._pipe, request | {"output_type": "latent"})[None]
-        both = {
-            name: value
-            for name, value in request.items()
-            if name in families.takes(second) and name not in self._size()
-        }
-        both.pop("denoising_end", None)
-        handed = {"denoising_start": request["denoising_end"]} if "denoising_end" in request else {}
-        return self._call(second, both | handed | {"image": latents, "output_type": "np"})
+            return picture_of(self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0])
+        with chance(job.seed):
+            return picture_of(self.call(self._request(job), "np")[0])
 
     def _request(self, job: PaintJob) -> dict[str, Any]:
-        """Build the arguments of the generator's call; a negative prompt is passed only if its call takes one."""
-        request = {**self._settings.options, **self._size()}
+        """Build the arguments of the generator's call for one image."""
+        options = {name: value for name, value in self._settings.options.items() if name != "latents"}
         control = families.family_of(self._pipe).control
-        if control is not None and "control_image" in request:
-            request[control] = request.pop("control_image")
-        if job.negative_prompt and "negative_prompt" in families.takes(self._pipe):
-            request["negative_prompt"] = job.negative_prompt
-        return request | {"prompt": job.prompt, "generator": _seeded(job.seed)}
+        if control is not None and "control_image" in options:
+            options[control] = options.pop("control_image")
+        request = {**options, **self._size(), "generator": _seeded(job.seed)}
+        return request | _texts(self._pipe, options, [job], listed=False)
 
     def _size(self, *, always: bool = False) -> dict[str, int]:
         """Return height and width in pixels; empty if nothing is set, so that the pipeline chooses."""
@@ -151,11 +152,6 @@ class DiffusersPainter:
             return {}
         side = settings.native or families.native_side(self._pipe)
         return {"height": settings.height or side, "width": settings.width or side}
-
-    def _call(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        seeded = chance(request["generator"].initial_seed())
-        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), seeded:
-            return pipe(**request).images[0]
 
     def check(self, *, soft: bool) -> None:
         """Raise ConfigError if ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them."""
@@ -208,43 +204,28 @@ class DiffusersPainter:
             painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
             return [_stretched(pixels, crops[0].image.size) for pixels in painted]
         family = families.family_of(owner)
-        (width, height), images = crops[0].image.size, [crop.image for crop in crops]
-        control = control_in(options, family.control)
-        pipe = inpainting_pipe(owner, controlled=control is not None)
-        if not marked and hasattr(pipe, "watermark"):
-            pipe.watermark = None
+        pipe = repainter(owner, controlled=control_in(options, family.control) is not None)
         strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
         cell, strength = families.cell_of(owner), max(strengths)
         shares = np.stack([crop.shares(own, cell) for crop, own in zip(crops, strengths, strict=True)])
-        request: dict[str, Any] = {"strength": strength}
-        if families.inpaints(pipe):
-            masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
-            request |= {"image": images, "mask_image": [Image.fromarray(mask).convert("L") for mask in masks]}
-            request |= _unseen(pipe, len(crops))
-            if families.mixes_strengths(owner):
-                staggered(pipe, shares, cell=cell, strength=strength)
-        else:
-            pipe = blended(pipe, images, shares, strength=strength)
-        if control is not None:
-            several = hasattr(getattr(pipe, "controlnet", None), "nets")
-            request["control_image"] = cut_out(control, crops, several=several)
-        if crops[0].negative_prompt:
-            request["negative_prompt"] = [crop.negative_prompt for crop in crops]
-        request |= {
-            "prompt": [crop.prompt for crop in crops],
-            "height": height,
-            "width": width,
-            "generator": [_seeded(crop.seed) for crop in crops],
-            "output_type": "np",
-            **family.fixed(height, width),
-        }
-        request = {name: value for name, value in options.items() if name not in _PER_PICTURE} | request
-        known = families.takes(pipe)
-        asked, kept = with_config(families.denoiser_of(owner), family.asked), self._latents.on(owner)
-        with self._counting(owner), as_it_was(owner), self._prompts.on(pipe), kept, chance(crops[0].seed), asked:
-            output = pipe(**{name: value for name, value in request.items() if name in known})
-        owner.maybe_free_model_hooks()
-        return list(output.images)
+        request = _region_request(pipe, crops, options)
+        with exclusive(owner), ExitStack() as stack:
+            stack.enter_context(cleaned_up(owner))
+            if not marked:
+                stack.enter_context(replaced(pipe, "watermark", None))
+            if families.inpaints(pipe):
+                request |= {"strength": strength, **_masked(pipe, crops)}
+                stack.enter_context(own_scheduler(pipe))
+                if families.mixes_strengths(owner):
+                    stack.enter_context(staggered(pipe, shares, cell=cell, strength=strength))
+            else:
+                images = [crop.image for crop in crops]
+                blending = blended(pipe, images, shares, strength=strength, layout=families.family_of(pipe).layout)
+                stack.enter_context(blending)
+            for changed in (self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
+                stack.enter_context(changed)
+            stack.enter_context(chance(crops[0].seed))
+            return list(pipe(**request).images)
 
     @contextmanager
     def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
@@ -271,44 +252,100 @@ class SafetyChecked(DiffusersPainter):
     """A painter whose pipeline has a safety checker; a completely black image raises BadImageError."""
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
-        pictures = super().generate(jobs)
-        if not all(picture.getbbox() for picture in pictures):
-            raise BadImageError(
-                "The generated image is black, because the safety checker blocked it: use another seed or prompt."
-            )
-        return pictures
+        return [not_blocked(picture) for picture in super().generate(jobs)]
 
 
-def _unseen(pipe: DiffusionPipeline, count: int) -> dict[str, Any]:
-    """Return empty latents of masked images, because diffusers would encode them even for a UNet that ignores them."""
-    import torch
+def not_blocked(picture: Image.Image) -> Image.Image:
+    """Return an image of a pipeline with a safety checker; raise BadImageError if the checker made it black."""
+    if picture.getbbox() is None:
+        raise BadImageError(
+            "The generated image is black, because the safety checker blocked it: use another seed or prompt."
+        )
+    return picture
 
-    channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else None
-    return {"masked_image_latents": torch.zeros(count, 4, 1, 1)} if channels == 4 else {}
+
+def picture_of(pixels: Any) -> Image.Image:
+    """Convert the pixels of one image, float (H, W, 3) in [0, 1], to an RGB image.
+
+    Raises:
+        BadImageError: they have another shape, or hold NaN.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+        got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
+        raise BadImageError(
+            f"The generator returned {got} instead of an array (H, W, 3): its call must take output_type='np'."
+        )
+    if not np.isfinite(pixels).all():
+        raise BadImageError("The generator returned NaN pixels: use another dtype.")
+    return from_unit(pixels)
 
 
-def inpainting_pipe(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
-    """Build the inpainting pipeline with the same components and a new scheduler with the same config.
+def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
+    """Return the pipeline that inpaints for ``owner``: itself, or the twin class of its family over the same components.
 
-    The scheduler is set last, because the constructors of pipelines change outdated scheduler configs. With
-    ``controlled``, the ControlNet of the owner is used, and the call needs a control image.
+    With ``controlled``, the call gets a control image, so that a ControlNet pipeline inpaints itself.
     """
     import diffusers
 
-    family = families.family_of(owner)
-    name = family.controlled if controlled and family.controlled else family.inpaint
-    if name is None or families.inpaints(owner) or isinstance(owner, getattr(diffusers, name)):
-        pipe = copy.copy(owner)
-    else:
-        cls = getattr(diffusers, name)
-        known = {**owner.config, **owner.components, "scheduler": None}
-        wanted = inspect.signature(cls.__init__).parameters
-        pipe = cls(**{name: known[name] for name in wanted if name in known})
-        if hasattr(owner, "watermark"):
-            pipe.watermark = owner.watermark
-        pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
-    pipe.scheduler = type(owner.scheduler).from_config(owner.scheduler.config)
+    name = families.family_of(owner).twin
+    if name is None or controlled:
+        return owner
+    cls = getattr(diffusers, name)
+    known = {**owner.config, **owner.components}
+    wanted = inspect.signature(cls.__init__).parameters
+    pipe = cls(**{name: known[name] for name in wanted if name in known})
+    pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
+    if hasattr(owner, "watermark"):
+        pipe.watermark = owner.watermark
+    pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     return pipe
+
+
+def _region_request(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the arguments of a call that inpaints crops of one size, without images and masks."""
+    width, height = crops[0].image.size
+    request = for_regions(pipe, options, crops) | _texts(pipe, options, crops, listed=True)
+    request |= {"height": height, "width": width, "generator": [_seeded(crop.seed) for crop in crops]}
+    request |= {"output_type": "np", **families.family_of(pipe).fixed(height, width)}
+    known = families.takes(pipe)
+    return request if is_open(pipe) else {name: value for name, value in request.items() if name in known}
+
+
+def _texts(
+    pipe: DiffusionPipeline, options: Mapping[str, Any], jobs: Sequence[PaintJob | Crop], *, listed: bool
+) -> dict[str, Any]:
+    """Build the prompts of a call; embeddings that the user gave are used in place of texts.
+
+    An explicit negative prompt is passed on even if it is empty or None, because it may switch guidance on or off.
+    """
+
+    def one_or_all(texts: list[str]) -> str | list[str]:
+        return texts if listed else texts[0]
+
+    made: dict[str, Any] = {}
+    if options.get("prompt_embeds") is None:
+        made["prompt"] = one_or_all([job.prompt for job in jobs])
+        for name in TEXTS:
+            if all(name in job.texts for job in jobs):
+                made[name] = one_or_all([job.texts[name] for job in jobs])
+    negative = [job.negative_prompt for job in jobs]
+    taken = "negative_prompt" in families.takes(pipe) and options.get("negative_prompt_embeds") is None
+    if taken and (any(negative) or options.get("negative_prompt") is not None):
+        made["negative_prompt"] = one_or_all(negative)
+    return made
+
+
+def _masked(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> dict[str, Any]:
+    """Build the images and masks of a call that takes them."""
+    import torch
+
+    masks = [crop.mask if crop.change is None else crop.mask & (crop.change > 0) for crop in crops]
+    made: dict[str, Any] = {"image": [crop.image for crop in crops]}
+    made["mask_image"] = [Image.fromarray(mask).convert("L") for mask in masks]
+    # diffusers would encode the masked images even for a UNet that ignores them.
+    if hasattr(pipe, "unet") and pipe.unet.config.in_channels == 4:
+        made["masked_image_latents"] = torch.zeros(len(crops), 4, 1, 1)
+    return made
 
 
 def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] | None:
@@ -344,11 +381,12 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
     family = families.family_of(pipe)
     mixed = families.mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
     controlled = control_in(options, family.control) is not None
-    groups: dict[tuple[float, ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for index, crop in enumerate(crops):
-        kind = [] if mixed else [crop.strength]
+        kind: list[Any] = [differ(options, crop)]
+        kind += [] if mixed else [crop.strength]
         kind += [index] if family.alone and controlled else []
-        if family.one_length:
+        if family.one_length and options.get("prompt_embeds") is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)
@@ -362,6 +400,7 @@ def _empty(job: PaintJob, *, height: int, width: int) -> Crop:
         mask=np.ones((height, width), dtype=bool),
         prompt=job.prompt,
         negative_prompt=job.negative_prompt,
+        texts=job.texts,
         seed=job.seed,
         strength=1.0,
     )

@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.pipelines.painting.borrowing import wrap
+from refiner.pipelines.painting.borrowing import wrap, wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -93,23 +94,28 @@ class Stagger:
         ]
 
 
-def staggered(pipe: DiffusionPipeline, shares: Shares, *, cell: int, strength: float) -> None:
-    """Make an inpainting pipeline use a separate strength for each cell in its next call.
+@contextmanager
+def staggered(pipe: DiffusionPipeline, shares: Shares, *, cell: int, strength: float) -> Iterator[None]:
+    """Let an inpainting pipeline use a separate strength for each cell in its next call; afterwards it is as before.
 
     The pipeline must restore the known latents outside its mask after every step. The mask grows during the call.
 
     Args:
-        pipe: inpainting pipeline with a scheduler that is used only for this call; both are changed.
+        pipe: inpainting pipeline with a scheduler that is used only for this call.
         shares, strength: see ``Stagger``.
         cell: side of the cells, in pixels.
     """
     stagger = Stagger(shares, strength=strength)
     if len(stagger.levels) == 1:
+        yield
         return
     gate = _Gate(stagger, cell)
-    wrap(pipe, "get_timesteps", gate.get_timesteps)
-    wrap(pipe, "prepare_mask_latents", gate.prepare_mask_latents)
     wrap(pipe.scheduler, "step", functools.partial(gate.step, pipe.scheduler))
+    with (
+        wrapped(pipe, "get_timesteps", gate.get_timesteps),
+        wrapped(pipe, "prepare_mask_latents", gate.prepare_mask_latents),
+    ):
+        yield
 
 
 class _Gate:

@@ -22,8 +22,8 @@ from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.blending import blended  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
-from refiner.pipelines.painting.families import inpaints  # noqa: E402
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings, inpainting_pipe  # noqa: E402
+from refiner.pipelines.painting.families import family_of  # noqa: E402
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import InpaintJob, PaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, Region, Size  # noqa: E402
@@ -35,7 +35,7 @@ pytestmark = [  # in diffusers: Chroma, and schedulers with NumPy 2
 STEPS = 4
 PROMPTS = ("a red hand", "a green clock showing three o'clock left of a cat", "cat")
 NAMES = list(TINY)
-BLENDED = ["sd3", *NAMES[NAMES.index("pixart-sigma") :]]
+BLENDED = [name for name in NAMES if name != "sd-inpaint"]
 
 
 @functools.cache
@@ -190,24 +190,6 @@ def test_it_refines_by_seed_and_leaves_the_pipeline_as_it_was(name: str) -> None
     assert torch.equal(torch.get_rng_state(), chance)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_inpainting_holds_no_second_copy_of_any_weight(name: str) -> None:
-    pipe = built(name)
-    inpaint = inpainting_pipe(pipe)
-    assert inpaints(inpaint) == (name not in BLENDED)
-    if not inpaints(inpaint):
-        inpaint = blended(inpaint, [noise(32, 32)], np.ones((1, 8, 8)), strength=1.0)
-    for part, module in pipe.components.items():
-        if isinstance(module, torch.nn.Module):
-            own, shared = (
-                {key: value.data_ptr() for key, value in component.state_dict().items()}
-                for component in (module, getattr(inpaint, part))
-            )
-            assert own == shared
-    assert inpaint.scheduler is not pipe.scheduler
-    assert inpaint.scheduler.config == pipe.scheduler.config
-
-
 def noting(cls: type, seen: list[str]) -> type:
     class Noting(cls):
         @functools.wraps(cls.step)
@@ -252,16 +234,7 @@ def test_what_was_saved_is_loaded_again_here_and_by_diffusers(name: str, tmp_pat
     assert pictures[0] == pictures[1] != given.tobytes()
 
 
-def test_kleins_masks_consist_of_whole_tokens() -> None:
-    """Smaller squares would be half masked."""
-    pipe, cell = built("flux-klein"), painter_of("flux-klein").cell
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[..., :cell, cell : 2 * cell] = 1
-    tokens = inpainting_pipe(pipe).prepare_mask_latents(mask, 1, 1, 32, 32, torch.float32, torch.device("cpu"))
-    assert sorted(tokens.flatten().tolist())[-2:] == [0, 1]
-
-
-# Blending, for families without an inpainting class
+# Blending
 
 SCHEDULERS = [
     ("sd", name)
@@ -280,8 +253,9 @@ def test_blending_equals_diffusers_own_inpainting(name: str, schedule: str, stre
     call = {**TINY[name].call, "prompt": PROMPTS[0], "num_inference_steps": STEPS, "output_type": "latent"}
     call |= {"height": 32, "width": 32}
     cell = base.vae_scale_factor
-    twin = blended(base, [noise(32, 32)], mask[None, ::cell, ::cell] * strength, strength=strength)
-    ours = twin(**call, generator=torch.Generator().manual_seed(0)).images[0]
+    shares = mask[None, ::cell, ::cell] * strength
+    with blended(base, [noise(32, 32)], shares, strength=strength, layout=family_of(base).layout):
+        ours = base(**call, generator=torch.Generator().manual_seed(0)).images[0]
     pixels = base.image_processor.preprocess(noise(32, 32))
     with torch.no_grad():  # with given latents, the class draws no noise for encoding
         latents = base.vae.encode(pixels).latent_dist.mode()
