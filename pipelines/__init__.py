@@ -1,11 +1,17 @@
 """Refinement of diffusers pipelines; torch and diffusers are imported only when they are needed."""
 
-from refiner.pipelines.call import RefinedPipelineOutput
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import Parts, refine
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
+
+if TYPE_CHECKING:
+    from refiner.pipelines.output import RefinedPipelineOutput
 
 __all__ = [
     "CropInpainter",
@@ -16,3 +22,11 @@ __all__ = [
     "TemplateReviser",
     "refine",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "RefinedPipelineOutput":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from refiner.pipelines.output import RefinedPipelineOutput
+
+    return RefinedPipelineOutput

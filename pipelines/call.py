@@ -1,125 +1,273 @@
-"""Helpers for a call of RefinedPipeline: prompts and seeds, the parts of the loop, and the output."""
+"""One call of RefinedPipeline: its start images, a run for each, and the output."""
 
 from __future__ import annotations
 
-import secrets
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.errors import BadImageError, ConfigError
+from refiner.errors import BadImageError, ConfigError, RefinerWarning
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.loop import Parts
+from refiner.pipelines.loop import Parts, Start, refine
+from refiner.pipelines.marks import MarkedDetector
+from refiner.pipelines.painting import families
+from refiner.pipelines.painting.arguments import TEXTS
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings, SafetyChecked
-from refiner.pipelines.saving.record import Wrapped
-from refiner.types import RefinementResult
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
+from refiner.pipelines.request import Request
+from refiner.pipelines.run import RefinementRun
+from refiner.pipelines.saving.record import Wrapped, settings_of
+from refiner.pipelines.seeding import Seeding, default_generator, recorded
+from refiner.pipelines.starts import Batch, batches_of, painted
+from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
     import torch
 
     Images = list[Image.Image] | NDArray[np.float32] | torch.Tensor
 
-OutputType = Literal["pil", "np", "pt"]
+OutputType = Literal["pil", "np", "pt", "latent"]
+INTERRUPTED = "Interrupted; the image was not begun."
 
 
-class RefinedPipelineOutput(NamedTuple):
-    """Output of ``RefinedPipeline``: the refined images, and how each was made."""
+@dataclass(eq=False)
+class Call:
+    """The state that all images of one call share.
 
-    images: Images
-    """By ``output_type``: Pillow images, a float32 array (N, H, W, 3) or a float32 tensor (N, 3, H, W), in [0, 1]."""
-    results: list[RefinementResult]
-    """One result for each image, with all attempts."""
-
-
-class Shared(NamedTuple):
-    """State that all images of one call share."""
-
-    interrupt: Interrupt
-    prompts: PromptCache
-
-
-def starts_of(
-    prompts: str | Sequence[str],
-    count: int,
-    *,
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    config: RefineConfig | None,
-) -> list[tuple[str, int, int]]:
-    """List the prompt, seed and index of each image of a call (``count`` images for each prompt).
-
-    The index numbers the images that have the same prompt and seed. A single generator gives one seed for all images.
-    Without seeds and generators, the seed of the config is used; without a config, the seed is random.
-
-    Raises:
-        ConfigError: both seeds and generators are given, or their number is neither one nor one for each image.
+    Args:
+        pipe: the pipeline and its parts.
+        request: what the user asked for.
+        seeding: the random numbers of the images.
+        output_type: what the start images are converted to; "pil" counts as "np".
+        masks: the regions that the user marked; empty: the detector finds them.
     """
-    texts = [text for text in ([prompts] if isinstance(prompts, str) else prompts) for _ in range(count)]
-    if seed is not None and generator is not None:
-        raise ConfigError("seed and generator cannot both be given: pass only one of them.")
-    if generator is not None:
-        seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
-    elif seed is None:
-        seed = config.seed if config else secrets.randbits(63)
-    seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(texts):
-        raise ConfigError(f"Expected one seed or generator, or {len(texts)} (one for each image), got {len(seeds)}.")
-    known: Counter[tuple[str, int]] = Counter()
-    starts = []
-    for text, number in zip(texts, seeds, strict=True):
-        starts.append((text, number, known[text, number]))
-        known[text, number] += 1
-    return starts
 
+    pipe: Wrapped
+    request: Request
+    seeding: Seeding
+    output_type: str = "pil"
+    masks: Sequence[Image.Image] = ()
+    starts: dict[int, Start] = field(default_factory=dict)
+    """The start images that were made so far."""
 
-def _draw(generator: torch.Generator) -> int:
-    import torch
+    def __post_init__(self) -> None:
+        self.interrupt = Interrupt(self.pipe.pipe)
+        self.prompts = PromptCache()
+        self.batches = batches_of(self.pipe.pipe, self.request, self.seeding, self.pipe.native)
+        self.places = [(batch, row) for batch in self.batches for row in range(batch.total)]
+        self._records: dict[int, dict[str, Any]] = {}
 
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    @property
+    def config(self) -> RefineConfig:
+        return self.request.config
 
-
-def parts_of(pipe: Wrapped, config: RefineConfig, settings: PaintSettings, prompts: PromptCache | None) -> Parts:
-    """Build the parts of the loop for one image; ``prompts`` are embeddings shared with other images, if any.
-
-    Raises:
-        ConfigError: a pipeline does not support one of the settings.
-    """
-    pipelines = (pipe.pipe, pipe.inpainter, pipe.second_stage)
-    checks_safety = any(getattr(one, "safety_checker", None) is not None for one in pipelines)
-    painter = (SafetyChecked if checks_safety else DiffusersPainter)(
-        pipe.pipe, settings, inpainter=pipe.inpainter, second_stage=pipe.second_stage, prompt_cache=prompts
-    )
-    painter.check(soft=config.soft_edge > 0)
-    sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
-    inpainter = CropInpainter(painter.paint, **sides, config=config, mark=painter.mark)
-    return Parts(generator=painter, inpainter=inpainter, detector=pipe.detector, judge=pipe.judge, reviser=pipe.reviser)
-
-
-def kept_image(result: RefinementResult) -> Image.Image:
-    """Return the image that was kept; raise BadImageError if every attempt failed."""
-    best = result.attempts[result.best]
-    if best.image is None:
-        raise BadImageError(
-            f"No image of {result.prompt!r} was generated, because every attempt failed; the last error is: "
-            f"{result.attempts[-1].error}"
+    def run(self, number: int) -> RefinementRun:
+        """Prepare the refinement of one image."""
+        batch, row = self.places[number]
+        config = replace(self.config, **self._own_config(batch, row), seed=self.seeding.seeds[number])
+        image = self.request.images[number] if self.request.images else None
+        interrupt = Interrupt(self.pipe.pipe, self.interrupt)
+        options = batch.of_image(self.pipe.pipe, row)
+        parts = self._parts(config, interrupt.listening(options))
+        generated = image is None and not families.inpaints(self.pipe.pipe)
+        prompt = self.request.prompts[number // self.request.count]
+        settings = settings_of(
+            self.pipe,
+            config=config,
+            index=self.seeding.indices[number],
+            call={**(batch.arguments if generated else {**options, **_prompt(batch, row)}), **self._marked()},
+            image=image,
         )
-    return best.image
+        begin = partial(self.begin, number, interrupt if batch.total == 1 else self.interrupt, settings)
+        return refine(
+            parts,
+            prompt,
+            config,
+            image=image,
+            start=begin if generated else None,
+            texts={name: options[name] for name in TEXTS if isinstance(options.get(name), str)},
+            index=self.seeding.indices[number],
+            flag=interrupt,
+            settings=settings,
+        )
+
+    def begin(self, number: int, interrupt: Interrupt, settings: dict[str, Any] | None = None) -> Start:
+        """Return a start image; the call of the wrapped pipeline that makes it is made when it is first needed."""
+        batch, row = self.places[number]
+        if number not in self.starts:
+            if interrupt.is_set():
+                return Start(error=BadImageError(INTERRUPTED))
+            self._paint(number - row, batch, interrupt)
+        if settings is not None:
+            settings["start"] = {"row": row, **self._records[number - row]}
+        return self.starts[number]
+
+    def _paint(self, first: int, batch: Batch, interrupt: Interrupt) -> None:
+        pipe = self.pipe.pipe
+        generators = batch.generators or (default_generator(pipe),)
+        self._records[first] = {
+            "images": batch.total,
+            "generators": [recorded(generator) for generator in generators],
+            "default": not batch.generators,
+            "seed": batch.seed,
+        }
+        made = painted(
+            self._painter({}),
+            pipe,
+            replace(batch, arguments=interrupt.listening(batch.arguments)),
+            output_type="np" if self.output_type == "pil" else self.output_type,
+            interrupted=interrupt.is_set,
+            record=self.config.on_error == "record",
+        )
+        self.starts.update(enumerate(made, start=first))
+
+    def _marked(self) -> dict[str, Any]:
+        return {"mask_image": self.masks} if self.masks else {}
+
+    def _own_config(self, batch: Batch, row: int) -> dict[str, str]:
+        """Return the negative prompt of an image, if the call sets one."""
+        own = batch.of_image(self.pipe.pipe, row)
+        return {"negative_prompt": own["negative_prompt"] or ""} if "negative_prompt" in own else {}
+
+    def _painter(self, options: Mapping[str, Any]) -> DiffusersPainter:
+        options = dict(options)
+        sides = {name: options.pop(name, None) for name in ("height", "width")}
+        settings = PaintSettings(
+            **sides, native=self.pipe.native, options=options, inpaint_options=self.pipe.inpaint_call_defaults
+        )
+        return DiffusersPainter(
+            self.pipe.pipe,
+            settings,
+            inpainter=self.pipe.inpainter,
+            second_stage=self.pipe.second_stage,
+            prompt_cache=self.prompts,
+        )
+
+    def _parts(self, config: RefineConfig, options: Mapping[str, Any]) -> Parts:
+        """Build the parts of the loop for one image.
+
+        Raises:
+            ConfigError: a pipeline does not support one of the settings.
+        """
+        painter = self._painter(options)
+        painter.check(soft=config.soft_edge > 0)
+        sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
+        detector = MarkedDetector(self.pipe.detector, self.masks) if self.masks else self.pipe.detector
+        return Parts(
+            generator=painter,
+            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark),
+            negatives=_takes_negatives(self.pipe.pipe, options),
+            detector=detector,
+            judge=self.pipe.judge,
+            reviser=self.pipe.reviser,
+        )
+
+    def unrefined(self) -> list[RefinementResult]:
+        """Make all start images, as latents, and describe them: latents are neither looked at nor refined."""
+        for number in range(self.request.total):
+            start = self.begin(number, self.interrupt)
+            if start.error is not None:
+                raise start.error
+        told = "The output is latents, which are not analysed or refined."
+        attempts = [
+            Attempt(
+                index=0, action="generate", prompt=prompt, seed=seed, image=None, analysis=None, accepted=True, reason=told
+            )
+            for prompt, seed in zip(self._texts(), self.seeding.first, strict=True)
+        ]  # fmt: skip
+        return [RefinementResult(prompt=one.prompt, attempts=(one,), best=0, stop="unrefined") for one in attempts]
+
+    def _texts(self) -> list[str]:
+        return [prompt for prompt in self.request.prompts for _ in range(self.request.count)]
 
 
-def converted(images: list[Image.Image], output_type: OutputType) -> Images:
-    """Convert images of one size to a float32 array (N, H, W, 3) or tensor (N, 3, H, W) in [0, 1]; "pil": unchanged."""
+def _prompt(batch: Batch, row: int) -> dict[str, Any]:
+    prompt = batch.arguments.get("prompt")
+    return {} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else prompt[row // batch.count]}
+
+
+def _takes_negatives(pipe: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a negative prompt can be added without switching guidance on."""
+    if options.get("negative_prompt_embeds") is not None or "negative_prompt" not in families.takes(pipe):
+        return False
+    return not families.family_of(pipe).negative_switches or options.get("negative_prompt") is not None
+
+
+def images_of(call: Call, results: Sequence[RefinementResult], output_type: OutputType) -> Any:
+    """Convert the kept images of a call to its output type, in order; images that do not exist are left out.
+
+    An image that was kept as it was generated has the values that the pipeline returned, in their dtype.
+    """
+    kept = [result.attempts[result.best] for result in results]
+    if output_type == "latent":
+        return _joined([call.starts[number].pixels for number in sorted(call.starts)])
     if output_type == "pil":
-        return images
-    stacked = np.stack([np.asarray(image, dtype=np.float32) / np.float32(255) for image in images])
+        return [attempt.image for attempt in kept if attempt.image is not None]
+    rows = []
+    for number, (result, attempt) in enumerate(zip(results, kept, strict=True)):
+        start = call.starts.get(number)
+        if attempt.image is None:
+            continue
+        own = start is not None and result.best == 0 and start.pixels is not None
+        rows.append(start.pixels if own and start else _values(attempt.image, output_type))
+    return _joined(rows)
+
+
+def _values(image: Image.Image, output_type: OutputType) -> Any:
+    values = np.asarray(image, dtype=np.float32) / np.float32(255)
     if output_type == "np":
-        return stacked
+        return values
     import torch
 
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def _joined(rows: Sequence[Any]) -> Any:
+    if {tuple(row.shape) for row in rows} != {tuple(rows[0].shape)}:
+        raise ConfigError("The images have different sizes: use output_type='pil'.")
+    if isinstance(rows[0], np.ndarray):
+        return np.stack(rows)
+    import torch
+
+    like = rows[0]
+    return torch.stack([row.to(like.device, like.dtype) for row in rows])
+
+
+def report(call: Call, results: Sequence[RefinementResult]) -> None:
+    """Warn about images that are missing, or that nothing could be said about.
+
+    Raises:
+        Exception: there is no image at all. It is the exception of the wrapped pipeline, if that raised one.
+    """
+    lacking = [number for number, result in enumerate(results) if result.attempts[result.best].image is None]
+    if len(lacking) == len(results):
+        raise _nothing_made(call, results)
+    if lacking:
+        reasons = "; ".join(f"image {number}: {results[number].attempts[-1].error}" for number in lacking)
+        _warn(f"{len(lacking)} of {len(results)} images could not be generated ({reasons}): see results.")
+    if all(attempt.analysis is None for result in results for attempt in result.attempts):
+        error = results[0].attempts[-1].error
+        _warn(f"No image could be analysed, so nothing was refined ({error}): check the detector.")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RefinerWarning, stacklevel=4)
+
+
+def _nothing_made(call: Call, results: Sequence[RefinementResult]) -> Exception:
+    errors = [start.error for start in call.starts.values() if start.error is not None]
+    foreign = [error for error in errors if not isinstance(error, BadImageError)]
+    if foreign:
+        return foreign[0]
+    return BadImageError(
+        f"No image of {results[0].prompt!r} was generated, because every attempt failed; the last error is: "
+        f"{results[0].attempts[-1].error}"
+    )

@@ -9,6 +9,9 @@ from refiner.errors import ConfigError
 
 Strategy = Literal["auto", "inpaint", "regenerate"]
 Order = Literal["worst", "largest", "left_to_right", "centre"]
+OnError = Literal["record", "raise"]
+_LONGEST_PADDING = 8
+"""Largest padding that is plausible as a share of a region's longer side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,18 @@ class RefineConfig:
     its flaws. Lengths are shares, not pixels, so that the same settings fit images of 96 and of 1024 pixels.
 
     Args:
-        seed: Seed of the run, at least 0. All other seeds of the run are derived from it.
+        seed: Seed of the run, at least 0. The start image is generated with it, and all other seeds are derived from it.
+            None: torch's global random numbers, as in diffusers.
         negative_prompt: The user's negative prompt. The reviser's negative prompt is appended to it.
         strategy: What to do about the flaws. "inpaint" inpaints the flawed regions. "regenerate" generates a new image
             with a revised prompt. "auto" chooses in each round by the number, size and category of the flaws: it
             inpaints local flaws, and regenerates the image if a flaw is not local or if inpainting did not help. With
             "auto", an image of the user is only inpainted.
+
+        on_error: What happens if a part fails, such as the pipeline, the detector, a judge, the reviser or a callback.
+            "record": the attempt records the error, and the run ends with the best image so far. "raise": the error is
+            raised at once.
+        batch_images: Maximum number of start images in one call of the wrapped pipeline, at least 1. None: no limit.
 
         max_rounds: Maximum number of rounds after the start image, at least 0.
         patience: Stop after this many rounds in a row without an accepted image, at least 1.
@@ -78,9 +87,11 @@ class RefineConfig:
         ConfigError: a setting is out of its range.
     """
 
-    seed: int = 0
+    seed: int | None = None
     negative_prompt: str = ""
     strategy: Strategy = "auto"
+    on_error: OnError = "record"
+    batch_images: int | None = None
 
     max_rounds: int = 5
     patience: int = 2
@@ -116,7 +127,12 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         self._check("strategy", self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}")
-        least = {"seed": 0, "max_rounds": 0, "patience": 1, "max_regions": 1, "batch_size": 1, "candidates": 1}
+        self._check("on_error", self.on_error in get_args(OnError), f"one of {', '.join(get_args(OnError))}")
+        for name, number in {"seed": 0, "batch_images": 1}.items():
+            value = getattr(self, name)
+            right = value is None or (isinstance(value, int) and value >= number)
+            self._check(name, right, f"a whole number of at least {number}, or None")
+        least = {"max_rounds": 0, "patience": 1, "max_regions": 1, "batch_size": 1, "candidates": 1}
         for name, number in least.items():
             value = getattr(self, name)
             self._check(name, isinstance(value, int) and value >= number, f"a whole number of at least {number}")
@@ -124,6 +140,8 @@ class RefineConfig:
         lengths = ("dilate", "feather", "crop_padding", "soft_edge")
         for name in ("min_burden_drop", "min_score_gain", "area_strength", *lengths):
             self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in lengths:
+            self._check_length(name, getattr(self, name))
         for name in ("max_denoiser_rows", "max_seconds"):
             self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0, or None")
         shares = ("large_share", "global_share", "min_area", "max_area", "merge_overlap")
@@ -134,6 +152,15 @@ class RefineConfig:
         self._check("max_candidates", self.max_candidates >= self.candidates, f"at least candidates={self.candidates}")
         usable = len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
+
+    def _check_length(self, name: str, value: float) -> None:
+        """Refuse a length in pixels, by habit from other detailers."""
+        if value > (_LONGEST_PADDING if name == "crop_padding" else 1):
+            whole = "region's" if name == "crop_padding" else "image's"
+            raise ConfigError(
+                f"RefineConfig.{name} is a share of the {whole} longer side, not a number of pixels, got {value!r}: for "
+                f"{value:g} pixels of 1024, use {value:g} / 1024 = {value / 1024:.4f}."
+            )
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from refiner.errors import BadAnswerError, BadImageError
+from refiner.errors import BadAnswerError, BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
 from refiner.protocols import InpaintJob, Judge
@@ -58,8 +58,16 @@ def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[f
         image=image,
         analysis=None if isinstance(answer, Exception) else answer,
         scores=known if len(known) == len(scores) else (),
-        error=" ".join(map(str, errors)) or None,
+        error=" ".join(map(told, errors)) or None,
     )
+
+
+def told(error: Exception) -> str:
+    """Describe an exception for the record; one that is not refiner's gets the name of its type."""
+    if isinstance(error, RefinerError | NoMemoryError):
+        return str(error)
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def one_picture(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -10,6 +10,7 @@ start image for the detector and the judge.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +18,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError
+from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError, UserError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored
+from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
@@ -42,11 +44,25 @@ class Parts:
     generator: protocols.Generator
     """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
+    negatives: bool = True
+    """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
     detector: protocols.Detector
     """If it runs the denoiser itself (it has ``spent()``), its denoiser rows are counted too."""
     judge: protocols.Judge | None = None
     """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
     reviser: protocols.Reviser
+
+
+class Start(NamedTuple):
+    """A start image that was generated outside the loop, or why there is none."""
+
+    image: Image.Image | None = None
+    pixels: Any = None
+    """What the pipeline returned for it: float (H, W, 3), (3, H, W), or latents."""
+    error: Exception | None = None
+    rows: int = 0
+    """Denoiser rows that it cost."""
+    seconds: float = 0.0
 
 
 def refine(
@@ -55,37 +71,40 @@ def refine(
     config: RefineConfig,
     *,
     image: Image.Image | None = None,
+    start: Callable[[], Start] | None = None,
+    texts: Mapping[str, str] | None = None,
     index: int = 0,
     flag: threading.Event | None = None,
     settings: Mapping[str, object] | None = None,
-    track: Callable[[Iterator[Attempt]], Iterator[Attempt]] = iter,
 ) -> RefinementRun:
     """Generate an image (or start from ``image``) and refine it, attempt by attempt.
 
     Args:
         parts: the models.
-        prompt: every image is judged against it.
-        config: all settings, with the seed.
+        prompt: every image is judged against it; if it is empty, the judge is not asked.
+        config: all settings, with the seed; without a seed, it is random.
         image: RGB image to start from; None: the start image is generated.
+        start: generates the start image, when the first attempt is made; None: ``parts.generator`` does.
+        texts: the user's prompts for further text encoders, by argument, such as ``prompt_2``.
         index: number of the image among those with the same prompt and seed; all seeds of the run depend on it.
         flag: once it is set, the run ends with the best image so far; an unfinished image is dropped.
         settings: stored in the result; they describe how it was made.
-        track: wraps the iterator over the attempts, for a progress bar.
 
     Returns:
         A run to iterate over. The attempts are made while it is iterated.
 
     Raises:
-        InputError: the prompt is empty, or the image is not RGB; or, during the run, the detector does not support
-            ``image``.
+        InputError: the image is not RGB; or, during the run, the detector does not support ``image``.
     """
-    if not prompt.strip():
-        raise InputError("The prompt is empty: describe what the image shows.")
     if image is not None and image.mode != "RGB":
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
     flag = flag or threading.Event()
-    refinement = _Refinement(parts, prompt, config, index, given=image, interrupted=flag.is_set)
-    return RefinementRun(track(refinement.run()), lambda: refinement.result(settings or {}), flag)
+    if config.seed is None:
+        config = replace(config, seed=secrets.randbits(63))
+    refinement = _Refinement(
+        parts, prompt, config, index, given=image, begin=start, texts=texts or {}, interrupted=flag.is_set
+    )
+    return RefinementRun(refinement.run(), lambda: refinement.result(settings or {}), flag, refinement.blame)
 
 
 @dataclass(eq=False)
@@ -97,6 +116,8 @@ class _Refinement:
     config: RefineConfig
     index: int
     given: Image.Image | None
+    begin: Callable[[], Start] | None
+    texts: Mapping[str, str]
     interrupted: Callable[[], bool]
     stop: StopReason = "interrupted"  # until the loop ends by itself
     best: Look | None = None
@@ -106,7 +127,9 @@ class _Refinement:
     looked: int = 0  # images that the detector analysed since the last attempt
 
     def __post_init__(self) -> None:
-        self.judges = judges_of(self.parts.judge)
+        self.judges = judges_of(self.parts.judge) if self.prompt.strip() else ()
+        self.broken = False  # a part failed in a way that another try would not mend
+        self.recorded: tuple[type[Exception], ...] = (Exception,) if self.config.on_error == "record" else ()
         self.attempts: list[Attempt] = []
         self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
@@ -134,6 +157,11 @@ class _Refinement:
         return RefinementResult(
             prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings
         )
+
+    def blame(self, error: Exception) -> Attempt:
+        """Record an exception on the last attempt, such as one of the user's callback."""
+        self.attempts[-1] = replace(self.attempts[-1], error=told(error))
+        return self.attempts[-1]
 
     @property
     def _analysis(self) -> Analysis | None:
@@ -164,6 +192,8 @@ class _Refinement:
     def _must_stop(self) -> StopReason | None:
         if self.interrupted():
             return "interrupted"
+        if self.broken:
+            return "failed"
         if self._analysis is not None and self._analysis.burden == 0:
             return "clean"
         if self.repeated:
@@ -176,24 +206,59 @@ class _Refinement:
         return None
 
     def _start(self) -> Attempt:
-        if self.given is None:
+        origin = PaintJob(
+            prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=self._first_seed()
+        )
+        if self.given is not None:
+            look = self._look([self.given])[0]
+            return self._record("given", replace(origin, negative_prompt=""), look, compare(look, None, self.config))
+        if self.begin is None:
             return self._paint("generate", 0)
-        # An image of the user that the detector does not support (OutOfDomainError) is an error that the user must fix.
-        look = self._look([self.given], (ModelError,))[0]
-        origin = PaintJob(prompt=self.prompt, seed=self._seed(0))
-        return self._record("given", origin, look, compare(look, None, self.config))
+        start = self.begin()
+        self.clock, self.rows = time.monotonic() - start.seconds, self._rows() - start.rows
+        self.started = min(self.started, self.clock)
+        if start.image is None:
+            look = self._failure(start.error or BadImageError("There is no start image."))
+        elif self.interrupted():
+            look = Look(image=start.image, error="Interrupted; the image was not analysed.")
+        else:
+            look = self._look([start.image])[0]
+        return self._record("generate", origin, look, compare(look, None, self.config))
 
     def _paint(self, action: Action, round_: int) -> Attempt:
-        revision = Revision(prompt=self.prompt)
-        if action == "regenerate":
-            revision = self._noted(self.parts.reviser.revise(self.prompt, tuple(self.attempts)))
-        job = PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), seed=self._seed(round_))
+        seed = self._seed(round_) if round_ else self._first_seed()
+        job = PaintJob(prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=seed)
         try:
+            if action == "regenerate":
+                job = self._revised(seed)
             pictures = self._painted(self.parts.generator.generate, [job])
             look = self._look([one_picture(pictures)])[0]
-        except ModelError as error:
-            look = Look(image=None, error=str(error))
+        except self.recorded as error:
+            look = self._failure(error)
         return self._record(action, job, look, compare(look, self.best, self.config))
+
+    def _revised(self, seed: int) -> PaintJob:
+        """Revise the prompts of all text encoders."""
+        history = tuple(self.attempts)
+        revision = self._noted(self.parts.reviser.revise(self.prompt, history))
+        texts = self._others(revision, lambda text: self.parts.reviser.revise(text, history))
+        return PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), texts=texts, seed=seed)
+
+    def _others(self, revision: Revision, revise: Callable[[str], Revision]) -> dict[str, str]:
+        """Revise the prompts of further text encoders; those that equal the prompt get its revision."""
+        return {
+            name: revision.prompt if text == self.prompt else self._noted(revise(text)).prompt
+            for name, text in self.texts.items()
+        }
+
+    def _first_seed(self) -> int:
+        assert self.config.seed is not None
+        return self.config.seed + self.index
+
+    def _failure(self, error: Exception) -> Look:
+        """Record an exception instead of an image."""
+        self.broken |= not isinstance(error, ModelError)
+        return Look(image=None, error=told(error))
 
     def _painted(self, paint: Callable[..., list[Image.Image]], jobs: Sequence[object]) -> list[Image.Image]:
         """Call a model; an interrupt or a lack of memory becomes a ``BadImageError``."""
@@ -204,7 +269,7 @@ class _Refinement:
                 f"There is not enough memory to generate an image ({error}): use a smaller model, dtype or image size, "
                 "or enable_model_cpu_offload()."
             ) from error
-        except ModelError:
+        except Exception:
             if not self.interrupted():
                 raise
         if self.interrupted():
@@ -219,22 +284,24 @@ class _Refinement:
         assert base.analysis is not None
         patches = plan_patches(self._targets(), base.analysis.size, self.config, self.failed)
         groups = [patches] if self.config.together else [[patch] for patch in patches]
-        jobs = [self._jobs(base.image, group, round_, number) for number, group in enumerate(groups, start=1)]
         nothing: Choice = (None,) * len(patches)
+        every: list[InpaintJob] = []
         try:
+            jobs = [self._jobs(base.image, group, round_, number) for number, group in enumerate(groups, start=1)]
             every = list(chain(*jobs))
             pictures = iter(checked(self._painted(self.parts.inpainter.inpaint, every), every))
             painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
             candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
-        except ModelError as error:
-            look = Look(image=None, error=str(error))
+        except self.recorded as error:
+            look = self._failure(error)
             settled = Settled(nothing, look, compare(look, base, self.config))
         if isinstance(self.parts.inpainter, protocols.Remarking):
             self.notes += self.parts.inpainter.remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
-        return self._record("inpaint", _joined(list(chain(*jobs))), settled.look, settled.verdict, base.image)
+        job = _joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
+        return self._record("inpaint", job, settled.look, settled.verdict, base.image)
 
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
@@ -242,12 +309,14 @@ class _Refinement:
         revision = Revision(prompt=self.prompt, whole=True)
         if not self.config.together:
             revision = self._noted(self.parts.reviser.for_region(self.prompt, group[0].region))
+        texts = self._others(revision, lambda text: self._for_all_or(group, text))
         return [
             InpaintJob(
                 image=image,
                 mask=np.logical_or.reduce([patch.mask for patch in group]),
                 prompt=revision.prompt,
                 negative_prompt=self._negative(revision),
+                texts=texts,
                 seed=self._seed(round_, number, candidate),
                 strength=strength_of(group[0], self.config, tries),
                 whole=revision.whole,
@@ -255,39 +324,44 @@ class _Refinement:
             for candidate in range(self.config.candidate_count(tries))
         ]
 
+    def _for_all_or(self, group: Sequence[Patch], text: str) -> Revision:
+        return Revision(prompt=text) if self.config.together else self.parts.reviser.for_region(text, group[0].region)
+
     def _noted(self, revision: Revision) -> Revision:
         self.notes += [revision.note] if revision.note else []
         return revision
 
     def _seed(self, round_: int, region: int = 0, candidate: int = 0) -> int:
+        assert self.config.seed is not None
         return derive_seed(self.config.seed, self.index, round_, region, candidate)
 
     def _negative(self, revision: Revision) -> str:
-        return ", ".join(filter(None, (self.config.negative_prompt, revision.negative_prompt)))
+        added = revision.negative_prompt if self.parts.negatives else ""
+        return ", ".join(filter(None, (self.config.negative_prompt, added)))
 
-    def _look(
-        self,
-        images: Sequence[Image.Image],
-        recorded: tuple[type[Exception], ...] = (ModelError, OutOfDomainError),
-    ) -> list[Look]:
-        """Analyse and score images; known images are not analysed again. ``recorded`` errors do not end the run."""
+    def _look(self, images: Sequence[Image.Image]) -> list[Look]:
+        """Analyse and score images; known images are not analysed again."""
         keys = [(image.size, sha256(image.tobytes()).digest()) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}
-        fresh = dict(zip(new, self._first_looks(list(new.values()), recorded), strict=True))
+        fresh = dict(zip(new, self._first_looks(list(new.values())), strict=True))
         self.seen.update((key, look) for key, look in fresh.items() if look.error is None)
         return [
             replace(known, image=image) if (known := self.seen.get(key)) else fresh[key]
             for key, image in zip(keys, images, strict=True)
         ]
 
-    def _first_looks(self, images: Sequence[Image.Image], recorded: tuple[type[Exception], ...]) -> list[Look]:
+    def _first_looks(self, images: Sequence[Image.Image]) -> list[Look]:
         if not images:
             return []
         prompts = [self.prompt] * len(images)
-        answers = each_answer(self._detect, images, prompts, recorded)
+        answers = each_answer(self._detect, images, prompts, self.recorded)
+        if self.given is not None and self.best is None and isinstance(answers[0], UserError):
+            raise answers[0]  # an image of the user that the detector does not support: the user must fix it
         clean = all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers)
         judges = () if clean and self.best is None else self.judges  # a clean first image ends the run
-        scores = [each_answer(partial(scored, judge), images, prompts, (ModelError,)) for judge in judges]
+        scores = [each_answer(partial(scored, judge), images, prompts, self.recorded) for judge in judges]
+        failures = [each for each in chain(answers, *scores) if isinstance(each, Exception)]
+        self.broken |= not all(isinstance(each, ModelError | OutOfDomainError | NoMemoryError) for each in failures)
         return [
             as_look(image, answer, [own[number] for own in scores])
             for number, (image, answer) in enumerate(zip(images, answers, strict=True))

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from refiner.detectors import load_detector
 from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.images import Source, load_image
-from refiner.pipelines.call import OutputType, RefinedPipelineOutput, Shared, converted, kept_image, parts_of, starts_of
-from refiner.pipelines.config import RefineConfig, Strategy
+from refiner.pipelines.call import Call, OutputType, images_of, report
+from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading import Judges, Where, fitting_reviser, ids_of, judges_on, pipeline_like, saved_arguments
-from refiner.pipelines.loop import refine
-from refiner.pipelines.painting.caches import PromptCache
-from refiner.pipelines.painting.families import check_pipelines
+from refiner.pipelines.marks import masks_of
+from refiner.pipelines.painting.families import check_complete, check_pipelines, own_image
 from refiner.pipelines.painting.interrupts import Interrupt
-from refiner.pipelines.painting.painter import PaintSettings
+from refiner.pipelines.request import bound, check_names, request_of
 from refiner.pipelines.run import RefinementRun
-from refiner.pipelines.saving.record import settings_of
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
+from refiner.pipelines.seeding import seeding_of
 from refiner.protocols import Borrower, Detector, Movable, Reviser, Saveable
 from refiner.types import Attempt, RefinementResult
 
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    from refiner.pipelines.call import Images
+    from refiner.pipelines.output import RefinedPipelineOutput
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """Prefixes of the methods that set up where and how a pipeline runs; they are called on each wrapped pipeline."""
@@ -111,6 +108,8 @@ class RefinedPipeline:
         self.refine_config = config or RefineConfig()
         self.call_defaults = dict(call or {})
         self.inpaint_call_defaults = dict(inpaint_call or {})
+        check_names(pipe, self.call_defaults, "in call=")
+        check_names(self.inpainter or pipe, self.inpaint_call_defaults, "in inpaint_call=")
         self.native = native
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
@@ -236,119 +235,142 @@ class RefinedPipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        *,
-        image: Source | None = None,
-        num_images_per_prompt: int = 1,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        *args: Any,
+        start_image: Source | Sequence[Source] | None = None,
+        mask_image: Any = None,
         seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        config: RefineConfig | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_attempt: Callable[[Attempt], bool | None] | None = None,
         **options: Any,
-    ) -> RefinedPipelineOutput | tuple[Images, list[RefinementResult]]:
+    ) -> RefinedPipelineOutput | tuple[Any, list[RefinementResult]]:
         """Generate and refine one image or several.
 
+        The start images are made by one call of the wrapped pipeline with the same arguments, so that they are those
+        of the wrapped pipeline, bit for bit. Then each image is refined.
+
         Args:
-            prompt: what to generate; one text or several.
-            image: see ``stream``.
-            num_images_per_prompt: number of images for each prompt.
-            generator: a torch.Generator from which one seed is drawn; or one generator for each image.
-            seed: seed of the run; or one seed for each image. Images with the same prompt and seed are numbered, so
-                that they differ. An image depends only on its prompt, seed and number. If seed, generator and config
-                are all None, the seed is random.
-            output_type: "pil", "np" (float32, (N, H, W, 3), in [0, 1]) or "pt" (float32, (N, 3, H, W), in [0, 1]).
+            args: positional arguments, as the call of the wrapped pipeline has them; the first is the prompt.
+            start_image: image to refine instead of generating one, or one for each requested image; anything that
+                ``load_image`` reads. ``height`` and ``width`` resize it. ``image`` means the same, unless the call of
+                the wrapped pipeline has an ``image`` of its own, such as a reference or a control image.
+            mask_image: region of the image that may change (white), or several; each is inpainted, whatever the
+                detector finds. Pillow images, arrays or tensors (H, W).
+            seed: the k-th image of each prompt is generated with ``torch.manual_seed(seed + k)``; or one seed for each
+                image.
+            generator: as in the wrapped call. Without seed, generator and a seed in the config, torch's global random
+                numbers are used, as in diffusers.
+            config: settings of the loop; None: ``refine_config`` of this pipeline.
+            output_type: "pil", "np" (N, H, W, 3), "pt" (N, 3, H, W), or "latent": latents, which are not refined. An
+                image that is kept as it was generated has the values and the dtype of the wrapped pipeline.
             return_dict: False: return a plain tuple (images, results).
             callback_on_attempt: called with each attempt. If it returns True, the run of this image ends with the best
                 image so far.
-            options: further arguments of ``stream``, such as ``strategy``, ``max_rounds`` or ``num_inference_steps``.
+            options: arguments of the wrapped pipeline's call, such as ``prompt`` or ``num_inference_steps``; regions are
+                inpainted with them, too. Fields of ``RefineConfig``, such as ``max_rounds``, for this call only. And
+                ``strength`` for ``strengths``. A separate ``inpainter`` gets only the callbacks. The image of a
+                ControlNet may be passed as ``control_image``.
 
         Returns:
-            One image for each prompt and number, with its result; after ``interrupt``, only the finished images.
+            The images that could be generated, and a result for each requested image. A ``RefinerWarning`` tells which
+            images are missing.
 
         Raises:
-            InputError, ConfigError: see ``stream``.
-            BadImageError: no image could be generated for one of the prompts.
+            ConfigError, InputError: an argument is unknown or out of its range; nothing has been generated yet.
+            BadImageError: no image could be generated. If the wrapped pipeline raised an exception, it is raised instead.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
-        given = None if image is None else load_image(image)
-        shared = Shared(interrupt=Interrupt(self.pipe), prompts=PromptCache())
-        self._runs.add(shared.interrupt)
-        results: list[RefinementResult] = []
-        for text, number, index in starts_of(
-            prompt, num_images_per_prompt, seed=seed, generator=generator, config=options.get("config")
-        ):
-            run = self.stream(text, seed=number, index=index, image=given, shared=shared, **options)
-            for attempt in run:
-                if callback_on_attempt is not None and callback_on_attempt(attempt):
+        if output_type not in get_args(OutputType):
+            raise ConfigError(f"output_type must be one of {', '.join(get_args(OutputType))}, got {output_type!r}.")
+        options = bound(self.pipe, args, options)
+        call = self._call(options, start_image, mask_image, seed, generator, config, output_type)
+        if output_type == "latent":
+            results = call.unrefined()
+        else:
+            results = [self._finished(call, number, callback_on_attempt) for number in range(call.request.total)]
+            report(call, results)
+        images = images_of(call, results, output_type)
+        if not return_dict:
+            return images, results
+        from refiner.pipelines.output import RefinedPipelineOutput
+
+        return RefinedPipelineOutput(images=images, results=results)
+
+    def _finished(self, call: Call, number: int, callback: Callable[[Attempt], bool | None] | None) -> RefinementResult:
+        run = call.run(number)
+        for attempt in run:
+            try:
+                if callback is not None and callback(attempt):
                     run.stop()
-            results.append(run.result)
-            if shared.interrupt.is_set():
-                results = [result for result in results if result.attempts[result.best].image] or results
-                break
-        images = converted([kept_image(result) for result in results], output_type)
-        return RefinedPipelineOutput(images, results) if return_dict else (images, results)
+            except Exception as error:
+                if call.config.on_error == "raise":
+                    raise
+                run.fail(error)
+        return run.result
 
     def stream(
         self,
-        prompt: str,
-        *,
-        image: Source | None = None,
-        negative_prompt: str | None = None,
-        strategy: Strategy | None = None,
-        max_rounds: int | None = None,
+        *args: Any,
+        start_image: Source | None = None,
+        mask_image: Any = None,
         seed: int | None = None,
+        generator: torch.Generator | None = None,
         index: int = 0,
         config: RefineConfig | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        shared: Shared | None = None,
         **options: Any,
     ) -> RefinementRun:
         """Generate and refine one image, attempt by attempt.
 
         Args:
-            prompt: what to generate.
-            image: image to refine instead of generating one; anything that ``load_image`` reads.
-            negative_prompt, strategy, max_rounds, seed: see ``RefineConfig``; None: the value of the config.
+            args, start_image, mask_image, generator, config, options: see the call of this class.
+            seed: the image is generated with ``torch.manual_seed(seed + index)``.
             index: number of the image among those with the same prompt and seed.
-            config: all other settings of the loop; None: ``refine_config`` of this pipeline.
-            height, width: in pixels; None: the side that the model was trained on.
-            shared: state shared with the other images of a call; None: nothing is shared.
-            options: further arguments for the call of the wrapped pipeline, such as ``num_inference_steps``,
-                ``guidance_scale`` or ``callback_on_step_end``. They are used for generation, and for inpainting if its
-                call accepts them. A separate ``inpainter`` gets only the callbacks. Pass the image of a ControlNet as
-                ``control_image``. None: the default of the pipeline.
 
         Returns:
-            A run to iterate over. It yields the attempts and has a ``result`` and a ``stop()``.
+            A run to iterate over. It yields the attempts and has a ``result`` and a ``stop()``. The start image is
+            generated when the first attempt is requested.
 
         Raises:
-            InputError: the prompt is empty, or the image cannot be used.
-            ConfigError: a setting is out of its range.
+            ConfigError, InputError: an argument is unknown or out of its range; or several images are requested.
         """
-        changes = {"negative_prompt": negative_prompt, "strategy": strategy, "max_rounds": max_rounds, "seed": seed}
-        settings = replace(config or self.refine_config, **_given(changes))
-        calls = {**self.call_defaults, **_given(options)}
-        sides = {"height": calls.pop("height", None), "width": calls.pop("width", None)}
-        sides |= _given({"height": height, "width": width})
-        start = None if image is None else load_image(image)
-        made_by = settings_of(self, config=settings, index=index, call=calls, image=start, **sides)
-        interrupt = Interrupt(self.pipe, shared.interrupt if shared else None)
-        self._runs.add(interrupt)
-        calls, own = interrupt.listening(calls), self.inpaint_call_defaults
-        painting = PaintSettings(**sides, native=self.native, options=calls, inpaint_options=own)
-        parts = parts_of(self, settings, painting, shared.prompts if shared else None)
-        track = partial(self._with_progress, settings.max_rounds + 1)
-        return refine(parts, prompt, settings, image=start, index=index, flag=interrupt, settings=made_by, track=track)
+        options = bound(self.pipe, args, options)
+        call = self._call(options, start_image, mask_image, seed, generator, config, "pil", index=index)
+        if call.request.total != 1:
+            raise ConfigError(
+                f"stream makes one image, got a request for {call.request.total}: call the pipeline for several."
+            )
+        return call.run(0)
 
-    def _with_progress(self, total: int, attempts: Iterator[Attempt]) -> Iterator[Attempt]:
-        with self.pipe.progress_bar(total=total) as bar:
-            for attempt in attempts:
-                bar.update()
-                yield attempt
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    def _call(
+        self,
+        options: Mapping[str, Any],
+        start_image: Source | Sequence[Source] | None,
+        mask_image: Any,
+        seed: int | Sequence[int] | None,
+        generator: Any,
+        config: RefineConfig | None,
+        output_type: str,
+        *,
+        index: int = 0,
+    ) -> Call:
+        """Sort and check the arguments of a call."""
+        options = dict(options)
+        if "image" in options and not own_image(self.pipe):
+            alias = options.pop("image")
+            if start_image is not None and alias is not None:
+                raise ConfigError("image and start_image are the same here: pass only one of them.")
+            start_image = alias if start_image is None else start_image
+        request = request_of(
+            self.pipe,
+            options,
+            config=config or self.refine_config,
+            call=self.call_defaults,
+            start_image=start_image,
+        )
+        check_complete(self.pipe, self.inpainter)
+        seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)
+        masks = () if mask_image is None else masks_of(mask_image)
+        call = Call(self, request, seeding, output_type, masks)
+        self._runs.add(call.interrupt)
+        return call

@@ -19,14 +19,19 @@ class RefinementRun(Iterator[Attempt]):
         attempts: iterator that makes the attempts.
         so_far: returns the current result, with the stop reason "interrupted" until ``attempts`` has ended by itself.
         flag: once it is set, ``attempts`` ends before the next attempt; an unfinished image is dropped.
+        blame: records an exception on the last attempt, and returns this attempt.
     """
 
     def __init__(
-        self, attempts: Iterator[Attempt], so_far: Callable[[], RefinementResult], flag: threading.Event
+        self,
+        attempts: Iterator[Attempt],
+        so_far: Callable[[], RefinementResult],
+        flag: threading.Event,
+        blame: Callable[[Exception], Attempt],
     ) -> None:
         self.attempts: list[Attempt] = []
         """The attempts that were made so far."""
-        self._next, self._so_far, self._flag = attempts, so_far, flag
+        self._next, self._so_far, self._flag, self._blame = attempts, so_far, flag, blame
 
     def __next__(self) -> Attempt:
         self.attempts.append(next(self._next))
@@ -35,6 +40,11 @@ class RefinementRun(Iterator[Attempt]):
     def stop(self) -> None:
         """End the run with the best image so far; safe from any thread."""
         self._flag.set()
+
+    def fail(self, error: Exception) -> None:
+        """Record an exception of the caller on the last attempt, and end the run with the best image so far."""
+        self.attempts[-1] = self._blame(error)
+        self.stop()
 
     @property
     def so_far(self) -> RefinementResult:

@@ -22,6 +22,10 @@ A message is one sentence that says what is wrong with what, and what to do. Any
 """
 
 
+class RefinerWarning(UserWarning):
+    """Something is missing from a result, such as an image that could not be generated; the rest is complete."""
+
+
 class RefinerError(Exception):
     """Base class of all exceptions of refiner."""
 

@@ -22,7 +22,9 @@ from refiner.taxonomy import Category
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 Action = Literal["generate", "given", "regenerate", "inpaint"]
-StopReason = Literal["clean", "rounds", "no_progress", "budget", "repeat", "unreadable", "interrupted"]
+StopReason = Literal[
+    "clean", "rounds", "no_progress", "budget", "repeat", "unreadable", "interrupted", "failed", "unrefined"
+]
 
 
 class Size(NamedTuple):

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-_PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "order_list")
-"""Attributes of schedulers that have one entry for each step, in the order of steps."""
-
 
 @contextmanager
 def blended(
@@ -46,34 +43,42 @@ def blended(
         # Pipelines inspect the parameters of these methods, so their signatures must stay.
         wrap(scheduler, "set_timesteps", blend.set_timesteps)
         wrap(scheduler, "step", blend.step)
+        if hasattr(scheduler, "set_begin_index"):
+            wrap(scheduler, "set_begin_index", blend.set_begin_index)
         with wrapped(pipe, "prepare_latents", blend.prepare_latents):
             yield
 
 
 class _Blend:
-    """Wrappers for a method of a pipeline and two methods of its scheduler."""
+    """Wrappers for a method of a pipeline and three methods of its scheduler.
+
+    Between ``set_timesteps`` and the first step, the scheduler shows only the timesteps that are run, so that the
+    pipeline makes no others. After that it has its whole schedule again, as in the inpainting classes of diffusers.
+    """
 
     def __init__(
         self, pipe: DiffusionPipeline, images: Sequence[Image.Image], stagger: Stagger, layout: Layout
     ) -> None:
         self.pipe, self.scheduler, self.images = pipe, pipe.scheduler, images
         self.stagger, self.layout = stagger, layout
-        self.skipped = False  # whether the first steps of the schedule are skipped
-        self.scheduled = False
+        self.first = 0  # the first entry of the schedule that is run
+        self.whole: torch.Tensor | None = None  # the timesteps of the whole schedule
         self.start: torch.Tensor | None = None  # the latents that the pipeline starts from
 
     def set_timesteps(self, inner: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Set the schedule and skip its first steps, as the inpainting classes of diffusers do."""
         inner(*args, **kwargs)
-        self.stagger.schedule(lambda strength: len(self.scheduler.timesteps) - self._first(strength))
-        first = self._first(self.stagger.strength)
-        for name in _PER_STEP:
-            if getattr(self.scheduler, name, None) is not None:
-                setattr(self.scheduler, name, getattr(self.scheduler, name)[first:])
+        self.whole = whole = self.scheduler.timesteps
+        self.stagger.schedule(lambda strength: len(whole) - self._first(strength))
+        self.first = self._first(self.stagger.strength)
+        self.scheduler.timesteps = whole[self.first :]
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(0)
-        self.skipped, self.scheduled = first > 0, True
         self._begin()
+
+    def set_begin_index(self, inner: Callable[[int], None], begin_index: int = 0) -> None:
+        """Set the entry to begin at; pipelines count from the first entry that is run."""
+        inner(self.first + begin_index)
 
     def _first(self, strength: float) -> int:
         """Return the index in the full schedule at which a strength starts; at least one step remains."""
@@ -100,16 +105,19 @@ class _Blend:
         return (start, *made[1:]) if isinstance(made, tuple) else start
 
     def _begin(self) -> None:
-        if self.start is not None and self.scheduled and self.skipped:
-            self.start.copy_(self._noised(self.scheduler.timesteps[:1]))
+        if self.start is not None and self.whole is not None and self.first:
+            self.start.copy_(self._noised(self.whole[self.first : self.first + 1]))
 
     def step(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make one step, then restore the known latents where the image must not change."""
         import torch
 
+        assert self.whole is not None
+        self.scheduler.timesteps = self.whole
         inside = self.codes >= self.stagger.least
         output = self.stagger.step(self.scheduler, inner, *args, **kwargs)
-        level = self.scheduler.timesteps[self.stagger.done : self.stagger.done + 1]
+        following = self.first + self.stagger.done
+        level = self.whole[following : following + 1]
         known = self._noised(level) if len(level) else self.known
         latents = torch.where(inside, output[0], known.to(output[0].dtype))
         if isinstance(output, tuple):

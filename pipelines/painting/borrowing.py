@@ -27,7 +27,9 @@ def exclusive(*pipes: DiffusionPipeline) -> Iterator[None]:
     """
     import torch
 
-    networks = {id(part): part for pipe in pipes for part in pipe.components.values() if isinstance(part, torch.nn.Module)}
+    networks = {
+        id(part): part for pipe in pipes for part in pipe.components.values() if isinstance(part, torch.nn.Module)
+    }
     with _LOCKING:
         locks = [_LOCKS.setdefault(networks[key], threading.RLock()) for key in sorted(networks)]
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -208,14 +208,27 @@ def _check_parts(pipe: DiffusionPipeline) -> None:
         raise ConfigError(
             f"Expected a text-to-image pipeline, got {name}: pass a pipeline that generates from a prompt."
         )
-    if getattr(pipe, "vae", None) is None or not tokenizers_of(pipe):
-        raise ConfigError(f"{name} has no VAE or no tokenizer: load it with all its parts.")
-    unet = getattr(pipe, "unet", None)
-    if unet is not None and not inpaints(pipe) and unet.config.in_channels != pipe.vae.config.latent_channels:
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if None not in (unet, vae) and not inpaints(pipe) and unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ConfigError(
             f"Expected a UNet with {pipe.vae.config.latent_channels} input channels in {name}, got "
             f"{unet.config.in_channels}: load an inpainting model with an inpainting class and pass it as inpainter=."
         )
+
+
+def check_complete(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None) -> None:
+    """Raise ConfigError if a pipeline was loaded without a part that refining needs; wrapping it is allowed."""
+    for each in (pipe, inpainter or pipe):
+        missing = [part for part in ("vae", "scheduler") if getattr(each, part, None) is None]
+        denoisers = [getattr(each, name) for name in ("unet", "transformer") if hasattr(each, name)]
+        missing += ["denoiser"] if not any(part is not None for part in denoisers) else []
+        if missing:
+            raise ConfigError(f"{type(each).__name__} was loaded without its {missing[0]}: load it with all its parts.")
+
+
+def own_image(pipe: DiffusionPipeline) -> bool:
+    """Whether a pipeline's call has an ``image`` of its own: a reference, an image to edit, or a control image."""
+    return "image" in takes(pipe) and not inpaints(pipe)
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
@@ -235,6 +248,8 @@ def count_tokens(
     own = takes(pipe).get("max_sequence_length")
     family, tokenizers = family_of(pipe), tokenizers_of(pipe)
     usual = family.reads if own is None else own.default
+    if not tokenizers:  # the pipeline was loaded without them, so that it takes only embeddings
+        return (lambda text: len(text.split())), 50
     longest = call.get("max_sequence_length", usual) or max(each.model_max_length for each in tokenizers)
     limits = [(min(each.model_max_length, longest) - family.framing, each) for each in tokenizers]
     most = max(limit for limit, _ in limits)

@@ -132,9 +132,22 @@ class DiffusersPainter:
     def _generate(self, job: PaintJob) -> Image.Image:
         if families.inpaints(self._pipe):
             options = self._settings.options
-            return picture_of(self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0])
-        with chance(job.seed):
-            return picture_of(self.call(self._request(job), "np")[0])
+            pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
+        else:
+            with chance(job.seed):
+                pixels = self.call(self._request(job), "np")[0]
+        return self.picture(pixels)
+
+    def picture(self, pixels: Any) -> Image.Image:
+        """Convert the pixels of one image that the pipeline generated, float (H, W, 3) in [0, 1], to an RGB image.
+
+        Raises:
+            BadImageError: they have another shape, hold NaN, or are black, because the safety checker blocked them.
+        """
+        picture = picture_of(pixels)
+        pipes = (self._pipe, self._inpainter, self._second_stage)
+        checked = any(getattr(pipe, "safety_checker", None) is not None for pipe in pipes)
+        return not_blocked(picture) if checked else picture
 
     def _request(self, job: PaintJob) -> dict[str, Any]:
         """Build the arguments of the generator's call for one image."""
@@ -246,13 +259,6 @@ class DiffusersPainter:
         else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
             with wrapped(denoiser, "_compiled_call_impl", counted):
                 yield
-
-
-class SafetyChecked(DiffusersPainter):
-    """A painter whose pipeline has a safety checker; a completely black image raises BadImageError."""
-
-    def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
-        return [not_blocked(picture) for picture in super().generate(jobs)]
 
 
 def not_blocked(picture: Image.Image) -> Image.Image:

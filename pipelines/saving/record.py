@@ -49,15 +49,18 @@ def settings_of(
     *,
     config: RefineConfig,
     index: int,
-    height: int | None,
-    width: int | None,
     call: Mapping[str, Any],
     image: Image.Image | None,
 ) -> Json:
     """Describe what a run depends on as plain JSON values, without its prompt and library versions.
 
-    The arguments are those of ``RefinedPipeline.stream``. Of values in ``call`` that JSON cannot store, only the name
-    is recorded.
+    Args:
+        pipe: the pipeline and its parts.
+        config: settings of the loop, with the seed.
+        index: number of the image among those with the same prompt and seed.
+        call: arguments of the call of the wrapped pipeline that makes the start image, possibly with others. Of values
+            that JSON cannot store, only the name is recorded.
+        image: the image to refine, if it was not generated.
     """
     plain = {name: value for name, value in call.items() if _is_plain(value)}
     repaint = {name: value for name, value in pipe.inpaint_call_defaults.items() if _is_plain(value)}
@@ -72,8 +75,6 @@ def settings_of(
         "reviser": type(pipe.reviser).__qualname__,
         "config": json.loads(json.dumps(asdict(config))),
         "index": index,
-        "height": height,
-        "width": width,
         "native": pipe.native,
         "call": json.loads(json.dumps(plain)),
         "inpaint_call": json.loads(json.dumps(repaint)),

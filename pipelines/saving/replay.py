@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Protocol
@@ -11,9 +12,13 @@ from PIL import Image
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
-from refiner.pipelines.run import RefinementRun
+from refiner.pipelines.call import Call
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.marks import masks_of
+from refiner.pipelines.request import request_of
 from refiner.pipelines.saving.record import Wrapped, settings_of
 from refiner.pipelines.saving.settings import config_from
+from refiner.pipelines.seeding import Seeding, defaults_as, generator_from
 from refiner.records import environment, picture_digest
 from refiner.types import RefinementResult
 
@@ -29,19 +34,19 @@ class Refiner(Wrapped, Protocol):
 
     def with_parts(self, **changes: Any) -> Refiner: ...
 
-    def stream(self, prompt: str, **options: Any) -> RefinementRun: ...
-
 
 def replay(
     pipe: Refiner, record: Mapping[str, Any], *, image: Image.Image | None = None, **options: Any
 ) -> RefinementResult:
     """Reproduce the kept image of a run, and check that it is bit-identical.
 
+    The call of the wrapped pipeline that made the start image is made again, with all images of its batch.
+
     Args:
         pipe: a RefinedPipeline with the same models; its default settings are not used.
         record: record of the run: ``run.json``, or ``refiner.provenance.read(picture).record``.
         image: the image that the run started from, if it did not generate one.
-        options: arguments of the diffusers pipeline's call that the record could not store.
+        options: arguments of the diffusers pipeline's call that the record could not store, and ``mask_image``.
 
     Returns:
         The result of the repeated run, which ends with the kept image.
@@ -54,22 +59,18 @@ def replay(
     missing = [name for name in settings["unrecorded"] if name not in _WATCHING and name not in options]
     if missing:
         raise ConfigError(f"The record could not store {', '.join(missing)}: pass it again.")
-    place = {name: settings[name] for name in ("index", "height", "width")}
+    masks = options.pop("mask_image", None)
     try:
-        config = replace(config_from(settings["config"]), max_seconds=None)
-        defaults = {name: settings[name] for name in ("call", "inpaint_call", "native")}
-        again = pipe.with_parts(**defaults)
-        now = settings_of(again, config=config, call={**settings["call"], **options}, image=image, **place)
+        config = replace(config_from(settings["config"]), max_seconds=None, batch_images=None)
+        again = pipe.with_parts(call={}, **{name: settings[name] for name in ("inpaint_call", "native")})
+        arguments = {**settings["call"], **options}
+        now = settings_of(again, config=config, index=settings["index"], call=arguments, image=image)
         differences = [*_differences(settings, now), *_version_differences(record)]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"The record cannot be read ({error!r}): use the version of refiner that wrote it.") from error
     if differences:
         raise ConfigError(f"The run differs from its record ({'; '.join(differences)}): load the same.")
-    run = again.stream(record["prompt"], image=image, config=config, **place, **options)
-    for attempt in run:
-        if attempt.index == best:
-            run.stop()
-    result = run.result
+    result = _again(again, record, config, arguments, image, masks, best)
     image = result.attempts[best].image if len(result.attempts) > best else None
     found = f"no attempt {best}" if image is None else picture_digest(image)
     if found != wanted:
@@ -80,11 +81,43 @@ def replay(
     return result
 
 
+def _again(
+    pipe: Refiner,
+    record: Mapping[str, Any],
+    config: RefineConfig,
+    arguments: Mapping[str, Any],
+    image: Image.Image | None,
+    masks: Any,
+    best: int,
+) -> RefinementResult:
+    """Repeat a run until its kept image is there."""
+    settings = record["settings"]
+    sizes = {name: value for name, value in arguments.items() if image is None or name not in ("height", "width")}
+    request = request_of(pipe.pipe, sizes, config=config, call={}, start_image=image)
+    request = replace(request, prompts=tuple(record["prompt"] for _ in request.prompts))
+    start = settings.get("start") or {"row": 0, "generators": [], "default": False, "seed": 0}
+    generators = tuple(map(generator_from, start["generators"]))
+    seeding = Seeding(
+        generators=generators,
+        seeds=(config.seed or 0,) * request.total,
+        indices=(settings["index"],) * request.total,
+        first=(start["seed"] or 0,) * request.total,
+        ours=start["seed"] is not None,
+        default=start["default"],
+    )
+    run = Call(pipe, request, seeding, masks=() if masks is None else masks_of(masks)).run(start["row"])
+    with defaults_as(pipe.pipe, generators[0]) if start["default"] else nullcontext():
+        for attempt in run:
+            if attempt.index == best:
+                run.stop()
+        return run.result
+
+
 def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str, int]:
     """Return the settings, and the digest and number of the kept image, after checking that the record has them."""
     try:
         settings, wanted, best = record["settings"], record["picture"], record["best"]
-        complete = {"pipeline", "detector", "config", "index", "height", "width", "call", "unrecorded", "image"}
+        complete = {"pipeline", "detector", "config", "index", "call", "unrecorded", "image"}
         complete |= {"inpainter", "second_stage", "judges", "reviser", "inpaint_call", "native"}
         texts = isinstance(record["prompt"], str) and isinstance(wanted, str) and isinstance(best, int)
         texts = texts and isinstance(settings["unrecorded"], list)
