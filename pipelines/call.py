@@ -177,16 +177,13 @@ class Call:
             if start.error is not None:
                 raise start.error
         told = "The output is latents, which are not analysed or refined."
+        nothing: dict[str, Any] = {"image": None, "analysis": None, "accepted": True, "reason": told}
+        texts = [prompt for prompt in self.request.prompts for _ in range(self.request.count)]
         attempts = [
-            Attempt(
-                index=0, action="generate", prompt=prompt, seed=seed, image=None, analysis=None, accepted=True, reason=told
-            )
-            for prompt, seed in zip(self._texts(), self.seeding.first, strict=True)
-        ]  # fmt: skip
+            Attempt(index=0, action="generate", prompt=prompt, seed=seed, **nothing)
+            for prompt, seed in zip(texts, self.seeding.first, strict=True)
+        ]
         return [RefinementResult(prompt=one.prompt, attempts=(one,), best=0, stop="unrefined") for one in attempts]
-
-    def _texts(self) -> list[str]:
-        return [prompt for prompt in self.request.prompts for _ in range(self.request.count)]
 
 
 def _prompt(batch: Batch, row: int) -> dict[str, Any]:

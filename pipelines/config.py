@@ -26,7 +26,7 @@ class RefineConfig:
     its flaws. Lengths are shares, not pixels, so that the same settings fit images of 96 and of 1024 pixels.
 
     Args:
-        seed: Seed of the run, at least 0. The start image is generated with it, and all other seeds are derived from it.
+        seed: Seed of the run, at least 0. The start image is generated with it; all other seeds are derived from it.
             None: torch's global random numbers, as in diffusers.
         negative_prompt: The user's negative prompt. The reviser's negative prompt is appended to it.
         strategy: What to do about the flaws. "inpaint" inpaints the flawed regions. "regenerate" generates a new image
@@ -158,8 +158,8 @@ class RefineConfig:
         if value > (_LONGEST_PADDING if name == "crop_padding" else 1):
             whole = "region's" if name == "crop_padding" else "image's"
             raise ConfigError(
-                f"RefineConfig.{name} is a share of the {whole} longer side, not a number of pixels, got {value!r}: for "
-                f"{value:g} pixels of 1024, use {value:g} / 1024 = {value / 1024:.4f}."
+                f"RefineConfig.{name} is a share of the {whole} longer side, not a number of pixels, got {value!r}: "
+                f"for {value:g} pixels of 1024, use {value:g} / 1024 = {value / 1024:.4f}."
             )
 
     def _check(self, name: str, right: bool, wanted: str) -> None:

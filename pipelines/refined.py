@@ -268,9 +268,9 @@ class RefinedPipeline:
             return_dict: False: return a plain tuple (images, results).
             callback_on_attempt: called with each attempt. If it returns True, the run of this image ends with the best
                 image so far.
-            options: arguments of the wrapped pipeline's call, such as ``prompt`` or ``num_inference_steps``; regions are
-                inpainted with them, too. Fields of ``RefineConfig``, such as ``max_rounds``, for this call only. And
-                ``strength`` for ``strengths``. A separate ``inpainter`` gets only the callbacks. The image of a
+            options: arguments of the wrapped pipeline's call, such as ``prompt`` or ``num_inference_steps``; regions
+                are inpainted with them, too. Fields of ``RefineConfig``, such as ``max_rounds``, for this call only.
+                And ``strength`` for ``strengths``. A separate ``inpainter`` gets only the callbacks. The image of a
                 ControlNet may be passed as ``control_image``.
 
         Returns:
@@ -279,7 +279,7 @@ class RefinedPipeline:
 
         Raises:
             ConfigError, InputError: an argument is unknown or out of its range; nothing has been generated yet.
-            BadImageError: no image could be generated. If the wrapped pipeline raised an exception, it is raised instead.
+            BadImageError: no image could be generated. If the wrapped pipeline raised an exception, it is raised.
         """
         if output_type not in get_args(OutputType):
             raise ConfigError(f"output_type must be one of {', '.join(get_args(OutputType))}, got {output_type!r}.")

@@ -1,4 +1,4 @@
-"""A call of RefinedPipeline, sorted: arguments of the wrapped pipeline's call, settings of the loop, and what is neither."""
+"""A call of RefinedPipeline, sorted into arguments of the wrapped pipeline's call and settings of the loop."""
 
 from __future__ import annotations
 
@@ -146,17 +146,25 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def bound(pipe: DiffusionPipeline, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Give positional arguments the names that the wrapped pipeline's call has for them.
 
+    A text in the first place is the prompt, also where the call begins with an image, as that of FLUX.2 Klein.
+
     Raises:
         TypeError: there are too many, or one is also passed by name.
     """
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [name for name, each in families.takes(pipe).items() if each.kind in kinds and name != "self"]
+    if args and names[0] != "prompt" and _is_text(args[0]):
+        names = ["prompt"]
     if len(args) > len(names):
         raise TypeError(f"{type(pipe).__name__} takes {len(names)} positional arguments, got {len(args)}.")
     twice = [name for name in names[: len(args)] if name in options]
     if twice:
         raise TypeError(f"{type(pipe).__name__} got several values for the argument {twice[0]!r}.")
     return {**dict(zip(names, args, strict=False)), **options}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
 
 
 def _prompts_in(arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

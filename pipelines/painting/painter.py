@@ -287,7 +287,7 @@ def picture_of(pixels: Any) -> Image.Image:
 
 
 def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:
-    """Return the pipeline that inpaints for ``owner``: itself, or the twin class of its family over the same components.
+    """Return the pipeline that inpaints for ``owner``: itself, or its family's twin class with the same components.
 
     With ``controlled``, the call gets a control image, so that a ControlNet pipeline inpaints itself.
     """

@@ -28,7 +28,7 @@ from refiner.errors import BadImageError, ConfigError, InputError, WeightsError 
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
 from refiner.pipelines.painting.families import reads_free_text  # noqa: E402
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings, inpainting_pipe  # noqa: E402
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -212,15 +212,6 @@ def test_the_users_pipeline_is_left_as_it_was(base: StableDiffusionPipeline) -> 
     assert base._progress_bar_config == settings
     assert hooks == {name: len(module._forward_pre_hooks) for name, module in base.unet.named_modules()}
     assert dtypes == {n: m.dtype for n, m in base.components.items() if isinstance(m, torch.nn.Module)}
-
-
-def test_generation_and_inpainting_share_every_weight(base: StableDiffusionPipeline) -> None:
-    inpaint = inpainting_pipe(base)
-    for name, module in base.components.items():
-        if isinstance(module, torch.nn.Module):
-            assert getattr(inpaint, name) is module
-    assert inpaint.scheduler is not base.scheduler
-    assert inpaint.scheduler.config == base.scheduler.config
 
 
 def test_a_low_precision_pipeline_keeps_its_dtype() -> None:
