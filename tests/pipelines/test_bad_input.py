@@ -23,7 +23,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextModelWithProjection  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
-from refiner.errors import BadImageError  # noqa: E402
+from refiner.errors import BadImageError, RefinerWarning  # noqa: E402
 from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Size  # noqa: E402
@@ -92,8 +92,8 @@ def check_kept(result: RefinementResult, word: str) -> Attempt:
 
 
 def only_inpainting(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A diffusers callback that changes only tensors of inpainting pipelines."""
-    return lambda pipe, _step, _time, tensors: change(tensors) if "Inpaint" in type(pipe).__name__ else tensors
+    """A diffusers callback that changes only tensors of regions, of which there are several in a batch."""
+    return lambda _pipe, _step, _time, tensors: change(tensors) if len(tensors["latents"]) > 1 else tensors
 
 
 def rows_of(latents: torch.Tensor, value: float, rows: slice) -> dict[str, torch.Tensor]:
@@ -323,10 +323,11 @@ def test_no_memory_for_a_new_picture_is_recorded(pipe: StableDiffusionPipeline) 
     check_kept(result, "There is not enough memory to generate an image (CUDA out of memory)")
 
 
-def test_other_errors_are_bugs(pipe: StableDiffusionPipeline) -> None:
+@pytest.mark.parametrize("on_error", ["record", "raise"])
+def test_other_errors_are_raised_where_there_is_no_image(pipe: StableDiffusionPipeline, on_error: str) -> None:
     short_of_memory(pipe, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        run(pipe)
+        run(pipe, on_error=on_error)
 
 
 # Interrupts
@@ -373,9 +374,11 @@ def test_an_interrupt_in_the_middle_of_repainting_keeps_the_best(pipe: StableDif
 
 
 def test_an_interrupt_leaves_out_what_was_not_begun(pipe: StableDiffusionPipeline) -> None:
-    own = refined(pipe, ScriptedDetector(lambda image: flaws(image, ())))
-    output = own([PROMPT] * 4, seed=0, callback_on_step_end=steps(own, 3, lambda _inner: own.interrupt()))
-    assert len(output.images) == len(output.results) == 1
+    own = refined(pipe, ScriptedDetector(lambda image: flaws(image, ())), batch_images=1)
+    with pytest.warns(RefinerWarning, match=r"3 of 4 images could not be generated .*image 1: Interrupted"):
+        output = own([PROMPT] * 4, seed=0, callback_on_step_end=steps(own, 3, lambda _inner: own.interrupt()))
+    assert len(output.images) == 1
+    assert len(output.results) == 4
     plain = own(PROMPT, seed=0)
     assert np.array_equal(np.asarray(plain.images[0]), np.asarray(output.images[0]))
     with pytest.raises(BadImageError, match="Interrupted; the unfinished image was dropped"):
@@ -429,7 +432,8 @@ def test_masks_of_another_size_than_the_picture(pipe: StableDiffusionPipeline, s
     mask[4:9, 4:9] = True
     region = Region(mask=mask, box=(4, 4, 9, 9), name="x", category=Category.SHAPE)
     wrong = Analysis(size=Size(*size), regions=(region,), detector="wrong")
-    result = run(pipe, ScriptedDetector(lambda _image: wrong))
+    with pytest.warns(RefinerWarning, match="No image could be analysed"):
+        result = run(pipe, ScriptedDetector(lambda _image: wrong))
     assert result.stop in ("unreadable", "rounds")
     assert result.image.size == (SIDE, SIDE)
     assert all("for an image of Size(height=64, width=64)" in attempt.error for attempt in result.attempts)

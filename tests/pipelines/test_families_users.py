@@ -175,13 +175,18 @@ def test_a_model_that_can_only_repaint_paints_too() -> None:
         (stable_diffusion, {"inpainter": lambda: stranger()}, "Stranger.*inpainter="),
         (stable_diffusion, {"inpainter": lambda: stable_diffusion(nine=True)}, "9.*inpainter="),
         (stable_diffusion_xl, {"second_stage": stable_diffusion}, "second stage.*StableDiffusionPipeline"),
-        (lambda: without(stable_diffusion(), "vae"), {}, "VAE"),
-        (lambda: without(stable_diffusion(), "tokenizer"), {}, "tokenizer"),
     ],
 )
 def test_what_cannot_work_says_so_at_construction(build: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         refined(build(), **{name: make() for name, make in options.items()})
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "scheduler"])
+def test_a_partial_pipeline_may_be_wrapped_and_says_what_is_missing_when_it_is_to_refine(part: str) -> None:
+    pipe = refined(without(stable_diffusion(), part))
+    with pytest.raises(ConfigError, match="StableDiffusionPipeline was loaded without its"):
+        pipe(PROMPT)
 
 
 def stranger() -> DiffusionPipeline:

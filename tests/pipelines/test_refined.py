@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from support.tiny_parts import SIDE  # noqa: E402
 from support.tiny_pipelines import ddim, stable_diffusion, stable_diffusion_xl  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
-from refiner.errors import BadImageError, ConfigError, InputError, WeightsError  # noqa: E402
+from refiner.errors import BadImageError, ConfigError, WeightsError  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
+from refiner.pipelines.painting.caches import LatentCache  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
 from refiner.pipelines.painting.families import reads_free_text  # noqa: E402
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
@@ -67,6 +70,8 @@ def refined(
     pipe: DiffusionPipeline | None = None, detector: ScriptedDetector | None = None, **options: object
 ) -> RefinedPipeline:
     config = options.pop("config", RefineConfig(max_rounds=1, strengths=(0.5, 0.75)))
+    if "batch_images" in options:
+        config = replace(config, batch_images=options.pop("batch_images"))
     return RefinedPipeline.from_pipe(
         pipe or stable_diffusion(),
         detector=detector or ScriptedDetector(by_pixels),
@@ -118,7 +123,7 @@ def test_with_nothing_to_fix_it_costs_the_plain_pipeline_and_one_look(base: Stab
 
 
 def test_the_record_depends_on_prompt_seed_and_number_alone(base: StableDiffusionPipeline) -> None:
-    pipe = refined(base, config=RefineConfig(max_rounds=2, strengths=(0.5,)))
+    pipe = refined(base, config=RefineConfig(max_rounds=2, strengths=(0.5,), batch_images=1))
     together = pipe([PROMPT, "a cat"], seed=5, num_images_per_prompt=2).results
     first, cat = pipe(PROMPT, seed=5).results[0], pipe("a cat", seed=5).results[0]
     assert [result.prompt for result in together] == [PROMPT, PROMPT, "a cat", "a cat"]
@@ -196,9 +201,9 @@ def test_each_crop_is_encoded_once_and_painted_as_diffusers_does(
 
     first = painted()
     assert rows == [3]
-    monkeypatch.setattr("refiner.pipelines.painting.painter._unseen", lambda *_: {})
+    monkeypatch.setattr(LatentCache, "on", lambda *_: nullcontext())
     assert np.array_equal(first, painted())
-    assert rows == [3 + 2 * 3]
+    assert rows == [3 + 3]
 
 
 def test_the_users_pipeline_is_left_as_it_was(base: StableDiffusionPipeline) -> None:
@@ -232,14 +237,11 @@ def test_settings_made_on_it_reach_the_pipeline_and_its_inpainting() -> None:
     seen: list[str] = []
 
     def note(inner: DiffusionPipeline, _step: int, _time: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-        seen.append(f"{type(inner).__name__}/{type(inner.scheduler).__name__}")
+        seen.append(f"{len(tensors['latents'])} {type(inner).__name__}/{type(inner.scheduler).__name__}")
         return tensors
 
     pipe(PROMPT, seed=0, callback_on_step_end=note)
-    assert set(seen) == {
-        "StableDiffusionPipeline/DPMSolverMultistepScheduler",
-        "StableDiffusionInpaintPipeline/DPMSolverMultistepScheduler",
-    }
+    assert set(seen) == {f"{rows} StableDiffusionPipeline/DPMSolverMultistepScheduler" for rows in (1, 2)}
 
 
 def test_to_moves_detector_and_judge_too() -> None:
@@ -270,7 +272,7 @@ def test_another_family_is_refused_by_name(base: StableDiffusionPipeline) -> Non
 
 
 def test_the_seed_is_drawn_from_a_generator_once(base: StableDiffusionPipeline) -> None:
-    pipe = refined(base)
+    pipe = refined(base, batch_images=1)
     images = pipe(PROMPT, generator=torch.Generator().manual_seed(1), num_images_per_prompt=2).images
     again = pipe(PROMPT, generator=torch.Generator().manual_seed(1)).images
     assert np.array_equal(np.asarray(images[0]), np.asarray(again[0]))
@@ -293,7 +295,7 @@ def test_output_types_and_tuples(base: StableDiffusionPipeline) -> None:
     assert tensor.shape == (2, 3, SIDE, SIDE)
     assert np.array_equal((tensor.permute(0, 2, 3, 1).numpy() * 255).round(), pictures)
     with pytest.raises(ConfigError, match="output_type"):
-        pipe(PROMPT, output_type="latent")
+        pipe(PROMPT, output_type="jpg")
 
 
 def test_a_given_picture_of_any_mode_is_refined(base: StableDiffusionPipeline) -> None:
@@ -312,9 +314,10 @@ def test_callback_can_end_it(base: StableDiffusionPipeline) -> None:
 
 def test_not_a_number_is_recorded_and_without_any_picture_it_raises() -> None:
     pipe = refined(detector=ScriptedDetector(lambda image: flaws(image)))
+    own = pipe.pipe.scheduler
 
     def spoil(inner: DiffusionPipeline, _step: int, _time: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-        bad = "Inpaint" in type(inner).__name__ or everywhere
+        bad = inner.scheduler is not own or everywhere
         return {"latents": tensors["latents"] * float("nan")} if bad else tensors
 
     everywhere = False
@@ -342,9 +345,17 @@ def test_saved_folders_are_plain_diffusers_folders_too(tmp_path: Path, base: Sta
         RefinedPipeline.from_pretrained(tmp_path, detector=ScriptedDetector([]))
 
 
-def test_an_empty_prompt_is_refused(base: StableDiffusionPipeline) -> None:
-    with pytest.raises(InputError, match="empty"):
-        refined(base)("  ")
+def test_an_empty_prompt_is_a_prompt_by_which_nothing_is_judged(base: StableDiffusionPipeline) -> None:
+    result = refined(base, judge=Silent())("", seed=0).results[0]
+    assert len(result.attempts) > 1
+    assert not any(attempt.scores for attempt in result.attempts)
+
+
+class Silent:
+    name = "silent"
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        raise AssertionError("there is nothing to judge by")
 
 
 def test_a_text_encoder_of_few_words_gets_no_other_words(base: StableDiffusionPipeline) -> None:

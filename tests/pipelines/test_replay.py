@@ -46,6 +46,13 @@ def by_pixels(image: Image.Image) -> Analysis:
     return Analysis(size=Size(image.height, image.width), regions=regions, detector="mean")
 
 
+def within(image: Image.Image) -> Analysis:
+    """Finds a flaw by the pixels in images of any size."""
+    severity = float(np.asarray(image, dtype=np.float32)[8:20, 8:20].mean() / 255)
+    region = Region(mask=None, box=BOXES[0], name="the hand", category=Category.ANATOMY, severity=severity)
+    return Analysis(size=Size(image.height, image.width), regions=(region,), detector="mean 2")
+
+
 CONFIG = RefineConfig(max_rounds=2, patience=3, min_burden_drop=0.001, strengths=(0.5, 1.0), seed=5)
 
 
@@ -90,8 +97,12 @@ def test_a_record_makes_the_same_picture_again(
 def test_settings_are_those_of_the_run_and_plain(record: dict[str, Any]) -> None:
     settings = record["settings"]
     assert settings["ids"]["model"]
-    assert (settings["index"], settings["height"], settings["width"]) == (3, 48, 64)
-    assert settings["call"] == {"num_inference_steps": 2, "guidance_scale": 5.0}
+    assert settings["index"] == 3
+    sizes = {"height": 48, "width": 64}
+    assert settings["call"] == {"prompt": PROMPT, "num_inference_steps": 2, "guidance_scale": 5.0, **sizes}
+    assert settings["start"] == {
+        "row": 0, "images": 1, "generators": [{"device": "cpu", "seed": 8}], "default": False, "seed": 8,
+    }  # fmt: skip
     assert settings["config"]["seed"] == 5
     assert settings["pipeline"]["class"] == "StableDiffusionPipeline"
     assert settings["pipeline"]["scheduler"].startswith("DDIMScheduler ")
@@ -100,13 +111,14 @@ def test_settings_are_those_of_the_run_and_plain(record: dict[str, Any]) -> None
 
 def test_a_run_that_started_from_a_picture_needs_that_picture(model: str) -> None:
     given = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-    result = refined(model)(PROMPT, image=given, seed=1).results[0]
+    result = refined(model, detector=ScriptedDetector(within, name="mean 2"))(PROMPT, image=given, seed=1).results[0]
     again = to_record(result, None, {})
-    assert same(refined(model).replay(again, image=given).image, result.image)
+    pipe = refined(model, detector=ScriptedDetector(within, name="mean 2"))
+    assert same(pipe.replay(again, image=given).image, result.image)
     with pytest.raises(ConfigError, match="no start image"):
-        refined(model).replay(again)
+        pipe.replay(again)
     with pytest.raises(ConfigError, match="another start image"):
-        refined(model).replay(again, image=Image.new("RGB", (64, 48)))
+        pipe.replay(again, image=Image.new("RGB", (64, 48)))
 
 
 def nudge(network: torch.nn.Module) -> None:
