@@ -14,6 +14,7 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import Parts
+from refiner.pipelines.numbers import whole_numbers
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
@@ -68,7 +69,8 @@ def starts_of(
         seed = [_draw(one) for one in generator] if isinstance(generator, Sequence) else _draw(generator)
     elif seed is None:
         seed = config.seed if config else secrets.randbits(63)
-    seeds = [seed] * len(texts) if isinstance(seed, int) else list(seed)
+    numbers = whole_numbers("seed", seed)
+    seeds = [numbers] * len(texts) if isinstance(numbers, int) else numbers
     if len(seeds) != len(texts):
         raise ConfigError(f"Expected one seed or generator, or {len(texts)} (one for each image), got {len(seeds)}.")
     known: Counter[tuple[str, int]] = Counter()

@@ -18,12 +18,13 @@ from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading import Judges, Where, fitting_reviser, ids_of, judges_on, pipeline_like, saved_arguments
 from refiner.pipelines.loop import refine
+from refiner.pipelines.numbers import plain, plain_values
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.families import check_pipelines
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import PaintSettings
 from refiner.pipelines.run import RefinementRun
-from refiner.pipelines.saving.record import settings_of
+from refiner.pipelines.saving.record import described, settings_of
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.protocols import Borrower, Detector, Movable, Reviser, Saveable
@@ -109,9 +110,9 @@ class RefinedPipeline:
         chosen = reviser or "template"
         self.reviser = fitting_reviser(chosen, pipe, call or {}) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
-        self.call_defaults = dict(call or {})
-        self.inpaint_call_defaults = dict(inpaint_call or {})
-        self.native = native
+        self.call_defaults = plain_values(call or {})
+        self.inpaint_call_defaults = plain_values(inpaint_call or {})
+        self.native = plain(native)
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
         """Return a new RefinedPipeline with some arguments changed; the other arguments and all weights are shared.
@@ -224,6 +225,12 @@ class RefinedPipeline:
                     getattr(pipe, name)(*args, **options)
 
         return on_all
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self.pipe) if not name.startswith("_"))})
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def _pipelines(self) -> list[DiffusionPipeline]:
         return [pipe for pipe in (self.pipe, self.inpainter, self.second_stage) if pipe is not None]
@@ -351,4 +358,4 @@ class RefinedPipeline:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: plain(value) for name, value in values.items() if value is not None}
