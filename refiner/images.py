@@ -48,8 +48,8 @@ def load_image(source: Source) -> Image.Image:
     Args:
         source: a path; a Pillow image of any mode; an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a
             tensor of shape (H, W), (C, H, W) or (1, C, H, W), where C is 1, 3 or 4. Values of arrays and tensors are
-            bool, uint8, uint16, or floats in [0, 1]. Floats of which one is below 0 are read as values in [-1, 1], as
-            diffusers does, with a warning that says so.
+            bool, uint8, uint16, or floats in [0, 1]. If a tensor has a value below 0, its values are read as floats in
+            [-1, 1], as diffusers does, with a warning that says so.
 
     Raises:
         InputError: the source is missing, empty, truncated or not an image; it is an address or a list; its values are
@@ -75,7 +75,7 @@ def load_images(source: Source | Sequence[Source]) -> list[Image.Image]:
     if isinstance(source, list | tuple):
         items = [(one, f"image {number} of the list") for number, one in enumerate(source, start=1)]
     elif (array := _as_array(source)) is not None and array.ndim == 4:
-        whole = _eight_bits(array, "the batch")
+        whole = _eight_bits(array, "the batch", signed=_is_tensor(source))
         items = [(one, f"image {number} of the batch") for number, one in enumerate(whole, start=1)]
     else:
         items = [(source, "the image")]
@@ -98,7 +98,7 @@ def _load(source: Source, name: str) -> Image.Image:
     array = _as_array(source)
     if array is not None:
         single = array.ndim == 4 and len(array) == 1 and _is_tensor(source)
-        return _from_array(array[0] if single else array, name, tuple(source.shape))
+        return _from_array(array[0] if single else array, name, tuple(source.shape), signed=_is_tensor(source))
     if isinstance(source, list | tuple):
         raise InputError(
             f"Expected one image, got a {type(source).__name__} of {len(source)} as {name}: pass one image at a time, "
@@ -240,7 +240,7 @@ def _eight_bit_grey(values: NDArray[Any], name: str) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8))
 
 
-def _from_array(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> Image.Image:
+def _from_array(array: NDArray[Any], name: str, shape: tuple[int, ...], *, signed: bool) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
             f"Expected an image array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (C, H, W), got shape "
@@ -249,11 +249,11 @@ def _from_array(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> Image
     _check_size((array.shape[1], array.shape[0]), name)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return _decode(Image.fromarray(_eight_bits(array, name)), name)
+    return _decode(Image.fromarray(_eight_bits(array, name, signed=signed)), name)
 
 
-def _eight_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Convert the values of an array to uint8."""
+def _eight_bits(array: NDArray[Any], name: str, *, signed: bool) -> NDArray[np.uint8]:
+    """Convert the values of an array to uint8; ``signed``: floats of which one is below 0 are read as [-1, 1]."""
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
@@ -261,14 +261,15 @@ def _eight_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint16:
         return np.rint(array / 257.0).astype(np.uint8)
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    if array.dtype.kind != "f" or not -1 - _ROUNDING <= low <= high <= 1 + _ROUNDING:
-        assumed = " or, because some are below 0, in [-1, 1]" if low < 0 else ""
+    signed = signed and low < -_ROUNDING
+    if array.dtype.kind != "f" or not -signed - _ROUNDING <= low <= high <= 1 + _ROUNDING:
+        wanted = "floats in [-1, 1], because some are below 0" if signed else "floats in [0, 1]"
         raise InputError(
-            f"Expected pixel values as bool, uint8, uint16 or floats in [0, 1]{assumed}, got {array.dtype} from "
-            f"{array.min()} to {array.max()} in {name}: convert the values first."
+            f"Expected pixel values as bool, uint8, uint16 or {wanted}, got {array.dtype} from {array.min()} to "
+            f"{array.max()} in {name}: convert the values first."
         )
     values = array.astype(np.float64)
-    if low < -_ROUNDING:
+    if signed:
         warnings.warn(
             f"The values of {name} are read as floats in [-1, 1], because some are below 0: pass values in [0, 1].",
             stacklevel=2,
