@@ -262,7 +262,8 @@ def _eight_bits(array: NDArray[Any], name: str, *, signed: bool) -> NDArray[np.u
         return np.rint(array / 257.0).astype(np.uint8)
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     signed = signed and low < -_ROUNDING
-    if array.dtype.kind != "f" or not -signed - _ROUNDING <= low <= high <= 1 + _ROUNDING:
+    floor = -1 if signed else 0
+    if array.dtype.kind != "f" or not floor - _ROUNDING <= low <= high <= 1 + _ROUNDING:
         wanted = "floats in [-1, 1], because some are below 0" if signed else "floats in [0, 1]"
         raise InputError(
             f"Expected pixel values as bool, uint8, uint16 or {wanted}, got {array.dtype} from {array.min()} to "
