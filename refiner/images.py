@@ -102,7 +102,7 @@ def _load(source: Source, name: str) -> Image.Image:
     if isinstance(source, list | tuple):
         raise InputError(
             f"Expected one image, got a {type(source).__name__} of {len(source)} as {name}: pass one image at a time, "
-            "or read several with load_images."
+            "or read several with refiner.images.load_images."
         )
     raise InputError(
         f"Expected a path, a Pillow image, an array or a tensor, got {type(source).__name__} as {name}: pass one of "

@@ -64,10 +64,10 @@ def refuse_image_to_image(pipe: DiffusionPipeline, parameters: Mapping[str, Para
 def _needs(pipe: DiffusionPipeline, parameters: Mapping[str, Parameter]) -> Iterator[tuple[bool, str, str]]:
     """Whether the pipeline is of a kind that needs an image, what it does with the image, and further advice."""
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
-    conditioned = None not in (unet, vae) and unet.config.in_channels != vae.config.latent_channels
+    only_latents = unet is None or vae is None or unet.config.in_channels == vae.config.latent_channels
     enlarges = any(part in cls.__name__ for cls in type(pipe).__mro__ for part in ("Upscale", "SuperResolution"))
     yield enlarges, "enlarges a given image", ", and enlarge the refined image afterwards"
     yield "depth_map" in parameters, "draws a given image again by its depth", ""
     later = ", and this one as second_stage=" if "strength" in parameters else ""
-    needed = conditioned or "strength" in parameters or parameters["image"].default is Parameter.empty
+    needed = not only_latents or "strength" in parameters or parameters["image"].default is Parameter.empty
     yield needed, "changes a given image", later
