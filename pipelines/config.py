@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from refiner.errors import ConfigError
+from refiner.pipelines.numbers import is_number, is_whole, plain
 
 Strategy = Literal["auto", "inpaint", "regenerate"]
 Order = Literal["worst", "largest", "left_to_right", "centre"]
@@ -126,16 +128,20 @@ class RefineConfig:
     max_candidates: int = 4
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = plain(getattr(self, field.name))
+            if field.type == "tuple[float, ...]" and isinstance(value, Iterable):
+                value = tuple(plain(number) for number in value)
+            object.__setattr__(self, field.name, value)
         self._check("strategy", self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}")
         self._check("on_error", self.on_error in get_args(OnError), f"one of {', '.join(get_args(OnError))}")
+        self._check_types()
         for name, number in {"seed": 0, "batch_images": 1}.items():
             value = getattr(self, name)
-            right = value is None or (isinstance(value, int) and value >= number)
-            self._check(name, right, f"a whole number of at least {number}, or None")
+            self._check(name, value is None or value >= number, f"a whole number of at least {number}, or None")
         least = {"max_rounds": 0, "patience": 1, "max_regions": 1, "batch_size": 1, "candidates": 1}
         for name, number in least.items():
-            value = getattr(self, name)
-            self._check(name, isinstance(value, int) and value >= number, f"a whole number of at least {number}")
+            self._check(name, getattr(self, name) >= number, f"a whole number of at least {number}")
         self._check("order", self.order in get_args(Order), f"one of {', '.join(get_args(Order))}")
         lengths = ("dilate", "feather", "crop_padding", "soft_edge")
         for name in ("min_burden_drop", "min_score_gain", "area_strength", *lengths):
@@ -150,7 +156,8 @@ class RefineConfig:
         self._check("max_area", self.max_area >= self.min_area, f"at least min_area={self.min_area}")
         self._check("crop_min_side", 0 < self.crop_min_side <= 1, "in (0, 1]")
         self._check("max_candidates", self.max_candidates >= self.candidates, f"at least candidates={self.candidates}")
-        usable = len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
+        numbers = isinstance(self.strengths, tuple) and all(map(is_number, self.strengths))
+        usable = numbers and len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
 
     def _check_length(self, name: str, value: float) -> None:
@@ -161,6 +168,15 @@ class RefineConfig:
                 f"RefineConfig.{name} is a share of the {whole} longer side, not a number of pixels, got {value!r}: "
                 f"for {value:g} pixels of 1024, use {value:g} / 1024 = {value / 1024:.4f}."
             )
+    def _check_types(self) -> None:
+        """Check that every number is one, by the annotation of its field."""
+        right = {"int": (is_whole, "a whole number"), "float": (is_number, "a number")}
+        for field in fields(self):
+            kind, _, optional = str(field.type).partition(" | ")
+            value = getattr(self, field.name)
+            if kind in right and not (optional and value is None):
+                test, wanted = right[kind]
+                self._check(field.name, test(value), f"{wanted}, or None" if optional else wanted)
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:

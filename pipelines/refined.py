@@ -20,6 +20,7 @@ from refiner.pipelines.painting.families import check_complete, check_pipelines,
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.request import bound, check_names, request_of
 from refiner.pipelines.run import RefinementRun
+from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.pipelines.seeding import seeding_of
@@ -106,11 +107,11 @@ class RefinedPipeline:
         chosen = reviser or "template"
         self.reviser = fitting_reviser(chosen, pipe, call or {}) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()
-        self.call_defaults = dict(call or {})
-        self.inpaint_call_defaults = dict(inpaint_call or {})
+        self.call_defaults = plain_values(call or {})
+        self.inpaint_call_defaults = plain_values(inpaint_call or {})
         check_names(pipe, self.call_defaults, "in call=")
         check_names(self.inpainter or pipe, self.inpaint_call_defaults, "in inpaint_call=")
-        self.native = native
+        self.native = plain(native)
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
         """Return a new RefinedPipeline with some arguments changed; the other arguments and all weights are shared.
@@ -223,6 +224,12 @@ class RefinedPipeline:
                     getattr(pipe, name)(*args, **options)
 
         return on_all
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self.pipe) if not name.startswith("_"))})
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def _pipelines(self) -> list[DiffusionPipeline]:
         return [pipe for pipe in (self.pipe, self.inpainter, self.second_stage) if pipe is not None]
@@ -355,7 +362,7 @@ class RefinedPipeline:
         index: int = 0,
     ) -> Call:
         """Sort and check the arguments of a call."""
-        options = dict(options)
+        options = plain_values(options)
         if "image" in options and not own_image(self.pipe):
             alias = options.pop("image")
             if start_image is not None and alias is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from refiner.errors import ConfigError
-from refiner.images import Source, load_image
+from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import is_open
@@ -192,7 +192,7 @@ def _start_images(given: Any, passed: Mapping[str, Any], total: int) -> tuple[Im
     """Read the images to refine, at the size that the call asks for, one for each of ``total`` requested images."""
     if given is None:
         return ()
-    images = [_resized(load_image(one), passed) for one in (given if isinstance(given, list | tuple) else [given])]
+    images = [_resized(image, passed) for image in load_images(given)]
     if len(images) == 1:
         return tuple(images) * total
     if total not in (1, len(images)):

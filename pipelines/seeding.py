@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
+from refiner.pipelines.numbers import whole_numbers
 from refiner.pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def seeding_of(
     if generator is None and seed is None:
         seed = request.config.seed
     if seed is not None:
-        seeds = [seed] * total if isinstance(seed, int) else list(seed)
+        numbers = whole_numbers("seed", seed)
+        seeds = [numbers] * total if isinstance(numbers, int) else numbers
         _check_count(len(seeds), total)
         indices = _numbered(zip(texts, seeds, strict=True), index)
         first = tuple(one + index for one, index in zip(seeds, indices, strict=True))

@@ -63,7 +63,8 @@ class MissingExtraError(UserError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed: run pip install 'refiner[{extra}]'."
+            f"{feature} needs the package {package!r}, which is not installed: run pip install '.[{extra}]' in the "
+            "checkout of refiner."
         )
 
 

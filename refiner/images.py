@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
+from refiner.colours import to_srgb
 from refiner.errors import InputError, MissingImageError
 from refiner.files import atomic_write
+from refiner.metadata import XMP, Kept, over_white, read_metadata
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
@@ -22,30 +30,112 @@ MAX_RATIO = 8.0
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 """The Pillow formats that are read. Formats that need another program (EPS) or hold icons or cursors are left out."""
 
-Source = str | Path | Image.Image | NDArray[Any]
+Source: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor"
+"""What ``load_image`` reads; see there."""
+
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:")
+_ROUNDING = 1e-3
+"""Floats may leave their range by this much."""
 
 
 def load_image(source: Source) -> Image.Image:
-    """Read an image as a new, upright RGB image.
+    """Read an image as a new, upright RGB image in the colours of sRGB.
 
-    EXIF orientation is applied. Transparent pixels are blended with white. 16-bit and float greyscale values are
-    scaled to 8 bits. Of an animation, only the first frame is read.
+    EXIF orientation is applied. Pixels with another colour profile are converted. Transparent pixels are blended with
+    white. 16-bit and float greyscale values are scaled to 8 bits. Of an animation, only the first frame is read. The
+    image remembers its metadata and transparency, so that what is saved of it keeps them.
 
     Args:
-        source: a path; a Pillow image of any mode; or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with
-            dtype bool, uint8, uint16, or floats in [0, 1].
+        source: a path; a Pillow image of any mode; an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a
+            tensor of shape (H, W), (C, H, W) or (1, C, H, W), where C is 1, 3 or 4. Values of arrays and tensors are
+            bool, uint8, uint16, or floats in [0, 1]. If a tensor has a value below 0, its values are read as floats in
+            [-1, 1], as diffusers does, with a warning that says so.
 
     Raises:
-        InputError: the source is missing, empty, truncated or not an image; it has more than ``MAX_PIXELS`` pixels
-            (checked before decoding); a side is shorter than ``MIN_SIDE`` pixels; or the ratio of the longer to the
-            shorter side exceeds ``MAX_RATIO``.
+        InputError: the source is missing, empty, truncated or not an image; it is an address or a list; its values are
+            out of range; it has more than ``MAX_PIXELS`` pixels (checked before decoding); a side is shorter than
+            ``MIN_SIDE`` pixels; or the ratio of the longer to the shorter side exceeds ``MAX_RATIO``.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    return _load(source, "the image")
+
+
+def load_images(source: Source | Sequence[Source]) -> list[Image.Image]:
+    """Read one image or several; each becomes what ``load_image`` makes of it.
+
+    Args:
+        source: what ``load_image`` reads; a list or tuple of these; an array (N, H, W, C); or a tensor (N, C, H, W).
+            The range of floats is that of the whole array or tensor.
+
+    Returns:
+        The images in order; a single source is a list of one.
+
+    Raises:
+        InputError: see ``load_image``; or there is no image.
+    """
+    if isinstance(source, list | tuple):
+        items = [(one, f"image {number} of the list") for number, one in enumerate(source, start=1)]
+    elif (array := _as_array(source)) is not None and array.ndim == 4:
+        whole = _eight_bits(array, "the batch", signed=_is_tensor(source))
+        items = [(one, f"image {number} of the batch") for number, one in enumerate(whole, start=1)]
+    else:
+        items = [(source, "the image")]
+    if not items:
+        raise InputError("Expected one image or several, got an empty list: pass at least one image.")
+    return [_load(one, name) for one, name in items]
+
+
+def kept_from(image: Image.Image) -> Kept:
+    """Return the metadata that ``load_image`` read with an image; empty if it did not read the image."""
+    kept: Kept = getattr(image, "refiner_kept", Kept())
+    return kept
+
+
+def _load(source: Source, name: str) -> Image.Image:
     if isinstance(source, Image.Image):
-        return _decode(source, "the image")
-    path = Path(source)
+        return _decode(source, name)
+    if isinstance(source, str | PathLike):
+        return _from_file(source)
+    array = _as_array(source)
+    if array is not None:
+        single = array.ndim == 4 and len(array) == 1 and _is_tensor(source)
+        return _from_array(array[0] if single else array, name, tuple(source.shape), signed=_is_tensor(source))
+    if isinstance(source, list | tuple):
+        raise InputError(
+            f"Expected one image, got a {type(source).__name__} of {len(source)} as {name}: pass one image at a time, "
+            "or read several with refiner.images.load_images."
+        )
+    raise InputError(
+        f"Expected a path, a Pillow image, an array or a tensor, got {type(source).__name__} as {name}: pass one of "
+        "these."
+    )
+
+
+def _is_tensor(source: object) -> bool:
+    torch = sys.modules.get("torch")  # without it there are no tensors
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _as_array(source: Any) -> NDArray[Any] | None:
+    """An array, or a tensor with its channels moved to the end; None for other sources."""
+    if isinstance(source, np.ndarray):
+        return source
+    if not _is_tensor(source):
+        return None
+    values = source.detach().cpu()
+    if values.is_floating_point():
+        values = values.float()
+    array: NDArray[Any] = values.numpy()
+    return np.moveaxis(array, -3, -1) if array.ndim in (3, 4) else array
+
+
+def _from_file(source: str | PathLike[str]) -> Image.Image:
     name = repr(str(source))
+    if _ADDRESS.match(str(source)):
+        raise InputError(
+            f"Expected an image, got the address {name[:80]}: download it first, such as with "
+            "diffusers.utils.load_image, and pass that image."
+        )
+    path = Path(source)
     _check_file(path, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,28 +195,39 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except Exception as error:  # a decoder may raise any exception for damaged data
         raise _damaged(name) from error
-    return _to_rgb(_upright(image), name)
+    known: Kept | None = getattr(image, "refiner_kept", None)
+    upright = _upright(image)
+    rgb, rgba, icc_profile = _to_rgb(upright, name)
+    loaded: Any = Image.frombytes("RGB", rgb.size, rgb.tobytes())  # without Pillow's metadata of the source
+    loaded.refiner_kept = known or read_metadata(upright, icc_profile=icc_profile, rgba=rgba)
+    return loaded
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
     except Exception:  # without readable EXIF the orientation is unknown; the pixels are still usable
         return image
+    upright.format = image.format
+    return upright
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, Image.Image | None, bytes | None]:
+    """The pixels as RGB over white, as RGBA if there is transparency, and their colour profile."""
+    profile = image.info.get("icc_profile")
     if image.mode == "F" or image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image), name)
-    if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    rgb = image.convert("RGB")
-    return Image.frombytes("RGB", rgb.size, rgb.tobytes())  # without the source's metadata
+        image = _eight_bit_grey(np.asarray(image), name)
+    if not image.has_transparency_data:
+        rgb, profile = to_srgb(image, profile)
+        return rgb, None, profile
+    grey = image.mode in ("LA", "La")
+    whole = (image.convert("LA") if grey else image).convert("RGBA")
+    colours, profile = to_srgb(image.convert("LA").convert("L") if grey else whole.convert("RGB"), profile)
+    colours.putalpha(whole.getchannel("A"))
+    return over_white(colours), colours, profile
 
 
-def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
+def _eight_bit_grey(values: NDArray[Any], name: str) -> Image.Image:
     """Convert greyscale of unknown depth: white is the smallest common full-scale value not below the maximum."""
     grey = values.astype(np.float64)
     if not np.isfinite(grey).all():
@@ -136,33 +237,46 @@ def _grey_to_rgb(values: NDArray[Any], name: str) -> Image.Image:
     else:
         scales = [65535.0] if values.dtype.itemsize == 2 else [255.0, 65535.0, 2.0**31 - 1]
     top = next((scale for scale in scales if grey.max() <= scale), float(grey.max()))
-    eight = np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return Image.fromarray(eight).convert("RGB")
+    return Image.fromarray(np.rint(np.clip(grey / top, 0.0, 1.0) * 255.0).astype(np.uint8))
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
+def _from_array(array: NDArray[Any], name: str, shape: tuple[int, ...], *, signed: bool) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"Expected an image array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {array.shape}: "
-            "pass one image at a time, channels last."
+            f"Expected an image array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (C, H, W), got shape "
+            f"{shape} as {name}: pass one image at a time; arrays have their channels last."
         )
-    _check_size((array.shape[1], array.shape[0]), "the array")
+    _check_size((array.shape[1], array.shape[0]), name)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
+    return _decode(Image.fromarray(_eight_bits(array, name, signed=signed)), name)
+
+
+def _eight_bits(array: NDArray[Any], name: str, *, signed: bool) -> NDArray[np.uint8]:
+    """Convert the values of an array to uint8; ``signed``: floats of which one is below 0 are read as [-1, 1]."""
     if array.dtype == np.bool_:
-        eight = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype == np.uint8:
-        eight = np.ascontiguousarray(array)
-    elif array.dtype == np.uint16:
-        eight = np.rint(array / 257.0).astype(np.uint8)
-    elif array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
-        eight = np.rint(array.astype(np.float64) * 255.0).astype(np.uint8)
-    else:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.uint16:
+        return np.rint(array / 257.0).astype(np.uint8)
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    signed = signed and low < -_ROUNDING
+    floor = -1 if signed else 0
+    if array.dtype.kind != "f" or not floor - _ROUNDING <= low <= high <= 1 + _ROUNDING:
+        wanted = "floats in [-1, 1], because some are below 0" if signed else "floats in [0, 1]"
         raise InputError(
-            f"Expected pixel values as bool, uint8, uint16 or floats in [0, 1], got {array.dtype} "
-            f"from {array.min()} to {array.max()}: convert the array first."
+            f"Expected pixel values as bool, uint8, uint16 or {wanted}, got {array.dtype} from {array.min()} to "
+            f"{array.max()} in {name}: convert the values first."
         )
-    return _to_rgb(Image.fromarray(eight), "the array")
+    values = array.astype(np.float64)
+    if signed:
+        warnings.warn(
+            f"The values of {name} are read as floats in [-1, 1], because some are below 0: pass values in [0, 1].",
+            stacklevel=2,
+        )
+        values = values / 2 + 0.5
+    return np.rint(np.clip(values, 0, 1) * 255.0).astype(np.uint8)
 
 
 def from_unit(pixels: NDArray[np.floating[Any]]) -> Image.Image:
@@ -193,7 +307,3 @@ def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | Non
         OutputError: the file cannot be written.
     """
     return atomic_write(path, png_bytes(image, text))
-
-
-XMP = "XML:com.adobe.xmp"
-"""The PNG text key of an XMP packet."""

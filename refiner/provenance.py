@@ -19,14 +19,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
-from xml.etree import ElementTree
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from refiner.errors import ConfigError, InputError, MissingImageError
 from refiner.files import Json, atomic_write, check_writable
-from refiner.images import MAX_PIXELS, XMP
+from refiner.images import MAX_PIXELS, Source, kept_from, load_image
+from refiner.metadata import XMP, Kept, source_type_in, with_transparency, xmp_attribute, xmp_tree
 from refiner.records import to_record
 from refiner.types import RefinementResult
 
@@ -34,9 +34,8 @@ KEY = "refiner"
 """The PNG key of the run record."""
 MOST_RECORD = 44_000
 """Largest compressed record, in characters; it must fit into one JPEG segment together with the rest of the packet."""
-MOST_KEPT = 20_000
-"""Largest XMP packet of the original file that is kept, in bytes."""
 _MOST_TEXT = 4_000_000
+_MOST_COMMENT = 60_000
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -49,21 +48,6 @@ _STALE = re.compile(
     re.DOTALL,
 )
 """The source type, and our own run record, in the XMP packet of the original file; they are replaced."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """The metadata that is kept from the original file of an image."""
-
-    xmp: str = ""
-    """Its XMP packet; "" if it has none, or one that cannot be read or is longer than ``MOST_KEPT``."""
-    icc_profile: bytes | None = None
-    """Its ICC colour profile; the pixels are never converted."""
-
-    @property
-    def source_type(self) -> str | None:
-        """IPTC's digital source type, such as "trainedAlgorithmicMedia"; None if it has none."""
-        return _source_type(self.xmp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,40 +67,74 @@ def ai_label(*, from_given_image: bool) -> dict[str, str]:
 
 
 def png(image: Image.Image, provenance: Provenance, kept: Kept | None = None) -> bytes:
-    """Encode the image as a PNG file with the provenance and the metadata that is kept from the original file."""
+    """Encode the RGB image as a PNG file with the provenance and the metadata that is kept from the given image."""
     kept = kept or Kept()
     info = PngInfo()
     if provenance.source_type or kept.xmp:
         info.add_itxt(XMP, _packet(provenance.source_type, None, kept.xmp))
-    if provenance.source_type:
-        info.add_text("Source", "AI-generated")
+    texts = {key: text for key, text in kept.texts.items() if key != KEY}
+    texts |= {"Source": "AI-generated"} if provenance.source_type else {}
+    for key, text in texts.items():
+        info.add_text(key, text)
     if (record := _fitting(provenance.record)) is not None:
         info.add_itxt(KEY, _compact(record), zip=True)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info, icc_profile=kept.icc_profile)
+    transparent = with_transparency(image, kept.rgba)
+    transparent.save(buffer, format="PNG", pnginfo=info, icc_profile=kept.icc_profile, exif=kept.exif)
     return buffer.getvalue()
 
 
 def jpeg(image: Image.Image, provenance: Provenance, kept: Kept | None = None, quality: int = 95) -> bytes:
-    """Encode the RGB image as a JPEG file with the provenance and the metadata that is kept from the original file."""
+    """Encode the RGB image as a JPEG file with the provenance and the metadata that is kept from the given image.
+
+    Of its texts, only the comment is kept; transparency is not.
+    """
     kept = kept or Kept()
     packet = _packet(provenance.source_type, _fitting(provenance.record), kept.xmp)
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality, subsampling=0, xmp=packet.encode(), icc_profile=kept.icc_profile)
+    image.save(
+        buffer,
+        format="JPEG",
+        quality=quality,
+        subsampling=0,
+        xmp=packet.encode(),
+        icc_profile=kept.icc_profile,
+        exif=kept.exif,
+        comment=kept.texts.get("Comment", "").encode()[:_MOST_COMMENT],
+    )
     return buffer.getvalue()
 
 
 def of_attempt(result: RefinementResult, index: int, record: Json | None, kept: Kept | None = None) -> Provenance:
     """Build the provenance of an attempt's image. An image that the user gave keeps its own label, or gets none."""
-    attempt = result.attempts[index]
-    given = any(other.action == "given" for other in result.attempts)
+    action = result.attempts[index].action
     kind: str | None = "trainedAlgorithmicMedia"
-    if given and attempt.action == "inpaint":
-        painted = (kept or Kept()).source_type == kind
-        kind = kind if painted else "compositeWithTrainedAlgorithmicMedia"
-    if attempt.action == "given":
+    if action == "given":
         kind = (kept or Kept()).source_type
+    elif shows_given(result, index) and (kept or Kept()).source_type != kind:
+        kind = "compositeWithTrainedAlgorithmicMedia"
     return Provenance(source_type=kind, record=None if record is None else {**record, "attempt": index})
+
+
+def shows_given(result: RefinementResult, index: int) -> bool:
+    """Whether an attempt's image is the user's image, or that image with some parts inpainted."""
+    attempt = result.attempts[index]
+    if attempt.action != "inpaint":
+        return attempt.action == "given"
+    sources = [other.index for other in result.attempts[:index] if other.accepted]
+    return bool(sources) and shows_given(result, sources[-1])
+
+
+def metadata_of_given(result: RefinementResult, made_from: str | Path | None = None) -> Kept:
+    """Return the metadata of the image that the user gave; empty if the user gave none.
+
+    Args:
+        result: of the loop.
+        made_from: the file of the given image; None: what ``load_image`` read with the image is returned.
+    """
+    given = (attempt.image for attempt in result.attempts if attempt.action == "given" and attempt.image is not None)
+    source = made_from if made_from is not None else next(given, None)
+    return Kept() if source is None else kept_of(source)
 
 
 def save(
@@ -133,7 +151,8 @@ def save(
         result: what the loop returned.
         path: the file; its extension decides the format.
         config: more settings of the run for the record; plain JSON values.
-        made_from: the original file that the run started from; its XMP packet and colour profile are kept.
+        made_from: the file of the given image that the run started from, whose metadata is kept; None: the metadata
+            that ``load_image`` read with the image is kept.
         quality: JPEG quality, in [1, 100].
 
     Raises:
@@ -144,7 +163,8 @@ def save(
     ending = target.suffix.lower()
     if ending not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"Expected a file name that ends in .png or .jpg, got {target.name!r}: rename it.")
-    kept = kept_of(made_from) if made_from is not None else Kept()
+    given = metadata_of_given(result, made_from)
+    kept = given if shows_given(result, result.best) else given.for_other_pixels()
     provenance = of_attempt(result, result.best, slim(to_record(result, config, {})), kept)
     check_writable(target.parent)
     if ending == ".png":
@@ -158,29 +178,23 @@ def read(path: str | Path) -> Provenance:
     Raises:
         InputError: the file is missing, damaged, or not a PNG or JPEG file. Unreadable metadata counts as missing.
     """
-    texts, _ = _metadata(path)
+    texts = _texts_of(path)
     packet = texts.get(XMP, "")
     text = texts.get(KEY)
-    if text is None and (packed := _attribute(packet, f"{{{_OURS}}}Record")) is not None:
+    if text is None and (packed := xmp_attribute(packet, f"{{{_OURS}}}Record")) is not None:
         text = _unpacked(packed)
     record = None
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(text or "null")
-    return Provenance(source_type=_source_type(packet), record=record if isinstance(record, dict) else None)
+    return Provenance(source_type=source_type_in(packet), record=record if isinstance(record, dict) else None)
 
 
-def kept_of(path: str | Path) -> Kept:
-    """Read the metadata to keep from an image's original file; empty if the file cannot be read.
-
-    Only the XMP packet and the colour profile are kept. EXIF is not: its orientation would rotate the image again.
-    """
+def kept_of(source: Source) -> Kept:
+    """Read the metadata to keep from an image that the user gave; empty if it cannot be read."""
     try:
-        texts, icc_profile = _metadata(path)
+        return kept_from(load_image(source))
     except InputError:
         return Kept()
-    packet = texts.get(XMP, "")
-    usable = len(packet.encode()) <= MOST_KEPT and _tree(packet) is not None
-    return Kept(xmp=packet if usable else "", icc_profile=icc_profile)
 
 
 def slim(record: Mapping[str, object]) -> Json:
@@ -257,39 +271,13 @@ def _packet(source_type: str | None, record: Json | None, kept: str) -> str:
     ours = f'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="{_IPTC}" xmlns:refiner="{_OURS}"{said}/>'
     others = _STALE.sub("", kept)
     head, end, tail = others.rpartition("</rdf:RDF>")
-    if end and _tree(merged := f"{head}{ours}{end}{tail}") is not None:
+    if end and xmp_tree(merged := f"{head}{ours}{end}{tail}") is not None:
         return merged
     return f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">{ours}</rdf:RDF></x:xmpmeta>'
 
 
-def _tree(packet: str) -> ElementTree.Element | None:
-    """The packet's root element; None if it cannot be read, or defines entities, which could expand without limit."""
-    if "<!DOCTYPE" in packet:
-        return None
-    try:
-        return ElementTree.fromstring(packet.strip("\ufeff\x00 \t\r\n"))
-    except (ElementTree.ParseError, ValueError, RecursionError):
-        return None
-
-
-def _source_type(packet: str) -> str | None:
-    value = _attribute(packet, f"{{{_IPTC}}}DigitalSourceType")
-    return value.strip().rpartition("/")[2] or None if value else None
-
-
-def _attribute(packet: str, name: str) -> str | None:
-    """The value of a simple property in an XMP packet, in any of the three forms of RDF; None if it is missing."""
-    root = _tree(packet) if packet else None
-    for element in () if root is None else root.iter():
-        if name in element.attrib:
-            return element.attrib[name]
-        if element.tag == name:
-            return element.attrib.get(f"{{{_RDF}}}resource") or element.text
-    return None
-
-
-def _metadata(path: str | Path) -> tuple[dict[str, str], bytes | None]:
-    """Read the text metadata of a PNG or JPEG file, by PNG key, and its colour profile."""
+def _texts_of(path: str | Path) -> dict[str, str]:
+    """Read the text metadata of a PNG or JPEG file, by PNG key."""
     file = Path(path)
     if not file.exists():
         raise MissingImageError(f"The image file {str(path)!r} does not exist: check the path.")
@@ -299,9 +287,9 @@ def _metadata(path: str | Path) -> tuple[dict[str, str], bytes | None]:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 whole = image.width * image.height <= MAX_PIXELS
                 texts = dict(image.text if whole and isinstance(image, PngImageFile) else image.info)
-                packet, profile = image.info.get("xmp", b""), image.info.get("icc_profile")
+                packet = image.info.get("xmp", b"")
     except Exception as error:  # a decoder may raise any exception for damaged data
         raise InputError(f"{str(path)!r} cannot be read as a PNG or JPEG file: use another file.") from error
     if XMP not in texts and isinstance(packet, bytes):
         texts[XMP] = packet.decode("utf-8", errors="replace")
-    return {str(key): str(value) for key, value in texts.items() if isinstance(value, str)}, profile
+    return {str(key): str(value) for key, value in texts.items() if isinstance(value, str)}

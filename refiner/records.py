@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from refiner import __version__
 from refiner.errors import BadAnswerError, ConfigError, InputError
 from refiner.files import Json
 from refiner.masks import rle_decode, rle_encode
@@ -175,8 +176,8 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
 
 def environment() -> Json:
     """Describe the time, library versions and machine, without importing the libraries."""
-    versions = {}
-    for name in ("refiner", *_LIBRARIES):
+    versions = {"refiner": __version__}
+    for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {

@@ -46,7 +46,7 @@ def test_other_names_are_not_there():
 
 
 def test_the_version_is_the_installed_one():
-    assert refiner.__version__ == metadata.version("refiner")
+    assert refiner.__version__ == metadata.version("diffusers-refiner")
 
 
 def test_the_front_door_opens_without_heavy_libraries():

@@ -62,6 +62,29 @@ def adapted(transformers_server, teller, model, tmp_path, monkeypatch):
     return adapt
 
 
+HEAD = README.partition("\n## ")[0]
+PIPELINES = dict(re.findall(r"^\*\*([\w.]+)\*\*, .*?^```python\n(.*?)^```", HEAD, re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["SDXL", "FLUX.1"])
+def test_the_first_screen(name, teller, model, tmp_path, monkeypatch):
+    """On a CPU, with a tiny pipeline and detector."""
+    monkeypatch.chdir(tmp_path)
+    text = PIPELINES[name]
+    changes = {
+        "stabilityai/stable-diffusion-xl-base-1.0": model, "black-forest-labs/FLUX.1-dev": model,
+        "vlm:Qwen/Qwen3-VL-8B-Instruct,grounder=sam:facebook/sam2.1-hiera-large": f"vlm:{teller},grounder=box",
+        ', variant="fp16"': "", '"cuda"': '"cpu"', "torch.float16": "torch.float32", "torch.bfloat16": "torch.float32",
+    }  # fmt: skip
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    assert "/" not in text.replace(model, "").replace(teller, ""), "another model"
+    scope = {}
+    exec(compile(text, "README.md", "exec"), scope)
+    assert (tmp_path / "chef.png").is_file()
+    assert [region.name for region in scope["out"].results[0].attempts[0].analysis.regions] == ["the hand"]
+
+
 def test_each_way_has_its_snippet():
     assert list(SNIPPETS) == ["A model here", "A model on another machine", "A hosted model"]
 

@@ -57,6 +57,7 @@ def in_tree():
 
 
 def test_the_wheel_holds_what_the_tree_holds(wheel):
+    assert wheel.name.startswith("diffusers_refiner-")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]

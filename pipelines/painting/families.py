@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
 from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
+from refiner.pipelines.painting.refusals import refuse_image_to_image, refuse_other_media
 
 if TYPE_CHECKING:
     import torch
@@ -188,6 +189,9 @@ def check_pipelines(
         ConfigError: a pipeline cannot; the message says what to use instead.
     """
     repainter = pipe if inpainter is None else inpainter
+    for used in filter(None, (pipe, inpainter, second_stage)):
+        refuse_other_media(used, takes(used))
+    refuse_image_to_image(pipe, takes(pipe))
     _check_parts(pipe)
     _check_parts(repainter)
     if known_family(type(repainter)) is None and not inpaints(repainter):

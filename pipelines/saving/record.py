@@ -83,6 +83,18 @@ def settings_of(
     }
 
 
+def described(pipe: Wrapped) -> str:
+    """Describe a RefinedPipeline in a few lines: the class of each pipeline, and the names of the other parts."""
+    dtype = str(pipe.pipe.dtype).removeprefix("torch.")
+    lines = {"pipe": f"{type(pipe.pipe).__name__}, {dtype} on {pipe.pipe.device}"}
+    others = {"inpainter": pipe.inpainter, "second_stage": pipe.second_stage}
+    lines |= {name: type(other).__name__ for name, other in others.items() if other is not None}
+    lines |= {"detector": pipe.detector.name}
+    lines |= {"judge": " & ".join(judge.name for judge in judges_of(pipe.judge)) or "none"}
+    lines |= {"reviser": type(pipe.reviser).__name__}
+    return "\n".join(["RefinedPipeline", *(f"  {name}: {said}" for name, said in lines.items())])
+
+
 def _pipeline(pipe: Any) -> Json:
     scheduler = getattr(pipe, "scheduler", None)
     config = {name: value for name, value in getattr(scheduler, "config", {}).items() if not name.startswith("_")}

@@ -86,7 +86,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
         result = _collect(run, view)
     settings = ("model", "detector", "grounder", "judge", "reviser", "strategy", "rounds", "seed", "image")
     config = {name: getattr(args, name) for name in settings} | limits
-    files = save_result(result, folder, config, made_from=args.image)
+    files = save_result(result, folder, config)
     terminal.answer(args, result_summary(result, files), lambda: _tell(result, files, terminal))
     if result.stop == "interrupted":
         return INTERRUPTED

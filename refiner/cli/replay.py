@@ -45,7 +45,7 @@ def replay(args: argparse.Namespace, terminal: Terminal) -> int:
         pipe = _pipeline(args, record)
     with terminal.waiting("generating"):
         result = pipe.replay(record, image=image)
-    files = save_result(result, folder, {"replay": file.name}, made_from=args.image)
+    files = save_result(result, folder, {"replay": file.name})
     terminal.answer(args, result_summary(result, files), f"the same image, bit for bit: {files['best']}")
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from refiner.files import atomic_write_all, check_writable, dumps
-from refiner.provenance import Kept, kept_of, of_attempt, png, slim
+from refiner.provenance import metadata_of_given, of_attempt, png, shows_given, slim
 from refiner.records import to_record
 from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, marks, overlay, sheet
 from refiner.reports.page import render
@@ -51,7 +51,8 @@ def save_result(
         result: of the loop.
         folder: where to write.
         config: the settings of the run for the record, plain JSON values.
-        made_from: the file that the run started from; the images keep its XMP packet and colour profile.
+        made_from: the file of the given image that the run started from, whose metadata is kept; None: the metadata
+            that ``load_image`` read with the image is kept.
 
     Returns:
         Name -> path of each file, such as ``best`` -> ``<folder>/best.png``.
@@ -64,11 +65,12 @@ def save_result(
     pictures = _pictures(result)
     names = {name: f"{name}.png" for name in pictures} | {"report": "report.html", "run": "run.json"}
     record = to_record(result, config, names)
-    small, kept = slim(record), kept_of(made_from) if made_from is not None else Kept()
-    files = {
-        f"{name}.png": png(image, of_attempt(result, index, small, kept), kept)
-        for name, (image, index) in pictures.items()
-    }
+    small, kept = slim(record), metadata_of_given(result, made_from)
+    files = {}
+    for name, (image, index) in pictures.items():
+        whole = image is result.attempts[index].image and shows_given(result, index)
+        label = of_attempt(result, index, small, kept)
+        files[f"{name}.png"] = png(image, label, kept if whole else kept.for_other_pixels())
     files["report.html"] = _page(result, record).encode("utf-8")
     files["run.json"] = (dumps(record) + "\n").encode("utf-8")
     atomic_write_all(root, files)

@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from refiner.errors import InputError
-from refiner.images import XMP, load_image, save_png
+from refiner.images import load_image, load_images, save_png
+from refiner.metadata import XMP
 from refiner.provenance import ai_label
 
 
@@ -251,3 +254,142 @@ def test_png_carries_pixels_text_and_label(tmp_path):
         assert image.text["prompt"] == "a clock, 日本語 & <b>"
         assert '/digitalsourcetype/trainedAlgorithmicMedia"' in image.text[XMP]
     assert "compositeWith" in ai_label(from_given_image=True)[XMP]
+
+
+# Tensors, several images, and what is no image
+
+
+def as_tensor(image, kind):
+    """The image as a tensor (3, H, W) of one kind of values."""
+    torch = pytest.importorskip("torch")
+    values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    return {
+        "uint8": lambda: values,
+        "float32": lambda: values / 255,
+        "float64": lambda: values.double() / 255,
+        "bfloat16": lambda: (values / 255).bfloat16(),
+        "float16": lambda: (values / 255).half().requires_grad_(),
+        "strided": lambda: (values / 255).flip(1).flip(1).transpose(1, 2).contiguous().transpose(1, 2),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64", "bfloat16", "float16", "strided"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_tensors(kind, batch):
+    tensor = as_tensor(gradient(), kind)
+    loaded = load_image(tensor[None] if batch else tensor)
+    assert abs(pixels(loaded) - pixels(gradient())).max() <= (1 if kind == "bfloat16" else 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tensors_of_grey_and_with_alpha(channels):
+    torch = pytest.importorskip("torch")
+    assert (pixels(load_image(torch.ones(channels, 30, 40))) == 255).all()
+    assert load_image(torch.zeros(30, 40)).size == (40, 30)
+
+
+def test_tensors_with_values_below_0_are_read_as_minus_1_to_1_and_it_is_said():
+    with pytest.warns(UserWarning, match=r"read as floats in \[-1, 1\], because some are below 0"):
+        loaded = load_image(as_tensor(gradient(), "float32") * 2 - 1)
+    assert np.array_equal(pixels(loaded), pixels(gradient()))
+
+
+@pytest.mark.parametrize(("low", "high", "tensor"), [(0.0, 2.0, r"\[0, 1\], got"), (-2.0, 1.0, r"\[-1, 1\], because")])
+def test_values_out_of_range_are_refused_with_the_range_that_was_assumed(low, high, tensor):
+    torch = pytest.importorskip("torch")
+    values = np.linspace(low, high, 1200, dtype=np.float32).reshape(30, 40)
+    with pytest.raises(InputError, match=rf"floats in {tensor}"):
+        load_image(torch.from_numpy(values))
+    with pytest.raises(InputError, match=r"floats in \[0, 1\], got"):
+        load_image(values)
+
+
+def test_rounding_errors_do_not_change_the_range():
+    values = np.asarray(gradient(), dtype=np.float32) / 255
+    values[0, 0], values[0, 1] = -1e-6, 1 + 1e-6
+    loaded = pixels(load_image(values))
+    assert loaded[0, 0].tolist() == [0, 0, 0]
+    assert np.array_equal(loaded[1:], pixels(gradient())[1:])
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ([gradient()], "list of 1.*load_images"),
+        ((gradient(), gradient()), "tuple of 2.*load_images"),
+        (None, "NoneType"),
+        (b"\x89PNG", "bytes"),
+        (7, "int"),
+        ("https://example.org/cat.png", "address.*download it first"),
+        ("s3://bucket/cat.png", "address"),
+        ("data:image/png;base64,AAAA", "address"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_words(source, match):
+    with pytest.raises(InputError, match=match):
+        load_image(source)
+
+
+def test_tensors_of_other_shapes_are_refused():
+    torch = pytest.importorskip("torch")
+    for shape in ((30, 40, 3), (2, 3, 30, 40), (1, 1, 3, 30, 40), (2, 30, 40)):
+        with pytest.raises(InputError, match=rf"got shape \({', '.join(map(str, shape))}\)"):
+            load_image(torch.zeros(shape))
+
+
+def several(kind, tmp_path):
+    images = [gradient(), gradient(64, 48).resize((40, 30)), Image.new("RGB", (40, 30), "white")]
+    if kind == "array":
+        return images, np.stack([np.asarray(image) for image in images])
+    if kind == "tensor":
+        torch = pytest.importorskip("torch")
+        return images, torch.stack([as_tensor(image, "float32") for image in images])
+    if kind == "mixed":
+        return images, (save_png(images[0], tmp_path / "a.png"), np.asarray(images[1]), as_tensor(images[2], "uint8"))
+    return images, images
+
+
+@pytest.mark.parametrize("kind", ["list", "mixed", "array", "tensor"])
+def test_several_images(kind, tmp_path):
+    images, source = several(kind, tmp_path)
+    loaded = load_images(source)
+    assert [np.array_equal(pixels(one), pixels(other)) for one, other in zip(loaded, images, strict=True)] == [True] * 3
+
+
+def test_the_range_is_that_of_the_whole_batch():
+    """The white image alone would not show that its values begin at -1."""
+    images, tensor = several("tensor", None)
+    with pytest.warns(UserWarning, match="the batch are read as floats in"):
+        loaded = load_images(tensor * 2 - 1)
+    assert all(np.array_equal(pixels(one), pixels(other)) for one, other in zip(loaded, images, strict=True))
+
+
+def test_one_image_is_a_list_of_one():
+    for source in (gradient(), np.asarray(gradient()), as_tensor(gradient(), "uint8"), [gradient()]):
+        assert [image.size for image in load_images(source)] == [(40, 30)]
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ([], "empty list"),
+        ([gradient(), None], "NoneType as image 2 of the list"),
+        ([gradient(), [gradient()]], "list of 1 as image 2"),
+        (np.zeros((2, 5, 5, 3), dtype=np.uint8), "at least 16.*image 1 of the batch"),
+        ("https://example.org/cat.png", "address"),
+    ],
+)
+def test_the_image_that_cannot_be_read_is_named(source, match):
+    with pytest.raises(InputError, match=match):
+        load_images(source)
+
+
+def test_images_are_read_without_torch():
+    code = """
+import sys
+sys.modules["torch"] = None
+import numpy
+from refiner.images import load_image, load_images
+assert load_image(numpy.zeros((20, 20, 3))).size == (20, 20) and len(load_images(numpy.zeros((2, 20, 20, 3)))) == 2
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

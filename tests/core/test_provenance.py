@@ -17,9 +17,9 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from refiner.errors import ConfigError, InputError, MissingImageError
-from refiner.images import XMP
 from refiner.masks import rle_encode
-from refiner.provenance import MOST_KEPT, Kept, Provenance, jpeg, kept_of, png, read, save, slim
+from refiner.metadata import MOST_KEPT, XMP, Kept
+from refiner.provenance import Provenance, jpeg, kept_of, png, read, save, slim
 from refiner.records import to_record
 from refiner.reports.result import save_result
 from refiner.taxonomy import Category

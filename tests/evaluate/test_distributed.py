@@ -271,7 +271,7 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
     assert main(arguments) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "pip install 'refiner[ray]'" in said.err
+    assert "pip install '.[ray]'" in said.err
     assert not (tmp_path / "o").exists()
     with pytest.raises(MissingExtraError), ray_engine():
         pass

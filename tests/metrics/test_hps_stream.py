@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from support.profiles import rgb_profile
 
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.metrics.hps import texts as hps_texts
@@ -222,7 +223,9 @@ def odd_pictures(folder: Path) -> dict[str, Path]:
         "transparency laid over white": folder / "alpha.png",
         "greys brought to 8 bits": folder / "deep.png",
         "turned upright by its EXIF": folder / "turned.jpg",
+        "colours brought to sRGB": folder / "wide.png",
     }
+    image.save(odd["colours brought to sRGB"], icc_profile=rgb_profile("Display P3"))
     image.putalpha(100)
     image.save(odd["transparency laid over white"])
     Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(odd["greys brought to 8 bits"])

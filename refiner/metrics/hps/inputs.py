@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from refiner.errors import ConfigError, InputError
-from refiner.images import Source, load_image
+from refiner.images import Source, kept_from, load_image
+from refiner.metadata import Kept
 
 _END = object()
 
@@ -63,29 +65,28 @@ def read(source: Source) -> tuple[Image.Image, tuple[str, ...]]:
     Raises:
         InputError: it cannot be used.
     """
-    if not isinstance(source, str | Path | Image.Image | np.ndarray):
-        raise InputError(
-            f"Expected a path, a Pillow image or an array, got {type(source).__name__}: pass one of these."
-        )
-    return load_image(source), _changes(source)
+    image = load_image(source)
+    return image, _changes(source, kept_from(image))
 
 
-def _changes(source: Source) -> tuple[str, ...]:
-    alpha = deep = turned = False
+def _changes(source: Source, kept: Kept) -> tuple[str, ...]:
+    alpha, deep, turned, recoloured = kept.rgba is not None, False, False, False
     if isinstance(source, np.ndarray):
-        alpha, deep = source.ndim == 3 and source.shape[2] == 4, source.dtype == np.uint16
-    else:
+        deep = source.dtype == np.uint16
+    elif isinstance(source, str | PathLike | Image.Image):
         # load_image names a file that cannot be opened; an image with unreadable EXIF is not turned
         with (
             suppress(Exception),
             nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image,
         ):
-            alpha, deep = image.has_transparency_data, image.mode == "F" or image.mode.startswith("I")
+            deep = image.mode == "F" or image.mode.startswith("I")
+            recoloured = kept.icc_profile is not None and kept.icc_profile != image.info.get("icc_profile")
             if "exif" in image.info:
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
     changes = {
         "transparency laid over white": alpha,
         "greys brought to 8 bits": deep,
         "turned upright by its EXIF": turned,
+        "colours brought to sRGB": recoloured,
     }
     return tuple(note for note, true in changes.items() if true)

@@ -226,8 +226,8 @@ class HPSScorer:
         """Cosine of each image with its prompt, in [-1, 1], float32 values; higher is better.
 
         Args:
-            images: paths, Pillow images of any mode, or arrays, as for ``refiner.load_image``. An iterator is read
-                step by step, and its images are not kept.
+            images: paths, Pillow images, arrays or tensors, as for ``refiner.load_image``. An iterator is read step
+                by step, and its images are not kept.
             prompts: one for each image, or one for all. Each distinct prompt among the last 4,096 is encoded once.
 
         Raises:
