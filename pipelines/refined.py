@@ -106,8 +106,9 @@ class RefinedPipeline:
         parts = (detector, judge, reviser, inpainter, second_stage)
         self.ids = ids_of(dict(zip(PARTS, parts, strict=True)))
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
-        by_id = isinstance(detector, str | Path)
-        self.detector = load_detector(detector, device=pipe.device) if by_id else as_detector(detector)
+        self.detector = (
+            load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else as_detector(detector)
+        )
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)

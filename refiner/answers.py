@@ -51,23 +51,34 @@ def analyses(detector: Detector, images: Sequence[Image.Image], prompts: Sequenc
 
 
 def scores(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-    """Score images with a judge, and check its scores. An array or tensor (N,) is read too.
+    """Score images with a judge, and check its scores.
 
     Raises:
         BadAnswerError: there is not one finite score for each image; the message names the judge.
     """
-    return read_scores(judge.score(images, prompts), images, judge.name)
+    found = read_scores(judge.score(images, prompts), images, judge.name)
+    if not all(map(math.isfinite, found)):
+        raise _not_scores(judge.name, found, images)
+    return found
 
 
 def read_scores(answer: object, images: Sequence[Image.Image], name: str) -> list[float]:
-    """Read the scores of the judge ``name`` for several images; see ``scores``."""
+    """Read the scores of the judge ``name``, which may be NaN: a sequence, array or tensor (N,) for N images.
+
+    Raises:
+        BadAnswerError: there is not one number for each image; the message names the judge.
+    """
     found = [_number(each) for each in answer] if isinstance(answer, Iterable) else []
     known = [score for score in found if score is not None]
     if len(known) != len(found) or len(found) != len(images):
-        raise BadAnswerError(
-            f"The judge {name} returned {answer!r:.80} instead of {len(images)} finite scores: check the judge."
-        )
+        raise _not_scores(name, answer, images)
     return known
+
+
+def _not_scores(name: str, answer: object, images: Sequence[Image.Image]) -> BadAnswerError:
+    return BadAnswerError(
+        f"The judge {name} returned {_short(answer)} instead of {len(images)} finite scores: check the judge."
+    )
 
 
 def read_analyses(answers: object, images: Sequence[Image.Image], name: str) -> list[Analysis]:
@@ -90,7 +101,7 @@ def read_analysis(answer: object, image: Image.Image, name: str) -> Analysis:
     with blaming(name):
         if isinstance(answer, Analysis):
             if answer.size != size:
-                raise BadAnswerError(f"Expected an analysis of an image of {size}, got one of {answer.size}.")
+                raise BadAnswerError(f"It is an analysis of {answer.size} for an image of {size}.")
             return answer
         if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
             raise BadAnswerError(
@@ -158,10 +169,9 @@ def _share(key: str, value: object) -> float:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number, also from an array or tensor of one number; None if it is none."""
+    """Return a number, also from an array or tensor of one number; None if it is none."""
     array = _array(value)
-    number = float(array.item()) if array.size == 1 and array.dtype.kind in _KINDS else math.nan
-    return number if math.isfinite(number) else None
+    return float(array.item()) if array.size == 1 and array.dtype.kind in _KINDS else None
 
 
 def _box(value: object, size: Size) -> Box:
@@ -217,4 +227,8 @@ def _told(value: object) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{type(value).__name__} of shape {tuple(shape)}"
-    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+    return "None" if value is None else f"{type(value).__name__} {_short(value)}"
+
+
+def _short(value: object) -> str:
+    return " ".join(f"{value!r:.80}".split())

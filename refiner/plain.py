@@ -10,7 +10,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 
@@ -20,6 +20,7 @@ from refiner.protocols import Detector, Judge
 from refiner.types import Analysis
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """An object that scores several images at once."""
 
@@ -86,7 +87,7 @@ class PlainJudge:
         """Return the score of each image; higher is better.
 
         Raises:
-            BadAnswerError: there is not one finite score for each image.
+            BadAnswerError: there is not one number for each image.
         """
         if self._one_by_one:
             answer = [self._ask(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
@@ -112,8 +113,7 @@ def as_detector(detector: DetectorLike) -> Detector:
         ConfigError: it cannot be called with an image; the message says why.
     """
     _check_instance(detector, "__call__", "detector", "a function of an image")
-    complete = isinstance(detector, Detector) and _is_named(detector)
-    if complete and _takes_two(detector) and _takes_two(detector.batch):
+    if isinstance(detector, Detector) and _is_named(detector) and _takes_two(detector) and _takes_two(detector.batch):
         return detector
     return _wrapped(PlainDetector, detector)
 
@@ -129,7 +129,7 @@ def as_judge(judge: JudgeLike) -> Judge:
     Raises:
         ConfigError: it has no ``score`` and cannot be called with an image; the message says why.
     """
-    member = "score" if hasattr(judge, "score") else "__call__"
+    member = "score" if isinstance(judge, Scorer) else "__call__"
     _check_instance(judge, member, "judge", "an object with score(images, prompts)")
     if isinstance(judge, Judge) and _is_named(judge) and _takes_two(judge.score):
         return judge
@@ -229,11 +229,11 @@ def _each(prompts: Sequence[str] | None, images: Sequence[Image.Image]) -> Seque
     return [None] * len(images) if prompts is None else prompts
 
 
-def _wrapped(wrapper: Callable[[Any], T], inner: object) -> T:
+def _wrapped(wrapper: type[T], inner: object) -> T:
     """Wrap an object, with those of ``ABILITIES`` that it has.
 
     They are properties of a class, because ``isinstance`` of a protocol does not see what ``__getattr__`` returns.
     """
     found = {name: property(operator.attrgetter(f"inner.{name}")) for name in ABILITIES if hasattr(inner, name)}
-    made: T = type(wrapper.__name__, (wrapper,), found)(inner)
-    return made
+    kind: Callable[[object], T] = type(wrapper.__name__, (wrapper,), found)
+    return kind(inner)

@@ -10,20 +10,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
 
-from refiner.answers import analyses, scores
+from refiner.answers import analyses, read_scores
 from refiner.data.anomreason import from_regions
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
-from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
-from refiner.protocols import PaintJob, Signed, Streaming
+from refiner.plain import DetectorLike, JudgeLike, Scorer, as_detector, as_judge
+from refiner.protocols import Judge, PaintJob, Signed, Streaming
 from refiner.provenance import ai_label
 from refiner.records import analysis_to_dict, derive_seed
 from refiner.types import Analysis, Attempt, Claim, RefinementResult
@@ -61,7 +61,9 @@ class Looker:
         if self.batch_size < 1:
             raise ConfigError(f"Expected a batch size of at least 1, got {self.batch_size}: choose a larger one.")
         self._detector = None if self.detector is None else as_detector(self.detector)
-        self._judge = None if self.judge is None else as_judge(self.judge)
+        judge = self.judge
+        streams = isinstance(judge, Streaming) and not isinstance(judge, Scorer)  # then ``score`` is not needed
+        self._judge = None if judge is None else cast(Judge, judge) if streams else as_judge(judge)
 
     def identity(self) -> Json:
         """Detector, judge and encoders."""
@@ -108,15 +110,15 @@ class Looker:
 
     def _scores(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[_Judged]:
         """The scores of the judge; none for samples without a prompt."""
-        judged, judge = [_Judged(None)] * len(samples), self._judge
+        scores, judge = [_Judged(None)] * len(samples), self._judge
         prompted = [at for at, sample in enumerate(samples) if sample.prompt]
         if judge is None or not prompted:
-            return judged
+            return scores
         scored, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
         if isinstance(judge, Streaming):
             outcomes = judge.stream(scored, prompts)
         else:
-            outcomes = map(_Judged, scores(judge, scored, prompts))
+            outcomes = map(_Judged, read_scores(judge.score(scored, prompts), scored, judge.name))
         for at, outcome in zip(prompted, outcomes, strict=True):
             if outcome.error is not None:
                 raise outcome.error
@@ -124,8 +126,8 @@ class Looker:
                 raise ModelError(
                     f"{judge.name} gave the score {outcome.score}, which is not a finite number: check the image."
                 )
-            judged[at] = _Judged(float(outcome.score), notes=outcome.notes)
-        return judged
+            scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
+        return scores
 
     def _compared(self, sample: Sample, said: tuple[Claim, ...], notes: list[list[str]]) -> Json:
         """``similarity`` and ``css`` of an answer; ``notes`` gets the texts that an encoder could not read in full."""
