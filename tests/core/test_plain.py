@@ -377,5 +377,5 @@ def test_networks_that_a_function_names_are_found() -> None:
 def test_a_function_without_a_signature_gets_the_image_alone() -> None:
     detector = as_detector(vars)
     assert detector.name == "vars"
-    with pytest.raises(BadAnswerError, match="detector vars cannot be used.*got dict"):
+    with pytest.raises(BadAnswerError, match=r"detector vars cannot be used.*got dict"):
         detector(IMAGES[0])
