@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,7 @@ def test_a_family_without_an_endpoint_is_not_sent_to_one() -> None:
 def test_neither_the_registry_nor_a_family_imports_a_network_library() -> None:
     code = """
 import sys
+from collections.abc import Callable
 from refiner.detectors import load_detector
 from refiner.errors import ModelNotFoundError
 try:
