@@ -5,12 +5,13 @@ an iterable of flaws, empty for a clean image. A flaw is a ``Region``, a ``Claim
 
 - ``name``: a short text, such as "the left hand"; also spelt ``label``.
 - ``box``: four numbers (x0, y0, x1, y1) in pixels, or a mapping with ``xmin``, ``ymin``, ``xmax``, ``ymax``; rounded
-  outwards to whole pixels. ``mask``: (H, W) of the image, bool or of the values 0 and 1, or 0 and 255. Each may be a
-  sequence, an array, a tensor or an image. A mask without a pixel and without a box is no flaw.
+  outwards to whole pixels and clipped to the image, in which at least half of it must lie.
+- ``mask``: (H, W) of the image, bool or of the values 0 and 1, or 0 and 255. An empty mask without a box is no flaw.
 - ``category``: a ``Category`` or its name; ``severity`` and ``score``: in [0, 1]; ``location``, ``explanation`` and
-  ``reasoning``: texts. What is missing or None gets the values of ``refiner.claims.region_of``.
+  ``reasoning``: texts.
 
-So the lists that the object detectors of transformers' pipelines return are answers, too.
+Numbers, boxes and masks may be sequences, arrays, tensors or images. What is missing or None gets the values of
+``refiner.claims.region_of``. So the lists that transformers' object detection pipelines return are answers, too.
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ _KEYS = (*_TEXTS, *_NUMBERS, "category", "box", "mask", "label")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _KINDS = "biuf"
 """Kinds of numpy's dtypes that are numbers."""
-_SLACK = 0.02
-"""Distance outside the image, as a share of its side, up to which a side of a box is moved to the border."""
 
 
 def analyses(detector: Detector, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
@@ -182,10 +181,8 @@ def _box(value: object, size: Size) -> Box:
     sides = x0, y0, x1, y1 = tuple(float(side) for side in array)
     if max(sides) <= 1 and any(side % 1 for side in sides):
         raise BadAnswerError(f"The box of a flaw must be in pixels, got {sides}: multiply by width and height.")
-    room = (size.width, size.height, size.width, size.height)
-    inside = all(-_SLACK * most <= side <= (1 + _SLACK) * most for side, most in zip(sides, room, strict=True))
     box = clip_box(sides, size)
-    if box is None or not inside or x0 > x1 or y0 > y1:
+    if box is None or not 0 < (x1 - x0) * (y1 - y0) <= 2 * (box[2] - box[0]) * (box[3] - box[1]):
         raise BadAnswerError(
             f"The box of a flaw must be (x0, y0, x1, y1) inside the image of {size.width}x{size.height} pixels, got "
             f"{sides}."

@@ -13,6 +13,7 @@ from PIL import Image
 from refiner.answers import analyses, read_analysis, scores
 from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.errors import BadAnswerError
+from refiner.masks import clip_box
 from refiner.plain import as_detector
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Claim, Region, Size
@@ -130,9 +131,10 @@ def test_an_empty_mask_is_no_flaw_unless_there_is_a_box() -> None:
     assert (region.mask, region.box) == (None, BOX)
 
 
-def test_a_box_a_little_outside_is_moved_to_the_border() -> None:
-    (region,) = read(flaw(box=(-0.5, 3, 64.9, 48.5))).regions
-    assert region.box == (0, 3, 64, 48)
+@pytest.mark.parametrize("box", [(-0.5, 3, 64.9, 48.5), (50, 3, 70, 9), (63, 0, 65, 48), (-10, -1, 30, 20)])
+def test_a_box_that_reaches_over_the_border_is_clipped(box: tuple[float, ...]) -> None:
+    (region,) = read(flaw(box=box)).regions
+    assert region.box == clip_box(box, SIZE)
 
 
 def failing() -> Iterator[Region]:
@@ -174,7 +176,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a severity in words": (lambda: flaw(severity="high"), "severity of a flaw must be a number"),
     "a score that is NaN": (lambda: flaw(score=float("nan")), r"score must lie in \[0, 1\], got nan"),
     "a box outside": (lambda: flaw(box=(70, 3, 90, 9)), "inside the image of 64x48 pixels"),
-    "a box half outside": (lambda: flaw(box=(40, 3, 90, 9)), "inside the image of 64x48 pixels"),
+    "a box more outside than inside": (lambda: flaw(box=(40, 3, 90, 9)), "inside the image of 64x48 pixels"),
     "a box the wrong way": (lambda: flaw(box=(30, 3, 10, 9)), "inside the image"),
     "a box without pixels": (lambda: flaw(box=(30, 3, 30, 9)), "inside the image"),
     "a box of shares": (lambda: flaw(box=(0.1, 0.2, 0.5, 0.6)), "must be in pixels"),
