@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from refiner.answers import read_analysis
 from refiner.demo.jobs import Desk, Job, Loading, Tell, Waiting
 from refiner.demo.line import StoppedError
 from refiner.demo.messages import public_message, public_text
@@ -180,7 +181,7 @@ class Studio:
             try:
                 detector = self.detector(name, job, tell)
                 with self.desk.turn(job):
-                    answers[name] = _public(detector(image))
+                    answers[name] = _public(read_analysis(detector(image), image, detector.name))
             except RefinerError as error:
                 answers[name] = public_message(error)
             tell(Looked(answers=dict(answers), over=len(answers) == len(detectors)))

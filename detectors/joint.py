@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from refiner.answers import analyses, read_analysis
 from refiner.detectors.family import Family
 from refiner.detectors.registry import load_detector
 from refiner.errors import ConfigError
-from refiner.protocols import Borrower, Detector, Movable, Spender
+from refiner.plain import DetectorLike, as_detector
+from refiner.protocols import Borrower, Movable, Spender
 from refiner.types import Analysis, Calls, Region
 
 if TYPE_CHECKING:
@@ -34,25 +36,27 @@ class JointDetector:
     clean.
 
     Args:
-        detectors: two or more; the one with the best descriptions first.
+        detectors: two or more detectors or functions of an image (see ``refiner.plain.as_detector``); the one with the
+            best descriptions first.
 
     Raises:
         ConfigError: there are fewer than two.
     """
 
-    def __init__(self, detectors: Sequence[Detector]) -> None:
+    def __init__(self, detectors: Sequence[DetectorLike]) -> None:
         if len(detectors) < 2:
             raise ConfigError(f"Expected two detectors or more, got {len(detectors)}: use a single one by itself.")
-        self.detectors = tuple(detectors)
-        self.name = " & ".join(detector.name for detector in detectors)
+        self.detectors = tuple(as_detector(detector) for detector in detectors)
+        self.name = " & ".join(detector.name for detector in self.detectors)
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         """Find the flaws in one RGB image with all detectors."""
-        return _joined([detector(image, prompt) for detector in self.detectors], self.name)
+        answers = [read_analysis(detector(image, prompt), image, detector.name) for detector in self.detectors]
+        return _joined(answers, self.name)
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
         """Analyse several images; the results are the same as with one call for each image."""
-        answers = [detector.batch(images, prompts) for detector in self.detectors]
+        answers = [analyses(detector, images, prompts) for detector in self.detectors]
         return [_joined(each, self.name) for each in zip(*answers, strict=True)]
 
     def bind(self, pipe: DiffusionPipeline) -> None:

@@ -21,6 +21,7 @@ from refiner.detectors.family import Family
 from refiner.detectors.ids import ModelId, check_options, parse_id, split_options
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import MICRO_WEIGHTS, micro_parts, read_card, resolve
+from refiner.plain import as_detector
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,7 @@ def load_detector(
         model = replace(model, options={**model.options, "grounder": str(grounder)})
     if family.needs_folder:
         model = replace(model, model=str(resolve(model.model, "detector")))
-    return family.load(model, device, dtype)
+    return as_detector(family.load(model, device, dtype))
 
 
 def with_grounder(detector: str, grounder: str | Path) -> str:

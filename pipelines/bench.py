@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from refiner.answers import analyses
 from refiner.errors import ConfigError
 from refiner.files import atomic_write, dumps
 from refiner.masks import box_of, dilate
@@ -58,7 +59,7 @@ class ShuffledDetector:
 
     def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
         shuffled = []
-        for image, analysis in zip(images, self.detector.batch(images, prompts), strict=True):
+        for image, analysis in zip(images, analyses(self.detector, images, prompts), strict=True):
             rng = np.random.default_rng(derive_seed("shuffle", image.tobytes().hex()))
             regions = tuple(_moved(region, analysis.size, rng) for region in analysis.regions)
             shuffled.append(replace(analysis, regions=regions))

@@ -1,6 +1,7 @@
 """Judges: CLIP similarity, HPS, the burden that another detector finds, or several of these together.
 
-A judge scores images against their prompts: it is any object with ``score(images, prompts)``. With several judges, an
+A judge scores images against their prompts: it is any object with ``score(images, prompts)`` (see
+``refiner.plain.as_judge``). With several judges, an
 image is accepted only if it is not worse for any of them, and better for one of them or for the detector. So scores in
 different units need no weights, and each judge has a veto.
 """
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 from PIL import Image
 
+from refiner.answers import analyses
 from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import ConfigError, ModelError
 from refiner.hub import resolve
-from refiner.protocols import Detector, Judge, Movable
+from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
+from refiner.protocols import Judge, Movable
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +36,8 @@ class BurdenJudge:
     Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+    def __init__(self, detector: DetectorLike) -> None:
+        self.detector = as_detector(detector)
 
     @property
     def name(self) -> str:
@@ -42,7 +45,7 @@ class BurdenJudge:
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """Return minus the burden of each image; 0 is the best score."""
-        return [-analysis.burden for analysis in self.detector.batch(images, prompts)]
+        return [-analysis.burden for analysis in analyses(self.detector, images, prompts)]
 
     def to(self, device: str | torch.device) -> BurdenJudge:
         """Move the detector, if it has a method ``to``."""
@@ -156,10 +159,10 @@ class JointJudge:
     The loop uses the scores of all judges. ``score`` returns only those of the first. No judges are a ConfigError.
     """
 
-    def __init__(self, judges: Sequence[Judge]) -> None:
+    def __init__(self, judges: Sequence[JudgeLike]) -> None:
         if not judges:
             raise ConfigError("JointJudge needs at least one judge: pass one, or use None for no judge.")
-        self.judges = tuple(judges)
+        self.judges = tuple(as_judge(judge) for judge in judges)
 
     @property
     def name(self) -> str:

@@ -13,8 +13,10 @@ from refiner.hub import resolve, verify
 from refiner.pipelines.judges import JointJudge, load_judge
 from refiner.pipelines.painting.families import count_tokens, reads_free_text
 from refiner.pipelines.revisers.chat import load_reviser
+from refiner.pipelines.revisers.plain import PlainReviser, ReviserLike
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.pipelines.saving.settings import SETTINGS_FILE, SavedSettings
+from refiner.plain import JudgeLike, as_judge
 from refiner.protocols import Judge, Reviser
 
 if TYPE_CHECKING:
@@ -22,14 +24,23 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Where = str | Path
-Judges = Judge | Where | Sequence[Judge | Where] | None
+Judges = JudgeLike | Where | Sequence[JudgeLike | Where] | None
 
 
-def fitting_reviser(reviser: str, pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})) -> Reviser:
-    """Load a reviser whose prompts fit the pipeline's text encoders; ``call`` may hold ``max_sequence_length``."""
+def fitting_reviser(
+    reviser: ReviserLike | str, pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})
+) -> Reviser:
+    """Load a reviser whose prompts fit the pipeline's text encoders; ``call`` may hold ``max_sequence_length``.
+
+    A complete reviser is returned unchanged. A function gets a template that fits the text encoders.
+    """
+    if isinstance(reviser, Reviser):
+        return reviser
     count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
-    return load_reviser(reviser, template, device=pipe.device)
+    if isinstance(reviser, str):
+        return load_reviser(reviser, template, device=pipe.device)
+    return PlainReviser(reviser, template)
 
 
 def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
@@ -47,7 +58,7 @@ def judges_on(judge: Judges, device: torch.device) -> Judge | None:
         return load_judge(judge, device)
     if isinstance(judge, Sequence):
         return JointJudge([load_judge(one, device) if isinstance(one, str | Path) else one for one in judge])
-    return judge
+    return None if judge is None else as_judge(judge)
 
 
 def ids_of(parts: Mapping[str, object]) -> dict[str, str | list[str]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from PIL import Image
 
-from refiner.errors import BadAnswerError, BadImageError, RefinerError
+from refiner.errors import BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
-from refiner.protocols import InpaintJob, Judge
+from refiner.protocols import InpaintJob
 from refiner.types import Analysis
 
 T = TypeVar("T")
@@ -38,16 +37,6 @@ def each_answer(
         for image, prompt in zip(images, prompts, strict=True)
         for answer in each_answer(ask, [image], [prompt], recorded)
     ]
-
-
-def scored(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-    """Call a judge; raise ``BadAnswerError`` unless it returns a finite score for each image."""
-    scores = judge.score(images, prompts)
-    if len(scores) != len(images) or not all(map(math.isfinite, scores)):
-        raise BadAnswerError(
-            f"The judge {judge.name} returned {scores!r:.80} instead of {len(images)} finite scores: check the judge."
-        )
-    return scores
 
 
 def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:

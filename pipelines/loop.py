@@ -24,17 +24,19 @@ import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError, UserError
+from refiner.answers import analyses
+from refiner.answers import scores as scores_of
+from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored, told
+from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, Size, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +361,7 @@ class _Refinement:
             raise answers[0]  # an image of the user that the detector does not support: the user must fix it
         clean = all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers)
         judges = () if clean and self.best is None else self.judges  # a clean first image ends the run
-        scores = [each_answer(partial(scored, judge), images, prompts, self.recorded) for judge in judges]
+        scores = [each_answer(partial(scores_of, judge), images, prompts, self.recorded) for judge in judges]
         failures = [each for each in chain(answers, *scores) if isinstance(each, Exception)]
         self.broken |= not all(isinstance(each, ModelError | OutOfDomainError | NoMemoryError) for each in failures)
         return [
@@ -369,18 +371,7 @@ class _Refinement:
 
     def _detect(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
         self.looked += len(images)
-        answers = list(self.parts.detector.batch(images, prompts))
-        if len(answers) != len(images):
-            raise BadAnswerError(
-                f"The detector returned {len(answers)} analyses for {len(images)} images: check the detector."
-            )
-        for image, answer in zip(images, answers, strict=True):
-            if answer.size != (image.height, image.width):
-                raise BadAnswerError(
-                    f"The detector returned an analysis of {answer.size} for an image of "
-                    f"{Size(image.height, image.width)}: check the detector."
-                )
-        return answers
+        return analyses(self.parts.detector, images, prompts)
 
     def _record(
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None

@@ -19,12 +19,14 @@ from refiner.pipelines.marks import masks_of
 from refiner.pipelines.painting.families import check_complete, check_pipelines, own_image
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.request import bound, check_names, request_of
+from refiner.pipelines.revisers.plain import ReviserLike
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.pipelines.seeding import seeding_of
-from refiner.protocols import Borrower, Detector, Movable, Reviser, Saveable
+from refiner.plain import DetectorLike, as_detector
+from refiner.protocols import Borrower, Movable, Saveable
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
@@ -50,13 +52,15 @@ class RefinedPipeline:
         pipe: text-to-image pipeline of a family in ``refiner.pipelines.painting.families.FAMILIES``; with an
             ``inpainter``, any text-to-image pipeline. A pipeline that can only inpaint generates an image by inpainting
             an empty one.
-        detector: finds the flaws of an image; a detector or its id. A detector with a method ``bind`` uses the weights
-            of ``pipe``.
-        judge: scores images against the user's prompt; a judge, its id (see ``load_judge``), such as ``clip:PATH``, or
-            a list of these. An accepted image is not worse for any of the judges. "auto": the bundled judge if all
-            detectors are bundled, otherwise none. None: only the detector decides.
-        reviser: writes the prompts; a reviser or its id (see ``load_reviser``), such as ``chat:MODEL@URL``. None: a
-            ``TemplateReviser``. A reviser given by id, or None, is fitted to the text encoders of the pipeline.
+        detector: finds the flaws of an image; a detector, its id, or a function of an image (see
+            ``refiner.plain.as_detector``). A detector with a method ``bind`` uses the weights of ``pipe``.
+        judge: scores images against the user's prompt; a judge or an object with ``score`` (see
+            ``refiner.plain.as_judge``), an id (see ``load_judge``), such as ``clip:PATH``, or a list of these. An
+            accepted image is not worse for any of the judges. "auto": the bundled judge if all detectors are bundled,
+            otherwise none. None: only the detector decides.
+        reviser: writes the prompts; a reviser, its id (see ``load_reviser``), such as ``chat:MODEL@URL``, or a function
+            of prompt and attempts that returns the next prompt. None: a ``TemplateReviser``. A reviser given by id, or
+            None, is fitted to the text encoders of the pipeline.
         config: default settings of all calls.
         call: default arguments for the call of the wrapped pipeline, such as ``{"num_inference_steps": 30}``.
         inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill; None: ``pipe`` inpaints.
@@ -67,8 +71,8 @@ class RefinedPipeline:
         native: side of the square images that the model was trained on, in pixels; None: the pipeline's own value.
 
     Raises:
-        ConfigError: a pipeline cannot generate from text, inpaint, or be a second stage; or the detector cannot use
-            the pipeline.
+        ConfigError: a pipeline cannot generate from text, inpaint, or be a second stage; the detector cannot use the
+            pipeline; or detector, judge or reviser cannot be called as one.
         ModelNotFoundError: the detector or judge is unknown.
     """
 
@@ -80,9 +84,9 @@ class RefinedPipeline:
         self,
         pipe: DiffusionPipeline,
         *,
-        detector: Detector | Where,
+        detector: DetectorLike | Where,
         judge: Judges | Literal["auto"] = "auto",
-        reviser: Reviser | str | None = None,
+        reviser: ReviserLike | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
         inpainter: DiffusionPipeline | Where | None = None,
@@ -100,12 +104,13 @@ class RefinedPipeline:
         parts = (detector, judge, reviser, inpainter, second_stage)
         self.ids = ids_of(dict(zip(PARTS, parts, strict=True)))
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
-        self.detector = load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else detector
+        self.detector = (
+            load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else as_detector(detector)
+        )
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
         self.judge = judges_on(judge, pipe.device)
-        chosen = reviser or "template"
-        self.reviser = fitting_reviser(chosen, pipe, call or {}) if isinstance(chosen, str) else chosen
+        self.reviser = fitting_reviser(reviser or "template", pipe, call or {})
         self.refine_config = config or RefineConfig()
         self.call_defaults = plain_values(call or {})
         self.inpaint_call_defaults = plain_values(inpaint_call or {})
@@ -133,7 +138,7 @@ class RefinedPipeline:
         }
 
     @classmethod
-    def from_pipe(cls, pipe: DiffusionPipeline, *, detector: Detector | Where, **options: Any) -> RefinedPipeline:
+    def from_pipe(cls, pipe: DiffusionPipeline, *, detector: DetectorLike | Where, **options: Any) -> RefinedPipeline:
         """Wrap a loaded pipeline; ``options`` are the other arguments of the class."""
         return cls(pipe, detector=detector, **options)
 
@@ -142,9 +147,9 @@ class RefinedPipeline:
         cls,
         model: Where,
         *,
-        detector: Detector | Where | None = None,
+        detector: DetectorLike | Where | None = None,
         judge: Judges | Literal["saved"] = "saved",
-        reviser: Reviser | str | None = None,
+        reviser: ReviserLike | str | None = None,
         config: RefineConfig | None = None,
         dtype: torch.dtype | None = None,
         inpainter: DiffusionPipeline | Where | None = None,

@@ -16,7 +16,7 @@
     └── ModelError                a model failed; the loop records it on the attempt and continues
         ├── UnreadableOutputError model text that could not be parsed (never treated as "no flaws")
         ├── BadImageError         a generator or inpainter returned something that is not a usable image
-        └── BadAnswerError        a detector's numbers, boxes or masks are out of their range, such as NaN
+        └── BadAnswerError        a detector or judge returned something unusable, such as None, NaN or a wrong box
 
 A message is one sentence that says what is wrong with what, and what to do. Any other exception is a bug.
 """
@@ -93,7 +93,7 @@ class BadImageError(ModelError):
 
 
 class BadAnswerError(ModelError):
-    """A detector's numbers, boxes or masks are out of their range, such as NaN.
+    """A detector or judge returned something unusable, such as None, NaN, or a box outside the image.
 
     ``Region`` and ``Analysis`` raise it, whoever makes them.
     """

@@ -1,5 +1,7 @@
 """Protocols of the parts that the refinement loop uses: any object with these methods fits. Needs no torch.
 
+Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
+
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
 ``Streaming``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
 ``isinstance(part, Movable)``.

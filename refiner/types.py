@@ -8,8 +8,11 @@ They check their values at construction.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,17 +38,42 @@ class Size(NamedTuple):
 
 
 def _check_unit(owner: str, name: str, value: float | None) -> None:
-    if value is not None and not 0.0 <= value <= 1.0:
+    if value is not None and not (isinstance(value, Real) and 0.0 <= value <= 1.0):
         raise BadAnswerError(f"{owner}.{name} must lie in [0, 1], got {value!r}.")
 
 
-def _check_box(owner: str, box: Box) -> None:
-    x0, y0, x1, y1 = box
+def _checked_size(owner: str, size: Size) -> Size:
+    try:
+        return Size(*map(operator.index, size))
+    except TypeError as error:
+        raise BadAnswerError(f"{owner}.size must be (height, width) in pixels, got {size!r:.80}.") from error
+
+
+def _checked_box(owner: str, box: Box) -> Box:
+    try:
+        x0, y0, x1, y1 = map(operator.index, box)
+    except (TypeError, ValueError) as error:
+        raise BadAnswerError(f"{owner}.box must be four whole numbers (x0, y0, x1, y1), got {box!r:.80}.") from error
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise BadAnswerError(f"{owner}.box must be (x0, y0, x1, y1), 0 <= x0 < x1 and 0 <= y0 < y1, got {box}.")
+    return x0, y0, x1, y1
+
+
+def _checked_category(owner: str, category: Category | str) -> Category:
+    """Return a category; a name in any vocabulary of the taxonomy is read."""
+    try:
+        return category if isinstance(category, Category) else Category.parse(category)
+    except (ValueError, AttributeError) as error:
+        near = get_close_matches(str(category).lower(), list(Category), n=1)
+        hint = f"the nearest is {str(near[0])!r}" if near else "use one of these"
+        raise BadAnswerError(
+            f"{owner}.category must be one of {', '.join(Category)}, got {category!r:.80}: {hint}."
+        ) from error
 
 
 def _check_mask(owner: str, mask: Mask, size: Size | None = None) -> None:
+    if not isinstance(mask, np.ndarray):
+        raise BadAnswerError(f"{owner}.mask must be a numpy array, bool (H, W), got {type(mask).__name__}.")
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise BadAnswerError(f"{owner}.mask must be a bool array (H, W), got {mask.dtype} with shape {mask.shape}.")
     if size is not None and mask.shape != tuple(size):
@@ -71,7 +99,9 @@ class Claim:
         _check_unit("Claim", "severity", self.severity)
         _check_unit("Claim", "score", self.score)
         if self.box is not None:
-            _check_box("Claim", self.box)
+            object.__setattr__(self, "box", _checked_box("Claim", self.box))
+        if self.category is not None:
+            object.__setattr__(self, "category", _checked_category("Claim", self.category))
         if any(mark < 0 for mark in self.marks):
             raise BadAnswerError(f"Claim.marks must count mask tokens from 0, got {self.marks}.")
 
@@ -101,7 +131,8 @@ class Region:
     def __post_init__(self) -> None:
         _check_unit("Region", "severity", self.severity)
         _check_unit("Region", "score", self.score)
-        _check_box("Region", self.box)
+        object.__setattr__(self, "box", _checked_box("Region", self.box))
+        object.__setattr__(self, "category", _checked_category("Region", self.category))
         if self.mask is not None:
             _check_mask("Region", self.mask)
             height, width = self.mask.shape
@@ -136,7 +167,10 @@ class Analysis:
 
     def __post_init__(self) -> None:
         _check_unit("Analysis", "fake_probability", self.fake_probability)
+        object.__setattr__(self, "size", _checked_size("Analysis", self.size))
         for region in self.regions:
+            if not isinstance(region, Region):
+                raise BadAnswerError(f"Analysis.regions must be Regions, got {region!r:.80}.")
             if region.mask is not None:
                 _check_mask("Analysis.regions", region.mask, self.size)
             if region.box[2] > self.size.width or region.box[3] > self.size.height:

@@ -1,4 +1,4 @@
-"""What the README says of vision-language models is run, word for word but for the names of models and machines."""
+"""The README's code is run: on a detector of one's own as it is, on vision-language models with names at hand here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for the server
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("### Any vision-language model")[2].partition("\n### ")[0].partition("\n## ")[0]
 SNIPPETS = dict(re.findall(r"^\*\*(.*?)\*\*.*?^```\w+\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE))
+OWN = README.partition("### Write your own detector")[2].partition("```python\n")[2].partition("```")[0]
 FLAW = {"name": "the hand", "category": "anatomy", "explanation": "six fingers", "bbox_2d": [9, 9, 500, 600]}
 
 
@@ -118,3 +120,17 @@ def test_a_hosted_model(adapted, capsys):
         said = capsys.readouterr().out
         assert "the hand" in said
         assert f"calls={calls}," in said
+
+
+def test_a_detector_of_ones_own(capsys):
+    """Fifteen lines; what they print shows that detector and judge were asked, and that nothing failed."""
+    assert len([line for line in OWN.splitlines() if line.strip()]) <= 15
+    names: dict[str, Any] = {}
+    exec(compile(OWN, "README.md", "exec"), names)
+    first, *others = names["out"].results[0].attempts
+    assert others
+    assert first.analysis.detector == "overexposed"
+    assert [region.name for region in first.analysis.regions] == ["an overexposed patch"]
+    assert [score.name for score in first.scores][1:] == ["Contrast"]
+    assert {attempt.error for attempt in (first, *others)} == {None}
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(others)

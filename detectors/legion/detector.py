@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
 
+from refiner.claims import region_of
 from refiner.detectors.base import BaseDetector, placement
-from refiner.detectors.claims import region_of
 from refiner.detectors.legion.decoding import Answer, Lookup
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, parse
 from refiner.detectors.legion.loading import load_legion

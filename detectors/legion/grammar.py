@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from refiner.detectors.reading.regions import DEFAULT_CATEGORY, DEFAULT_SEVERITY
+from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Claim

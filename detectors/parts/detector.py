@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from refiner.claims import region_of
 from refiner.detectors.base import BaseDetector
-from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import Grounder, Segment
 from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase

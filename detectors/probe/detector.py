@@ -23,8 +23,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refiner.claims import region_of
 from refiner.detectors.base import BaseDetector, identity, placement
-from refiner.detectors.claims import region_of
 from refiner.detectors.probe.config import MODEL_TYPE, ProbeConfig
 from refiner.errors import ConfigError, WeightsError
 from refiner.files import atomic_write

@@ -14,11 +14,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.detectors.reading import loose_json
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
 from refiner.detectors.reading.loose_json import Document, LooseDict, LooseList
 from refiner.detectors.reading.words import read_category, read_share
-from refiner.taxonomy import Category
 from refiner.types import Box, Claim, Size
 
 MAX_REGIONS = 100
@@ -27,10 +27,6 @@ MAX_NAME = 80
 """Longest name or location in characters; the rest is cut off."""
 MAX_WORDS = 600
 """Longest explanation or reasoning in characters; the rest is cut off."""
-DEFAULT_CATEGORY = Category.SHAPE
-"""Category of a region for which the answer has none, or an unknown one."""
-DEFAULT_SEVERITY = 0.6
-"""Severity of a region for which the answer has none, or one that cannot be read."""
 
 _LISTS = ("regions", "anomalies", "artifacts", "flaws", "defects", "issues", "problems", "findings", "detections")
 _WRAPPERS = ("answer", "result", "results", "response", "output", "data", "analysis", "report")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from PIL import Image
 
+from refiner.claims import region_of
 from refiner.detectors.base import check_domain, identity, one_for_each
 from refiner.detectors.chat.backend import ChatBackend
 from refiner.detectors.chat.images import fit_picture
 from refiner.detectors.chat.loading import load_chat
-from refiner.detectors.claims import region_of
 from refiner.detectors.grounding import load_grounder
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId

@@ -18,6 +18,8 @@ from PIL import Image
 
 from refiner.files import Json
 from refiner.pipelines.judges import judges_of
+from refiner.pipelines.revisers.plain import PlainReviser
+from refiner.plain import held_by
 from refiner.protocols import Detector, Judge, Reviser
 from refiner.records import picture_digest
 
@@ -72,7 +74,7 @@ def settings_of(
         "second_stage": None if pipe.second_stage is None else _pipeline(pipe.second_stage),
         "detector": _part(pipe.detector),
         "judges": [_part(judge) for judge in judges_of(pipe.judge)],
-        "reviser": type(pipe.reviser).__qualname__,
+        "reviser": pipe.reviser.name if isinstance(pipe.reviser, PlainReviser) else type(pipe.reviser).__qualname__,
         "config": json.loads(json.dumps(asdict(config))),
         "index": index,
         "native": pipe.native,
@@ -114,8 +116,8 @@ def _part(part: Any) -> Json:
 
 
 def _networks(part: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield the networks that an object holds, and those that objects of refiner in it hold, ``depth`` levels deep."""
-    for name, value in sorted(getattr(part, "__dict__", {}).items()):
+    """Yield the networks that a part holds, and those that objects of refiner in it hold, ``depth`` levels deep."""
+    for name, value in sorted(held_by(part).items()):
         for place, held in enumerate(value) if isinstance(value, tuple) else (("", value),):
             if hasattr(held, "named_parameters"):
                 yield f"{name}{place}", held

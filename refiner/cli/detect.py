@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refiner.answers import read_analysis
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, USER_ERROR
 from refiner.cli.view import Terminal, show_analysis
 from refiner.errors import InputError, RefinerError, UserError
@@ -49,7 +50,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
 
             detector = load_detector(args.detector, grounder=args.grounder)
         try:
-            analysis = detector(image, prompts[number])
+            analysis = read_analysis(detector(image, prompts[number]), image, detector.name)
         except RefinerError as error:
             terminal.complain(f"{file}: {error}")
             code = max(code, USER_ERROR if isinstance(error, UserError) else FAILED)

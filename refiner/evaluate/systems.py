@@ -10,18 +10,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
 
+from refiner.answers import analyses, read_scores
 from refiner.data.anomreason import from_regions
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
-from refiner.protocols import Detector, Judge, PaintJob, Signed, Streaming
+from refiner.plain import DetectorLike, JudgeLike, Scorer, as_detector, as_judge
+from refiner.protocols import Judge, PaintJob, Signed, Streaming
 from refiner.provenance import ai_label
 from refiner.records import analysis_to_dict, derive_seed
 from refiner.types import Analysis, Attempt, Claim, RefinementResult
@@ -40,12 +42,13 @@ class Looker:
     """Analyses images with a detector, scores them with a judge, and compares explanations with the true ones.
 
     Raises:
-        ConfigError: there is neither a detector nor a judge.
+        ConfigError: there is neither a detector nor a judge, or one of them cannot be called as such.
     """
 
-    detector: Detector | None = None
-    judge: Judge | None = None
-    """Scores images against their prompts; images without a prompt have no score."""
+    detector: DetectorLike | None = None
+    """Finds the flaws of images; also a function of an image (see ``refiner.plain.as_detector``)."""
+    judge: JudgeLike | None = None
+    """Scores images against their prompts; images without a prompt have no score. See ``refiner.plain.as_judge``."""
     encoder: BertScore | None = None
     """Compares the explanations of the detector with the true ones, if they are known."""
     sentences: SentenceEncoder | None = None
@@ -57,12 +60,16 @@ class Looker:
             raise ConfigError("Expected a detector or a judge, got neither: name one of them.")
         if self.batch_size < 1:
             raise ConfigError(f"Expected a batch size of at least 1, got {self.batch_size}: choose a larger one.")
+        self._detector = None if self.detector is None else as_detector(self.detector)
+        judge = self.judge
+        streams = isinstance(judge, Streaming) and not isinstance(judge, Scorer)  # then ``score`` is not needed
+        self._judge = None if judge is None else cast(Judge, judge) if streams else as_judge(judge)
 
     def identity(self) -> Json:
         """Detector, judge and encoders."""
         return {
-            "detector": self.detector and self.detector.name,
-            "judge": self.judge and (self.judge.signature if isinstance(self.judge, Signed) else self.judge.name),
+            "detector": self._detector and self._detector.name,
+            "judge": self._judge and (self._judge.signature if isinstance(self._judge, Signed) else self._judge.name),
             "encoder": self.encoder and self.encoder.signature,
             "sentences": self.sentences and self.sentences.signature,
         }
@@ -80,11 +87,11 @@ class Looker:
                     f"The data holds only prompts, such as {sample.name!r}: name a folder of images as --data."
                 )
             images.append(sample.image)
-        analyses: Sequence[Analysis | None] = [None] * len(samples)
-        if self.detector is not None:
+        found: Sequence[Analysis | None] = [None] * len(samples)
+        if self._detector is not None:
             prompts = [sample.prompt for sample in samples]
-            analyses = self.detector.batch(images, prompts if all(prompts) else None)
-        return self.answers(samples, images, analyses)
+            found = analyses(self._detector, images, prompts if all(prompts) else None)
+        return self.answers(samples, images, found)
 
     def answers(
         self, samples: Sequence[Sample], images: Sequence[Image.Image], analyses: Sequence[Analysis | None]
@@ -103,21 +110,21 @@ class Looker:
 
     def _scores(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[_Judged]:
         """The scores of the judge; none for samples without a prompt."""
-        scores = [_Judged(None)] * len(samples)
+        scores, judge = [_Judged(None)] * len(samples), self._judge
         prompted = [at for at, sample in enumerate(samples) if sample.prompt]
-        if self.judge is None or not prompted:
+        if judge is None or not prompted:
             return scores
         scored, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
-        if isinstance(self.judge, Streaming):
-            outcomes = self.judge.stream(scored, prompts)
+        if isinstance(judge, Streaming):
+            outcomes = judge.stream(scored, prompts)
         else:
-            outcomes = map(_Judged, self.judge.score(scored, prompts))
+            outcomes = map(_Judged, read_scores(judge.score(scored, prompts), scored, judge.name))
         for at, outcome in zip(prompted, outcomes, strict=True):
             if outcome.error is not None:
                 raise outcome.error
             if outcome.score is None or not math.isfinite(outcome.score):
                 raise ModelError(
-                    f"{self.judge.name} gave the score {outcome.score}, which is not a finite number: check the image."
+                    f"{judge.name} gave the score {outcome.score}, which is not a finite number: check the image."
                 )
             scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
         return scores

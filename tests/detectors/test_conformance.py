@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
 from refiner.masks import box_of
 from refiner.micro.world import render, sample_scene
+from refiner.plain import as_detector
 from refiner.protocols import Detector
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
@@ -57,8 +59,19 @@ def vision_language() -> Detector:
         return load_detector(f"vlm:{folder}", device="cpu", grounder="box")
 
 
+def plain() -> Detector:
+    """A function that marks the darkest pixels."""
+
+    def darkest(image: Image.Image) -> list[dict[str, Any]]:
+        grey = np.asarray(image.convert("L"))
+        return [{"name": "the darkest pixels", "mask": grey == grey.min(), "category": "color"}]
+
+    return as_detector(darkest)
+
+
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "scripted": scripted,
+    "plain": plain,
     "vlm": vision_language,
     "parts": parts,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),

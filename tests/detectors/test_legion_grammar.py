@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.detectors.legion.grammar import (
     CLEAN,
     SEVERITIES,
@@ -13,7 +14,6 @@ from refiner.detectors.legion.grammar import (
     parse,
     severity_word,
 )
-from refiner.detectors.reading.regions import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.errors import UnreadableOutputError
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.world import sample_scene

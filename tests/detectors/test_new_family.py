@@ -21,7 +21,7 @@ from refiner.protocols import Detector
 
 SOURCE = """
 from refiner.detectors.base import BaseDetector, identity
-from refiner.detectors.claims import region_of
+from refiner.claims import region_of
 from refiner.detectors.family import Family
 from refiner.types import Analysis, Claim, Size
 from pathlib import Path

@@ -9,16 +9,10 @@ import unicodedata
 
 import pytest
 
+from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import read_document
-from refiner.detectors.reading.regions import (
-    DEFAULT_CATEGORY,
-    DEFAULT_SEVERITY,
-    MAX_NAME,
-    MAX_REGIONS,
-    MAX_WORDS,
-    read_regions,
-)
+from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, read_regions
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Region, Size

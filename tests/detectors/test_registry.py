@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def test_other_packages_add_families_but_do_not_replace_ours(plugin: str, tmp_pa
         load_detector("nobody:knows")
 
 
+def test_a_plugin_may_make_a_plain_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_plugin: Callable[[Path, str, str], str]
+) -> None:
+    source = "def build(folder, device, dtype):\n    return everything\n"
+    source += "def everything(image):\n    return [{'name': 'all', 'box': (0, 0, *image.size)}]\n"
+    name = write_plugin(tmp_path / "plain", "plain_plugin_for_tests", source)
+    monkeypatch.syspath_prepend(str(tmp_path / "plain"))
+    detector = load_detector(name)
+    assert detector.name == "everything"
+    assert detector.batch([Image.new("RGB", (8, 6))])[0].regions[0].box == (0, 0, 8, 6)
+
+
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         FAMILIES["mine"] = FAMILIES["legion"]  # type: ignore[index]
@@ -103,6 +116,7 @@ def test_a_family_without_an_endpoint_is_not_sent_to_one() -> None:
 def test_neither_the_registry_nor_a_family_imports_a_network_library() -> None:
     code = """
 import sys
+from collections.abc import Callable
 from refiner.detectors import load_detector
 from refiner.errors import ModelNotFoundError
 try:

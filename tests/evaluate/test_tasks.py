@@ -597,3 +597,41 @@ def test_the_page_is_made_without_the_pictures_too(tmp_path: Path) -> None:
     write_report(run, score(run), None)
     tags = [tag for tag, _ in Page((tmp_path / "report.html").read_text()).tags]
     assert (tags.count("img"), tags.count("article")) == (0, 3)
+
+
+# Functions as detectors, and objects with a score as judges
+
+
+class Length:
+    def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        return np.asarray([len(prompt) for prompt in prompts])
+
+
+def reds(image: Image.Image) -> list[dict]:
+    return [{"name": "hand", "box": (0, 0, 8, 8), "severity": 0.5}]
+
+
+def test_a_function_and_an_object_with_a_score_are_evaluated(tmp_path: Path) -> None:
+    data, system = Given([sample("a", prompt="a hand"), sample("b")]), Looker(detector=reds, judge=Length())
+    assert (system.identity()["detector"], system.identity()["judge"]) == ("reds", "Length")
+    scored = score(
+        collect(data, system, describe("realism", data, {"specification": "given"}, system, SCORING), tmp_path)
+    )
+    assert scored.table["errors"] == {}
+    assert scored.table["figures"]["AF"] == 1
+    assert scored.table["figures"]["HPS"] == 6
+
+
+@pytest.mark.parametrize("answer", [None, "none", [3], [{"name": "hand", "category": "anatmy"}]])
+def test_a_wrong_answer_of_a_function_is_an_error_of_its_sample(tmp_path: Path, answer: object) -> None:
+    data, left = Given([sample("a"), sample("b"), sample("c")]), iter([[], answer, answer, []])
+    system = Looker(detector=lambda image: next(left), batch_size=1)
+    run = collect(data, system, describe("realism", data, {"specification": "given"}, system, SCORING), tmp_path)
+    assert score(run).table["errors"] == {"BadAnswerError": 2}
+
+
+@pytest.mark.parametrize("part", ["detector", "judge"])
+@pytest.mark.parametrize("wrong", [3, Length])
+def test_what_is_no_detector_or_judge_is_refused(part: str, wrong: object) -> None:
+    with pytest.raises(ConfigError, match=f"Expected a {part}, got "):
+        Looker(**{part: wrong})  # type: ignore[arg-type]

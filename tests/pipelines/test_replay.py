@@ -23,7 +23,7 @@ from refiner import provenance  # noqa: E402
 from refiner.cli.main import main  # noqa: E402
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, InputError  # noqa: E402
-from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
+from refiner.pipelines import RefineConfig, RefinedPipeline, TemplateReviser  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge  # noqa: E402
 from refiner.pipelines.saving.record import fingerprints  # noqa: E402
 from refiner.records import to_record  # noqa: E402
@@ -138,7 +138,7 @@ CHANGES: dict[str, Callable[[RefinedPipeline], object]] = {
         pipe, "detector", ScriptedDetector(by_pixels, name="mean 2")
     ),
     "other judges (burden:mean 1 instead of none)": lambda pipe: setattr(pipe, "judge", BurdenJudge(pipe.detector)),
-    "another reviser": lambda pipe: setattr(pipe, "reviser", type("Mine", (), {})()),
+    "another reviser": lambda pipe: setattr(pipe, "reviser", type("Mine", (TemplateReviser,), {})()),
     "a separate inpainter": lambda pipe: setattr(pipe, "inpainter", copy.copy(pipe.pipe)),
 }
 

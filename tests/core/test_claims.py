@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refiner.detectors.claims import region_of
+from refiner.claims import region_of
 from refiner.taxonomy import Category
 from refiner.types import Claim, Size
 

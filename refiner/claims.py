@@ -1,10 +1,15 @@
-"""Make a region of the image from a flaw in words; shared by all detectors."""
+"""Make a region of the image from a flaw in words; shared by all detectors and readers of answers."""
 
 from __future__ import annotations
 
-from refiner.detectors.reading.regions import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.masks import box_of, location_words
+from refiner.taxonomy import Category
 from refiner.types import Claim, Mask, Region, Size
+
+DEFAULT_CATEGORY = Category.SHAPE
+"""Category of a flaw for which the answer has none, or an unknown one."""
+DEFAULT_SEVERITY = 0.6
+"""Severity of a flaw for which the answer has none, or one that cannot be read."""
 
 
 def region_of(claim: Claim, mask: Mask | None, size: Size) -> Region:
