@@ -23,10 +23,11 @@ from PIL import Image
 
 from refiner import protocols
 from refiner.errors import BadAnswerError, BadImageError, InputError, ModelError, OutOfDomainError
-from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, scored
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.pipelines.region_prompts import inpainted_first, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
@@ -145,11 +146,20 @@ class _Refinement:
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted."""
         assert self._analysis is not None
-        size = self._analysis.size
-        regions = repaintable(self._analysis.regions, size, self.config)
+        return [region for region in self._inpaintable(self._analysis) if self._own_text(region) != SKIP_MARK]
+
+    def _inpaintable(self, analysis: Analysis) -> Sequence[Region]:
+        size = analysis.size
+        regions = repaintable(not_excluded(analysis.regions, self.config), size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
         return [region for region in regions if is_local(region, size, self.config)]
+
+    def _own_text(self, region: Region) -> str:
+        """Return the user's text for a region of the best image; see ``text_for``."""
+        first = inpainted_first(self.attempts) or self._analysis
+        assert first is not None
+        return text_for(region, self._inpaintable(first), first.size, self.config)
 
     def _stop(self, rounds: int, idle: int) -> StopReason | None:
         if (stop := self._must_stop()) is not None:
@@ -241,7 +251,9 @@ class _Refinement:
         tries = max(patch.tries for patch in group)
         revision = Revision(prompt=self.prompt, whole=True)
         if not self.config.together:
-            revision = self._noted(self.parts.reviser.for_region(self.prompt, group[0].region))
+            region = group[0].region
+            text = self._own_text(region)
+            revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
         return [
             InpaintJob(
                 image=image,
