@@ -22,6 +22,8 @@ from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.families import check_pipelines
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import PaintSettings
+from refiner.pipelines.painting.vocabulary import check_words
+from refiner.pipelines.region_prompts import own_words
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import settings_of
 from refiner.pipelines.saving.replay import replay
@@ -272,6 +274,7 @@ class RefinedPipeline:
         """
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}.")
+        check_words(self._pipelines(), [prompt] if isinstance(prompt, str) else prompt)
         given = None if image is None else load_image(image)
         shared = Shared(interrupt=Interrupt(self.pipe), prompts=PromptCache())
         self._runs.add(shared.interrupt)
@@ -325,11 +328,13 @@ class RefinedPipeline:
             A run to iterate over. It yields the attempts and has a ``result`` and a ``stop()``.
 
         Raises:
-            InputError: the prompt is empty, or the image cannot be used.
+            InputError: the prompt is empty or has words that the bundled models do not know, or the image cannot be
+                used.
             ConfigError: a setting is out of its range.
         """
         changes = {"negative_prompt": negative_prompt, "strategy": strategy, "max_rounds": max_rounds, "seed": seed}
         settings = replace(config or self.refine_config, **_given(changes))
+        check_words(self._pipelines(), [prompt, settings.negative_prompt, *own_words(settings)])
         calls = {**self.call_defaults, **_given(options)}
         sides = {"height": calls.pop("height", None), "width": calls.pop("width", None)}
         sides |= _given({"height": height, "width": width})
