@@ -5,14 +5,14 @@ model here, only these rules:
 
 1. Commas, semicolons, line breaks, ``BREAK`` and the ends of sentences separate clauses. Inside brackets they do not,
    so that weights such as "(red dress, long sleeves:1.2)" stay whole.
-2. A clause names a thing (an object) only if it begins with an article, a number or a word such as "his", and its noun
-   is not a word for style, light or time: "a green clock" and "two dogs" name things, "a soft light" and "red dress" do
-   not. Tags that count people ("1girl") and the nouns after "a photo of" name things too.
+2. A clause names a thing (an object) only if it begins with an article or a number, and its noun is not a word for
+   style, light or time: "a green clock" and "two dogs" name things, "a soft light" and "red dress" do not. Tags that
+   count people ("1girl") and the nouns after "a photo of" name things too.
 3. A relation ("left of", "behind") or "and" before another thing separates two things of a clause.
 4. The medium before the first thing ("a photo of", "watercolor painting of") describes the whole image, and so does an
    ending such as "at night" or "in the style of Monet". A place at the end ("in a garden") belongs to all things of the
    clause, unless one of them has another place.
-5. A clause that continues another ("wearing a hat", "with a dog", "he smiles") belongs to the thing before it.
+5. A clause that continues another ("wearing a hat", "with a dog", "her dog") belongs to the thing before it.
 6. All other clauses are taken to describe the whole image: style, quality, light, LoRAs and their trigger words.
 """
 
@@ -101,7 +101,9 @@ class Clause:
         """The words by which a part names something, in the form of ``words``."""
         if not self.thing and is_scene(self.source):
             return frozenset()
-        text = self.parts[part] + (self.more if part == len(self.parts) - 1 else "")
+        text = self.parts[part]
+        if part == len(self.parts) - 1:
+            text += self.place * (part == 0 or not self.shares_place) + self.more
         return frozenset(word.lstrip("0123456789") or word for word in words(plain(text))) - FILLER
 
     def about(self, part: int) -> str:
@@ -202,7 +204,7 @@ def _segments(prompt: str) -> Iterator[tuple[str, str]]:
 
 
 def _outside(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, int]]:
-    """Yield text, start and end of the matches that are not inside brackets; brackets without a partner do not count."""
+    """Yield text, start and end of the matches that are not inside pairs of brackets."""
     spans: list[tuple[int, int]] = []
     opened: list[int] = []
     for place, letter in enumerate(text):
