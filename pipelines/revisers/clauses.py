@@ -104,7 +104,7 @@ class Clause:
         text = self.parts[part]
         if part == len(self.parts) - 1:
             text += self.place * (part == 0 or not self.shares_place) + self.more
-        return frozenset(word.lstrip("0123456789") or word for word in words(plain(text))) - FILLER
+        return _naming(text)
 
     def about(self, part: int) -> str:
         """The clause without its other parts."""
@@ -142,7 +142,7 @@ def choose(prompt: str, name: str) -> tuple[list[Kept], list[Kept]] | None:
         None if no clause shares words with the name, or if several things share equally many.
     """
     clauses = clauses_of(prompt)
-    wanted = {word.lstrip("0123456789") or word for word in words(name)} - FILLER
+    wanted = _naming(name)
     shared = {
         (at, part): len(wanted & clause.names(part))
         for at, clause in enumerate(clauses)
@@ -183,6 +183,11 @@ def clauses_of(prompt: str) -> list[Clause]:
         else:
             found.append(_clause(before, text))
     return found
+
+
+def _naming(text: str) -> frozenset[str]:
+    """The words of a text that name something; "1girl" counts as "girl"."""
+    return frozenset(word.lstrip("0123456789") or word for word in words(plain(text))) - FILLER
 
 
 def _owners(clauses: Sequence[Clause], tag: int) -> list[int]:
