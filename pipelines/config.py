@@ -164,14 +164,17 @@ class RefineConfig:
         self._check("region_prompt", self.region_prompt in kinds, f"one of {', '.join(kinds)}")
         self._check("exclude", _are_names(self.exclude), "a list of names, such as ['face']")
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        if not isinstance(self.prompts, str):
-            mapped = isinstance(self.prompts, Mapping)
-            names, texts = (list(self.prompts), list(self.prompts.values())) if mapped else ([], self.prompts)
-            usable = _are_names(names) and _are_texts(texts)
-            self._check("prompts", usable, "a text, a list of texts, or a mapping of names to texts")
-            parted = any(SEPARATOR_MARK in text for text in texts)
-            self._check("prompts", not parted, f"a single text if it has {SEPARATOR_MARK}")
-            object.__setattr__(self, "prompts", dict(self.prompts) if mapped else tuple(self.prompts))
+        if isinstance(self.prompts, Mapping):
+            texts: Sequence[str] = list(self.prompts.values())
+            usable = _are_names(list(self.prompts)) and _are_texts(texts)
+            self._check("prompts", usable, "a mapping of names to texts, such as {'hand': 'a hand'}")
+            object.__setattr__(self, "prompts", dict(self.prompts))
+        else:
+            texts = [] if isinstance(self.prompts, str) else self.prompts
+            self._check("prompts", _are_texts(texts), "a text, a list of texts, or a mapping of names to texts")
+            object.__setattr__(self, "prompts", self.prompts if isinstance(self.prompts, str) else tuple(texts))
+        parted = any(SEPARATOR_MARK in text for text in texts)
+        self._check("prompts", not parted, f"a single text if it has {SEPARATOR_MARK}")
         alone = not self.together or not (self.prompts or self.region_prompt == "clause")
         self._check("together", alone, "False if regions have their own prompts (prompts, region_prompt='clause')")
 
