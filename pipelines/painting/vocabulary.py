@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"[^\s!-&(-/:-@\[-`{-~]+")
 """A run of characters other than spaces and ASCII punctuation; the apostrophe is part of a word."""
+_KNOWN = frozenset(caption_words())
 _MOST_NAMED = 8
 _EXAMPLE = "a red hand with five fingers left of a green clock showing three o'clock on a sky background"
 
@@ -30,13 +31,14 @@ def check_words(pipelines: Iterable[DiffusionPipeline | None], texts: Iterable[s
     Raises:
         InputError: a pipeline of the micro world does not know a word; the message names the words.
     """
-    limited = [pipe for pipe in pipelines if pipe is not None and _knows_captions_only(pipe)]
-    if not limited:
-        return
-    learned = {token for pipe in limited for part in tokenizers_of(pipe) for token in part.get_added_vocab()}
-    known = {*caption_words(), *(word for token in learned for word in _WORD.findall(token.casefold()))}
     found = (word.strip("'") for text in texts for word in _WORD.findall(text.replace("’", "'").casefold()))
-    unknown = list(dict.fromkeys(word for word in found if word and word not in known))
+    strange = dict.fromkeys(word for word in found if word and word not in _KNOWN)
+    if not strange:
+        return
+    limited = [pipe for pipe in pipelines if pipe is not None and _knows_captions_only(pipe)]
+    added = {token for pipe in limited for part in tokenizers_of(pipe) for token in part.get_added_vocab()}
+    learned = {word for token in added for word in _WORD.findall(token.casefold())}
+    unknown = [word for word in strange if limited and word not in learned]
     if unknown:
         named = ", ".join(repr(word[:40]) for word in unknown[:_MOST_NAMED])
         more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
@@ -51,5 +53,5 @@ def _knows_captions_only(pipe: DiffusionPipeline) -> bool:
     """Whether the text encoders were trained on the captions of the micro world alone: each word is one token."""
     if reads_free_text(pipe):
         return False
-    words = [word for word in caption_words() if "'" not in word]
-    return all(len(tokenizer.tokenize(word)) == 1 for tokenizer in tokenizers_of(pipe) for word in words)
+    words = [word for word in _KNOWN if "'" not in word]
+    return all(len(tokenizer.tokenize(" ".join(words))) == len(words) for tokenizer in tokenizers_of(pipe))

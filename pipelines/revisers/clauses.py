@@ -176,7 +176,7 @@ def joined(pieces: Sequence[Kept], prompt: str = "") -> str:
 def clauses_of(prompt: str) -> list[Clause]:
     """Split a prompt into its clauses."""
     found: list[Clause] = []
-    for before, text in _segments(prompt):
+    for before, text in _segments(re.sub(r"[^\S\n]+", " ", prompt)):
         continues = _CONTINUES.match(plain(text))
         if continues and found and found[-1].thing and not (is_scene(text) or is_scene(plain(text)[continues.end() :])):
             found[-1] = replace(found[-1], more=found[-1].more + before + text)

@@ -32,6 +32,8 @@ ATTACHED = frozenset(
     )
 )
 """Nouns after "on the" or "in a" that belong to one thing: its side, its clothes. In the form of ``words``."""
+_READ = 200
+"""Number of characters in which the first noun of a text is looked for."""
 _UNSTRESSED = frozenset(
     words(
         "a an the some several many another his her its their my our and or with in on at against under during one "
@@ -56,7 +58,7 @@ def plain(text: str) -> str:
 def is_scene(text: str) -> bool:
     """Whether the first noun of a text, such as "soft light from above", is one of ``SCENE``."""
     noun = ""
-    line = re.sub(r"\bblack (?:and|&) white\b", "monochrome", plain(text).casefold())
+    line = re.sub(r"\bblack (?:and|&) white\b", "monochrome", plain(text[:_READ]).casefold())
     line = re.sub(r"\bclose[ -]up", "closeup", line)
     for word in words(line):
         if noun and (word in _STOPS or (word.endswith("ing") and word not in SCENE)):

@@ -200,3 +200,9 @@ def test_no_text_is_too_strange(prompt: str, name: str) -> None:
     chosen = choose(prompt, name)
     if chosen is not None:
         assert set(words(joined([*chosen[0], *chosen[1]]))) <= set(words(prompt))
+
+
+@pytest.mark.parametrize("piece", [" ", "a ", "(a, ", "(a, b) ", "photo by ", "a hand, ", "in a ", " and a", "\n \t"])
+@pytest.mark.timeout(20)
+def test_long_prompts_are_split_in_little_time(piece: str) -> None:
+    clause_of(piece * 3000 + "x", "the hand")
