@@ -188,10 +188,13 @@ def _runs(
 ) -> Iterator[tuple[str, Run, Pictures]]:
     """Yield name, run and images of each generator once all its images are analysed."""
     from refiner.evaluate.systems import Looker
+    from refiner.pipelines.painting.vocabulary import check_words
 
     # The judge is that of the first model that generates, or else of the first model of the demo.
     model = next((entry.model for entry in request.entries if entry.model), next(iter(studio.settings.models)))
     first = studio.refiner(model, request.detector, job, tell)
+    painters = [studio.refiner(entry.model, request.detector, job, tell) for entry in request.entries if entry.model]
+    check_words([refiner.pipe for refiner in painters], request.prompts)
     looker = Looker(detector=first.detector, judge=first.judge, batch_size=_BATCH)
     for entry in request.entries:
         if entry.model:

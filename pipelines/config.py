@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from refiner.errors import ConfigError
 from refiner.pipelines.numbers import is_number, is_whole, plain
+from refiner.pipelines.revisers.prompt_checks import words
 
 Strategy = Literal["auto", "inpaint", "regenerate"]
 Order = Literal["worst", "largest", "left_to_right", "centre"]
 OnError = Literal["record", "raise"]
 _LONGEST_PADDING = 8
 """Largest padding that is plausible as a share of a region's longer side."""
+RegionPrompt = Literal["auto", "whole", "clause"]
+
+SEPARATOR_MARK, SKIP_MARK, PROMPT_MARK = "[SEP]", "[SKIP]", "[PROMPT]"
+"""Marks in ``RefineConfig.prompts``, as in ADetailer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,20 @@ class RefineConfig:
         merge_overlap: Grown regions are inpainted as one patch if their overlap is at least this share of the smaller
             one, in [0, 1].
         together: Whether all regions are inpainted in one pass with the whole prompt. Otherwise each region is
-            inpainted with the part of the prompt that describes it.
+            inpainted with its own prompt.
+        region_prompt: The prompt of a region. "auto": the reviser writes it; by default it is "clause" and what the
+            region should show. "clause": the part of the user's prompt that names the region, with everything that
+            names no other thing, such as style and light; the whole prompt if no part names it. "whole": the user's
+            prompt. With "clause" and "whole" nothing is added to the prompt or the negative prompt.
+        prompts: Your own prompts for regions; they are used as they are, with your negative prompt. A mapping has a
+            prompt for each name: {"face": "...", "left hand": "..."}. A name fits a region if all its words are in the
+            region's name or if it is the region's category; of several, the one with most words counts. A list of
+            texts, or one text with "[SEP]" between them, goes by the order of the regions (see ``order``) in the image
+            that inpainting begins with; the last text is used for all further regions. "[PROMPT]" in a text stands for
+            the user's whole prompt. "[SKIP]" leaves the region alone. Regions without a text, or with the text "", are
+            inpainted as ``region_prompt`` says.
+        exclude: Names or categories, as in ``prompts``, of flaws that are never inpainted. They still count in the
+            burden.
         crop_padding: Context on each side of a region, as a share of the region's longer side, at least 0.
         crop_min_side: Smallest side of a crop, as a share of the side that the model was trained on, in (0, 1].
         batch_size: Maximum number of crops in one call of the inpainting pipeline, at least 1. It is halved if memory
@@ -115,6 +133,9 @@ class RefineConfig:
     feather: float = 0.02
     merge_overlap: float = 0.5
     together: bool = False
+    region_prompt: RegionPrompt = "auto"
+    prompts: Mapping[str, str] | Sequence[str] = ()
+    exclude: Sequence[str] = ()
     crop_padding: float = 0.5
     crop_min_side: float = 0.5
     batch_size: int = 8
@@ -159,6 +180,7 @@ class RefineConfig:
         numbers = isinstance(self.strengths, tuple) and all(map(is_number, self.strengths))
         usable = numbers and len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
+        self._check_names()
 
     def _check_length(self, name: str, value: float) -> None:
         """Refuse a length in pixels, by habit from other detailers."""
@@ -168,6 +190,7 @@ class RefineConfig:
                 f"RefineConfig.{name} is a share of the {whole} longer side, not a number of pixels, got {value!r}: "
                 f"for {value:g} pixels of 1024, use {value:g} / 1024 = {value / 1024:.4f}."
             )
+
     def _check_types(self) -> None:
         """Check that every number is one, by the annotation of its field."""
         right = {"int": (is_whole, "a whole number"), "float": (is_number, "a number")}
@@ -177,6 +200,26 @@ class RefineConfig:
             if kind in right and not (optional and value is None):
                 test, wanted = right[kind]
                 self._check(field.name, test(value), f"{wanted}, or None" if optional else wanted)
+
+    def _check_names(self) -> None:
+        """Check the settings for the regions' prompts, and keep copies that nobody else changes."""
+        kinds = get_args(RegionPrompt)
+        self._check("region_prompt", self.region_prompt in kinds, f"one of {', '.join(kinds)}")
+        self._check("exclude", _are_names(self.exclude), "a list of names, such as ['face']")
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        if isinstance(self.prompts, Mapping):
+            texts: Sequence[str] = list(self.prompts.values())
+            usable = _are_names(list(self.prompts)) and _are_texts(texts)
+            self._check("prompts", usable, "a mapping of names to texts, such as {'hand': 'a hand'}")
+            object.__setattr__(self, "prompts", dict(self.prompts))
+        else:
+            texts = [] if isinstance(self.prompts, str) else self.prompts
+            self._check("prompts", _are_texts(texts), "a text, a list of texts, or a mapping of names to texts")
+            object.__setattr__(self, "prompts", self.prompts if isinstance(self.prompts, str) else tuple(texts))
+        parted = any(SEPARATOR_MARK in text for text in texts)
+        self._check("prompts", not parted, f"a single text if it has {SEPARATOR_MARK}")
+        alone = not self.together or not (self.prompts or self.region_prompt == "clause")
+        self._check("together", alone, "False if regions have their own prompts (prompts, region_prompt='clause')")
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:
@@ -189,3 +232,11 @@ class RefineConfig:
     def candidate_count(self, tries: int) -> int:
         """Return the number of candidates for a region after ``tries`` failed tries."""
         return min(self.candidates + tries, self.max_candidates)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, str) for one in value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, Sequence) and _are_texts(value) and all(map(words, value))

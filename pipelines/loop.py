@@ -31,6 +31,7 @@ from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.pipelines.region_prompts import inpainted_first, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
@@ -175,11 +176,20 @@ class _Refinement:
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted."""
         assert self._analysis is not None
-        size = self._analysis.size
-        regions = repaintable(self._analysis.regions, size, self.config)
+        return [region for region in self._inpaintable(self._analysis) if self._own_text(region) != SKIP_MARK]
+
+    def _inpaintable(self, analysis: Analysis) -> Sequence[Region]:
+        size = analysis.size
+        regions = repaintable(not_excluded(analysis.regions, self.config), size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
         return [region for region in regions if is_local(region, size, self.config)]
+
+    def _own_text(self, region: Region) -> str:
+        """Return the user's text for a region of the best image; see ``text_for``."""
+        first = inpainted_first(self.attempts) or self._analysis
+        assert first is not None
+        return text_for(region, self._inpaintable(first), first.size, self.config)
 
     def _stop(self, rounds: int, idle: int) -> StopReason | None:
         if (stop := self._must_stop()) is not None:
@@ -310,8 +320,10 @@ class _Refinement:
         tries = max(patch.tries for patch in group)
         revision = Revision(prompt=self.prompt, whole=True)
         if not self.config.together:
-            revision = self._noted(self.parts.reviser.for_region(self.prompt, group[0].region))
-        texts = self._others(revision, lambda text: self._for_all_or(group, text))
+            region = group[0].region
+            text = self._own_text(region)
+            revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
+        texts = self._others(revision, lambda text: self._for_patches(group, text))
         return [
             InpaintJob(
                 image=image,
@@ -326,8 +338,12 @@ class _Refinement:
             for candidate in range(self.config.candidate_count(tries))
         ]
 
-    def _for_all_or(self, group: Sequence[Patch], text: str) -> Revision:
-        return Revision(prompt=text) if self.config.together else self.parts.reviser.for_region(text, group[0].region)
+    def _for_patches(self, group: Sequence[Patch], text: str) -> Revision:
+        """Revise the prompt of a further text encoder for patches that are inpainted together."""
+        if self.config.together:
+            return Revision(prompt=text)
+        region = group[0].region
+        return revision_for(region, self._own_text(region), text, self.config, self.parts.reviser)
 
     def _noted(self, revision: Revision) -> Revision:
         self.notes += [revision.note] if revision.note else []

@@ -16,8 +16,11 @@ from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading import Judges, Where, fitting_reviser, ids_of, judges_on, pipeline_like, saved_arguments
 from refiner.pipelines.marks import masks_of
+from refiner.pipelines.numbers import plain, plain_values
 from refiner.pipelines.painting.families import check_complete, check_pipelines, own_image
 from refiner.pipelines.painting.interrupts import Interrupt
+from refiner.pipelines.painting.vocabulary import check_words
+from refiner.pipelines.region_prompts import own_words
 from refiner.pipelines.request import bound, check_names, request_of
 from refiner.pipelines.revisers.plain import ReviserLike
 from refiner.pipelines.run import RefinementRun
@@ -381,6 +384,7 @@ class RefinedPipeline:
             start_image=start_image,
         )
         check_complete(self.pipe, self.inpainter)
+        check_words(self._pipelines(), [*request.prompts, *request.negatives, *own_words(request.config)])
         seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)
         masks = () if mask_image is None else masks_of(mask_image)
         call = Call(self, request, seeding, output_type, masks)

@@ -47,6 +47,12 @@ class Request:
     """One image to refine for each requested image; empty: they are generated."""
 
     @property
+    def negatives(self) -> tuple[str, ...]:
+        """The negative prompts of the call."""
+        given = self.arguments.get("negative_prompt") or self.config.negative_prompt
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
     def total(self) -> int:
         """Number of requested images."""
         return len(self.prompts) * self.count

@@ -77,6 +77,22 @@ def repaintable(regions: Sequence[Region], size: Size, config: RefineConfig) -> 
     return [region for region in regions if config.min_area <= region.pixels(size).mean() <= config.max_area]
 
 
+def ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
+    """Sort regions by ``config.order``."""
+
+    def place(region: Region) -> float:
+        x0, y0, x1, y1 = region.box
+        if config.order == "largest":
+            return -int(np.count_nonzero(region.pixels(size)))
+        if config.order == "left_to_right":
+            return x0 + x1
+        if config.order == "centre":
+            return float(np.hypot(x0 + x1 - size.width, y0 + y1 - size.height))
+        return -region.severity * region.score
+
+    return sorted(regions, key=place)
+
+
 def plan_patches(
     regions: Sequence[Region], size: Size, config: RefineConfig, failed: Sequence[Mask] = ()
 ) -> list[Patch]:
@@ -88,7 +104,7 @@ def plan_patches(
     """
     patches: list[Patch] = []
     taken = np.zeros(tuple(size), dtype=np.bool_)
-    for region in _ordered(regions, size, config):
+    for region in ordered(regions, size, config):
         mask = _grown(region, size, config)
         free = mask & ~taken
         overlaps = [_overlap(patch.mask, mask) for patch in patches]
@@ -117,20 +133,6 @@ def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
     strength *= 1 - config.severity_strength * (1 - patch.region.severity)
     strength *= (1 - float(patch.mask.mean())) ** config.area_strength
     return max(_STRENGTH_STEP, round(round(strength / _STRENGTH_STEP) * _STRENGTH_STEP, 2))
-
-
-def _ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
-    def place(region: Region) -> float:
-        x0, y0, x1, y1 = region.box
-        if config.order == "largest":
-            return -int(np.count_nonzero(region.pixels(size)))
-        if config.order == "left_to_right":
-            return x0 + x1
-        if config.order == "centre":
-            return float(np.hypot(x0 + x1 - size.width, y0 + y1 - size.height))
-        return -region.severity * region.score
-
-    return sorted(regions, key=place)
 
 
 def _grown(region: Region, size: Size, config: RefineConfig) -> Mask:

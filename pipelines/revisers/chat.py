@@ -17,7 +17,7 @@ from refiner.detectors.reading.loose_json import LooseDict, read_document
 from refiner.detectors.reading.regions import MAX_NAME, plain_text
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.pipelines.revisers.prompt_checks import cleaned, negative_phrases, objection
-from refiner.pipelines.revisers.template import TemplateReviser, clause_of
+from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.protocols import Reviser, Revision
 from refiner.types import Attempt, Region
 
@@ -85,11 +85,11 @@ class ChatReviser:
         return self._ask(task, prompt, self.template.revise(prompt, history), told=True)
 
     def for_region(self, prompt: str, region: Region) -> Revision:
-        """Return the part of the prompt that names the region (otherwise all of it), with the model's additions."""
+        """Return the part of the prompt for the region (otherwise all of it), with the model's additions."""
         fallback = self.template.for_region(prompt, region)
         if not self.template.free_text:
             return fallback
-        part = clause_of(prompt, region.name) or prompt
+        part = self.template.part_for(prompt, region.name)
         task = (
             f"The user's prompt: {_quoted(plain_text(part, _MAX_TOLD))}\n"
             f"It was painted, and this is wrong at one place:\n{_quoted(_flaw(region))}\n"

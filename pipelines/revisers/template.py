@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from refiner.pipelines.revisers.clauses import choose, joined
 from refiner.pipelines.revisers.memory_bank import Memory, remember
-from refiner.pipelines.revisers.prompt_checks import FILLER, cleaned, words
+from refiner.pipelines.revisers.prompt_checks import cleaned
 from refiner.protocols import Revision
 from refiner.taxonomy import Category
 from refiner.types import Attempt, Region
@@ -24,17 +25,6 @@ _WANTED = {
     Category.COMMONSENSE: "{name} as it is in reality",
 }
 """What the image should show instead, for each category of flaw; a positive prompt never names a flaw."""
-
-_JOINTS = re.compile(
-    r"\s*[,;]\s*|\s+(?:to the )?(?:left of|right of|above|below|under|beside|next to|near|behind|in front of)\s+"
-    r"|\s+and\s+(?=(?:an?|the|one|two|three|four|some|his|her|its|their)\s)",
-    re.IGNORECASE,
-)
-"""Separators between the things (objects) that a prompt names."""
-_SETTING = re.compile(
-    r"^(.*?\S)(\s+(?:on|in|at|against)\s+(?:an?|the)\s+(?:(?!\s(?:on|in|at|against)\s)[^,;])+)$", re.IGNORECASE
-)
-"""A prompt's things, and the setting at its end that they share."""
 
 
 class TemplateReviser:
@@ -64,15 +54,33 @@ class TemplateReviser:
         return self._revision(prompt, memories)
 
     def for_region(self, prompt: str, region: Region) -> Revision:
-        """Return the part of the prompt that names the region (otherwise all of it), and what the region should show.
+        """Return the part of the prompt for the region (otherwise all of it), and what the region should show.
 
         If ``free_text`` is False and the whole prompt is used, the revision is marked as ``whole``. Then the whole
         image is shown to the model, because otherwise a crop of a hand's thumb would be inpainted as a hand.
         """
-        part = clause_of(prompt, region.name) or prompt
+        part = self.part_for(prompt, region.name)
         if not self.free_text:
             return Revision(prompt=part, whole=part == prompt)
         return self._revision(part, [region])
+
+    def part_for(self, prompt: str, name: str) -> str:
+        """Return the part of the prompt for a region with this name, or the whole prompt if no part names it.
+
+        The part is that of ``clause_of``. If it is longer than the limit, it has the clauses about the named thing, and
+        then as many of the others as fit, in their order.
+        """
+        chosen = choose(prompt, name)
+        if chosen is None:
+            return prompt
+        kept, others = chosen
+        part = joined([*kept, *others], prompt)
+        if self.count(part) <= self.limit:
+            return part
+        for piece in others:
+            if self.count(joined([*kept, piece])) <= self.limit:
+                kept = [*kept, piece]
+        return joined(kept)
 
     def _revision(self, prompt: str, flaws: Sequence[Memory | Region]) -> Revision:
         wanted = []
@@ -93,17 +101,12 @@ class TemplateReviser:
 
 
 def clause_of(prompt: str, name: str) -> str | None:
-    """Return the part of a prompt that names ``name``, with the setting that the whole prompt shares.
+    """Return the part of a prompt that a region with this name is inpainted with.
 
-    "a red hand left of a green clock on a sky background" and "the hand" give "a red hand on a sky background". None
-    if no part shares words with the name, or several parts share equally many.
+    It has the clause that names the thing, the setting that it shares with others, and all clauses that name no other
+    thing, such as style, quality and light; see ``refiner.pipelines.revisers.clauses`` for the rules. "watercolor
+    painting of a red hand left of a green clock at night, film grain" and "the hand" give "watercolor painting of a
+    red hand at night, film grain". None if no clause shares words with the name, or several things share equally many.
     """
-    setting = _SETTING.match(prompt)
-    body = setting[1] if setting else prompt
-    clauses = [clause for clause in _JOINTS.split(body) if clause.strip()]
-    wanted = set(words(name)) - FILLER
-    shared = [len(wanted & set(words(clause))) for clause in clauses]
-    most = max(shared, default=0)
-    if most == 0 or shared.count(most) > 1:
-        return None
-    return clauses[shared.index(most)].strip() + (setting[2] if setting else "")
+    chosen = choose(prompt, name)
+    return None if chosen is None else joined([*chosen[0], *chosen[1]], prompt)

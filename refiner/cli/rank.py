@@ -19,7 +19,7 @@ from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.files import Json, check_writable
-from refiner.hub import resolve, verify
+from refiner.hub import read_card, resolve, verify
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,9 +84,10 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     calls = {entrant.name: _call(entrant) for entrant in entrants if entrant.paints}
     tell_problems([*prompts.problems, *(problem for each in data.values() for problem in each.problems)], terminal)
     root = check_writable(args.out)
-    with terminal.waiting("loading models"):
-        looker = load_looker(args)
     shelf = _Shelf()
+    with terminal.waiting("loading models"):
+        _check_words(entrants, calls, list(prompts.prompts.values()), shelf)
+        looker = load_looker(args)
     systems: dict[str, System] = {
         entrant.name: _generating(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
         for entrant in entrants
@@ -168,6 +169,19 @@ class _Shelf:
             self._pipe.set_progress_bar_config(disable=True)
             self._model = model
         return self._pipe
+
+
+def _check_words(
+    entrants: Sequence[Entrant], calls: Mapping[str, Mapping[str, Option]], prompts: Sequence[str], shelf: _Shelf
+) -> None:
+    """Check that the bundled models know all words of the prompts and of their negative prompts."""
+    from refiner.pipelines.painting.vocabulary import check_words
+
+    for entrant in entrants:
+        folder = resolve(entrant.place, "generator") if entrant.paints else Path(entrant.place)
+        if entrant.paints and (folder / "card.json").exists() and read_card(folder).domain == "micro":
+            negative = calls[entrant.name].get("negative_prompt")
+            check_words([shelf.pipeline(entrant.place)], [*prompts, str(negative or "")])
 
 
 def _generating(

@@ -160,6 +160,13 @@ def close_up(scene: Scene, index: int, rng: np.random.Generator) -> tuple[Image.
     return render(near), near.caption
 
 
+def caption_words() -> list[str]:
+    """Every word of the captions, in lower case, in alphabetical order."""
+    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
+    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
+    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
+
+
 def _phrase_pattern(kind: Kind) -> re.Pattern[str]:
     text = re.escape(kind.phrase).replace(r"\{", "{").replace(r"\}", "}")
     colour, attribute = "|".join(COLOURS), "|".join(kind.attributes)

@@ -302,3 +302,14 @@ def test_a_ranking_that_is_stopped_ranks_those_that_are_done(studio, tmp_path, h
 def test_a_ranking_that_is_stopped_with_one_done_ends_without_one(studio, tmp_path, home):
     assert stopped_at(studio, tmp_path, home, 1) == []
     assert not list(tmp_path.glob("rank.csv"))
+
+
+def test_words_that_the_bundled_models_do_not_know_are_refused(home, tmp_path):
+    studio = Studio(DemoSettings(models={"micro": "micro"}, detectors={"patches": f"spots:{home}"}))
+    with pytest.raises(InputError, match="not 'astronaut'"):
+        list(studio.refine("me", request("an astronaut", model="micro")))
+    entries = tuple(model_entries({"micro": "x"}).values())
+    wanted = RankRequest(entries=entries, prompts=("a red hand", "an astronaut"), detector="patches")
+    with pytest.raises(InputError, match="not 'astronaut'"):
+        list(rank(studio, "me", wanted, tmp_path))
+    assert list(tmp_path.rglob("*.png")) == []

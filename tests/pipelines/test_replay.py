@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,31 @@ def test_a_record_makes_the_same_picture_again(
             assert len(result.attempts) == original.best + 1
     assert other.call_defaults == {"num_inference_steps": 1, "eta": 1.0}
     assert other.native == 32
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompts": {"hand": "[PROMPT], bare skin", "clock": ""}},
+        {"prompts": ["a fist", "[SKIP]"], "order": "left_to_right"},
+        {"prompts": "a fist [SEP] a palm"},
+        {"exclude": ["clock"], "region_prompt": "whole"},
+        {"region_prompt": "clause"},
+    ],
+)
+def test_the_prompts_of_regions_are_in_the_record_and_in_the_saved_folder(
+    model: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, strategy="inpaint", **settings)
+    pipe = refined(model, config=config)
+    result = pipe.stream(PROMPT).result
+    assert len(result.attempts) > 1
+    again = refined(model).replay(json.loads(json.dumps(to_record(result, None, {}))))
+    assert same(again.image, result.image)
+    assert [each.prompt for each in again.attempts] == [each.prompt for each in result.attempts[: result.best + 1]]
+    pipe.save_pretrained(tmp_path)
+    loaded = RefinedPipeline.from_pretrained(tmp_path, detector=ScriptedDetector(by_pixels, name="mean 1"))
+    assert loaded.refine_config == config
 
 
 def test_settings_are_those_of_the_run_and_plain(record: dict[str, Any]) -> None:

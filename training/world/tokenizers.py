@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,7 @@ from tokenizers import (
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2TokenizerFast
 
-from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
+from refiner.micro.world import caption_words
 
 TOKENS = 64  # length of a tokenized caption, with its start and end tokens
 CONTEXT_LENGTH = 44  # Tokens of a prompt for the judge, with its start and end tokens. The longest caption just fits.
@@ -60,13 +59,6 @@ def answer_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     marks = [AddedToken(token, lstrip=True, special=True, normalized=False) for token in _SPECIAL[4:]]
     fast.add_tokens(marks, special_tokens=True)
     return fast
-
-
-def caption_words() -> list[str]:
-    """Every word of the micro world's captions."""
-    phrases = [kind.phrase for kind in KINDS.values()] + [word for kind in KINDS.values() for word in kind.attributes]
-    text = " ".join([*phrases, *COLOURS, *BACKGROUNDS, "a an left of above on background"])
-    return sorted(set(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", text))))
 
 
 def judge_tokenizer() -> PreTrainedTokenizerFast:
