@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.detectors.family import Family
-from refiner.detectors.registry import load_detector
+from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError
 from refiner.protocols import Borrower, Detector, Movable, Spender
 from refiner.types import Analysis, Calls, Region
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    from refiner.detectors.family import Needs
     from refiner.detectors.ids import ModelId
 
 _CLAIMED = 0.3
@@ -121,4 +122,8 @@ def _load(model: ModelId, device: str | torch.device | None, dtype: torch.dtype 
     return JointDetector([load_detector(each, device, dtype) for each in ids])
 
 
-FAMILY = Family(name="joint", load=_load, needs_folder=False, usage=("joint:<id>+<id>",))
+def _needs(model: ModelId) -> Needs:
+    return [need for each in joined_ids(f"{FAMILY.name}:{model.model}") for need in detector_needs(each)]
+
+
+FAMILY = Family(name="joint", load=_load, needs=_needs, needs_folder=False, usage=("joint:<id>+<id>",))
