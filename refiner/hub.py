@@ -106,7 +106,7 @@ def check_reachable(models: Iterable[Path | Repository]) -> None:
     """
     for model in models:
         if isinstance(model, Repository):
-            model.files()
+            _ = model.files
 
 
 def _known() -> str:
@@ -201,7 +201,7 @@ def verify(folder: str | Path) -> None:
     if not files and not _holds_pickles(root):
         raise WeightsError(f"{str(root)!r} holds no weights (*.safetensors): download or build them again.")
     for path in files:
-        _check_opens(path)
+        check_opens(path)
     for index in root.rglob("*.safetensors.index.json"):
         _check_shards(index)
     for name, wanted in (card.sha256 if card else {}).items():
@@ -212,7 +212,8 @@ def verify(folder: str | Path) -> None:
             raise WeightsError(f"{str(path)!r} does not match the checksum in its card: install the weights again.")
 
 
-def _check_opens(path: Path) -> None:
+def check_opens(path: Path) -> None:
+    """Check that a safetensors file is complete; raises WeightsError if not."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ class Repository:
     access: Mapping[str, Any] = field(default_factory=dict)
     """``token``, ``cache_dir``, ``local_files_only`` and ``force_download``, as for ``hf_hub_download``."""
 
+    @cached_property
     def files(self) -> frozenset[str] | None:
-        """List the paths of all files; None if the hub cannot be asked, or must not be (``local_files_only``).
+        """The paths of all files; None if the hub cannot be asked, or must not be (``local_files_only``).
 
         Raises:
             ModelNotFoundError: the hub says that there is no such model or revision, or refuses the access.

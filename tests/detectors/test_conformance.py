@@ -13,7 +13,8 @@ from PIL import Image
 from support.conformance import Conformance, assert_same, networks, pictures
 from support.tiny_locators import save_locator
 
-from refiner.detectors import bundled_detectors, load_detector
+from refiner.detectors import load_detector
+from refiner.detectors.registry import bundled_detectors
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
 from refiner.masks import box_of
