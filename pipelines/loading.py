@@ -222,7 +222,7 @@ def _loaded(
             variant = source.options.get("variant")
             files = [path.relative_to(place).as_posix() for path in place.glob("*/*")]
             chosen = {"variant": variant} if variant in variants_of(files) else {}
-            loaded[name] = pipeline_like(place, pipe, access | chosen)
+            loaded[name] = pipeline_like(place, pipe, {**access, **chosen})
     return loaded
 
 

@@ -83,12 +83,14 @@ def read_options(options: Mapping[str, Any], known: Mapping[str, Types]) -> dict
     dtypes = {name: _dtype(name, read.pop(name)) for name in ("dtype", "torch_dtype") if name in read}
     if len(dtypes) == 2 and dtypes["dtype"] != dtypes["torch_dtype"]:
         raise ConfigError(
-            f"Expected one dtype, got dtype={dtypes['dtype']} and torch_dtype={dtypes['torch_dtype']}: pass only dtype=."
+            f"dtype={dtypes['dtype']} and torch_dtype={dtypes['torch_dtype']} contradict each other: pass only dtype=."
         )
     _check_device_map(read.get("device_map"))
     if read.get("force_download") and read.get("local_files_only"):
         raise ConfigError("force_download= and local_files_only= contradict each other: pass only one of them.")
-    return read | {"dtype": dtype for dtype in dtypes.values()}
+    if dtypes:
+        read["dtype"] = next(iter(dtypes.values()))
+    return read
 
 
 def check_names(options: Mapping[str, Any], known: Collection[str], components: Collection[str] | None) -> None:

@@ -219,7 +219,7 @@ class RefinedPipeline:
         self.pipe.save_pretrained(str(folder), **options)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
-        """Move the pipelines as diffusers does, then detector, judge and reviser to their device, in their own dtype."""
+        """Move the pipelines as diffusers does, then the other parts to the same device; these keep their dtype."""
         for pipe in self._pipelines():
             pipe.to(*args, **options)
         for part in (self.detector, self.reviser, *judges_of(self.judge)):
