@@ -62,7 +62,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def refuse(self, status: int, code: str) -> None:
             self.answer(b"", status, X_Error_Code=code)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0]).strip("/")
             hub.requests.append(path)
             api = path.startswith("api/models/")
