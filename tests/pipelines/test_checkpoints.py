@@ -174,7 +174,7 @@ def test_a_damaged_or_foreign_file_is_one_sentence(hub: Hub, published: Publishe
         load(published.file, config="org/gone")
     with pytest.raises(ModelNotFoundError, match=r"holds no 'gone\.safetensors'"):
         load(f"{hub.url}/org/files/blob/main/gone.safetensors", token="hf_right")
-    with pytest.raises(ConfigError, match="vaee=.*write vae="):
+    with pytest.raises(ConfigError, match=r"vaee=.*write vae="):
         load(published.file, vaee=published.pipe.vae)
     hub.repos.clear()
     with pytest.raises(ModelNotFoundError, match="no such model"):
