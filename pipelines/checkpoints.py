@@ -127,7 +127,7 @@ class CheckpointSource(Source):
         file = Path(self._path).expanduser() if self._repository is None else self._repository.file(self._path)
         if file is None:
             assert self._repository is not None
-            raise self._repository.unavailable(ModelNotFoundError())
+            raise self._repository.unavailable()
         if file.suffix == ".safetensors":
             check_opens(file)
         return file

@@ -53,6 +53,11 @@ def find_source(model: Where, options: Mapping[str, Any] = _NONE) -> Source:
     """
     if is_checkpoint(model):
         return CheckpointSource(str(model), options)
+    if "config" in options:
+        raise ConfigError(
+            f"Expected config= as a RefineConfig for {str(model)!r}, got {str(options['config'])!r}: pass one, or "
+            "name a checkpoint file, which may take its configuration from a path."
+        )
     read = read_options(options, PRETRAINED)
     place = locate(model, "generator")
     if isinstance(place, Path):

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, ModelNotFoundError, RefinerError, WeightsError
 from refiner.hub import verify
 from refiner.pipelines.options import PRETRAINED, check_names
 from refiner.pipelines.saving.settings import SETTINGS_FILE, SavedSettings
@@ -133,7 +133,7 @@ class HubSource(Source):
         name, files = self.repository.name, self.repository.files
         file = self.repository.file(INDEX_FILE)
         if file is None and files is None:
-            raise self.repository.unavailable(ModelNotFoundError())
+            raise self.repository.unavailable()
         if file is None:
             raise ModelNotFoundError(
                 f"The repository {name!r} holds no {INDEX_FILE}: name the repository of a diffusers pipeline, or a "
@@ -287,6 +287,8 @@ def readable_errors(model: str) -> Iterator[None]:
     known = (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError)
     try:
         yield
+    except RefinerError:
+        raise
     except (*known, HTTPError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -49,13 +49,16 @@ class Repository:
     def file(self, path: str) -> Path | None:
         """Download one file, unless it is cached; None if there is none, or if it is not cached and cannot be had.
 
+        If the hub did not answer before, it is not asked again: only the cache is searched, as diffusers does.
+
         Raises:
             ModelNotFoundError: as for ``files``; or the file cannot be stored.
         """
         from huggingface_hub import errors, hf_hub_download
 
+        cached = {} if self.files is not None else {"local_files_only": True, "force_download": False}
         try:
-            return Path(hf_hub_download(self.name, path, revision=self.revision, **self.access))
+            return Path(hf_hub_download(self.name, path, revision=self.revision, **{**self.access, **cached}))
         except errors.EntryNotFoundError:
             return None
         except (OSError, ValueError, errors.HTTPError) as error:
@@ -86,8 +89,8 @@ class Repository:
         except (OSError, ValueError, errors.HTTPError) as error:
             raise self.unavailable(error) from error
 
-    def unavailable(self, error: BaseException) -> ModelNotFoundError:
-        """Make the error that says why files of this repository cannot be had."""
+    def unavailable(self, error: BaseException | None = None) -> ModelNotFoundError:
+        """Make the error that says why files of this repository cannot be had; None: the hub cannot be reached."""
         absent = "not all of it is cached" if self.access.get("local_files_only") else None
         reason = self._refusal(error) or absent or "the hub cannot be reached and nothing is cached"
         return ModelNotFoundError(
@@ -95,7 +98,7 @@ class Repository:
             "use a folder or a bundled model."
         )
 
-    def _refusal(self, error: BaseException) -> str | None:
+    def _refusal(self, error: BaseException | None) -> str | None:
         """Say why the answer of the hub or of the disk is final; None if trying again, or the cache, may help."""
         from huggingface_hub import errors
 

@@ -174,8 +174,9 @@ def test_a_damaged_or_foreign_file_is_one_sentence(hub: Hub, published: Publishe
         load(published.file, config="org/gone")
     with pytest.raises(ModelNotFoundError, match=r"holds no 'gone\.safetensors'"):
         load(f"{hub.url}/org/files/blob/main/gone.safetensors", token="hf_right")
-    with pytest.raises(ConfigError, match=r"vaee=.*write vae="):
-        load(published.file, vaee=published.pipe.vae)
+    for place, token in ((published.file, None), (f"{hub.url}/org/files/blob/main/model.safetensors", "hf_right")):
+        with pytest.raises(ConfigError, match=r"vaee=.*write vae="):
+            load(place, vaee=published.pipe.vae, token=token, config=published.folder)
     hub.repos.clear()
     with pytest.raises(ModelNotFoundError, match="no such model"):
         load(published.file, cache_dir=tmp_path / "new")

@@ -152,7 +152,7 @@ def test_a_private_repository_needs_its_token_for_every_part(hub: Hub, refined_f
         load("org/private", token="hf_wrong")
 
 
-def test_what_is_cached_is_loaded_without_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_what_is_cached_is_loaded_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = {"cache_dir": tmp_path / "own", "variant": "fp16", "revision": "refined"}
     first = load(**where)
     hub.requests.clear()
@@ -160,9 +160,18 @@ def test_what_is_cached_is_loaded_without_the_hub(hub: Hub, tmp_path: Path) -> N
     assert hub.requests == []
     assert again.refine_config == first.refine_config
     assert again.inpainter.unet.config == first.inpainter.unet.config
-    hub.repos.clear()
     with pytest.raises(ModelNotFoundError, match="not all of it is cached"):
         load(local_files_only=True)
+    load(variant="fp16")
+    for setting in ({"HF_HUB_OFFLINE": True}, {"HF_HUB_OFFLINE": False, "ENDPOINT": "http://127.0.0.1:1"}):
+        for name, value in setting.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        if "ENDPOINT" in setting:
+            template = f"{setting['ENDPOINT']}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+            monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+            monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", setting["ENDPOINT"])
+        assert load(variant="fp16").refine_config == RefineConfig()
+        assert load(**where).refine_config == first.refine_config
 
 
 def test_a_device_map_is_diffusers_own(hub: Hub) -> None:
@@ -238,7 +247,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "call": ({"call": 30}, "call= as a Mapping"),
     "native": ({"native": 0}, "native="),
     "config": ({"config": {"max_rounds": 1}}, "config= as a RefineConfig"),
-    "configuration": ({"config": "org/model"}, "no option config="),
+    "configuration": ({"config": "org/model"}, "config= as a RefineConfig for 'org/model'"),
     "cached anew": ({"force_download": True, "local_files_only": True}, "contradict"),
 }
 
