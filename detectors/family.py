@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from refiner.detectors.ids import ModelId
     from refiner.protocols import Detector
+    from refiner.repository import Repository
 
+    Needs = Sequence[Path | Repository]
     Load = Callable[[ModelId, str | torch.device | None, torch.dtype | None], Detector]
 
 
@@ -41,6 +43,9 @@ class Family:
     """Whether the model may run behind an endpoint: ``<name>:<model>@<base url>``."""
     needs_folder: bool = True
     """Whether its ids name a folder, a hub id or a bundled model. If not, just the family's name is an id too."""
+    needs: Callable[[ModelId], Needs] | None = None
+    """needs(id) -> the folders and hub models that ``load`` reads. It downloads nothing, and raises the errors of
+    ``load`` that are known without a download. None: only ``id.model`` if ``needs_folder`` is set, else nothing."""
     usage: tuple[str, ...] = ()
     """The forms of its ids, for messages; empty for ``<name>:<folder or hub id>``."""
 

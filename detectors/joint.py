@@ -11,7 +11,7 @@ from PIL import Image
 
 from refiner.answers import analyses, read_analysis
 from refiner.detectors.family import Family
-from refiner.detectors.registry import load_detector
+from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Borrower, Movable, Spender
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    from refiner.detectors.family import Needs
     from refiner.detectors.ids import ModelId
 
 _CLAIMED = 0.3
@@ -125,4 +126,8 @@ def _load(model: ModelId, device: str | torch.device | None, dtype: torch.dtype 
     return JointDetector([load_detector(each, device, dtype) for each in ids])
 
 
-FAMILY = Family(name="joint", load=_load, needs_folder=False, usage=("joint:<id>+<id>",))
+def _needs(model: ModelId) -> Needs:
+    return [need for each in joined_ids(f"{FAMILY.name}:{model.model}") for need in detector_needs(each)]
+
+
+FAMILY = Family(name="joint", load=_load, needs=_needs, needs_folder=False, usage=("joint:<id>+<id>",))

@@ -20,12 +20,14 @@ from refiner.detectors.base import read_config
 from refiner.detectors.family import Family
 from refiner.detectors.ids import ModelId, check_options, parse_id, split_options
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
-from refiner.hub import MICRO_WEIGHTS, micro_parts, read_card, resolve
+from refiner.hub import MICRO_WEIGHTS, locate, micro_parts, read_card, resolve
 from refiner.plain import as_detector
+from refiner.repository import Repository
 
 if TYPE_CHECKING:
     import torch
 
+    from refiner.detectors.family import Needs
     from refiner.protocols import Detector
 
 ENTRY_POINTS = "refiner.detectors"
@@ -90,6 +92,25 @@ def load_detector(
     return as_detector(family.load(model, device, dtype))
 
 
+def detector_needs(detector: str | Path) -> Needs:
+    """List the folders and hub models that loading a detector reads; nothing is downloaded.
+
+    Raises:
+        UserError: the errors of ``load_detector`` that are known without a download.
+    """
+    text, table = str(detector), families()
+    found = _by_prefix(text, table)
+    if found is None:
+        place = _located(text, table)
+        if isinstance(place, Repository):  # only its files say of which family it is
+            return [place]
+        found = _find(text)
+    family, model = found
+    if family.needs is not None:
+        return family.needs(model)
+    return [locate(model.model, "detector")] if family.needs_folder else []
+
+
 def with_grounder(detector: str, grounder: str | Path) -> str:
     """Add a grounder to the id of a detector.
 
@@ -114,20 +135,39 @@ def _check_grounder(family: Family, detector: str) -> None:
 def _find(detector: str) -> tuple[Family, ModelId]:
     """Return the family of an id, and the other parts of the id."""
     table = families()
+    found = _by_prefix(detector, table)
+    if found is not None:
+        return found
+    name, options = _named(detector)
+    place = _located(detector, table)
+    folder = resolve(name, "detector") if isinstance(place, Repository) else place
+    family = _family_of(folder, name, table)
+    check_options(options, family.options)
+    bundled = folder.is_relative_to(MICRO_WEIGHTS)
+    return family, ModelId(model=name if bundled else str(folder), options=options)
+
+
+def _by_prefix(detector: str, table: Mapping[str, str]) -> tuple[Family, ModelId] | None:
+    """Return the family that the prefix of an id names, and the other parts of the id; None without such a prefix."""
     prefix, colon, rest = detector.partition(":")
     if prefix in table and (colon or not Path(detector).is_dir()):
         family = _load_family(prefix, table)
         if colon or not family.needs_folder:
             return family, _parsed(family, rest)
-    name, options = (detector, {}) if Path(detector).is_dir() else split_options(detector)
+    return None
+
+
+def _named(detector: str) -> tuple[str, dict[str, str]]:
+    """Split an id without a prefix into folder or hub id, and options."""
+    return (detector, {}) if Path(detector).is_dir() else split_options(detector)
+
+
+def _located(detector: str, table: Mapping[str, str]) -> Path | Repository:
+    """Find the model of an id without a prefix; nothing is downloaded."""
     try:
-        folder = resolve(name, "detector")
+        return locate(_named(detector)[0], "detector")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error} {_known(table)}") from error
-    family = _family_of(folder, name, table)
-    check_options(options, family.options)
-    bundled = folder.is_relative_to(MICRO_WEIGHTS)
-    return family, ModelId(model=name if bundled else str(folder), options=options)
 
 
 def _parsed(family: Family, rest: str) -> ModelId:

@@ -18,13 +18,15 @@ from PIL import Image
 
 from refiner.answers import analyses
 from refiner.detectors.base import load_folder, one_for_each, placement
-from refiner.errors import ConfigError, ModelError
-from refiner.hub import resolve
+from refiner.errors import ConfigError, ModelError, ModelNotFoundError
+from refiner.hub import locate, resolve
 from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
 from refiner.protocols import Judge, Movable
 
 if TYPE_CHECKING:
     import torch
+
+    from refiner.detectors.family import Needs
 
 _PROMPTS = 256
 """Number of prompts whose text features are cached."""
@@ -194,6 +196,28 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
 
     scorer: Judge = HPSScorer.from_pretrained(rest if colon and kind == "hps" else judge, device=device)
     return scorer
+
+
+def judge_needs(judge: str | Path) -> Needs:
+    """List the folders and hub models that loading a judge reads; nothing is downloaded.
+
+    Raises:
+        UserError: the errors of ``load_judge`` that are known without a download.
+    """
+    kind, colon, rest = str(judge).partition(":")
+    if colon and kind == "burden":
+        from refiner.detectors.registry import detector_needs
+
+        return detector_needs(rest)
+    model = rest if colon and kind in ("clip", "hps") else str(judge)
+    if kind != "clip" and Path(model).is_file():
+        return [Path(model)]
+    try:
+        return [locate(model, "judge")]
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{error} Known judges: micro, clip:<folder or hub id>, burden:<detector>, hps:<folder, file or hub id>."
+        ) from error
 
 
 def judges_of(judge: Judge | None) -> tuple[Judge, ...]:

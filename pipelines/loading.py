@@ -1,35 +1,40 @@
-"""Load the parts of a RefinedPipeline by their ids, and read what was saved with one."""
+"""Load a pipeline and its parts by their ids, with what was saved beside the pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refiner.detectors.ids import is_elsewhere
-from refiner.errors import ConfigError
-from refiner.hub import resolve, verify
-from refiner.pipelines.judges import JointJudge, load_judge
-from refiner.pipelines.painting.families import count_tokens, reads_free_text
-from refiner.pipelines.revisers.chat import load_reviser
+from refiner.detectors.registry import detector_needs, load_detector
+from refiner.errors import ConfigError, WeightsError
+from refiner.hub import check_reachable, locate
+from refiner.pipelines.checkpoints import CheckpointSource, is_checkpoint
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.judges import JointJudge, judge_needs, load_judge
+from refiner.pipelines.options import ACCESS, PRETRAINED, merged_revision, read_options
+from refiner.pipelines.painting.families import check_inpaints, count_tokens, reads_free_text
+from refiner.pipelines.revisers.chat import load_reviser, reviser_needs
 from refiner.pipelines.revisers.plain import PlainReviser, ReviserLike
 from refiner.pipelines.revisers.template import TemplateReviser
-from refiner.pipelines.saving.settings import SETTINGS_FILE, SavedSettings
+from refiner.pipelines.saving.settings import PARTS, SETTINGS_FILE
+from refiner.pipelines.sources import FolderSource, HubSource, Source, Where, variants_of
 from refiner.plain import JudgeLike, as_judge
 from refiner.protocols import Judge, Reviser
+from refiner.repository import Repository
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-Where = str | Path
 Judges = JudgeLike | Where | Sequence[JudgeLike | Where] | None
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
-def fitting_reviser(
-    reviser: ReviserLike | str, pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})
-) -> Reviser:
+
+def fitting_reviser(reviser: ReviserLike | str, pipe: DiffusionPipeline, call: Mapping[str, Any] = _NONE) -> Reviser:
     """Load a reviser whose prompts fit the pipeline's text encoders; ``call`` may hold ``max_sequence_length``.
 
     A complete reviser is returned unchanged. A function gets a template that fits the text encoders.
@@ -43,13 +48,39 @@ def fitting_reviser(
     return PlainReviser(reviser, template)
 
 
-def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:
-    """Load a further pipeline with the dtype and device of ``like``."""
-    from diffusers import DiffusionPipeline
+def find_source(model: Where, options: Mapping[str, Any] = _NONE) -> Source:
+    """Find where a pipeline comes from; nothing is downloaded.
 
-    folder = resolve(model, "generator")
-    verify(folder)
-    return DiffusionPipeline.from_pretrained(folder, dtype=like.dtype).to(like.device)
+    Args:
+        model: an existing folder, ``micro``, ``micro:<part>``, a hub id with an optional ``@revision``, a checkpoint
+            file, or the URL of one on the hub.
+        options: arguments of diffusers' ``from_pretrained``, or for a checkpoint of ``from_single_file``.
+
+    Raises:
+        ModelNotFoundError: there is no such folder or file, and it cannot be a hub id.
+        ConfigError: an option is wrong; see ``read_options``.
+    """
+    if is_checkpoint(model):
+        return CheckpointSource(str(model), options)
+    if "config" in options:
+        raise ConfigError(
+            f"Expected config= as a RefineConfig for {str(model)!r}, got {str(options['config'])!r}: pass one, or "
+            "name a checkpoint file, which may take its configuration from a path."
+        )
+    read = read_options(options, PRETRAINED)
+    place = locate(model, "generator")
+    if isinstance(place, Path):
+        return FolderSource(str(model), place, read)
+    revision = merged_revision(str(model), place.revision, read.pop("revision", None))
+    access = {name: read[name] for name in ACCESS if name in read}
+    return HubSource(str(model), Repository(name=place.name, revision=revision, access=access), read)
+
+
+def pipeline_like(model: Where, like: DiffusionPipeline, options: Mapping[str, Any] = _NONE) -> DiffusionPipeline:
+    """Load a further pipeline with the dtype and device of ``like``; ``options`` are those of ``find_source``."""
+    source = find_source(model, {"dtype": like.dtype, **options})
+    source.check()
+    return source.load().to(like.device)
 
 
 def judges_on(judge: Judges, device: torch.device) -> Judge | None:
@@ -72,37 +103,102 @@ def ids_of(parts: Mapping[str, object]) -> dict[str, str | list[str]]:
     return found
 
 
-def saved_arguments(model: Where, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a saved pipeline, and the arguments of RefinedPipeline; see its ``from_pretrained``.
+def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) -> None:
+    """Check the parts of a RefinedPipeline that are given by ids, before anything is downloaded.
 
-    ``given`` has the user's detector, judge, reviser, config, inpainter and second stage. A None (for the judge:
-    "saved") is replaced by the saved value.
+    Args:
+        parts: by the names in ``PARTS``.
+        options: how the hub is reached by ``inpainter`` and ``second_stage``; see ``find_source``.
+
+    Raises:
+        UserError: an id is wrong, or the hub has no such model.
     """
-    folder = resolve(model, "generator")
-    verify(folder)
-    saved = SavedSettings.read(folder)
-    detector = given["detector"] or inside(folder, trusted("detector", saved.detector))
-    if detector is None:
+    needs: list[Path | Repository] = []
+    for name, part in parts.items():
+        for one in _ids(part):
+            if name == "detector":
+                needs += detector_needs(one)
+            elif name == "judge" and one != "auto":
+                needs += judge_needs(one)
+            elif name == "reviser":
+                needs += reviser_needs(str(one))
+            elif name in ("inpainter", "second_stage"):
+                needs += find_source(one, options).needs
+    check_reachable(needs)
+
+
+def _ids(part: Any) -> Iterator[Where]:
+    for one in part if isinstance(part, list | tuple) else [part]:
+        if isinstance(one, str | Path):
+            yield one
+
+
+class Loaded(NamedTuple):
+    """A loaded pipeline, and the other arguments of RefinedPipeline."""
+
+    pipe: DiffusionPipeline
+    arguments: dict[str, Any]
+    ids: dict[str, str | list[str]]
+    """Ids of the pipeline and of further pipelines, by name; ``arguments`` holds these pipelines, not their ids."""
+
+
+def load_refined(model: Where, given: Mapping[str, Any], options: Mapping[str, Any]) -> Loaded:
+    """Load a pipeline and what was saved with it; see ``RefinedPipeline.from_pretrained``.
+
+    What is wrong is said before the weights are downloaded, as far as it is known by then.
+
+    Args:
+        model: see ``find_source``.
+        given: the user's arguments of RefinedPipeline; those that are missing are the saved ones.
+        options: the user's options; see ``find_source``.
+    """
+    _check_settings(given)
+    source = find_source(model, options)
+    access = {name: source.options[name] for name in (*ACCESS, "dtype") if name in source.options}
+    check_parts({name: given[name] for name in PARTS if name in given}, access)
+    saved = source.settings()
+    kept = {name: part for name in PARTS if name not in given and (part := getattr(saved, name, None)) is not None}
+    _check_saved(source, kept, access)
+    if "detector" not in {*given, *kept}:
         raise ConfigError(f"{str(model)!r} has no saved detector: pass detector=, such as its id.")
-    return folder, {
-        "detector": detector,
-        "judge": _saved_judge(folder, saved) if given["judge"] == "saved" else given["judge"],
-        "reviser": given["reviser"] or trusted("reviser", saved.reviser),
-        "config": given["config"] or saved.config,
-        "call": saved.call,
-        "inpainter": given["inpainter"] or inside(folder, saved.inpainter),
-        "inpaint_call": saved.inpaint_call,
-        "second_stage": given["second_stage"] or inside(folder, saved.second_stage),
-        "native": saved.native,
-    }
+    found = source.check()
+    if found is not None and "inpainter" not in {*given, *kept}:
+        check_inpaints(found)
+    beside = {name: part for name, part in kept.items() if any(map(_is_beside, _ids(part)))}
+    places = {name: _placed(source, part) for name, part in beside.items()}
+    pipe = source.load()
+    usual = (
+        {} if saved is None else {name: getattr(saved, name) for name in ("config", "call", "inpaint_call", "native")}
+    )
+    arguments = {"judge": "auto" if saved is None else None, **usual, **kept, **given}
+    ids = ids_of({name: arguments.get(name) for name in ("inpainter", "second_stage") if name not in beside})
+    arguments |= _loaded(places, pipe, source, access)
+    for name in ids:
+        arguments[name] = pipeline_like(arguments[name], pipe, access)
+    return Loaded(pipe, arguments, ids | {"model": source.id})
 
 
-def _saved_judge(folder: Path, saved: SavedSettings) -> Judges:
-    if saved.judge is None:
-        return None if (folder / SETTINGS_FILE).exists() else "auto"
-    if isinstance(saved.judge, str):
-        return inside(folder, trusted("judge", saved.judge))
-    return [inside(folder, trusted("judge", one)) or one for one in saved.judge]
+def _check_settings(given: Mapping[str, Any]) -> None:
+    kinds = {"config": RefineConfig, "call": Mapping, "inpaint_call": Mapping}
+    for name, kind in kinds.items():
+        if name in given and not isinstance(given[name], kind):
+            raise ConfigError(f"Expected {name}= as a {kind.__name__}, got {given[name]!r:.80}: pass such a value.")
+    native = given.get("native", 1)
+    if not isinstance(native, int) or native < 1:
+        raise ConfigError(f"Expected native= in pixels, at least 1, got {native!r}: pass a side, or leave it out.")
+
+
+def _check_saved(source: Source, parts: Mapping[str, Any], access: Mapping[str, Any]) -> None:
+    """Check the saved parts as ``check_parts`` does; they must not send data to other machines."""
+    for name in ("detector", "judge", "reviser"):
+        for one in _ids(parts.get(name)):
+            trusted(name, str(one))
+    for place in (one for part in parts.values() for one in _ids(part) if _is_beside(one)):
+        if ".." in PurePosixPath(str(place)).parts or not source.holds(str(place)):
+            raise WeightsError(
+                f"{source.model!r} holds no folder {place!r}, which its {SETTINGS_FILE} names: save the pipeline again."
+            )
+    check_parts({name: [one for one in _ids(part) if not _is_beside(one)] for name, part in parts.items()}, access)
 
 
 def trusted(part: str, saved: str | None) -> str | None:
@@ -115,6 +211,35 @@ def trusted(part: str, saved: str | None) -> str | None:
     return saved
 
 
+def _is_beside(place: Where) -> bool:
+    """Whether a saved place is a folder inside the pipeline's folder."""
+    return str(place).startswith("./")
+
+
+def _placed(source: Source, part: Any) -> Path | list[Where]:
+    """Turn the places inside the pipeline's folder into paths; they are downloaded first."""
+    places = [source.inside(str(one)) if _is_beside(one) else one for one in _ids(part)]
+    return places if isinstance(part, list) else Path(places[0])
+
+
+def _loaded(
+    places: Mapping[str, Any], pipe: DiffusionPipeline, source: Source, access: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the parts that were saved inside the pipeline's folder. So they have no id, and are saved there again."""
+    loaded: dict[str, Any] = {}
+    for name, place in places.items():
+        if name == "detector":
+            loaded[name] = load_detector(place, device=pipe.device)
+        elif name == "judge":
+            loaded[name] = judges_on(place, pipe.device)
+        else:
+            variant = source.options.get("variant")
+            files = [path.relative_to(place).as_posix() for path in place.glob("*/*")]
+            chosen = {"variant": variant} if variant in variants_of(files) else {}
+            loaded[name] = pipeline_like(place, pipe, {**access, **chosen})
+    return loaded
+
+
 def inside(folder: Path, place: str | None) -> Where | None:
     """Turn a relative place ("./...") into a path inside the folder; an id is returned unchanged."""
-    return folder / place if place and place.startswith("./") else place
+    return folder / place if place and _is_beside(place) else place

@@ -27,7 +27,7 @@ from refiner import protocols
 from refiner.answers import analyses
 from refiner.answers import scores as scores_of
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
-from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory

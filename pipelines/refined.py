@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from refiner.detectors import load_detector
 from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
+from refiner.files import check_writable
 from refiner.images import Source, load_image
 from refiner.pipelines.call import Call, OutputType, images_of, report
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.loading import Judges, Where, fitting_reviser, ids_of, judges_on, pipeline_like, saved_arguments
+from refiner.pipelines.loading import (
+    Judges,
+    check_parts,
+    fitting_reviser,
+    ids_of,
+    judges_on,
+    load_refined,
+    pipeline_like,
+)
 from refiner.pipelines.marks import masks_of
 from refiner.pipelines.numbers import plain, plain_values
 from refiner.pipelines.painting.families import check_complete, check_pipelines, own_image
@@ -28,6 +37,7 @@ from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.pipelines.seeding import seeding_of
+from refiner.pipelines.sources import Where
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Borrower, Movable, Saveable
 from refiner.types import Attempt, RefinementResult
@@ -40,6 +50,10 @@ if TYPE_CHECKING:
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """Prefixes of the methods that set up where and how a pipeline runs; they are called on each wrapped pipeline."""
+
+
+_OF_UPLOADS = ("push_to_hub", "repo_id", "commit_message", "private", "create_pr", "token")
+"""Options of diffusers' ``save_pretrained`` that say whether and how the folder is uploaded."""
 
 
 class RefinedPipeline:
@@ -97,6 +111,8 @@ class RefinedPipeline:
         second_stage: DiffusionPipeline | Where | None = None,
         native: int | None = None,
     ) -> None:
+        parts = dict(zip(PARTS, (detector, judge, reviser, inpainter, second_stage), strict=True))
+        check_parts(parts)
         self.pipe = pipe
         self.inpainter = pipeline_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
         self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
@@ -104,8 +120,7 @@ class RefinedPipeline:
         if judge == "auto":
             bundled = [each.partition(":")[0] == "micro" for each in joined_ids(str(detector))]
             judge = "micro" if all(bundled) else None
-        parts = (detector, judge, reviser, inpainter, second_stage)
-        self.ids = ids_of(dict(zip(PARTS, parts, strict=True)))
+        self.ids = ids_of(parts | {"judge": judge})
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
         self.detector = (
             load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else as_detector(detector)
@@ -153,32 +168,45 @@ class RefinedPipeline:
         detector: DetectorLike | Where | None = None,
         judge: Judges | Literal["saved"] = "saved",
         reviser: ReviserLike | str | None = None,
-        config: RefineConfig | None = None,
-        dtype: torch.dtype | None = None,
+        config: RefineConfig | Where | None = None,
+        call: Mapping[str, Any] | None = None,
         inpainter: DiffusionPipeline | Where | None = None,
+        inpaint_call: Mapping[str, Any] | None = None,
         second_stage: DiffusionPipeline | Where | None = None,
+        native: int | None = None,
         **options: Any,
     ) -> RefinedPipeline:
-        """Load a text-to-image pipeline and wrap it.
+        """Load a text-to-image pipeline as diffusers does, and wrap it.
+
+        What is wrong with the arguments is said before the weights are downloaded.
 
         Args:
-            model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models.
-            detector, reviser, config, inpainter, second_stage: see the class; None: the one saved with the pipeline.
-            judge: see the class; "saved": the judge saved with the pipeline, or "auto" if the folder has no settings.
-            dtype: dtype of the pipeline's weights; None: the default of diffusers.
-            options: passed to ``DiffusionPipeline.from_pretrained``.
+            model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models; or a checkpoint
+                file (``.safetensors``, ``.ckpt``) or its URL on the hub, which is loaded with ``from_single_file``.
+            detector, reviser, call, inpainter, inpaint_call, second_stage, native: see the class; None: the one saved
+                with the pipeline. An inpainter or second stage given by id gets the pipeline's dtype and device, and
+                ``token``, ``cache_dir`` and ``local_files_only``.
+            judge: see the class; "saved": the judge saved with the pipeline, or "auto" if there are no saved settings.
+            config: see the class; None: the saved one. A path or hub id is the ``config`` of ``from_single_file``: the
+                pipeline that has the configuration of a checkpoint.
+            options: all other arguments of ``DiffusionPipeline.from_pretrained``, such as ``variant``, ``dtype`` or
+                ``torch_dtype``, ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``use_safetensors``,
+                ``device_map``, ``custom_pipeline``, and components, such as ``vae``. For a checkpoint, those of
+                ``from_single_file``.
 
         Raises:
-            ConfigError: no detector is given or saved; or a saved part would send images and the API key to another
-                machine; or the pipeline is of a family that is not supported.
+            ConfigError: no detector is given or saved; an option is unknown or out of its range; a saved part would
+                send images and the API key to another machine; or the pipeline is of a family that is not supported.
             ModelNotFoundError, WeightsError: a model is unknown or damaged.
         """
-        from diffusers import DiffusionPipeline
-
-        given = {"detector": detector, "judge": judge, "reviser": reviser, "config": config}
-        folder, arguments = saved_arguments(model, given | {"inpainter": inpainter, "second_stage": second_stage})
-        refined = cls(DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options), **arguments)
-        refined.ids["model"] = str(model)
+        if isinstance(config, str | Path):
+            options, config = {**options, "config": config}, None
+        given = {"detector": detector, "reviser": reviser, "config": config, "call": call, "inpainter": inpainter}
+        given |= {"inpaint_call": inpaint_call, "second_stage": second_stage, "native": native}
+        given = {name: value for name, value in given.items() if value is not None}
+        loaded = load_refined(model, given if judge == "saved" else given | {"judge": judge}, options)
+        refined = cls(loaded.pipe, **loaded.arguments)
+        refined.ids |= loaded.ids
         return refined
 
     def save_pretrained(self, folder: Where, **options: Any) -> None:
@@ -187,21 +215,23 @@ class RefinedPipeline:
         A detector, judge, reviser or further pipeline that was loaded by its id is stored as this id. Without an id, it
         is saved into a sub-folder if it has a ``save_pretrained``; a reviser is not. Everything else must be passed to
         ``from_pretrained`` again; so must a list of judges if not all of them were loaded by id. ``options`` are passed
-        to ``save_pretrained`` of the pipelines.
+        to ``save_pretrained`` of the pipelines. With ``push_to_hub`` the whole folder is uploaded.
         """
-        self.pipe.save_pretrained(folder, **options)
+        files = {name: value for name, value in options.items() if name not in _OF_UPLOADS}
+        check_writable(folder)
         places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
         for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
             if isinstance(part := getattr(self, name), Saveable):
-                part.save_pretrained(Path(folder) / name, **(options if name in ("inpainter", "second_stage") else {}))
+                part.save_pretrained(Path(folder) / name, **(files if name in ("inpainter", "second_stage") else {}))
                 places[name] = f"./{name}"
         SavedSettings(**self._defaults(), **places).write(folder)
+        self.pipe.save_pretrained(str(folder), **options)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
-        """Move the pipelines as diffusers does, then move detector and judge to the same device in their own dtype."""
+        """Move the pipelines as diffusers does, then the other parts to the same device; these keep their dtype."""
         for pipe in self._pipelines():
             pipe.to(*args, **options)
-        for part in (self.detector, *judges_of(self.judge)):
+        for part in (self.detector, self.reviser, *judges_of(self.judge)):
             if isinstance(part, Movable):
                 part.to(self.pipe.device)
         return self

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.files import atomic_write, dumps
+from refiner.repository import Repository
 
 Kind = Literal["generator", "detector", "judge"]
 
@@ -24,8 +25,6 @@ MICRO_WEIGHTS = Path(__file__).parent / "micro" / "weights"
 
 _MICRO_PARTS: dict[str, str] = {"generator": "generator", "detector": "legion", "judge": "hps"}
 """The bundled part that plain ``micro`` stands for, by kind."""
-
-_UNUSED_FORMATS = ["*.onnx", "*.onnx_data", "*.pb", "*.msgpack", "*.h5", "*.tflite", "*.ot", "openvino_*", "flax_*"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,18 @@ def resolve(model: str | Path, kind: Kind) -> Path:
     Raises:
         ModelNotFoundError: there is no such folder, bundled part or hub model, or the hub cannot be reached.
     """
+    found = locate(model, kind)
+    if isinstance(found, Path):
+        return found
+    return _download_pipeline(found) if kind == "generator" else found.folder()
+
+
+def locate(model: str | Path, kind: Kind) -> Path | Repository:
+    """Find a model without a download: the folder of a model on this machine, or the repository of a hub id.
+
+    Raises:
+        ModelNotFoundError: it is neither an existing folder nor a bundled part, and cannot be a hub id.
+    """
     text = str(model)
     if text == "micro" or text.startswith("micro:"):
         part = text if text != "micro" else f"micro:{_MICRO_PARTS[kind]}"
@@ -78,50 +89,49 @@ def resolve(model: str | Path, kind: Kind) -> Path:
     path = Path(model).expanduser()
     if text.strip() and path.is_dir():
         return path
-    repository, _, revision = text.partition("@")
-    if not _is_hub_id(repository):
+    name, _, revision = text.partition("@")
+    if not _is_hub_id(name, kind):
         raise ModelNotFoundError(
-            f"Expected a model folder, a hub id or a bundled model ({_known()}), got {text!r}, and there is no such "
-            "folder: check the path."
+            f"Expected a model folder, a hub id such as owner/model, or a bundled model ({_known()}), got {text!r}, "
+            "and there is no such folder: check the path."
         )
-    return _download(repository, revision or None, kind)
+    return Repository(name=name, revision=revision or None)
+
+
+def check_reachable(models: Iterable[Path | Repository]) -> None:
+    """Ask the hub whether its models exist, before anything is downloaded; a hub that cannot be reached is no error.
+
+    Raises:
+        ModelNotFoundError: the hub has no such model or revision, or refuses the access.
+    """
+    for model in models:
+        if isinstance(model, Repository):
+            _ = model.files
 
 
 def _known() -> str:
     return ", ".join(micro_parts()) or "none is installed"
 
 
-def _is_hub_id(repository: str) -> bool:
+def _is_hub_id(name: str, kind: Kind) -> bool:
+    """Whether a name may be a hub id. Only old text encoders, which are loaded like judges, have no owner."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
-        validate_repo_id(repository)
+        validate_repo_id(name)
     except HFValidationError:
         return False
-    return True
+    return kind == "judge" or "/" in name
 
 
-def _download(repository: str, revision: str | None, kind: Kind) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def _download_pipeline(repository: Repository) -> Path:
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import errors
 
     try:
-        if kind == "generator":
-            from diffusers import DiffusionPipeline
-
-            return Path(DiffusionPipeline.download(repository, revision=revision))
-        return Path(snapshot_download(repository, revision=revision, ignore_patterns=_UNUSED_FORMATS))
+        return Path(DiffusionPipeline.download(repository.name, revision=repository.revision, **repository.access))
     except (OSError, ValueError, errors.HTTPError) as error:
-        reasons = {
-            errors.GatedRepoError: "its licence must be accepted on the hub first",
-            errors.RevisionNotFoundError: f"the hub has no revision {revision!r} of it",
-            errors.RepositoryNotFoundError: "the hub has no such model, or it is private",
-        }
-        known = (reason for kind_of_error, reason in reasons.items() if isinstance(error, kind_of_error))
-        reason = next(known, "the hub cannot be reached and nothing is cached")
-        raise ModelNotFoundError(
-            f"Cannot download the model {repository!r}, because {reason}: check the id and the network, "
-            f"or use a folder or a bundled model ({_known()})."
-        ) from error
+        raise repository.unavailable(error.__cause__ or error) from error
 
 
 def checksum(path: Path) -> str:
@@ -191,7 +201,7 @@ def verify(folder: str | Path) -> None:
     if not files and not _holds_pickles(root):
         raise WeightsError(f"{str(root)!r} holds no weights (*.safetensors): download or build them again.")
     for path in files:
-        _check_opens(path)
+        check_opens(path)
     for index in root.rglob("*.safetensors.index.json"):
         _check_shards(index)
     for name, wanted in (card.sha256 if card else {}).items():
@@ -202,7 +212,8 @@ def verify(folder: str | Path) -> None:
             raise WeightsError(f"{str(path)!r} does not match the checksum in its card: install the weights again.")
 
 
-def _check_opens(path: Path) -> None:
+def check_opens(path: Path) -> None:
+    """Check that a safetensors file is complete; raises WeightsError if not."""
     from safetensors import SafetensorError, safe_open
 
     try:

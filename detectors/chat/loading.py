@@ -8,9 +8,12 @@ from refiner.detectors.chat.backend import ChatBackend
 from refiner.detectors.chat.endpoint import EndpointChat
 from refiner.detectors.ids import ModelId
 from refiner.errors import ConfigError
+from refiner.hub import locate
 
 if TYPE_CHECKING:
     import torch
+
+    from refiner.detectors.family import Needs
 
 
 def load_chat(
@@ -22,11 +25,23 @@ def load_chat(
         ConfigError: a cache is given for a model on this machine.
         RefinerError: the errors of ``EndpointChat`` and ``LocalChat.from_pretrained``.
     """
-    cache = model.options.get("cache")
     if model.base_url is not None:
-        return EndpointChat(model.model, base_url=model.base_url, cache=cache)
-    if cache is not None:
-        raise ConfigError(f"A cache works only with an endpoint, but {model.model!r} runs here: remove the cache.")
+        return EndpointChat(model.model, base_url=model.base_url, cache=model.options.get("cache"))
+    _check_no_cache(model)
     from refiner.detectors.chat.local import LocalChat
 
     return LocalChat.from_pretrained(model.model, device=device, dtype=dtype)
+
+
+def chat_needs(model: ModelId) -> Needs:
+    """List the folders and hub models that ``load_chat`` reads; raises its errors that are known without a download."""
+    if model.base_url is not None:
+        EndpointChat(model.model, base_url=model.base_url, cache=model.options.get("cache")).close()
+        return []
+    _check_no_cache(model)
+    return [locate(model.model, "detector")]
+
+
+def _check_no_cache(model: ModelId) -> None:
+    if "cache" in model.options:
+        raise ConfigError(f"A cache works only with an endpoint, but {model.model!r} runs here: remove the cache.")

@@ -119,6 +119,11 @@ class LocalChat:
             ) from error
         return cls(network.to(place), processor, name=str(model), **limits)
 
+    def to(self, device: str | torch.device) -> LocalChat:
+        """Move the network."""
+        self.model.to(device)
+        return self
+
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """See ``ChatBackend.complete``.
 

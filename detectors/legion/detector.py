@@ -86,6 +86,11 @@ class LegionDetector(BaseDetector):
         self.clip_processor.save_pretrained(root / "clip")
         self.sam_processor.save_pretrained(root / "sam")
 
+    def to(self, device: str | torch.device) -> LegionDetector:
+        """Move the network."""
+        self.model.to(device)
+        return self
+
     @torch.inference_mode()
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
         device, dtype = self.model.device, self.model.dtype

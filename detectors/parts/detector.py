@@ -15,16 +15,20 @@ from PIL import Image
 
 from refiner.claims import region_of
 from refiner.detectors.base import BaseDetector
-from refiner.detectors.grounding import load_grounder
+from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder, Segment
 from refiner.detectors.grounding.text import Located, Locator, TextLocator, clean_phrase
 from refiner.errors import ConfigError
+from refiner.hub import locate
 from refiner.protocols import Movable
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Claim, Region, Size
 
 if TYPE_CHECKING:
     import torch
+
+    from refiner.detectors.family import Needs
+    from refiner.detectors.ids import ModelId
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
 DEFAULT_GROUNDER = "box"
@@ -96,12 +100,26 @@ def load_parts(
         ConfigError: no part is named.
         RefinerError: the errors of ``TextLocator.from_pretrained`` and ``load_grounder``.
     """
+    parts, model = _split(rest)
+    locator = TextLocator.from_pretrained(model, device=device, dtype=dtype)
+    return PartsDetector(locator, load_grounder(grounder, device=device, dtype=dtype), parts)
+
+
+def parts_needs(model: ModelId) -> Needs:
+    """List the folders and hub models that ``load_parts`` reads; raises its errors that are known before a download."""
+    return [
+        locate(_split(model.model)[1], "detector"),
+        *grounder_needs(model.options.get("grounder", DEFAULT_GROUNDER)),
+    ]
+
+
+def _split(rest: str) -> tuple[list[str], str]:
+    """Split the part of an id after ``parts:`` into the names of the parts and the locator."""
     names, _, model = rest.partition("@")
     parts = names.split(",")
     if not any(map(clean_phrase, parts)):
         raise ConfigError(f"Expected the names of parts, such as parts:hand,face, got 'parts:{rest}': name one.")
-    locator = TextLocator.from_pretrained(model or DEFAULT_MODEL, device=device, dtype=dtype)
-    return PartsDetector(locator, load_grounder(grounder, device=device, dtype=dtype), parts)
+    return parts, model or DEFAULT_MODEL
 
 
 def _region(place: Located, segment: Segment, size: Size) -> Region:

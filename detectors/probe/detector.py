@@ -142,6 +142,7 @@ class ProbeDetector(BaseDetector):
         super().__init__(name=name, domain=domain)
         self.model, self.config = probe.eval(), config
         self._pipe: DiffusionPipeline | None = None
+        self._own: DiffusionPipeline | None = None
         self._rows = 0
         self._turn = threading.Lock()  # padding is a state of tokenizers: two threads would encode prompts wrongly
 
@@ -180,8 +181,10 @@ class ProbeDetector(BaseDetector):
         )
 
     def to(self, device: str | torch.device) -> ProbeDetector:
-        """Move the probe; the pipeline is not moved."""
+        """Move the probe, and the pipeline if the probe has loaded it by itself."""
         self.model.to(device)
+        if self._own is not None:
+            self._own.to(device)
         return self
 
     def bind(self, pipe: DiffusionPipeline) -> None:
@@ -197,7 +200,7 @@ class ProbeDetector(BaseDetector):
                 f"{self.config.generator!r}, got {channels} from {type(pipe).__name__}: use a probe trained on it, or "
                 "another detector."
             )
-        self._pipe = pipe
+        self._pipe, self._own = pipe, None
 
     def spent(self) -> Calls:
         """Denoiser rows (images times denoiser passes) so far."""
@@ -222,6 +225,7 @@ class ProbeDetector(BaseDetector):
 
             pipe = DiffusionPipeline.from_pretrained(resolve(self.config.generator, "generator"))
             self.bind(pipe.to(self.model.mean.device))
+            self._own = pipe
         assert self._pipe is not None
         return self._pipe
 

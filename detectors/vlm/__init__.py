@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 from refiner.detectors.family import Family, loader
 
 if TYPE_CHECKING:
+    from refiner.detectors.family import Needs
+    from refiner.detectors.ids import ModelId
     from refiner.detectors.vlm.detector import VlmDetector
 
 __all__ = ["FAMILY", "VlmDetector"]
+
+
+def _needs(model: ModelId) -> Needs:
+    from refiner.detectors.vlm.detector import vlm_needs
+
+    return vlm_needs(model)
+
 
 FAMILY = Family(
     name="vlm",
@@ -18,6 +27,7 @@ FAMILY = Family(
     options=("grounder", "cache"),
     endpoint=True,
     needs_folder=False,
+    needs=_needs,
     usage=("vlm:<folder or hub id>", "vlm:<model>@<base url>"),
 )
 

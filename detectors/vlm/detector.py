@@ -17,8 +17,8 @@ from refiner.claims import region_of
 from refiner.detectors.base import check_domain, identity, one_for_each
 from refiner.detectors.chat.backend import ChatBackend
 from refiner.detectors.chat.images import fit_picture
-from refiner.detectors.chat.loading import load_chat
-from refiner.detectors.grounding import load_grounder
+from refiner.detectors.chat.loading import chat_needs, load_chat
+from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
@@ -26,10 +26,13 @@ from refiner.detectors.reading.regions import read_regions
 from refiner.detectors.vlm.questions import box_format, finding, read_verdicts, verifying
 from refiner.errors import RefinerError
 from refiner.hub import verify
+from refiner.protocols import Movable
 from refiner.types import Analysis, Claim, Size
 
 if TYPE_CHECKING:
     import torch
+
+    from refiner.detectors.family import Needs
 
 T = TypeVar("T")
 
@@ -114,6 +117,13 @@ class VlmDetector:
             self._verify([case for case in _going_on(cases) if case.found])
         self._each(self._draw, cases)
         return [case.outcome for case in cases if case.outcome is not None]
+
+    def to(self, device: str | torch.device) -> VlmDetector:
+        """Move the networks of model and grounder that run on this machine."""
+        for part in (self.backend, self.grounder):
+            if isinstance(part, Movable):
+                part.to(device)
+        return self
 
     def _each(self, step: Callable[[_Case], None], cases: Sequence[_Case]) -> None:
         for case in _going_on(cases):
@@ -208,6 +218,14 @@ def load_vlm(
         boxes=box_format(model if network is None else str(network.config.model_type)),
         domain="" if network is None else _domain(Path(network.name_or_path)),
     )
+
+
+def vlm_needs(model: ModelId) -> Needs:
+    """List the folders and hub models that ``load_vlm`` reads; raises its errors that are known without a download."""
+    grounder = model.options.get("grounder", DEFAULT_GROUNDER)
+    options = {name: value for name, value in model.options.items() if name != "grounder"}
+    chat = replace(model, model=model.model or DEFAULT_MODEL, options=options)
+    return [*chat_needs(chat), *grounder_needs(grounder)]
 
 
 def _domain(folder: Path) -> str:

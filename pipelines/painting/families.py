@@ -124,10 +124,11 @@ def family_of(pipe: DiffusionPipeline) -> Family:
     return known_family(type(pipe)) or _UNKNOWN
 
 
-def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a pipeline's call; if the call has ``**kwargs``, also those of its ancestor."""
+def takes(pipe: DiffusionPipeline | type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the call of a pipeline or class; for ``**kwargs`` also those of its ancestor."""
+    cls = pipe if isinstance(pipe, type) else type(pipe)
     known: dict[str, inspect.Parameter] = {}
-    for call in (vars(cls)["__call__"] for cls in type(pipe).__mro__ if "__call__" in vars(cls)):
+    for call in (vars(each)["__call__"] for each in cls.__mro__ if "__call__" in vars(each)):
         parameters = inspect.signature(call).parameters
         known = {**parameters, **known}
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -135,8 +136,8 @@ def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
     return known
 
 
-def inpaints(pipe: DiffusionPipeline) -> bool:
-    """Whether a pipeline's own call takes a mask and inpaints it."""
+def inpaints(pipe: DiffusionPipeline | type) -> bool:
+    """Whether the own call of a pipeline or class takes a mask and inpaints it."""
     return {"prompt", "image", "mask_image"} <= takes(pipe).keys()
 
 
@@ -194,15 +195,20 @@ def check_pipelines(
     refuse_image_to_image(pipe, takes(pipe))
     _check_parts(pipe)
     _check_parts(repainter)
-    if known_family(type(repainter)) is None and not inpaints(repainter):
-        raise ConfigError(
-            f"Expected a pipeline that takes prompt, image and mask_image, or one of {', '.join(FAMILIES)}, got "
-            f"{type(repainter).__name__}: pass a pipeline that can inpaint as inpainter=."
-        )
+    check_inpaints(type(repainter))
     if second_stage is not None and not {"prompt", "image", "generator"} <= takes(second_stage).keys():
         raise ConfigError(
             f"Expected a second stage that takes prompt and image, got {type(second_stage).__name__}: pass an "
             "image-to-image pipeline, such as StableDiffusionXLImg2ImgPipeline."
+        )
+
+
+def check_inpaints(cls: type) -> None:
+    """Raise ConfigError if the pipelines of a class cannot inpaint."""
+    if known_family(cls) is None and not inpaints(cls):
+        raise ConfigError(
+            f"Expected a pipeline that takes prompt, image and mask_image, or one of {', '.join(FAMILIES)}, got "
+            f"{cls.__name__}: pass a pipeline that can inpaint as inpainter=."
         )
 
 

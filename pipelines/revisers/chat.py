@@ -11,18 +11,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest
-from refiner.detectors.chat.loading import load_chat
-from refiner.detectors.ids import parse_id
+from refiner.detectors.chat.loading import chat_needs, load_chat
+from refiner.detectors.ids import ModelId, parse_id
 from refiner.detectors.reading.loose_json import LooseDict, read_document
 from refiner.detectors.reading.regions import MAX_NAME, plain_text
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.pipelines.revisers.prompt_checks import cleaned, negative_phrases, objection
 from refiner.pipelines.revisers.template import TemplateReviser
-from refiner.protocols import Reviser, Revision
+from refiner.protocols import Movable, Reviser, Revision
 from refiner.types import Attempt, Region
 
 if TYPE_CHECKING:
     import torch
+
+    from refiner.detectors.family import Needs
 
 MAX_ATTEMPTS = 8
 """Number of attempts that the model is told about, the last ones."""
@@ -96,6 +98,12 @@ class ChatReviser:
             "Write a prompt with which that place alone is painted anew."
         )
         return self._ask(task, part, fallback, told=False)
+
+    def to(self, device: str | torch.device) -> ChatReviser:
+        """Move the model, if it runs here."""
+        if isinstance(self.backend, Movable):
+            self.backend.to(device)
+        return self
 
     def _ask(self, task: str, prompt: str, fallback: Revision, *, told: bool) -> Revision:
         """Return the model's revision, or the fallback with a note; ``told``: the note holds the model's reason too."""
@@ -194,7 +202,20 @@ def load_reviser(name: str, template: TemplateReviser, *, device: str | torch.de
     """
     if name == "template":
         return template
+    return ChatReviser(load_chat(_chat_id(name), device=device), template=template)
+
+
+def reviser_needs(name: str) -> Needs:
+    """List the folders and hub models that loading a reviser reads; nothing is downloaded.
+
+    Raises:
+        UserError: the errors of ``load_reviser`` that are known without a download.
+    """
+    return [] if name == "template" else chat_needs(_chat_id(name))
+
+
+def _chat_id(name: str) -> ModelId:
     family, _, model = name.partition(":")
     if family != "chat" or not model:
         raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: choose one of these.")
-    return ChatReviser(load_chat(parse_id(model, ("cache",)), device=device), template=template)
+    return parse_id(model, ("cache",))

@@ -292,9 +292,11 @@ def _refining(args: argparse.Namespace) -> System:
 
 
 def weight_sums(model: str) -> dict[str, str]:
-    """File name -> checksum (first 16 hex digits), for each weight file of a pipeline."""
+    """File name -> checksum (first 16 hex digits), for each weight file of a pipeline, which may be a single one."""
     from refiner.hub import checksum, resolve
 
+    if (file := Path(model).expanduser()).is_file():
+        return {file.name: checksum(file)[:16]}
     folder = resolve(model, "generator")
     files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern))
     return {path.relative_to(folder).as_posix(): checksum(path)[:16] for path in files}

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if "check" in args:
         args.check(args)
-    terminal = Terminal()
+    terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():
             code: int = args.run(args, terminal)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from refiner.cli.wording import in_option_words
 from refiner.files import Json, dumps
 from refiner.reports.overlays import flaw_words
 from refiner.types import Analysis, Attempt
@@ -31,6 +32,8 @@ class Terminal:
 
     out: Console = field(default_factory=lambda: Console(file=sys.stdout, highlight=False))
     err: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+    options: frozenset[str] = frozenset()
+    """Names of the sub-command's options, with underscores; error messages name these instead of arguments."""
 
     def document(self, document: Json | list[Json]) -> None:
         """Print a JSON document on stdout."""
@@ -52,7 +55,8 @@ class Terminal:
 
     def complain(self, error: object) -> None:
         """Print one sentence on stderr."""
-        self.err.print(f"refiner: {error}", style="red", markup=False, soft_wrap=True)
+        message = in_option_words(str(error), self.options)
+        self.err.print(f"refiner: {message}", style="red", markup=False, soft_wrap=True)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.conformance import Conformance, assert_same, pictures
+from support.conformance import Conformance, assert_same, networks, pictures
 from support.tiny_locators import save_locator
 
 from refiner.detectors import load_detector
+from refiner.detectors.registry import bundled_detectors
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
 from refiner.masks import box_of
@@ -102,3 +103,12 @@ def test_legion_survives_saving(tmp_path: Path) -> None:
         assert_same(again(image), detector(image))
     with pytest.raises(ConfigError, match="one prompt for each"):
         detector.batch(images, ["just one"])
+
+
+def test_every_bundled_detector_is_checked() -> None:
+    assert set(bundled_detectors()) <= DETECTORS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - {"scripted"}))
+def test_the_search_for_networks_finds_some(name: str) -> None:
+    assert list(networks(DETECTORS[name]()))

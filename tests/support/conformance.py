@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +12,7 @@ from PIL import Image
 from refiner.masks import box_of
 from refiner.micro.flaws import inject
 from refiner.micro.world import render, sample_scene
-from refiner.protocols import Detector
+from refiner.protocols import Detector, Movable
 from refiner.types import Analysis
 
 
@@ -29,6 +32,22 @@ def assert_same(first: Analysis, second: Analysis) -> None:
         assert one.score == pytest.approx(other.score, abs=1e-3)
         if one.mask is not None and other.mask is not None:
             assert np.count_nonzero(one.mask != other.mask) <= 2, "floating point may move a pixel or two"
+
+
+def networks(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Find the networks (torch modules) that a part holds, at any depth of its attributes."""
+    import torch
+
+    seen = set() if seen is None else seen
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, torch.nn.Module):
+        yield part
+    elif isinstance(part, list | tuple):
+        yield from (found for each in part for found in networks(each, seen))
+    elif type(part).__module__.startswith("refiner."):
+        yield from (found for each in vars(part).values() for found in networks(each, seen))
 
 
 class Conformance:
@@ -78,6 +97,30 @@ class Conformance:
 
     def test_an_empty_batch_is_an_empty_list(self, detector: Detector) -> None:
         assert detector.batch([]) == []
+
+    def test_it_moves_all_its_networks_and_keeps_their_dtypes(
+        self, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch = pytest.importorskip("torch")
+        held = list(networks(detector))
+        if not held:
+            return
+        assert isinstance(detector, Movable)
+        dtypes = [[weight.dtype for weight in network.parameters()] for network in held]
+        moved: set[int] = set()
+        move = torch.nn.Module.to
+
+        def noted(network: Any, *places: Any, **options: Any) -> Any:
+            moved.add(id(network))
+            return move(network, *places, **options)
+
+        monkeypatch.setattr(torch.nn.Module, "to", noted)
+        for device in ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]:
+            moved.clear()
+            assert detector.to(device) is detector
+            assert {id(network) for network in held} <= moved
+            assert {weight.device.type for network in held for weight in network.parameters()} == {device}
+        assert [[weight.dtype for weight in network.parameters()] for network in held] == dtypes
 
     def test_pictures_are_left_as_they_were(self, detector: Detector, images: list[Image.Image]) -> None:
         before = np.asarray(images[0]).copy()
