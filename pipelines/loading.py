@@ -29,7 +29,7 @@ def fitting_reviser(reviser: str, pipe: DiffusionPipeline, call: Mapping[str, An
     """Load a reviser whose prompts fit the pipeline's text encoders; ``call`` may hold ``max_sequence_length``."""
     count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
-    return load_reviser(reviser, template, device=pipe.device)
+    return load_reviser(reviser, template, device=pipe._execution_device)
 
 
 def pipeline_like(model: Where, like: DiffusionPipeline) -> DiffusionPipeline:

@@ -102,10 +102,11 @@ class RefinedPipeline:
         parts = (detector, judge, reviser, inpainter, second_stage)
         self.ids = ids_of(dict(zip(PARTS, parts, strict=True)))
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
-        self.detector = load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else detector
+        place = pipe._execution_device  # of an offloaded pipeline, this is the GPU
+        self.detector = load_detector(detector, device=place) if isinstance(detector, str | Path) else detector
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
-        self.judge = judges_on(judge, pipe.device)
+        self.judge = judges_on(judge, place)
         chosen = reviser or "template"
         self.reviser = fitting_reviser(chosen, pipe, call or {}) if isinstance(chosen, str) else chosen
         self.refine_config = config or RefineConfig()

@@ -132,8 +132,13 @@ def family_of(pipe: DiffusionPipeline) -> Family:
 
 def takes(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a pipeline's call; if the call has ``**kwargs``, also those of its ancestor."""
+    return call_parameters(type(pipe))
+
+
+def call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the call of a class of pipelines, as ``takes`` does."""
     known: dict[str, inspect.Parameter] = {}
-    for call in (vars(cls)["__call__"] for cls in type(pipe).__mro__ if "__call__" in vars(cls)):
+    for call in (vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)):
         parameters = inspect.signature(call).parameters
         known = {**parameters, **known}
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -1,0 +1,177 @@
+"""Arguments that a user writes as text: read as the type that they have, and checked before any weights are loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import json
+import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as AbstractSequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from refiner.errors import ConfigError, WeightsError
+from refiner.hub import resolve
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.painting.families import call_parameters
+from refiner.pipelines.saving.settings import SETTINGS_FILE
+
+NOT_HERE: Final = frozenset(
+    {"self", "prompt", "image", "generator", "output_type", "return_dict", "num_images_per_prompt", "callback_steps"}
+)
+"""Arguments of a pipeline's call that ``RefinedPipeline`` sets itself."""
+INDEX: Final = "model_index.json"
+_LEAST: Final[Mapping[str, int]] = {"num_inference_steps": 1, "height": 1, "width": 1}
+_PLAIN: Final = (bool, int, float, str)
+
+
+def read_value(text: str) -> Any:
+    """Read a value as JSON if possible (``4``, ``true``, ``[0.5, 1]``), else as text. NaN and infinity are text."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
+        return text
+
+
+def fitted(value: Any, hint: Any) -> Any:
+    """Convert a JSON value to the type of an argument; lists become tuples where a tuple is expected.
+
+    Raises:
+        TypeError: the value is of another type.
+    """
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if hint is Any or hint is inspect.Parameter.empty:
+        return value
+    if origin in (Union, UnionType):
+        for each in inner:
+            with contextlib.suppress(TypeError):
+                return fitted(value, each)
+    elif origin is Literal:
+        if value in inner:
+            return value
+    elif origin in (list, AbstractSequence) and isinstance(value, list):
+        return [fitted(item, inner[0]) for item in value] if inner else value
+    elif origin is tuple and isinstance(value, list):
+        open_ended = len(inner) < 2 or inner[1] is Ellipsis
+        hints = (inner[:1] or (Any,)) * len(value) if open_ended else inner
+        return tuple(fitted(item, each) for item, each in _pairs(value, hints))
+    elif origin is dict and isinstance(value, dict):
+        return value
+    elif origin is NoneType and value is None:
+        return value
+    elif origin in _PLAIN and (type(value) is origin or (origin is float and type(value) is int)):
+        if not isinstance(value, float) or math.isfinite(value):
+            return value
+    raise TypeError(f"{value!r} is not of type {hint}")
+
+
+def _pairs(values: list[Any], hints: tuple[Any, ...]) -> Iterable[tuple[Any, Any]]:
+    if len(values) != len(hints):
+        raise TypeError(f"expected {len(hints)} values, got {len(values)}")
+    return zip(values, hints, strict=True)
+
+
+def _writable(hint: Any) -> bool:
+    """Whether a value of this type can be written as JSON; tensors and images cannot."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_writable(each) for each in inner if each is not NoneType)
+    if origin in (list, tuple, dict, AbstractSequence):
+        return all(_writable(each) for each in inner if each is not Ellipsis)
+    return origin in (*_PLAIN, Literal, Any, inspect.Parameter.empty)
+
+
+def config_hints() -> dict[str, Any]:
+    """Return the type of each field of ``RefineConfig``."""
+    return get_type_hints(RefineConfig)
+
+
+def call_hints(cls: type) -> dict[str, Any]:
+    """Return the type of each argument of a pipeline's call that can be written as text."""
+    evaluated: dict[str, Any] = {}
+    with contextlib.suppress(NameError):  # of an import for type checkers alone
+        evaluated = inspect.get_annotations(vars(cls).get("__call__", cls.__call__), eval_str=True)
+    found = {}
+    for name, parameter in call_parameters(cls).items():
+        hint = evaluated.get(name, parameter.annotation)
+        several = parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        if name not in NOT_HERE and not several and not name.startswith("callback"):
+            found[name] = Any if isinstance(hint, str) else hint
+    return {name: hint for name, hint in found.items() if _writable(hint)}
+
+
+def read_argument(name: str, value: Any, hint: Any, what: str = "Expected") -> Any:
+    """Convert the value of an argument to its type; a text that looks like a number stays text where text is expected.
+
+    Args:
+        name: of the argument.
+        value: a text from the user, or a value that was read from one.
+        hint: the type.
+        what: how the message begins.
+
+    Raises:
+        ConfigError: the value is of another type, or too small.
+    """
+    least = _LEAST.get(name)
+    wanted = f"{_told(hint)}{'' if least is None else f' of at least {least}'}"
+    candidates = (read_value(value), value) if isinstance(value, str) else (value,)
+    for candidate in candidates:
+        with contextlib.suppress(TypeError):
+            found = fitted(candidate, hint)
+            if least is None or not isinstance(found, int) or found >= least:
+                return found
+    raise ConfigError(f"{what} {name} of type {wanted}, got {candidates[0]!r}: change it.")
+
+
+def _told(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are most like ``name``, joined by "or"; all of them if none is."""
+    names = sorted(known)
+    return " or ".join(difflib.get_close_matches(name, names, 3, 0.3) or names)
+
+
+def index_of(model: str) -> Path | None:
+    """Return a folder with ``model_index.json`` and ``refiner.json`` of a pipeline, without a download of its weights.
+
+    None: the model is unknown, or has no such file; loading it says what is wrong.
+    """
+    if model == "micro" or model.startswith("micro:") or Path(model).expanduser().is_dir():
+        folder = resolve(model, "generator")
+        return folder if (folder / INDEX).is_file() else None
+    from huggingface_hub import errors, hf_hub_download
+
+    repository, _, revision = model.partition("@")
+    try:
+        found = hf_hub_download(repository, INDEX, revision=revision or None)
+    except (OSError, ValueError, errors.HTTPError):
+        return None
+    with contextlib.suppress(OSError, ValueError, errors.HTTPError):
+        hf_hub_download(repository, SETTINGS_FILE, revision=revision or None)
+    return Path(found).parent
+
+
+def class_in(folder: Path) -> type | None:
+    """Return the class of the pipeline in a folder; None if it is no class of diffusers.
+
+    Raises:
+        WeightsError: ``model_index.json`` is missing or damaged.
+    """
+    import diffusers
+
+    try:
+        name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"The pipeline in {str(folder)!r} cannot be read, its model_index.json fails with {str(error)!r}: "
+            "download or save it again."
+        ) from error
+    found = getattr(diffusers, str(name), None)
+    return found if isinstance(found, type) else None
