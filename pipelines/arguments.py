@@ -7,8 +7,7 @@ import difflib
 import inspect
 import json
 import math
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as AbstractSequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,12 +27,12 @@ _LEAST: Final[Mapping[str, int]] = {"num_inference_steps": 1, "height": 1, "widt
 _PLAIN: Final = (bool, int, float, str)
 
 
-def read_value(text: str) -> Any:
-    """Read a value as JSON if possible (``4``, ``true``, ``[0.5, 1]``), else as text. NaN and infinity are text."""
+def readings(text: str) -> tuple[Any, ...]:
+    """Read a text as JSON if possible (``4``, ``true``, ``[0.5, 1]``; not NaN), and as it is."""
     try:
-        return json.loads(text, parse_constant=str)
+        return json.loads(text, parse_constant=str), text
     except (ValueError, RecursionError):
-        return text
+        return (text,)
 
 
 def fitted(value: Any, hint: Any) -> Any:
@@ -52,15 +51,13 @@ def fitted(value: Any, hint: Any) -> Any:
     elif origin is Literal:
         if value in inner:
             return value
-    elif origin in (list, AbstractSequence) and isinstance(value, list):
+    elif origin in (list, Sequence) and isinstance(value, list):
         return [fitted(item, inner[0]) for item in value] if inner else value
     elif origin is tuple and isinstance(value, list):
         open_ended = len(inner) < 2 or inner[1] is Ellipsis
         hints = (inner[:1] or (Any,)) * len(value) if open_ended else inner
         return tuple(fitted(item, each) for item, each in _pairs(value, hints))
-    elif origin is dict and isinstance(value, dict):
-        return value
-    elif origin is NoneType and value is None:
+    elif (origin is dict and isinstance(value, dict)) or (origin is NoneType and value is None):
         return value
     elif origin in _PLAIN and (type(value) is origin or (origin is float and type(value) is int)):
         if not isinstance(value, float) or math.isfinite(value):
@@ -79,7 +76,7 @@ def _writable(hint: Any) -> bool:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, UnionType):
         return any(_writable(each) for each in inner if each is not NoneType)
-    if origin in (list, tuple, dict, AbstractSequence):
+    if origin in (list, tuple, dict, Sequence):
         return all(_writable(each) for each in inner if each is not Ellipsis)
     return origin in (*_PLAIN, Literal, Any, inspect.Parameter.empty)
 
@@ -103,27 +100,25 @@ def call_hints(cls: type) -> dict[str, Any]:
     return {name: hint for name, hint in found.items() if _writable(hint)}
 
 
-def read_argument(name: str, value: Any, hint: Any, what: str = "Expected") -> Any:
-    """Convert the value of an argument to its type; a text that looks like a number stays text where text is expected.
+def read_argument(name: str, values: Sequence[Any], hint: Any) -> Any:
+    """Convert the value of an argument to its type.
 
     Args:
         name: of the argument.
-        value: a text from the user, or a value that was read from one.
+        values: possible readings of the value, one or more; the first one that fits is used.
         hint: the type.
-        what: how the message begins.
 
     Raises:
         ConfigError: the value is of another type, or too small.
     """
     least = _LEAST.get(name)
     wanted = f"{_told(hint)}{'' if least is None else f' of at least {least}'}"
-    candidates = (read_value(value), value) if isinstance(value, str) else (value,)
-    for candidate in candidates:
+    for value in values:
         with contextlib.suppress(TypeError):
-            found = fitted(candidate, hint)
+            found = fitted(value, hint)
             if least is None or not isinstance(found, int) or found >= least:
                 return found
-    raise ConfigError(f"{what} {name} of type {wanted}, got {candidates[0]!r}: change it.")
+    raise ConfigError(f"Expected {name} of type {wanted}, got {values[0]!r}: change it.")
 
 
 def _told(hint: Any) -> str:
@@ -158,8 +153,8 @@ def index_of(model: str) -> Path | None:
     return Path(found).parent
 
 
-def class_in(folder: Path) -> type | None:
-    """Return the class of the pipeline in a folder; None if it is no class of diffusers.
+def class_name(folder: Path) -> str:
+    """Return the name of the class of the pipeline in a folder.
 
     Raises:
         WeightsError: ``model_index.json`` is missing or damaged.
@@ -167,11 +162,17 @@ def class_in(folder: Path) -> type | None:
     import diffusers
 
     try:
-        name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
+        return str(diffusers.DiffusionPipeline.load_config(folder)["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
             f"The pipeline in {str(folder)!r} cannot be read, its model_index.json fails with {str(error)!r}: "
             "download or save it again."
         ) from error
-    found = getattr(diffusers, str(name), None)
+
+
+def class_named(name: str) -> type | None:
+    """Return the class of diffusers with this name; None if there is none."""
+    import diffusers
+
+    found = getattr(diffusers, name, None)
     return found if isinstance(found, type) else None

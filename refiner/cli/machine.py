@@ -16,14 +16,20 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_machine(parser: argparse.ArgumentParser, *, pipeline: bool) -> None:
-    """Add the options as a group; without ``--offload`` if the sub-command loads no ``pipeline`` of diffusers."""
+def add_machine(parser: argparse.ArgumentParser, *, pipeline: bool, offload: bool = True) -> None:
+    """Add the options as a group.
+
+    Args:
+        parser: of the sub-command.
+        pipeline: whether it loads a pipeline of diffusers, which ``--dtype`` and ``--offload`` are for.
+        offload: False: without ``--offload``, although it loads a pipeline.
+    """
     group = parser.add_argument_group("machine")
     add_device(group)
     own = "bfloat16 or float16 on a GPU, float32 on a CPU" if pipeline else "that of the weights; float32 on a CPU"
     what = "pipelines" if pipeline else "the detector"
     group.add_argument("--dtype", choices=DTYPES, help=f"precision of {what} ({own})")
-    if pipeline:
+    if pipeline and offload:
         group.add_argument(
             "--offload",
             choices=get_args(Offload),
