@@ -25,6 +25,7 @@ NOT_HERE: Final = frozenset(
 INDEX: Final = "model_index.json"
 _LEAST: Final[Mapping[str, int]] = {"num_inference_steps": 1, "height": 1, "width": 1}
 _PLAIN: Final = (bool, int, float, str)
+_ENDLESS: Final = (math.inf, -math.inf)
 
 
 def readings(text: str) -> tuple[Any, ...]:
@@ -59,9 +60,10 @@ def fitted(value: Any, hint: Any) -> Any:
         return tuple(fitted(item, each) for item, each in _pairs(value, hints))
     elif (origin is dict and isinstance(value, dict)) or (origin is NoneType and value is None):
         return value
-    elif origin in _PLAIN and (type(value) is origin or (origin is float and type(value) is int)):
-        if not isinstance(value, float) or math.isfinite(value):
-            return value
+    elif (origin in _PLAIN and type(value) is origin and value not in _ENDLESS) or (
+        origin is float and type(value) is int
+    ):
+        return value
     raise TypeError(f"{value!r} is not of type {hint}")
 
 

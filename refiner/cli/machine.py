@@ -34,7 +34,7 @@ def add_machine(parser: argparse.ArgumentParser, *, pipeline: bool, offload: boo
             "--offload",
             choices=get_args(Offload),
             default="none",
-            help="keep weights in main memory until they are used, to save memory of the GPU (none)",
+            help="keep weights in main memory until they are used, to save GPU memory (none)",
         )
 
 

@@ -121,7 +121,7 @@ def _refine_all(
     interrupted = False
     for index in range(number):
         if number > 1:
-            terminal.err.print(f"image {index + 1} of {number}", style="dim")
+            terminal.err.print(f"{image_folder(folder, index).name} ({index + 1} of {number})", style="dim")
         with RoundsView(terminal.err, config.max_rounds) as view:
             run = pipe.stream(args.prompt, index=index, callback_on_step_end=view.on_step, **options)
             result = _collect(run, view, first=not results)
@@ -185,7 +185,7 @@ def _answer(
 
     def tell() -> None:
         for index, (result, document) in enumerate(zip(results, documents, strict=True)):
-            terminal.say(f"image {index}:")
+            terminal.say(f"{image_folder(folder, index).name}:")
             _tell(result, document["files"], terminal)
         terminal.say(f"overview: {files['overview']}")
 

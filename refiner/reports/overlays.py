@@ -155,7 +155,7 @@ def sheet(result: RefinementResult) -> Image.Image:
 
 def overview(results: Sequence[RefinementResult]) -> Image.Image:
     """The kept images of several results, each with its number and with its flaws before and after."""
-    side, pad, text_height = 300, 14, 70
+    side, pad, text_height = 300, 14, 90
     columns = min(4, len(results))
     rows = math.ceil(len(results) / columns)
     width = columns * (side + pad) + pad
@@ -173,7 +173,7 @@ def overview(results: Sequence[RefinementResult]) -> Image.Image:
         else:
             view = fitted(best.image, side)
             canvas.paste(view, (x + (side - view.width) // 2, y + (side - view.height) // 2))
-        facts = [f"{place}  start: {flaw_words(start.analysis)}", f"kept: {flaw_words(best.analysis)}"]
+        facts = [f"image-{place:02d}", f"start: {flaw_words(start.analysis)}", f"kept: {flaw_words(best.analysis)}"]
         _lines(draw, (x, y + side + 8), [_cut(text, font(14), side) for text in facts], font(14), INK, 20)
     return canvas
 
