@@ -25,7 +25,6 @@ NOT_HERE: Final = frozenset(
 INDEX: Final = "model_index.json"
 _LEAST: Final[Mapping[str, int]] = {"num_inference_steps": 1, "height": 1, "width": 1}
 _PLAIN: Final = (bool, int, float, str)
-_ENDLESS: Final = (math.inf, -math.inf)
 
 
 def readings(text: str) -> tuple[Any, ...]:
@@ -58,13 +57,16 @@ def fitted(value: Any, hint: Any) -> Any:
         open_ended = len(inner) < 2 or inner[1] is Ellipsis
         hints = (inner[:1] or (Any,)) * len(value) if open_ended else inner
         return tuple(fitted(item, each) for item, each in _pairs(value, hints))
-    elif (origin is dict and isinstance(value, dict)) or (origin is NoneType and value is None):
-        return value
-    elif (origin in _PLAIN and type(value) is origin and value not in _ENDLESS) or (
-        origin is float and type(value) is int
-    ):
+    elif _is(value, origin):
         return value
     raise TypeError(f"{value!r} is not of type {hint}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type that JSON has. A whole number is a float too, and infinity is not."""
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return kind in (bool, int, str, dict, NoneType) and type(value) is kind
 
 
 def _pairs(values: list[Any], hints: tuple[Any, ...]) -> Iterable[tuple[Any, Any]]:

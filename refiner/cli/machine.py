@@ -45,7 +45,7 @@ def machine_of(args: argparse.Namespace) -> Machine:
         ConfigError: this machine has no such device, or there is no GPU to offload from.
     """
     check_device(args.device)
-    offload = getattr(args, "offload", "none")
+    offload: Offload = getattr(args, "offload", "none")
     try:
         return Machine.choose(args.device, getattr(args, "dtype", None), offload)
     except ConfigError as error:

@@ -80,9 +80,10 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
-    machine, wanted = machine_of(args), wanted_of(args, args.model)
+    machine = machine_of(args)
     folder = check_writable(args.out)
     image = load_image(args.image) if args.image else None
+    wanted = wanted_of(args, args.model)
     with terminal.waiting(f"loading {args.model}"):
         pipe = _load(args, machine)
     return _refine_all(args, pipe, wanted, folder, image, terminal)

@@ -1,4 +1,4 @@
-"""What ``refiner refine`` passes on: arguments of the call, settings of the loop, LoRAs, an inpainter, several images."""
+"""What ``refiner refine`` passes on: arguments, settings of the loop, LoRAs, an inpainter, and several images."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from refiner.demo.ranking import Entry, Ranked, Ranking, RankRequest, model_entr
 from refiner.demo.settings import DemoSettings  # noqa: E402
 from refiner.demo.studio import AttemptProgress, Looked, Refined, RefineRequest, Studio  # noqa: E402
 from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
+from refiner.machine import Machine  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.types import Analysis  # noqa: E402
 
@@ -302,3 +303,11 @@ def test_a_ranking_that_is_stopped_ranks_those_that_are_done(studio, tmp_path, h
 def test_a_ranking_that_is_stopped_with_one_done_ends_without_one(studio, tmp_path, home):
     assert stopped_at(studio, tmp_path, home, 1) == []
     assert not list(tmp_path.glob("rank.csv"))
+
+
+def test_models_are_loaded_for_the_machine_of_the_settings(model, home):
+    machine = Machine.choose("cpu", "bfloat16")
+    studio = Studio(DemoSettings(models={"tiny": model}, detectors={"patches": f"spots:{home}"}, machine=machine))
+    pipe = studio.refiner("tiny", "patches", Job(session=""), lambda _event: None)
+    assert pipe.dtype is torch.bfloat16
+    assert over(studio.refine("me", request(rounds=0))).settings["pipeline"]["dtype"] == "bfloat16"
