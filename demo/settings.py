@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refiner.errors import ConfigError
 from refiner.hub import micro_parts
+from refiner.machine import Machine
 
 Choices = Mapping[str, str]
 """Label -> id. Visitors see the labels. Ids may be paths or addresses, and the server never shows them."""
@@ -23,6 +24,7 @@ class DemoSettings:
 
     models: Choices  # pipelines to choose from
     detectors: Choices  # detectors to choose from
+    machine: Machine = field(default_factory=Machine.choose)  # device, dtype and offload of the models
     running: int = 2  # jobs at a time; they use the models in turn, one attempt each
     waiting: int = 16  # jobs that may wait; further ones are refused
     max_rounds: int = 6  # rounds of a refinement

@@ -199,13 +199,13 @@ class Studio:
                 from refiner.detectors import load_detector
 
                 tell(Loading())
-                self._detectors[label] = load_detector(self.settings.detectors[label])
+                self._detectors[label] = load_detector(self.settings.detectors[label], self.settings.machine.device)
             return self._detectors[label]
 
     def refiner(self, model: str, detector: str, job: Job, tell: Tell) -> RefinedPipeline:
         """Return the pipeline of a model and a detector, by their labels.
 
-        The model is loaded at the first use, on the GPU if there is one.
+        The model is loaded at the first use.
 
         Raises:
             RefinerError: one of them cannot be loaded.
@@ -220,16 +220,12 @@ class Studio:
             return self._refiners[model, detector]
 
     def _load(self, model: str, detector: Detector) -> RefinedPipeline:
-        import torch
-
-        from refiner.pipelines import RefinedPipeline
+        from refiner.pipelines.placing import load_refined
 
         for (other, _), loaded in self._refiners.items():
             if other == model:
                 return loaded.with_parts(detector=detector)
-        refiner = RefinedPipeline.from_pretrained(self.settings.models[model], detector=detector)
-        refiner.set_progress_bar_config(disable=True)
-        return refiner.to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_refined(self.settings.models[model], self.settings.machine, detector=detector)
 
 
 def _chosen(choices: Choices, label: str, what: str) -> None:

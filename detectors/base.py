@@ -13,6 +13,7 @@ from PIL import Image
 
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import read_card, verify
+from refiner.machine import device_of
 from refiner.types import Analysis
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def placement(
     """Choose the device and the dtype of a model, as for ``load_detector``; None means the checkpoint's dtype."""
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(None) if device is None else torch.device(device)
     return place, torch.float32 if dtype is None and place.type == "cpu" else dtype
 
 

@@ -72,7 +72,7 @@ def load_detector(
               regenerated.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
-        device: None selects CUDA if available, else the CPU.
+        device: None selects CUDA or MPS if available, else the CPU.
         dtype: None selects float32 on a CPU, else the checkpoint's dtype.
         grounder: id for ``load_grounder``, such as ``sam:<path>``. Only for detectors that give boxes without masks:
             vision-language models and parts. It replaces the grounder in the detector's id. If neither is given, the

@@ -84,7 +84,7 @@ class ClipJudge:
 
         Args:
             model: the folder or id.
-            device: None: CUDA if it is available, otherwise the CPU.
+            device: None: CUDA or MPS if available, otherwise the CPU.
             dtype: None: float32.
 
         Raises:
@@ -180,7 +180,7 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
     Args:
         judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, or for HPS ``hps:<...>``, ``micro``, or
             anything else that ``HPSScorer.from_pretrained`` reads.
-        device: None: CUDA if it is available, otherwise the CPU.
+        device: None: CUDA or MPS if available, otherwise the CPU.
 
     Raises:
         ModelNotFoundError, WeightsError: there is no such model, or it is damaged or of the wrong kind.

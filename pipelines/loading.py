@@ -44,7 +44,7 @@ def fitting_reviser(reviser: ReviserLike | str, pipe: DiffusionPipeline, call: M
     count, limit = count_tokens(pipe, call)
     template = TemplateReviser(limit=limit, count=count, free_text=reads_free_text(pipe))
     if isinstance(reviser, str):
-        return load_reviser(reviser, template, device=pipe.device)
+        return load_reviser(reviser, template, device=pipe._execution_device)
     return PlainReviser(reviser, template)
 
 
@@ -142,7 +142,7 @@ class Loaded(NamedTuple):
     """Ids of the pipeline and of further pipelines, by name; ``arguments`` holds these pipelines, not their ids."""
 
 
-def load_refined(model: Where, given: Mapping[str, Any], options: Mapping[str, Any]) -> Loaded:
+def load_parts(model: Where, given: Mapping[str, Any], options: Mapping[str, Any]) -> Loaded:
     """Load a pipeline and what was saved with it; see ``RefinedPipeline.from_pretrained``.
 
     What is wrong is said before the weights are downloaded, as far as it is known by then.
@@ -229,9 +229,9 @@ def _loaded(
     loaded: dict[str, Any] = {}
     for name, place in places.items():
         if name == "detector":
-            loaded[name] = load_detector(place, device=pipe.device)
+            loaded[name] = load_detector(place, device=pipe._execution_device)
         elif name == "judge":
-            loaded[name] = judges_on(place, pipe.device)
+            loaded[name] = judges_on(place, pipe._execution_device)
         else:
             variant = source.options.get("variant")
             files = [path.relative_to(place).as_posix() for path in place.glob("*/*")]

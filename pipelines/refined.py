@@ -21,7 +21,7 @@ from refiner.pipelines.loading import (
     fitting_reviser,
     ids_of,
     judges_on,
-    load_refined,
+    load_parts,
     pipeline_like,
 )
 from refiner.pipelines.marks import masks_of
@@ -122,12 +122,12 @@ class RefinedPipeline:
             judge = "micro" if all(bundled) else None
         self.ids = ids_of(parts | {"judge": judge})
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
-        self.detector = (
-            load_detector(detector, device=pipe.device) if isinstance(detector, str | Path) else as_detector(detector)
-        )
+        place = pipe._execution_device  # of an offloaded pipeline, this is the GPU
+        by_id = isinstance(detector, str | Path)
+        self.detector = load_detector(detector, device=place) if by_id else as_detector(detector)
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
-        self.judge = judges_on(judge, pipe.device)
+        self.judge = judges_on(judge, place)
         self.reviser = fitting_reviser(reviser or "template", pipe, call or {})
         self.refine_config = config or RefineConfig()
         self.call_defaults = plain_values(call or {})
@@ -204,7 +204,7 @@ class RefinedPipeline:
         given = {"detector": detector, "reviser": reviser, "config": config, "call": call, "inpainter": inpainter}
         given |= {"inpaint_call": inpaint_call, "second_stage": second_stage, "native": native}
         given = {name: value for name, value in given.items() if value is not None}
-        loaded = load_refined(model, given if judge == "saved" else given | {"judge": judge}, options)
+        loaded = load_parts(model, given if judge == "saved" else given | {"judge": judge}, options)
         refined = cls(loaded.pipe, **loaded.arguments)
         refined.ids |= loaded.ids
         return refined

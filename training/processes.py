@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from refiner.errors import ConfigError
+from refiner.machine import device_of
 
 T = TypeVar("T")
-DEVICES = ("cpu", "cuda", "mps")
 
 
 def launched() -> bool:
@@ -37,22 +37,6 @@ def is_main() -> bool:
 
 def _asked(name: str) -> bool:
     return os.environ.get(name, "false").lower() == "true"
-
-
-def device_of(name: str | None) -> torch.device:
-    """The torch device of a name. None: CUDA or MPS if available, else the CPU.
-
-    Raises:
-        ConfigError: the device is unknown, or this machine does not have it.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        return torch.device(next(kind for kind, there in present.items() if there))
-    if name not in present:
-        raise ConfigError(f"Expected device {' or '.join(DEVICES)}, got {name!r}: choose one of these.")
-    if not present[name]:
-        raise ConfigError(f"This machine has no {name} device that torch can use: choose another, such as cpu.")
-    return torch.device(name)
 
 
 class Processes:

@@ -25,7 +25,7 @@ def load_grounder(
     Args:
         grounder: ``box``; ``grabcut``; ``sam:<path>``, ``sam2:<path>`` or ``sam3:<path>``; or just such a path. The
             path is a transformers folder, a hub id, or (only for ``sam``) a ``.pth`` file of segment-anything.
-        device: None selects CUDA if available, else the CPU.
+        device: None selects CUDA or MPS if available, else the CPU.
         dtype: None selects float32 on a CPU, else the checkpoint's dtype.
 
     Raises:

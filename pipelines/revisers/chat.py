@@ -193,7 +193,7 @@ def load_reviser(name: str, template: TemplateReviser, *, device: str | torch.de
             ``chat:<model>@<base url>`` for one behind an OpenAI-compatible endpoint. Append ``,cache=<folder>`` to
             store its answers.
         template: a template reviser that fits the pipeline's text encoders.
-        device: None: CUDA if it is available, otherwise the CPU.
+        device: None: CUDA or MPS if available, otherwise the CPU.
 
     Raises:
         ConfigError: the name or its options are unknown.

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 
+from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.view import Terminal
 from refiner.errors import MissingExtraError
 
@@ -20,6 +21,7 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="micro, vlm:MODEL[@URL], a folder, or a hub id; may be repeated",
     )
+    add_machine(parser, pipeline=True)
     parser.add_argument("--port", type=_port, help="port to listen on (the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="make the demo public through Gradio's tunnel")
     parser.set_defaults(run=_demo)
@@ -32,6 +34,7 @@ def _port(text: str) -> int:
 
 
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
+    machine = machine_of(args)
     try:
         import gradio  # noqa: F401
     except ImportError as error:
@@ -39,7 +42,9 @@ def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.demo.settings import DemoSettings, bundled_detectors, labelled
 
     settings = DemoSettings(
-        models=labelled(args.model or ["micro"]), detectors=labelled(args.detector or bundled_detectors())
+        models=labelled(args.model or ["micro"]),
+        detectors=labelled(args.detector or bundled_detectors()),
+        machine=machine,
     )
     # The main command collects muted output in memory until it ends. A server runs too long for that.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

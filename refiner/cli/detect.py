@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refiner.answers import read_analysis
+from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, USER_ERROR
 from refiner.cli.view import Terminal, show_analysis
 from refiner.errors import InputError, RefinerError, UserError
@@ -27,12 +28,14 @@ def add_detect(parser: argparse.ArgumentParser) -> None:
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--prompt", metavar="TEXT", help="prompt of the images, for detectors that read it")
     wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, one for each image")
+    add_machine(parser, pipeline=False)
     parser.add_argument("--out", metavar="DIR", help="where to write the images with their regions marked")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect)
 
 
 def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
+    machine = machine_of(args)
     folder = check_writable(args.out) if args.out else None
     detector: Detector | None = None
     rows: list[Json] = []
@@ -48,7 +51,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
         if detector is None:
             from refiner.detectors import load_detector
 
-            detector = load_detector(args.detector, grounder=args.grounder)
+            detector = load_detector(args.detector, machine.device, machine.dtype, grounder=args.grounder)
         try:
             analysis = read_analysis(detector(image, prompts[number]), image, detector.name)
         except RefinerError as error:

@@ -15,6 +15,8 @@ from rich.progress import TextColumn, TimeRemainingColumn
 
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
+from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.painting import add_image, add_weights, wanted_of
 from refiner.cli.view import Terminal, progress
 from refiner.data.sources import contents, known_names, sources_help
 from refiner.errors import ConfigError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from refiner.evaluate.harness import Progress as Reporting
     from refiner.evaluate.harness import Run, Shard, System
     from refiner.evaluate.systems import Looker
+    from refiner.machine import Machine
     from refiner.metrics.bertscore import BertScore
     from refiner.metrics.hps.scorer import HPSScorer
     from refiner.types import RefinementResult
@@ -53,8 +56,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         task = commands.add_parser(name, help=help_)
         _add_data(task)
         _add_models(task, name)
+        if name == "refinement":
+            add_image(task.add_argument_group("images"))
         if name in ("detection", "localization"):
             _add_perturbations(task)
+        add_machine(task, pipeline=name == "refinement")
         _add_run(task)
         task.set_defaults(run=_evaluate, task=name)
     merge = commands.add_parser("merge", help="join the shards of a run and make its table")
@@ -79,13 +85,16 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
     if task == "refinement":
         models.add_argument("--model", default="micro", help="micro, a folder, or a hub id of a pipeline (micro)")
         models.add_argument(
-            "--strategy", choices=("auto", "inpaint", "regenerate"), default="auto", help="how flaws are fixed (auto)"
+            "--strategy", choices=("auto", "inpaint", "regenerate"), help="how flaws are fixed (the model's own: auto)"
         )
-        models.add_argument("--rounds", type=int, default=5, help="maximum number of rounds after the start image (5)")
+        words = "maximum number of rounds after the start image (the model's own: 5)"
+        models.add_argument("--rounds", type=int, help=words)
         models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     own = " (the model's own)" if task == "refinement" else " (micro)"
     default = None if task == "refinement" else "micro"
     models.add_argument("--detector", default=default, help=f"micro, a folder, or a hub id{own}")
+    if task == "refinement":
+        add_weights(models)
     if task in ("realism", "refinement"):
         words = "the model's own" if task == "refinement" else "none"
         models.add_argument("--judge", help=f"HPS weights: micro, a folder, a file, or a hub id ({words})")
@@ -150,6 +159,10 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.data is None:
         words = f"a folder of images, or one of {known_names()} and a place"
         raise ConfigError(f"--data is missing: name {words}.")
+    if args.engine == "local":
+        machine_of(args)  # workers of Ray may have devices that this machine does not have
+    if args.task == "refinement":
+        wanted_of(args, args.model)
     from refiner.evaluate.harness import Shard
     from refiner.evaluate.robustness import open_source, variants
 
@@ -178,7 +191,7 @@ def _collect(
     runs = {}
     with _engine(args) as engine:
         with terminal.waiting("loading models"):
-            load = partial(_refining if args.task == "refinement" else load_looker, args)
+            load = partial(_refining if args.task == "refinement" else _looking, args)
             system: System = load() if engine is None else engine.deferred(load)
         for name, source in sources.items():
             pictures = spoilt(data, source)
@@ -230,8 +243,12 @@ def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
     return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
 
 
-def load_looker(args: argparse.Namespace) -> Looker:
-    """Load the detector, and the judge and the text encoders if the options name them."""
+def _looking(args: argparse.Namespace) -> Looker:
+    return load_looker(args, machine_of(args))
+
+
+def load_looker(args: argparse.Namespace, machine: Machine) -> Looker:
+    """Load the detector, and the judge and the text encoders if the options name them, onto the machine's device."""
     from refiner.detectors import load_detector
     from refiner.evaluate.systems import Looker
 
@@ -239,54 +256,60 @@ def load_looker(args: argparse.Namespace) -> Looker:
     if (name := getattr(args, "sentence_encoder", None)) is not None:
         from refiner.metrics.css import SentenceEncoder
 
-        sentences = SentenceEncoder.from_pretrained(None if name == "default" else name)
+        sentences = SentenceEncoder.from_pretrained(None if name == "default" else name, device=machine.device)
     return Looker(
-        detector=load_detector(args.detector),
-        judge=_judge(getattr(args, "judge", None)),
-        encoder=_encoder(args) if getattr(args, "task", None) == "explanation" else None,
+        detector=load_detector(args.detector, machine.device, machine.dtype),
+        judge=_judge(getattr(args, "judge", None), machine),
+        encoder=_encoder(args, machine) if getattr(args, "task", None) == "explanation" else None,
         sentences=sentences,
         batch_size=args.batch_size,
     )
 
 
-def _judge(name: str | None) -> HPSScorer | None:
+def _judge(name: str | None, machine: Machine) -> HPSScorer | None:
     if name is None:
         return None
     from refiner.metrics.hps.scorer import HPSScorer
 
-    return HPSScorer.from_pretrained(name)
+    return HPSScorer.from_pretrained(name, device=machine.device)
 
 
-def _encoder(args: argparse.Namespace) -> BertScore:
+def _encoder(args: argparse.Namespace, machine: Machine) -> BertScore:
     from refiner.metrics.bertscore import BertScore
 
-    return BertScore.from_pretrained(args.encoder, layer=args.layer)
+    return BertScore.from_pretrained(args.encoder, layer=args.layer, device=machine.device)
 
 
 def _refining(args: argparse.Namespace) -> System:
     from refiner.evaluate.systems import Looker, Refining
-    from refiner.pipelines import RefinedPipeline
+    from refiner.pipelines.placing import load_refined
 
-    pipe = RefinedPipeline.from_pretrained(args.model, detector=args.detector, judge=_judge(args.judge) or "saved")
-    pipe.set_progress_bar_config(disable=True)
+    machine, wanted = machine_of(args), wanted_of(args, args.model)
+    judge = _judge(args.judge, machine) or "saved"
+    weights = {"inpainter": args.inpainter, "loras": args.lora}
+    pipe = load_refined(args.model, machine, detector=args.detector, judge=judge, **weights)
     if pipe.judge is None:
         raise ConfigError(f"The model {args.model!r} has no judge: pass --judge.")
-    options = {"strategy": args.strategy, "max_rounds": args.rounds}
+    config, call = wanted.config_of(pipe.refine_config), wanted.call_of(type(pipe.pipe))
 
     def refine(sample: Sample) -> RefinementResult:
         seed = derive_seed(args.seed, sample.name)
-        return pipe.stream(sample.prompt, image=sample.image, seed=seed, **options).result
+        return pipe.stream(sample.prompt, image=sample.image, seed=seed, config=config, **call).result
 
     settings = {
         "model": args.model,
         "weights": weight_sums(args.model),
         "detector": pipe.detector.name,
-        "config": dataclasses.asdict(pipe.refine_config),
-        "call": dict(pipe.call_defaults),
+        "config": dataclasses.asdict(config),
+        "call": {**pipe.call_defaults, **call},
         "seed": args.seed,
-        **options,
+        "strategy": config.strategy,
+        "max_rounds": config.max_rounds,
+        "inpainter": args.inpainter,
+        "loras": [str(lora) for lora in args.lora],
+        "dtype": str(pipe.dtype).removeprefix("torch."),
     }
-    encoder = _encoder(args) if args.encoder or args.references else None
+    encoder = _encoder(args, machine) if args.encoder or args.references else None
     looker = Looker(judge=pipe.judge, encoder=encoder)
     return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
+from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.problems import Problem
@@ -43,11 +44,13 @@ def _add_semap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--view", choices=("phe", "rea", "full"), default="full", help="compare phenomena, reasonings or both (full)"
     )
+    add_device(parser)
     _add_json(parser)
     parser.set_defaults(run=_semap)
 
 
 def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
+    check_device(args.device)
     with terminal.waiting("comparing"):
         from refiner.metrics.semap import score_files
         from refiner.metrics.semap_scoring import SemapConfig
@@ -57,6 +60,7 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
             args.references,
             encoder=args.encoder,
             layer=args.layer,
+            device=args.device,
             config=SemapConfig(view=args.view),
         )
     tell_problems(result.problems, terminal)
@@ -130,6 +134,7 @@ def _add_hps(parser: argparse.ArgumentParser) -> None:
         help="package of network and preprocessing (open_clip)",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images per batch (16)")
+    add_device(parser)
     _add_json(parser)
     parser.set_defaults(run=_hps, check=lambda args: _check_hps(args, parser))
 
@@ -140,6 +145,7 @@ def _check_hps(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
 
 
 def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
+    check_device(args.device)
     if args.benchmark is not None:
         return _hps_benchmark(args, terminal)
     from refiner.data.folders import ImageFolder
@@ -201,7 +207,7 @@ def _scorer(args: argparse.Namespace, terminal: Terminal) -> HPSScorer:
     with terminal.waiting(f"loading {args.model}"):
         from refiner.metrics.hps.scorer import HPSScorer
 
-        options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size")}
+        options = {name: getattr(args, name) for name in ("version", "mode", "backend", "batch_size", "device")}
         scorer = HPSScorer.from_pretrained(args.model, antialias=args.antialias == "on", **options)
     if args.model.partition(":")[0] == "micro":
         terminal.complain("the bundled model knows only the micro world: pass --model xswu/HPSv2 for other images.")

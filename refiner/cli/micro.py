@@ -6,6 +6,8 @@ import argparse
 import functools
 from pathlib import Path
 
+from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.options import count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json, check_writable
 from refiner.images import save_png
@@ -25,21 +27,16 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     build.set_defaults(run=_build)
     bench = commands.add_parser("bench", help="measure what refinement improves, compared with controls of equal cost")
-    bench.add_argument("--prompts", type=_count, default=100, help="held-out prompts (100)")
-    bench.add_argument("--seeds", type=_count, default=3, help="seeds of each prompt (3)")
+    bench.add_argument("--prompts", type=count, default=100, help="held-out prompts (100)")
+    bench.add_argument("--seeds", type=count, default=3, help="seeds of each prompt (3)")
     bench.add_argument("--detector", help="detector that finds the flaws to fix (the bundled pipeline's own)")
     bench.add_argument("--reviser", help="model that revises prompts: template, or chat:MODEL[@URL] (template)")
+    add_machine(bench, pipeline=True, offload=False)
     bench.add_argument(
         "--out", metavar="DIR", default="runs/bench", help="folder for records, to resume from (runs/bench)"
     )
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _render(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -63,13 +60,13 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
+    machine = machine_of(args)
     folder = check_writable(args.out)
     with terminal.waiting("loading micro"):
-        from refiner.pipelines import RefinedPipeline
         from refiner.pipelines.bench import run
+        from refiner.pipelines.placing import load_refined
 
-        pipe = RefinedPipeline.from_pretrained("micro", detector=args.detector, reviser=args.reviser)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = load_refined("micro", machine, detector=args.detector, reviser=args.reviser)
     track = functools.partial(terminal.track, what="refining")
     report: Json = run(pipe, args.prompts, args.seeds, folder, track)
     terminal.answer(args, report, lambda: _show_bench(report, terminal))

@@ -1,8 +1,17 @@
-"""Exit codes and help texts that several sub-commands share."""
+"""Exit codes, help texts and types of arguments that several sub-commands share."""
 
 from __future__ import annotations
+
+import argparse
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; a model failed; the user can fix it; interrupted."""
 DETECTOR = "micro, vlm:MODEL[@URL], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"
 GROUNDER = "draws the masks of vlm:MODEL and parts:NAMES: sam:PATH, grabcut or box (grabcut; box for parts)"
+
+
+def count(text: str) -> int:
+    """Read a whole number of at least 1; a ``type`` of argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
-import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
 from refiner.cli.evaluate import SCORING, load_looker, speed, weight_sums
 from refiner.cli.evaluate_files import tell_problems
+from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.errors import ConfigError, ModelNotFoundError
 from refiner.files import Json, check_writable
 from refiner.hub import read_card, resolve, verify
+from refiner.machine import Machine
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,10 +38,8 @@ _EXAMPLES: Final = """examples:
 A FOLDER holds one image per prompt, with the prompt's name: the image of prompt 00007 is 00007.png, .jpg or the like.
 Prompts of a text file or a JSON list are named 00000, 00001 and so on. A MODEL is micro, a folder, or the hub id of a
 diffusers text-to-image pipeline. Its options are arguments of the pipeline's call."""
-_SET_HERE: Final = frozenset({"prompt", "generator", "output_type", "return_dict", "num_images_per_prompt"})
 _NAMED: Final = 20
 """How many failed images are printed one by one for each generator."""
-_PLAIN: Final = (bool, int, float, str)
 
 
 def add_rank(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +62,7 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt: NAME-0, NAME-1, ... (1)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
+    add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
     parser.add_argument("--resume", action="store_true", help="continue the ranking in DIR; may add generators")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
@@ -73,6 +72,7 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
 def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.evaluate.ranking import Pictures, open_prompts, parse_entrants
 
+    machine = machine_of(args)
     entrants = parse_entrants(args.systems)
     if args.by == "HPS" and args.judge is None:
         raise ConfigError("--by HPS needs a judge: pass --judge.")
@@ -84,10 +84,10 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     calls = {entrant.name: _call(entrant) for entrant in entrants if entrant.paints}
     tell_problems([*prompts.problems, *(problem for each in data.values() for problem in each.problems)], terminal)
     root = check_writable(args.out)
-    shelf = _Shelf()
+    shelf = _Shelf(machine)
     with terminal.waiting("loading models"):
         _check_words(entrants, calls, list(prompts.prompts.values()), shelf)
-        looker = load_looker(args)
+        looker = load_looker(args, Machine(device=machine.device))
     systems: dict[str, System] = {
         entrant.name: _generating(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
         for entrant in entrants
@@ -102,73 +102,53 @@ def _call(entrant: Entrant) -> dict[str, Option]:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error} It is not a folder of images either.") from error
+    from refiner.pipelines.arguments import call_hints, class_name, class_named, nearest, read_argument
+    from refiner.pipelines.painting.families import FAMILIES, known_family
     from refiner.pipelines.saving.settings import SavedSettings
 
-    cls = _pipeline_class(folder)
-    known = {
-        name: tuple(kind for kind in _PLAIN if kind in (get_args(parameter.annotation) or (parameter.annotation,)))
-        for name, parameter in inspect.signature(cls.__call__, eval_str=True).parameters.items()
-        if name not in _SET_HERE
-    }
-    for name, value in entrant.options.items():
-        _check_option(cls.__name__, name, value, {name: kinds for name, kinds in known.items() if kinds})
-    return {**SavedSettings.read(folder).call, **entrant.options}
-
-
-def _pipeline_class(folder: Path) -> type:
-    import diffusers
-
-    from refiner.pipelines.painting.families import FAMILIES
-
-    try:
-        name = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"The pipeline in {str(folder)!r} cannot be read, its model_index.json fails with {str(error)!r}: "
-            "download or save it again."
-        ) from error
-    cls = getattr(diffusers, str(name), object)
-    if not FAMILIES.keys() & {ancestor.__name__ for ancestor in cls.__mro__}:
+    name = class_name(folder)
+    cls = class_named(name)
+    if cls is None or known_family(cls) is None:
         raise ConfigError(f"Pipelines of class {name} are not supported: use one of {', '.join(FAMILIES)}.")
-    return cls
-
-
-def _check_option(pipeline: str, name: str, value: Option, known: Mapping[str, tuple[type, ...]]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.3) or sorted(known)
-        raise ConfigError(f"A call of {pipeline} takes no option {name!r}: use {' or '.join(near)}.")
-    kinds = known[name] + ((int,) if float in known[name] else ())
-    if type(value) not in kinds or (name == "num_inference_steps" and isinstance(value, int) and value < 1):
-        wanted = " or ".join(kind.__name__ for kind in known[name])
-        least = " of at least 1" if name == "num_inference_steps" else ""
-        raise ConfigError(f"Expected {name} of type {wanted}{least}, got {value!r}: change it.")
+    hints = call_hints(cls)
+    options = {}
+    for name, value in entrant.options.items():
+        if name not in hints:
+            raise ConfigError(f"A call of {cls.__name__} takes no option {name!r}: use {nearest(name, hints)}.")
+        options[name] = read_argument(name, (value,), hints[name])
+    return {**SavedSettings.read(folder).call, **options}
 
 
 class _Shelf:
-    """The models of all generators.
+    """The models of all generators, on a machine.
 
     Several generators may use one model with different options. Its files are hashed once, and it is loaded once as
     long as no other model is used in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
         self.weights = functools.cache(weight_sums)
         self._model = ""
         self._pipe: Any = None
 
     def pipeline(self, model: str) -> Any:
-        """Load a pipeline, on the GPU if there is one. The previous pipeline is released first."""
+        """Load a pipeline. The previous pipeline is released first."""
         if model != self._model:
-            import torch
             from diffusers import DiffusionPipeline
 
             self._model, self._pipe = "", None
             folder = resolve(model, "generator")
             verify(folder)
-            self._pipe = DiffusionPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+            self._pipe = DiffusionPipeline.from_pretrained(folder, dtype=self.machine.pipeline_dtype)
+            self.machine.place(self._pipe)
             self._pipe.set_progress_bar_config(disable=True)
             self._model = model
         return self._pipe
+
+    def identity(self, model: str) -> Json:
+        """Checksums and dtype of the weights of a model."""
+        return {"weights": self.weights(model), "dtype": str(self.machine.pipeline_dtype).removeprefix("torch.")}
 
 
 def _check_words(
@@ -209,7 +189,7 @@ def _generating(
 
     return Generating(
         paint=paint,
-        settings={"model": entrant.place, "weights": shelf.weights(entrant.place), "call": dict(call)},
+        settings={"model": entrant.place, **shelf.identity(entrant.place), "call": dict(call)},
         looker=looker,
         folder=root / entrant.name,
         seed=args.seed,

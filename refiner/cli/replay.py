@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from refiner.cli.machine import check_device, machine_of
 from refiner.cli.view import Terminal
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json, check_writable
 from refiner.images import load_image
+from refiner.machine import Machine
 from refiner.provenance import read
 from refiner.records import result_summary
 from refiner.reports.result import save_result
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from refiner.pipelines import RefinedPipeline
 
 DEFAULT_OUT = "replay"
+_RECORDED = (
+    "num_images", "seed", "negative_prompt", "steps", "guidance", "width", "height", "set", "strategy", "rounds",
+    "max_rows", "max_seconds", "dtype",
+)  # fmt: skip
+"""Options whose values come from the record."""
 
 
 def replay(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -35,6 +42,11 @@ def replay(args: argparse.Namespace, terminal: Terminal) -> int:
     """
     if args.prompt is not None:
         raise ConfigError("Expected a prompt or --replay, got both: omit the prompt, the record holds it.")
+    for name in _RECORDED:
+        if getattr(args, name) not in (None, []):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no effect with --replay, because the record holds it: omit {option}.")
+    check_device(args.device)
     file = Path(args.replay)
     record = _record(file)
     folder = check_writable(args.out or DEFAULT_OUT)
@@ -87,12 +99,16 @@ def _start(given: str | None, file: Path, record: Json) -> Image.Image | None:
 
 
 def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
-    """The record's models, or those that the user names instead, with the record's dtype and device."""
+    """The record's models, or those that the user names instead, with the record's dtype and device.
+
+    The user may name another device; if the machine does not have that of the record, it is the CPU.
+    """
     import torch
 
     from refiner.detectors.registry import with_grounder
-    from refiner.pipelines import RefinedPipeline
     from refiner.pipelines.loading import trusted
+    from refiner.pipelines.loras import Lora
+    from refiner.pipelines.placing import load_refined
 
     settings = _settings(record)
     ids, painted = _mapping(settings.get("ids")), _mapping(settings.get("pipeline"))
@@ -105,19 +121,26 @@ def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
         detector = with_grounder(detector or "micro", args.grounder)
     judges = args.judge or _judges(ids) or ("saved" if settings.get("judges") else None)
     dtype = getattr(torch, str(painted.get("dtype")), None)
-    further: dict[str, Any] = {name: names[name] for name in ("inpainter", "second_stage") if name in names}
-    pipe = RefinedPipeline.from_pretrained(
+    return load_refined(
         model,
+        _machine(args, painted.get("device")),
         detector=detector,
         judge=judges,
         reviser=args.reviser or trusted("reviser", names.get("reviser")),
+        inpainter=args.inpainter or names.get("inpainter"),
+        second_stage=names.get("second_stage"),
+        loras=args.lora or [Lora.parse(text) for text in ids.get("lora") or ()],
         dtype=dtype if isinstance(dtype, torch.dtype) else None,
-        **further,
     )
-    pipe.set_progress_bar_config(disable=True)
-    if painted.get("device") == "cuda" and torch.cuda.is_available():
-        pipe.to("cuda")
-    return pipe
+
+
+def _machine(args: argparse.Namespace, recorded: object) -> Machine:
+    if args.device is None and isinstance(recorded, str):
+        try:
+            return Machine.choose(recorded, offload=args.offload)
+        except ConfigError:
+            args.device = "cpu"
+    return machine_of(args)
 
 
 def _judges(ids: Json) -> list[str]:

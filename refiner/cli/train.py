@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE
 from refiner.cli.view import Terminal, plain_grid
 
@@ -20,7 +21,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="JSON file of the settings to change")
     parser.add_argument("--out", metavar="DIR", help="folder of the run; the model goes to DIR/model (runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (the best available)")
+    add_device(parser)
     parser.add_argument("--dtype", metavar="NAME", help="autocast dtype: float32 or bfloat16 (the recipe's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_train, check=lambda args: _check(parser, args))
@@ -34,6 +35,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.list:
         return _list(args, terminal)
+    check_device(args.device)
     from refiner.training.recipes import read_document, run_recipe
     from refiner.training.runs import Run
 

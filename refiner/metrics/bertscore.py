@@ -24,6 +24,7 @@ from torch import Tensor
 
 from refiner.errors import ConfigError
 from refiner.hub import resolve
+from refiner.machine import device_of
 from refiner.metrics.encoders import base_name, cut_layers, default_encoder, digest, load_encoder, max_length
 
 Floats = NDArray[np.float32]
@@ -119,7 +120,7 @@ class BertScore:
                 download of the former.
             layer: the layer whose output is compared, 0 for the embeddings. None means that of ``LAYERS``, else the
                 last one.
-            device: None means CUDA if there is one.
+            device: None means CUDA or MPS if there is one.
             batch_tokens: tokens per forward pass.
 
         Raises:
@@ -133,7 +134,7 @@ class BertScore:
         base = base_name(label)
         chosen = LAYERS.get(base, depth) if layer is None else layer
         cut_layers(network, chosen, depth, label)
-        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        network.to(device or device_of(None))
         return cls(
             model=network,
             tokenizer=tokenizer,

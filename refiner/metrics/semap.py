@@ -200,6 +200,7 @@ def score_files(
     *,
     encoder: str | Path | BertScore | None = None,
     layer: int | None = None,
+    device: str | None = None,
     config: SemapConfig | None = None,
     answers: str | Path | None = None,
 ) -> SemapResult:
@@ -210,6 +211,7 @@ def score_files(
         references: the same.
         encoder: a loaded encoder, or see ``BertScore.from_pretrained``.
         layer: of the encoder.
+        device: of the encoder, see ``BertScore.from_pretrained``.
         config: what is counted.
         answers: JSON of image name -> yes or no, for CSemAP and CSemF1.
 
@@ -222,7 +224,7 @@ def score_files(
     predicted, referred = read_anomalies(predictions), read_anomalies(references)
     gated = predicted if answers is None else gate(predicted, read_answers(answers))
     if not isinstance(encoder, BertScore):
-        encoder = BertScore.from_pretrained(encoder, layer=layer)
+        encoder = BertScore.from_pretrained(encoder, layer=layer, device=device)
     result = evaluate(gated, referred, encoder, config)
     return result if answers is None else dataclasses.replace(result, signature=f"c{result.signature}")
 

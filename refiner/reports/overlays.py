@@ -153,6 +153,31 @@ def sheet(result: RefinementResult) -> Image.Image:
     return canvas
 
 
+def overview(results: Sequence[RefinementResult]) -> Image.Image:
+    """The kept images of several results, each with its number and with its flaws before and after."""
+    side, pad, text_height = 300, 14, 90
+    columns = min(4, len(results))
+    rows = math.ceil(len(results) / columns)
+    width = columns * (side + pad) + pad
+    title = _wrap(results[0].prompt, font(20), width - 2 * pad, lines=2)
+    top = pad + 28 * len(title) + 10
+    canvas = Image.new("RGB", (width, top + rows * (side + text_height)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _lines(draw, (pad, pad), title, font(20), INK, 28)
+    for place, result in enumerate(results):
+        start, best = result.attempts[0], result.attempts[result.best]
+        x, y = pad + (place % columns) * (side + pad), top + (place // columns) * (side + text_height)
+        if best.image is None:
+            draw.rectangle((x, y, x + side, y + side), outline=RULE)
+            draw.text((x + side / 2, y + side / 2), "no image", font=font(16), fill=FAINT, anchor="mm")
+        else:
+            view = fitted(best.image, side)
+            canvas.paste(view, (x + (side - view.width) // 2, y + (side - view.height) // 2))
+        facts = [f"image-{place:02d}", f"start: {flaw_words(start.analysis)}", f"kept: {flaw_words(best.analysis)}"]
+        _lines(draw, (x, y + side + 8), [_cut(text, font(14), side) for text in facts], font(14), INK, 20)
+    return canvas
+
+
 def _card(canvas: Image.Image, attempt: Attempt, corner: tuple[int, int], side: int, *, kept: bool) -> None:
     draw = ImageDraw.Draw(canvas)
     x, y = corner

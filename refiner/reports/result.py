@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _STOPS = {
 
 _SIDE = 640
 """Longest side of an image on the page, in pixels."""
-_OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after)\.png")
+_OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after|sheet)\.png|report\.html|run\.json")
 
 
 def save_result(
@@ -74,11 +74,16 @@ def save_result(
     files["report.html"] = _page(result, record).encode("utf-8")
     files["run.json"] = (dumps(record) + "\n").encode("utf-8")
     atomic_write_all(root, files)
-    for path in root.iterdir():
-        if _OURS.fullmatch(path.name) and path.name not in files:
+    remove_result(root, keep=files)
+    return {name: str(root / file) for name, file in names.items()}
+
+
+def remove_result(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete the files that ``save_result`` wrote into a folder, except those whose names are in ``keep``."""
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in keep:
             with contextlib.suppress(OSError):
                 path.unlink()
-    return {name: str(root / file) for name, file in names.items()}
 
 
 def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:

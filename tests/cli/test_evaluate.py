@@ -504,3 +504,32 @@ def test_refinement_before_and_after(evaluate: Cli, model: str, detector: str, t
     for number in (1, 2):
         evaluate(*arguments, "--out", tmp_path / "parts", "--shard", f"{number}/2")
     assert evaluate("merge", tmp_path / "parts", "--out", tmp_path / "parts", "--json")[1] == out
+
+
+def test_refinement_takes_the_arguments_of_refine(evaluate: Cli, model: str, detector: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a red hand\n")
+    models = ("--model", model, "--detector", detector, "--judge", "micro", "--dtype", "bfloat16", "--device", "cpu")
+    own = (
+        "--rounds",
+        "0",
+        "--steps",
+        "3",
+        "--width",
+        "48",
+        "--height",
+        "40",
+        "--set",
+        "dilate=0.1",
+        "--set",
+        "eta=0.5",
+    )
+    arguments = ("refinement", "--data", f"prompts:{tmp_path / 'p.txt'}", "--out", tmp_path / "o", *models)
+    code, out, err = evaluate(*arguments, *own, "--json")
+    assert code == 0, err
+    made = json.loads(out)["system"]["refiner"]
+    assert made["call"].items() >= {"num_inference_steps": 3, "width": 48, "height": 40, "eta": 0.5}.items()
+    assert (made["config"]["dilate"], made["max_rounds"], made["dtype"]) == (0.1, 0, "bfloat16")
+    with Image.open(next((tmp_path / "o/pictures").iterdir())) as picture:
+        assert picture.size == (48, 40)
+    assert evaluate(*arguments, *own, "--set", "dilat=1")[0] == 2
+    assert evaluate(*arguments, *own[:-1], "eta=0.6", "--resume")[0] == 2

@@ -24,6 +24,7 @@ from refiner.demo.ranking import Entry, Ranked, Ranking, RankRequest, model_entr
 from refiner.demo.settings import DemoSettings  # noqa: E402
 from refiner.demo.studio import AttemptProgress, Looked, Refined, RefineRequest, Studio  # noqa: E402
 from refiner.errors import BusyError, ConfigError, InputError, ModelNotFoundError  # noqa: E402
+from refiner.machine import Machine  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
 from refiner.types import Analysis  # noqa: E402
 
@@ -313,3 +314,11 @@ def test_words_that_the_bundled_models_do_not_know_are_refused(home, tmp_path):
     with pytest.raises(InputError, match="not 'astronaut'"):
         list(rank(studio, "me", wanted, tmp_path))
     assert list(tmp_path.rglob("*.png")) == []
+
+
+def test_models_are_loaded_for_the_machine_of_the_settings(model, home):
+    machine = Machine.choose("cpu", "bfloat16")
+    studio = Studio(DemoSettings(models={"tiny": model}, detectors={"patches": f"spots:{home}"}, machine=machine))
+    pipe = studio.refiner("tiny", "patches", Job(session=""), lambda _event: None)
+    assert pipe.dtype is torch.bfloat16
+    assert over(studio.refine("me", request(rounds=0))).settings["pipeline"]["dtype"] == "bfloat16"

@@ -30,6 +30,7 @@ from torchvision.transforms import functional as transforms
 
 from refiner.errors import ConfigError, InputError, ModelError, RefinerError
 from refiner.images import Source
+from refiner.machine import device_of
 from refiner.metrics.hps import weights as hps_weights
 from refiner.metrics.hps.inputs import check_prompt, describe, paired, read
 from refiner.metrics.hps.texts import Captions
@@ -148,7 +149,7 @@ class HPSScorer:
                 file, or folder with either a published file, open_clip's ``open_clip_config.json`` and
                 ``open_clip_model.safetensors``, or transformers' ``CLIPModel`` (as ``adams-story/HPSv2-hf``).
             version: of the published weights; folders in the other formats have only one.
-            device: None means CUDA if there is one.
+            device: None means CUDA or MPS if there is one.
             antialias: of the resize, see ``preprocess``.
             batch_size: images per forward pass; it does not change the scores.
             mode: ``fp32`` computes in float32. ``compat`` rounds like the reference on a GPU: float16 autocast in the
@@ -179,7 +180,7 @@ class HPSScorer:
         else:
             clip, tokenizer = hps_weights.load(checkpoint), hps_weights.tokenizer_of(checkpoint)
         return cls(
-            model=clip.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            model=clip.to(device or device_of(None)),
             tokenizer=tokenizer,
             config=checkpoint.config,
             name=checkpoint.name,
