@@ -72,10 +72,11 @@ class Call:
     def run(self, number: int) -> RefinementRun:
         """Prepare the refinement of one image."""
         batch, row = self.places[number]
-        config = replace(self.config, **self._own_config(batch, row), seed=self.seeding.seeds[number])
         image = self.request.images[number] if self.request.images else None
         interrupt = Interrupt(self.pipe.pipe, self.interrupt)
         options = batch.of_image(self.pipe.pipe, row)
+        negative = options.get("negative_prompt") or ""
+        config = replace(self.config, negative_prompt=negative, seed=self.seeding.seeds[number])
         parts = self._parts(config, interrupt.listening(options))
         generated = image is None and not families.inpaints(self.pipe.pipe)
         prompt = self.request.prompts[number // self.request.count]
@@ -131,11 +132,6 @@ class Call:
 
     def _marked(self) -> dict[str, Any]:
         return {"mask_image": self.masks} if self.masks else {}
-
-    def _own_config(self, batch: Batch, row: int) -> dict[str, str]:
-        """Return the negative prompt of an image, if the call sets one."""
-        own = batch.of_image(self.pipe.pipe, row)
-        return {"negative_prompt": own["negative_prompt"] or ""} if "negative_prompt" in own else {}
 
     def _painter(self, options: Mapping[str, Any]) -> DiffusersPainter:
         options = dict(options)

@@ -82,16 +82,16 @@ def _read(given: Any) -> Image.Image:
     if isinstance(given, Image.Image):
         mask = given.convert("L")
     else:
-        values = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
-        values = values.squeeze()
+        array: np.ndarray[Any, Any] = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+        values = array.squeeze()
         if values.ndim != 2 or values.dtype.kind not in "bfu":
             raise ConfigError(
                 f"mask_image must be a Pillow image, an array (H, W) or a tensor (H, W), got {type(given).__name__} of "
                 f"shape {tuple(getattr(given, 'shape', ()))}: pass one mask for each region."
             )
-        whole = 255 if values.dtype == np.uint8 else 1
-        mask = Image.fromarray((values.astype(np.float64) / whole > 0.5).astype(np.uint8) * 255)
-    if mask.getextrema()[1] <= 127:  # type: ignore[operator]
+        half = 127 if values.dtype == np.uint8 else 0.5
+        mask = Image.fromarray((values > half).astype(np.uint8) * 255)
+    if not (np.asarray(mask) > 127).any():
         raise ConfigError("mask_image marks nothing: paint the region that may change white.")
     return mask
 

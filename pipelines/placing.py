@@ -37,11 +37,11 @@ def load_refined(
     Raises:
         ConfigError, ModelNotFoundError, WeightsError: see ``RefinedPipeline.from_pretrained`` and ``load_loras``.
     """
-    given = {"detector": detector, "reviser": reviser, "inpainter": inpainter, "second_stage": second_stage}
-    given = {name: part for name, part in given.items() if part is not None}
+    parts = {"detector": detector, "reviser": reviser, "inpainter": inpainter, "second_stage": second_stage}
+    given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
     given |= {} if judge == "saved" else {"judge": judge}
     loaded = load_parts(model, given, {"dtype": dtype or machine.pipeline_dtype})
-    parts = {name: loaded.arguments.pop(name, None) for name in ("detector", "judge", "reviser")}
+    later = {name: loaded.arguments.pop(name, None) for name in ("detector", "judge", "reviser")}
     # A detector that is loaded on the CPU is float32, and would stay so on a GPU. So it is loaded after the move.
     refined = RefinedPipeline(
         loaded.pipe, detector=ScriptedDetector([]), judge=None, reviser=TemplateReviser(), **loaded.arguments
@@ -49,7 +49,7 @@ def load_refined(
     load_loras(refined, loras)
     machine.place(refined)
     refined.set_progress_bar_config(disable=True)
-    whole = refined.with_parts(**parts)
+    whole = refined.with_parts(**later)
     whole.ids |= loaded.ids
     if loras:
         whole.ids["lora"] = [str(lora) for lora in loras]

@@ -123,8 +123,9 @@ class RefinedPipeline:
         self.ids = ids_of(parts | {"judge": judge})
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()
         place = pipe._execution_device  # of an offloaded pipeline, this is the GPU
-        by_id = isinstance(detector, str | Path)
-        self.detector = load_detector(detector, device=place) if by_id else as_detector(detector)
+        if isinstance(detector, str | Path):
+            detector = load_detector(detector, device=place)
+        self.detector = as_detector(detector)
         if isinstance(self.detector, Borrower):
             self.detector.bind(pipe)
         self.judge = judges_on(judge, place)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,8 +127,8 @@ def painted(
     for generator, state in zip(generators, before, strict=True):
         generator.set_state(state)
     singly = [_part(pipe, batch, range(number, number + 1)) for number in range(batch.total)]
-    options = {"output_type": output_type, "interrupted": interrupted}
-    return [start for part in singly for start in painted(painter, pipe, part, **options)]
+    again = partial(painted, painter, pipe, output_type=output_type, interrupted=interrupted)
+    return [start for part in singly for start in again(part)]
 
 
 def _called(painter: DiffusersPainter, batch: Batch, output_type: str, interrupted: Callable[[], bool]) -> list[Start]:

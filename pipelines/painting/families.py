@@ -219,7 +219,12 @@ def _check_parts(pipe: DiffusionPipeline) -> None:
             f"Expected a text-to-image pipeline, got {name}: pass a pipeline that generates from a prompt."
         )
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
-    if None not in (unet, vae) and not inpaints(pipe) and unet.config.in_channels != pipe.vae.config.latent_channels:
+    if (
+        unet is not None
+        and vae is not None
+        and not inpaints(pipe)
+        and unet.config.in_channels != pipe.vae.config.latent_channels
+    ):
         raise ConfigError(
             f"Expected a UNet with {pipe.vae.config.latent_channels} input channels in {name}, got "
             f"{unet.config.in_channels}: load an inpainting model with an inpainting class and pass it as inpainter=."
