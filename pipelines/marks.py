@@ -110,4 +110,4 @@ def _region(mark: Mask) -> Region:
 
 
 def _share(mask: Mask, of: Mask) -> float:
-    return np.count_nonzero(mask & of) / max(1, np.count_nonzero(mask))
+    return int(np.count_nonzero(mask & of)) / max(1, int(np.count_nonzero(mask)))
