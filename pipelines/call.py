@@ -120,12 +120,13 @@ class Call:
             "default": not batch.generators,
             "seed": batch.seed,
         }
+        latent = self.output_type == "latent"  # an interrupted call returns the latents of its last step, as in diffusers
         made = painted(
             self._painter({}),
             pipe,
-            replace(batch, arguments=interrupt.listening(batch.arguments)),
+            batch if latent else replace(batch, arguments=interrupt.listening(batch.arguments)),
             output_type="np" if self.output_type == "pil" else self.output_type,
-            interrupted=interrupt.is_set,
+            interrupted=(lambda: False) if latent else interrupt.is_set,
             record=self.config.on_error == "record",
         )
         self.starts.update(enumerate(made, start=first))

@@ -37,6 +37,7 @@ from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
 from refiner.pipelines.seeding import seeding_of
+from refiner.pipelines.signature import described_call, signature_of
 from refiner.pipelines.sources import Where
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Borrower, Movable, Saveable
@@ -263,6 +264,13 @@ class RefinedPipeline:
                     getattr(pipe, name)(*args, **options)
 
         return on_all
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__call__":
+            return described_call(self, self.pipe)
+        if name == "__signature__":
+            return signature_of(self.pipe, type(self).__call__)
+        return super().__getattribute__(name)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(name for name in dir(self.pipe) if not name.startswith("_"))})
