@@ -120,7 +120,7 @@ class Call:
             "default": not batch.generators,
             "seed": batch.seed,
         }
-        latent = self.output_type == "latent"  # an interrupted call returns the latents of its last step, as in diffusers
+        latent = self.output_type == "latent"  # after an interrupt, these are the latents of the last step
         made = painted(
             self._painter({}),
             pipe,

@@ -335,9 +335,11 @@ class RefinedPipeline:
             ConfigError, InputError: an argument is unknown or out of its range; nothing has been generated yet.
             BadImageError: no image could be generated. If the wrapped pipeline raised an exception, it is raised.
         """
+        options = bound(self.pipe, args, options)
+        generator, output_type = options.pop("generator", generator), options.pop("output_type", output_type)
+        return_dict = options.pop("return_dict", return_dict)
         if output_type not in get_args(OutputType):
             raise ConfigError(f"output_type must be one of {', '.join(get_args(OutputType))}, got {output_type!r}.")
-        options = bound(self.pipe, args, options)
         call = self._call(options, start_image, mask_image, seed, generator, config, output_type)
         if output_type == "latent":
             results = call.unrefined()
@@ -389,6 +391,7 @@ class RefinedPipeline:
             ConfigError, InputError: an argument is unknown or out of its range; or several images are requested.
         """
         options = bound(self.pipe, args, options)
+        generator = options.pop("generator", generator)
         call = self._call(options, start_image, mask_image, seed, generator, config, "pil", index=index)
         if call.request.total != 1:
             raise ConfigError(
