@@ -133,7 +133,8 @@ def painted(
 
 def _called(painter: DiffusersPainter, batch: Batch, output_type: str, interrupted: Callable[[], bool]) -> list[Start]:
     began, before = time.monotonic(), painter.spent().denoiser_rows
-    arguments = dict(batch.arguments)
+    # Some pipelines change the lists that they are given.
+    arguments = {name: list(value) if isinstance(value, list) else value for name, value in batch.arguments.items()}
     if batch.generators:
         arguments["generator"] = batch.generators[0] if len(batch.generators) == 1 else list(batch.generators)
     with nullcontext() if batch.seed is None else chance(batch.seed):
