@@ -12,7 +12,7 @@ _PATIENCE = 0.5
 """Seconds between two checks of a waiting caller whether it was stopped."""
 
 
-class StoppedError(Exception):
+class StoppedError(BaseException):
     """The user stopped the job."""
 
 

@@ -16,6 +16,8 @@ STOPS = {
     "repeat": "the same image came out twice",
     "unreadable": "the detector's answer could not be read",
     "interrupted": "you stopped it",
+    "failed": "a part failed",
+    "unrefined": "latents are not refined",
 }
 """Stop reason -> words that follow "Ended because"."""
 

@@ -26,6 +26,8 @@ _STOPS = {
     "repeat": "Stopped because the same image was generated twice.",
     "unreadable": "Stopped because the detector's answer could not be read.",
     "interrupted": "Stopped by the user.",
+    "failed": "Stopped because a part failed.",
+    "unrefined": "Latents were returned, which are not refined.",
 }
 
 _SIDE = 640

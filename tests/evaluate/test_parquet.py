@@ -168,7 +168,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
 
 def test_without_pyarrow_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"refiner\[evaluate\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[evaluate\]"):
         run(tmp_path / "new", records="parquet")
     assert not (tmp_path / "new").exists()
 

@@ -191,7 +191,8 @@ def test_a_constant_map_is_a_strength_and_a_binary_one_a_mask(name: str) -> None
 
 
 def test_the_weaker_half_of_a_row_waits_for_its_step() -> None:
-    painter = painter_of("sd")
+    own = stable_diffusion(diffusers.StableDiffusionInpaintPipeline)  # its callbacks get the mask
+    painter = painter_of("sd", own)
     crop = replace(crops_of(painter)[0], mask=np.ones((32, 32), dtype=bool))
     seen: list[np.ndarray[Any, Any]] = []
 
@@ -202,7 +203,11 @@ def test_the_weaker_half_of_a_row_waits_for_its_step() -> None:
     change = np.ones((32, 32))
     change[:, 16:], change[:8, 24:] = 0.5, 0.0
     watched = painter_of(
-        "sd", callback_on_step_end=note, callback_on_step_end_tensor_inputs=["latents", "mask"], num_inference_steps=8
+        "sd",
+        own,
+        callback_on_step_end=note,
+        callback_on_step_end_tensor_inputs=["latents", "mask"],
+        num_inference_steps=8,
     )
     watched.paint([soft(crop, change)])
     shares = change[None, None, ::4, ::4]

@@ -73,7 +73,7 @@ def same(one: RefinementResult, other: RefinementResult) -> bool:
 @pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)], ids=repr)
 def test_seeds_may_be_of_any_kind_of_integer(base: DiffusionPipeline, seed: Any) -> None:
     assert same(refined(base)(PROMPT, seed=seed).results[0], refined(base)(PROMPT, seed=3).results[0])
-    assert same(refined(base)([PROMPT], seed=[seed]).results[0], refined(base)(PROMPT, seed=3).results[0])
+    assert same(refined(base)([PROMPT], seed=[seed]).results[0], refined(base)([PROMPT], seed=3).results[0])
 
 
 def test_an_array_of_seeds_is_a_list_of_seeds(base: DiffusionPipeline) -> None:

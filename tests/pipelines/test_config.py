@@ -23,7 +23,7 @@ NUMBERS = [field for field in fields(RefineConfig) if field.type in ("int", "int
 def test_numbers_of_numpy_are_numbers(field: Field, kind: type) -> None:
     """They become Python's, so that a config equals its copy from JSON."""
     default = getattr(RefineConfig(), field.name)
-    usual = {"max_denoiser_rows": 100, "max_seconds": 4.0}.get(field.name, default)
+    usual = {"max_denoiser_rows": 100, "max_seconds": 4.0, "seed": 5, "batch_images": 2}.get(field.name, default)
     whole = "int" in field.type
     number = kind(usual)
     if whole and issubclass(kind, np.floating):

@@ -230,7 +230,7 @@ def test_what_was_saved_is_loaded_again_here_and_by_diffusers(name: str, tmp_pat
     again.set_progress_bar_config(disable=True)
     assert again.native == pipe.native
     given = noise(40, 48)
-    pictures = [each(PROMPTS[0], image=given, seed=2).images[0].tobytes() for each in (pipe, again)]
+    pictures = [each(PROMPTS[0], start_image=given, seed=2).images[0].tobytes() for each in (pipe, again)]
     assert pictures[0] == pictures[1] != given.tobytes()
 
 

@@ -23,7 +23,7 @@ from refiner.errors import ConfigError  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.controls import cut_out  # noqa: E402
 from refiner.pipelines.painting.crops import Crop, Pixels  # noqa: E402
-from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings, inpainting_pipe  # noqa: E402
+from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
@@ -70,7 +70,7 @@ def relenting() -> ScriptedDetector:
 
 def mended(pipe: DiffusionPipeline, given: Image.Image | None = None, **options: Any) -> RefinementResult:
     own = RefinedPipeline(pipe, detector=relenting(), config=CONFIG, call=SHORT, native=64)
-    return own(PROMPT, seed=1, image=given, **options).results[0]
+    return own(PROMPT, seed=1, start_image=given, **options).results[0]
 
 
 def with_square(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -106,10 +106,6 @@ def test_outside_the_masks_nothing_changes_and_the_pipeline_is_left_as_it_was(na
     changed[8:24, 8:24] = False
     assert not changed.any()
     assert state(pipe) == before
-    own = inpainting_pipe(pipe, controlled=True)
-    assert own.scheduler is not pipe.scheduler
-    assert all(getattr(own, part) is module for part, module in modules(pipe).items())
-    assert own.controlnet is pipe.controlnet
 
 
 def modules(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
@@ -228,7 +224,7 @@ def test_an_inpainter_with_a_controlnet_has_its_own_control_image() -> None:
             pipe, detector=relenting(), config=CONFIG, call=SHORT, native=64, inpainter=own,
             inpaint_call={"num_inference_steps": STEPS, "control_image": image},
         )  # fmt: skip
-        pictures.append(refined(PROMPT, seed=1, image=given).images[0].tobytes())
+        pictures.append(refined(PROMPT, seed=1, start_image=given).images[0].tobytes())
     assert pictures[0] == pictures[2] != pictures[1]
     alone = RefinedPipeline(own, detector=relenting(), config=CONFIG, call=SHORT | {"control_image": control})
     assert alone(PROMPT, seed=1).results[0].best == 1

@@ -18,7 +18,14 @@ torch = pytest.importorskip("torch")
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
-from refiner.errors import ConfigError, ModelError, ModelNotFoundError, UnreadableOutputError, WeightsError  # noqa: E402
+from refiner.errors import (  # noqa: E402
+    ConfigError,
+    ModelError,
+    ModelNotFoundError,
+    RefinerWarning,
+    UnreadableOutputError,
+    WeightsError,
+)
 from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, refine  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge, ClipJudge, JointJudge, judges_of, load_judge  # noqa: E402
 from refiner.protocols import InpaintJob, Judge, PaintJob  # noqa: E402
@@ -278,7 +285,8 @@ def test_a_pipeline_takes_several_judges_by_id_or_ready_and_saves_their_ids(
     pipe = RefinedPipeline.from_pretrained(model, detector=detector, judge=ids)
     pipe.set_progress_bar_config(disable=True)
     assert [judge.name for judge in judges_of(pipe.judge)] == [f"clip:{folder.name}"] * 2
-    result = pipe(PROMPT, seed=0, max_rounds=0).results[0]
+    with pytest.warns(RefinerWarning, match="No image could be analysed"):  # the detector knows another size
+        result = pipe(PROMPT, seed=0, max_rounds=0).results[0]
     assert [score.name for score in result.attempts[0].scores] == [f"clip:{folder.name}"] * 2
     assert [judge["name"] for judge in result.settings["judges"]] == [f"clip:{folder.name}"] * 2
     assert pipe.to("cpu") is pipe

@@ -102,4 +102,4 @@ def test_a_detector_follows_a_pipeline_that_is_already_offloaded(detector: str, 
 @pytest.mark.parametrize("part", ["inpainter", "second_stage"])
 def test_a_further_pipeline_that_does_not_exist_is_refused_first(part: str) -> None:
     with pytest.raises(ModelNotFoundError, match="/no/such"):
-        load_refined("micro:nothing", Machine(device=CPU), **{part: "/no/such"})
+        load_refined("micro", Machine(device=CPU), **{part: "/no/such"})

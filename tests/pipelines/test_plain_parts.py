@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from refiner.detectors.joint import JointDetector  # noqa: E402
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
-from refiner.errors import ConfigError  # noqa: E402
+from refiner.errors import ConfigError, RefinerWarning  # noqa: E402
 from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.judges import BurdenJudge, JointJudge, judges_of  # noqa: E402
 from refiner.protocols import Revision  # noqa: E402
@@ -124,7 +124,8 @@ WRONG = {
 
 @pytest.mark.parametrize(("answer", "said"), WRONG.values(), ids=list(WRONG))
 def test_a_wrong_answer_is_recorded_and_never_clean(pipe: RefinedPipeline, answer: Any, said: str) -> None:
-    at_once = run(pipe.with_parts(detector=lambda image: answer))
+    with pytest.warns(RefinerWarning, match="No image could be analysed"):
+        at_once = run(pipe.with_parts(detector=lambda image: answer))
     assert at_once.stop != "clean"
     assert all(said in attempt.error and "detector lambda" in attempt.error for attempt in at_once.attempts)
     later = run(pipe.with_parts(detector=after(bright, answer)))
