@@ -60,8 +60,9 @@ def test_the_generator_paints_what_the_caption_says():
 
 def test_refining_is_never_worse_and_repeats_itself_whatever_the_batch(pipe):
     other = "a blue cat with four legs facing left on a snow background"
-    together = pipe([other, PROMPT], seed=3, max_rounds=1, num_inference_steps=6).results
-    alone = [pipe(prompt, seed=3, max_rounds=1, num_inference_steps=6).results[0] for prompt in (other, PROMPT)]
+    options = {"seed": 3, "max_rounds": 1, "num_inference_steps": 6, "batch_images": 1}
+    together = pipe([other, PROMPT], **options).results
+    alone = [pipe(prompt, **options).results[0] for prompt in (other, PROMPT)]
     for first, second in zip(together, alone, strict=True):
         assert first.stop == second.stop
         for one, two in zip(first.attempts, second.attempts, strict=True):

@@ -23,6 +23,7 @@ from refiner.errors import ConfigError  # noqa: E402
 from refiner.pipelines import CropInpainter, RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.controls import cut_out  # noqa: E402
 from refiner.pipelines.painting.crops import Crop, Pixels  # noqa: E402
+from refiner.pipelines.painting.families import takes  # noqa: E402
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import InpaintJob  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
@@ -68,8 +69,12 @@ def relenting() -> ScriptedDetector:
     return ScriptedDetector(look)
 
 
+def short(pipe: DiffusionPipeline) -> dict[str, Any]:
+    return {name: value for name, value in SHORT.items() if name in takes(pipe)}
+
+
 def mended(pipe: DiffusionPipeline, given: Image.Image | None = None, **options: Any) -> RefinementResult:
-    own = RefinedPipeline(pipe, detector=relenting(), config=CONFIG, call=SHORT, native=64)
+    own = RefinedPipeline(pipe, detector=relenting(), config=CONFIG, call=short(pipe), native=64)
     return own(PROMPT, seed=1, start_image=given, **options).results[0]
 
 
@@ -221,10 +226,10 @@ def test_an_inpainter_with_a_controlnet_has_its_own_control_image() -> None:
     pictures = []
     for image in (control, with_square(control, (4, 4, 20, 20)), with_square(control, (40, 4, 60, 60))):
         refined = RefinedPipeline(
-            pipe, detector=relenting(), config=CONFIG, call=SHORT, native=64, inpainter=own,
+            pipe, detector=relenting(), config=CONFIG, call=short(pipe), native=64, inpainter=own,
             inpaint_call={"num_inference_steps": STEPS, "control_image": image},
         )  # fmt: skip
         pictures.append(refined(PROMPT, seed=1, start_image=given).images[0].tobytes())
     assert pictures[0] == pictures[2] != pictures[1]
-    alone = RefinedPipeline(own, detector=relenting(), config=CONFIG, call=SHORT | {"control_image": control})
+    alone = RefinedPipeline(own, detector=relenting(), config=CONFIG, call=short(own) | {"control_image": control})
     assert alone(PROMPT, seed=1).results[0].best == 1

@@ -10,6 +10,8 @@ from support.trajectories import SHORT, STORED, follow
 
 from refiner.training.runs import Run
 
+TOLERANCE = dict.fromkeys(("generator", "inpainter"), 1e-3)
+"""For recipes that multiply in bfloat16: processors round differently (2e-4 measured between Intel and AMD)."""
 STORED_RUNS = json.loads(STORED.read_text(encoding="utf-8"))
 
 
@@ -23,5 +25,5 @@ def test_a_short_run_gives_the_stored_losses(name: str, tmp_path: Path) -> None:
     got, stored = follow(name, Run(folder=tmp_path / name)), STORED_RUNS[name]
     assert [(row["stage"], row["step"]) for row in got["log"]] == [(row["stage"], row["step"]) for row in stored["log"]]
     for row, wanted in zip(got["log"], stored["log"], strict=True):
-        figures = {name: value for name, value in wanted.items() if name not in ("stage", "step")}
-        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-5), row["stage"]
+        figures = {key: value for key, value in wanted.items() if key not in ("stage", "step")}
+        assert {key: row[key] for key in figures} == pytest.approx(figures, rel=TOLERANCE.get(name, 1e-5)), row["stage"]
