@@ -221,7 +221,11 @@ def check_index(
         variants = variants_of(file for file in files if file.partition("/")[0] in parts)
         if variant not in variants:
             others = f"pass variant={' or '.join(map(repr, sorted(variants)))}, or " if variants else ""
-            raise ConfigError(f"{model!r} holds no weights of the variant {variant!r}: {others}leave variant= out.")
+            # The first words are those of diffusers, which people search for.
+            raise ConfigError(
+                f"You are trying to load the model files of the `variant={variant}`, but {model!r} holds none: "
+                f"{others}leave variant= out."
+            )
     return found
 
 
