@@ -23,7 +23,8 @@ from support.tiny_pipelines import TINY, flux, qwen_image, stable_diffusion, sta
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import RefinerWarning  # noqa: E402
 from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
-from refiner.pipelines.painting.arguments import KINDS, framed  # noqa: E402
+from refiner.pipelines.painting.arguments import KINDS, for_regions, framed  # noqa: E402
+from refiner.pipelines.painting.controls import cut_out_masks  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
 from refiner.pipelines.painting.families import FAMILIES, takes  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
@@ -98,6 +99,8 @@ def test_the_call_of_the_wrapped_pipeline_repaints_with_every_argument_it_painte
         if argument not in KINDS and isinstance(each.default, float) and argument not in TINY[name].call
     }
     assert given
+    others = {"cross_attention_kwargs": {"scale": 0.5}, "timesteps": None}
+    given |= {argument: value for argument, value in others.items() if argument in takes(pipe)}
     mended(wrapped(pipe, name), **given)
     painted, repainted = calls
     for argument in {*given, *wrapped(pipe, name).call_defaults, "num_inference_steps"} - {"use_resolution_binning"}:
@@ -275,6 +278,26 @@ def test_an_offset_is_that_of_the_image_plus_that_of_the_part_both_scaled() -> N
     )  # fmt: skip
     assert framed("crops_coords_top_left", (1, 2), crop) == (2 * (1 + 8), 2 * (2 + 16))
     assert framed("negative_target_size", (64, 64), crop) == (64, 64)
+
+
+@pytest.mark.parametrize("form", ["one tensor", "a list of two"])
+def test_masks_of_ip_adapters_are_cut_out_as_the_region_is(form: str) -> None:
+    whole = torch.zeros(1, 1, 128, 128)
+    whole[..., 32:64, 16:48] = 1  # in pixels of an image of 64 x 64: from (8, 16) to (24, 32)
+    crop = Crop(
+        image=Image.new("RGB", (32, 32)), mask=np.ones((32, 32), dtype=bool), prompt="", negative_prompt="", seed=0,
+        strength=1.0, place=((16, 16, 32, 32), Size(64, 64)),
+    )  # fmt: skip
+    cut = cut_out_masks([whole, whole] if form != "one tensor" else whole, crop)
+    for part in cut if isinstance(cut, list) else [cut]:
+        assert part.shape == (1, 1, 32, 32)
+        assert part[0, 0, :, :16].all()
+        assert not part[0, 0, :, 16:].any()
+    kwargs = {"scale": 0.5, "ip_adapter_masks": whole}
+    made = for_regions(TINY["sd"].build(), {"cross_attention_kwargs": kwargs}, [crop])["cross_attention_kwargs"]
+    assert made["scale"] == 0.5
+    assert made["ip_adapter_masks"].shape == (1, 1, 32, 32)
+    assert kwargs["ip_adapter_masks"] is whole
 
 
 # Callbacks with tensors, autoencoders, caches
