@@ -129,6 +129,8 @@ class Call:
             interrupted=(lambda: False) if latent else interrupt.is_set,
             record=self.config.on_error == "record",
         )
+        if self.output_type == "pil":  # the pixels are not needed, and large
+            made = [start._replace(pixels=None) for start in made]
         self.starts.update(enumerate(made, start=first))
 
     def _marked(self) -> dict[str, Any]:

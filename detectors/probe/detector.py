@@ -29,6 +29,7 @@ from refiner.detectors.probe.config import MODEL_TYPE, ProbeConfig
 from refiner.errors import ConfigError, WeightsError
 from refiner.files import atomic_write
 from refiner.hub import resolve
+from refiner.locks import exclusive
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Calls, Claim, Mask, Region, Size
 
@@ -58,8 +59,13 @@ class DenoiserFeatures:
         """Compute the features of images of one size and one prompt: float32 (N, C, h, w), one column per latent cell.
 
         The channels are, in this order: the change that the denoiser predicts, its absolute value, the latents, and the
-        outputs of the denoiser's up blocks.
+        outputs of the denoiser's up blocks. Other threads wait until the denoiser is free.
         """
+        networks = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
+        with exclusive(networks):
+            return self._computed(images, prompt)
+
+    def _computed(self, images: Sequence[Image.Image], prompt: str) -> Tensor:
         pipe: Any = self.pipe
         device, unet = pipe._execution_device, pipe.unet
         states, _ = pipe.encode_prompt(prompt, device, 1, False)

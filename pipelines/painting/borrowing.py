@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from refiner import locks
+
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
 
-_LOCKS: weakref.WeakKeyDictionary[torch.nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-_LOCKING = threading.Lock()
 
-
-@contextmanager
-def exclusive(*pipes: DiffusionPipeline) -> Iterator[None]:
-    """Wait until no other thread uses a network of these pipelines, and let no other thread use one meanwhile.
-
-    Calls that overlap would share schedulers, hooks and temporarily changed methods. Two pipelines with the same
-    network wait for each other, too. The same thread may enter again.
-    """
+def exclusive(pipe: DiffusionPipeline) -> AbstractContextManager[None]:
+    """Use a pipeline without other threads; calls that overlap would share its scheduler, hooks and changed methods."""
     import torch
 
-    networks = {
-        id(part): part for pipe in pipes for part in pipe.components.values() if isinstance(part, torch.nn.Module)
-    }
-    with _LOCKING:
-        locks = [_LOCKS.setdefault(networks[key], threading.RLock()) for key in sorted(networks)]
-    with ExitStack() as stack:
-        for lock in locks:
-            stack.enter_context(lock)
-        yield
+    return locks.exclusive(part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
 
 
 @contextmanager
