@@ -138,7 +138,7 @@ class Studio:
             pipe = self.refiner(request.model, request.detector, job, tell)
             run = pipe.stream(
                 request.prompt,
-                image=request.image,
+                start_image=request.image,
                 strategy=request.strategy,
                 max_rounds=request.rounds,
                 seed=request.seed,

@@ -294,7 +294,7 @@ def _refining(args: argparse.Namespace) -> System:
 
     def refine(sample: Sample) -> RefinementResult:
         seed = derive_seed(args.seed, sample.name)
-        return pipe.stream(sample.prompt, image=sample.image, seed=seed, config=config, **call).result
+        return pipe.stream(sample.prompt, start_image=sample.image, seed=seed, config=config, **call).result
 
     settings = {
         "model": args.model,

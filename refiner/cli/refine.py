@@ -114,7 +114,7 @@ def _refine_all(
 ) -> int:
     """Refine the images one by one, and save each when it is done; returns the exit code."""
     config = wanted.config_of(pipe.refine_config)
-    options: dict[str, Any] = {"image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
+    options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
     documents: list[Json] = []

@@ -196,7 +196,7 @@ def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
 
     def refined(image: Image.Image, prompt: str, seed: int, **options: Any) -> Outcome:
-        result = pipe.stream(prompt, image=image, seed=seed, **options).result
+        result = pipe.stream(prompt, start_image=image, seed=seed, **options).result
         return Outcome(result.image, result.calls.denoiser_rows, result.calls.detector_calls)
 
     return {
