@@ -220,7 +220,7 @@ class Studio:
             return self._refiners[model, detector]
 
     def _load(self, model: str, detector: Detector) -> RefinedPipeline:
-        from refiner.pipelines.placing import load_refined
+        from refiner.pipelines.loading.placing import load_refined
 
         for (other, _), loaded in self._refiners.items():
             if other == model:

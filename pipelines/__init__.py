@@ -11,7 +11,7 @@ from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
 
 if TYPE_CHECKING:
-    from refiner.pipelines.output import RefinedPipelineOutput
+    from refiner.pipelines.calling.output import RefinedPipelineOutput
 
 __all__ = [
     "CropInpainter",
@@ -27,6 +27,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "RefinedPipelineOutput":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from refiner.pipelines.output import RefinedPipelineOutput
+    from refiner.pipelines.calling.output import RefinedPipelineOutput
 
     return RefinedPipelineOutput

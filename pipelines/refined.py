@@ -12,10 +12,14 @@ from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.files import check_writable
 from refiner.images import Source, load_image
-from refiner.pipelines.call import Call, OutputType, images_of, report
+from refiner.pipelines.calling.call import Call, OutputType, images_of, report
+from refiner.pipelines.calling.marks import masks_of
+from refiner.pipelines.calling.request import bound, check_names, request_of
+from refiner.pipelines.calling.seeding import seeding_of
+from refiner.pipelines.calling.signature import described_call, signature_of
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.loading import (
+from refiner.pipelines.loading.parts import (
     Judges,
     check_parts,
     fitting_reviser,
@@ -24,21 +28,17 @@ from refiner.pipelines.loading import (
     load_parts,
     pipeline_like,
 )
-from refiner.pipelines.marks import masks_of
+from refiner.pipelines.loading.sources import Where
 from refiner.pipelines.numbers import plain, plain_values
 from refiner.pipelines.painting.families import check_complete, check_pipelines, own_image
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.vocabulary import check_words
 from refiner.pipelines.region_prompts import own_words
-from refiner.pipelines.request import bound, check_names, request_of
 from refiner.pipelines.revisers.plain import ReviserLike
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
 from refiner.pipelines.saving.settings import PARTS, SavedSettings
-from refiner.pipelines.seeding import seeding_of
-from refiner.pipelines.signature import described_call, signature_of
-from refiner.pipelines.sources import Where
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Borrower, Movable, Saveable
 from refiner.types import Attempt, RefinementResult
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    from refiner.pipelines.output import RefinedPipelineOutput
+    from refiner.pipelines.calling.output import RefinedPipelineOutput
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """Prefixes of the methods that set up where and how a pipeline runs; they are called on each wrapped pipeline."""
@@ -349,7 +349,7 @@ class RefinedPipeline:
         images = images_of(call, results, output_type)
         if not return_dict:
             return images, results
-        from refiner.pipelines.output import RefinedPipelineOutput
+        from refiner.pipelines.calling.output import RefinedPipelineOutput
 
         return RefinedPipelineOutput(images=images, results=results)
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
-from refiner.pipelines.call import Call
+from refiner.pipelines.calling.call import Call
+from refiner.pipelines.calling.marks import masks_of
+from refiner.pipelines.calling.request import request_of
+from refiner.pipelines.calling.seeding import Seeding, defaults_as, generator_from
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.marks import masks_of
-from refiner.pipelines.request import request_of
 from refiner.pipelines.saving.record import Wrapped, settings_of
 from refiner.pipelines.saving.settings import config_from
-from refiner.pipelines.seeding import Seeding, defaults_as, generator_from
 from refiner.records import environment, picture_digest
 from refiner.types import RefinementResult
 

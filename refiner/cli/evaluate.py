@@ -282,7 +282,7 @@ def _encoder(args: argparse.Namespace, machine: Machine) -> BertScore:
 
 def _refining(args: argparse.Namespace) -> System:
     from refiner.evaluate.systems import Looker, Refining
-    from refiner.pipelines.placing import load_refined
+    from refiner.pipelines.loading.placing import load_refined
 
     machine, wanted = machine_of(args), wanted_of(args, args.model)
     judge = _judge(args.judge, machine) or "saved"

@@ -64,7 +64,7 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = check_writable(args.out)
     with terminal.waiting("loading micro"):
         from refiner.pipelines.bench import run
-        from refiner.pipelines.placing import load_refined
+        from refiner.pipelines.loading.placing import load_refined
 
         pipe = load_refined("micro", machine, detector=args.detector, reviser=args.reviser)
     track = functools.partial(terminal.track, what="refining")

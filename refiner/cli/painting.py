@@ -13,7 +13,7 @@ from refiner.errors import ConfigError
 
 if TYPE_CHECKING:
     from refiner.pipelines.config import RefineConfig
-    from refiner.pipelines.loras import Lora
+    from refiner.pipelines.loading.loras import Lora
 
 _OWN: Final[Mapping[str, str]] = {
     "seed": "seed", "strategy": "strategy", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
@@ -38,7 +38,7 @@ def _number(text: str) -> float:
 
 
 def _lora(text: str) -> Lora:
-    from refiner.pipelines.loras import Lora
+    from refiner.pipelines.loading.loras import Lora
 
     try:
         return Lora.parse(text)
@@ -99,7 +99,7 @@ class Wanted(NamedTuple):
         Raises:
             ConfigError: an argument is unknown or of another type.
         """
-        from refiner.pipelines.arguments import call_hints, config_hints, nearest
+        from refiner.pipelines.loading.written import call_hints, config_hints, nearest
 
         hints = call_hints(cls)
         found = {}
@@ -120,9 +120,9 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
             class take no LoRA.
         ModelNotFoundError, WeightsError: the model or a LoRA is unknown or damaged.
     """
-    from refiner.pipelines.arguments import class_name, class_named, config_hints, index_of
     from refiner.pipelines.config import RefineConfig
-    from refiner.pipelines.loras import check_loras
+    from refiner.pipelines.loading.loras import check_loras
+    from refiner.pipelines.loading.written import class_name, class_named, config_hints, index_of
     from refiner.pipelines.saving.settings import SavedSettings
 
     given, hints = _given(args), config_hints()
@@ -141,7 +141,7 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
 
 def _given(args: argparse.Namespace) -> dict[str, Given]:
     """Return the settings by name; one that is given twice is a ConfigError."""
-    from refiner.pipelines.arguments import readings
+    from refiner.pipelines.loading.written import readings
 
     own = {name: (dest.replace("_", "-"), getattr(args, dest, None)) for name, dest in _OWN.items()}
     found = {name: Given(f"--{option}", (value,)) for name, (option, value) in own.items() if value is not None}
@@ -153,7 +153,7 @@ def _given(args: argparse.Namespace) -> dict[str, Given]:
 
 
 def _read(name: str, given: Given, hint: Any) -> Any:
-    from refiner.pipelines.arguments import read_argument
+    from refiner.pipelines.loading.written import read_argument
 
     try:
         return read_argument(name, given.readings, hint)

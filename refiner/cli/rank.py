@@ -102,7 +102,7 @@ def _call(entrant: Entrant) -> dict[str, Option]:
         folder = resolve(entrant.place, "generator")
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error} It is not a folder of images either.") from error
-    from refiner.pipelines.arguments import call_hints, class_name, class_named, nearest, read_argument
+    from refiner.pipelines.loading.written import call_hints, class_name, class_named, nearest, read_argument
     from refiner.pipelines.painting.families import FAMILIES, known_family
     from refiner.pipelines.saving.settings import SavedSettings
 

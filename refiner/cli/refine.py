@@ -91,7 +91,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def _load(args: argparse.Namespace, machine: Machine) -> RefinedPipeline:
     from refiner.detectors.registry import with_grounder
-    from refiner.pipelines.placing import load_refined
+    from refiner.pipelines.loading.placing import load_refined
 
     return load_refined(
         args.model,

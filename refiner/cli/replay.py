@@ -106,9 +106,9 @@ def _pipeline(args: argparse.Namespace, record: Json) -> RefinedPipeline:
     import torch
 
     from refiner.detectors.registry import with_grounder
-    from refiner.pipelines.loading import trusted
-    from refiner.pipelines.loras import Lora
-    from refiner.pipelines.placing import load_refined
+    from refiner.pipelines.loading.loras import Lora
+    from refiner.pipelines.loading.parts import trusted
+    from refiner.pipelines.loading.placing import load_refined
 
     settings = _settings(record)
     ids, painted = _mapping(settings.get("ids")), _mapping(settings.get("pipeline"))
@@ -144,7 +144,7 @@ def _machine(args: argparse.Namespace, recorded: object) -> Machine:
 
 
 def _judges(ids: Json) -> list[str]:
-    from refiner.pipelines.loading import trusted
+    from refiner.pipelines.loading.parts import trusted
 
     named = ids.get("judge") or []
     named = [named] if isinstance(named, str) else named

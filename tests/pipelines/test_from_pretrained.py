@@ -23,7 +23,7 @@ from support.tiny_pipelines import ddim, stable_diffusion  # noqa: E402
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError, ModelNotFoundError, RefinerError, WeightsError  # noqa: E402
 from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
-from refiner.pipelines.options import PRETRAINED, SINGLE_FILE  # noqa: E402
+from refiner.pipelines.loading.options import PRETRAINED, SINGLE_FILE  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning")
 

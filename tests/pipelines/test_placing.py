@@ -17,7 +17,7 @@ from support.tiny_pipelines import stable_diffusion  # noqa: E402
 from refiner.errors import ModelNotFoundError  # noqa: E402
 from refiner.machine import Machine  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
-from refiner.pipelines.placing import load_refined  # noqa: E402
+from refiner.pipelines.loading.placing import load_refined  # noqa: E402
 
 CPU = torch.device("cpu")
 OFFLOADS = ("none", "model", "sequential", "group")

@@ -119,7 +119,7 @@ def test_prompts_may_be_as_long_as_the_text_encoder_that_reads_most_reads(name: 
     pytest.importorskip("torch")
     from support.tiny_pipelines import TINY
 
-    from refiner.pipelines.loading import fitting_reviser
+    from refiner.pipelines.loading.parts import fitting_reviser
     from refiner.pipelines.painting.families import count_tokens
 
     assert BUDGETS.keys() == TINY.keys()

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
 from refiner.data.samples import DataSet
 from refiner.detectors.chat.local import LocalChat
 from refiner.hub import MICRO_WEIGHTS
-from refiner.pipelines.loading import fitting_reviser
+from refiner.pipelines.loading.parts import fitting_reviser
 from refiner.pipelines.revisers.chat import ChatReviser
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.training.fit import Draw, fit, fit_settings

@@ -26,7 +26,7 @@ from refiner.micro.drawing import visible
 from refiner.micro.oracle import inspect
 from refiner.micro.world import SIZE, Scene, render
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.loading import inside, pipeline_like
+from refiner.pipelines.loading.parts import inside, pipeline_like
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.saving.settings import SavedSettings

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.machine import Machine
-from refiner.pipelines.loading import Judges, Where, load_parts
-from refiner.pipelines.loras import Lora, load_loras
+from refiner.pipelines.loading.loras import Lora, load_loras
+from refiner.pipelines.loading.parts import Judges, Where, load_parts
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.protocols import Detector, Reviser

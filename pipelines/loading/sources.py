@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError, ModelNotFoundError, RefinerError, WeightsError
 from refiner.hub import verify
-from refiner.pipelines.options import PRETRAINED, check_names
+from refiner.pipelines.loading.options import PRETRAINED, check_names
 from refiner.pipelines.saving.settings import SETTINGS_FILE, SavedSettings
 from refiner.repository import Repository
 

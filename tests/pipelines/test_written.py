@@ -12,7 +12,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from refiner.errors import ConfigError  # noqa: E402
 from refiner.pipelines import RefineConfig  # noqa: E402
-from refiner.pipelines.arguments import (  # noqa: E402
+from refiner.pipelines.loading.written import (  # noqa: E402
     call_hints,
     class_named,
     config_hints,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
+from refiner.pipelines.calling.request import Request
 from refiner.pipelines.numbers import whole_numbers
-from refiner.pipelines.request import Request
 
 if TYPE_CHECKING:
     import torch

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refiner.errors import BadImageError
+from refiner.pipelines.calling.request import Request
+from refiner.pipelines.calling.seeding import Seeding, default_generator
 from refiner.pipelines.loop import Start
 from refiner.pipelines.painting.arguments import kind_of, of_image
 from refiner.pipelines.painting.borrowing import chance
 from refiner.pipelines.painting.painter import DiffusersPainter
-from refiner.pipelines.request import Request
-from refiner.pipelines.seeding import Seeding, default_generator
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,8 @@ from urllib.parse import unquote
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import check_opens
-from refiner.pipelines.options import ACCESS, SINGLE_FILE, check_names, merged_revision, read_options
-from refiner.pipelines.saving.settings import SavedSettings
-from refiner.pipelines.sources import (
+from refiner.pipelines.loading.options import ACCESS, SINGLE_FILE, check_names, merged_revision, read_options
+from refiner.pipelines.loading.sources import (
     INDEX_FILE,
     Source,
     Where,
@@ -23,6 +22,7 @@ from refiner.pipelines.sources import (
     read_index,
     readable_errors,
 )
+from refiner.pipelines.saving.settings import SavedSettings
 from refiner.repository import Repository
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from refiner.detectors.ids import is_elsewhere
 from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import check_reachable, locate
-from refiner.pipelines.checkpoints import CheckpointSource, is_checkpoint
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.judges import JointJudge, judge_needs, load_judge
-from refiner.pipelines.options import ACCESS, PRETRAINED, merged_revision, read_options
+from refiner.pipelines.loading.checkpoints import CheckpointSource, is_checkpoint
+from refiner.pipelines.loading.options import ACCESS, PRETRAINED, merged_revision, read_options
+from refiner.pipelines.loading.sources import FolderSource, HubSource, Source, Where, variants_of
 from refiner.pipelines.painting.families import check_inpaints, count_tokens, reads_free_text
 from refiner.pipelines.revisers.chat import load_reviser, reviser_needs
 from refiner.pipelines.revisers.plain import PlainReviser, ReviserLike
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.pipelines.saving.settings import PARTS, SETTINGS_FILE
-from refiner.pipelines.sources import FolderSource, HubSource, Source, Where, variants_of
 from refiner.plain import JudgeLike, as_judge
 from refiner.protocols import Judge, Reviser
 from refiner.repository import Repository

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError, RefinerWarning
+from refiner.pipelines.calling.marks import MarkedDetector
+from refiner.pipelines.calling.request import Request
+from refiner.pipelines.calling.seeding import Seeding, default_generator, recorded
+from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import Parts, Start, refine
-from refiner.pipelines.marks import MarkedDetector
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
-from refiner.pipelines.request import Request
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import Wrapped, settings_of
-from refiner.pipelines.seeding import Seeding, default_generator, recorded
-from refiner.pipelines.starts import Batch, batches_of, painted
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:

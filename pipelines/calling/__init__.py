@@ -1,0 +1,1 @@
+"""One call of RefinedPipeline: its arguments, start images, random numbers and output."""
