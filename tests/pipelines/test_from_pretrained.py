@@ -271,7 +271,7 @@ ABSENT: dict[str, tuple[dict[str, Any], str]] = {
     "private model": ({"model": "org/private"}, "or it is private"),
     "gated model": ({"model": "org/gated"}, "licence must be accepted"),
     "revision": ({"revision": "v9"}, "no revision 'v9'"),
-    "variant": ({"variant": "fp8"}, "variant 'fp8': pass variant='fp16'"),
+    "variant": ({"variant": "fp8"}, "variant=fp8.*pass variant='fp16'"),
     "component": ({"schedular": ddim()}, "schedular=.*write scheduler="),
     "option of another pipeline": ({"controlnet": None}, "no option controlnet=.*components"),
     "component by its id": ({"vae": "org/vae"}, "vae= as a loaded component"),
