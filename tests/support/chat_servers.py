@@ -70,14 +70,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class TransformersServer:
-    """``transformers serve`` in a separate process, for at most 20 minutes; a model's name is its folder."""
+    """``transformers serve`` in a separate process, for at most 45 minutes; a model's name is its folder."""
 
     def __init__(self):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/v1"
-        command = ["timeout", "1200", sys.executable, "-P", "-m", "transformers.cli.transformers", "serve"]
+        command = ["timeout", "2700", sys.executable, "-P", "-m", "transformers.cli.transformers", "serve"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
         self.process = subprocess.Popen(
