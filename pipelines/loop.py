@@ -39,6 +39,8 @@ from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
 
+_DROPPED = "Interrupted; the unfinished image was dropped."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -281,11 +283,12 @@ class _Refinement:
                 f"There is not enough memory to generate an image ({error}): use a smaller model, dtype or image size, "
                 "or enable_model_cpu_offload()."
             ) from error
-        except Exception:
+        except Exception as error:
             if not self.interrupted():
                 raise
+            raise BadImageError(_DROPPED) from error
         if self.interrupted():
-            raise BadImageError("Interrupted; the unfinished image was dropped.")
+            raise BadImageError(_DROPPED)
         return pictures
 
     def _inpaint(self, round_: int) -> Attempt:

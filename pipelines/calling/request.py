@@ -133,7 +133,7 @@ def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: str) -> No
     for name in names:
         if name not in known and not is_open(pipe):
             near = _nearest(name, known)
-            raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} ({where}){near}.")
+            raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} ({where}){near}")
 
 
 def unknown(name: str, pipe: DiffusionPipeline, known: Iterable[str]) -> ConfigError:
@@ -141,12 +141,12 @@ def unknown(name: str, pipe: DiffusionPipeline, known: Iterable[str]) -> ConfigE
     owner = type(pipe).__name__
     if name in _REFUSED:
         return ConfigError(f"{name} is not taken, because refiner cuts out the regions itself: use {_REFUSED[name]}.")
-    return ConfigError(f"Neither {owner} nor RefineConfig knows {name!r}{_nearest(name, [*known, *FIELDS, *_OWN])}.")
+    return ConfigError(f"Neither {owner} nor RefineConfig knows {name!r}{_nearest(name, [*known, *FIELDS, *_OWN])}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else ": check its spelling"
+    return f": did you mean {near[0]}?" if near else ": check its spelling."
 
 
 def bound(pipe: DiffusionPipeline, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
