@@ -39,7 +39,7 @@ from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
 
-_DROPPED = "Interrupted; the unfinished image was dropped."
+DROPPED = "Interrupted; the unfinished image was dropped."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,9 +286,9 @@ class _Refinement:
         except Exception as error:
             if not self.interrupted():
                 raise
-            raise BadImageError(_DROPPED) from error
+            raise BadImageError(DROPPED) from error
         if self.interrupted():
-            raise BadImageError(_DROPPED)
+            raise BadImageError(DROPPED)
         return pictures
 
     def _inpaint(self, round_: int) -> Attempt:

@@ -14,7 +14,7 @@ import numpy as np
 from refiner.errors import BadImageError
 from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator
-from refiner.pipelines.loop import Start
+from refiner.pipelines.loop import DROPPED, Start
 from refiner.pipelines.painting.arguments import kind_of, of_image
 from refiner.pipelines.painting.borrowing import chance
 from refiner.pipelines.painting.painter import DiffusersPainter
@@ -119,7 +119,7 @@ def painted(
         return _called(painter, batch, output_type, interrupted)
     except Exception as error:
         if interrupted():
-            return [Start(error=BadImageError("Interrupted; the unfinished image was dropped."))] * batch.total
+            return [Start(error=BadImageError(DROPPED))] * batch.total
         if not record:
             raise
         if batch.total == 1:
@@ -140,7 +140,7 @@ def _called(painter: DiffusersPainter, batch: Batch, output_type: str, interrupt
     with nullcontext() if batch.seed is None else chance(batch.seed):
         output = painter.call(arguments, output_type)
     if interrupted():
-        raise BadImageError("Interrupted; the unfinished image was dropped.")
+        raise BadImageError(DROPPED)
     if len(output) != batch.total:
         raise BadImageError(f"The pipeline returned {len(output)} images instead of {batch.total}: check its call.")
     rows, seconds = painter.spent().denoiser_rows - before, time.monotonic() - began
