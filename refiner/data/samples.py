@@ -15,7 +15,7 @@ from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.files import Json
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis, Claim, Size
+from refiner.types import Analysis, Claim, Score, Size
 
 _LABELS: Final = frozenset({"0_real", "1_fake"})
 
@@ -42,6 +42,10 @@ class Sample:
     """Whether the truth separates the flaws, instead of joining them in one mask."""
     anomalies: tuple[Claim, ...] | None = None
     """The flaws in words; None if unknown."""
+    caption: str = ""
+    """The text of the answer that a model should give about the image; "" if unknown."""
+    scores: tuple[Score, ...] = ()
+    """What people scored, such as the overall quality; empty if unknown."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""
@@ -53,6 +57,7 @@ class Sample:
             "categorised": self.categorised,
             "itemised": self.itemised,
             "anomalies": words,
+            "caption": self.caption,
         }
 
 

@@ -55,10 +55,12 @@ _PROMPTS_HELP: Final = "only prompts, to generate from"
 _MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
 _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
 _BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
+_SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
 _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
     Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
+    Source(name="synthscars", read=_reader("synthscars:SynthscarsData"), place="SPLIT", help=_SYNTHSCARS_HELP),
     Source(name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True),
     Source(name="micro", read=_reader("micro:open_images"), place="N", help=_MICRO_HELP, default="100"),
     Source(name="micro-prompts", read=_reader("micro:open_captions"), place="N", help=_CAPTIONS_HELP, default="100"),
