@@ -16,12 +16,12 @@ because there is no truth to score against.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
+from refiner.data.fields import is_finite, is_inside, list_of
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, stream_records
 from refiner.data.problems import Problem, UnusableError, usable_records
@@ -130,13 +130,13 @@ def _read(value: Any, place: Place) -> FakexplainedImage:
 
 def _parse(value: Mapping[str, Any], place: Place) -> FakexplainedImage:
     name, label, generator = value.get("image"), value.get("label"), value.get("generator")
-    if not isinstance(name, str) or not _is_inside(name):
+    if not isinstance(name, str) or not is_inside(name):
         raise UnusableError("bad_record", f"expected as image a path inside the folder, got {name!r:.60}")
     if not isinstance(label, str) or label not in _LABELS:
         raise UnusableError("bad_record", f"expected the label {' or '.join(_LABELS)}, got {label!r:.60}")
     if generator is not None and not (isinstance(generator, str) and is_unicode(generator)):
         raise UnusableError("bad_record", f"expected the generator's name, got {generator!r:.60}")
-    regions, tags = _list(value, "regions"), _list(value, "tags")
+    regions, tags = list_of(value, "regions"), list_of(value, "tags")
     if not all(isinstance(tag, str) for tag in tags):
         raise UnusableError("bad_record", f"expected tags as texts, got {tags!r:.60}")
     if regions and not _LABELS[label]:
@@ -152,25 +152,11 @@ def _parse(value: Mapping[str, Any], place: Place) -> FakexplainedImage:
     )
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a path with forward slashes names a file inside the folder."""
-    path = PurePosixPath(name)
-    harmless = not set(name) & set("\\\0") and is_unicode(name) and not name.endswith("/")
-    return harmless and path.name != "" and not path.is_absolute() and ".." not in path.parts
-
-
-def _list(value: Mapping[str, Any], field: str) -> list[Any]:
-    found = value.get(field)
-    if found is not None and not isinstance(found, list):
-        raise UnusableError("bad_record", f"expected a list of {field}, got {found!r:.60}")
-    return found or []
-
-
 def _region(value: Any, number: int) -> FakexplainedRegion:
     if not isinstance(value, Mapping):
         raise UnusableError("bad_region", f"region {number}: expected an object, got {value!r:.60}")
     box, text = value.get("box"), value.get("description")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(is_finite(side) for side in box):
         raise UnusableError("bad_region", f"region {number}: expected a box of four finite numbers, got {box!r:.60}")
     x0, y0, x1, y1 = map(float, box)
     if x1 - x0 < 1 or y1 - y0 < 1:
@@ -179,15 +165,6 @@ def _region(value: Any, number: int) -> FakexplainedRegion:
     if text is not None and not (isinstance(text, str) and is_unicode(text)):
         raise UnusableError("bad_region", f"region {number}: expected a description in words, got {text!r:.60}")
     return FakexplainedRegion((x0, y0, x1, y1), (text or "").strip())
-
-
-def _is_finite(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _size(value: Mapping[str, Any]) -> Size | None:

@@ -9,18 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
-from refiner.data.samples import Sample, group_of
+from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.errors import InputError
 from refiner.images import FORMATS, load_image
-from refiner.masks import box_of
-from refiner.taxonomy import Category
-from refiner.types import Analysis, Mask, Region, Size
+from refiner.types import Analysis, Mask, Size
 
 SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".jp2", ".avif"}
@@ -80,11 +79,7 @@ class ImageFolder:
         path = self.root / MASKS / _mask_of(name)
         if name in self.twins:
             raise InputError(f"{str(path)!r} is the mask of {name!r} and of another image too: rename one of the two.")
-        mask = read_mask(path, size)
-        box = box_of(mask)
-        # A mask has no category, and no figure of this truth uses the category.
-        region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
-        return Analysis(size=size, regions=region, detector=str(path))
+        return joined_truth(read_mask(path, size), str(path))
 
 
 def _files(root: Path, *, deep: bool = True) -> Iterator[str]:
@@ -144,17 +139,35 @@ def read_mask(path: Path, size: Size) -> Mask:
     Raises:
         InputError: missing, unreadable, or of another size.
     """
+    mask: Mask = read_values(path, size) > 127
+    return mask
+
+
+def read_values(path: Path, size: Size, *, indices: bool = False) -> NDArray[np.uint8]:
+    """The grey values of a mask, uint8 (H, W) of ``size``.
+
+    Args:
+        path: an image file.
+        size: of the image that the mask belongs to.
+        indices: the numbers of colours, not their greys, if the file has a palette.
+
+    Raises:
+        InputError: missing, unreadable, or of another size.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            mask: Mask = np.asarray(image.convert("L")) > 127
+            found = Size(image.height, image.width)
+            values = (
+                None if found != size else np.asarray(image if indices and image.mode == "P" else image.convert("L"))
+            )
     except Exception as error:  # a decoder can raise anything on damaged data
         raise InputError(f"Cannot read the mask {str(path)!r} ({error!r}): download or export it again.") from error
-    if mask.shape != tuple(size):
+    if values is None:
         raise InputError(
             f"Expected a mask of {size.width}x{size.height} pixels, like its image, got "
-            f"{mask.shape[1]}x{mask.shape[0]} in {str(path)!r}: export it at the image's size."
+            f"{found.width}x{found.height} in {str(path)!r}: export it at the image's size."
         )
-    return mask
+    return values
 
 
 class FolderData:

@@ -31,8 +31,21 @@ class Place(NamedTuple):
             OSError, ValueError, RecursionError: the file has changed.
         """
         with self.file.open("rb") as file:
+            encoding, _ = _encoding(file)
             file.seek(self.start)
-            return json.loads(file.read(self.length).decode("utf-8"))
+            return json.loads(file.read(self.length).decode(encoding))
+
+
+def _encoding(file: BinaryIO) -> tuple[str, int]:
+    """The encoding of JSON, UTF-8 or UTF-16, and the length of its byte order mark, from the first bytes."""
+    head = file.read(3)
+    marks = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+    for mark, encoding in marks.items():
+        if head.startswith(mark):
+            return encoding, len(mark)
+    if b"\0" not in head[:2]:
+        return "utf-8", 0
+    return "utf-16-be" if head[:1] == b"\0" else "utf-16-le", 0
 
 
 class Places:
@@ -119,7 +132,7 @@ def stream_object(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[str, 
     """Names and values of a JSON object; a repeated name is returned each time.
 
     Args:
-        path: UTF-8, with or without a byte order mark.
+        path: UTF-8 or UTF-16, with or without a byte order mark.
         decoder: of the values.
 
     Raises:
@@ -146,10 +159,10 @@ class _Text:
 
     def __init__(self, path: Path, file: BinaryIO, decoder: json.JSONDecoder) -> None:
         self.path, self.file, self.decoder = path, file, decoder
-        self.bytes = codecs.getincrementaldecoder("utf-8")()
+        self.encoding, self.start = _encoding(file)
+        """Also the bytes before ``at``."""
+        self.bytes = codecs.getincrementaldecoder(self.encoding)()
         self.text, self.at, self.ended = "", 0, False
-        self.start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
-        """Bytes before ``at``."""
         file.seek(self.start)
 
     def more(self) -> None:
@@ -162,7 +175,7 @@ class _Text:
 
     def advance(self, end: int) -> int:
         """Move to an index of ``text``; returns the number of bytes in between."""
-        size = len(self.text[self.at : end].encode())
+        size = len(self.text[self.at : end].encode(self.encoding))
         self.start, self.at = self.start + size, end
         return size
 

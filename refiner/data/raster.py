@@ -8,6 +8,7 @@ bool (H, W), True = flawed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,61 +19,115 @@ from refiner.types import Mask, Size
 _ONE = 1 << 16
 """OpenCV stores the columns of a polygon's edges in fixed point with 16 fractional bits."""
 
+_LARGEST: Final = 2**31 - 1
+"""OpenCV takes corners as integers of 32 bits."""
+
 Points = NDArray[np.int64]
 
 
-def fill_polygons(polygons: Iterable[ArrayLike], size: Size) -> Mask:
+def fill_polygons(polygons: Iterable[ArrayLike], size: Size, *, clip: bool = True) -> Mask:
     """The mask of polygons as ``cv2.fillPoly`` draws them one by one: outline and inside, by the even-odd rule.
 
     Args:
-        polygons: at least three finite (x, y) in pixels each. Fractions are cut off and points outside are moved to
-            the image's border, as in the evaluation scripts of X-AIGD and LEGION.
+        polygons: at least three finite (x, y) in pixels each. Fractions are cut off.
         size: of the image.
+        clip: True moves points outside to the image's border first, as the evaluation of X-AIGD does. False draws the
+            polygon as it is, as the evaluation of LEGION does, and keeps what lies inside the image; one or two points
+            are then a point or a line. Near the border the two differ by a few pixels.
 
     Returns:
         bool (H, W); all False without polygons.
 
     Raises:
-        ConfigError: fewer than three points, or points that are not finite pairs.
+        ConfigError: too few points, points that are not finite pairs, or, unclipped, points beyond 32 bits.
     """
     filled = np.zeros(tuple(size), dtype=np.bool_)
-    corners = [_whole_corners(polygon, size) for polygon in polygons]
+    corners = [_whole_corners(polygon, size, clip=clip) for polygon in polygons]
     if corners:
         ends = np.concatenate(corners)
         starts = np.concatenate([part for each in corners for part in (each[-1:], each[:-1])])
         owners = np.repeat(np.arange(len(corners)), [len(each) for each in corners])
-        _fill_inside(filled, starts, ends, owners)
-        _draw_outline(filled, starts, ends)
+        inner_starts, inner_ends, visible = _clip_edges(starts, ends, size)
+        _fill_inside(filled, _Edges(starts, ends, inner_starts, inner_ends, owners))
+        _draw_outline(filled, inner_starts[visible], inner_ends[visible])
     return filled
 
 
-def _whole_corners(polygon: ArrayLike, size: Size) -> Points:
-    points = np.asarray(polygon, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+def _whole_corners(polygon: ArrayLike, size: Size, *, clip: bool) -> Points:
+    points, least = np.asarray(polygon, dtype=np.float64), 3 if clip else 1
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < least or not np.isfinite(points).all():
         raise ConfigError(
-            f"Expected at least three finite points (x, y), got an array of shape {points.shape}: "
-            "leave this polygon out."
+            f"Expected at least {'three finite points' if clip else 'one finite point'} (x, y), got an array of shape "
+            f"{points.shape}: leave this polygon out."
         )
-    return np.clip(np.trunc(points), 0, (size.width - 1, size.height - 1)).astype(np.int64)
+    whole = np.trunc(points)
+    if clip:
+        return np.clip(whole, 0, (size.width - 1, size.height - 1)).astype(np.int64)
+    if np.abs(whole).max() > _LARGEST:
+        raise ConfigError(
+            f"Expected points of at most {_LARGEST} pixels, got {np.abs(whole).max():g}: leave this polygon out."
+        )
+    return whole.astype(np.int64)
 
 
-def _fill_inside(mask: Mask, starts: Points, ends: Points, owners: Points) -> None:
+def _clip_edges(starts: Points, ends: Points, size: Size) -> tuple[Points, Points, NDArray[np.bool_]]:
+    """The edges cut at the border as ``cv2.clipLine`` cuts them, rows first; and which of them are in the image.
+
+    An edge of which both ends lie beyond the same side stays as it is.
+    """
+    both = starts.copy(), ends.copy()
+    last = np.array([size.width - 1, size.height - 1])
+    for axis in (1, 0):
+        crossing = (_beyond(both[0], last) & _beyond(both[1], last)).sum(axis=1) == 0
+        goals = [np.clip(points[:, axis], 0, last[axis]) for points in both]
+        for points, goal in zip(both, goals, strict=True):
+            cut = crossing & (goal != points[:, axis])
+            reach = (both[1][cut] - both[0][cut]).astype(np.float64)
+            moved = (goal[cut] - points[cut, axis]) * reach[:, 1 - axis] / reach[:, axis]
+            points[cut, 1 - axis] += np.trunc(moved).astype(np.int64)
+            points[cut, axis] = goal[cut]
+    inside = (_beyond(both[0], last) | _beyond(both[1], last)).sum(axis=1) == 0
+    return *both, inside
+
+
+def _beyond(points: Points, last: Points) -> NDArray[np.bool_]:
+    """Bool (N, 4): left of the image, above it, right of it, below it."""
+    return np.concatenate([points < 0, points > last], axis=1)
+
+
+class _Edges(NamedTuple):
+    """Edges of polygons, each array with a row for each edge."""
+
+    starts: Points
+    ends: Points
+    inner_starts: Points
+    """The start, or where the edge enters the image; OpenCV measures the slope from there."""
+    inner_ends: Points
+    owners: Points
+    """Index of the polygon."""
+
+
+def _fill_inside(mask: Mask, edges: _Edges) -> None:
     """In each row of each polygon, the whole columns between each odd and the next even crossing of an edge."""
-    sloped = starts[:, 1] != ends[:, 1]
-    starts, ends, owners = starts[sloped], ends[sloped], owners[sloped]
+    height, width = mask.shape
+    sloped = edges.starts[:, 1] != edges.ends[:, 1]
+    starts, ends, inner_starts, inner_ends, owners = (part[sloped] for part in edges)
+    flat = inner_starts[:, 1] == inner_ends[:, 1]
+    inner_starts[flat, 1], inner_ends[flat, 1] = starts[flat, 1], ends[flat, 1]
     downwards = (starts[:, 1] < ends[:, 1])[:, None]
-    upper, lower = np.where(downwards, starts, ends), np.where(downwards, ends, starts)
-    heights = lower[:, 1] - upper[:, 1]
-    edge, step = _spread(heights)
+    upper, lower = np.where(downwards, inner_starts, inner_ends), np.where(downwards, inner_ends, inner_starts)
+    top = np.clip(np.minimum(starts[:, 1], ends[:, 1]), 0, height)
+    edge, step = _spread(np.clip(np.maximum(starts[:, 1], ends[:, 1]), 0, height) - top)
     rise = (lower[:, 0] - upper[:, 0]) * _ONE
-    slopes = np.sign(rise) * (np.abs(rise) // heights)
-    rows = upper[edge, 1] + step
-    crossings = upper[edge, 0] * _ONE + step * slopes[edge]
+    slopes = np.sign(rise) * (np.abs(rise) // (lower[:, 1] - upper[:, 1]))
+    rows = top[edge] + step
+    crossings = upper[edge, 0] * _ONE + (rows - upper[edge, 1]) * slopes[edge]
     order = np.lexsort((crossings, rows, owners[edge]))
     crossings = crossings[order]
-    first, last = -(-crossings[::2] // _ONE), crossings[1::2] // _ONE
-    pixels, left = mask.reshape(-1), rows[order][::2] * mask.shape[1]
-    for start, stop in zip((left + first).tolist(), (left + last + 1).tolist(), strict=True):
+    first, last = np.maximum(-(-crossings[::2] // _ONE), 0), np.minimum(crossings[1::2] // _ONE, width - 1)
+    seen = first <= last
+    pixels, left = mask.reshape(-1), (rows[order][::2] * width)[seen]
+    for start, stop in zip((left + first[seen]).tolist(), (left + last[seen] + 1).tolist(), strict=True):
         pixels[start:stop] = True
 
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.data.anomreason import to_document
 from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.files import Json
+from refiner.masks import box_of
 from refiner.records import analysis_to_dict
-from refiner.types import Analysis, Claim, Size
+from refiner.taxonomy import Category
+from refiner.types import Analysis, Claim, Mask, Region, Score, Size
 
 _LABELS: Final = frozenset({"0_real", "1_fake"})
 
@@ -42,6 +46,10 @@ class Sample:
     """Whether the truth separates the flaws, instead of joining them in one mask."""
     anomalies: tuple[Claim, ...] | None = None
     """The flaws in words; None if unknown."""
+    caption: str = ""
+    """The text of the answer that a model should give about the image; "" if unknown."""
+    scores: tuple[Score, ...] = ()
+    """What people scored, such as the overall quality; empty if unknown."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""
@@ -53,6 +61,7 @@ class Sample:
             "categorised": self.categorised,
             "itemised": self.itemised,
             "anomalies": words,
+            "caption": self.caption,
         }
 
 
@@ -87,6 +96,20 @@ def check_size(found: Size, wanted: Size, name: str, folder: Path) -> None:
             f"Expected {wanted.width}x{wanted.height} pixels of {name!r}, as its record says, got "
             f"{found.width}x{found.height} in {str(folder)!r}: download the image again."
         )
+
+
+def joined_truth(mask: Mask, detector: str, heatmap: NDArray[np.float32] | None = None) -> Analysis:
+    """The truth of an image whose flaws are one mask, without a category.
+
+    Args:
+        mask: bool (H, W); all False for an image without flaws.
+        detector: where the mask is from.
+        heatmap: float (H, W) in [0, 1], or None.
+    """
+    box = box_of(mask)
+    # No figure of this truth uses the category.
+    region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
+    return Analysis(size=Size(*mask.shape), regions=region, heatmap=heatmap, detector=detector)
 
 
 def joined_text(anomalies: Iterable[Claim]) -> str:

@@ -55,10 +55,19 @@ _PROMPTS_HELP: Final = "only prompts, to generate from"
 _MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
 _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
 _BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
+_SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
+_RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
+_VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
+_PAL4VST_HELP: Final = "images and binary masks, as PAL4VST has them"
 _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
     Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
+    Source(name="synthscars", read=_reader("synthscars:SynthscarsData"), place="SPLIT", help=_SYNTHSCARS_HELP),
+    Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
+    Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
+    Source(name="universalfake", read=_reader("universalfake:UniversalfakeData"), place="FOLDER", help=_VERDICTS_HELP),
+    Source(name="pal4vst", read=_reader("pal4vst:Pal4vstData"), place="FOLDER", help=_PAL4VST_HELP),
     Source(name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True),
     Source(name="micro", read=_reader("micro:open_images"), place="N", help=_MICRO_HELP, default="100"),
     Source(name="micro-prompts", read=_reader("micro:open_captions"), place="N", help=_CAPTIONS_HELP, default="100"),

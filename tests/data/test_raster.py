@@ -41,6 +41,51 @@ def test_polygons_are_filled_as_opencv_fills_them(seed, checksum):
     assert zlib.crc32(np.packbits(fill_polygons([points], size)).tobytes()) == checksum
 
 
+# The same of the corners as they are, some of them outside the image; both versions agree.
+UNCLIPPED_BY_OPENCV = [
+    *(976664645, 1063164383, 3549320684, 4095638963, 2356973454, 2377642767, 18412780, 599285021),
+    *(3800323842, 2982777347, 2045204085, 695712466, 1664845734, 3023923002, 24501823, 1070384702),
+    *(3503839915, 2977543942, 2534670543, 2280005388, 516997001, 1259936723, 2525116459, 924808734),
+]
+
+
+@pytest.mark.parametrize(("seed", "checksum"), list(enumerate(UNCLIPPED_BY_OPENCV)))
+def test_polygons_that_leave_the_picture_are_cut_as_opencv_cuts_them(seed, checksum):
+    points, size = polygon(seed)
+    assert zlib.crc32(np.packbits(fill_polygons([points], size, clip=False)).tobytes()) == checksum
+
+
+@given(st.lists(st.tuples(st.floats(0, 19.99), st.floats(0, 14.99)), min_size=3, max_size=8))
+def test_clipping_changes_nothing_inside_the_picture(points):
+    size = Size(15, 20)
+    assert np.array_equal(fill_polygons([points], size), fill_polygons([points], size, clip=False))
+
+
+far = st.one_of(st.floats(-30, 30), st.floats(-(2**31) + 1, 2**31 - 1))
+
+
+@given(st.lists(st.tuples(far, far), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 9))
+def test_unclipped_polygons_of_any_size_are_drawn_in_little_time(points, height, width):
+    drawing = fill_polygons([points], Size(height, width), clip=False)
+    assert drawing.shape == (height, width)
+    for x, y in points:
+        if 0 <= x < width and 0 <= y < height:
+            assert drawing[int(y), int(x)]
+
+
+def test_points_and_lines_are_drawn_unclipped():
+    assert np.argwhere(fill_polygons([[[3, 2]], [[-4, -4]]], Size(6, 8), clip=False)).tolist() == [[2, 3]]
+    assert drawn(fill_polygons([[[-3, 1], [6, 4]]], Size(6, 8), clip=False)) == [
+        "........", "........", "##......", "..###...", ".....##.", "........"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("points", [[], [[1, 2], [3, float("inf")]], [[2.0**31, 0]], [[0, -1e300], [1, 1], [2, 2]]])
+def test_points_that_opencv_cannot_take_are_refused_unclipped(points):
+    with pytest.raises(ConfigError, match="leave this polygon out"):
+        fill_polygons([points], Size(9, 9), clip=False)
+
+
 def test_a_dent_and_a_crossing_as_opencv_draws_them():
     dented = fill_polygons([[[1.9, 0.9], [10.5, 3.2], [4.4, 8.8], [6, 2]]], Size(9, 12))
     assert drawn(dented) == [
