@@ -102,7 +102,16 @@ def test_a_run_prints_its_table_and_writes_its_files(evaluate: Cli, detector: st
     assert document["scored"] == 6
     assert document["system"]["detector"] == "spots"
     assert 0.8 < document["figures"]["IoU"] < 1
-    names = {"records.jsonl", "run.json", "problems.jsonl", "table.json", "table.csv", "samples.csv", "report.html"}
+    names = {
+        "records.jsonl",
+        "run.json",
+        "problems.jsonl",
+        "table.json",
+        "table.csv",
+        "samples.csv",
+        "report.html",
+        "table.md",
+    }
     assert {path.name for path in (tmp_path / "o").iterdir()} == names
     assert "data:image/png" in (tmp_path / "o/report.html").read_text()
     assert err == ""
