@@ -414,6 +414,20 @@ def test_explanations_are_scored_from_a_run(evaluate: Cli, detector: str, encode
     assert document["figures"]["css"] == pytest.approx(1)
     assert "css|" in document["signature"]
     assert document["problems"] == {"missing_reference": 1}
+    row = f"| overall | 1 | 100.00 | {100 * document['figures']['css']:.2f} |"
+    assert row in (tmp_path / "o/table.md").read_text()
+
+
+@pytest.mark.parametrize("option", [(), ("--sentence-encoder", "none")])
+def test_css_is_there_unless_it_is_declined(
+    evaluate: Cli, detector: str, encoder: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    arguments = ("--data", "micro:2", "--detector", detector, "--encoder", encoder, "--out", tmp_path, "--json")
+    code, out, err = evaluate("explanation", *arguments, *option)
+    assert code == 0, err
+    document = json.loads(out)
+    assert ("css" in document["figures"]) == ("css|" in document["signature"]) == (option == ())
+    assert ("| – |" in (tmp_path / "table.md").read_text()) == (option != ())
 
 
 def test_fakexplained_gives_its_table(evaluate: Cli, detector: str, encoder: Path, tmp_path: Path) -> None:
