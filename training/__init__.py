@@ -22,7 +22,9 @@ class Row:
     budget: str
     """About how long the training takes with the recipe's own settings, and on what."""
     data: str = ""
-    """The samples it learns from; "" if it generates its own and takes no ``--data``."""
+    """The samples of ``--data`` that it learns from; "" if it takes none."""
+    own_data: bool = True
+    """Whether it generates its own data if there is no ``--data``."""
 
 
 RECIPES: Mapping[str, Row] = MappingProxyType(
@@ -44,8 +46,9 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
         ),
         "legion": Row(
             target="refiner.training.legion.recipe:RECIPE",
-            help="the bundled detector: LEGION at the micro world's size",
-            budget="about an hour on one core, after hours of generating images",
+            help="LEGION: the bundled detector at the micro world's size, or any LEGION on your data",
+            budget="about an hour on one core, after hours of generating images; with --data as its config says",
+            data="generated images whose flaws are outlined and explained (stage 2: real and generated images)",
         ),
         "probe": Row(
             target="refiner.training.probe.recipe:RECIPE",

@@ -17,12 +17,12 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from refiner.errors import ConfigError, WeightsError
-from refiner.training.averaging import Ema
+from refiner.training.averaging import Ema, changing
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 from refiner.training.processes import Processes, placed, whole
 from refiner.training.progress import Means, Progress, mean_of
 from refiner.training.runs import Run, check_dtype
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import LoopSettings, check_schedule, within
 
 B = TypeVar("B")
 _STEPS, _PARTS = 1_000_003, 7_368_787  # primes that keep the seeds of runs, steps and micro-batches apart
@@ -61,6 +61,8 @@ class FitSettings(LoopSettings):
     seed: int = 0
     clip: float = 1.0  # largest norm of the gradient
     dtype: str = "float32"  # The autocast dtype. Weights stay float32.
+    schedule: str = "cosine"  # fall of the learning rate after the warm-up: cosine or linear
+    horizon: int = 0  # steps until the learning rate has fallen. 0: all steps.
     average: bool = True  # whether the module ends with the moving average; else it ends with the last weights
 
     def __post_init__(self) -> None:
@@ -69,7 +71,9 @@ class FitSettings(LoopSettings):
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
+        within(self, horizon=(0, None))
         check_dtype(self.dtype)
+        check_schedule(self.schedule)
 
 
 def fit_settings(own: LoopSettings, **values: Any) -> FitSettings:
@@ -99,6 +103,17 @@ def cosine_schedule(warmup: int, total: int, floor: float = 0.02) -> Callable[[i
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, total - warmup))
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def linear_schedule(warmup: int, total: int) -> Callable[[int], float]:
+    """Learning-rate factor by step: linear from 0 to 1 over ``warmup`` steps, then linear down to 0 at ``total``."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (total - step) / max(1, total - warmup))
 
     return factor
 
@@ -181,13 +196,14 @@ class _Stage:
         )
         self.wrapped = step
         self.step, self.optimiser = self.processes.prepare(step, optimiser)
-        self.ema, self.start = Ema(module, settings.ema), 0
+        self.ema, self.start = Ema(changing(module), settings.ema), 0
         self._load()
 
     def train(self, draw: Callable[[Draw], Any], progress: Progress | None) -> None:
         """Run all remaining steps."""
         settings, means = self.settings, Means()
-        factor = cosine_schedule(settings.warmup, settings.steps)
+        schedule = cosine_schedule if settings.schedule == "cosine" else linear_schedule
+        factor = schedule(settings.warmup, settings.horizon or settings.steps)
         self.module.train()
         for step in range(self.start, settings.steps):
             for group in self.optimiser.param_groups:
@@ -197,7 +213,7 @@ class _Stage:
             self.processes.clip(self.module.parameters(), settings.clip)
             self.optimiser.step()
             self.optimiser.zero_grad()
-            self.ema.update(self.module)
+            self.ema.update(changing(self.module))
             done = step + 1
             if done % settings.report_every == 0 or done == settings.steps:
                 figures = mean_of(self.processes.gathered(means.take()))
@@ -224,14 +240,14 @@ class _Stage:
     def close(self) -> None:
         """Leave unsharded weights in the module: the average if ``settings.average``, else the last weights."""
         if self.settings.average:
-            self.module.load_state_dict(self.ema.shadow)
+            self.module.load_state_dict({**self.module.state_dict(), **self.ema.shadow})
         self.ema.shadow = whole(self.ema.shadow)
         if self.processes.sharded:
             self.processes.unshard(self.wrapped)
         self.module.eval()
 
     def _save(self, done: int) -> None:
-        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {"module": changing(self.module), "optimiser": self.optimiser.state_dict()}
         state = whole({**state, "ema": self.ema.state_dict(), "step": done})
         if self.processes.main:
             save_checkpoint(self.checkpoint, state)
@@ -245,7 +261,12 @@ class _Stage:
         if not {"module", "optimiser", "ema", "step"} <= state.keys():
             raise WeightsError(f"The checkpoint {str(self.checkpoint)!r} belongs to another training: delete it.")
         now = self.module.state_dict()
-        self.module.load_state_dict({key: placed(tensor, now[key]) for key, tensor in state["module"].items()})
+        if state["module"].keys() != changing(self.module).keys():
+            raise WeightsError(
+                f"The checkpoint {str(self.checkpoint)!r} is of a training of other weights: delete it to start anew."
+            )
+        loaded = {key: placed(tensor, now[key]) for key, tensor in state["module"].items()}
+        self.module.load_state_dict({**now, **loaded})
         if self.processes.deepspeed:
             self.processes.load_engine(self.checkpoint.with_suffix(".deepspeed"))
         else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from refiner import training
+from refiner.data.problems import count_problems
 from refiner.data.samples import DataSet
 from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.files import Json
@@ -40,6 +42,10 @@ class Recipe(Generic[S]):
     micro: Callable[[], S]  # the recipe's own settings, at the micro world's size
     train: Callable[[S, DataSet | None, Run, Path], None]
     """Trains in the run's folder, or resumes there, and writes the model to the given folder."""
+    configs: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    """Settings for training on the samples of ``--data``, by name; the first are the default."""
+    dry_run: Callable[[Any, DataSet, Run], Json] | None = None
+    """Describes a training on samples, and writes its first batch to the run's folder."""
     folder: str = ""  # its folder in the bundled weights; "" if the model is not bundled
     card: Card[S] | None = None  # None: the model gets no ``card.json``
     measure: Callable[[Path, Run, int], Mapping[str, Any]] | None = None
@@ -61,66 +67,136 @@ def _row(name: str) -> training.Row:
     return rows[name]
 
 
-def run_recipe(
-    name: str, folder: Path, *, data: str | None, document: object, resume: bool, run: Callable[[str | None], Run]
-) -> Path:
-    """Train a model with a recipe, or resume a run.
+class Order(NamedTuple):
+    """What to train, as the command line says it."""
+
+    recipe: str  # key in ``RECIPES``
+    data: str | None = None
+    """Data set, as for ``open_data``. None: the recipe generates its own, or the resumed run names it."""
+    configs: Sequence[str] = ()
+    """Names of the recipe's configs (one at most), and JSON files of settings to change."""
+    changes: Mapping[str, Any] = MappingProxyType({})
+    """Settings to change, after those of the files."""
+    resume: bool = False
+
+
+class Plan(NamedTuple):
+    """A training that can start."""
+
+    recipe: Recipe[Any]
+    settings: Any
+    samples: DataSet | None
+    run: Run
+    config: Json
+    """The ``config.json`` of the run."""
+
+
+def plan(order: Order, run: Callable[[str | None], Run], folder: Path) -> Plan:
+    """Read settings and data of a training, without writing anything.
 
     Args:
-        name: key of the recipe in ``RECIPES``.
-        folder: folder of the run.
-        data: id of a dataset, as for ``open_data``. None: the recipe generates its own, or the resumed run names it.
-        document: JSON object of the settings to change. None: none, or those of the resumed run.
-        resume: whether to resume the run in ``folder``.
+        order: what to train.
         run: makes the ``Run`` from the dtype of the resumed run (None: a new run).
-
-    Returns:
-        The folder of the finished model, ``folder/model``.
+        folder: folder of the run.
 
     Raises:
-        ConfigError: a setting is unknown or has a bad value, the recipe takes no data, or ``folder`` holds another run.
-        InputError: the data cannot be used.
+        ConfigError: a config or a setting is unknown or has a bad value, or the recipe takes no data.
+        InputError: the data or a file of settings cannot be read.
         ModelNotFoundError: no recipe has that name.
     """
-    row, recipe = _row(name), load_recipe(name)
-    stored = (stored_config(folder) or {}) if resume else {}
-    if data is None:
-        data = stored.get("data")
-    if row.data and data is None:
-        raise ConfigError(f"The recipe {name} learns from {row.data}: name them with --data.")
+    row, recipe = _row(order.recipe), load_recipe(order.recipe)
+    stored = (stored_config(folder) or {}) if order.resume else {}
+    data = order.data or stored.get("data")
+    if row.data and data is None and not row.own_data:
+        raise ConfigError(f"The recipe {recipe.name} learns from {row.data}: name them with --data.")
     if data is not None and not row.data:
-        raise ConfigError(f"The recipe {name} generates its own data and takes no --data: remove {data!r}.")
-    settings = changed(recipe.micro(), stored.get("settings", {}) if document is None else document)
+        raise ConfigError(f"The recipe {recipe.name} generates its own data and takes no --data: remove {data!r}.")
+    name, settings = _settings(order, recipe, data, stored)
     made = run(stored.get("dtype"))
-    config = {"recipe": name, "data": data, "dtype": made.dtype, "settings": plain(settings)}
+    config = {"recipe": recipe.name, "data": data, "config": name, "dtype": made.dtype, "settings": plain(settings)}
     samples = None
     if data is not None:
         from refiner.data.sources import open_data
 
         samples = open_data(data)
+        for kind, count in count_problems(samples.problems).items():
+            made.tell(f"{data}: {kind}, {count} times; `refiner evaluate` lists them one by one.")
+    return Plan(recipe, settings, samples, made, config)
+
+
+def _settings(order: Order, recipe: Recipe[Any], data: str | None, stored: Json) -> tuple[str | None, Any]:
+    """The name of the config that was chosen (None without data), and the settings."""
+    known = {"micro": recipe.micro} if data is None else recipe.configs
+    names = [each for each in order.configs if each in {"micro", *recipe.configs}]
+    if len(names) > 1:
+        raise ConfigError(f"Expected one config, got {' and '.join(names)}: leave one out.")
+    if names and names[0] not in known:
+        raise ConfigError(f"The config {names[0]} learns from samples: name them with --data.")
+    name = names[0] if names else stored.get("config") or next(iter(known))
+    if name not in known:
+        raise ConfigError(f"The recipe {recipe.name} has no config {name!r}: choose from {', '.join(known)}.")
+    settings = known[name]()
+    files = [each for each in order.configs if each not in names]
+    for document in [read_document(file) for file in files] or [stored.get("settings", {})]:
+        settings = changed(settings, document)
+    return (None if data is None else name), changed(settings, order.changes)
+
+
+def run_recipe(order: Order, folder: Path, run: Callable[[str | None], Run]) -> Path:
+    """Train a model with a recipe, or resume a run.
+
+    Args:
+        order: what to train.
+        folder: folder of the run.
+        run: as for ``plan``.
+
+    Returns:
+        The folder of the finished model, ``folder/model``.
+
+    Raises:
+        UserError: as for ``plan``; or ``folder`` holds another run.
+    """
+    recipe, settings, samples, made, config = plan(order, run, folder)
     processes = made.processes  # checks the device before the folder is made
-    open_run(folder, config, resume=resume)
+    open_run(folder, config, resume=order.resume)
     out = folder / "model"
     recipe.train(settings, samples, made, out)
     if processes.main:
-        finish(recipe, settings, out, {})
+        finish(recipe, settings, out, {}, data=config["data"])
     processes.wait()
     return out
 
 
-def finish(recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mapping[str, Any]) -> None:
-    """Write the ``card.json`` of the model in ``out``, if the recipe has a card. Scores are rounded to 4 digits."""
+def describe(order: Order, folder: Path, run: Callable[[str | None], Run]) -> Json:
+    """Describe a training without starting it; see ``Recipe.dry_run``.
+
+    Raises:
+        UserError: as for ``plan``; or the recipe has no dry run.
+    """
+    recipe, settings, samples, made, config = plan(order, run, folder)
+    if recipe.dry_run is None or samples is None:
+        raise ConfigError(f"The recipe {recipe.name} has a dry run only with --data of its own: leave --dry-run out.")
+    return {**config, **recipe.dry_run(settings, samples, made)}
+
+
+def finish(
+    recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mapping[str, Any], data: str | None = None
+) -> None:
+    """Write the ``card.json`` of the model in ``out``, if the recipe has a card. Scores are rounded to 4 digits.
+
+    ``data`` names the samples of the training; None: the recipe's own, of the micro world.
+    """
     if recipe.card is None:
         return
     card = WeightsCard(
-        name=recipe.card.name,
-        recipe=f"refiner train {recipe.name}",
+        name=recipe.card.name if data is None else f"{recipe.name}, trained on {data}",
+        recipe=f"refiner train {recipe.name}" + ("" if data is None else f" --data {data}"),
         seed=getattr(settings, "seed", 0),
-        data=recipe.card.data(settings),
-        domain="micro",
+        data=data or recipe.card.data(settings),
+        domain="micro" if data is None else "",
         family=recipe.card.family,
         scores={name: round(float(value), 4) for name, value in scores.items()},
-        settings=recipe.card.settings(settings),
+        settings=recipe.card.settings(settings) if data is None else plain(settings),
     )
     write_card(out, card)
 

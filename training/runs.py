@@ -44,6 +44,11 @@ class Run:
         """Folder next to the run's folder, with the generated images that several recipes learn from."""
         return self.folder.parent / "paintings"
 
+    def tell(self, sentence: str) -> None:
+        """Show a sentence, once for all processes."""
+        if is_main():
+            (self.console or Console(highlight=False)).print(sentence, markup=False)
+
 
 def check_dtype(name: str) -> None:
     """Raise ConfigError if training cannot use the dtype."""

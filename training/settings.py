@@ -59,6 +59,12 @@ def within(settings: Any, **bounds: Bounds) -> None:
             raise ConfigError(f"The setting {name} must be {wanted}, got {value!r}: change it.")
 
 
+def check_schedule(name: str) -> None:
+    """Raise ConfigError if the learning rate has no such schedule."""
+    if name not in ("cosine", "linear"):
+        raise ConfigError(f"Expected the schedule cosine or linear, got {name!r}: change it.")
+
+
 def changed(settings: S, document: object, where: str = "") -> S:
     """Copy settings and change the fields that a JSON document names.
 

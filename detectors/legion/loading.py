@@ -17,7 +17,7 @@ from transformers import (
 
 from refiner.detectors.base import Identity, check_complete, first_line, identity, no_progress_bars, read_config
 from refiner.detectors.legion.layouts import is_original, is_ours
-from refiner.detectors.legion.modeling import LegionModel
+from refiner.detectors.legion.modeling import LegionConfig, LegionModel
 from refiner.detectors.legion.published import PublishedFolder, check_merged
 from refiner.errors import WeightsError
 from refiner.hub import verify
@@ -51,23 +51,53 @@ def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
     )
 
 
+def load_bare(folder: Path) -> LegionFolder:
+    """Load a folder of either layout without its weights: the network is on the device "meta".
+
+    Raises:
+        WeightsError: as for ``load_legion``.
+    """
+    check_merged(folder)
+    config = read_config(folder)
+    if is_original(config):
+        found = PublishedFolder(folder)
+        with torch.device("meta"):
+            model = LegionModel(found.config)
+        name = Identity(f"legion:{folder.name}", "")
+        return LegionFolder(model, found.tokenizer, found.clip_processor, found.sam_processor, name)
+    try:
+        own = LegionConfig.from_pretrained(folder)
+        parts = _read_parts(folder, own)
+        with torch.device("meta"):
+            model = LegionModel(own)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise _unloadable(folder, error) from error
+    return LegionFolder(model, *parts, identity(folder, "legion"))
+
+
 def _load_ours(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
     verify(folder)
     try:
         model, info = LegionModel.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        clip, sam = (
-            (CLIPImageProcessorPil, SamImageProcessorPil)
-            if model.config.published
-            else (CLIPImageProcessor, SamImageProcessor)
-        )
-        clip_processor, sam_processor = clip.from_pretrained(folder / "clip"), sam.from_pretrained(folder / "sam")
+        parts = _read_parts(folder, model.config)
     except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"The LEGION folder {str(folder)!r} cannot be loaded ({first_line(error)}): download or build it again."
-        ) from error
+        raise _unloadable(folder, error) from error
     check_complete(folder, info)
-    return LegionFolder(model, tokenizer, clip_processor, sam_processor, identity(folder, "legion"))
+    return LegionFolder(model, *parts, identity(folder, "legion"))
+
+
+def _read_parts(folder: Path, config: LegionConfig) -> tuple[PreTrainedTokenizerBase, ClipProcessor, SamProcessor]:
+    clip, sam = (
+        (CLIPImageProcessorPil, SamImageProcessorPil) if config.published else (CLIPImageProcessor, SamImageProcessor)
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer, clip.from_pretrained(folder / "clip"), sam.from_pretrained(folder / "sam")
+
+
+def _unloadable(folder: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"The LEGION folder {str(folder)!r} cannot be loaded ({first_line(error)}): download or build it again."
+    )
 
 
 def _load_original(folder: Path, dtype: torch.dtype | None) -> LegionFolder:

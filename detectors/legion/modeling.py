@@ -91,6 +91,11 @@ class LegionOutput:
     """Float (B, C, h, w)."""
 
 
+def verdict_head(features: int, width: int) -> nn.Sequential:
+    """The MLP of equation 1, from a CLS feature to logits, fake before real."""
+    return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, 2))
+
+
 class LegionModel(PreTrainedModel):
     """CLIP tower, projector, language model, [SEG] projection, SAM encoder and mask decoder, verdict head."""
 
@@ -109,11 +114,7 @@ class LegionModel(PreTrainedModel):
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
         self.prediction_head: nn.Sequential | None = None
         if config.verdict_width:
-            self.prediction_head = nn.Sequential(
-                nn.Linear(llava_config.vision_config.hidden_size, config.verdict_width),
-                nn.ReLU(),
-                nn.Linear(config.verdict_width, 2),
-            )
+            self.prediction_head = verdict_head(llava_config.vision_config.hidden_size, config.verdict_width)
         self.post_init()
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:

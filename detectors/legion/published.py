@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +69,7 @@ class PublishedFolder:
         """Yield the weights with refiner's names, one file after the other."""
         for weights in self._files.each():
             yield {
-                name: weight
-                for key, tensor in weights.items()
-                for name, weight in convert_weight(key, tensor).items()
+                name: weight for key, tensor in weights.items() for name, weight in convert_weight(key, tensor).items()
             }
         yield dict(self._tower)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE
 from refiner.cli.view import Terminal, plain_grid
+from refiner.files import Json
+from refiner.training import Row
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,18 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="ID", help="dataset to learn from, as for refiner evaluate, such as micro:1000"
     )
-    parser.add_argument("--config", metavar="FILE", help="JSON file of the settings to change")
+    parser.add_argument(
+        "--config",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a config of the recipe, such as legion-paper or micro, or a JSON file of settings to change; may be "
+        "repeated",
+    )
+    parser.add_argument("--stage", type=int, metavar="N", help="stage of the training, for recipes with stages (1)")
+    parser.add_argument("--base", metavar="ID", help="model to start from, a folder or hub id (the config's own)")
+    words = "only show what would be trained, an estimate of the memory, and the first batch as images in DIR/dry-run"
+    parser.add_argument("--dry-run", action="store_true", help=words)
     parser.add_argument("--out", metavar="DIR", help="folder of the run; the model goes to DIR/model (runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     add_device(parser)
@@ -36,7 +49,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.list:
         return _list(args, terminal)
     check_device(args.device)
-    from refiner.training.recipes import read_document, run_recipe
+    from refiner.training.recipes import Order, describe, run_recipe
     from refiner.training.runs import Run
 
     folder = Path(args.out or f"runs/{args.recipe}")
@@ -49,13 +62,35 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> int:
         import torch
 
         torch.set_num_threads(1)  # with small models, threads that wait for each other cost more than they gain
-    document = None if args.config is None else read_document(args.config)
-    model = run_recipe(args.recipe, folder, data=args.data, document=document, resume=args.resume, run=run)
+    changes = {name: value for name in ("stage", "base") if (value := getattr(args, name)) is not None}
+    order = Order(args.recipe, data=args.data, configs=args.config, changes=changes, resume=args.resume)
+    if args.dry_run:
+        return _describe(args, terminal, describe(order, folder, run))
+    model = run_recipe(order, folder, run)
     from refiner.training.processes import is_main
 
     if not is_main():
         return DONE
     terminal.answer(args, {"recipe": args.recipe, "files": {"run": str(folder), "model": str(model)}}, str(model))
+    return DONE
+
+
+def _describe(args: argparse.Namespace, terminal: Terminal, found: Json) -> int:
+    if args.json:
+        terminal.document(found)
+        return DONE
+    table = plain_grid(gap=2)
+    for title in ("", ""):
+        table.add_column(title, overflow="fold")
+    for name in ("samples", "steps", "images_per_step", "tokens"):
+        table.add_row(name.replace("_", " "), f"{found[name]:,}")
+    for name, value in found["parameters"].items():
+        table.add_row(f"parameters, {name}", f"{value:,}")
+    for name, value in found["memory_gib"].items():
+        table.add_row(f"memory, {name}", f"about {value:.2f} GiB")
+    terminal.out.print(table)
+    for file in found["files"]:
+        terminal.say(file)
     return DONE
 
 
@@ -73,6 +108,11 @@ def _list(args: argparse.Namespace, terminal: Terminal) -> int:
     for title in ("recipe", "trains", "takes", "learns from"):
         table.add_column(title, overflow="fold")
     for name, row in RECIPES.items():
-        table.add_row(name, row.help, row.budget, row.data or "its own generated data")
+        table.add_row(name, row.help, row.budget, _learns_from(row))
     terminal.out.print(table)
     return DONE
+
+
+def _learns_from(row: Row) -> str:
+    own = "its own generated data" if row.own_data else ""
+    return ", or ".join(filter(None, (own, row.data)))

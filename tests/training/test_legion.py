@@ -263,7 +263,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_the_average_follows_the_weights() -> None:
     layer = torch.nn.Linear(2, 2)
-    ema = Ema(layer, 0.9)
+    ema = Ema(layer.state_dict(), 0.9)
     with torch.no_grad():
         layer.weight.fill_(5.0)
     for _ in range(400):

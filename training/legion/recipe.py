@@ -36,8 +36,11 @@ from refiner.micro.world import SIZE
 from refiner.training.averaging import Ema
 from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.legion.data import MEAN, STD, LegionBatch, Pool, example_answers, sample_batch, vocabulary_texts
+from refiner.training.legion.dry_run import dry_run
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import PROMPT, Architecture, build_model
+from refiner.training.legion.settings import CONFIGS, TuneSettings
+from refiner.training.legion.tuning import train_on
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
@@ -160,7 +163,15 @@ def export(setting: Setting, model: LegionModel, folder: Path, dtype: torch.dtyp
     detector.save_pretrained(folder)
 
 
-def _train(recipe: LegionSettings, data: DataSet | None, run: Run, out: Path) -> None:
+def _train(recipe: LegionSettings | TuneSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    if isinstance(recipe, TuneSettings):
+        assert data is not None
+        train_on(recipe, data, run, out)
+    else:
+        _train_micro(recipe, run, out)
+
+
+def _train_micro(recipe: LegionSettings, run: Run, out: Path) -> None:
     pool = Pool(run.folder / "pool", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, pool, run)
     first = 1 if (run.folder / "stage1.pt").exists() else 0
@@ -174,6 +185,8 @@ RECIPE = Recipe(
     name="legion",
     micro=micro_recipe,
     train=_train,
+    configs=CONFIGS,
+    dry_run=dry_run,
     folder="legion",
     card=Card(
         name="legion-micro 8",
