@@ -23,8 +23,8 @@ class Row:
     """About how long the training takes with the recipe's own settings, and on what."""
     data: str = ""
     """The samples of ``--data`` that it learns from; "" if it takes none."""
-    own_data: bool = True
-    """Whether it generates its own data if there is no ``--data``."""
+    data_optional: bool = False
+    """Whether it generates its own data if it takes samples and there is no ``--data``."""
 
 
 RECIPES: Mapping[str, Row] = MappingProxyType(
@@ -49,6 +49,7 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
             help="LEGION: the bundled detector at the micro world's size, or any LEGION on your data",
             budget="about an hour on one core, after hours of generating images; with --data as its config says",
             data="generated images whose flaws are outlined and explained (stage 2: real and generated images)",
+            data_optional=True,
         ),
         "probe": Row(
             target="refiner.training.probe.recipe:RECIPE",

@@ -107,7 +107,7 @@ def plan(order: Order, run: Callable[[str | None], Run], folder: Path) -> Plan:
     row, recipe = _row(order.recipe), load_recipe(order.recipe)
     stored = (stored_config(folder) or {}) if order.resume else {}
     data = order.data or stored.get("data")
-    if row.data and data is None and not row.own_data:
+    if row.data and data is None and not row.data_optional:
         raise ConfigError(f"The recipe {recipe.name} learns from {row.data}: name them with --data.")
     if data is not None and not row.data:
         raise ConfigError(f"The recipe {recipe.name} generates its own data and takes no --data: remove {data!r}.")
@@ -126,7 +126,7 @@ def plan(order: Order, run: Callable[[str | None], Run], folder: Path) -> Plan:
 
 def _settings(order: Order, recipe: Recipe[Any], data: str | None, stored: Json) -> tuple[str | None, Any]:
     """The name of the config that was chosen (None without data), and the settings."""
-    known = {"micro": recipe.micro} if data is None else recipe.configs
+    known = (None if data is None else recipe.configs) or {"micro": recipe.micro}
     names = [each for each in order.configs if each in {"micro", *recipe.configs}]
     if len(names) > 1:
         raise ConfigError(f"Expected one config, got {' and '.join(names)}: leave one out.")

@@ -114,5 +114,5 @@ def _list(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _learns_from(row: Row) -> str:
-    own = "its own generated data" if row.own_data else ""
+    own = "its own generated data" if row.data_optional or not row.data else ""
     return ", or ".join(filter(None, (own, row.data)))

@@ -8,14 +8,14 @@ square images.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPImageProcessor, SamImageProcessor
+from transformers import CLIPImageProcessor, PreTrainedModel, SamImageProcessor
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
@@ -199,7 +199,7 @@ def tune(settings: TuneSettings, data: DataSet, detector: LegionDetector, run: R
     freeze(model, settings.lora, settings.trained)
     trained_in_float32(model)
     if settings.checkpointing:
-        model.llava.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpointing(model.llava, "enable")({"use_reentrant": False})
     tuned = Tuned(model)
     if not settings.weights.flaws:
         tuned.patch_head.requires_grad_(False)
@@ -210,9 +210,16 @@ def tune(settings: TuneSettings, data: DataSet, detector: LegionDetector, run: R
     for stage in range(0 if settings.tower_steps else 1, 2):
         _run_stage(settings, data, detector, tuned, run, stage)
     if settings.checkpointing:
-        model.llava.gradient_checkpointing_disable()
+        _checkpointing(model.llava, "disable")()
     merge(model)
     model.cpu().eval()
+
+
+def _checkpointing(model: PreTrainedModel, switch: str) -> Callable[..., None]:
+    """The method that switches checkpointing; newer versions of transformers call it by the first name."""
+    names = (f"activation_checkpointing_{switch}", f"gradient_checkpointing_{switch}")
+    method: Callable[..., None] = getattr(model, next(name for name in names if hasattr(model, name)))
+    return method
 
 
 def _run_stage(

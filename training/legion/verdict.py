@@ -21,7 +21,7 @@ from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
 from refiner.detectors.legion.modeling import LegionModel, verdict_head
 from refiner.errors import InputError
-from refiner.files import atomic_write
+from refiner.files import atomic_write, check_writable
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.legion.settings import TuneSettings
 from refiner.training.runs import Run
@@ -88,6 +88,7 @@ def stored_features(data: DataSet, detector: LegionDetector, run: Run) -> Featur
     """
     folder = run.folder / "features"
     starts = range(0, len(data.names), _CHUNK)
+    check_writable(folder)
     model = detector.model.to(run.processes.device).eval()
     for number, start in enumerate(starts):
         path = folder / f"{start:09d}.npz"
