@@ -67,21 +67,25 @@ def choose(
 
 
 def is_local(region: Region, size: Size, config: RefineConfig) -> bool:
-    """Whether a flaw is small enough to be fixed without changing the rest of the image."""
+    """Whether a flaw has a place that is small enough to be fixed without changing the rest of the image."""
     limit = config.global_share if region.category in GLOBAL_CATEGORIES else config.large_share
-    return bool(region.pixels(size).mean() <= limit)
+    return region.placed and bool(region.pixels(size).mean() <= limit)
 
 
 def repaintable(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
-    """Select the flaws that are neither too small nor too large to be inpainted."""
-    return [region for region in regions if config.min_area <= region.pixels(size).mean() <= config.max_area]
+    """Select the flaws that have a place and are neither too small nor too large to be inpainted."""
+    return [
+        region
+        for region in regions
+        if region.placed and config.min_area <= region.pixels(size).mean() <= config.max_area
+    ]
 
 
 def ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
     """Sort regions by ``config.order``."""
 
     def place(region: Region) -> float:
-        x0, y0, x1, y1 = region.box
+        x0, y0, x1, y1 = region.box or (0, 0, size.width, size.height)
         if config.order == "largest":
             return -int(np.count_nonzero(region.pixels(size)))
         if config.order == "left_to_right":

@@ -15,14 +15,14 @@ DEFAULT_SEVERITY = 0.6
 def region_of(claim: Claim, mask: Mask | None, size: Size) -> Region:
     """Make a region of an image of ``size`` from a claim, whose box is inside the image, and its mask, bool (H, W).
 
-    The box is that of the mask, else that of the claim, else the whole image. If the claim has no location, the words
-    are derived from the box of mask or claim; without both, the location is empty. A missing category, severity or
+    The box is that of the mask, else that of the claim. Without both, the region is unplaced. If the claim has no
+    location, the words are derived from the box; without a box, the location is empty. A missing category, severity or
     score becomes ``DEFAULT_CATEGORY``, ``DEFAULT_SEVERITY`` or 1.
     """
     place = (None if mask is None else box_of(mask)) or claim.box
     return Region(
-        mask=mask,
-        box=place or (0, 0, size.width, size.height),
+        mask=None if place is None else mask,
+        box=place,
         name=claim.name,
         location=claim.location or ("" if place is None else location_words(place, size)),
         explanation=claim.explanation,

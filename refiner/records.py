@@ -55,7 +55,7 @@ def region_summary(region: Region) -> Json:
         "category": str(region.category),
         "severity": float(region.severity),
         "score": float(region.score),
-        "box": [int(value) for value in region.box],
+        "box": None if region.box is None else [int(value) for value in region.box],
     }
 
 
@@ -136,10 +136,9 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
 
 
 def _region_from_dict(data: Mapping[str, Any]) -> Region:
-    x0, y0, x1, y1 = data["box"]
     return Region(
         mask=None if data["mask"] is None else rle_decode(data["mask"]),
-        box=(x0, y0, x1, y1),
+        box=data["box"],
         category=Category(data["category"]),
         **{name: data[name] for name in (*_TEXTS, "severity", "score")},
     )

@@ -108,12 +108,16 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
-    """One flaw in an image: its place, description, reason, category and severity, and the detector's confidence."""
+    """One flaw in an image: its place, description, reason, category and severity, and the detector's confidence.
+
+    A region with neither mask nor box is unplaced: where it is in the image is not known. It is listed, counts in the
+    burden, and is in no area.
+    """
 
     mask: Mask | None
     """Bool (H, W) at image resolution, True = flawed; None if the detector gives no mask."""
-    box: Box
-    """The flaw's bounding box in pixels, half-open, inside the image and not empty."""
+    box: Box | None
+    """The flaw's bounding box in pixels, half-open, inside the image and not empty; None for an unplaced region."""
     name: str
     """Short, such as "the left hand"."""
     location: str = ""
@@ -131,21 +135,32 @@ class Region:
     def __post_init__(self) -> None:
         _check_unit("Region", "severity", self.severity)
         _check_unit("Region", "score", self.score)
-        object.__setattr__(self, "box", _checked_box("Region", self.box))
         object.__setattr__(self, "category", _checked_category("Region", self.category))
         if self.mask is not None:
             _check_mask("Region", self.mask)
+        if self.box is None:
+            if self.mask is not None:
+                raise BadAnswerError("Region.box must be given with its mask; without a place, both must be None.")
+            return
+        object.__setattr__(self, "box", _checked_box("Region", self.box))
+        if self.mask is not None:
             height, width = self.mask.shape
             if self.box[2] > width or self.box[3] > height:
                 raise BadAnswerError(f"Region.box must lie inside its mask of {width}x{height}, got {self.box}.")
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where in the image the flaw is."""
+        return self.box is not None
+
     def pixels(self, size: Size) -> Mask:
-        """The mask, or the filled box if there is no mask; bool (H, W) of ``size``."""
+        """The mask, or the filled box if there is no mask; bool (H, W) of ``size``, all False if unplaced."""
         if self.mask is not None:
             return self.mask
         filled = np.zeros(tuple(size), dtype=np.bool_)
-        x0, y0, x1, y1 = self.box
-        filled[y0:y1, x0:x1] = True
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            filled[y0:y1, x0:x1] = True
         return filled
 
 
@@ -173,7 +188,7 @@ class Analysis:
                 raise BadAnswerError(f"Analysis.regions must be Regions, got {region!r:.80}.")
             if region.mask is not None:
                 _check_mask("Analysis.regions", region.mask, self.size)
-            if region.box[2] > self.size.width or region.box[3] > self.size.height:
+            if region.box and (region.box[2] > self.size.width or region.box[3] > self.size.height):
                 raise BadAnswerError(
                     f"Analysis.regions must lie inside the image of {self.size}, got box {region.box}."
                 )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.demo.views.outlines import svg_path
-from refiner.reports.overlays import enlarged, fitted, flaw_words
+from refiner.reports.overlays import enlarged, fitted, flaw_words, place_words
 from refiner.types import Analysis, Region
 
 SIDE = 720
@@ -52,7 +52,7 @@ def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
         return f'<div class="rf-stage">{picture}</div>'
     heat = f'<img class="rf-heat" src="{_heat(analysis)}" alt="">' if analysis.heatmap is not None else ""
     height, width = analysis.size
-    numbered = list(enumerate(analysis.regions, start=1))
+    numbered = [(number, region) for number, region in enumerate(analysis.regions, start=1) if region.placed]
     # The largest region is drawn first, so that a small one inside it can still be hovered.
     drawn = sorted(numbered, key=lambda item: -int(item[1].pixels(analysis.size).sum()))
     shapes = "".join(_shape(number, region, analysis) for number, region in drawn)
@@ -71,6 +71,7 @@ def _shape(number: int, region: Region, analysis: Analysis) -> str:
 
 
 def _badge(number: int, region: Region, analysis: Analysis) -> str:
+    assert region.box is not None
     x0, y0, _, _ = region.box
     height, width = analysis.size
     place = f"left:{100 * x0 / width:.1f}%;top:{100 * y0 / height:.1f}%"
@@ -80,6 +81,7 @@ def _badge(number: int, region: Region, analysis: Analysis) -> str:
 
 def _tip(number: int, region: Region, analysis: Analysis) -> str:
     """A tooltip below the region, or above it in the lower half; at its left edge, or its right in the right half."""
+    assert region.box is not None
     x0, y0, x1, y1 = region.box
     height, width = analysis.size
     across = f"left:{100 * x0 / width:.1f}%" if x0 + x1 <= width else f"right:{100 - 100 * x1 / width:.1f}%"
@@ -104,7 +106,8 @@ def notes(analysis: Analysis | None) -> str:
 
 
 def _note(number: int, region: Region) -> str:
-    place = f' <span class="rf-faint">{words(region.location)}</span>' if region.location else ""
+    where = place_words(region)
+    place = f' <span class="rf-faint">{words(where)}</span>' if where else ""
     why = f'<p class="rf-faint">{words(region.reasoning)}</p>' if region.reasoning else ""
     return (
         f'<li data-region="{number}"><span class="rf-number rf-{region.category.legion}">{number}</span><div>'

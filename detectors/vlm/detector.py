@@ -52,7 +52,7 @@ class VlmDetector:
 
     One-step: ``score`` is the confidence in the first answer.
 
-    A region with a missing or unreliable box is kept, with mask None and the whole image as its box. ``raw`` holds the
+    A region with a missing or unreliable box is kept as an unplaced region (mask and box None). ``raw`` holds the
     model's answers and the source of each mask. ``fake_probability`` is None.
 
     Args:

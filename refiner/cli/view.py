@@ -17,7 +17,7 @@ from rich.text import Text
 
 from refiner.cli.wording import in_option_words
 from refiner.files import Json, dumps
-from refiner.reports.overlays import flaw_words
+from refiner.reports.overlays import flaw_words, place_words
 from refiner.types import Analysis, Attempt
 
 T = TypeVar("T")
@@ -143,6 +143,8 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
     if analysis.fake_probability is not None:
         verdict = f"; generated with probability {analysis.fake_probability:.2f}"
     terminal.say(f"{file}: {flaw_words(analysis)}{verdict}")
+    for tag in analysis.tags:
+        terminal.say(f"  {tag}")
     if not analysis.regions:
         return
     table = plain_grid(gap=2)
@@ -150,6 +152,6 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
         table.add_column(name, overflow="fold")
     for number, region in enumerate(analysis.regions, start=1):
         why = "; ".join(text.rstrip(".") for text in (region.explanation, region.reasoning) if text)
-        cells = (str(number), region.name, region.location, str(region.category), f"{region.severity:.2f}", why)
+        cells = (str(number), region.name, place_words(region), str(region.category), f"{region.severity:.2f}", why)
         table.add_row(*(Text(cell) for cell in cells))
     terminal.out.print(table)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from refiner.taxonomy import LegionKind
-from refiner.types import Analysis, Attempt, RefinementResult, Region, Size
+from refiner.types import Analysis, Attempt, Box, RefinementResult, Region, Size
 
 PAPER, CARD, INK, FAINT, RULE = "#f6f5f1", "#ffffff", "#1b1b1a", "#6d6b66", "#dedbd3"
 GOOD, BAD = "#1f7a4d", "#b3362b"
@@ -49,7 +49,7 @@ def marks(analysis: Analysis, size: tuple[int, int], *, fill: bool = True) -> Im
     """Outlines and numbers (from 1) of the regions, on a transparent RGBA layer of ``size`` (width, height)."""
     layer = Image.new("RGBA", size)
     line = max(2, round(max(size) / 240))
-    for region in analysis.regions:
+    for region in (region for region in analysis.regions if region.placed):
         colour = KIND_COLOURS[region.category.legion]
         inside = Image.fromarray(region.pixels(analysis.size).astype(np.uint8) * 255)
         inside = inside.resize(size, Image.Resampling.BICUBIC).point(lambda value: 255 if value > 127 else 0)
@@ -63,7 +63,9 @@ def marks(analysis: Analysis, size: tuple[int, int], *, fill: bool = True) -> Im
     radius = max(9, round(max(layer.size) / 42))
     taken: list[tuple[float, float]] = []
     for index, region in enumerate(analysis.regions, start=1):
-        x, y = _badge_place(region, analysis.size, layer.size, radius, taken)
+        if region.box is None:
+            continue
+        x, y = _badge_place(region.box, analysis.size, layer.size, radius, taken)
         taken.append((x, y))
         circle = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(circle, fill=KIND_COLOURS[region.category.legion], outline="white", width=max(1, radius // 6))
@@ -72,11 +74,11 @@ def marks(analysis: Analysis, size: tuple[int, int], *, fill: bool = True) -> Im
 
 
 def _badge_place(
-    region: Region, size: Size, view: tuple[int, int], radius: int, taken: Sequence[tuple[float, float]]
+    box: Box, size: Size, view: tuple[int, int], radius: int, taken: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """A corner of the region's box, inside the image and if possible not covered by another number."""
+    """A corner of a region's box, inside the image and if possible not covered by another number."""
     across, down = view[0] / size.width, view[1] / size.height
-    x0, y0, x1, y1 = region.box
+    x0, y0, x1, y1 = box
     corners = [(x0, y0), (x1, y0), (x0, y1), (x1, y1)]
     places = [
         (min(max(x * across, radius), view[0] - radius - 1), min(max(y * down, radius), view[1] - radius - 1))
@@ -101,10 +103,19 @@ def flaw_words(analysis: Analysis | None) -> str:
     """The analysis in words, such as "2 flaws, 3.1 % of the image"."""
     if analysis is None:
         return "not analysed"
-    count = len(analysis.regions)
+    count, unplaced = len(analysis.regions), sum(not region.placed for region in analysis.regions)
     if not count:
         return "no flaws found"
-    return f"{count} flaw{'s' if count > 1 else ''}, {100 * analysis.artifact_ratio:.1f} % of the image"
+    flaws = f"{count} flaw{'s' if count > 1 else ''}"
+    if unplaced == count:
+        return f"{flaws}, place not known"
+    area = f"{100 * analysis.artifact_ratio:.1f} % of the image"
+    return f"{flaws}, {area}" + (f", place of {unplaced} not known" if unplaced else "")
+
+
+def place_words(region: Region) -> str:
+    """The location of a region in words; says so if its place is not known; may be empty."""
+    return region.location or ("" if region.placed else "place not known")
 
 
 def before_after(result: RefinementResult) -> Image.Image | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from refiner.claims import region_of
 from refiner.taxonomy import Category
-from refiner.types import Claim, Size
+from refiner.types import Claim, Mask, Size
 
 SIZE = Size(40, 60)
 TOLD = Claim(
@@ -41,9 +42,11 @@ def test_an_empty_mask_leaves_the_claims_own_box() -> None:
     assert region_of(TOLD, nothing, SIZE).box == TOLD.box
 
 
-def test_without_a_place_it_is_the_whole_image_and_no_location_is_made_up() -> None:
-    region = region_of(Claim(name="the light"), None, SIZE)
-    assert (region.box, region.location) == ((0, 0, 60, 40), "")
+@pytest.mark.parametrize("mask", [None, np.zeros(tuple(SIZE), dtype=np.bool_)])
+def test_without_a_place_it_is_unplaced_and_no_location_is_made_up(mask: Mask | None) -> None:
+    region = region_of(Claim(name="the light"), mask, SIZE)
+    assert (region.placed, region.mask, region.box, region.location) == (False, None, None, "")
+    assert not region.pixels(SIZE).any()
     assert region_of(Claim(name="the light", box=(40, 20, 60, 40)), None, SIZE).location == "lower right"
 
 

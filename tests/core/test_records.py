@@ -53,10 +53,13 @@ texts = st.text(max_size=20)
 def analyses(draw):
     size = Size(draw(st.integers(1, 12)), draw(st.integers(1, 12)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    box = (0, 0, draw(st.integers(1, size.width)), draw(st.integers(1, size.height)))
+    places = ((None, None), (None, box), (rng.random(tuple(size)) < 0.5, box))
+    chosen = [draw(st.sampled_from(places)) for _ in range(draw(st.integers(0, 3)))]
     regions = tuple(
         Region(
-            mask=draw(st.sampled_from([None, rng.random(tuple(size)) < 0.5])),
-            box=(0, 0, draw(st.integers(1, size.width)), draw(st.integers(1, size.height))),
+            mask=mask,
+            box=box,
             name=draw(texts),
             location=draw(texts),
             explanation=draw(texts),
@@ -65,7 +68,7 @@ def analyses(draw):
             severity=draw(units),
             score=draw(units),
         )
-        for _ in range(draw(st.integers(0, 3)))
+        for mask, box in chosen
     )
     return Analysis(
         size=size,

@@ -89,6 +89,16 @@ def test_a_region_without_a_mask_counts_as_its_box():
     assert analysis.artifact_ratio == pytest.approx((120 + 40) / 600)
 
 
+def test_an_unplaced_region_counts_in_the_burden_and_in_no_area():
+    unplaced = region(box=None, severity=0.5)
+    assert not unplaced.placed
+    analysis = Analysis(size=SIZE, regions=(unplaced, region()), detector="x")
+    assert analysis.burden == 1.5
+    assert np.array_equal(analysis.mask, region().pixels(SIZE))
+    with pytest.raises(BadAnswerError, match=r"Region\.box must be given with its mask"):
+        region(box=None, mask=np.ones(tuple(SIZE), dtype=bool))
+
+
 def test_burden_weighs_severity_by_confidence():
     analysis = Analysis(size=SIZE, detector="d", regions=(region(severity=0.5, score=0.5), region(severity=1.0)))
     assert analysis.burden == pytest.approx(1.25)

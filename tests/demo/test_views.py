@@ -20,6 +20,7 @@ from refiner.demo.ranking import Ranking
 from refiner.demo.studio import AttemptProgress
 from refiner.demo.views.detect import answers
 from refiner.demo.views.outlines import MOST, svg_path
+from refiner.demo.views.parts import notes, stage
 from refiner.demo.views.rank import ranking, ranking_outcome
 from refiner.demo.views.refine import STOPS, comparison, plots, refinement_outcome, timeline
 from refiner.demo.views.status import progress_line, status_line
@@ -155,6 +156,13 @@ def test_regions_can_be_tabbed_to_and_say_what_they_are():
     assert path["role"] == "button"
     assert path["aria-label"] == "1: the left eye, anatomy, severity 0.50. it melts"
     assert {own["data-region"] for _, own in shown.tags if "data-region" in own} == {"1"}
+
+
+def test_a_region_whose_place_is_not_known_is_listed_but_has_no_outline():
+    unplaced = Region(mask=None, box=None, name="the odd light", category=Category.OPTICS)
+    analysis = Analysis(size=Size(20, 30), regions=(unplaced,), detector="d")
+    assert "data-region" not in stage(Image.new("RGB", (30, 20)), analysis, "an image")
+    assert "place not known" in notes(analysis)
 
 
 def test_a_small_region_lies_above_a_large_one_around_it():

@@ -195,6 +195,26 @@ def test_the_judge_decides_between_candidates_that_the_detector_likes_as_well() 
     assert result.image.getpixel((7, 7)) == max(shades)
 
 
+@pytest.mark.parametrize("placed", [0, 1])
+def test_a_flaw_whose_place_is_not_known_is_regenerated_and_never_inpainted(placed: int) -> None:
+    unplaced = Region(mask=None, box=None, name="the light", category=Category.ANATOMY)
+
+    def look(image: Image.Image) -> Analysis:
+        found = see(image)
+        return (
+            replace(found, regions=(unplaced, unplaced, *found.regions)) if image.getpixel((47, 31)) == GREY else found
+        )
+
+    painter = Painter([picture(*SPOTS[:placed]), picture(SPOTS[2], ground=GREEN)])
+    result = run(painter, detector=ScriptedDetector(look))
+    assert [attempt.action for attempt in result.attempts] == ["generate", "regenerate", "inpaint"]
+    assert [job.mask[SPOTS[2][1] + 1, SPOTS[2][0] + 1] for job in painter.jobs] == [True]
+    assert result.stop == "clean"
+    assert run(Painter([picture()]), detector=ScriptedDetector(look), config=RefineConfig(strategy="inpaint")).stop == (
+        "no_progress"
+    )
+
+
 @pytest.mark.parametrize("strategy", ["auto", "inpaint", "regenerate"])
 @pytest.mark.parametrize("seed", range(5))
 def test_never_worse_under_detector_and_judge(strategy: str, seed: int) -> None:

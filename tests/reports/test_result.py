@@ -7,7 +7,7 @@ from PIL import Image
 
 from refiner.errors import ConfigError, OutputError
 from refiner.images import XMP
-from refiner.reports.overlays import before_after, marks, overlay, sheet
+from refiner.reports.overlays import before_after, flaw_words, marks, overlay, sheet
 from refiner.reports.result import save_result
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Score, Size
@@ -193,6 +193,17 @@ def test_marks_stay_on_their_regions(size):
     factor = marked.width / size[0]
     assert changed[int(4 * factor), int(3 * factor) : int(6 * factor)].any()
     assert not changed[int(6 * factor) + 60 :].any()
+
+
+def test_a_region_whose_place_is_not_known_is_listed_and_not_drawn(tmp_path):
+    unplaced = Region(mask=None, box=None, name="the odd light", category=Category.OPTICS)
+    analysis = Analysis(size=Size(80, 96), regions=(unplaced,), detector="d")
+    assert marks(analysis, (96, 80)).getbbox() is None
+    assert flaw_words(analysis) == "1 flaw, place not known"
+    save_result(result(attempt(0, region(), unplaced)), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "the odd light" in page
+    assert "place not known" in page
 
 
 def test_pictures_of_several_attempts_have_room_for_each():

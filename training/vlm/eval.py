@@ -84,7 +84,7 @@ def score(items: Sequence[Marked], answers: Sequence[Analysis | None]) -> dict[s
 
 def _overlap(region: Region, mask: Mask) -> float:
     truth = box_of(mask)
-    return region_iou([region.box], [truth] if truth else [])
+    return region_iou([region.box] if region.box else [], [truth] if truth else [])
 
 
 def measure(detector: Detector, sets: Sets) -> dict[str, float]:

@@ -89,7 +89,7 @@ def _marked(
     found = tuple(claim_of(region, score) for region in regions)
     numbers = tuple(KIND_NAMES.index(kind) for kind in kinds)
     item = Marked(image, scene.caption, found, masks, numbers, part_map(scene))
-    return arranged(item, {row: region.box for row, region in enumerate(regions)})
+    return arranged(item, {row: region.box for row, region in enumerate(regions) if region.box})
 
 
 def claim_of(region: Region, score: float | None = None) -> Claim:

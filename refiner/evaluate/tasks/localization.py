@@ -49,7 +49,7 @@ def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rul
     """
     if truth is None or not truth.regions or not facts.get("itemised", facts["categorised"]):
         return {}
-    ours, theirs = ([region.box for region in regions] for regions in (found, truth.regions))
+    ours, theirs = ([region.box for region in regions if region.box] for regions in (found, truth.regions))
     return {"region_iou": region_iou(ours, theirs, rule)}
 
 
