@@ -260,11 +260,14 @@ class SynthscarsData:
     """A split of SynthScars as a data set; every image is generated.
 
     Name and explanation of a region are the phrase and the explanation of a ref, its mask is drawn as in LEGION's
-    evaluation, and its category is the most typical one of LEGION's kind. A ref without a pixel in the image is only
-    in ``anomalies`` and in the tags of the truth. Group is the content of the image. An image without a record is
+    evaluation, and its category is the most typical one of LEGION's kind. A ref without a pixel in the image is an
+    unplaced region. Group is the content of the image. An image without a record is
     counted as ``missing_record``, an image with the same name and another suffix as ``twin_image``; both twins are
     used. A record without an image is a sample with an error (``MissingImageError``).
     """
+
+    polygons: Final = "unclipped"
+    """How the masks are drawn: points outside the image are not moved to its border."""
 
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
@@ -284,27 +287,27 @@ class SynthscarsData:
         """Read one sample."""
         item = read_record(self.places[index])
         image = load_image(self.root / item.image)
-        refs = [(ref, _category(ref), ref.mask(Size(image.height, image.width))) for ref in item.refs]
-        regions = [
-            Region(mask=mask, box=box, name=ref.phrase, explanation=ref.explanation, category=category)
-            for ref, category, mask in refs
-            if (box := box_of(mask)) is not None
-        ]
-        lost = tuple(f"no pixels: {ref.phrase}" for ref, _, mask in refs if not mask.any())
         size = Size(image.height, image.width)
         return Sample(
             name=self.names[index],
             group=item.content or self.contents.get(item.image, ""),
             image=image,
             fake=True,
-            truth=Analysis(size=size, regions=tuple(regions), tags=lost, detector="synthscars"),
+            truth=Analysis(size=size, regions=tuple(_region(ref, size) for ref in item.refs), detector="synthscars"),
             categorised=all(ref.kind for ref in item.refs),
             anomalies=tuple(
-                Claim(name=ref.phrase, explanation=ref.explanation, category=category if ref.kind else None)
-                for ref, category, _ in refs
+                Claim(name=ref.phrase, explanation=ref.explanation, category=_category(ref) if ref.kind else None)
+                for ref in item.refs
             ),
             caption=item.caption,
         )
+
+
+def _region(ref: SynthscarsRef, size: Size) -> Region:
+    mask = ref.mask(size)
+    box, category = box_of(mask), _category(ref)
+    known = None if box is None else mask
+    return Region(mask=known, box=box, name=ref.phrase, explanation=ref.explanation, category=category)
 
 
 def _category(ref: SynthscarsRef) -> Category:

@@ -70,12 +70,9 @@ def test_boxes_are_filled_as_legion_fills_them(tmp_path: Path, box: list[float],
         open_data(f"loki:{write(tmp_path, [record(regional=[PAW | {'region': box}])], 'animal/1.png')}").load(0).truth
     )
     assert truth is not None
-    if filled is None:
-        assert (truth.regions, truth.tags) == ((), ("flat light", "no pixels: six toes"))
-    else:
-        assert [region.box for region in truth.regions] == [filled]
-        x0, y0, x1, y1 = filled
-        assert int(np.count_nonzero(truth.mask)) == (x1 - x0) * (y1 - y0)
+    assert [(region.box, region.placed) for region in truth.regions] == [(filled, filled is not None)]
+    x0, y0, x1, y1 = filled or (0, 0, 0, 0)
+    assert int(np.count_nonzero(truth.mask)) == (x1 - x0) * (y1 - y0)
 
 
 @pytest.mark.parametrize("key", ["problem", "explanation", "description", "reason", "text", "content", "caption"])

@@ -142,11 +142,11 @@ def test_quirks_are_kept_and_counted(tmp_path: Path) -> None:
     sample = data.load(0)
     assert sample.truth is not None
     assert [region.name for region in sample.truth.regions] == [
-        "The left hand.", "The left hand.", "the right foot", "The left hand."
+        "The left hand.", "The left hand.", "The left hand.", "the right foot", "The left hand."
     ]  # fmt: skip
     hand = (2, 3, 13, 10)
-    assert [region.box for region in sample.truth.regions] == [(5, 5, 8, 6), hand, hand, (20, 10, 30, 20)]
-    assert sample.truth.tags == ("no pixels: The left hand.",)
+    assert [region.box for region in sample.truth.regions] == [(5, 5, 8, 6), None, hand, hand, (20, 10, 30, 20)]
+    assert [region.placed for region in sample.truth.regions] == [True, False, True, True, True]
     assert sample.anomalies is not None
     assert len(sample.anomalies) == 5
     assert [data.load(index).caption for index in (1, 2, 3)] == ["", CAPTION, CAPTION]
