@@ -131,12 +131,14 @@ def test_quirks_are_kept_and_counted(tmp_path: Path) -> None:
         {"b": record(caption=None)},
         {"b": record()},
         {"a": record("1.jpg")},
+        {"a": record("SynthScars/test/images/1.png")},
+        {"b": record()},
         {"c": record("/data/images/1.png")},
     ]
     data = open_data(f"synthscars:{write(tmp_path / 'test', records, '1.png', '1.jpg', 'deep/3.png')}")
     assert data.names == ("1.png", "1.png#b", "1.jpg", "1.png#c")
     assert count_problems(data.problems) == {
-        "duplicate_image": 1, "empty_text": 1, "missing_record": 1, "no_caption": 1, "no_outline": 1,
+        "duplicate_image": 3, "empty_text": 1, "missing_record": 1, "no_caption": 1, "no_outline": 1,
         "phrase_not_in_caption": 1, "repeated_image": 2, "thin_polygon": 1, "twin_image": 1,
     }  # fmt: skip
     sample = data.load(0)
