@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "joint": "refiner.detectors.joint:FAMILY",
         "legion": "refiner.detectors.legion:FAMILY",
+        "pal4vst": "refiner.detectors.pal4vst:FAMILY",
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
         "vlm": "refiner.detectors.vlm:FAMILY",
@@ -70,6 +71,7 @@ def load_detector(
               an endpoint ``,cache=<folder>``, the folder that stores its answers.
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
+            - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
         device: None selects CUDA or MPS if available, else the CPU.

@@ -106,7 +106,8 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
             "--view", choices=("phe", "rea", "full"), help="SemAP compares phenomena, reasonings or both (full)"
         )
     if task == "explanation":
-        models.add_argument("--sentence-encoder", help="for CSS: a folder or hub id, or default for MiniLM (no CSS)")
+        words = "for CSS: a folder or hub id, default for MiniLM, or none for no CSS (default)"
+        models.add_argument("--sentence-encoder", default="default", help=words)
     if task in ("detection", "explanation"):
         models.add_argument("--threshold", type=float, help="generated if the probability is above it (0.5)")
     if task in ("localization", "explanation"):
@@ -123,7 +124,10 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
 
 def _add_perturbations(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("robustness")
-    words = "corrupt the images: jpeg:QUALITY, noise:SIGMA or blur:SIZE; one run for each, and one without"
+    words = (
+        "corrupt the images: jpeg:QUALITY, noise:SIGMA, blur:SIZE, or legion for the nine of its Table 10; one run for"
+    )
+    words += " each, and one without"
     group.add_argument("--perturb", nargs="+", metavar="KIND:LEVEL", help=words)
     group.add_argument("--perturb-seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
 
@@ -253,7 +257,7 @@ def load_looker(args: argparse.Namespace, machine: Machine) -> Looker:
     from refiner.evaluate.systems import Looker
 
     sentences = None
-    if (name := getattr(args, "sentence_encoder", None)) is not None:
+    if (name := getattr(args, "sentence_encoder", "none")) != "none":
         from refiner.metrics.css import SentenceEncoder
 
         sentences = SentenceEncoder.from_pretrained(None if name == "default" else name, device=machine.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -17,18 +18,23 @@ if TYPE_CHECKING:
     from refiner.data.samples import DataSet
     from refiner.evaluate.harness import Run
     from refiner.evaluate.table import Scored
+    from refiner.reports.papers import PaperTable
 
 
 def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: Terminal) -> int:
-    """Write the table and the report of a run, and print the table; returns the exit code."""
+    """Write the tables and the report of a run, and print the tables; returns the exit code."""
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
+    from refiner.reports.papers import write_paper
 
     scored = score(run)
+    paper = write_paper(scored.table, run.folder)
     page = write_report(run, scored, data or _again(run))
     if args.json:
         terminal.document(scored.table)
     else:
+        if paper is not None:
+            _show_paper(paper, terminal)
         _show(scored.table, terminal)
         terminal.say(f"report: {page}")
     return _tell_failures(run, scored, "", terminal)
@@ -53,40 +59,43 @@ def _total(scored: Scored, kind: str) -> int:
 
 
 def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
-    """Write each run's table and report and the table of all runs, print that last table, and return the exit code."""
+    """Write each run's tables and report and the table of all runs, print that last table, and return the exit code."""
     from refiner.evaluate.robustness import compare, write_robustness
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
+    from refiner.reports.papers import write_paper, write_robustness_paper
 
     tables, code = {}, DONE
     for name, run in runs.items():
         scored = score(run)
+        write_paper(scored.table, run.folder)
         write_report(run, scored, _again(run))
         tables[name] = scored.table
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
     document = compare(tables)
     write_robustness(document, args.out)
-    terminal.answer(args, document, lambda: _show_robustness(document, terminal))
+    paper = write_robustness_paper(document, args.out)
+    terminal.answer(args, document, lambda: _show_robustness(document, paper, args.out, terminal))
     return code
 
 
-def _show_robustness(document: Json, terminal: Terminal) -> None:
-    from refiner.reports.plots import number, words
+def _show_robustness(document: Json, paper: PaperTable, folder: str, terminal: Terminal) -> None:
+    from refiner.evaluate.robustness import ROBUSTNESS_CSV
 
-    grid = plain_grid()
-    grid.add_column("figure")
-    for name in document["runs"]:
-        grid.add_column(name, justify="right")
-    for figure in document["runs"]["clean"]["figures"]:
-        cells = []
-        for name, run in document["runs"].items():
-            change = None if name == "clean" else run["change"].get(figure)
-            cells.append(number(run["figures"].get(figure)) + ("" if change is None else f" ({change:+.1f} %)"))
-        grid.add_row(Text(words(figure)), *cells)
-    terminal.out.print(grid)
+    _show_paper(paper, terminal)
     counts = (f"{run['scored']} of {name}" for name, run in document["runs"].items())
     terminal.say(f"samples scored: {', '.join(counts)}, of {document['samples']}")
     terminal.say(f"signature: {document['runs']['clean']['signature']}")
+    terminal.say(f"all figures: {Path(folder) / ROBUSTNESS_CSV}")
+
+
+def _show_paper(paper: PaperTable, terminal: Terminal) -> None:
+    grid = plain_grid()
+    for place, name in enumerate(paper.columns):
+        grid.add_column(name, justify="right" if place else "left")
+    for row in paper.rows:
+        grid.add_row(*map(Text, row))
+    terminal.out.print(grid)
 
 
 def _again(run: Run) -> DataSet | None:

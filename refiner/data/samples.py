@@ -85,6 +85,15 @@ class DataSet(Protocol):
         ...
 
 
+def polygon_rule(data: DataSet) -> str:
+    """How a data set draws the polygons of its truth: its attribute ``polygons``; "" if it has none.
+
+    ``clipped`` moves points outside the image to its border first, ``unclipped`` does not.
+    """
+    rule: str = getattr(data, "polygons", "")
+    return rule
+
+
 def check_size(found: Size, wanted: Size, name: str, folder: Path) -> None:
     """Check that an image has the size that its record gives.
 

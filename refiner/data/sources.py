@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from refiner.data.samples import DataSet, Sample
+from refiner.data.samples import DataSet, Sample, polygon_rule
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
 from refiner.hub import checksum
@@ -158,6 +158,7 @@ class _First:
 
     def __init__(self, data: DataSet, count: int) -> None:
         self.data, self.problems, self.names = data, data.problems, data.names[:count]
+        self.polygons = polygon_rule(data)
 
     def load(self, index: int) -> Sample:
         return self.data.load(index)

@@ -65,6 +65,10 @@ class Task(ABC):
     def figures(self, columns: Columns) -> Figures:
         """The figures of all samples together."""
 
+    def across(self, groups: Mapping[str, Figures]) -> Figures:
+        """The figures in which each group counts alike, from those of the groups; empty if there are none."""
+        return {}
+
     def categories(self, columns: Columns) -> dict[str, Figures]:
         """The same by category of flaw; empty if the task knows none."""
         return {}

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 import numpy as np
 
 from refiner.data.problems import count_problems
-from refiner.data.samples import DataSet, Sample, digest
+from refiner.data.samples import DataSet, Sample, digest, polygon_rule
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
 from refiner.files import Json, atomic_write, check_writable, dumps
@@ -106,10 +106,11 @@ class Run(NamedTuple):
 
 def describe(task: str, data: DataSet, specification: Json, system: System, scoring: Json) -> Json:
     """``run.json``: everything that records and table depend on, and the environment they were made in."""
+    drawn = {"polygons": rule} if (rule := polygon_rule(data)) else {}
     return {
         "schema": SCHEMA,
         "task": task,
-        "data": {**specification, "samples": len(data.names), "digest": digest(data.names)},
+        "data": {**specification, **drawn, "samples": len(data.names), "digest": digest(data.names)},
         "system": system.identity(),
         "scoring": scoring,
         "problems": count_problems(data.problems),

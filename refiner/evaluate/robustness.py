@@ -11,15 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from refiner.data.samples import DataSet, Sample
+from refiner.data.samples import DataSet, Sample, polygon_rule
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate.harness import RUN_FILE, read_description
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_write, dumps
-from refiner.metrics.perturbations import Perturbation, perturb, relative_change
+from refiner.metrics.perturbations import PERTURBATIONS, Perturbation, perturb, relative_change
 
 CLEAN: Final = "clean"
+LEGION: Final = "legion"
+"""Short for all perturbations of LEGION's Table 10."""
 ROBUSTNESS_FILE, ROBUSTNESS_CSV = "robustness.json", "robustness.csv"
 
 
@@ -34,7 +36,7 @@ class Perturbed:
 
     def __init__(self, data: DataSet, perturbation: Perturbation, seed: int) -> None:
         self.data, self.perturbation, self.seed = data, perturbation, seed
-        self.problems, self.names = data.problems, data.names
+        self.problems, self.names, self.polygons = data.problems, data.names, polygon_rule(data)
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
@@ -45,22 +47,24 @@ class Perturbed:
 
 
 def variants(names: Sequence[str], seed: int) -> dict[str, Json]:
-    """Folder of each run -> the perturbation entries of its ``run.json``; the clean run first.
+    """Folder of each run -> the perturbation entries of its ``run.json``; the clean run first, the others by ``rank``.
 
     Args:
-        names: perturbations, as ``Perturbation.parse`` reads them.
+        names: perturbations, as ``Perturbation.parse`` reads them, or ``legion`` for all of its Table 10.
         seed: of the noise.
 
     Raises:
         ConfigError: a name cannot be read, or is given twice.
     """
-    found: dict[str, Json] = {CLEAN: {}}
-    for text in names:
+    legion = [name.replace("-", ":", 1) for name in PERTURBATIONS]
+    texts = [text for name in names for text in (legion if name == LEGION else [name])]
+    found: dict[str, Json] = {}
+    for text in texts:
         perturbation = Perturbation.parse(text)
         if perturbation.name in found:
             raise ConfigError(f"Expected each perturbation once, got {text!r} twice: leave one out.")
         found[perturbation.name] = {"perturbation": text, "perturbation_seed": seed}
-    return found
+    return {CLEAN: {}} | dict(sorted(found.items(), key=lambda each: Perturbation.parse(each[1]["perturbation"]).rank))
 
 
 def spoilt(data: DataSet, source: Json) -> DataSet:
@@ -77,7 +81,7 @@ def open_source(source: Json) -> DataSet:
 
 
 def runs_below(folder: str | Path) -> list[str]:
-    """Names of the runs of a robustness table: clean first, then by kind and level; empty if there is none.
+    """Names of the runs of a robustness table: clean first, then by ``rank``; empty if there is none.
 
     Raises:
         InputError: one of them is damaged.
@@ -85,13 +89,12 @@ def runs_below(folder: str | Path) -> list[str]:
     root = Path(folder)
     if (root / RUN_FILE).exists() or not (root / CLEAN / RUN_FILE).exists():
         return []
-    levels = {}
+    ranks = {}
     for path in root.glob(f"*/{RUN_FILE}"):
         text = read_description(path.parent)["data"].get("perturbation")
         if text is not None:
-            perturbation = Perturbation.parse(text)
-            levels[path.parent.name] = perturbation.kind, perturbation.level
-    return [CLEAN, *sorted(levels, key=levels.__getitem__)]
+            ranks[path.parent.name] = Perturbation.parse(text).rank
+    return [CLEAN, *sorted(ranks, key=ranks.__getitem__)]
 
 
 def compare(tables: Mapping[str, Json]) -> Json:

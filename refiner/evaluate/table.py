@@ -133,10 +133,12 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
         if name:
             chosen = np.asarray(collected.group) == number
             groups[name] = {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
+    groups = groups if len(groups) > 1 else {}
     data, system = run.description["data"], run.description["system"]
     facts = {**system.get("refiner", {}), **system}
     signature = [task.signature]
     signature += [f"{name}={facts[name]}" for name in ("model", "detector", "judge") if facts.get(name)]
+    signature += [f"polygons={data['polygons']}"] if "polygons" in data else []
     if "perturbation" in data:
         signature += [Perturbation.parse(data["perturbation"]).signature, f"seed={data['perturbation_seed']}"]
     scored = len(collected.names)
@@ -152,8 +154,8 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
         "errors": dict(sorted(errors.items())),
         "misses": dict(sorted(misses.items())),
         "problems": dict(sorted(problems.items())),
-        "figures": task.figures(columns) if scored else {},
-        "groups": groups if len(groups) > 1 else {},
+        "figures": task.figures(columns) | task.across(groups) if scored else {},
+        "groups": groups,
         "categories": task.categories(columns) if scored else {},
     }
 

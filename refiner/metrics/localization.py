@@ -131,8 +131,10 @@ class PixelTotals(Summed):
     def legion(self) -> Json:
         """LEGION's localisation figures (section 5.2 of arXiv 2503.15264): F1, and mIoU over foreground and background.
 
-        The paper does not state its average, but its table excludes that both columns are pooled. So ``per_image`` is
-        the most comparable reading, and ``pooled`` is given beside it.
+        The paper does not state its average, but its table excludes that both columns are pooled. And PAL4VST's figures
+        of all images (its Table 10) are the means of those of the four content types (its Table 2), weighted by their
+        images, as only means over images are. So ``per_image`` is the most comparable reading, and ``pooled`` is given
+        beside it.
         """
         iou, background = ratio(self.iou, self.images), ratio(self.background_iou, self.images)
         per_image = {"miou": (iou + background) / 2, "f1": ratio(self.f1, self.images)}

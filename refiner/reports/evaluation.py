@@ -45,7 +45,7 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
     page = render(
         "evaluation.html",
         title=f"{words(table['task'])} on {table['data']['specification']}",
-        lead=_lead(table),
+        lead=lead(table),
         table=table,
         plots=[plot for plot in _plots(task, scored) if plot],
         grids=list(_grids(table)),
@@ -59,7 +59,8 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
     return atomic_write(run.folder / REPORT_FILE, page)
 
 
-def _lead(table: Json) -> str:
+def lead(table: Json) -> str:
+    """How many samples were scored, and what became of the others, in one sentence."""
     parts = [f"{table['scored']} of {table['samples']} samples scored"]
     misses = table["misses"]
     parts += [f"{count} of them as missed ({kind})" for kind, count in misses.items()]

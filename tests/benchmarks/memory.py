@@ -56,9 +56,8 @@ def refined(regions: int, judge: str | None = None) -> None:
         ]
         return Analysis(size=Size(image.height, image.width), regions=tuple(found), detector="made up")
 
-    config = RefineConfig(
-        strategy="inpaint", max_rounds=2, max_regions=regions, strengths=(1.0,), dilate=0.0, candidates=1
-    )
+    batch = {"max_regions": regions, "max_candidates": 1}  # else a region that failed fills several rows of the batch
+    config = RefineConfig(strategy="inpaint", max_rounds=2, strengths=(1.0,), dilate=0.0, **batch)
     pipe = RefinedPipeline(_loaded(), detector=ScriptedDetector(answer), judge=judge, config=config, call=CALL)
     (result,) = pipe(PROMPT, seed=0).results
     rows = [attempt.calls.denoiser_rows for attempt in result.attempts]

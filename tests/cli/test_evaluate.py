@@ -102,7 +102,16 @@ def test_a_run_prints_its_table_and_writes_its_files(evaluate: Cli, detector: st
     assert document["scored"] == 6
     assert document["system"]["detector"] == "spots"
     assert 0.8 < document["figures"]["IoU"] < 1
-    names = {"records.jsonl", "run.json", "problems.jsonl", "table.json", "table.csv", "samples.csv", "report.html"}
+    names = {
+        "records.jsonl",
+        "run.json",
+        "problems.jsonl",
+        "table.json",
+        "table.csv",
+        "samples.csv",
+        "report.html",
+        "table.md",
+    }
     assert {path.name for path in (tmp_path / "o").iterdir()} == names
     assert "data:image/png" in (tmp_path / "o/report.html").read_text()
     assert err == ""
@@ -405,6 +414,20 @@ def test_explanations_are_scored_from_a_run(evaluate: Cli, detector: str, encode
     assert document["figures"]["css"] == pytest.approx(1)
     assert "css|" in document["signature"]
     assert document["problems"] == {"missing_reference": 1}
+    row = f"| overall | 1 | 100.00 | {100 * document['figures']['css']:.2f} |"
+    assert row in (tmp_path / "o/table.md").read_text()
+
+
+@pytest.mark.parametrize("option", [(), ("--sentence-encoder", "none")])
+def test_css_is_there_unless_it_is_declined(
+    evaluate: Cli, detector: str, encoder: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    arguments = ("--data", "micro:2", "--detector", detector, "--encoder", encoder, "--out", tmp_path, "--json")
+    code, out, err = evaluate("explanation", *arguments, *option)
+    assert code == 0, err
+    document = json.loads(out)
+    assert ("css" in document["figures"]) == ("css|" in document["signature"]) == (option == ())
+    assert ("| – |" in (tmp_path / "table.md").read_text()) == (option != ())
 
 
 def test_fakexplained_gives_its_table(evaluate: Cli, detector: str, encoder: Path, tmp_path: Path) -> None:

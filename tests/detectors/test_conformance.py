@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from support.conformance import Conformance, assert_same, networks, pictures
 from support.tiny_locators import save_locator
+from support.tiny_pal4vst import save_pal4vst
 
 from refiner.detectors import load_detector
 from refiner.detectors.registry import bundled_detectors
@@ -45,6 +46,12 @@ def parts() -> Detector:
         return load_detector(f"parts:hand,face,text@{save_locator(Path(folder))}", device="cpu")
 
 
+def pal4vst() -> Detector:
+    with tempfile.TemporaryDirectory() as folder:
+        file = save_pal4vst(Path(folder) / "end2end.pt", "logits")
+        return load_detector(f"pal4vst:{file},output=logits", device="cpu")
+
+
 def vision_language() -> Detector:
     """A tiny network of Qwen3-VL's architecture that gives one of three answers, depending on the image."""
     from support.tiny_chat_models import save_teller
@@ -75,6 +82,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "plain": plain,
     "vlm": vision_language,
     "parts": parts,
+    "pal4vst": pal4vst,
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
     "micro:probe": lambda: load_detector("micro:probe", device="cpu"),
     "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),

@@ -1,4 +1,4 @@
-"""Perturbations: OpenCV's blur bit by bit, noise by its seed alone, JPEG by its quality."""
+"""Perturbations: OpenCV's blur of float images, noise by its seed alone, JPEG by its quality."""
 
 import zlib
 
@@ -27,18 +27,19 @@ def smooth(size=64):
     return Image.fromarray(np.stack([np.add.outer(ramp, -ramp) / 2 + 128] * 3, axis=2).astype(np.uint8))
 
 
-# crc32 of cv2.GaussianBlur(picture, (k, k), 0), opencv-python-headless 4.14.0 and 5.0.0.
+# crc32 of cv2.GaussianBlur(np.float32(picture), (k, k), sigmaX=0), rounded; opencv-python-headless 5.0.0.
 @pytest.mark.parametrize(
-    ("name", "checksum"), [("blur-5", 1286707404), ("blur-9", 2863260977), ("blur-15", 1962216222)]
+    ("name", "checksum"), [("blur-5", 1562180422), ("blur-9", 2863260977), ("blur-15", 2570745856)]
 )
 def test_blur_is_opencvs(name, checksum):
     assert zlib.crc32(perturb(picture(), name, image_id="a").tobytes()) == checksum
 
 
 @pytest.mark.parametrize("side", range(1, 40, 2))
-def test_kernels_are_symmetric_and_whole(side):
+def test_kernels_are_symmetric_and_sum_to_one(side):
     kernel = gaussian_kernel(side)
-    assert kernel.sum() == 256
+    assert kernel.sum() == pytest.approx(1, abs=1e-12)
+    assert (np.diff(kernel[: side // 2 + 1]) > 0).all()
     assert np.array_equal(kernel, kernel[::-1])
     assert len(kernel) == side
 
@@ -98,7 +99,22 @@ def test_unknown_names_are_refused():
         perturb(picture(), "jpeg-60", image_id="a")
 
 
+# cv2.getGaussianKernel(15, 0).
+def test_large_kernels_are_opencvs():
+    half = [0.00410725, 0.01074341, 0.02423753, 0.04716174, 0.07914918, 0.11456666, 0.14302942, 0.15400960]
+    assert gaussian_kernel(15)[:8] == pytest.approx(half, abs=2e-8)
+
+
+def test_labels_and_ranks_are_those_of_the_paper():
+    assert sorted(PERTURBATIONS.values(), key=lambda each: each.rank) == list(PERTURBATIONS.values())
+    labels = [each.label for each in PERTURBATIONS.values()]
+    assert labels[2:4] == ["JPEG Comp. (QF = 20)", "Gaussian Noise (σ = 0.1)"]
+    assert labels[-1] == "Gaussian Blur (Ksize = 15)"
+
+
 def test_signatures_and_changes():
+    assert "legion=kornia" in PERTURBATIONS["jpeg-50"].signature
+    assert "|float32," in PERTURBATIONS["blur-5"].signature
     assert len({each.signature for each in PERTURBATIONS.values()}) == len(PERTURBATIONS) == 9
     assert relative_change(50.0, 40.0) == -20
     assert relative_change(0.0, 1.0) is None

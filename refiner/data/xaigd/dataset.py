@@ -26,6 +26,8 @@ class XaigdData:
     an error (``MissingImageError``).
     """
 
+    polygons = "clipped"
+
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
         self.source = XaigdFolder.open(folder)

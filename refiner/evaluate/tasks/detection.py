@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
 from refiner.files import Json
 from refiner.metrics import classification
 from refiner.metrics.classification import BinaryCounts
 
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "gans": ("progan", "cyclegan", "biggan", "stylegan", "gaugan", "stargan"),
+    "diffusion": (
+        "guided", "ldm_200", "ldm_200_cfg", "ldm_100", "glide_100_27", "glide_50_27", "glide_100_10", "dalle",
+    ),
+}  # fmt: skip
+"""The generators of UniversalFakeDetect whose mean is one column of LEGION's Table 5, by their folders there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Task):
     """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
 
-    AJ counts verdicts only: an answer that could not be read has no figures.
+    With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
+    answer that could not be read has no figures.
     """
 
     threshold: float
@@ -24,7 +35,8 @@ class Detection(Task):
     @property
     def signature(self) -> str:
         """Version, threshold and rules."""
-        return f"aj|version={classification.VERSION}|decision=score>{self.threshold:g}|positive=fake|empty=0"
+        decision = f"decision=score>{self.threshold:g}|positive=fake|empty=0"
+        return f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted"
 
     def row(self, record: Json) -> Figures | Unscored:
         """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
@@ -41,3 +53,13 @@ class Detection(Task):
         fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
         return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
+
+    def across(self, groups: Mapping[str, Figures]) -> Figures:
+        """Unweighted means of the groups' accuracies: over all groups, and over each of ``KINDS`` that is complete."""
+        accuracies = {name: value for name, row in groups.items() if (value := row["accuracy"]) is not None}
+        kinds = {"group_mean": tuple(accuracies), **KINDS}
+        return {
+            f"accuracy_{kind}": sum(accuracies[name] for name in names) / len(names)
+            for kind, names in kinds.items()
+            if names and accuracies.keys() >= set(names)
+        }

@@ -1,0 +1,143 @@
+"""The tables of papers, with their columns, scale and rounding: for the terminal, and as Markdown files.
+
+The figures are those of ``table.json`` and ``robustness.json`` times 100, with two decimals. Changes have one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from refiner.evaluate.figures import Figures
+from refiner.evaluate.robustness import CLEAN
+from refiner.files import Json, atomic_write
+from refiner.metrics.perturbations import Perturbation
+from refiner.reports.evaluation import lead
+from refiner.reports.plots import words
+
+PAPER_FILE, ROBUSTNESS_PAPER_FILE = "table.md", "robustness.md"
+_UNKNOWN: Final = "–"
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&$])")
+
+
+class Paper(NamedTuple):
+    """A table of a paper: its columns, and its rows below those of the groups."""
+
+    source: str
+    columns: tuple[tuple[str, str], ...]
+    """Heading and figure of each column."""
+    rows: tuple[tuple[str, str], ...] = (("overall", ""),)
+    """Label of each row, and what follows the names of the figures in it. A row without any figure is left out."""
+
+
+PAPERS: Final[Mapping[str, Paper]] = {
+    "localization": Paper("LEGION, Table 2", (("mIoU", "miou"), ("F1", "f1"))),
+    "explanation": Paper("LEGION, Table 3", (("ROUGE-L", "rouge_l"), ("CSS", "css"))),
+    "detection": Paper(
+        "LEGION, Table 5",
+        (("Acc", "accuracy"),),
+        (("GANs", "_gans"), ("Diffusion", "_diffusion"), ("mean of the groups", "_group_mean"), ("all images", "")),
+    ),
+}
+"""By task; the other tasks have no such table."""
+
+
+class PaperTable(NamedTuple):
+    """A table of texts, ready to be shown."""
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    """The signatures, a line each."""
+
+    def markdown(self) -> str:
+        """The table as a Markdown document; no text in it is read as Markdown."""
+        rule = f"| --- |{' ---: |' * (len(self.columns) - 1)}"
+        header, *rows = (f"| {' | '.join(map(_plain, row))} |" for row in (self.columns, *self.rows))
+        notes = [f"    {_one_line(note)}" for note in self.notes]
+        lines = [f"# {_plain(self.title)}", "", _plain(self.caption), "", header, rule, *rows, "", *notes, ""]
+        return "\n".join(lines)
+
+
+def write_paper(table: Json, folder: str | Path) -> PaperTable | None:
+    """Write ``table.md`` from the table of a run, and return what it shows: a row for each group, then all samples.
+
+    Returns:
+        None for a task that is in no paper's table; then no file is written.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    paper = PAPERS.get(table["task"])
+    if paper is None:
+        return None
+    rows = [(name, str(row["scored"]), *_cells(paper, row)) for name, row in table["groups"].items()]
+    for label, ending in paper.rows:
+        count = _UNKNOWN if ending else str(table["scored"])
+        if any(f"{figure}{ending}" in table["figures"] for _, figure in paper.columns):
+            rows.append((label, count, *_cells(paper, table["figures"], ending)))
+    made = PaperTable(
+        title=_title(table, ""),
+        caption=f"As {paper.source}, times 100. {lead(table)}",
+        columns=("group", "n", *(heading for heading, _ in paper.columns)),
+        rows=tuple(rows),
+        notes=(table["signature"],),
+    )
+    atomic_write(Path(folder) / PAPER_FILE, made.markdown().encode("utf-8", "replace"))
+    return made
+
+
+def write_robustness_paper(document: Json, folder: str | Path) -> PaperTable:
+    """Write ``robustness.md`` from the document of ``compare``, and return what it shows: a row for each perturbation.
+
+    The change against the clean run stands behind each figure, in percent.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    paper, runs = PAPERS[document["task"]], dict(document["runs"])
+    clean = runs.pop(CLEAN)
+    rows = [("No Distortion", str(clean["scored"]), *_cells(paper, clean["figures"]))]
+    for name, run in runs.items():
+        label = Perturbation.parse(name.replace("-", ":", 1)).label
+        rows.append((label, str(run["scored"]), *_cells(paper, run["figures"], changes=run["change"])))
+    said = "in parentheses the change against no distortion"
+    made = PaperTable(
+        title=_title(document, " with distortions"),
+        caption=f"As LEGION, Table 10, times 100; {said}. {document['samples']} samples, of which n are scored.",
+        columns=("distortion", "n", *(heading for heading, _ in paper.columns)),
+        rows=tuple(rows),
+        notes=(clean["signature"], *(run["signature"].removeprefix(f"{clean['signature']}|") for run in runs.values())),
+    )
+    atomic_write(Path(folder) / ROBUSTNESS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
+    return made
+
+
+def _title(document: Json, what: str) -> str:
+    return f"{words(document['task']).capitalize()} on {document['data']['specification']}{what}"
+
+
+def _cells(paper: Paper, figures: Figures, ending: str = "", changes: Figures | None = None) -> list[str]:
+    """The cells of a row, with their 95 % intervals or changes if there are any."""
+    cells = []
+    for _, name in paper.columns:
+        value, low, high = (figures.get(f"{name}{ending}{end}") for end in ("", "_low", "_high"))
+        change = (changes or {}).get(name)
+        cell = _UNKNOWN if value is None else f"{100 * value:.2f}"
+        if low is not None and high is not None:
+            cell += f" ({100 * low:.2f} to {100 * high:.2f})"
+        cells.append(cell if change is None else f"{cell} ({round(change, 1) + 0.0:+.1f}%)")
+    return cells
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _plain(text: str) -> str:
+    """A text as Markdown that shows it as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", _one_line(text))
