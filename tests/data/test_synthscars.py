@@ -13,6 +13,7 @@ from PIL import Image
 
 from refiner.data.problems import count_problems
 from refiner.data.raster import fill_polygons
+from refiner.data.samples import polygon_rule
 from refiner.data.sources import open_data
 from refiner.errors import InputError, MissingImageError
 from refiner.masks import iou
@@ -50,7 +51,7 @@ def test_a_sample_has_the_caption_its_phrases_and_the_masks_of_legion(tmp_path: 
     records = [{"a": record(content_type="Animal")}, {"b": record("2.png", refs=None)}]
     split = write(tmp_path / "SynthScars/test", records, "1.png", "2.png")
     data = open_data(f"synthscars:{split}")
-    assert (data.names, data.problems) == (("1.png", "2.png"), [])
+    assert (data.names, data.problems, polygon_rule(data)) == (("1.png", "2.png"), [], "unclipped")
     sample, clean = data.load(0), pickle.loads(pickle.dumps(data)).load(1)
     assert (sample.fake, sample.group, sample.caption, sample.categorised) == (True, "animal", CAPTION, True)
     assert sample.truth is not None
