@@ -157,9 +157,9 @@ def _region(value: Any, number: int) -> LokiRegion:
 class LokiData:
     """LOKI as a data set; every image is generated.
 
-    A region's text is its explanation. A region without a pixel in the image is only in ``anomalies`` and in the tags
-    of the truth. An image without a record is counted as ``missing_record``. A record without an image is a sample with
-    an error (``MissingImageError``).
+    A region's text is its explanation. A box without a pixel in the image makes an unplaced region. An image without a
+    record is counted as ``missing_record``. A record without an image is a sample with an error
+    (``MissingImageError``).
     """
 
     def __init__(self, folder: str) -> None:
@@ -181,20 +181,17 @@ class LokiData:
         item = read_record(self.places[index])
         image = load_image(self.root / item.name)
         size = Size(image.height, image.width)
-        boxes = [(region, region.box(size)) for region in item.regions]
         # The data set has no categories, and no figure of this truth uses the category.
         regions = (
-            Region(mask=None, box=box, name="truth", explanation=region.text, category=Category.TEXTURE)
-            for region, box in boxes
-            if box is not None
+            Region(mask=None, box=flaw.box(size), name="truth", explanation=flaw.text, category=Category.TEXTURE)
+            for flaw in item.regions
         )
-        lost = tuple(f"no pixels: {region.text}" for region, box in boxes if box is None)
         return Sample(
             name=item.name,
             group=group_of(item.name),
             image=image,
             fake=True,
-            truth=Analysis(size=size, regions=tuple(regions), tags=item.tags + lost, detector="loki"),
+            truth=Analysis(size=size, regions=tuple(regions), tags=item.tags, detector="loki"),
             categorised=False,
             anomalies=tuple(Claim(explanation=region.text) for region in item.regions),
         )

@@ -18,7 +18,7 @@ together, so that they are not joined with those of the first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from refiner.data.contents import CONTENTS, read_contents
 from refiner.data.fields import image_name, is_finite, list_of, text_of
-from refiner.data.folders import find_images
+from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Place, Places, stream_list
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
@@ -116,7 +116,7 @@ def find_split(folder: str | Path) -> tuple[Path, Path]:
     )
 
 
-def read_images(file: Path, problems: list[Problem]) -> Iterator[SynthscarsImage]:
+def read_images(file: Path, problems: list[Problem], keys: dict[str, str] | None = None) -> Iterator[SynthscarsImage]:
     """Each annotation once, in the order of the records; what cannot be used is added to ``problems``.
 
     Kinds of problems: ``bad_record``, ``bad_ref`` and ``bad_polygon`` (the record is left out), ``duplicate_image`` (a
@@ -124,20 +124,24 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[SynthscarsImage
     annotation of an image), ``thin_polygon`` (one or two points), ``no_outline``, ``unknown_kind``, ``empty_text``
     (no explanation), ``no_caption`` and ``phrase_not_in_caption``.
 
+    Args:
+        file: the records.
+        problems: gets the problems.
+        keys: gets each image with the key of its first annotation.
+
     Raises:
         InputError: the file is damaged as a whole.
     """
-    seen: set[str] = set()
+    first = {} if keys is None else keys
 
     def read(value: Any, place: Place) -> SynthscarsImage:
         found = _read(value, place)
-        if found.image not in seen:
-            seen.update((found.image, f"{found.image}#{found.key}"))
+        if found.image not in first:
+            first[found.image] = found.key
             return found
-        name = f"{found.image}#{found.key}"
-        if name in seen:
+        if first[found.image] == found.key:
             raise UnusableError("duplicate_image", "an earlier record has the same image and key; the first one counts")
-        seen.add(name)
+        name = f"{found.image}#{found.key}"
         remark = ("repeated_image", f"another annotation of its image; the sample is called {name!r:.200}")
         return replace(found, name=name, remarks=(remark, *found.remarks))
 
@@ -260,51 +264,53 @@ class SynthscarsData:
     """A split of SynthScars as a data set; every image is generated.
 
     Name and explanation of a region are the phrase and the explanation of a ref, its mask is drawn as in LEGION's
-    evaluation, and its category is the most typical one of LEGION's kind. A ref without a pixel in the image is only
-    in ``anomalies`` and in the tags of the truth. Group is the content of the image. An image without a record is
-    counted as ``missing_record``, an image with the same name and another suffix as ``twin_image``; both twins are
-    used. A record without an image is a sample with an error (``MissingImageError``).
+    evaluation, and its category is the most typical one of LEGION's kind. A ref without a pixel in the image is an
+    unplaced region. Group is the content of the image. An image without a record is counted as ``missing_record``, an
+    image with the same name and another suffix as ``twin_image``; twins with records are both used. A record without an
+    image is a sample with an error (``MissingImageError``).
     """
+
+    polygons: Final = "unclipped"
+    """How the masks are drawn: points outside the image are not moved to its border."""
 
     def __init__(self, folder: str) -> None:
         self.problems: list[Problem] = []
         file, self.root = find_split(folder)
         self.places = Places([file])
-        names, images, known = list[str](), set[str](), False
-        for image in read_images(file, self.problems):
+        names, keys, known = list[str](), dict[str, str](), False
+        for image in read_images(file, self.problems, keys):
             names.append(image.name)
-            images.add(image.image)
             known = known or bool(image.content)
             self.places.append(image.place)
         self.names = tuple(names)
-        self.contents = {} if known else read_contents(self.root.parent, images, self.problems)
-        self.problems += _strays(self.root, images)
+        self.contents = {} if known else read_contents(self.root.parent, keys, self.problems)
+        self.problems += _strays(self.root, keys)
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
         item = read_record(self.places[index])
         image = load_image(self.root / item.image)
-        refs = [(ref, _category(ref), ref.mask(Size(image.height, image.width))) for ref in item.refs]
-        regions = [
-            Region(mask=mask, box=box, name=ref.phrase, explanation=ref.explanation, category=category)
-            for ref, category, mask in refs
-            if (box := box_of(mask)) is not None
-        ]
-        lost = tuple(f"no pixels: {ref.phrase}" for ref, _, mask in refs if not mask.any())
         size = Size(image.height, image.width)
         return Sample(
             name=self.names[index],
             group=item.content or self.contents.get(item.image, ""),
             image=image,
             fake=True,
-            truth=Analysis(size=size, regions=tuple(regions), tags=lost, detector="synthscars"),
+            truth=Analysis(size=size, regions=tuple(_region(ref, size) for ref in item.refs), detector="synthscars"),
             categorised=all(ref.kind for ref in item.refs),
             anomalies=tuple(
-                Claim(name=ref.phrase, explanation=ref.explanation, category=category if ref.kind else None)
-                for ref, category, _ in refs
+                Claim(name=ref.phrase, explanation=ref.explanation, category=_category(ref) if ref.kind else None)
+                for ref in item.refs
             ),
             caption=item.caption,
         )
+
+
+def _region(ref: SynthscarsRef, size: Size) -> Region:
+    mask = ref.mask(size)
+    box, category = box_of(mask), _category(ref)
+    known = None if box is None else mask
+    return Region(mask=known, box=box, name=ref.phrase, explanation=ref.explanation, category=category)
 
 
 def _category(ref: SynthscarsRef) -> Category:
@@ -312,12 +318,12 @@ def _category(ref: SynthscarsRef) -> Category:
     return FROM_LEGION[ref.kind] if ref.kind else Category.TEXTURE
 
 
-def _strays(root: Path, images: set[str]) -> Iterator[Problem]:
-    """The images without a record, and those that differ only in the suffix."""
-    stems: dict[str, str] = {}
+def _strays(root: Path, images: Collection[str]) -> Iterator[Problem]:
+    """The images without a record, and those that differ from one with a record only in the suffix."""
     for found in find_images(root, deep=True):
         if found not in images:
             yield Problem("missing_record", str(root), found, "no record names it; left out")
-        first = stems.setdefault(found.rpartition(".")[0], found)
+        stem = found.rpartition(".")[0]
+        first = next((name for suffix in sorted(SUFFIXES) if (name := f"{stem}{suffix}") in images), found)
         if first != found:
-            yield Problem("twin_image", str(root), found, f"may show the same as {first!r:.200}; both are used")
+            yield Problem("twin_image", str(root), found, f"may show the same as {first!r:.200}")

@@ -124,6 +124,23 @@ def fakexplained(root: Path, count: int) -> dict[str, str]:
     return {"specification": f"fakexplained:{root}"}
 
 
+def synthscars(root: Path, count: int) -> dict[str, str]:
+    """SynthScars, with two outlines of sixty corners per image."""
+    paint(root / "images", count)
+    (root / "annotations").mkdir()
+    rng = random.Random(0)
+    outlines = [[rng.uniform(0, SIDE) for _ in range(120)] for _ in range(2)]
+    refs = [
+        {"sentence": "the left hand", "segmentation": [outline], "explanation": sentence(rng, 20), "type": "structure"}
+        for outline in outlines
+    ]
+    caption = f"Upon examining the image. I have found: {sentence(rng, 30)} the left hand: {sentence(rng, 20)}"
+    facts = {"caption": caption, "content_type": "human", "refs": refs}
+    records = ({str(at): {"img_file_name": f"{name}.png"} | facts} for at, name in enumerate(names(count)))
+    write_lines(root / "annotations" / f"{root.name}.json", records, as_list=True)
+    return {"specification": f"synthscars:{root}"}
+
+
 def folder_prompts(root: Path, count: int) -> dict[str, str]:
     """A folder with prompts of twenty words."""
     paint(root / "pictures", count)
@@ -148,7 +165,7 @@ def folder_references(root: Path, count: int) -> dict[str, str]:
 
 KINDS: dict[str, Callable[[Path, int], dict[str, str]]] = {
     each.__name__: each
-    for each in (xaigd_lines, xaigd_list, xaigd_parquet, fakexplained, folder_prompts, folder_references)
+    for each in (xaigd_lines, xaigd_list, xaigd_parquet, fakexplained, synthscars, folder_prompts, folder_references)
 }
 
 

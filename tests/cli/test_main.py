@@ -268,6 +268,44 @@ def test_one_bad_file_does_not_lose_the_others(detect, tmp_path):
     assert all(Path(path).name in err for path in bad)
 
 
+def test_detect_reads_data_sets_and_passes_over_what_is_damaged(detect, tmp_path):
+    images = tmp_path / "test" / "images"
+    images.mkdir(parents=True)
+    for name in ("0.png", "1.png", "2.png"):
+        save(images / name, 50)
+    (images / "1.png").write_bytes(b"no picture")
+    records = [{"a": {"img_file_name": f"{at}.png", "caption": "x"}} for at in range(3)]
+    (tmp_path / "test" / "annotations").mkdir()
+    (tmp_path / "test" / "annotations" / "test.json").write_text(json.dumps([*records, {"b": 3}]))
+    data = ("--data", f"synthscars:{tmp_path / 'test'}", "--out", str(tmp_path / "out"), "--json")
+    code, out, err = detect(*data)
+    assert (code, [row["file"] for row in json.loads(out)]) == (2, ["0.png", "2.png"])
+    assert "1.png" in err
+    assert "record 3" in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-0.png", "02-2.png", "detect.json"]
+    assert [row["file"] for row in json.loads(detect(*data, "--limit", "1")[1])] == ["0.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "micro:3", "a.png"], "either IMAGE files or --data"),
+        (["a.png", "--limit", "3"], "--limit needs --data"),
+        (["--data", "micro:3", "--limit", "0"], "at least 1"),
+        (["--data", "micro-prompts:1"], "got only prompts"),
+        (["--data", "synthscars:/no/such"], "is not a folder"),
+        (["--data", "micro:1", "--prompts", "p.json"], "no prompts for micro"),
+    ],
+)
+def test_detect_refuses_data_that_it_cannot_use(detect, capsys, arguments, words):
+    try:
+        code, _, err = detect(*arguments)
+    except SystemExit as stop:
+        code, err = stop.code, capsys.readouterr().err
+    assert code == 2
+    assert words in err
+
+
 def test_unreadable_output_is_a_failure_and_never_clean(detect, tmp_path):
     code, out, err = detect("--json", save(tmp_path / "babble.png", 0))
     assert (code, json.loads(out)) == (1, [])

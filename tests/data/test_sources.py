@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from refiner.data.sources import open_data
+from tests.support.tfrecords import write_records
 
 POINTS = [[at + 0.25, at + 0.75] for at in range(40)]
 LABELS = [{"label": "low-level-texture", "points": POINTS}] * 5
@@ -39,6 +40,28 @@ def fakexplained(root: Path, count: int) -> dict[str, str]:
     records = [{"image": f"{at:06d}.png", "label": "fake", "regions": BOXES} for at in range(count)]
     (root / "annotations.json").write_text(json.dumps(records))
     return {"specification": f"fakexplained:{root}"}
+
+
+def synthscars(root: Path, count: int) -> dict[str, str]:
+    outline = [float(each) for point in POINTS for each in point]
+    refs = [{"sentence": "hand", "segmentation": [outline], "explanation": "six fingers " * 9}] * 5
+    records = [{str(at): {"img_file_name": f"{at:06d}.png", "caption": "hand", "refs": refs}} for at in range(count)]
+    for part in ("images", "annotations"):
+        (root / part).mkdir()
+    (root / "annotations/records.json").write_text(json.dumps(records))
+    return {"specification": f"synthscars:{root}"}
+
+
+def loki(root: Path, count: int) -> dict[str, str]:
+    regions = [{"region": [0, 0, 9, 9], "problem": f"{at} fingers " * 20} for at in range(5)]
+    records = [{"image_path": f"{at:06d}.png", "problems": {"regional": regions}} for at in range(count)]
+    (root / "loki.json").write_bytes(json.dumps(records).encode("utf-16"))
+    return {"specification": f"loki:{root}"}
+
+
+def richhf(root: Path, count: int) -> dict[str, str]:
+    records = ({"filename": f"{at:06d}.png", "artifact_map": b"x" * 6000} for at in range(count))
+    return {"specification": f"richhf:{write_records(root / 'x.tfrecord', records)}"}
 
 
 def pictures(root: Path, count: int) -> list[str]:
@@ -74,7 +97,10 @@ def peak(root: Path, build: Callable[[Path, int], dict[str, str]], count: int) -
     return min(peaks)
 
 
-@pytest.mark.parametrize("build", [xaigd_lines, xaigd_list, fakexplained, folder_references, folder_prompts])
+READERS = [xaigd_lines, xaigd_list, fakexplained, synthscars, loki, richhf, folder_references, folder_prompts]
+
+
+@pytest.mark.parametrize("build", READERS)
 def test_memory_hardly_grows_with_the_samples(tmp_path: Path, build: Callable[[Path, int], dict[str, str]]) -> None:
     few, many = peak(tmp_path / "few", build, 200), peak(tmp_path / "many", build, 800)
     assert (many - few) / 600 < 700, "bytes a sample; a record of annotations has 1400 to 6000"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from refiner.data.problems import count_problems
 from refiner.data.raster import fill_polygons
+from refiner.data.samples import polygon_rule
 from refiner.data.sources import open_data
 from refiner.errors import InputError, MissingImageError
 from refiner.masks import iou
@@ -21,7 +22,7 @@ from refiner.types import Size
 from tests.support.synthscars_files import flawed_picture, write_synthscars
 
 HAND: dict[str, Any] = {
-    "sentence": "The left hand.", "segmentation": [[2.9, 3.1, 12.5, 3, 12, 9, 3, 9]], "bbox": None,
+    "sentence": "The left hand.", "segmentation": [[2.9, 3.1, 12.99999999, 3, 12, 9, 3, 9]], "bbox": None,
     "explanation": "It has six fingers.", "type": "structure",
 }  # fmt: skip
 TEXT = HAND | {"sentence": "Text on the sign", "segmentation": [[15, 10, 40, 10, 40.2, 30, 15, 30]], "type": "Physics"}
@@ -50,7 +51,7 @@ def test_a_sample_has_the_caption_its_phrases_and_the_masks_of_legion(tmp_path: 
     records = [{"a": record(content_type="Animal")}, {"b": record("2.png", refs=None)}]
     split = write(tmp_path / "SynthScars/test", records, "1.png", "2.png")
     data = open_data(f"synthscars:{split}")
-    assert (data.names, data.problems) == (("1.png", "2.png"), [])
+    assert (data.names, data.problems, polygon_rule(data)) == (("1.png", "2.png"), [], "unclipped")
     sample, clean = data.load(0), pickle.loads(pickle.dumps(data)).load(1)
     assert (sample.fake, sample.group, sample.caption, sample.categorised) == (True, "animal", CAPTION, True)
     assert sample.truth is not None
@@ -58,7 +59,7 @@ def test_a_sample_has_the_caption_its_phrases_and_the_masks_of_legion(tmp_path: 
     assert (hand.name, hand.explanation, hand.category) == ("The left hand.", "It has six fingers.", Category.ANATOMY)
     assert (text.name, text.category) == ("Text on the  sign", Category.OPTICS)
     assert all(region.name in sample.caption for region in sample.truth.regions)
-    assert hand.box == (2, 3, 13, 10)
+    assert hand.box == (2, 3, 14, 10)  # LEGION rounds to 32-bit floats before it cuts fractions off
     wanted = fill_polygons([np.reshape(TEXT["segmentation"], (-1, 2))], SIZE, clip=False)
     assert np.array_equal(text.mask, wanted)
     assert sample.anomalies is not None
@@ -131,22 +132,24 @@ def test_quirks_are_kept_and_counted(tmp_path: Path) -> None:
         {"b": record(caption=None)},
         {"b": record()},
         {"a": record("1.jpg")},
+        {"a": record("SynthScars/test/images/1.png")},
+        {"b": record()},
         {"c": record("/data/images/1.png")},
     ]
     data = open_data(f"synthscars:{write(tmp_path / 'test', records, '1.png', '1.jpg', 'deep/3.png')}")
     assert data.names == ("1.png", "1.png#b", "1.jpg", "1.png#c")
     assert count_problems(data.problems) == {
-        "duplicate_image": 1, "empty_text": 1, "missing_record": 1, "no_caption": 1, "no_outline": 1,
+        "duplicate_image": 3, "empty_text": 1, "missing_record": 1, "no_caption": 1, "no_outline": 1,
         "phrase_not_in_caption": 1, "repeated_image": 2, "thin_polygon": 1, "twin_image": 1,
     }  # fmt: skip
     sample = data.load(0)
     assert sample.truth is not None
     assert [region.name for region in sample.truth.regions] == [
-        "The left hand.", "The left hand.", "the right foot", "The left hand."
+        "The left hand.", "The left hand.", "The left hand.", "the right foot", "The left hand."
     ]  # fmt: skip
-    hand = (2, 3, 13, 10)
-    assert [region.box for region in sample.truth.regions] == [(5, 5, 8, 6), hand, hand, (20, 10, 30, 20)]
-    assert sample.truth.tags == ("no pixels: The left hand.",)
+    hand = (2, 3, 14, 10)
+    assert [region.box for region in sample.truth.regions] == [(5, 5, 8, 6), None, hand, hand, (20, 10, 30, 20)]
+    assert [region.placed for region in sample.truth.regions] == [True, False, True, True, True]
     assert sample.anomalies is not None
     assert len(sample.anomalies) == 5
     assert [data.load(index).caption for index in (1, 2, 3)] == ["", CAPTION, CAPTION]
