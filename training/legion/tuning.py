@@ -196,6 +196,7 @@ def steps_of(settings: TuneSettings, samples: int, parts: int) -> tuple[int, int
 def tune(settings: TuneSettings, data: DataSet, detector: LegionDetector, run: Run) -> None:
     """Run stage 1 on a detector, or resume it; its adapters are merged afterwards."""
     model = detector.model
+    torch.manual_seed(settings.seed)
     freeze(model, settings.lora, settings.trained)
     trained_in_float32(model)
     if settings.checkpointing:
