@@ -6,9 +6,6 @@ import io
 import json
 import os
 import pickle
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from support.launching import launch
 from support.throwaway_recipe import RECIPE, Settings
 from torch import Tensor, nn
 
@@ -27,7 +25,8 @@ from refiner.training.fit import Draw, FitSettings, fit
 from refiner.training.progress import Progress
 from refiner.training.runs import Run
 
-TESTS = Path(__file__).parent.parent
+TOY = ["throwaway", "--data", "micro:8"]
+"""What several processes train."""
 
 
 @pytest.mark.parametrize(
@@ -154,29 +153,6 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def launch(folder: Path, processes: int, environment: dict[str, str]) -> None:
-    """Run ``refiner train throwaway`` in several processes, as ``accelerate launch`` starts them, over the loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": str(processes),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")])),
-    }  # fmt: skip
-    command = [sys.executable, "-P", "-m", "support.train_throwaway", "train", "throwaway", "--data", "micro:8"]
-    command += ["--device", "cpu", "--out", str(folder)] + (["--resume"] if folder.exists() else [])
-    started = [
-        subprocess.Popen(
-            command, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env={**os.environ, **common, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, "\n".join(said)
-
-
 @pytest.mark.parametrize(
     ("environment", "tolerance"),
     [({}, 1e-6), ({"ACCELERATE_USE_FSDP": "true"}, 1e-5)],
@@ -187,7 +163,7 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(
 ) -> None:
     data = open_data("micro:8")
     RECIPE.train(Settings(accumulate=2), data, Run(folder=tmp_path / "one"), tmp_path / "one" / "model")
-    launch(tmp_path / "two", 2, environment)
+    launch("support.train_throwaway", TOY, tmp_path / "two", environment)
     for stage in ("toy", "more"):
         logs = [read_curves(tmp_path / name / "log.jsonl")[f"{stage}  loss"] for name in ("one", "two")]
         assert logs[0] == [(step, pytest.approx(loss, rel=tolerance)) for step, loss in logs[1]]
@@ -196,6 +172,6 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(
         torch.testing.assert_close(two[name], tensor, rtol=10 * tolerance, atol=tolerance)
     if environment:  # the checkpoint of a sharded run is unsharded: one process or several can read it
         (tmp_path / "two" / "model" / "model.safetensors").unlink()
-        launch(tmp_path / "two", 2, environment)
+        launch("support.train_throwaway", TOY, tmp_path / "two", environment)
         again = load_file(tmp_path / "two" / "model" / "model.safetensors")
         assert all(torch.equal(two[name], again[name]) for name in two)

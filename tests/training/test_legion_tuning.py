@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.launching import launch
 from support.legion_folders import save_original
 from support.synthscars_files import write_synthscars
 from torch.nn import functional
 
+from refiner.cli import main
 from refiner.data.samples import DataSet, Sample
 from refiner.data.sources import open_data
 from refiner.detectors.legion.detector import LegionDetector
@@ -122,6 +124,30 @@ def test_a_resumed_run_equals_a_straight_one(settings: TuneSettings, data: DataS
         trained(settings, Stopping(), tmp_path / "again")
     resumed = weights(trained(settings, data, tmp_path / "again"))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize("environment", [{}, {"ACCELERATE_USE_FSDP": "true"}], ids=["ddp", "fsdp"])
+def test_two_processes_learn_what_one_does_with_the_same_global_batch(
+    environment: dict[str, str], data: DataSet, published: Path, tmp_path: Path
+) -> None:
+    place = data.places.files[0].parent.parent  # type: ignore[attr-defined]
+    changes = {"epochs": 2.0, "batch": 1, "warmup": 1, "image_size": 16, "max_length": 1024, "bf16": False}
+    changes |= {"report_every": 1, "base": str(published), "lora": {"dropout": 0.0}}
+    runs = {}
+    for name, accumulate in (("one", 2), ("two", 1)):
+        config = tmp_path / f"{name}.json"
+        config.write_text(json.dumps({**changes, "accumulate": accumulate}))
+        arguments = ["legion", "--data", f"synthscars:{place}", "--config", "legion-paper", "--config", str(config)]
+        if name == "one":
+            assert main(["train", *arguments, "--device", "cpu", "--out", str(tmp_path / name)]) == 0
+        else:
+            launch("refiner", arguments, tmp_path / name, environment)
+        log = read_curves(tmp_path / name / "log.jsonl")["stage1  loss"]
+        runs[name] = log, weights(LegionDetector.from_pretrained(tmp_path / name / "model", device="cpu"))
+    assert len(runs["one"][0]) == 6
+    assert runs["one"][0] == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in runs["two"][0]]
+    for name, weight in runs["one"][1].items():
+        torch.testing.assert_close(runs["two"][1][name], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_merged_adapters_give_what_the_adapters_gave(data: DataSet, published: Path) -> None:
