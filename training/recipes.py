@@ -44,6 +44,8 @@ class Recipe(Generic[S]):
     """Trains in the run's folder, or resumes there, and writes the model to the given folder."""
     configs: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
     """Settings for training on the samples of ``--data``, by name; the first are the default."""
+    check: Callable[[Any], None] = lambda _settings: None
+    """Refuses settings that cannot be used, before anything is downloaded or written."""
     dry_run: Callable[[Any, DataSet, Run], Json] | None = None
     """Describes a training on samples, and writes its first batch to the run's folder."""
     folder: str = ""  # its folder in the bundled weights; "" if the model is not bundled
@@ -112,6 +114,7 @@ def plan(order: Order, run: Callable[[str | None], Run], folder: Path) -> Plan:
     if data is not None and not row.data:
         raise ConfigError(f"The recipe {recipe.name} generates its own data and takes no --data: remove {data!r}.")
     name, settings = _settings(order, recipe, data, stored)
+    recipe.check(settings)
     made = run(stored.get("dtype"))
     config = {"recipe": recipe.name, "data": data, "config": name, "dtype": made.dtype, "settings": plain(settings)}
     samples = None
@@ -130,8 +133,9 @@ def _settings(order: Order, recipe: Recipe[Any], data: str | None, stored: Json)
     names = [each for each in order.configs if each in {"micro", *recipe.configs}]
     if len(names) > 1:
         raise ConfigError(f"Expected one config, got {' and '.join(names)}: leave one out.")
-    if names and names[0] not in known:
-        raise ConfigError(f"The config {names[0]} learns from samples: name them with --data.")
+    if data is None and recipe.configs and (order.changes or (names and names[0] not in known)):
+        what = " and ".join([*names, *(f"--{change}" for change in order.changes)])
+        raise ConfigError(f"Training with {what} learns from samples: name them with --data.")
     name = names[0] if names else stored.get("config") or next(iter(known))
     if name not in known:
         raise ConfigError(f"The recipe {recipe.name} has no config {name!r}: choose from {', '.join(known)}.")

@@ -45,7 +45,7 @@ def test_every_recipe_is_listed(train: Command) -> None:
     assert list(rows) == [*RECIPES, "throwaway"]
     assert all(row["help"] and row["budget"] for row in rows.values())
     assert rows["throwaway"]["data"]
-    assert rows["legion"]["data"] is None
+    assert rows["generator"]["data"] is None
 
 
 def test_a_recipe_or_a_list_is_asked_for(train: Command) -> None:
@@ -152,7 +152,15 @@ def test_settings_in_settings_are_named_in_full(train: Command, tmp_path: Path) 
     [
         (("nobody",), "no recipe 'nobody'"),
         (("throwaway",), "name them with --data"),
-        (("legion", "--data", "micro:8"), "takes no --data"),
+        (("vlm", "--data", "micro:8"), "takes no --data"),
+        (("legion", "--config", "legion-paper"), "legion-paper learns from samples: name them with --data"),
+        (("legion", "--stage", "2"), "--stage learns from samples: name them with --data"),
+        (("legion", "--data", "micro:8", "--stage", "3"), "stage must be from 1 to 2"),
+        (("legion", "--data", "micro:8", "--config", "micro", "--config", "legion-paper"), "Expected one config"),
+        (("legion", "--data", "micro:8", "--config", "micro", "--stage", "2"), "--base"),
+        (("legion", "--data", "micro:8", "--base", "micro:judge"), "micro:judge"),
+        (("throwaway", "--data", "micro:8", "--stage", "1"), "no setting stage"),
+        (("throwaway", "--data", "micro:8", "--dry-run"), "dry run"),
         (("throwaway", "--data", "micro:8", "--resume"), "no run to resume"),
         (("throwaway", "--data", "micro:x"), "micro"),
         (("throwaway", "--data", "micro:8", "--config", "missing.json"), "missing.json"),

@@ -40,7 +40,7 @@ from refiner.training.legion.dry_run import dry_run
 from refiner.training.legion.losses import LossWeights, Trainee
 from refiner.training.legion.model import PROMPT, Architecture, build_model
 from refiner.training.legion.settings import CONFIGS, TuneSettings
-from refiner.training.legion.tuning import train_on
+from refiner.training.legion.tuning import check_base, train_on
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 from refiner.training.settings import LoopSettings
@@ -171,6 +171,11 @@ def _train(recipe: LegionSettings | TuneSettings, data: DataSet | None, run: Run
         _train_micro(recipe, run, out)
 
 
+def _check(recipe: LegionSettings | TuneSettings) -> None:
+    if isinstance(recipe, TuneSettings):
+        check_base(recipe)
+
+
 def _train_micro(recipe: LegionSettings, run: Run, out: Path) -> None:
     pool = Pool(run.folder / "pool", Gallery(run.paintings, bundled_generator(run.weights)))
     setting, trainee = prepare(recipe, pool, run)
@@ -186,6 +191,7 @@ RECIPE = Recipe(
     micro=micro_recipe,
     train=_train,
     configs=CONFIGS,
+    check=_check,
     dry_run=dry_run,
     folder="legion",
     card=Card(

@@ -18,11 +18,13 @@ from torch.nn import functional
 from transformers import CLIPImageProcessor, PreTrainedModel, SamImageProcessor
 
 from refiner.data.samples import DataSet
+from refiner.detectors.base import read_config
 from refiner.detectors.legion.detector import LegionDetector
+from refiner.detectors.legion.layouts import is_original, is_ours
 from refiner.detectors.legion.loading import load_bare
 from refiner.detectors.legion.modeling import LegionModel, LegionOutput
-from refiner.errors import ConfigError, InputError, OutputError
-from refiner.hub import resolve
+from refiner.errors import ConfigError, InputError, OutputError, WeightsError
+from refiner.hub import locate, resolve
 from refiner.micro.world import SIZE
 from refiner.taxonomy import Category
 from refiner.training.fit import fit, fit_settings, summed
@@ -118,12 +120,11 @@ def train_on(settings: TuneSettings, data: DataSet, run: Run, out: Path) -> None
     """Run a stage on a data set, or resume it, and write the detector to ``out``.
 
     Raises:
-        ConfigError: stage 2 has no base.
+        ConfigError: the settings do not fit the base, or stage 2 has none.
         InputError: the data cannot be used.
         WeightsError: the base cannot be loaded.
     """
-    if settings.stage == 2 and not settings.base:
-        raise ConfigError("Stage 2 trains only the verdict of a detector: name the detector with --base.")
+    check_base(settings)
     detector = start_from(settings, data, run)
     if settings.stage == 2:
         train_verdict(settings, data, detector, run)
@@ -131,6 +132,26 @@ def train_on(settings: TuneSettings, data: DataSet, run: Run, out: Path) -> None
         tune(settings, data, detector, run)
     if run.processes.main:
         export(settings, detector, out)
+
+
+def check_base(settings: TuneSettings) -> None:
+    """Check that there is a base where one is needed, and that it is a LEGION detector; nothing is downloaded.
+
+    Raises:
+        ConfigError: stage 2 has no base.
+        ModelNotFoundError: there is no such model.
+        WeightsError: it is a model of another kind.
+    """
+    if settings.stage == 2 and not settings.base:
+        raise ConfigError("Stage 2 trains only the verdict of a detector: name the detector with --base.")
+    place = locate(settings.base, "detector") if settings.base else None
+    if isinstance(place, Path):
+        config = read_config(place)
+        if not is_ours(config) and not is_original(config):
+            raise WeightsError(
+                f"Expected a LEGION detector as base, got {settings.base!r}, a model of another kind: choose one with "
+                "--base."
+            )
 
 
 def start_from(settings: TuneSettings, data: DataSet, run: Run, *, weights: bool = True) -> LegionDetector:
