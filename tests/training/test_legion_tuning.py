@@ -25,7 +25,7 @@ from refiner.images import load_image
 from refiner.taxonomy import Category
 from refiner.training.curves import read_curves
 from refiner.training.fit import Draw
-from refiner.training.legion.adapters import LoraSettings, freeze, merge
+from refiner.training.legion.adapters import LoraSettings, freeze, merge, trained_in_float32
 from refiner.training.legion.answers import answer_of
 from refiner.training.legion.dry_run import dry_run
 from refiner.training.legion.samples import Lesson, Samples, collate
@@ -52,7 +52,7 @@ TUNED = replace(
     report_every=1,
     save_every=2,
     image_size=16,
-    max_length=1024,
+    max_length=1536,
     bf16=False,
 )
 """LEGION's own settings, for a folder of tests; the base is filled in."""
@@ -131,7 +131,7 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(
     environment: dict[str, str], data: DataSet, published: Path, tmp_path: Path
 ) -> None:
     place = data.places.files[0].parent.parent  # type: ignore[attr-defined]
-    changes = {"epochs": 2.0, "batch": 1, "warmup": 1, "image_size": 16, "max_length": 1024, "bf16": False}
+    changes = {"epochs": 2.0, "batch": 1, "warmup": 1, "image_size": 16, "max_length": 1536, "bf16": False}
     changes |= {"report_every": 1, "base": str(published), "lora": {"dropout": 0.0}}
     runs = {}
     for name, accumulate in (("one", 2), ("two", 1)):
@@ -159,8 +159,8 @@ def test_merged_adapters_give_what_the_adapters_gave(data: DataSet, published: P
             torch.nn.init.normal_(weight, std=0.3)
     image = data.load(0).image
     assert image is not None
-    lesson = Samples(data, detector, size=1, longest=600, parts=1, stride=1, seed=0, tell=print).lesson(0)
-    batch = collate([lesson], detector, 600)
+    lesson = Samples(data, detector, size=1, longest=1600, parts=1, stride=1, seed=0, tell=print).lesson(0)
+    batch = collate([lesson], detector, 1600)
     with torch.no_grad():
         wanted = detector.model(batch.ids, batch.pixels, batch.sam_pixels)
         merge(detector.model)
@@ -210,6 +210,32 @@ def lesson_of(size: tuple[int, int], regions: int) -> Lesson:
     return Lesson("a", image, answer_of(Sample(name="a", image=image, truth=truth)))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_weights_may_be_in_half_precision_as_on_a_gpu(
+    checkpointing: bool, published: Path, data: DataSet
+) -> None:
+    """Every trained weight gets a gradient near that in float32, and no frozen one does."""
+    grads = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        detector = LegionDetector.from_pretrained(published, device="cpu", dtype=dtype)
+        torch.manual_seed(0)
+        settings = replace(TUNED, lora=LoraSettings(rank=2, dropout=0.0), checkpointing=checkpointing)
+        freeze(detector.model, settings.lora, settings.trained)
+        trained_in_float32(detector.model)
+        batch = Samples(data, detector, size=2, longest=1600, parts=1, stride=1, seed=0, tell=print).batch(Draw(0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            torch.stack(list(Tuned(detector.model).losses(batch, settings).values())).sum().backward()
+        grads[dtype] = {
+            name: weight.grad for name, weight in detector.model.named_parameters() if weight.grad is not None
+        }
+        trained = {name for name, weight in detector.model.named_parameters() if weight.requires_grad}
+        assert all(weight.dtype == torch.float32 for weight in detector.model.parameters() if weight.requires_grad)
+        unused = {name for name in trained if "lora_A" in name or "iou" in name or "mask_tokens" in name}
+        assert trained - unused <= grads[dtype].keys() <= trained
+    exact, half = (torch.cat([grad.flatten() for _, grad in sorted(each.items())]) for each in grads.values())
+    assert functional.cosine_similarity(exact, half, dim=0) > 0.98
+
+
 def test_masks_are_resized_as_by_sams_processor(published: Path) -> None:
     detector = LegionDetector.from_pretrained(published, device="cpu")
     logits = torch.randn(2, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -247,7 +273,7 @@ def test_an_answer_that_is_too_long_is_cut_with_its_masks(data: DataSet, publish
 
 def test_each_epoch_uses_every_sample_once_in_an_order_of_its_own(data: DataSet, published: Path) -> None:
     detector = LegionDetector.from_pretrained(published, device="cpu")
-    samples = Samples(data, detector, size=2, longest=600, parts=1, stride=1, seed=3, tell=print)
+    samples = Samples(data, detector, size=2, longest=1600, parts=1, stride=1, seed=3, tell=print)
     epochs = [[samples.lesson(6 * epoch + place).name for place in range(6)] for epoch in range(2)]
     assert [sorted(names) for names in epochs] == [sorted(data.names)] * 2
     assert epochs[0] != epochs[1]
@@ -268,13 +294,13 @@ class Damaged:
 def test_damaged_samples_are_told_once_and_the_rest_goes_on(data: DataSet, published: Path) -> None:
     detector = LegionDetector.from_pretrained(published, device="cpu")
     said: list[str] = []
-    samples = Samples(Damaged(data, {1, 4}), detector, size=2, longest=600, parts=1, stride=1, seed=0, tell=said.append)
+    samples = Samples(Damaged(data, {1, 4}), detector, size=2, longest=1600, parts=1, stride=1, seed=0, tell=said.append)
     names = {samples.lesson(place).name for place in range(12)}
     assert names == {name for index, name in enumerate(data.names) if index not in {1, 4}}
     assert sorted(said) == [f"The image {data.names[index]} is damaged: download it again." for index in (1, 4)]
     with pytest.raises(InputError, match=r"No sample of the data can be used"):
         Samples(
-            Damaged(data, set(range(6))), detector, size=2, longest=600, parts=1, stride=1, seed=0, tell=said.append
+            Damaged(data, set(range(6))), detector, size=2, longest=1600, parts=1, stride=1, seed=0, tell=said.append
         ).lesson(0)
 
 
@@ -284,6 +310,7 @@ def test_damaged_samples_are_told_once_and_the_rest_goes_on(data: DataSet, publi
         ({"trained": ("nothing.at.all",)}, "begins with 'nothing.at.all'"),
         ({"lora": LoraSettings(rank=4, targets=("qq_proj",))}, "targets qq_proj"),
         ({"image_size": 33}, "above the 32 pixels"),
+        ({"max_length": 100}, "max_length is 100"),
         ({"stage": 2, "base": ""}, "--base"),
         ({"base": "nowhere/at-all"}, "nowhere/at-all"),
     ],
@@ -366,7 +393,7 @@ def test_a_dry_run_describes_the_training_without_weights(
     assert 0 < found["parameters"]["trained"] <= found["parameters"]["all"]
     answers = json.loads((tmp_path / "dry-run" / "answers.json").read_text())
     assert [each["name"] for each in answers] == [
-        Samples(data, detector, size=2, longest=600, parts=1, stride=1, seed=2 * settings.seed + 1, tell=print)
+        Samples(data, detector, size=2, longest=1600, parts=1, stride=1, seed=2 * settings.seed + 1, tell=print)
         .lesson(place)
         .name
         for place in range(2)

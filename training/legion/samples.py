@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
-from refiner.errors import InputError
+from refiner.errors import ConfigError, InputError
 from refiner.taxonomy import Category
 from refiner.training.fit import Draw
 from refiner.training.legion.answers import Taught, answer_of
@@ -58,6 +58,9 @@ class Samples:
         stride: micro-batches between two of this process in one step (the number of processes).
         seed: of the order.
         tell: gets a sentence for each sample that cannot be used.
+
+    Raises:
+        ConfigError: ``longest`` leaves no room for an answer.
     """
 
     def __init__(
@@ -74,6 +77,10 @@ class Samples:
     ) -> None:
         self.data, self.detector = data, detector
         self.size, self.longest, self.parts, self.stride, self.seed = size, longest, parts, stride, seed
+        if longest <= (question := len(detector.prompt_ids())):
+            raise ConfigError(
+                f"The setting max_length is {longest}, but the prompt alone has {question} tokens: raise it."
+            )
         self.unusable: dict[int, str] = {}
         """Number of each sample that could not be used -> why."""
         self._tell = tell
