@@ -38,7 +38,9 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: id of ``[SEG]``.
         prompt: text before the answer; contains ``<image>`` exactly once.
         max_new_tokens: longest answer, in tokens.
-        clean_threshold: minimum probability, in [0, 1], of the answer for a clean image.
+        clean_threshold: minimum probability, in [0, 1], of the answer for a clean image; None: only greedy decoding.
+        published: whether the weights were trained with the published code. Then the images are prepared and the
+            answers are read as that code does it; ``detectors/legion/reading.py`` has the rules.
         examples: typical answers of the model, from which decoding guesses tokens. They save time and do not change
             the results.
     """
@@ -54,7 +56,8 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: int = 32004,
         prompt: str = "",
         max_new_tokens: int = 512,
-        clean_threshold: float = 0.5,
+        clean_threshold: float | None = 0.5,
+        published: bool = False,
         examples: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -65,6 +68,7 @@ class LegionConfig(PreTrainedConfig):
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.clean_threshold = clean_threshold
+        self.published = published
         if not isinstance(examples, list | tuple) or not all(isinstance(text, str) for text in examples):
             raise ValueError(f"Expected a list of texts as examples, got {examples!r:.80}: correct config.json.")
         self.examples = list(examples)
@@ -183,5 +187,6 @@ class LegionModel(PreTrainedModel):
             known: earlier answers, from which tokens are guessed. They save time and do not change the results.
         """
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
-        rule = CleanRule(tokens=clean, threshold=self.config.clean_threshold)
+        threshold = self.config.clean_threshold
+        rule = CleanRule(tokens=clean, threshold=threshold) if threshold is not None else CleanRule()
         return Decoder(self.llava, embeds, known or Lookup(), rule, self.config.max_new_tokens).write()
