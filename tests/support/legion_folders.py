@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from refiner.detectors.legion.conversion import PROMPT
+from refiner.detectors.legion.reading import SPECIAL
 
 Layout = Literal["legion", "glamm", "stage-2", "one file"]
 LAYOUTS: tuple[Layout, ...] = ("legion", "glamm", "stage-2", "one file")
@@ -25,7 +26,7 @@ one file."""
 PIECES, ADDED = 380, 7
 WORDS = PIECES + ADDED
 """Tokens of the text model, and with those that LEGION adds."""
-TEXT, TOWER, SAM, OUT = 16, 64, 16, 32
+TEXT, TOWER, SAM, OUT, SIDE = 16, 64, 16, 32, 112
 _TOWER = "model.vision_tower.vision_tower.vision_model"
 
 
@@ -143,7 +144,7 @@ def tower() -> CLIPVisionModel:
         intermediate_size=20,
         num_hidden_layers=2,
         num_attention_heads=1,
-        image_size=28,
+        image_size=SIDE,
         patch_size=14,
         projection_dim=8,
         initializer_range=0.2,
@@ -151,12 +152,35 @@ def tower() -> CLIPVisionModel:
     return CLIPVisionModel(config).eval()
 
 
+def _teach(state: dict[str, Tensor], generator: torch.Generator) -> None:
+    """Let answers go round ``<p> word </p> [SEG] word``, with words that depend on the image."""
+    embedding, head = state["model.embed_tokens.weight"], state["lm_head.weight"]
+    mark = {token: PIECES + place for place, token in enumerate(SPECIAL)}
+    names, flaws = slice(PIECES - 40, PIECES - 20), slice(PIECES - 20, PIECES)
+    state["model.norm.weight"].fill_(1.0)
+    state["model.layers.0.self_attn.v_proj.weight"] *= 6
+    state["model.mm_projector.2.weight"] *= 20
+    state["model.text_hidden_fcs.0.2.weight"] *= 20
+    decoder = "model.grounding_encoder.mask_decoder"
+    state[f"{decoder}.output_upscaling.3.bias"].zero_()
+    state[f"{decoder}.output_upscaling.1.weight"].fill_(1.0)
+    state[f"{decoder}.transformer.norm_final_attn.weight"].fill_(3.0)
+    embedding *= 8
+    embedding[names] = embedding[names][:1] + 0.1 * embedding[names]
+    embedding[flaws] = embedding[flaws][:1] + 0.1 * embedding[flaws]
+    head *= 0.1
+    for before, after in (("<p>", names), ("[SEG]", flaws)):
+        head[after] = embedding[mark[before]] / 2 + 0.3 * torch.randn(20, TEXT, generator=generator)
+    head[mark["</p>"]] = embedding[names].mean(0)
+    head[mark["[SEG]"]] = embedding[mark["</p>"]]
+    head[mark["<p>"]] = embedding[flaws].mean(0)
+
+
 def original_state(layout: Layout = "legion") -> dict[str, Tensor]:
     """The weights that a layout has in its files; those that several layouts have are equal."""
     state = original_layout()
-    state["lm_head.weight"][-3:] *= 1.6  # so that random answers have [SEG] tokens and phrases
-    state["lm_head.weight"][2] -= state["lm_head.weight"][2]
     generator = torch.Generator().manual_seed(7)
+    _teach(state, generator)
     if layout == "stage-2":
         state |= {f"{_TOWER}.{name}": weight for name, weight in tower().state_dict().items()}
         shapes = affine("prediction_head.0", 24, TOWER) | affine("prediction_head.2", 2, 24)
@@ -198,7 +222,7 @@ def save_original(
     save_weights(folder, held, {"legion": 2, "glamm": 4, "stage-2": 3, "one file": 1}[layout], layout)
     if layout != "stage-2":
         tower().save_pretrained(folder / "vision_tower")
-        sides = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+        sides = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
         CLIPImageProcessorPil(**sides).save_pretrained(folder / "vision_tower")
     return folder
 
