@@ -90,8 +90,9 @@ def convert_weight(key: str, tensor: Tensor) -> dict[str, Tensor]:
         return {}
     if renamed in (EMBEDDING, HEAD):
         return {renamed: torch.cat([tensor, torch.zeros_like(tensor[:1])])}
-    copy = {"sam.shared_image_embedding.positional_embedding": tensor} if renamed == _PLACES else {}
-    return {renamed: tensor} | copy
+    if renamed == _PLACES:
+        return {renamed: tensor, "sam.shared_image_embedding.positional_embedding": tensor.clone()}
+    return {renamed: tensor}
 
 
 def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +112,10 @@ def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict
     }
     return {
         "text_config": text,
-        "vision_config": {**vision, "model_type": "clip_vision_model"},
+        "vision_config": {
+            **{name: value for name, value in vision.items() if name not in ("dtype", "torch_dtype")},
+            "model_type": "clip_vision_model",
+        },
         "image_token_index": original["vocab_size"],
         "image_seq_length": (vision["image_size"] // vision["patch_size"]) ** 2,
         "vision_feature_layer": original.get("mm_vision_select_layer", -2),
