@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +69,7 @@ class PublishedFolder:
         """Yield the weights with refiner's names, one file after the other."""
         for weights in self._files.each():
             yield {
-                name: weight
-                for key, tensor in weights.items()
-                for name, weight in convert_weight(key, tensor).items()
+                name: weight for key, tensor in weights.items() for name, weight in convert_weight(key, tensor).items()
             }
         yield dict(self._tower)
 
@@ -175,8 +172,8 @@ class PublishedFolder:
         rows = {name: shapes[name].shape[0] - 1 for name in (EMBEDDING, HEAD) if name in shapes}
         if image != words:
             raise WeightsError(
-                f"The config of {str(self.folder)!r} has a vocab_size of {words}, but its tokenizer has {image} tokens, "
-                f"so that no id is left for the image: correct vocab_size to {image}, and cut the rows of embed_tokens "
+                f"The config of {str(self.folder)!r} has a vocab_size of {words}, but its tokenizer has {image} "
+                f"tokens, so that no id is left for the image: correct vocab_size to {image}, and cut the rows of embed_tokens "
                 "and lm_head to as many."
             )
         if any(count != words for count in rows.values()):

@@ -119,9 +119,7 @@ class _Reader:
         if self.marks:
             name, explanation = self.name.rstrip(".") or UNNAMED, _squeezed(self.explanation).lstrip(": ").rstrip(". ")
             category = keyword_category(f"{self.name} {explanation}")
-            self.claims.append(
-                Claim(name=name, explanation=explanation, category=category, marks=tuple(self.marks))
-            )
+            self.claims.append(Claim(name=name, explanation=explanation, category=category, marks=tuple(self.marks)))
         self.marks, self.name, self.explanation = [], "", ""
 
     def _drop_phrase(self) -> None:

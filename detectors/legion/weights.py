@@ -13,7 +13,10 @@ from torch import Tensor
 from refiner.detectors.base import first_line
 from refiner.errors import WeightsError
 
-_KINDS = (("model.safetensors.index.json", "model*.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model*.bin"))
+_KINDS = (
+    ("model.safetensors.index.json", "model*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+)
 """Name of the index, and pattern of the weight files, in order of preference."""
 _SHARD = re.compile(r"^(.+-)(\d+)-of-(\d+)(\.\w+)$")
 
@@ -29,6 +32,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.paths: list[Path]
         index, self.paths = next(
             ((folder / index, found) for index, pattern in _KINDS if (found := _found(folder, index, pattern))),
             (None, []),
