@@ -25,9 +25,9 @@ class GatedDetector:
     A ``refiner.protocols.Detector``.
 
     It gives a verdict to a detector that has none, such as LEGION's public weights (papers/legion.md section 4.2),
-    which find flaws in real photographs too. ``fake_probability`` is that of the gate. Where it is below the threshold, the
-    regions and the heatmap of the detector are withheld, which ``tags`` says; ``raw`` keeps its answer. If one of the
-    two raises an error, the whole call raises it.
+    which find flaws in real photographs too. ``fake_probability`` is that of the gate. Where it is below the
+    threshold, the regions and the heatmap of the detector are withheld, which ``tags`` says; ``raw`` keeps its answer.
+    If one of the two raises an error, the whole call raises it.
 
     Args:
         detector: finds the flaws.

@@ -239,9 +239,9 @@ class LegionDetector(BaseDetector):
 def _region(claim: Claim, logits: Tensor, chance: float, size: Size, *, painted: bool) -> Region:
     """Make a region from a claim and its mask logits, float (marks, H, W).
 
-    The mask has the pixels with a probability above 0.5 in any of them. If there are none, ``painted`` decides: the mask
-    has the pixels with at least half the maximum probability, or the place is not known. So no claim of the text is
-    dropped; it only gets a low score.
+    The mask has the pixels with a probability above 0.5 in any of them. If there are none, ``painted`` decides: the
+    mask has the pixels with at least half the maximum probability, or the place is not known. So no claim of the text
+    is dropped; it only gets a low score.
     """
     highest = logits.amax(0)
     probability = highest.sigmoid().cpu().numpy()
