@@ -1,8 +1,9 @@
 """What LEGION's decoding saves: against greedy decoding of transformers, and against the published inference.
 
-``decoding``: seconds per answer. Our decoding guesses the next tokens and checks several in one pass. Both ways run in turn on the same images with drawn
-flaws, with the same weights and a key-value cache; both include the vision tower. Seconds are processor time; in one
-thread this equals the time on an idle machine. ``equal`` is the share of images with equal answers.
+``decoding``: seconds per answer. Our decoding guesses the next tokens and checks several in one pass. Both ways run in
+turn on the same images with drawn flaws, with the same weights and a key-value cache; both include the vision tower.
+Seconds are processor time; in one thread this equals the time on an idle machine. ``equal`` is the share of images with
+equal answers.
 
 ``inference``: images per second in wall time on two threads, from pixels to mask logits, of a network with the public
 checkpoint's lengths (164 tokens of prompt, 576 patches, 40 tokens of answer) and random weights of a smaller width. The
