@@ -20,7 +20,7 @@ from refiner.detectors.legion.layouts import is_original, is_ours
 from refiner.detectors.legion.modeling import LegionModel
 from refiner.detectors.legion.placing import Placement
 from refiner.detectors.legion.published import PublishedFolder, check_merged
-from refiner.errors import WeightsError
+from refiner.errors import ConfigError, WeightsError
 from refiner.hub import verify
 
 
@@ -52,9 +52,7 @@ def load_legion(folder: Path, place: Placement) -> LegionFolder:
 def _load_ours(folder: Path, place: Placement) -> LegionFolder:
     verify(folder)
     try:
-        model, info = LegionModel.from_pretrained(
-            folder, dtype=place.dtype or "auto", output_loading_info=True, **place.options()
-        )
+        model, info = place.load(folder, dtype=place.dtype or "auto")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         clip, sam = (
             (CLIPImageProcessorPil, SamImageProcessorPil)
@@ -62,6 +60,8 @@ def _load_ours(folder: Path, place: Placement) -> LegionFolder:
             else (CLIPImageProcessor, SamImageProcessor)
         )
         clip_processor, sam_processor = clip.from_pretrained(folder / "clip"), sam.from_pretrained(folder / "sam")
+    except ConfigError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"The LEGION folder {str(folder)!r} cannot be loaded ({first_line(error)}): download or build it again."
@@ -73,14 +73,7 @@ def _load_ours(folder: Path, place: Placement) -> LegionFolder:
 def _load_original(folder: Path, place: Placement) -> LegionFolder:
     found = PublishedFolder(folder)
     state = {name: weight for weights in found.each() for name, weight in weights.items()}
-    model, info = LegionModel.from_pretrained(
-        None,
-        config=found.config,
-        state_dict=state,
-        dtype=place.dtype or found.dtype,
-        output_loading_info=True,
-        **place.options(),
-    )
+    model, info = place.load(None, config=found.config, state_dict=state, dtype=place.dtype or found.dtype)
     check_complete(folder, info)
     name = Identity(f"legion:{folder.name}", "")
     return LegionFolder(place.settled(model), found.tokenizer, found.clip_processor, found.sam_processor, name)

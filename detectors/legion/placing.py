@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
-from refiner.detectors.base import placement
+from refiner.detectors.base import first_line, placement
 from refiner.detectors.legion.modeling import LegionModel
 from refiner.errors import ConfigError, MissingExtraError
 from refiner.machine import device_of
@@ -60,8 +61,28 @@ class Placement:
             raise MissingExtraError(f"Loading in {quantize[0]} bits", "bitsandbytes", "quantized")
         return cls(device=place, dtype=precision, quantize=quantize, device_map=device_map)
 
-    def options(self) -> dict[str, Any]:
-        """Return the arguments of ``from_pretrained`` for this placement."""
+    def load(self, folder: Path | None, **source: Any) -> tuple[LegionModel, Mapping[str, Any]]:
+        """Load the network to its place, and return it with the loading info of ``from_pretrained``.
+
+        Args:
+            folder: of refiner's layout; None: the weights are in ``source``.
+            source: further arguments of ``from_pretrained``.
+
+        Raises:
+            ConfigError: the ``device_map`` does not fit the network.
+        """
+        try:
+            model, info = LegionModel.from_pretrained(folder, output_loading_info=True, **self._options(), **source)
+        except (ValueError, RuntimeError, KeyError) as error:
+            if not isinstance(self.device_map, Mapping):
+                raise
+            raise ConfigError(
+                f"The device_map {dict(self.device_map)!r:.200} does not fit LEGION ({first_line(error)}): name a "
+                "device for all parts, or use 'auto'."
+            ) from error
+        return model, info
+
+    def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {}
         if self.quantize is not None:
             options["quantization_config"] = BitsAndBytesConfig(
@@ -85,11 +106,10 @@ class Placement:
         if not is_placed(model):
             moved: LegionModel = model.to(self.device)
             return moved
-        places = (getattr(model, "hf_device_map", None) or {}).values()
-        kinds = {place if place == "disk" else torch.device(place).type for place in places}
-        if "disk" in kinds or len(kinds) > 1:
+        kinds = {weight.device.type for weight in model.parameters()}
+        if "meta" in kinds or len(kinds) > 1:
             raise ConfigError(
-                f"LEGION does not fit on the accelerators of this machine (parts are on {', '.join(sorted(kinds))}): "
+                "LEGION does not fit on the accelerators of this machine, or the device_map leaves parts of it out: "
                 "use quantize=4bit, or another device_map."
             )
         return model

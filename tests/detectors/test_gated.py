@@ -10,8 +10,10 @@ from PIL import Image
 from support.conformance import assert_same
 from support.legion_folders import save_original
 
+from refiner import RefinedPipeline
 from refiner.detectors import load_detector
 from refiner.detectors.gated import GatedDetector
+from refiner.detectors.ids import is_elsewhere
 from refiner.detectors.registry import detector_needs
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, ModelNotFoundError, OutOfDomainError, UnreadableOutputError
@@ -130,6 +132,19 @@ def test_ids_name_a_gate(tmp_path: Path) -> None:
         load_detector(f"legion:{folder},gate=nowhere", device="cpu")
     with pytest.raises(ConfigError, match="takes no gate: leave the gate out"):
         load_detector("micro:probe", device="cpu", gate="micro")
+
+
+@pytest.mark.parametrize(("host", "elsewhere"), [("127.0.0.1:8000", False), ("example.org", True)])
+def test_a_saved_id_shows_that_its_gate_is_elsewhere(host: str, elsewhere: bool) -> None:
+    assert is_elsewhere(f"legion:folder,gate=vlm:model@http://{host}/v1") == elsewhere
+
+
+def test_a_pipeline_saves_the_gate_with_its_detector(tmp_path: Path) -> None:
+    pipe = RefinedPipeline.from_pretrained("micro", detector="legion:micro,gate=micro:probe")
+    assert " gated by " in pipe.detector.name
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = RefinedPipeline.from_pretrained(tmp_path / "pipe")
+    assert again.detector.name == pipe.detector.name
 
 
 def test_the_public_layout_behind_the_bundled_gate(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_what_cannot_be_placed_is_refused(folder: Path, option: str, words: str)
         load_detector(f"legion:{folder},{option}", device="cpu")
 
 
+@pytest.mark.parametrize("device_map", [{"": "disk"}, {"": "cpu", "llava": "meta"}, {"": "nowhere"}])
+def test_a_device_map_that_leaves_parts_elsewhere_is_refused(folder: Path, device_map: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="device_map"):
+        LegionDetector.from_pretrained(folder, device_map=device_map)
+
+
 def test_only_families_with_the_option_take_it() -> None:
     with pytest.raises(ConfigError, match="leave the quantize out"):
         load_detector("micro:probe", quantize="4bit")
