@@ -147,7 +147,7 @@ def load_folder(
             kind = AutoConfig.from_pretrained(folder).model_type
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(
-                f"{str(folder)!r} is not a transformers folder ({_first_line(error)}): download it again."
+                f"{str(folder)!r} is not a transformers folder ({first_line(error)}): download it again."
             ) from error
         if kind not in kinds:
             raise WeightsError(
@@ -159,13 +159,14 @@ def load_folder(
             model, info = model_class.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(
-                f"The {kind} folder {str(folder)!r} cannot be loaded ({_first_line(error)}): download it again."
+                f"The {kind} folder {str(folder)!r} cannot be loaded ({first_line(error)}): download it again."
             ) from error
     check_complete(folder, info)
     return model, processor, kind
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text; its type if there is no text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

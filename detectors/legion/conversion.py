@@ -6,6 +6,7 @@ are below ``model.``. This module has only pure functions of names, shapes and c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,12 +28,16 @@ PROMPT = (
 """The only instruction that the public checkpoint was trained with, in its conversation template."""
 
 _DROPPED = re.compile(r"rotary_emb\.inv_freq$|^model\.region_encoder\.|\.pixel_(mean|std)$|\.position_ids$")
+EMBEDDING = "llava.model.language_model.embed_tokens.weight"
+HEAD = "llava.lm_head.weight"
+TOWER = "llava.model.vision_tower."
+_PLACES = "sam.prompt_encoder.shared_embedding.positional_embedding"
 _FAMILIES = (
     (r"^model\.(embed_tokens|layers|norm)\.", r"llava.model.language_model.\1."),
     (r"^lm_head\.", "llava.lm_head."),
     (r"^model\.mm_projector\.0\.", "llava.model.multi_modal_projector.linear_1."),
     (r"^model\.mm_projector\.2\.", "llava.model.multi_modal_projector.linear_2."),
-    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "llava.model.vision_tower."),
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", TOWER),
     (r"^model\.text_hidden_fcs\.0\.", "text_hidden_fcs."),
     (r"^prediction_head\.", "prediction_head."),
     (r"^model\.grounding_encoder\.", "sam."),
@@ -74,18 +79,25 @@ def _pick(names: Mapping[str, str], group: int, form: str) -> Callable[[re.Match
     return lambda match: form.format(names[match[group]], match[1])
 
 
-def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the original layout.
+def convert_weight(key: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Rename one weight of the original layout; empty for a weight that is not needed.
 
     The original codes ``<image>`` as -200, outside its vocabulary. Here it gets a row of zeros at the end of the
     embedding and of ``lm_head``. SAM's random position matrix is copied to both modules that use it.
     """
-    state = {renamed: tensor for key, tensor in original.items() if (renamed := rename_key(key))}
-    for key in ("llava.model.language_model.embed_tokens.weight", "llava.lm_head.weight"):
-        state[key] = torch.cat([state[key], torch.zeros_like(state[key][:1])])
-    shared = state["sam.prompt_encoder.shared_embedding.positional_embedding"]
-    state["sam.shared_image_embedding.positional_embedding"] = shared
-    return state
+    renamed = rename_key(key)
+    if renamed is None:
+        return {}
+    if renamed in (EMBEDDING, HEAD):
+        return {renamed: torch.cat([tensor, torch.zeros_like(tensor[:1])])}
+    if renamed == _PLACES:
+        return {renamed: tensor, "sam.shared_image_embedding.positional_embedding": tensor.clone()}
+    return {renamed: tensor}
+
+
+def convert_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of the original layout, as ``convert_weight`` does."""
+    return {name: weight for key, tensor in original.items() for name, weight in convert_weight(key, tensor).items()}
 
 
 def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,11 +112,37 @@ def llava_config(original: Mapping[str, Any], vision: Mapping[str, Any]) -> dict
     }
     return {
         "text_config": text,
-        "vision_config": {**vision, "model_type": "clip_vision_model"},
+        "vision_config": {
+            **{name: value for name, value in vision.items() if name not in ("dtype", "torch_dtype")},
+            "model_type": "clip_vision_model",
+        },
         "image_token_index": original["vocab_size"],
         "image_seq_length": (vision["image_size"] // vision["patch_size"]) ** 2,
         "vision_feature_layer": original.get("mm_vision_select_layer", -2),
     }
+
+
+def tower_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Make a ``CLIPVisionConfig`` as a dict, from the shapes of converted weights that hold the CLIP tower.
+
+    The shapes show neither the number of heads nor the activation; the heads have 64 channels and the activation is
+    ``quick_gelu``, as in the ViT-L/14 of the public checkpoints.
+    """
+    width, _, patch, _ = state[f"{TOWER}embeddings.patch_embedding.weight"].shape
+    patches = state[f"{TOWER}embeddings.position_embedding.weight"].shape[0] - 1
+    return {
+        "hidden_size": width,
+        "intermediate_size": state[f"{TOWER}encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": _layers(state, f"{TOWER}encoder.layers."),
+        "num_attention_heads": max(1, width // 64),
+        "image_size": math.isqrt(patches) * patch,
+        "patch_size": patch,
+        "hidden_act": "quick_gelu",
+    }
+
+
+def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in state if key.startswith(prefix))
 
 
 def sam_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -115,7 +153,7 @@ def sam_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     encoder = "sam.vision_encoder."
     hidden, _, patch, _ = state[f"{encoder}patch_embed.projection.weight"].shape
     grid = state[f"{encoder}pos_embed"].shape[1]
-    layers = 1 + max(int(key.split(".")[3]) for key in state if key.startswith(f"{encoder}layers."))
+    layers = _layers(state, f"{encoder}layers.")
     reach = [(state[f"{encoder}layers.{index}.attn.rel_pos_h"].shape[0] + 1) // 2 for index in range(layers)]
     head = state[f"{encoder}layers.0.attn.rel_pos_h"].shape[1]
     width = state[f"{encoder}neck.conv1.weight"].shape[0]

@@ -46,9 +46,9 @@ class CleanRule:
     and only if its probability is at least ``threshold``.
     """
 
-    tokens: Sequence[int]
-    """Tokens of the clean sentence, up to the first one in which the beginning of a list differs."""
-    threshold: float
+    tokens: Sequence[int] = ()
+    """Tokens of the clean sentence, up to the first one in which the beginning of a list differs; empty: no rule."""
+    threshold: float = 1.0
     """Minimum probability, in [0, 1]."""
 
     def token(self, so_far: Sequence[int], probability: Tensor, greedy: int) -> int:

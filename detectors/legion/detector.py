@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SamImageProcessor
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from refiner.claims import region_of
-from refiner.detectors.base import BaseDetector, placement
+from refiner.detectors.base import BaseDetector
 from refiner.detectors.legion.decoding import Answer, Lookup
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, parse
 from refiner.detectors.legion.loading import load_legion
 from refiner.detectors.legion.modeling import LegionModel
-from refiner.errors import BadAnswerError, UnreadableOutputError
+from refiner.detectors.legion.placing import DeviceMap, Placement, is_placed
+from refiner.detectors.legion.reading import Reading, pieces, read
+from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
 from refiner.types import Analysis, Claim, Mask, Region, Size
 
 
@@ -29,6 +31,10 @@ class LegionDetector(BaseDetector):
     each answer is the same as in a separate call. A region's ``score`` is the mean mask probability inside its mask
     times the geometric mean of the probabilities of its phrase's tokens, including ``[SEG]``. The user's prompt is not
     used.
+
+    Weights that were trained with the published code answer as they do there (``LegionConfig.published``): no answer is
+    unreadable, what belongs to no mask is named in ``Analysis.tags``, and a mask without a pixel is a region whose
+    place is not known.
 
     Args:
         model: the network, in eval mode.
@@ -45,8 +51,8 @@ class LegionDetector(BaseDetector):
         self,
         model: LegionModel,
         tokenizer: PreTrainedTokenizerBase,
-        clip_processor: CLIPImageProcessor,
-        sam_processor: SamImageProcessor,
+        clip_processor: BaseImageProcessor,
+        sam_processor: BaseImageProcessor,
         *,
         name: str,
         domain: str = "",
@@ -60,23 +66,32 @@ class LegionDetector(BaseDetector):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantize: str | None = None,
+        device_map: DeviceMap | None = None,
     ) -> LegionDetector:
         """Load a folder of ``save_pretrained``, or one in the layout of the public LEGION / GLaMM checkpoints.
 
         Args:
-            folder: an existing folder. The original layout has no CLIP tower. It is loaded from ``vision_tower/`` in
-                the folder if that exists, else from the hub id in the folder's config.
+            folder: an existing folder. If the weights of the public layout do not hold the CLIP tower, it is loaded
+                from ``vision_tower/`` in the folder if that exists, else from the hub id in the folder's config.
             device, dtype: as for ``load_detector``.
+            quantize: "8bit" or "4bit": the layers of the language model in this precision, by bitsandbytes. Towers,
+                projections, mask decoder and heads keep ``dtype``.
+            device_map: where accelerate places the parts, such as "auto", or a dict of module name -> device; it
+                replaces ``device``. All parts must be on accelerators, or all on the CPU.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
+            ConfigError: ``quantize`` or ``device_map`` is not one of these, or the parts do not fit on the devices.
+            MissingExtraError: bitsandbytes is not installed.
         """
-        place, precision = placement(device, dtype)
-        held = load_legion(Path(folder), precision)
-        return cls(
-            held.model.to(place), held.tokenizer, held.clip_processor, held.sam_processor, **held.identity._asdict()
-        )
+        held = load_legion(Path(folder), Placement.choose(device, dtype, quantize, device_map))
+        return cls(held.model, held.tokenizer, held.clip_processor, held.sam_processor, **held.identity._asdict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save weights (safetensors), config, tokenizer and both processors; ``from_pretrained`` loads them."""
@@ -87,9 +102,24 @@ class LegionDetector(BaseDetector):
         self.sam_processor.save_pretrained(root / "sam")
 
     def to(self, device: str | torch.device) -> LegionDetector:
-        """Move the network."""
+        """Move the network.
+
+        Raises:
+            ConfigError: it is quantised or spread over several devices, and stays where it was loaded.
+        """
+        if is_placed(self.model):
+            if torch.device(device).type != self.model.device.type:
+                raise ConfigError(
+                    f"{self.name} is quantised or spread over devices, and cannot be moved to {device}: load it there."
+                )
+            return self
         self.model.to(device)
         return self
+
+    @property
+    def decides(self) -> bool:
+        """Whether the weights have a real/fake head, so that each analysis has a ``fake_probability``."""
+        return self.model.prediction_head is not None
 
     @torch.inference_mode()
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
@@ -111,6 +141,8 @@ class LegionDetector(BaseDetector):
 
     def _clean_ids(self) -> list[int]:
         """Return the tokens of the clean sentence, up to the first one in which the beginning of a list differs."""
+        if self.model.config.clean_threshold is None:
+            return []
         clean, flawed = self._ids(CLEAN), self._ids(FLAWED)
         pairs = enumerate(zip(clean, flawed, strict=False), start=1)
         return list(clean[: next((place for place, (one, other) in pairs if one != other), 0)])
@@ -141,8 +173,8 @@ class LegionDetector(BaseDetector):
         if not len(rows):
             return torch.zeros(0, 1, 1)
         used, positions = rows.unique(return_inverse=True)
-        ground = self.model.encode_ground(pixels.to(self.model.device, self.model.dtype)[used])
-        return self.model.decode_masks(ground[positions], states)
+        ground = self.model.encode_ground(pixels[used.cpu()].to(self.model.device, self.model.dtype))
+        return self.model.decode_masks(ground[positions.to(ground.device)], states).to(rows.device)
 
     def _live_tokens(self, answer: Answer) -> Tensor:
         """Mark the tokens before the end token of each row: bool (B, T)."""
@@ -152,27 +184,47 @@ class LegionDetector(BaseDetector):
     def _analysis(self, image: Image.Image, answer: Answer, row: int, masks: Tensor, fake: float | None) -> Analysis:
         live = self._live_tokens(answer)[row]
         tokens, chances = answer.tokens[row][live], answer.chances[row][live]
-        raw = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        claims = parse(raw)
-        if sum(len(claim.marks) for claim in claims) != len(masks):
-            raise UnreadableOutputError(
-                f"LEGION's answer {raw[:120]!r} does not have {len(masks)} [SEG] tokens, one for each mask: "
-                "use another detector for this image.",
-                raw,
-            )
+        raw, (claims, tags) = self._read(tokens.tolist(), len(masks))
         size = Size(image.height, image.width)
         sure = self._phrase_chances(tokens, chances)
-        regions = [_region(claim, masks[list(claim.marks)], sure[claim.marks[0]], size) for claim in claims]
+        painted = not self.model.config.published
         return Analysis(
             size=size,
-            regions=tuple(regions),
+            regions=tuple(
+                _region(claim, masks[list(claim.marks)], sure[claim.marks[0]], size, painted=painted)
+                for claim in claims
+            ),
             fake_probability=None if fake is None else round(fake, 6),
+            tags=tags,
             raw=raw,
             detector=self.name,
         )
 
+    def _read(self, tokens: Sequence[int], masks: int) -> tuple[str, Reading]:
+        """Read an answer: its text, and what it says.
+
+        Raises:
+            UnreadableOutputError: the weights were trained with refiner's grammar, which the text does not follow.
+        """
+        if self.model.config.published:
+            answer = pieces(tokens, self.tokenizer)
+            complete = len(tokens) < self.model.config.max_new_tokens
+            return " ".join(piece.text for piece in answer), read(answer, complete=complete)
+        raw = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        claims = parse(raw)
+        if sum(len(claim.marks) for claim in claims) != masks:
+            raise UnreadableOutputError(
+                f"LEGION's answer {raw[:120]!r} does not have {masks} [SEG] tokens, one for each mask: "
+                "use another detector for this image.",
+                raw,
+            )
+        return raw, Reading(claims, ())
+
     def _phrase_chances(self, tokens: Tensor, chances: Tensor) -> list[float]:
-        """Compute for each [SEG] token the geometric mean of the probabilities from its ``<p>`` to itself."""
+        """Compute for each [SEG] token the geometric mean of the probabilities from its ``<p>`` to itself.
+
+        Without a ``<p>`` after the [SEG] token before it, the mean is over all tokens since that one.
+        """
         opening = self.tokenizer.convert_tokens_to_ids("<p>")
         found, start = [], 0
         for place, token in enumerate(tokens.tolist()):
@@ -180,20 +232,22 @@ class LegionDetector(BaseDetector):
                 start = place
             elif token == self.model.config.seg_token_id:
                 found.append(float(chances[start : place + 1].log().mean().exp()))
+                start = place + 1
         return found
 
 
-def _region(claim: Claim, logits: Tensor, chance: float, size: Size) -> Region:
+def _region(claim: Claim, logits: Tensor, chance: float, size: Size, *, painted: bool) -> Region:
     """Make a region from a claim and its mask logits, float (marks, H, W).
 
-    The mask has the pixels with a probability above 0.5. If there are none, it has those with at least half the maximum
-    probability. So no claim of the text is dropped; it only gets a low score.
+    The mask has the pixels with a probability above 0.5 in any of them. If there are none, ``painted`` decides: the
+    mask has the pixels with at least half the maximum probability, or the place is not known. So no claim of the text
+    is dropped; it only gets a low score.
     """
-    probability = logits.amax(0).sigmoid().cpu().numpy()
-    mask: Mask = probability > 0.5
-    if not mask.any():
-        mask = probability >= probability.max() / 2
+    highest = logits.amax(0)
+    probability = highest.sigmoid().cpu().numpy()
     if np.isnan(probability).any():
         raise BadAnswerError("LEGION returned NaN as mask logits: load the detector in float32 or bfloat16.")
-    score = round(float(np.clip(probability[mask].mean() * chance, 0.0, 1.0)), 6)
-    return region_of(replace(claim, score=score), mask, size)
+    mask: Mask = probability > 0.5 if painted else (highest > 0).cpu().numpy()
+    inside = mask if mask.any() else probability >= probability.max() / 2
+    score = round(float(np.clip(probability[inside].mean() * chance, 0.0, 1.0)), 6)
+    return region_of(replace(claim, score=score), inside if painted or mask.any() else None, size)

@@ -38,7 +38,9 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: id of ``[SEG]``.
         prompt: text before the answer; contains ``<image>`` exactly once.
         max_new_tokens: longest answer, in tokens.
-        clean_threshold: minimum probability, in [0, 1], of the answer for a clean image.
+        clean_threshold: minimum probability, in [0, 1], of the answer for a clean image; None: only greedy decoding.
+        published: whether the weights were trained with the published code. Then the images are prepared and the
+            answers are read as that code does it; ``detectors/legion/reading.py`` has the rules.
         examples: typical answers of the model, from which decoding guesses tokens. They save time and do not change
             the results.
     """
@@ -54,7 +56,8 @@ class LegionConfig(PreTrainedConfig):
         seg_token_id: int = 32004,
         prompt: str = "",
         max_new_tokens: int = 512,
-        clean_threshold: float = 0.5,
+        clean_threshold: float | None = 0.5,
+        published: bool = False,
         examples: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -65,6 +68,7 @@ class LegionConfig(PreTrainedConfig):
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.clean_threshold = clean_threshold
+        self.published = published
         if not isinstance(examples, list | tuple) or not all(isinstance(text, str) for text in examples):
             raise ValueError(f"Expected a list of texts as examples, got {examples!r:.80}: correct config.json.")
         self.examples = list(examples)
@@ -94,6 +98,7 @@ class LegionModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    _no_split_modules = ("SamModel",)
 
     def __init__(self, config: LegionConfig) -> None:
         super().__init__(config)
@@ -124,8 +129,8 @@ class LegionModel(PreTrainedModel):
     def embed(self, input_ids: Tensor, vision: Tensor) -> Tensor:
         """Embed the text, with the projected patches at the image tokens: (B, L), (B, 1 + N, .) -> (B, L, D)."""
         embeds = self.llava.get_input_embeddings()(input_ids)
-        patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.dtype)
-        places = (input_ids == self.llava.config.image_token_index).unsqueeze(-1)
+        patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.device, embeds.dtype)
+        places = (input_ids == self.llava.config.image_token_index).unsqueeze(-1).to(embeds.device)
         return embeds.masked_scatter(places, patches)
 
     def encode_ground(self, sam_pixel_values: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ class LegionModel(PreTrainedModel):
         masks, _ = self.sam.mask_decoder(
             image_embeddings=ground,
             image_positional_embeddings=place.expand(len(ground), -1, -1, -1),
-            sparse_prompt_embeddings=prompts.to(ground.dtype),
+            sparse_prompt_embeddings=prompts.to(ground.device, ground.dtype),
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
@@ -183,5 +188,6 @@ class LegionModel(PreTrainedModel):
             known: earlier answers, from which tokens are guessed. They save time and do not change the results.
         """
         embeds = self.embed(input_ids.expand(len(vision), -1), vision)
-        rule = CleanRule(tokens=clean, threshold=self.config.clean_threshold)
+        threshold = self.config.clean_threshold
+        rule = CleanRule(tokens=clean, threshold=threshold) if threshold is not None else CleanRule()
         return Decoder(self.llava, embeds, known or Lookup(), rule, self.config.max_new_tokens).write()

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from refiner import __version__
+from refiner.cli.data import add_data
 from refiner.cli.demo import add_demo
 from refiner.cli.detect import add_detect
 from refiner.cli.evaluate import add_evaluate
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
+    add_data(commands.add_parser("data", help="convert published weights"))
     add_demo(commands.add_parser("demo", help="serve the demo for a browser"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser
