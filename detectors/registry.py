@@ -56,6 +56,9 @@ def load_detector(
     dtype: torch.dtype | None = None,
     *,
     grounder: str | Path | None = None,
+    gate: str | Path | None = None,
+    quantize: str | None = None,
+    device_map: str | None = None,
 ) -> Detector:
     """Load a detector by its id.
 
@@ -79,6 +82,11 @@ def load_detector(
         grounder: id for ``load_grounder``, such as ``sam:<path>``. Only for detectors that give boxes without masks:
             vision-language models and parts. It replaces the grounder in the detector's id. If neither is given, the
             grounder is ``grabcut``, or ``box`` for parts; both need no weights.
+        gate: id of another detector; only for LEGION. Where its ``fake_probability`` is below 0.5, the regions are
+            withheld (see ``refiner.detectors.gated``).
+        quantize: "8bit" or "4bit" for a language model in this precision, by bitsandbytes; only for LEGION.
+        device_map: where accelerate places the layers, such as "auto" for several GPUs; it replaces ``device``; only
+            for LEGION. These three may also stand in the id, such as ``legion:<folder>,quantize=4bit,gate=micro``.
 
     Raises:
         ModelNotFoundError: there is no such detector; the message lists the known ones.
@@ -86,9 +94,11 @@ def load_detector(
         ConfigError: a grounder for a detector that draws its own masks, or options that the family does not have.
     """
     family, model = _find(str(detector))
-    if grounder is not None:
-        _check_grounder(family, str(detector))
-        model = replace(model, options={**model.options, "grounder": str(grounder)})
+    given = {"grounder": grounder, "gate": gate, "quantize": quantize, "device_map": device_map}
+    for name, value in given.items():
+        if value is not None:
+            _check_option(family, name, str(detector))
+            model = replace(model, options={**model.options, name: str(value)})
     if family.needs_folder:
         model = replace(model, model=str(resolve(model.model, "detector")))
     return as_detector(family.load(model, device, dtype))
@@ -120,7 +130,7 @@ def with_grounder(detector: str, grounder: str | Path) -> str:
         ConfigError: the detector draws its own masks.
         ModelNotFoundError: there is no such detector.
     """
-    _check_grounder(_find(detector)[0], detector)
+    _check_option(_find(detector)[0], "grounder", detector)
     return f"{detector},grounder={grounder}"
 
 
@@ -129,9 +139,10 @@ def bundled_detectors() -> list[str]:
     return [part for part in micro_parts() if read_card(MICRO_WEIGHTS / part.removeprefix("micro:")).family]
 
 
-def _check_grounder(family: Family, detector: str) -> None:
-    if "grounder" not in family.options:
-        raise ConfigError(f"{detector!r} draws its own masks and takes no grounder: leave the grounder out.")
+def _check_option(family: Family, name: str, detector: str) -> None:
+    if name not in family.options:
+        reason = "draws its own masks and" if name == "grounder" else f"is of the family {family.name}, which"
+        raise ConfigError(f"{detector!r} {reason} takes no {name}: leave the {name} out.")
 
 
 def _find(detector: str) -> tuple[Family, ModelId]:

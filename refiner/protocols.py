@@ -3,7 +3,7 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
+``Streaming``, ``Deciding``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
 ``isinstance(part, Movable)``.
 """
 
@@ -178,6 +178,16 @@ class Streaming(Protocol):
 
     def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterable[Opinion]:
         """One opinion for each image, in order."""
+        ...
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """A detector that knows whether it says how likely an image is to be generated."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether each analysis has a ``fake_probability``."""
         ...
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from refiner.claims import region_of
-from refiner.detectors.base import BaseDetector, placement
+from refiner.detectors.base import BaseDetector
 from refiner.detectors.legion.decoding import Answer, Lookup
 from refiner.detectors.legion.grammar import CLEAN, FLAWED, parse
-from refiner.detectors.legion.loading import ClipProcessor, SamProcessor, load_legion
+from refiner.detectors.legion.loading import load_legion
 from refiner.detectors.legion.modeling import LegionModel
+from refiner.detectors.legion.placing import DeviceMap, Placement, is_placed
 from refiner.detectors.legion.reading import Reading, pieces, read
-from refiner.errors import BadAnswerError, UnreadableOutputError
+from refiner.errors import BadAnswerError, ConfigError, UnreadableOutputError
 from refiner.types import Analysis, Claim, Mask, Region, Size
 
 
@@ -50,8 +51,8 @@ class LegionDetector(BaseDetector):
         self,
         model: LegionModel,
         tokenizer: PreTrainedTokenizerBase,
-        clip_processor: ClipProcessor,
-        sam_processor: SamProcessor,
+        clip_processor: BaseImageProcessor,
+        sam_processor: BaseImageProcessor,
         *,
         name: str,
         domain: str = "",
@@ -65,23 +66,32 @@ class LegionDetector(BaseDetector):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantize: str | None = None,
+        device_map: DeviceMap | None = None,
     ) -> LegionDetector:
         """Load a folder of ``save_pretrained``, or one in the layout of the public LEGION / GLaMM checkpoints.
 
         Args:
-            folder: an existing folder. The original layout has no CLIP tower. It is loaded from ``vision_tower/`` in
-                the folder if that exists, else from the hub id in the folder's config.
+            folder: an existing folder. If the weights of the public layout do not hold the CLIP tower, it is loaded
+                from ``vision_tower/`` in the folder if that exists, else from the hub id in the folder's config.
             device, dtype: as for ``load_detector``.
+            quantize: "8bit" or "4bit": the layers of the language model in this precision, by bitsandbytes. Towers,
+                projections, mask decoder and heads keep ``dtype``.
+            device_map: where accelerate places the parts, such as "auto", or a dict of module name -> device; it
+                replaces ``device``. All parts must be on accelerators, or all on the CPU.
 
         Raises:
             WeightsError: the folder is of another kind, incomplete or damaged.
+            ConfigError: ``quantize`` or ``device_map`` is not one of these, or the parts do not fit on the devices.
+            MissingExtraError: bitsandbytes is not installed.
         """
-        place, precision = placement(device, dtype)
-        held = load_legion(Path(folder), precision)
-        return cls(
-            held.model.to(place), held.tokenizer, held.clip_processor, held.sam_processor, **held.identity._asdict()
-        )
+        held = load_legion(Path(folder), Placement.choose(device, dtype, quantize, device_map))
+        return cls(held.model, held.tokenizer, held.clip_processor, held.sam_processor, **held.identity._asdict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save weights (safetensors), config, tokenizer and both processors; ``from_pretrained`` loads them."""
@@ -92,9 +102,24 @@ class LegionDetector(BaseDetector):
         self.sam_processor.save_pretrained(root / "sam")
 
     def to(self, device: str | torch.device) -> LegionDetector:
-        """Move the network."""
+        """Move the network.
+
+        Raises:
+            ConfigError: it is quantised or spread over several devices, and stays where it was loaded.
+        """
+        if is_placed(self.model):
+            if torch.device(device).type != self.model.device.type:
+                raise ConfigError(
+                    f"{self.name} is quantised or spread over devices, and cannot be moved to {device}: load it there."
+                )
+            return self
         self.model.to(device)
         return self
+
+    @property
+    def decides(self) -> bool:
+        """Whether the weights have a real/fake head, so that each analysis has a ``fake_probability``."""
+        return self.model.prediction_head is not None
 
     @torch.inference_mode()
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
@@ -148,8 +173,8 @@ class LegionDetector(BaseDetector):
         if not len(rows):
             return torch.zeros(0, 1, 1)
         used, positions = rows.unique(return_inverse=True)
-        ground = self.model.encode_ground(pixels.to(self.model.device, self.model.dtype)[used])
-        return self.model.decode_masks(ground[positions], states)
+        ground = self.model.encode_ground(pixels[used.cpu()].to(self.model.device, self.model.dtype))
+        return self.model.decode_masks(ground[positions.to(ground.device)], states).to(rows.device)
 
     def _live_tokens(self, answer: Answer) -> Tensor:
         """Mark the tokens before the end token of each row: bool (B, T)."""
@@ -214,9 +239,9 @@ class LegionDetector(BaseDetector):
 def _region(claim: Claim, logits: Tensor, chance: float, size: Size, *, painted: bool) -> Region:
     """Make a region from a claim and its mask logits, float (marks, H, W).
 
-    The mask has the pixels with a probability above 0.5 in any of them. If there are none, ``painted`` decides: the mask has
-    the pixels with at least half the maximum probability, or the place is not known. So no claim of the text is
-    dropped; it only gets a low score.
+    The mask has the pixels with a probability above 0.5 in any of them. If there are none, ``painted`` decides: the
+    mask has the pixels with at least half the maximum probability, or the place is not known. So no claim of the text
+    is dropped; it only gets a low score.
     """
     highest = logits.amax(0)
     probability = highest.sigmoid().cpu().numpy()

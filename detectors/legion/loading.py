@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import (
+    BaseImageProcessor,
     CLIPImageProcessor,
     CLIPImageProcessorPil,
     PreTrainedTokenizerBase,
@@ -18,12 +19,10 @@ from transformers import (
 from refiner.detectors.base import Identity, check_complete, first_line, identity, no_progress_bars, read_config
 from refiner.detectors.legion.layouts import is_original, is_ours
 from refiner.detectors.legion.modeling import LegionConfig, LegionModel
+from refiner.detectors.legion.placing import Placement
 from refiner.detectors.legion.published import PublishedFolder, check_merged
-from refiner.errors import WeightsError
+from refiner.errors import ConfigError, WeightsError
 from refiner.hub import verify
-
-ClipProcessor = CLIPImageProcessor | CLIPImageProcessorPil
-SamProcessor = SamImageProcessor | SamImageProcessorPil
 
 
 class LegionFolder(NamedTuple):
@@ -31,20 +30,20 @@ class LegionFolder(NamedTuple):
 
     model: LegionModel
     tokenizer: PreTrainedTokenizerBase
-    clip_processor: ClipProcessor
-    sam_processor: SamProcessor
+    clip_processor: BaseImageProcessor
+    sam_processor: BaseImageProcessor
     identity: Identity
 
 
-def load_legion(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
-    """Load a folder of either layout; raises the errors of ``LegionDetector.from_pretrained``."""
+def load_legion(folder: Path, place: Placement) -> LegionFolder:
+    """Load a folder of either layout to its place; raises the errors of ``LegionDetector.from_pretrained``."""
     check_merged(folder)
     config = read_config(folder)
     with no_progress_bars():
         if is_ours(config):
-            return _load_ours(folder, dtype)
+            return _load_ours(folder, place)
         if is_original(config):
-            return _load_original(folder, dtype)
+            return _load_original(folder, place)
     raise WeightsError(
         f"Expected a LEGION detector in {str(folder)!r}, got a model of type {config.get('model_type')!r}: "
         "choose a folder with LEGION weights."
@@ -75,18 +74,22 @@ def load_bare(folder: Path) -> LegionFolder:
     return LegionFolder(model, *parts, identity(folder, "legion"))
 
 
-def _load_ours(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
+def _load_ours(folder: Path, place: Placement) -> LegionFolder:
     verify(folder)
     try:
-        model, info = LegionModel.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
+        model, info = place.load(folder, dtype=place.dtype or "auto")
         parts = _read_parts(folder, model.config)
+    except ConfigError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise _unloadable(folder, error) from error
     check_complete(folder, info)
-    return LegionFolder(model, *parts, identity(folder, "legion"))
+    return LegionFolder(place.settled(model), *parts, identity(folder, "legion"))
 
 
-def _read_parts(folder: Path, config: LegionConfig) -> tuple[PreTrainedTokenizerBase, ClipProcessor, SamProcessor]:
+def _read_parts(
+    folder: Path, config: LegionConfig
+) -> tuple[PreTrainedTokenizerBase, BaseImageProcessor, BaseImageProcessor]:
     clip, sam = (
         (CLIPImageProcessorPil, SamImageProcessorPil) if config.published else (CLIPImageProcessor, SamImageProcessor)
     )
@@ -100,12 +103,10 @@ def _unloadable(folder: Path, error: Exception) -> WeightsError:
     )
 
 
-def _load_original(folder: Path, dtype: torch.dtype | None) -> LegionFolder:
+def _load_original(folder: Path, place: Placement) -> LegionFolder:
     found = PublishedFolder(folder)
     state = {name: weight for weights in found.each() for name, weight in weights.items()}
-    model, info = LegionModel.from_pretrained(
-        None, config=found.config, state_dict=state, dtype=dtype or found.dtype, output_loading_info=True
-    )
+    model, info = place.load(None, config=found.config, state_dict=state, dtype=place.dtype or found.dtype)
     check_complete(folder, info)
     name = Identity(f"legion:{folder.name}", "")
-    return LegionFolder(model, found.tokenizer, found.clip_processor, found.sam_processor, name)
+    return LegionFolder(place.settled(model), found.tokenizer, found.clip_processor, found.sam_processor, name)

@@ -103,6 +103,7 @@ class LegionModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    _no_split_modules = ("SamModel",)
 
     def __init__(self, config: LegionConfig) -> None:
         super().__init__(config)
@@ -129,8 +130,8 @@ class LegionModel(PreTrainedModel):
     def embed(self, input_ids: Tensor, vision: Tensor) -> Tensor:
         """Embed the text, with the projected patches at the image tokens: (B, L), (B, 1 + N, .) -> (B, L, D)."""
         embeds = self.llava.get_input_embeddings()(input_ids)
-        patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.dtype)
-        places = (input_ids == self.llava.config.image_token_index).unsqueeze(-1)
+        patches = self.llava.model.multi_modal_projector(vision[:, 1:]).to(embeds.device, embeds.dtype)
+        places = (input_ids == self.llava.config.image_token_index).unsqueeze(-1).to(embeds.device)
         return embeds.masked_scatter(places, patches)
 
     def encode_ground(self, sam_pixel_values: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class LegionModel(PreTrainedModel):
         masks, _ = self.sam.mask_decoder(
             image_embeddings=ground,
             image_positional_embeddings=place.expand(len(ground), -1, -1, -1),
-            sparse_prompt_embeddings=prompts.to(ground.dtype),
+            sparse_prompt_embeddings=prompts.to(ground.device, ground.dtype),
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )

@@ -172,9 +172,9 @@ class PublishedFolder:
         rows = {name: shapes[name].shape[0] - 1 for name in (EMBEDDING, HEAD) if name in shapes}
         if image != words:
             raise WeightsError(
-                f"The config of {str(self.folder)!r} has a vocab_size of {words}, but its tokenizer has {image} tokens, "
-                f"so that no id is left for the image: correct vocab_size to {image}, and cut the rows of embed_tokens "
-                "and lm_head to as many."
+                f"The config of {str(self.folder)!r} has a vocab_size of {words}, but its tokenizer has {image} "
+                f"tokens, so that no id is left for the image: correct vocab_size to {image}, and cut the rows of "
+                "embed_tokens and lm_head to as many."
             )
         if any(count != words for count in rows.values()):
             raise WeightsError(

@@ -32,6 +32,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.paths: list[Path]
         index, self.paths = next(
             ((folder / index, found) for index, pattern in _KINDS if (found := _found(folder, index, pattern))),
             (None, []),

@@ -77,12 +77,24 @@ def plain() -> Detector:
     return as_detector(darkest)
 
 
+def published() -> Detector:
+    """A tiny network in the layout of LEGION's public weights."""
+    from support.legion_folders import save_original
+
+    with tempfile.TemporaryDirectory() as folder:
+        detector: Any = load_detector(save_original(Path(folder) / "legion"), device="cpu")
+    detector.model.config.max_new_tokens = 12
+    return detector
+
+
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "scripted": scripted,
     "plain": plain,
     "vlm": vision_language,
     "parts": parts,
     "pal4vst": pal4vst,
+    "published": published,
+    "gated": lambda: load_detector("micro:legion", device="cpu", gate="micro:probe"),
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
     "micro:probe": lambda: load_detector("micro:probe", device="cpu"),
     "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),

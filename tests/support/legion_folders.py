@@ -26,7 +26,7 @@ one file."""
 PIECES, ADDED = 380, 7
 WORDS = PIECES + ADDED
 """Tokens of the text model, and with those that LEGION adds."""
-TEXT, TOWER, SAM, OUT, SIDE = 16, 64, 16, 32, 112
+TEXT, INNER, TOWER, SAM, OUT, SIDE = 64, 128, 64, 16, 32, 112
 _TOWER = "model.vision_tower.vision_tower.vision_model"
 
 
@@ -72,9 +72,9 @@ def llama_layout() -> dict[str, tuple[int, ...]]:
         "model.layers.0.self_attn.rotary_emb.inv_freq": (4,),
         "model.layers.0.input_layernorm.weight": (TEXT,),
         "model.layers.0.post_attention_layernorm.weight": (TEXT,),
-        "model.layers.0.mlp.gate_proj.weight": (24, TEXT),
-        "model.layers.0.mlp.up_proj.weight": (24, TEXT),
-        "model.layers.0.mlp.down_proj.weight": (TEXT, 24),
+        "model.layers.0.mlp.gate_proj.weight": (INNER, TEXT),
+        "model.layers.0.mlp.up_proj.weight": (INNER, TEXT),
+        "model.layers.0.mlp.down_proj.weight": (TEXT, INNER),
         "model.region_encoder.mlvl_fuse.input_conv.0.weight": (2, 2),
     }
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -132,7 +132,7 @@ def original_layout() -> dict[str, Tensor]:
     shapes = llama_layout() | sam_encoder_layout(f"{root}.image_encoder")
     shapes |= sam_prompt_layout(f"{root}.prompt_encoder") | sam_decoder_layout(f"{root}.mask_decoder")
     generator = torch.Generator().manual_seed(0)
-    return {key: 0.2 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    return {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
 @functools.cache
@@ -193,7 +193,7 @@ def flat_config(**changes: Any) -> dict[str, Any]:
     return {
         "model_type": "llava",
         "hidden_size": TEXT,
-        "intermediate_size": 24,
+        "intermediate_size": INNER,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "rms_norm_eps": 1e-5,

@@ -1,0 +1,118 @@
+"""A detector whose regions are used only where another one says that the image is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from refiner.answers import analyses
+from refiner.errors import ConfigError
+from refiner.plain import DetectorLike, as_detector
+from refiner.protocols import Borrower, Deciding, Detector, Movable, Spender
+from refiner.types import Analysis, Calls
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+
+class GatedDetector:
+    """Uses the regions of a detector only on images that its gate takes for generated.
+
+    A ``refiner.protocols.Detector``.
+
+    It gives a verdict to a detector that has none, such as LEGION's public weights (papers/legion.md section 4.2),
+    which find flaws in real photographs too. ``fake_probability`` is that of the gate. Where it is below the
+    threshold, the regions and the heatmap of the detector are withheld, which ``tags`` says; ``raw`` keeps its answer.
+    If one of the two raises an error, the whole call raises it.
+
+    Args:
+        detector: finds the flaws.
+        gate: gives a ``fake_probability`` for each image.
+        threshold: minimum ``fake_probability``, in [0, 1], at which the regions are used.
+
+    Raises:
+        ConfigError: the gate is known to give no ``fake_probability``, or the threshold is out of its range.
+    """
+
+    def __init__(self, detector: DetectorLike, gate: DetectorLike, *, threshold: float = 0.5) -> None:
+        self.detector, self.gate = as_detector(detector), as_detector(gate)
+        if not 0.0 <= threshold <= 1.0:
+            raise ConfigError(f"The threshold of a gate must lie in [0, 1], got {threshold!r}: choose another one.")
+        if isinstance(self.gate, Deciding) and not self.gate.decides:
+            raise _undecided(self.gate.name)
+        self.threshold = threshold
+        self.name = f"{self.detector.name} gated by {self.gate.name}"
+
+    @property
+    def decides(self) -> bool:
+        """True: each analysis has a ``fake_probability``."""
+        return True
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        """Find the flaws in one RGB image.
+
+        Raises:
+            ConfigError: the gate gave no ``fake_probability``.
+        """
+        return self.batch([image], None if prompt is None else [prompt])[0]
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        """Analyse several images; the results are the same as with one call for each image.
+
+        Raises:
+            ConfigError: the gate gave no ``fake_probability`` for an image.
+        """
+        chances = [self._chance(verdict) for verdict in analyses(self.gate, images, prompts)]
+        found = analyses(self.detector, images, prompts)
+        return [self._gated(analysis, chance) for analysis, chance in zip(found, chances, strict=True)]
+
+    def bind(self, pipe: DiffusionPipeline) -> None:
+        """Give the generating pipeline to the parts that use its denoiser.
+
+        Raises:
+            ConfigError: one of them cannot use this pipeline.
+        """
+        for part in self._parts:
+            if isinstance(part, Borrower):
+                part.bind(pipe)
+
+    def to(self, device: str | torch.device) -> GatedDetector:
+        """Move both parts, if they can be moved."""
+        for part in self._parts:
+            if isinstance(part, Movable):
+                part.to(device)
+        return self
+
+    def spent(self) -> Calls:
+        """Denoiser rows (images times denoiser passes) of both parts so far."""
+        return sum((part.spent() for part in self._parts if isinstance(part, Spender)), Calls())
+
+    @property
+    def _parts(self) -> tuple[Detector, Detector]:
+        return self.detector, self.gate
+
+    def _chance(self, verdict: Analysis) -> float:
+        if verdict.fake_probability is None:
+            raise _undecided(self.gate.name)
+        return verdict.fake_probability
+
+    def _gated(self, analysis: Analysis, chance: float) -> Analysis:
+        told = replace(analysis, fake_probability=chance, detector=self.name)
+        if chance >= self.threshold:
+            return told
+        count = len(analysis.regions)
+        tag = (
+            f"{count} region{'' if count == 1 else 's'} withheld: {self.gate.name} takes the image for real "
+            f"(fake_probability {chance:.3f})"
+        )
+        return replace(told, regions=(), heatmap=None, tags=(*analysis.tags, tag))
+
+
+def _undecided(gate: str) -> ConfigError:
+    return ConfigError(
+        f"The gate {gate!r} gives no fake_probability: use a detector with a real/fake verdict, such as micro."
+    )
