@@ -105,7 +105,8 @@ class Processes:
     def shard(self, module: nn.Module) -> None:
         """Keep only this process's part of every weight, until ``unshard``.
 
-        Layers in a transformers model's ``_no_split_modules`` are gathered one by one, everything else at once.
+        Layers in a transformers model's ``_no_split_modules`` are gathered one by one, everything else at once. Of layers
+        inside each other only the innermost count.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -114,7 +115,8 @@ class Processes:
         mesh = init_device_mesh(self.device.type, (self.count,))
         blocks = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
         for part in [part for part in module.modules() if type(part).__name__ in blocks]:
-            fully_shard(part, mesh=mesh)
+            if not any(type(inner).__name__ in blocks for inner in part.modules() if inner is not part):
+                fully_shard(part, mesh=mesh)
         fully_shard(module, mesh=mesh)
 
     @torch.no_grad()

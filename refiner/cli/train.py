@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE
 from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json
-from refiner.training import Row
+
+if TYPE_CHECKING:
+    from refiner.training import Row
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:

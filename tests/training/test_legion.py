@@ -267,7 +267,7 @@ def test_the_average_follows_the_weights() -> None:
     with torch.no_grad():
         layer.weight.fill_(5.0)
     for _ in range(400):
-        ema.update(layer)
+        ema.update(layer.state_dict())
     assert torch.allclose(ema.shadow["weight"], layer.weight, atol=1e-3)
 
 

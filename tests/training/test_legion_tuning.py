@@ -294,7 +294,8 @@ class Damaged:
 def test_damaged_samples_are_told_once_and_the_rest_goes_on(data: DataSet, published: Path) -> None:
     detector = LegionDetector.from_pretrained(published, device="cpu")
     said: list[str] = []
-    samples = Samples(Damaged(data, {1, 4}), detector, size=2, longest=1600, parts=1, stride=1, seed=0, tell=said.append)
+    damaged = Damaged(data, {1, 4})
+    samples = Samples(damaged, detector, size=2, longest=1600, parts=1, stride=1, seed=0, tell=said.append)
     names = {samples.lesson(place).name for place in range(12)}
     assert names == {name for index, name in enumerate(data.names) if index not in {1, 4}}
     assert sorted(said) == [f"The image {data.names[index]} is damaged: download it again." for index in (1, 4)]
@@ -387,9 +388,10 @@ def test_a_dry_run_describes_the_training_without_weights(
 ) -> None:
     found = dry_run(settings, data, Run(folder=tmp_path))
     detector = start_from(settings, data, Run(folder=tmp_path))
-    assert found["parameters"]["all"] == sum(weight.numel() for name, weight in detector.model.named_parameters()) + (
-        2 * 8 * (16 + 16) if settings.lora.rank else 0
-    )
+    text = detector.model.llava.config.text_config
+    adapters = text.num_hidden_layers * len(settings.lora.targets) * 2 * settings.lora.rank * text.hidden_size
+    own = sum(weight.numel() for weight in detector.model.parameters())
+    assert found["parameters"]["all"] == own + adapters
     assert 0 < found["parameters"]["trained"] <= found["parameters"]["all"]
     answers = json.loads((tmp_path / "dry-run" / "answers.json").read_text())
     assert [each["name"] for each in answers] == [
