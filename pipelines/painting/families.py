@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
+from refiner.locks import exclusive
 from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
 from refiner.pipelines.painting.refusals import refuse_image_to_image, refuse_other_media
 
@@ -251,6 +252,12 @@ def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
     return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
 
 
+def tokens_of(tokenizer: Any, text: str) -> int:
+    """Count the tokens of a text while no other thread uses the tokenizer, because padding is a state of tokenizers."""
+    with exclusive([tokenizer]):
+        return len(tokenizer(text, verbose=False).input_ids)
+
+
 def count_tokens(
     pipe: DiffusionPipeline, call: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Callable[[str], int], int]:
@@ -271,7 +278,7 @@ def count_tokens(
     readers = [tokenizer for limit, tokenizer in limits if limit == most]
 
     def count(text: str) -> int:
-        return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in readers)
+        return max(tokens_of(tokenizer, text) for tokenizer in readers)
 
     return count, most
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,12 +103,18 @@ class DiffusersPainter:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
         return Calls(denoiser_rows=self._rows)
 
-    def call(self, arguments: Mapping[str, Any], output_type: str) -> Any:
+    def call(self, arguments: Mapping[str, Any], output_type: str, *, seed: int | None = None) -> Any:
         """Call the wrapped pipeline (and the second stage, if any) with exactly these arguments.
+
+        With ``seed``, torch's global random numbers are seeded for the call, for models that use no generator.
 
         Returns:
             The images of its output, as ``output_type`` ("np", "pt" or "latent") says.
         """
+        with exclusive(*filter(None, (self._pipe, self._second_stage))), nullcontext() if seed is None else chance(seed):
+            return self._staged(arguments, output_type)
+
+    def _staged(self, arguments: Mapping[str, Any], output_type: str) -> Any:
         if self._second_stage is None or output_type == "latent":
             return self._called(self._pipe, {**arguments, "output_type": output_type})
         latents = self._called(self._pipe, {**arguments, "output_type": "latent"})
@@ -118,7 +124,7 @@ class DiffusersPainter:
         return self._called(self._second_stage, both | handed | {"image": latents, "output_type": output_type})
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with exclusive(pipe), self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
             return pipe(**request).images
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
@@ -134,8 +140,7 @@ class DiffusersPainter:
             options = self._settings.options
             pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
         else:
-            with chance(job.seed):
-                pixels = self.call(self._request(job), "np")[0]
+            pixels = self.call(self._request(job), "np", seed=job.seed)[0]
         return self.picture(pixels)
 
     def picture(self, pixels: Any) -> Image.Image:
@@ -303,6 +308,7 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
     pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
     if hasattr(owner, "watermark"):
         pipe.watermark = owner.watermark
+    pipe.encode_prompt = owner.encode_prompt  # it may be overridden by a subclass or on the instance
     pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     return pipe
 
@@ -394,7 +400,7 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
         kind += [index] if family.alone and controlled else []
         if family.one_length and options.get("prompt_embeds") is None:
             tokenizer = families.tokenizers_of(pipe)[0]
-            kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
+            kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)
     return list(groups.values())
 
