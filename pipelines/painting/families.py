@@ -137,6 +137,14 @@ def takes(pipe: DiffusionPipeline | type) -> Mapping[str, inspect.Parameter]:
     return known
 
 
+def twin_of(pipe: DiffusionPipeline) -> type | None:
+    """Return the class that inpaints with a pipeline's components in place of its own, if its family names one."""
+    import diffusers
+
+    name = family_of(pipe).twin
+    return None if name is None else getattr(diffusers, name)
+
+
 def inpaints(pipe: DiffusionPipeline | type) -> bool:
     """Whether the own call of a pipeline or class takes a mask and inpaints it."""
     return {"prompt", "image", "mask_image"} <= takes(pipe).keys()
@@ -244,7 +252,7 @@ def check_complete(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None)
 
 def own_image(pipe: DiffusionPipeline) -> bool:
     """Whether a pipeline's call has an ``image`` of its own: a reference, an image to edit, or a control image."""
-    return "image" in takes(pipe) and not inpaints(pipe)
+    return "image" in takes(pipe) and not takes(pipe).keys() & {"mask_image", "strength"}
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:

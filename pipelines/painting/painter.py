@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -111,7 +111,10 @@ class DiffusersPainter:
         Returns:
             The images of its output, as ``output_type`` ("np", "pt" or "latent") says.
         """
-        with exclusive(*filter(None, (self._pipe, self._second_stage))), nullcontext() if seed is None else chance(seed):
+        with (
+            exclusive(*filter(None, (self._pipe, self._second_stage))),
+            nullcontext() if seed is None else chance(seed),
+        ):
             return self._staged(arguments, output_type)
 
     def _staged(self, arguments: Mapping[str, Any], output_type: str) -> Any:
@@ -187,6 +190,9 @@ class DiffusersPainter:
         """
         painted: dict[int, Pixels] = {}
         options = self._inpaint_options()
+        if own := self._settings.inpaint_options.get("negative_prompt"):
+            texts = (", ".join(filter(None, (own, crop.negative_prompt))) for crop in crops)
+            crops = [replace(crop, negative_prompt=text) for crop, text in zip(crops, texts, strict=True)]
         self.check(soft=any(crop.change is not None for crop in crops))
         for batch in _batches(self._inpainter, crops, options):
             pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
@@ -296,12 +302,9 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
 
     With ``controlled``, the call gets a control image, so that a ControlNet pipeline inpaints itself.
     """
-    import diffusers
-
-    name = families.family_of(owner).twin
-    if name is None or controlled:
+    cls = families.twin_of(owner)
+    if cls is None or controlled:
         return owner
-    cls = getattr(diffusers, name)
     known = {**owner.config, **owner.components}
     wanted = inspect.signature(cls.__init__).parameters
     pipe = cls(**{name: known[name] for name in wanted if name in known})

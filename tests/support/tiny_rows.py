@@ -29,7 +29,9 @@ def noise(height: int = 64, width: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(1, 255, (height, width, 3), dtype=np.uint8))
 
 
-def _as(build: Callable[..., Any], name: str, like: str, /, *, call: Mapping[str, Any] | None = None, **options: Any) -> Tiny:
+def _as(
+    build: Callable[..., Any], name: str, like: str, /, *, call: Mapping[str, Any] | None = None, **options: Any
+) -> Tiny:
     """A row of another class with the parts of a family."""
     made = functools.partial(build, getattr(diffusers, name), **options)
     return replace(TINY[like], build=made, call={**TINY[like].call, **(call or {})})
