@@ -306,7 +306,7 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
     if cls is None or controlled:
         return owner
     known = {**owner.config, **owner.components}
-    wanted = inspect.signature(cls.__init__).parameters
+    wanted = inspect.signature(cls).parameters
     pipe = cls(**{name: known[name] for name in wanted if name in known})
     pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
     if hasattr(owner, "watermark"):
