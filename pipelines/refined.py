@@ -134,8 +134,8 @@ class RefinedPipeline:
         self.refine_config = config or RefineConfig()
         self.call_defaults = plain_values(call or {})
         self.inpaint_call_defaults = plain_values(inpaint_call or {})
-        check_names(pipe, self.call_defaults, "in call=")
-        check_names(self.inpainter or pipe, self.inpaint_call_defaults, "in inpaint_call=")
+        check_names(pipe, self.call_defaults, "call")
+        check_names(self.inpainter or pipe, self.inpaint_call_defaults, "inpaint_call")
         self.native = plain(native)
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:

@@ -1,4 +1,4 @@
-"""Exclusive use of networks, for callers in several threads."""
+"""Exclusive use of networks and tokenizers, for callers in several threads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LOCKING = threading.Lock()
 
 
 @contextmanager
-def exclusive(networks: Iterable[object]) -> Iterator[None]:
-    """Wait until no other thread uses one of these networks, and let no other thread use one meanwhile.
+def exclusive(parts: Iterable[object]) -> Iterator[None]:
+    """Wait until no other thread uses one of these parts, and let no other thread use one meanwhile.
 
-    Two sets of networks wait for each other if they share one. The same thread may enter again.
+    Two sets of parts wait for each other if they share one. The same thread may enter again.
     """
-    known = {id(network): network for network in networks}
+    known = {id(part): part for part in parts}
     with _LOCKING:
         locks = [_LOCKS.setdefault(known[key], threading.RLock()) for key in sorted(known)]
     with ExitStack() as stack:

@@ -61,8 +61,10 @@ class DenoiserFeatures:
         The channels are, in this order: the change that the denoiser predicts, its absolute value, the latents, and the
         outputs of the denoiser's up blocks. Other threads wait until the denoiser is free.
         """
-        networks = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
-        with exclusive(networks):
+        parts = {name: part for name, part in self.pipe.components.items() if part is not None}
+        # Padding is a state of tokenizers.
+        used = [part for name, part in parts.items() if isinstance(part, nn.Module) or name.startswith("tokenizer")]
+        with exclusive(used):
             return self._computed(images, prompt)
 
     def _computed(self, images: Sequence[Image.Image], prompt: str) -> Tensor:

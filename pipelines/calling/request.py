@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -14,7 +14,7 @@ from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import is_open
+from refiner.pipelines.painting.arguments import is_open, kind_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -30,6 +30,14 @@ _REFUSED = {
     "mask_image_latents": "mask_image",
 }
 """Arguments of inpainting calls that have another name here."""
+_DEFAULTS = frozenset({"prompt", "generator", "num_images_per_prompt", "height", "width"})
+"""Arguments that refiner sets for each region, and that may have a default value for the start images."""
+_CALLED = {
+    "strength": "strengths of RefineConfig",
+    "image": "start_image when you call it",
+    **{name: f"{name} when you call it" for name in ("mask_image", "output_type", "return_dict", *sorted(_DEFAULTS))},
+}
+"""Arguments that refiner sets for each region, and where to give them instead."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +113,8 @@ def sorted_options(pipe: DiffusionPipeline, options: Mapping[str, Any]) -> tuple
     for name, value in options.items():
         if name == "strength":
             changes |= {} if value is None else {"strengths": (value,)}
-        elif name in known:
+        elif name in known and name not in _REFUSED:
+            _check_used(pipe, name, for_regions=families.inpaints(pipe))
             passed[name] = value
         elif name in FIELDS:
             changes |= {} if value is None and FIELDS[name] is not None else {name: value}
@@ -124,16 +133,39 @@ def call_names(pipe: DiffusionPipeline) -> set[str]:
     named = {name for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
     if len(named) < len(parameters) - 1:
         named |= _LEGACY
-    return named | ({"control_image"} if families.family_of(pipe).control else set())
+    family = families.family_of(pipe)
+    twin = families.twin_of(pipe)
+    if twin is not None and family.control is None and "control_image" not in named:  # the twin is always called
+        named &= families.takes(twin).keys()
+    return named | ({"control_image"} if family.control else set())
 
 
-def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: str) -> None:
-    """Raise ConfigError unless a pipeline's call takes all these arguments; ``where`` is where the user gave them."""
+def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: Literal["call", "inpaint_call"]) -> None:
+    """Check arguments that the user gave when wrapping a pipeline, in ``call=`` or ``inpaint_call=``.
+
+    Raises:
+        ConfigError: the pipeline's call does not take one of them, or refiner sets it itself.
+    """
     known = call_names(pipe)
     for name in names:
+        own = kind_of(name, pipe) == "own" and (where == "inpaint_call" or name not in _DEFAULTS)
+        if name in _REFUSED or own:
+            raise ConfigError(f"{name} (in {where}=) is not taken, because refiner sets it itself{_elsewhere(name)}")
         if name not in known and not is_open(pipe):
             near = _nearest(name, known)
-            raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} ({where}){near}")
+            raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} (in {where}=){near}")
+        _check_used(pipe, name, for_regions=where == "inpaint_call" or families.inpaints(pipe))
+
+
+def _check_used(pipe: DiffusionPipeline, name: str, *, for_regions: bool) -> None:
+    """Refuse what would be used only for whole images, or not at all, where a call inpaints."""
+    sized = families.inpaints(pipe) and name in families.family_of(pipe).fixed(1, 1)
+    if for_regions and (sized or kind_of(name, pipe) == "start"):
+        raise ConfigError(f"{name} has no effect on the regions that {type(pipe).__name__} inpaints: leave it out.")
+
+
+def _elsewhere(name: str) -> str:
+    return f": use {_REFUSED.get(name) or _CALLED[name]}." if name in {*_REFUSED, *_CALLED} else ": leave it out."
 
 
 def unknown(name: str, pipe: DiffusionPipeline, known: Iterable[str]) -> ConfigError:

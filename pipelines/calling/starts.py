@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator
 from refiner.pipelines.loop import DROPPED, Start
 from refiner.pipelines.painting.arguments import kind_of, of_image
-from refiner.pipelines.painting.borrowing import chance
 from refiner.pipelines.painting.painter import DiffusersPainter
 
 if TYPE_CHECKING:
@@ -137,8 +135,7 @@ def _called(painter: DiffusersPainter, batch: Batch, output_type: str, interrupt
     arguments = {name: list(value) if isinstance(value, list) else value for name, value in batch.arguments.items()}
     if batch.generators:
         arguments["generator"] = batch.generators[0] if len(batch.generators) == 1 else list(batch.generators)
-    with nullcontext() if batch.seed is None else chance(batch.seed):
-        output = painter.call(arguments, output_type)
+    output = painter.call(arguments, output_type, seed=batch.seed)
     if interrupted():
         raise BadImageError(DROPPED)
     if len(output) != batch.total:

@@ -54,7 +54,7 @@ def kind_of(name: str, pipe: DiffusionPipeline) -> Kind | None:
     family = families.family_of(pipe)
     if name == family.control:
         return "control"
-    if name == "image" and not families.inpaints(pipe):
+    if name == "image" and families.own_image(pipe):
         return None  # images to edit or to take as a reference, as the pipeline's own call defines them
     return KINDS.get(name)
 

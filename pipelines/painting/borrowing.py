@@ -9,16 +9,21 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from refiner import locks
+from refiner.pipelines.painting.families import tokenizers_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
 
 
-def exclusive(pipe: DiffusionPipeline) -> AbstractContextManager[None]:
-    """Use a pipeline without other threads; calls that overlap would share its scheduler, hooks and changed methods."""
+def exclusive(*pipes: DiffusionPipeline) -> AbstractContextManager[None]:
+    """Use pipelines without other threads; calls that overlap would share schedulers, hooks and changed methods.
+
+    Their tokenizers are locked too, because padding is a state of tokenizers.
+    """
     import torch
 
-    return locks.exclusive(part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
+    networks = [part for pipe in pipes for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return locks.exclusive([*networks, *(part for pipe in pipes for part in tokenizers_of(pipe))])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
+from refiner.locks import exclusive
 from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
 from refiner.pipelines.painting.refusals import refuse_image_to_image, refuse_other_media
 
@@ -136,6 +137,14 @@ def takes(pipe: DiffusionPipeline | type) -> Mapping[str, inspect.Parameter]:
     return known
 
 
+def twin_of(pipe: DiffusionPipeline) -> type | None:
+    """Return the class that inpaints with a pipeline's components in place of its own, if its family names one."""
+    import diffusers
+
+    name = family_of(pipe).twin
+    return None if name is None else getattr(diffusers, name)
+
+
 def inpaints(pipe: DiffusionPipeline | type) -> bool:
     """Whether the own call of a pipeline or class takes a mask and inpaints it."""
     return {"prompt", "image", "mask_image"} <= takes(pipe).keys()
@@ -243,12 +252,18 @@ def check_complete(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None)
 
 def own_image(pipe: DiffusionPipeline) -> bool:
     """Whether a pipeline's call has an ``image`` of its own: a reference, an image to edit, or a control image."""
-    return "image" in takes(pipe) and not inpaints(pipe)
+    return "image" in takes(pipe) and not takes(pipe).keys() & {"mask_image", "strength"}
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
     """List the tokenizers of a pipeline's text encoders."""
     return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+
+
+def tokens_of(tokenizer: Any, text: str) -> int:
+    """Count the tokens of a text while no other thread uses the tokenizer, because padding is a state of tokenizers."""
+    with exclusive([tokenizer]):
+        return len(tokenizer(text, verbose=False).input_ids)
 
 
 def count_tokens(
@@ -271,7 +286,7 @@ def count_tokens(
     readers = [tokenizer for limit, tokenizer in limits if limit == most]
 
     def count(text: str) -> int:
-        return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in readers)
+        return max(tokens_of(tokenizer, text) for tokenizer in readers)
 
     return count, most
 

@@ -40,7 +40,7 @@ class Interrupt(threading.Event):
 
         def listen(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             changed = tensors if own is None else own(pipe, step, timestep, tensors)
-            if not {pipe._interrupt, self._pipe._interrupt} <= {False, _ENDED}:
+            if not {getattr(pipe, "_interrupt", False), self._pipe._interrupt} <= {False, _ENDED}:
                 (self._call or self).set()
             pipe._interrupt = _ENDED if self.is_set() else False
             return changed

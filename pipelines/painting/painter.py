@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -103,12 +103,21 @@ class DiffusersPainter:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
         return Calls(denoiser_rows=self._rows)
 
-    def call(self, arguments: Mapping[str, Any], output_type: str) -> Any:
+    def call(self, arguments: Mapping[str, Any], output_type: str, *, seed: int | None = None) -> Any:
         """Call the wrapped pipeline (and the second stage, if any) with exactly these arguments.
+
+        With ``seed``, torch's global random numbers are seeded for the call, for models that use no generator.
 
         Returns:
             The images of its output, as ``output_type`` ("np", "pt" or "latent") says.
         """
+        with (
+            exclusive(*filter(None, (self._pipe, self._second_stage))),
+            nullcontext() if seed is None else chance(seed),
+        ):
+            return self._staged(arguments, output_type)
+
+    def _staged(self, arguments: Mapping[str, Any], output_type: str) -> Any:
         if self._second_stage is None or output_type == "latent":
             return self._called(self._pipe, {**arguments, "output_type": output_type})
         latents = self._called(self._pipe, {**arguments, "output_type": "latent"})
@@ -118,7 +127,7 @@ class DiffusersPainter:
         return self._called(self._second_stage, both | handed | {"image": latents, "output_type": output_type})
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with exclusive(pipe), self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
             return pipe(**request).images
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
@@ -134,8 +143,7 @@ class DiffusersPainter:
             options = self._settings.options
             pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
         else:
-            with chance(job.seed):
-                pixels = self.call(self._request(job), "np")[0]
+            pixels = self.call(self._request(job), "np", seed=job.seed)[0]
         return self.picture(pixels)
 
     def picture(self, pixels: Any) -> Image.Image:
@@ -182,6 +190,9 @@ class DiffusersPainter:
         """
         painted: dict[int, Pixels] = {}
         options = self._inpaint_options()
+        if own := self._settings.inpaint_options.get("negative_prompt"):
+            texts = (", ".join(filter(None, (own, crop.negative_prompt))) for crop in crops)
+            crops = [replace(crop, negative_prompt=text) for crop, text in zip(crops, texts, strict=True)]
         self.check(soft=any(crop.change is not None for crop in crops))
         for batch in _batches(self._inpainter, crops, options):
             pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
@@ -291,18 +302,16 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
 
     With ``controlled``, the call gets a control image, so that a ControlNet pipeline inpaints itself.
     """
-    import diffusers
-
-    name = families.family_of(owner).twin
-    if name is None or controlled:
+    cls = families.twin_of(owner)
+    if cls is None or controlled:
         return owner
-    cls = getattr(diffusers, name)
     known = {**owner.config, **owner.components}
-    wanted = inspect.signature(cls.__init__).parameters
+    wanted = inspect.signature(cls).parameters
     pipe = cls(**{name: known[name] for name in wanted if name in known})
     pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
     if hasattr(owner, "watermark"):
         pipe.watermark = owner.watermark
+    pipe.encode_prompt = owner.encode_prompt  # it may be overridden by a subclass or on the instance
     pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     return pipe
 
@@ -394,7 +403,7 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
         kind += [index] if family.alone and controlled else []
         if family.one_length and options.get("prompt_embeds") is None:
             tokenizer = families.tokenizers_of(pipe)[0]
-            kind += [len(tokenizer(text, verbose=False).input_ids) for text in (crop.prompt, crop.negative_prompt)]
+            kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)
     return list(groups.values())
 

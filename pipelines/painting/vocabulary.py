@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from refiner.errors import InputError
+from refiner.locks import exclusive
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import caption_words
 from refiner.pipelines.painting.families import reads_free_text, tokenizers_of
@@ -54,4 +55,5 @@ def _knows_captions_only(pipe: DiffusionPipeline) -> bool:
     if reads_free_text(pipe):
         return False
     words = [word for word in _KNOWN if "'" not in word]
-    return all(len(tokenizer.tokenize(" ".join(words))) == len(words) for tokenizer in tokenizers_of(pipe))
+    with exclusive(tokenizers_of(pipe)):
+        return all(len(tokenizer.tokenize(" ".join(words))) == len(words) for tokenizer in tokenizers_of(pipe))

@@ -134,8 +134,9 @@ def test_what_was_saved_comes_with_it_and_can_be_overridden(hub: Hub) -> None:
     assert type(pipe.inpainter) is diffusers.StableDiffusionInpaintPipeline
     assert pipe.inpainter.dtype == torch.float16
     assert "inpainter" not in pipe.ids
-    other = load(**options, call={}, inpaint_call={"strength": 1.0}, native=64, config=RefineConfig(), judge="micro")
-    assert (other.call_defaults, other.inpaint_call_defaults, other.native) == ({}, {"strength": 1.0}, 64)
+    own = {"call": {}, "inpaint_call": {"guidance_scale": 3.0}, "native": 64, "config": RefineConfig()}
+    other = load(**options, **own, judge="micro")
+    assert (other.call_defaults, other.inpaint_call_defaults, other.native) == ({}, {"guidance_scale": 3.0}, 64)
     assert other.refine_config == RefineConfig()
     assert other.ids["judge"] == "micro"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,7 +141,8 @@ def stable_diffusion_3(cls: type = diffusers.StableDiffusion3Pipeline) -> Diffus
     )  # fmt: skip
     options: dict[str, Any] = {}
     if "ControlNet" in cls.__name__:
-        model = SD3ControlNetModel.from_transformer(transformer, num_layers=1, num_extra_conditioning_channels=0)
+        like = copy.deepcopy(transformer)  # whose config is changed
+        model = SD3ControlNetModel.from_transformer(like, num_layers=1, num_extra_conditioning_channels=0)
         options["controlnet"] = stirred(model)
     return quiet(
         cls(
@@ -175,7 +177,7 @@ def flux(cls: type = diffusers.FluxPipeline, channels: int = 16, **options: Any)
     )  # fmt: skip
 
 
-def flux_klein() -> DiffusionPipeline:
+def flux_klein(cls: type = diffusers.Flux2KleinPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.Flux2Transformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
@@ -186,14 +188,14 @@ def flux_klein() -> DiffusionPipeline:
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
     )  # fmt: skip
     return quiet(
-        diffusers.Flux2KleinPipeline(
+        cls(
             scheduler=flow(), vae=vae.eval(), text_encoder=qwen3(Qwen3ForCausalLM), tokenizer=qwen_tokenizer(),
             transformer=transformer.eval(),
         )
     )  # fmt: skip
 
 
-def chroma() -> DiffusionPipeline:
+def chroma(cls: type = diffusers.ChromaPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.ChromaTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
@@ -201,14 +203,14 @@ def chroma() -> DiffusionPipeline:
         approximator_num_channels=16,
     )  # fmt: skip
     return quiet(
-        diffusers.ChromaPipeline(
+        cls(
             scheduler=flow(), vae=flux_autoencoder(), text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
             transformer=transformer.eval(),
         )
     )  # fmt: skip
 
 
-def qwen_image() -> DiffusionPipeline:
+def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
@@ -226,14 +228,14 @@ def qwen_image() -> DiffusionPipeline:
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return quiet(
-        diffusers.QwenImagePipeline(
+        cls(
             scheduler=flow(), vae=vae.eval(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
             text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
         )
     )  # fmt: skip
 
 
-def z_image() -> DiffusionPipeline:
+def z_image(cls: type = diffusers.ZImagePipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.ZImageTransformer2DModel(
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2,
@@ -243,7 +245,7 @@ def z_image() -> DiffusionPipeline:
         transformer.x_pad_token.fill_(1)
         transformer.cap_pad_token.fill_(1)
     return quiet(
-        diffusers.ZImagePipeline(
+        cls(
             scheduler=flow(), vae=flux_autoencoder(), text_encoder=qwen3(Qwen3Model), tokenizer=qwen_tokenizer(),
             transformer=transformer.eval(),
         )
