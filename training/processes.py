@@ -105,8 +105,8 @@ class Processes:
     def shard(self, module: nn.Module) -> None:
         """Keep only this process's part of every weight, until ``unshard``.
 
-        Layers in a transformers model's ``_no_split_modules`` are gathered one by one, everything else at once. Of layers
-        inside each other only the innermost count.
+        Layers in a transformers model's ``_no_split_modules`` are gathered one by one, everything else at once. Of
+        layers inside each other only the innermost count.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
