@@ -21,11 +21,11 @@ import re
 from collections.abc import Sequence
 
 from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
+from refiner.data.captions import LISTING, OPENING
 from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Claim
 
-OPENING = "Upon examining the image. I have found:"
 CLEAN = f"{OPENING} no artifacts."
 FLAWED = f"{OPENING} one artifact."
 """Beginning of an answer with a single claim."""
@@ -77,7 +77,7 @@ def compose(claims: Sequence[Claim]) -> str:
     count = _COUNTS[len(claims)] if len(claims) < len(_COUNTS) else "many"
     noun = "artifact" if len(claims) == 1 else "artifacts"
     items = " ".join(map(_item, claims))
-    return f"{OPENING} {count} {noun}.\nTo elaborate, I have found the following artifacts. {items}"
+    return f"{OPENING} {count} {noun}.\n{LISTING} {items}"
 
 
 def _item(claim: Claim) -> str:

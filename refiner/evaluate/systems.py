@@ -17,6 +17,7 @@ from PIL import Image
 
 from refiner.answers import analyses, read_scores
 from refiner.data.anomreason import from_regions
+from refiner.data.captions import caption_of
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
@@ -104,7 +105,7 @@ class Looker:
             if analysis is not None:
                 analysis = _sound(sample.name, analysis, notes)
                 row["analysis"] = analysis_to_dict(analysis, arrays=True)
-                row |= self._compared(sample, from_regions(analysis.regions), notes)
+                row |= self._compared(sample, analysis, notes)
             rows.append(row | {"notes": notes})
         return rows
 
@@ -129,9 +130,10 @@ class Looker:
             scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
         return scores
 
-    def _compared(self, sample: Sample, said: tuple[Claim, ...], notes: list[list[str]]) -> Json:
+    def _compared(self, sample: Sample, analysis: Analysis, notes: list[list[str]]) -> Json:
         """``similarity`` and ``css`` of an answer; ``notes`` gets the texts that an encoder could not read in full."""
         found: Json = {}
+        said = from_regions(analysis.regions)
         if sample.anomalies is None:
             return found
         if self.encoder is not None:
@@ -139,7 +141,10 @@ class Looker:
         if self.sentences is not None and sample.anomalies:
             from refiner.metrics.css import css_scores
 
-            scores = css_scores([joined_text(said)], [joined_text(sample.anomalies)], self.sentences)
+            texts = (joined_text(said), joined_text(sample.anomalies))
+            if sample.caption:
+                texts = (caption_of(analysis), sample.caption)
+            scores = css_scores(texts[:1], texts[1:], self.sentences)
             found["css"] = scores["css"]
             notes += [["long_text", f"{sample.name}: longer than the sentence encoder reads"]] * scores["cut"]
             notes += [["empty_text", f"{sample.name}: no explanation, or no true one; CSS 0"]] * scores["empty"]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from refiner.data.anomreason import from_regions
+from refiner.data.captions import LISTING, OPENING, caption_of
 from refiner.data.micro import MicroData
 from refiner.data.samples import Sample
 from refiner.detectors.scripted import ScriptedDetector
@@ -26,6 +27,7 @@ from refiner.evaluate.systems import Looker, Refining
 from refiner.evaluate.table import Scored, score
 from refiner.evaluate.tasks import TASKS, build_task
 from refiner.masks import box_of
+from refiner.metrics.css import SentenceEncoder
 from refiner.metrics.semap_scoring import Similarity
 from refiner.reports.evaluation import write_report
 from refiner.taxonomy import Category
@@ -293,6 +295,25 @@ def test_explanations_against_what_is_true(tmp_path: Path) -> None:
     assert scored.table["errors"] == {"missing_truth": 1}
     stored = Similarity.from_dict(run.records[2]["answer"]["similarity"])
     assert stored.phenomenon.tolist() == [[1], [0]]
+
+
+def test_with_a_caption_whole_answers_are_compared_in_its_format(tmp_path: Path) -> None:
+    """An answer in the format is taken as it is, without its tokens; others are converted."""
+    caption = f"{OPENING} one artifact.\n{LISTING} hand:six fingers, because a hand has five."
+    marked = caption.replace(" hand:", " <p> hand </p> [SEG]:")
+    right = region(area(0, 0, 8, 8))
+    truth = from_regions([right])
+    answers = [analysis(right), replace(analysis(), raw=f"{marked}</s>"), analysis(), replace(analysis(), raw="clean")]
+    samples = [sample(f"{at}", anomalies=truth, caption=caption) for at in range(4)]
+    encoder = SentenceEncoder.from_pretrained(None, device="cpu")
+    _, scored = measure(tmp_path, "explanation", samples, answers, encoder=Echo(), sentences=encoder)
+    rouge, css = scored.columns["rouge_l"], scored.columns["css"]
+    assert rouge[1] == css[1] == pytest.approx(1)
+    assert 0.9 < rouge[0] < 1, "only the count differs: 1, not one"
+    assert css[0] > 0.9
+    assert rouge[2] == rouge[3] < 0.7
+    assert css[2] == css[3]
+    assert caption_of(analysis()) == f"{OPENING} no artifacts."
 
 
 def test_texts_that_the_encoder_cannot_hold_are_counted(tmp_path: Path) -> None:

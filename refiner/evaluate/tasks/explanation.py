@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from refiner.data.anomreason import from_regions
+from refiner.data.captions import caption_of
 from refiner.data.samples import joined_text
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
 from refiner.evaluate.tasks.localization import region_row, region_signature
@@ -19,7 +20,7 @@ from refiner.metrics.counts import Hits
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.records import analysis_from_dict
-from refiner.types import Region
+from refiner.types import Analysis
 
 _MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
 
@@ -27,6 +28,9 @@ _MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "regi
 @dataclass(frozen=True, kw_only=True)
 class Explanation(Task):
     """A detector's explanations against the true ones: SemAP and SemF1; ROUGE-L, BLEU-2 and CSS of flawed images.
+
+    If the truth has a caption (SynthScars), the texts are whole answers in its format, as for LEGION's Table 3;
+    otherwise those of all anomalies in order.
 
     With accuracy and region IoU, if verdicts and boxes are known, this is also FakeXplain's table. An answer that
     could not be read counts as an empty one: every true flaw is missed, and the verdict is wrong.
@@ -47,7 +51,7 @@ class Explanation(Task):
     def signature(self) -> str:
         """Signatures of SemAP with its encoder, of the texts, the verdicts and the boxes."""
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
-        joined = "texts=phenomenon,reasoning of all anomalies in order|without truth=left out"
+        joined = "texts=captions; without them phenomenon,reasoning of all anomalies in order|without truth=left out"
         verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
         parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences]
         parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
@@ -61,7 +65,7 @@ class Explanation(Task):
         row: Figures = {"css": record["answer"]["css"]}
         if truth["fake"] is not None and found.fake_probability is not None:
             row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
-        return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found.regions)
+        return row | self._compared(record, Similarity.from_dict(record["answer"]["similarity"]), found)
 
     def miss(self, record: Json) -> Figures | None:
         """The numbers of an empty answer with a wrong verdict."""
@@ -70,13 +74,16 @@ class Explanation(Task):
             return None
         nothing = np.zeros((0, len(anomalies)), dtype=np.float32)
         silence = Similarity(image=record["name"], phenomenon=nothing, reasoning=nothing, confidence=())
-        row = self._compared(record, silence, ())
+        row = self._compared(record, silence, None)
         row |= {"accuracy": 0.0} if record["truth"]["fake"] is not None else {}
         return row | ({"css": 0.0} if self.sentences and anomalies else {})
 
-    def _compared(self, record: Json, similarity: Similarity, regions: Sequence[Region]) -> Figures:
+    def _compared(self, record: Json, similarity: Similarity, found: Analysis | None) -> Figures:
         truth, scored = record["truth"], score_image(similarity, self.config)
+        regions = () if found is None else found.regions
         said, true = joined_text(from_regions(regions)), _true_text(truth["anomalies"])
+        if true and truth.get("caption"):
+            said, true = "" if found is None else caption_of(found), truth["caption"]
         row: Figures = {"semap": scored.semap, "semf1": scored.semf1}
         row |= {"rouge_l": rouge_l(said, true), "bleu_2": bleu_2(said, true)} if true else {}
         row |= region_row(regions, true_analysis(record), truth, self.region)
