@@ -51,7 +51,7 @@ class Explanation(Task):
     def signature(self) -> str:
         """Signatures of SemAP with its encoder, of the texts, the verdicts and the boxes."""
         words = f"rouge_l|version={text.VERSION}|words=rouge|beta=1;bleu_2|version={text.VERSION}|words=unicode"
-        joined = "texts=captions; without them phenomenon,reasoning of all anomalies in order|without truth=left out"
+        joined = "texts=captions,else phenomenon,reasoning of all anomalies in order|without truth=left out"
         verdicts = f"accuracy|version={classification.VERSION}|decision=score>{self.threshold:g}"
         parts = [f"{self.config.signature}|{self.encoder}", f"{words}|smoothing=method1", self.sentences]
         parts += [f"{joined}|unreadable={self.unreadable}", f"{verdicts}|unreadable={self.unreadable}"]
