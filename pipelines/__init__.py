@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.loop import Parts, refine
+from refiner.pipelines.loop import refine
 from refiner.pipelines.painting.crops import CropInpainter
+from refiner.pipelines.parts import Parts
 from refiner.pipelines.refined import RefinedPipeline
 from refiner.pipelines.revisers.template import TemplateReviser
 

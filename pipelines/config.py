@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, get_args
 
 from refiner.errors import ConfigError
-from refiner.pipelines.numbers import is_number, is_whole, plain
+from refiner.pipelines.numbers import is_number, is_whole, plain, plain_values
 from refiner.pipelines.revisers.prompt_checks import words
 
 Strategy = Literal["auto", "inpaint", "regenerate"]
-Order = Literal["worst", "largest", "left_to_right", "centre"]
+Keep = Literal["best", "last"]
+Order = Literal["worst", "largest", "left_to_right", "centre", "detected"]
 OnError = Literal["record", "raise"]
 _LONGEST_PADDING = 8
 """Largest padding that is plausible as a share of a region's longer side."""
 RegionPrompt = Literal["auto", "whole", "clause"]
 
-SEPARATOR_MARK, SKIP_MARK, PROMPT_MARK = "[SEP]", "[SKIP]", "[PROMPT]"
-"""Marks in ``RefineConfig.prompts``, as in ADetailer."""
+SEPARATOR_MARK, SKIP_MARK, PROMPT_MARK, EXPLANATION_MARK = "[SEP]", "[SKIP]", "[PROMPT]", "[EXPLANATION]"
+"""Marks in ``RefineConfig.prompts``; the first three as in ADetailer."""
+
+LegionMode = Literal["inpaint", "regenerate"]
+LEGION_PROMPT: Final = (
+    f"Try to avoid the problem: {EXPLANATION_MARK} And make every effort to maintain the photorealism and "
+    "reasonableness of the entire image, as well as consistency and coherence in style, lighting, and shadows."
+)
+"""The prompt of a region in LEGION's published inpainting."""
+_LEGION: Final[Mapping[LegionMode, Mapping[str, Any]]] = {
+    "inpaint": {
+        "max_rounds": 3, "order": "detected", "max_regions": 1000, "dilate": 10 / 1024, "feather": 0.0,
+        "prompts": LEGION_PROMPT, "whole_image": True, "match_colours": False, "strengths": (0.84,),
+        "inpaint_call": {"num_inference_steps": 25, "guidance_scale": 8.0},
+    },
+    "regenerate": {"max_rounds": 2},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,11 @@ class RefineConfig:
             with a revised prompt. "auto" chooses in each round by the number, size and category of the flaws: it
             inpaints local flaws, and regenerates the image if a flaw is not local or if inpainting did not help. With
             "auto", an image of the user is only inpainted.
+        keep: Which image is kept. "best": each new image is verified, and the best one is kept. "last": nothing is
+            verified, as in LEGION (section 4.2). Each region is inpainted on the result of the one before, a prompt is
+            revised from that of the round before, each new image replaces the old one, and the last one is kept, even
+            if it is worse. Then the run ends early only if no flaws are left or a budget is spent; ``patience``,
+            ``min_burden_drop``, ``min_score_gain`` and ``merge_overlap`` have no effect.
 
         on_error: What happens if a part fails, such as the pipeline, the detector, a judge, the reviser or a callback.
             "record": the attempt records the error, and the run ends with the best image so far. "raise": the error is
@@ -58,9 +80,9 @@ class RefineConfig:
 
         max_regions: Maximum number of patches that one round inpaints, at least 1. A patch is one region, or several
             that overlap.
-        order: Which regions come first: "worst" (largest burden), "largest", "left_to_right", or "centre" (nearest to
-            the centre of the image). The first regions are kept if there are more than ``max_regions``, and they get
-            the pixels where regions overlap a little.
+        order: Which regions come first: "worst" (largest burden), "largest", "left_to_right", "centre" (nearest to the
+            centre of the image), or "detected" (as the detector lists them). The first regions are kept if there are
+            more than ``max_regions``, and they get the pixels where regions overlap a little.
         min_area: Flaws smaller than this share of the image are not inpainted, in [0, 1].
         max_area: Flaws larger than this share of the image are not inpainted, in [``min_area``, 1].
         large_share: Flaws larger than this share of the image are not local, in [0, 1]; see ``strategy``.
@@ -69,6 +91,7 @@ class RefineConfig:
         fill_holes: Whether the holes that a region encloses are inpainted too.
         dilate: Regions grow by this share of the image's longer side before they are inpainted, at least 0.
         feather: Old and new pixels are blended over this share of the image's longer side, inside the mask, at least 0.
+        match_colours: Whether the colours of an inpainted region are matched to those around it.
         merge_overlap: Grown regions are inpainted as one patch if their overlap is at least this share of the smaller
             one, in [0, 1].
         together: Whether all regions are inpainted in one pass with the whole prompt. Otherwise each region is
@@ -82,15 +105,19 @@ class RefineConfig:
             region's name or if it is the region's category; of several, the one with most words counts. A list of
             texts, or one text with "[SEP]" between them, goes by the order of the regions (see ``order``) in the image
             that inpainting begins with; the last text is used for all further regions. "[PROMPT]" in a text stands for
-            the user's whole prompt. "[SKIP]" leaves the region alone. Regions without a text, or with the text "", are
+            the user's whole prompt, "[EXPLANATION]" for what the detector says is wrong with the region. "[SKIP]"
+            leaves the region alone. Regions without a text, or with the text "", are
             inpainted as ``region_prompt`` says.
         exclude: Names or categories, as in ``prompts``, of flaws that are never inpainted. They still count in the
             burden.
+        whole_image: Whether a region is inpainted with the whole image in view instead of a crop.
         crop_padding: Context on each side of a region, as a share of the region's longer side, at least 0.
         crop_min_side: Smallest side of a crop, as a share of the side that the model was trained on, in (0, 1].
         batch_size: Maximum number of crops in one call of the inpainting pipeline, at least 1. It is halved if memory
             runs out.
 
+        inpaint_call: Arguments of the inpainting call, such as ``{"num_inference_steps": 25}``, plain JSON values. They
+            override those of ``RefinedPipeline``.
         strengths: Inpainting strength (the share of the noise schedule that is run, as in diffusers) for the first try
             at a region, the second try, and so on, each in (0, 1]. Later tries use the last value.
         severity_strength: How much the strength depends on severity, in [0, 1]. The strength is multiplied by
@@ -110,6 +137,7 @@ class RefineConfig:
     seed: int | None = None
     negative_prompt: str = ""
     strategy: Strategy = "auto"
+    keep: Keep = "best"
     on_error: OnError = "record"
     batch_images: int | None = None
 
@@ -131,15 +159,18 @@ class RefineConfig:
     fill_holes: bool = False
     dilate: float = 0.06
     feather: float = 0.02
+    match_colours: bool = True
     merge_overlap: float = 0.5
     together: bool = False
     region_prompt: RegionPrompt = "auto"
     prompts: Mapping[str, str] | Sequence[str] = ()
     exclude: Sequence[str] = ()
+    whole_image: bool = False
     crop_padding: float = 0.5
     crop_min_side: float = 0.5
     batch_size: int = 8
 
+    inpaint_call: Mapping[str, Any] = field(default_factory=dict)
     strengths: tuple[float, ...] = (0.7, 0.85, 1.0)
     severity_strength: float = 0.0
     area_strength: float = 0.0
@@ -148,14 +179,45 @@ class RefineConfig:
     candidates: int = 1
     max_candidates: int = 4
 
+    @classmethod
+    def legion(cls, mode: LegionMode, **changes: Any) -> RefineConfig:
+        """Return the settings of LEGION's own controller (sections 4.2 and 5.5), to compare with.
+
+        Nothing is verified, and the last image is kept; see ``keep``.
+
+        "inpaint": three rounds. In each, the detector looks, and the regions are inpainted one after the other, in its
+        order, with the whole image in view, the published prompt about the explanation, masks grown by 10 of 1024
+        pixels, strength 0.84, 25 steps and guidance 8. Pixels outside the masks stay, as in equation 6. The published
+        script grows masks by a square where a disc is used here, and draws all noise from one generator.
+
+        "regenerate": two rounds. In each, the reviser revises the prompt of the round before by the flaws of all images
+        so far (equation 5), and a new image is generated.
+
+        Args:
+            mode: which of its two pipelines.
+            changes: other settings, such as ``max_rounds=1``. The seed is 42. The bundled models know too few words
+                for the published prompt: pass ``prompts="[PROMPT]"``, the user's prompt, for them.
+
+        Raises:
+            ConfigError: there is no such mode, or a setting is out of its range.
+        """
+        if mode not in get_args(LegionMode):
+            raise ConfigError(f"LEGION's mode must be one of {', '.join(get_args(LegionMode))}, got {mode!r}.")
+        settings: dict[str, Any] = {"seed": 42, "strategy": mode, "keep": "last", **_LEGION[mode], **changes}
+        unknown = settings.keys() - {each.name for each in fields(cls)}
+        if unknown:
+            raise ConfigError(f"RefineConfig has no setting {', '.join(sorted(unknown))}: check the spelling.")
+        return cls(**settings)
+
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = plain(getattr(self, field.name))
-            if field.type == "tuple[float, ...]" and isinstance(value, Iterable):
+        for each in fields(self):
+            value = plain(getattr(self, each.name))
+            if each.type == "tuple[float, ...]" and isinstance(value, Iterable):
                 value = tuple(plain(number) for number in value)
-            object.__setattr__(self, field.name, value)
-        self._check("strategy", self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}")
-        self._check("on_error", self.on_error in get_args(OnError), f"one of {', '.join(get_args(OnError))}")
+            object.__setattr__(self, each.name, value)
+        kinds = {"strategy": Strategy, "keep": Keep, "on_error": OnError, "order": Order}
+        for name, kind in kinds.items():
+            self._check(name, getattr(self, name) in get_args(kind), f"one of {', '.join(get_args(kind))}")
         self._check_types()
         for name, number in {"seed": 0, "batch_images": 1}.items():
             value = getattr(self, name)
@@ -163,7 +225,6 @@ class RefineConfig:
         least = {"max_rounds": 0, "patience": 1, "max_regions": 1, "batch_size": 1, "candidates": 1}
         for name, number in least.items():
             self._check(name, getattr(self, name) >= number, f"a whole number of at least {number}")
-        self._check("order", self.order in get_args(Order), f"one of {', '.join(get_args(Order))}")
         lengths = ("dilate", "feather", "crop_padding", "soft_edge")
         for name in ("min_burden_drop", "min_score_gain", "area_strength", *lengths):
             self._check(name, getattr(self, name) >= 0, "0 or more")
@@ -181,6 +242,11 @@ class RefineConfig:
         usable = numbers and len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
         self._check_names()
+        self._check("inpaint_call", _is_json_object(self.inpaint_call), "a mapping of names to plain JSON values")
+        object.__setattr__(self, "inpaint_call", plain_values(self.inpaint_call))
+        if self.keep == "last":
+            self._check("candidates", self.candidates == 1, 'exactly 1 with keep="last", which compares nothing')
+            self._check("together", not self.together, 'False with keep="last", which inpaints region by region')
 
     def _check_length(self, name: str, value: float) -> None:
         """Refuse a length in pixels, by habit from other detailers."""
@@ -194,12 +260,12 @@ class RefineConfig:
     def _check_types(self) -> None:
         """Check that every number is one, by the annotation of its field."""
         right = {"int": (is_whole, "a whole number"), "float": (is_number, "a number")}
-        for field in fields(self):
-            kind, _, optional = str(field.type).partition(" | ")
-            value = getattr(self, field.name)
+        for each in fields(self):
+            kind, _, optional = str(each.type).partition(" | ")
+            value = getattr(self, each.name)
             if kind in right and not (optional and value is None):
                 test, wanted = right[kind]
-                self._check(field.name, test(value), f"{wanted}, or None" if optional else wanted)
+                self._check(each.name, test(value), f"{wanted}, or None" if optional else wanted)
 
     def _check_names(self) -> None:
         """Check the settings for the regions' prompts, and keep copies that nobody else changes."""
@@ -240,3 +306,12 @@ def _are_texts(value: object) -> bool:
 
 def _are_names(value: object) -> bool:
     return isinstance(value, Sequence) and _are_texts(value) and all(map(words, value))
+
+
+def _is_json_object(value: object) -> bool:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False
+    try:
+        return bool(json.dumps(plain_values(value), allow_nan=False))
+    except (TypeError, ValueError):
+        return False

@@ -5,7 +5,7 @@ protocols, so it needs neither torch nor diffusers.
 
 The loop differs from LEGION (section 4.2) in that it verifies the fixes. Equation 6 of LEGION pastes every region. This
 loop keeps only the regions that became better and restores the old pixels of the others. So no result is worse than the
-start image for the detector and the judge.
+start image for the detector and the judge. With ``RefineConfig.keep="last"``, it verifies nothing, as LEGION does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import chain
-from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,6 +30,7 @@ from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.pipelines.parts import DROPPED, Parts, Start
 from refiner.pipelines.region_prompts import inpainted_first, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
@@ -38,36 +38,6 @@ from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_pat
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
 from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
-
-DROPPED = "Interrupted; the unfinished image was dropped."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The models that the loop uses."""
-
-    generator: protocols.Generator
-    """Its ``spent()`` counts the denoiser rows of the inpainter too."""
-    inpainter: protocols.Inpainter
-    negatives: bool = True
-    """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
-    detector: protocols.Detector
-    """If it runs the denoiser itself (it has ``spent()``), its denoiser rows are counted too."""
-    judge: protocols.Judge | None = None
-    """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
-    reviser: protocols.Reviser
-
-
-class Start(NamedTuple):
-    """A start image that was generated outside the loop, or why there is none."""
-
-    image: Image.Image | None = None
-    pixels: Any = None
-    """What the pipeline returned for it: float (H, W, 3), (3, H, W), or latents."""
-    error: Exception | None = None
-    rows: int = 0
-    """Denoiser rows that it cost."""
-    seconds: float = 0.0
 
 
 def refine(
@@ -139,6 +109,7 @@ class _Refinement:
         self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
         self.notes: list[str] = []  # notes for the user since the last attempt
+        self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
         self.started = self.clock = time.monotonic()
 
@@ -176,8 +147,9 @@ class _Refinement:
         return choose(self._analysis, self.config, given=self.given is not None, repainted_in_vain=self.in_vain)
 
     def _targets(self) -> Sequence[Region]:
-        """Return the flaws of the best image that should be inpainted."""
-        assert self._analysis is not None
+        """Return the flaws of the best image that should be inpainted; none if it could not be analysed."""
+        if self._analysis is None:
+            return []
         return [region for region in self._inpaintable(self._analysis) if self._own_text(region) != SKIP_MARK]
 
     def _inpaintable(self, analysis: Analysis) -> Sequence[Region]:
@@ -196,7 +168,7 @@ class _Refinement:
     def _stop(self, rounds: int, idle: int) -> StopReason | None:
         if (stop := self._must_stop()) is not None:
             return stop
-        over = rounds >= self.config.max_rounds or idle >= self.config.patience
+        over = rounds >= self.config.max_rounds or (self.config.keep == "best" and idle >= self.config.patience)
         if self._analysis is None and (over or not self._steps()):
             return "unreadable"
         if not over:
@@ -210,7 +182,7 @@ class _Refinement:
             return "failed"
         if self._analysis is not None and self._analysis.burden == 0:
             return "clean"
-        if self.repeated:
+        if self.repeated and self.config.keep == "best":
             return "repeat"
         rows, seconds = self.config.max_denoiser_rows, self.config.max_seconds
         if rows is not None and sum(attempt.calls.denoiser_rows for attempt in self.attempts) >= rows:
@@ -219,10 +191,13 @@ class _Refinement:
             return "budget"
         return None
 
-    def _start(self) -> Attempt:
-        origin = PaintJob(
+    def _origin(self) -> PaintJob:
+        return PaintJob(
             prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=self._first_seed()
         )
+
+    def _start(self) -> Attempt:
+        origin = self.last
         if self.given is not None:
             look = self._look([self.given])[0]
             return self._record("given", replace(origin, negative_prompt=""), look, compare(look, None, self.config))
@@ -240,11 +215,10 @@ class _Refinement:
         return self._record("generate", origin, look, compare(look, None, self.config))
 
     def _paint(self, action: Action, round_: int) -> Attempt:
-        seed = self._seed(round_) if round_ else self._first_seed()
-        job = PaintJob(prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=seed)
+        job = replace(self._origin(), seed=self._seed(round_)) if round_ else self._origin()
         try:
             if action == "regenerate":
-                job = self._revised(seed)
+                self.last = job = self._revised(job.seed)
             pictures = self._painted(self.parts.generator.generate, [job])
             look = self._look([one_picture(pictures)])[0]
         except self.recorded as error:
@@ -252,17 +226,17 @@ class _Refinement:
         return self._record(action, job, look, compare(look, self.best, self.config))
 
     def _revised(self, seed: int) -> PaintJob:
-        """Revise the prompts of all text encoders."""
-        history = tuple(self.attempts)
-        revision = self._noted(self.parts.reviser.revise(self.prompt, history))
-        texts = self._others(revision, lambda text: self.parts.reviser.revise(text, history))
+        """Revise the prompts of all text encoders: the user's, or with ``keep="last"`` those of the round before."""
+        history, origin = tuple(self.attempts), self.last if self.config.keep == "last" else self._origin()
+        revision = self._noted(self.parts.reviser.revise(origin.prompt, history))
+        texts = self._others(origin, revision, lambda text: self.parts.reviser.revise(text, history))
         return PaintJob(prompt=revision.prompt, negative_prompt=self._negative(revision), texts=texts, seed=seed)
 
-    def _others(self, revision: Revision, revise: Callable[[str], Revision]) -> dict[str, str]:
+    def _others(self, origin: PaintJob, revision: Revision, revise: Callable[[str], Revision]) -> dict[str, str]:
         """Revise the prompts of further text encoders; those that equal the prompt get its revision."""
         return {
-            name: revision.prompt if text == self.prompt else self._noted(revise(text)).prompt
-            for name, text in self.texts.items()
+            name: revision.prompt if text == origin.prompt else self._noted(revise(text)).prompt
+            for name, text in origin.texts.items()
         }
 
     def _first_seed(self) -> int:
@@ -298,6 +272,8 @@ class _Refinement:
         assert base.image is not None
         assert base.analysis is not None
         patches = plan_patches(self._targets(), base.analysis.size, self.config, self.failed)
+        if self.config.keep == "last":
+            return self._inpaint_in_turn(base.image, patches, round_)
         groups = [patches] if self.config.together else [[patch] for patch in patches]
         nothing: Choice = (None,) * len(patches)
         every: list[InpaintJob] = []
@@ -311,12 +287,40 @@ class _Refinement:
         except self.recorded as error:
             look = self._failure(error)
             settled = Settled(nothing, look, compare(look, base, self.config))
-        if isinstance(self.parts.inpainter, protocols.Remarking):
-            self.notes += self.parts.inpainter.remarks()
+        self._collect_remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
         job = _joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
         return self._record("inpaint", job, settled.look, settled.verdict, base.image)
+
+    def _inpaint_in_turn(self, start: Image.Image, patches: Sequence[Patch], round_: int) -> Attempt:
+        """Inpaint patches one after the other, each on the result of the one before, and keep the last image.
+
+        A patch that a model cannot inpaint is left as it is; the attempt fails if no patch can be inpainted.
+        """
+        image, jobs, failures = start, list[InpaintJob](), list[ModelError]()
+        try:
+            for number, patch in enumerate(patches, start=1):
+                jobs += self._jobs(image, [patch], round_, number)
+                try:
+                    image = checked(self._painted(self.parts.inpainter.inpaint, jobs[-1:]), jobs[-1:])[0]
+                except ModelError as error:
+                    failures.append(error)
+                    if self.interrupted() or not self.recorded or len(failures) == len(patches):
+                        raise
+            if failures:
+                said = " ".join(dict.fromkeys(map(told, failures)))
+                self.notes.append(f"{len(failures)} of {len(patches)} regions are unchanged. {said}")
+            look = self._look([image])[0]
+        except self.recorded as error:
+            look = self._failure(error)
+        self._collect_remarks()
+        job = _joined(jobs) if jobs else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
+        return self._record("inpaint", job, look, compare(look, self.best, self.config), start)
+
+    def _collect_remarks(self) -> None:
+        if isinstance(self.parts.inpainter, protocols.Remarking):
+            self.notes += self.parts.inpainter.remarks()
 
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
@@ -326,7 +330,7 @@ class _Refinement:
             region = group[0].region
             text = self._own_text(region)
             revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
-        texts = self._others(revision, lambda text: self._for_patches(group, text))
+        texts = self._others(self._origin(), revision, lambda text: self._for_patches(group, text))
         return [
             InpaintJob(
                 image=image,
@@ -336,7 +340,7 @@ class _Refinement:
                 texts=texts,
                 seed=self._seed(round_, number, candidate),
                 strength=strength_of(group[0], self.config, tries),
-                whole=revision.whole,
+                whole=revision.whole or self.config.whole_image,
             )
             for candidate in range(self.config.candidate_count(tries))
         ]

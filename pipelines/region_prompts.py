@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from refiner.masks import iou
-from refiner.pipelines.config import PROMPT_MARK, SEPARATOR_MARK, SKIP_MARK, RefineConfig
+from refiner.pipelines.config import EXPLANATION_MARK, PROMPT_MARK, SEPARATOR_MARK, SKIP_MARK, RefineConfig
 from refiner.pipelines.revisers.prompt_checks import words
 from refiner.pipelines.revisers.template import clause_of
 from refiner.pipelines.strategies import ordered
 from refiner.protocols import Reviser, Revision
 from refiner.types import Analysis, Attempt, Region, Size
+
+_MARKS = re.compile("|".join(map(re.escape, (SKIP_MARK, PROMPT_MARK, EXPLANATION_MARK))))
 
 
 def fits(name: str, region: Region) -> bool:
@@ -64,7 +67,7 @@ def texts_of(config: RefineConfig) -> list[str]:
 
 def own_words(config: RefineConfig) -> list[str]:
     """List the texts of ``RefineConfig.prompts`` without their marks."""
-    return [text.replace(SKIP_MARK, "").replace(PROMPT_MARK, "") for text in texts_of(config)]
+    return [_MARKS.sub("", text) for text in texts_of(config)]
 
 
 def revision_for(region: Region, text: str, prompt: str, config: RefineConfig, reviser: Reviser) -> Revision:
@@ -72,13 +75,15 @@ def revision_for(region: Region, text: str, prompt: str, config: RefineConfig, r
 
     Args:
         region: the region.
-        text: from ``text_for``; used as it is, with the user's prompt in place of ``PROMPT_MARK``.
+        text: from ``text_for``; used as it is, with the user's prompt in place of ``PROMPT_MARK``, and the region's
+            explanation (its name, if there is none) in place of ``EXPLANATION_MARK``.
         prompt: the user's prompt for the whole image.
         config: settings of the run.
         reviser: writes the prompt if neither ``text`` nor ``RefineConfig.region_prompt`` does.
     """
     if text:
-        return Revision(prompt=text.replace(PROMPT_MARK, prompt))
+        meant = {PROMPT_MARK: prompt, EXPLANATION_MARK: region.explanation or region.name}
+        return Revision(prompt=_MARKS.sub(lambda mark: meant.get(mark[0], mark[0]), text))
     if config.region_prompt == "auto":
         return reviser.for_region(prompt, region)
     part = clause_of(prompt, region.name) if config.region_prompt == "clause" else None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.pipelines.config import RefineConfig
-from refiner.types import Analysis, Mask
+from refiner.types import UNVERIFIED, Analysis, Mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,8 +41,18 @@ def compare(new: Look, best: Look | None, config: RefineConfig) -> Verdict:
     there is no image yet, any analysed and judged image is accepted. If the best image could not be analysed, an
     analysed image is accepted unless a score falls.
 
+    With ``keep="last"`` in ``config``, nothing is verified: any image is accepted. The reason says so, and what
+    verifying would have said.
+
     The bundled reviser was trained on these reasons; keep their wording.
     """
+    verdict = _verified(new, best, config)
+    if config.keep == "best" or new.image is None or best is None or best.image is None:
+        return verdict
+    return Verdict(True, f"{UNVERIFIED}; {verdict.reason}")
+
+
+def _verified(new: Look, best: Look | None, config: RefineConfig) -> Verdict:
     if new.image is None or new.analysis is None:
         return Verdict(False, "could not be generated" if new.image is None else "could not be analysed")
     if new.error is not None:

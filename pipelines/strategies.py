@@ -85,6 +85,8 @@ def ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list
     """Sort regions by ``config.order``."""
 
     def place(region: Region) -> float:
+        if config.order == "detected":
+            return 0.0
         x0, y0, x1, y1 = region.box or (0, 0, size.width, size.height)
         if config.order == "largest":
             return -int(np.count_nonzero(region.pixels(size)))
@@ -104,8 +106,11 @@ def plan_patches(
 
     If regions overlap only a little, the shared pixels belong to the region that comes first by ``config.order``. The
     patches do not overlap, so they can be inpainted independently and in any order. ``failed`` has the masks of earlier
-    patches that did not become better, one for each try.
+    patches that did not become better, one for each try. With ``keep="last"``, each region is a patch of its own.
     """
+    if config.keep == "last":
+        chosen = ordered(regions, size, config)[: config.max_regions]
+        return [Patch(mask=_grown(region, size, config), region=region) for region in chosen]
     patches: list[Patch] = []
     taken = np.zeros(tuple(size), dtype=np.bool_)
     for region in ordered(regions, size, config):

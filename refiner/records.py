@@ -83,6 +83,7 @@ def result_summary(result: RefinementResult, files: Mapping[str, str]) -> Json:
         "prompt": result.prompt,
         "stop": result.stop,
         "best": result.best,
+        "verified": result.verified,
         "attempts": [attempt_summary(attempt) for attempt in result.attempts],
         "files": dict(files),
     }

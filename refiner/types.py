@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ Action = Literal["generate", "given", "regenerate", "inpaint"]
 StopReason = Literal[
     "clean", "rounds", "no_progress", "budget", "repeat", "unreadable", "interrupted", "failed", "unrefined"
 ]
+
+
+UNVERIFIED: Final = "kept without verification"
+"""Begins the reason of an attempt that was accepted whether it is better or not (``RefineConfig.keep="last"``)."""
 
 
 class Size(NamedTuple):
@@ -252,7 +256,7 @@ class Attempt:
     """None if the image could not be analysed (see ``error``)."""
     scores: tuple[Score, ...] = ()
     accepted: bool
-    """Whether this image became the best so far."""
+    """Whether this image became the best so far; without verification, whether it replaced the one before."""
     reason: str
     """Why it was accepted or rejected, in words."""
     note: str = ""
@@ -288,6 +292,11 @@ class RefinementResult:
         if image is None:
             raise ConfigError("RefinementResult.best must name an attempt that has an image.")
         return image
+
+    @property
+    def verified(self) -> bool:
+        """Whether an image was kept only if it was better; False with ``RefineConfig.keep="last"``."""
+        return not any(attempt.reason.startswith(UNVERIFIED) for attempt in self.attempts)
 
     @property
     def history(self) -> Sequence[Image.Image]:

@@ -38,7 +38,8 @@ def refinement_outcome(result: RefinementResult) -> str:
     kept = "The first image was kept" if best is start else f"Attempt {best.index} was kept"
     change = f"{flaw_words(start.analysis)} at first, now {flaw_words(best.analysis)}"
     said = flaw_words(best.analysis) if best is start else change
-    return status_line(f"{kept}: {said}. Ended because {STOPS[result.stop]}.", kind="good")
+    unverified = "" if result.verified else " Nothing was verified: the last image was kept, better or not."
+    return status_line(f"{kept}: {said}. Ended because {STOPS[result.stop]}.{unverified}", kind="good")
 
 
 def comparison(result: RefinementResult) -> str:

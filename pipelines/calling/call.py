@@ -18,13 +18,14 @@ from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator, recorded
 from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.loop import Parts, Start, refine
+from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
+from refiner.pipelines.parts import Parts, Start
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import Wrapped, settings_of
 from refiner.types import Attempt, RefinementResult
@@ -139,9 +140,8 @@ class Call:
     def _painter(self, options: Mapping[str, Any]) -> DiffusersPainter:
         options = dict(options)
         sides = {name: options.pop(name, None) for name in ("height", "width")}
-        settings = PaintSettings(
-            **sides, native=self.pipe.native, options=options, inpaint_options=self.pipe.inpaint_call_defaults
-        )
+        inpaint = {**self.pipe.inpaint_call_defaults, **self.config.inpaint_call}
+        settings = PaintSettings(**sides, native=self.pipe.native, options=options, inpaint_options=inpaint)
         return DiffusersPainter(
             self.pipe.pipe,
             settings,

@@ -13,9 +13,9 @@ import numpy as np
 from refiner.errors import BadImageError
 from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator
-from refiner.pipelines.loop import DROPPED, Start
 from refiner.pipelines.painting.arguments import kind_of, of_image
 from refiner.pipelines.painting.painter import DiffusersPainter
+from refiner.pipelines.parts import DROPPED, Start
 
 if TYPE_CHECKING:
     import torch

@@ -57,6 +57,8 @@ def fitted(value: Any, hint: Any) -> Any:
         open_ended = len(inner) < 2 or inner[1] is Ellipsis
         hints = (inner[:1] or (Any,)) * len(value) if open_ended else inner
         return tuple(fitted(item, each) for item, each in _pairs(value, hints))
+    elif origin is Mapping and isinstance(value, dict):
+        return {name: fitted(item, inner[1]) for name, item in value.items()}
     elif _is(value, origin):
         return value
     raise TypeError(f"{value!r} is not of type {hint}")
@@ -80,7 +82,7 @@ def _writable(hint: Any) -> bool:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, UnionType):
         return any(_writable(each) for each in inner if each is not NoneType)
-    if origin in (list, tuple, dict, Sequence):
+    if origin in (list, tuple, dict, Mapping, Sequence):
         return all(_writable(each) for each in inner if each is not Ellipsis)
     return origin in (*_PLAIN, Literal, Any, inspect.Parameter.empty)
 

@@ -162,7 +162,8 @@ class CropInpainter:
         self._remarks.append(remark)
 
     def _pasted(self, job: InpaintJob, box: Box, painted: Pixels) -> Image.Image:
-        picture = paste(job, box, painted, self._config.feather * max(job.image.size))
+        feathered, matched = self._config.feather * max(job.image.size), self._config.match_colours
+        picture = paste(job, box, painted, feathered, matched=matched)
         marked = self._mark(picture) if self._mark else picture
         return picture if marked is picture else Image.composite(marked, picture, Image.fromarray(job.mask))
 
@@ -263,24 +264,27 @@ def _fault(picture: Pixels, crop: Crop) -> str | None:
     return None
 
 
-def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float) -> Image.Image:
-    """Paste an inpainted crop into the job's image: colours are matched around the mask and blended inside it."""
+def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float, *, matched: bool = True) -> Image.Image:
+    """Paste an inpainted crop into the job's image, blended inside the mask; ``matched``: colours fit those around it.
+
+    Without blending and matching, this is equation 6 of LEGION: the old pixels outside the mask, the new ones inside.
+    """
     x0, y0, x1, y1 = box
     whole = np.array(job.image)
     old = whole[y0:y1, x0:x1]
     mask = job.mask[y0:y1, x0:x1]
     new = np.asarray(from_unit(painted).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS))
-    slope, shift = colour_match(new, old, mask)
+    slope, shift = colour_match(new, old, mask) if matched else (np.ones(3), np.zeros(3))
     if (flawed := box_of(mask)) is not None:
         left, top, right, bottom = flawed
         inner = slice(top, bottom), slice(left, right)
         weight = feather(job.mask, feather_pixels)[y0:y1, x0:x1][inner][..., None]
-        matched = new[inner] * slope
-        matched += shift
-        np.clip(matched, 0, 255, out=matched)
-        matched *= weight
-        matched += old[inner] * (1 - weight)
-        old[inner] = np.rint(matched, out=matched)
+        blend = new[inner] * slope
+        blend += shift
+        np.clip(blend, 0, 255, out=blend)
+        blend *= weight
+        blend += old[inner] * (1 - weight)
+        old[inner] = np.rint(blend, out=blend)
     return Image.fromarray(whole)
 
 

@@ -36,7 +36,7 @@ def check_words(pipelines: Iterable[DiffusionPipeline | None], texts: Iterable[s
     strange = dict.fromkeys(word for word in found if word and word not in _KNOWN)
     if not strange:
         return
-    limited = [pipe for pipe in pipelines if pipe is not None and _knows_captions_only(pipe)]
+    limited = [pipe for pipe in pipelines if pipe is not None and knows_captions_only(pipe)]
     added = {token for pipe in limited for part in tokenizers_of(pipe) for token in part.get_added_vocab()}
     learned = {word for token in added for word in _WORD.findall(token.casefold())}
     unknown = [word for word in strange if limited and word not in learned]
@@ -50,7 +50,7 @@ def check_words(pipelines: Iterable[DiffusionPipeline | None], texts: Iterable[s
         )
 
 
-def _knows_captions_only(pipe: DiffusionPipeline) -> bool:
+def knows_captions_only(pipe: DiffusionPipeline) -> bool:
     """Whether the text encoders were trained on the captions of the micro world alone: each word is one token."""
     if reads_free_text(pipe):
         return False

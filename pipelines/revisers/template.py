@@ -86,7 +86,8 @@ class TemplateReviser:
         wanted = []
         for flaw in flaws:
             bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(flaw.name), flags=re.IGNORECASE)
-            wanted += [_WANTED[flaw.category].format(name=bare)] if bare else []
+            phrase = _WANTED[flaw.category].format(name=bare)
+            wanted += [phrase] if bare and phrase not in prompt else []
         negative = self.fill("", [cleaned(flaw.explanation) for flaw in flaws])
         return Revision(prompt=self.fill(prompt, wanted), negative_prompt=negative)
 

@@ -12,7 +12,8 @@ from refiner.cli.options import count
 from refiner.errors import ConfigError
 
 if TYPE_CHECKING:
-    from refiner.pipelines.config import RefineConfig
+    from refiner.cli.view import Terminal
+    from refiner.pipelines import RefineConfig, RefinedPipeline
     from refiner.pipelines.loading.loras import Lora
 
 _OWN: Final[Mapping[str, str]] = {
@@ -21,6 +22,8 @@ _OWN: Final[Mapping[str, str]] = {
     "guidance_scale": "guidance", "height": "height", "width": "width",
 }  # fmt: skip
 """Setting of the loop or argument of the call -> the option that it has for itself."""
+CONTROLLERS: Final = ("legion-inpaint", "legion-regenerate")
+"""Values of ``--controller``."""
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "prompt": "pass the prompt as the first argument", "image": "use --image", "generator": "use --seed",
     "num_images_per_prompt": "use --num-images",
@@ -64,12 +67,38 @@ def add_image(group: argparse._ActionsContainer) -> None:
     group.add_argument("--set", type=_pair, action="append", default=[], metavar="NAME=VALUE", help=words)
 
 
+def add_controller(group: argparse._ActionsContainer) -> None:
+    """Add the option for the controller."""
+    words = "LEGION's own schedule instead of refiner's: it verifies nothing and keeps the last image"
+    group.add_argument("--controller", choices=CONTROLLERS, help=words)
+
+
 def add_weights(group: argparse._ActionsContainer) -> None:
     """Add the options for the weights beside those of the model."""
     words = "pipeline that inpaints, such as a FLUX Fill: a folder or a hub id (the model's own)"
     group.add_argument("--inpainter", metavar="ID", help=words)
     words = "LoRA of the model: a folder, a file, a hub id, or ORG/NAME/FILE, with an optional weight; may be repeated"
     group.add_argument("--lora", type=_lora, action="append", default=[], metavar="ID[=WEIGHT]", help=words)
+
+
+def controlled(name: str, pipe: RefinedPipeline | None, terminal: Terminal | None = None) -> RefineConfig:
+    """Return the settings of one of ``CONTROLLERS``, as they fit a pipeline.
+
+    The bundled models do not know the words of LEGION's prompt, so they get the user's prompt; the terminal says so.
+    """
+    from refiner.pipelines.config import PROMPT_MARK, RefineConfig
+    from refiner.pipelines.painting.vocabulary import knows_captions_only
+
+    mode: Any = name.removeprefix("legion-")
+    config = RefineConfig.legion(mode)
+    painter = None if pipe is None else pipe.inpainter or pipe.pipe
+    if mode != "inpaint" or painter is None or not knows_captions_only(painter):
+        return config
+    if terminal is not None:
+        terminal.complain(
+            "the bundled models do not know the words of LEGION's prompt: regions get your prompt instead."
+        )
+    return replace(config, prompts=PROMPT_MARK)
 
 
 class Given(NamedTuple):
@@ -130,8 +159,11 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
         config={name: _read(name, each, hints[name]) for name, each in given.items() if name in hints},
         call={name: each for name, each in given.items() if name not in hints},
     )
-    folder = index_of(model)
-    wanted.config_of(RefineConfig() if folder is None else SavedSettings.read(folder).config)
+    folder, controller = index_of(model), getattr(args, "controller", None)
+    if controller and "strategy" in wanted.config:
+        raise ConfigError(f"--strategy has no effect with --controller {controller}: leave one of them out.")
+    saved = RefineConfig() if folder is None else SavedSettings.read(folder).config
+    wanted.config_of(controlled(controller, None) if controller else saved)
     cls = None if folder is None else class_named(class_name(folder))
     if cls is not None:
         wanted.call_of(cls)

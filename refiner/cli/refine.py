@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
-from refiner.cli.painting import Wanted, add_image, add_weights, wanted_of
+from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
 from refiner.cli.replay import replay
 from refiner.cli.view import RoundsView, Terminal
 from refiner.errors import InputError
@@ -41,6 +41,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     loop.add_argument(
         "--strategy", choices=("auto", "inpaint", "regenerate"), help="how flaws are fixed (the model's own: auto)"
     )
+    add_controller(loop)
     loop.add_argument("--rounds", type=int, help="maximum number of rounds after the start image (the model's own: 5)")
     loop.add_argument(
         "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"
@@ -113,7 +114,8 @@ def _refine_all(
     terminal: Terminal,
 ) -> int:
     """Refine the images one by one, and save each when it is done; returns the exit code."""
-    config = wanted.config_of(pipe.refine_config)
+    base = controlled(args.controller, pipe, terminal) if args.controller else pipe.refine_config
+    config = wanted.config_of(base)
     options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
@@ -163,6 +165,7 @@ def _record(args: argparse.Namespace, config: RefineConfig) -> Json:
     return {
         **{name: getattr(args, name) for name in names},
         "lora": [str(lora) for lora in args.lora],
+        "controller": args.controller,
         "strategy": config.strategy,
         "rounds": config.max_rounds,
         "seed": config.seed,
@@ -206,6 +209,8 @@ def _code(results: Sequence[RefinementResult], interrupted: bool, terminal: Term
 def _tell(result: RefinementResult, files: Mapping[str, str], terminal: Terminal) -> None:
     start, best = result.attempts[0], result.attempts[result.best]
     terminal.say(f"start: {flaw_words(start.analysis)}; kept attempt {best.index}: {flaw_words(best.analysis)}")
+    if not result.verified:
+        terminal.say("nothing was verified: the last image was kept, whether it is better or not")
     for attempt in result.attempts:
         if attempt.note:
             terminal.say(f"attempt {attempt.index}: {attempt.note}")

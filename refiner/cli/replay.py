@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "replay"
 _RECORDED = (
-    "num_images", "seed", "negative_prompt", "steps", "guidance", "width", "height", "set", "strategy", "rounds",
-    "max_rows", "max_seconds", "dtype",
+    "num_images", "seed", "negative_prompt", "steps", "guidance", "width", "height", "set", "controller", "strategy",
+    "rounds", "max_rows", "max_seconds", "dtype",
 )  # fmt: skip
 """Options whose values come from the record."""
 
