@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
 from refiner.cli.machine import add_machine, machine_of
-from refiner.cli.painting import add_image, add_weights, wanted_of
+from refiner.cli.painting import CONTROLLERS, add_image, add_weights, controlled, wanted_of
 from refiner.cli.view import Terminal, progress
 from refiner.data.sources import contents, known_names, sources_help
 from refiner.errors import ConfigError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from refiner.machine import Machine
     from refiner.metrics.bertscore import BertScore
     from refiner.metrics.hps.scorer import HPSScorer
+    from refiner.pipelines import RefinedPipeline
     from refiner.types import RefinementResult
 
 SCORING: Final[Mapping[str, float | str]] = {
@@ -58,6 +60,10 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         _add_models(task, name)
         if name == "refinement":
             add_image(task.add_argument_group("images"))
+            words = (
+                "a run each for refiner, LEGION's two controllers and no refinement, and their growth of HPS and PAR"
+            )
+            task.add_argument_group("comparison").add_argument("--peers", action="store_true", help=words)
         if name in ("detection", "localization"):
             _add_perturbations(task)
         add_machine(task, pipeline=name == "refinement")
@@ -172,8 +178,8 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
 
     shard = None if args.shard is None else Shard.parse(args.shard)
     source = {"specification": args.data, **{name: getattr(args, name) for name in ("prompts", "references", "limit")}}
-    perturbed = bool(getattr(args, "perturb", None))
-    parts = variants(args.perturb, args.perturb_seed) if perturbed else {"": {}}
+    several = bool(getattr(args, "perturb", None)) or getattr(args, "peers", False)
+    parts = variants(args.perturb, args.perturb_seed) if getattr(args, "perturb", None) else {"": {}}
     data = open_source(source)
     tell_problems(data.problems, terminal)
     source |= {"contents": contents(args.data, prompts=args.prompts, references=args.references)}
@@ -181,13 +187,13 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     runs = _collect(args, data, sources, {**SCORING, **given}, shard, terminal)
     if shard is not None and shard.count > 1:
         return tell_shards(runs, shard.file(args.records), args, terminal)
-    return finish_all(runs, args, terminal) if perturbed else finish(runs[""], data, args, terminal)
+    return finish_all(runs, args, terminal) if several else finish(runs[""], data, args, terminal)
 
 
 def _collect(
     args: argparse.Namespace, data: DataSet, sources: Json, scoring: Json, shard: Shard | None, terminal: Terminal
 ) -> dict[str, Run]:
-    """One run for each source of images, in a folder of its name."""
+    """One run for each source of images and each system, in a folder of its name."""
     from refiner.evaluate.harness import collect, describe
     from refiner.evaluate.robustness import spoilt
     from refiner.evaluate.tasks import build_task
@@ -195,10 +201,9 @@ def _collect(
     runs = {}
     with _engine(args) as engine:
         with terminal.waiting("loading models"):
-            load = partial(_refining if args.task == "refinement" else _looking, args)
-            system: System = load() if engine is None else engine.deferred(load)
-        for name, source in sources.items():
-            pictures = spoilt(data, source)
+            systems = _systems(args, engine, terminal)
+        for (source_name, source), (peer, system) in product(sources.items(), systems.items()):
+            name, pictures = source_name or peer, spoilt(data, source)
             description = describe(args.task, pictures, source, system, scoring)
             build_task(args.task, description["system"], scoring)
             with speed(terminal, f"{args.task} {name}".rstrip()) as report:
@@ -207,6 +212,23 @@ def _collect(
                     engine=engine, progress=report, records=args.records,
                 )  # fmt: skip
     return runs
+
+
+def _systems(args: argparse.Namespace, engine: RayEngine | None, terminal: Terminal) -> dict[str, System]:
+    """What is evaluated, by name: the detector or the refiner ("" alone), or each of the peers."""
+    from refiner.evaluate.peers import PEERS
+
+    names = PEERS if getattr(args, "peers", False) else ("",)
+    if engine is not None:
+        loads = {name: partial(_refining, args, name) for name in names}
+        return {
+            name: engine.deferred(loads[name] if args.task == "refinement" else partial(_looking, args))
+            for name in names
+        }
+    if args.task != "refinement":
+        return {"": _looking(args)}
+    pipe = _loaded(args)
+    return {name: _refining(args, name, pipe, terminal) for name in names}
 
 
 def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None]:
@@ -221,9 +243,8 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None
 
 def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
     from refiner.evaluate.harness import open_run
-    from refiner.evaluate.robustness import runs_below
 
-    below = runs_below(args.out)
+    below = _below(args.out)
     runs = {name: open_run(Path(args.out) / name) for name in below or [""]}
     for name, run in runs.items():
         if run.description["task"] != args.task:
@@ -235,11 +256,18 @@ def _rescore(args: argparse.Namespace, given: Json, terminal: Terminal) -> int:
     return finish_all(runs, args, terminal) if below else finish(runs[""], None, args, terminal)
 
 
-def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
-    from refiner.evaluate.harness import merge
+def _below(folder: str) -> list[str]:
+    """Names of the runs of a robustness table or a table of peers in a folder; empty if there is neither."""
+    from refiner.evaluate.peers import peers_below
     from refiner.evaluate.robustness import runs_below
 
-    below = runs_below(args.folders[0])
+    return runs_below(folder) or peers_below(folder)
+
+
+def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.evaluate.harness import merge
+
+    below = _below(args.folders[0])
     runs = {
         name: merge([Path(folder) / name for folder in args.folders], Path(args.out) / name, records=args.records)
         for name in below or [""]
@@ -284,17 +312,32 @@ def _encoder(args: argparse.Namespace, machine: Machine) -> BertScore:
     return BertScore.from_pretrained(args.encoder, layer=args.layer, device=machine.device)
 
 
-def _refining(args: argparse.Namespace) -> System:
-    from refiner.evaluate.systems import Looker, Refining
+def _loaded(args: argparse.Namespace) -> RefinedPipeline:
     from refiner.pipelines.loading.placing import load_refined
 
-    machine, wanted = machine_of(args), wanted_of(args, args.model)
+    machine = machine_of(args)
     judge = _judge(args.judge, machine) or "saved"
     weights = {"inpainter": args.inpainter, "loras": args.lora}
     pipe = load_refined(args.model, machine, detector=args.detector, judge=judge, **weights)
     if pipe.judge is None:
         raise ConfigError(f"The model {args.model!r} has no judge: pass --judge.")
-    config, call = wanted.config_of(pipe.refine_config), wanted.call_of(type(pipe.pipe))
+    return pipe
+
+
+def _refining(
+    args: argparse.Namespace, peer: str = "", pipe: RefinedPipeline | None = None, terminal: Terminal | None = None
+) -> System:
+    """Build one of the peers ("": the only system); settings of the loop are refiner's own, those of the call all's."""
+    from refiner.evaluate.peers import NONE
+    from refiner.evaluate.systems import Looker, Refining
+
+    machine, wanted, pipe = machine_of(args), wanted_of(args, args.model), pipe or _loaded(args)
+    call = wanted.call_of(type(pipe.pipe))
+    if peer in CONTROLLERS:
+        config = controlled(peer, pipe, terminal)
+    else:
+        config = wanted.config_of(pipe.refine_config)
+        config = dataclasses.replace(config, max_rounds=0) if peer == NONE else config
 
     def refine(sample: Sample) -> RefinementResult:
         seed = derive_seed(args.seed, sample.name)
@@ -312,10 +355,11 @@ def _refining(args: argparse.Namespace) -> System:
         "inpainter": args.inpainter,
         "loras": [str(lora) for lora in args.lora],
         "dtype": str(pipe.dtype).removeprefix("torch."),
+        **({"peer": peer} if peer else {}),
     }
     encoder = _encoder(args, machine) if args.encoder or args.references else None
     looker = Looker(judge=pipe.judge, encoder=encoder)
-    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out))
+    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out) / peer)
 
 
 def weight_sums(model: str) -> dict[str, str]:

@@ -60,33 +60,35 @@ def _total(scored: Scored, kind: str) -> int:
 
 def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
     """Write each run's tables and report and the table of all runs, print that last table, and return the exit code."""
-    from refiner.evaluate.robustness import compare, write_robustness
+    from refiner.evaluate import peers, robustness
     from refiner.evaluate.table import score
     from refiner.reports.evaluation import write_report
-    from refiner.reports.papers import write_paper, write_robustness_paper
+    from refiner.reports.papers import write_paper, write_peers_paper, write_robustness_paper
 
-    tables, code = {}, DONE
+    found, code = {}, DONE
     for name, run in runs.items():
-        scored = score(run)
+        found[name] = scored = score(run)
         write_paper(scored.table, run.folder)
         write_report(run, scored, _again(run))
-        tables[name] = scored.table
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
-    document = compare(tables)
-    write_robustness(document, args.out)
-    paper = write_robustness_paper(document, args.out)
-    terminal.answer(args, document, lambda: _show_robustness(document, paper, args.out, terminal))
+    if set(runs) <= set(peers.PEERS):
+        document, file = peers.compare(found), peers.PEERS_CSV
+        peers.write_peers(document, args.out)
+        paper = write_peers_paper(document, args.out)
+    else:
+        document, file = robustness.compare({name: each.table for name, each in found.items()}), robustness.ROBUSTNESS_CSV
+        robustness.write_robustness(document, args.out)
+        paper = write_robustness_paper(document, args.out)
+    terminal.answer(args, document, lambda: _show_all(document, paper, Path(args.out) / file, terminal))
     return code
 
 
-def _show_robustness(document: Json, paper: PaperTable, folder: str, terminal: Terminal) -> None:
-    from refiner.evaluate.robustness import ROBUSTNESS_CSV
-
+def _show_all(document: Json, paper: PaperTable, file: Path, terminal: Terminal) -> None:
     _show_paper(paper, terminal)
     counts = (f"{run['scored']} of {name}" for name, run in document["runs"].items())
     terminal.say(f"samples scored: {', '.join(counts)}, of {document['samples']}")
-    terminal.say(f"signature: {document['runs']['clean']['signature']}")
-    terminal.say(f"all figures: {Path(folder) / ROBUSTNESS_CSV}")
+    terminal.say(f"signature: {next(iter(document['runs'].values()))['signature']}")
+    terminal.say(f"all figures: {file}")
 
 
 def _show_paper(paper: PaperTable, terminal: Terminal) -> None:

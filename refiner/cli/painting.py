@@ -91,8 +91,8 @@ def controlled(name: str, pipe: RefinedPipeline | None, terminal: Terminal | Non
 
     mode: Any = name.removeprefix("legion-")
     config = RefineConfig.legion(mode)
-    painter = None if pipe is None else pipe.inpainter or pipe.pipe
-    if mode != "inpaint" or painter is None or not knows_captions_only(painter):
+    pipes = () if pipe is None else tuple(filter(None, (pipe.pipe, pipe.inpainter)))
+    if mode != "inpaint" or not any(map(knows_captions_only, pipes)):
         return config
     if terminal is not None:
         terminal.complain(

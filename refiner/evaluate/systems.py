@@ -225,6 +225,8 @@ class Refining:
             last = result.attempts[-1]
             raise ModelError(f"None of {len(result.attempts)} attempts could be analysed: {last.error or last.reason}.")
         best = result.attempts[result.best]
+        if not result.verified and best not in seen:
+            raise ModelError(f"The image that was kept could not be analysed: {best.error or best.reason}.")
         chosen = {"before": seen[0], "last": seen[-1], "best": best if best in seen else seen[0]}
         looks = self._looks(sample, list(dict.fromkeys(chosen.values())))
         calls = result.calls

@@ -1,0 +1,155 @@
+"""Refinement beside its peers: refiner, LEGION's two controllers, and no refinement, as in LEGION's Table 4.
+
+Each is an ordinary run of the task ``refinement`` in a separate folder, ``none``, ``refiner`` and so on: it can be
+resumed, merged and scored again like any other. All runs have the same start images, detector and judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from refiner.errors import InputError
+from refiner.evaluate.figures import Figures, mean
+from refiner.evaluate.harness import RUN_FILE, read_description
+from refiner.evaluate.table import Scored, csv_text
+from refiner.files import Json, atomic_write, dumps
+from refiner.metrics.intervals import bootstrap_interval
+
+NONE: Final = "none"
+PEERS: Final = (NONE, "refiner", "legion-inpaint", "legion-regenerate")
+"""Names of the runs and of their folders."""
+PEERS_FILE, PEERS_CSV, PEERS_PAGE = "peers.json", "peers.csv", "peers.md"
+_MEASURES: Final = {"hps": "HPS", "par": "PAR"}
+_COSTS: Final = ("denoiser_rows", "detector_calls")
+
+
+def peers_below(folder: str | Path) -> list[str]:
+    """Names of the runs of a table of peers in a folder; empty if there is none.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    root = Path(folder)
+    if (root / RUN_FILE).exists():
+        return []
+    there = [name for name in PEERS if (root / name / RUN_FILE).exists()]
+    return [name for name in there if read_description(root / name)["system"].get("refiner", {}).get("peer") == name]
+
+
+def compare(runs: Mapping[str, Scored]) -> Json:
+    """The table of peers, ready for JSON.
+
+    The figures are those of the samples that all runs have figures of. ``growth`` is the change of the mean in percent,
+    with a 95 % bootstrap interval over the samples; it is None if the mean before is 0. LEGION says only that it
+    measures "the average growth rate".
+
+    Args:
+        runs: name of a run -> its scored samples.
+
+    Returns:
+        ``task``, ``data``, ``samples``, ``compared`` (samples in the figures), and for each of ``runs`` the ``scored``
+        samples, ``errors``, ``missing``, ``signature`` and ``figures``: ``hps_before``, ``hps_after``, ``hps_growth``
+        with ``_low`` and ``_high``, the same for ``par``, and the mean ``denoiser_rows`` and ``detector_calls``.
+
+    Raises:
+        InputError: the run without refinement is missing.
+    """
+    if NONE not in runs:
+        raise InputError(f"The run without refinement is missing among {', '.join(runs) or 'no runs'}: run it again.")
+    shared = set.intersection(*(set(scored.indices.tolist()) for scored in runs.values()))
+    first, rows = runs[NONE].table, {}
+    for name, scored in runs.items():
+        chosen = np.isin(scored.indices, np.array(sorted(shared), dtype=np.int64))
+        rows[name] = {key: scored.table[key] for key in ("scored", "errors", "missing", "signature")}
+        rows[name]["figures"] = _figures(scored, chosen) if shared else {}
+    return {
+        "task": first["task"],
+        "data": first["data"],
+        "samples": first["samples"],
+        "compared": len(shared),
+        "runs": rows,
+    }
+
+
+def _figures(scored: Scored, chosen: Any) -> Figures:
+    columns, found = scored.columns.rows_of(chosen), Figures()
+    for name in _MEASURES:
+        before, after = columns[f"{name}_before"], columns[f"{name}_best"]
+        known = ~(np.isnan(before) | np.isnan(after))
+        found |= {f"{name}_before": mean(before[known]), f"{name}_after": mean(after[known])}
+        found |= _growth(f"{name}_growth", before[known], after[known])
+    return found | {name: mean(columns[name]) for name in _COSTS}
+
+
+def _growth(name: str, before: Any, after: Any) -> Figures:
+    """The growth of the mean in percent, with its interval; None where a mean before is 0 or there is no sample."""
+    value = _percent(before, after, axis=0) if len(before) else np.nan
+    low, high = bootstrap_interval(before, after, statistic=_percent) if len(before) > 1 else (np.nan, np.nan)
+    numbers = {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
+
+
+def _percent(before: Any, after: Any, axis: int = 0) -> Any:
+    start, end = before.mean(axis=axis), after.mean(axis=axis)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(start == 0, np.nan, 100 * (end - start) / np.abs(start))
+
+
+def write_peers(document: Json, folder: str | Path) -> None:
+    """Write ``peers.json``, ``peers.csv`` and ``peers.md``.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    root = Path(folder)
+    atomic_write(root / PEERS_FILE, dumps(document) + "\n")
+    rows = [{"system": name, "scored": run["scored"], **run["figures"]} for name, run in document["runs"].items()]
+    atomic_write(root / PEERS_CSV, csv_text(rows))
+    atomic_write(root / PEERS_PAGE, markdown(document))
+
+
+def grid_of(document: Json) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table as texts, one row for each run; "-" for what is not known."""
+    head = ["system"]
+    for title in _MEASURES.values():
+        head += [f"{title} before", f"{title} after", "growth, %", "95 % interval"]
+    rows = []
+    for name, run in document["runs"].items():
+        figures, cells = run["figures"], [name]
+        for measure in _MEASURES:
+            cells += [_number(figures.get(f"{measure}_{when}"), ".4f") for when in ("before", "after")]
+            bounds = [_number(figures.get(f"{measure}_growth_{end}"), "+.2f") for end in ("low", "high")]
+            interval = "-" if "-" in bounds else " to ".join(bounds)
+            cells += [_number(figures.get(f"{measure}_growth"), "+.2f"), interval]
+        rows.append([*cells, *(_number(figures.get(name), ".1f") for name in _COSTS)])
+    return [*head, "denoiser rows", "detector calls"], rows
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def markdown(document: Json) -> str:
+    """The table as a Markdown page."""
+    head, rows = grid_of(document)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    runs = document["runs"]
+    scored = ", ".join(f"{run['scored']} by {name}" for name, run in runs.items())
+    return f"""# Refinement beside its peers
+
+{document["compared"]} of {document["samples"]} samples were scored by all (scored: {scored}).
+
+{table}
+
+`none` keeps the start image. `refiner` keeps an image only if detector and judge find it better. The two controllers of
+LEGION (arXiv 2503.15264, sections 4.2 and 5.5) verify nothing and keep the last image. HPS: the judge's score for the
+prompt, higher is better. PAR: share of the pixels that the detector flags, lower is better. Growth: change of the mean.
+The judge and the detector also guide `refiner`: a judge that guides nothing is the fairer referee.
+
+Signature: `{runs[NONE]["signature"]}`
+"""
