@@ -44,8 +44,8 @@ def compare(runs: Mapping[str, Scored]) -> Json:
     """The table of peers, ready for JSON.
 
     The figures are those of the samples that all runs have figures of. ``growth`` is the change of the mean in percent,
-    with a 95 % bootstrap interval over the samples; it is None if the mean before is 0. LEGION says only that it
-    measures "the average growth rate".
+    with a 95 % bootstrap interval over the samples; it is None if the mean before is 0, and the interval if that of a
+    resample is. LEGION says only that it measures "the average growth rate".
 
     Args:
         runs: name of a run -> its scored samples.
@@ -112,11 +112,11 @@ def write_peers(document: Json, folder: str | Path) -> None:
     atomic_write(root / PEERS_PAGE, markdown(document))
 
 
-def grid_of(document: Json) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table as texts, one row for each run; "-" for what is not known."""
+def grid_of(document: Json) -> list[list[str]]:
+    """The table as texts: its head, and a row for each run; "-" for what is not known."""
     head = ["system"]
     for title in _MEASURES.values():
-        head += [f"{title} before", f"{title} after", "growth, %", "95 % interval"]
+        head += [f"{title} before", f"{title} after", f"{title} growth, %", "95 % interval"]
     rows = []
     for name, run in document["runs"].items():
         figures, cells = run["figures"], [name]
@@ -126,7 +126,7 @@ def grid_of(document: Json) -> tuple[list[str], list[list[str]]]:
             interval = "-" if "-" in bounds else " to ".join(bounds)
             cells += [_number(figures.get(f"{measure}_growth"), "+.2f"), interval]
         rows.append([*cells, *(_number(figures.get(name), ".1f") for name in _COSTS)])
-    return [*head, "denoiser rows", "detector calls"], rows
+    return [[*head, "denoiser rows", "detector calls"], *rows]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -135,7 +135,7 @@ def _number(value: float | None, form: str) -> str:
 
 def markdown(document: Json) -> str:
     """The table as a Markdown page."""
-    head, rows = grid_of(document)
+    head, *rows = grid_of(document)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     runs = document["runs"]
