@@ -72,13 +72,13 @@ def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Term
         write_report(run, scored, _again(run))
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
     if set(runs) <= set(peers.PEERS):
-        document, file = peers.compare(found), peers.PEERS_CSV
+        document = peers.compare(found)
         peers.write_peers(document, args.out)
-        paper = write_peers_paper(document, args.out)
+        paper, file = write_peers_paper(document, args.out), peers.PEERS_CSV
     else:
-        document, file = robustness.compare({name: each.table for name, each in found.items()}), robustness.ROBUSTNESS_CSV
+        document = robustness.compare({name: each.table for name, each in found.items()})
         robustness.write_robustness(document, args.out)
-        paper = write_robustness_paper(document, args.out)
+        paper, file = write_robustness_paper(document, args.out), robustness.ROBUSTNESS_CSV
     terminal.answer(args, document, lambda: _show_all(document, paper, Path(args.out) / file, terminal))
     return code
 
@@ -92,7 +92,7 @@ def _show_all(document: Json, paper: PaperTable, file: Path, terminal: Terminal)
 
 
 def _show_paper(paper: PaperTable, terminal: Terminal) -> None:
-    grid = plain_grid()
+    grid = plain_grid(gap=3 if len(paper.columns) < 5 else 1)
     for place, name in enumerate(paper.columns):
         grid.add_column(name, justify="right" if place else "left")
     for row in paper.rows:

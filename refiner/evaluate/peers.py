@@ -22,9 +22,9 @@ from refiner.metrics.intervals import bootstrap_interval
 NONE: Final = "none"
 PEERS: Final = (NONE, "refiner", "legion-inpaint", "legion-regenerate")
 """Names of the runs and of their folders."""
-PEERS_FILE, PEERS_CSV, PEERS_PAGE = "peers.json", "peers.csv", "peers.md"
-_MEASURES: Final = {"hps": "HPS", "par": "PAR"}
-_COSTS: Final = ("denoiser_rows", "detector_calls")
+PEERS_FILE, PEERS_CSV = "peers.json", "peers.csv"
+MEASURES: Final = ("hps", "par")
+COSTS: Final = ("denoiser_rows", "detector_calls")
 
 
 def peers_below(folder: str | Path) -> list[str]:
@@ -77,12 +77,12 @@ def compare(runs: Mapping[str, Scored]) -> Json:
 
 def _figures(scored: Scored, chosen: Any) -> Figures:
     columns, found = scored.columns.rows_of(chosen), Figures()
-    for name in _MEASURES:
+    for name in MEASURES:
         before, after = columns[f"{name}_before"], columns[f"{name}_best"]
         known = ~(np.isnan(before) | np.isnan(after))
         found |= {f"{name}_before": mean(before[known]), f"{name}_after": mean(after[known])}
         found |= _growth(f"{name}_growth", before[known], after[known])
-    return found | {name: mean(columns[name]) for name in _COSTS}
+    return found | {name: mean(columns[name]) for name in COSTS}
 
 
 def _growth(name: str, before: Any, after: Any) -> Figures:
@@ -100,7 +100,7 @@ def _percent(before: Any, after: Any, axis: int = 0) -> Any:
 
 
 def write_peers(document: Json, folder: str | Path) -> None:
-    """Write ``peers.json``, ``peers.csv`` and ``peers.md``.
+    """Write ``peers.json`` and ``peers.csv``.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -109,47 +109,3 @@ def write_peers(document: Json, folder: str | Path) -> None:
     atomic_write(root / PEERS_FILE, dumps(document) + "\n")
     rows = [{"system": name, "scored": run["scored"], **run["figures"]} for name, run in document["runs"].items()]
     atomic_write(root / PEERS_CSV, csv_text(rows))
-    atomic_write(root / PEERS_PAGE, markdown(document))
-
-
-def grid_of(document: Json) -> list[list[str]]:
-    """The table as texts: its head, and a row for each run; "-" for what is not known."""
-    head = ["system"]
-    for title in _MEASURES.values():
-        head += [f"{title} before", f"{title} after", f"{title} growth, %", "95 % interval"]
-    rows = []
-    for name, run in document["runs"].items():
-        figures, cells = run["figures"], [name]
-        for measure in _MEASURES:
-            cells += [_number(figures.get(f"{measure}_{when}"), ".4f") for when in ("before", "after")]
-            bounds = [_number(figures.get(f"{measure}_growth_{end}"), "+.2f") for end in ("low", "high")]
-            interval = "-" if "-" in bounds else " to ".join(bounds)
-            cells += [_number(figures.get(f"{measure}_growth"), "+.2f"), interval]
-        rows.append([*cells, *(_number(figures.get(name), ".1f") for name in _COSTS)])
-    return [[*head, "denoiser rows", "detector calls"], *rows]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def markdown(document: Json) -> str:
-    """The table as a Markdown page."""
-    head, *rows = grid_of(document)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    runs = document["runs"]
-    scored = ", ".join(f"{run['scored']} by {name}" for name, run in runs.items())
-    return f"""# Refinement beside its peers
-
-{document["compared"]} of {document["samples"]} samples were scored by all (scored: {scored}).
-
-{table}
-
-`none` keeps the start image. `refiner` keeps an image only if detector and judge find it better. The two controllers of
-LEGION (arXiv 2503.15264, sections 4.2 and 5.5) verify nothing and keep the last image. HPS: the judge's score for the
-prompt, higher is better. PAR: share of the pixels that the detector flags, lower is better. Growth: change of the mean.
-The judge and the detector also guide `refiner`: a judge that guides nothing is the fairer referee.
-
-Signature: `{runs[NONE]["signature"]}`
-"""

@@ -1,6 +1,7 @@
 """The tables of papers, with their columns, scale and rounding: for the terminal, and as Markdown files.
 
-The figures are those of ``table.json`` and ``robustness.json`` times 100, with two decimals. Changes have one.
+The figures are those of ``table.json``, ``robustness.json`` and ``peers.json`` times 100, with two decimals. Changes
+have one.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from refiner.evaluate.figures import Figures
+from refiner.evaluate.peers import COSTS, MEASURES, NONE
 from refiner.evaluate.robustness import CLEAN
 from refiner.files import Json, atomic_write
 from refiner.metrics.perturbations import Perturbation
 from refiner.reports.evaluation import lead
 from refiner.reports.plots import words
 
-PAPER_FILE, ROBUSTNESS_PAPER_FILE = "table.md", "robustness.md"
+PAPER_FILE, ROBUSTNESS_PAPER_FILE, PEERS_PAPER_FILE = "table.md", "robustness.md", "peers.md"
 _UNKNOWN: Final = "–"
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&$])")
 
@@ -115,6 +117,46 @@ def write_robustness_paper(document: Json, folder: str | Path) -> PaperTable:
     )
     atomic_write(Path(folder) / ROBUSTNESS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
     return made
+
+
+def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
+    """Write ``peers.md`` from the document of ``peers.compare``, and return what it shows: a column for each system.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    columns, rows = [run["figures"] for run in document["runs"].values()], []
+    for name in MEASURES:
+        for when in ("before", "after"):
+            values = (figures.get(f"{name}_{when}") for figures in columns)
+            rows.append(
+                (f"{name.upper()} {when}", *(_UNKNOWN if value is None else f"{100 * value:.2f}" for value in values))
+            )
+        rows.append((f"{name.upper()} growth, %", *(_signed(figures.get(f"{name}_growth")) for figures in columns)))
+        bounds = [[figures.get(f"{name}_growth_{end}") for end in ("low", "high")] for figures in columns]
+        rows.append(
+            ("95 % interval", *(_UNKNOWN if None in pair else " to ".join(map(_signed, pair)) for pair in bounds))
+        )
+    for name in COSTS:
+        means = (figures.get(name) for figures in columns)
+        rows.append((words(name), *(_UNKNOWN if value is None else f"{value:.1f}" for value in means)))
+    runs = document["runs"]
+    made = PaperTable(
+        title=_title(document, " beside its peers"),
+        caption=f"As LEGION, Table 4, times 100: the judge's score (HPS), and the share of the pixels that the detector "
+        f"flags (PAR), of {document['compared']} of {document['samples']} samples, those that all systems scored. Growth "
+        f"is the change of the mean. {NONE} keeps the start image; refiner keeps what this judge and detector find "
+        "better; LEGION's two controllers verify nothing and keep the last image.",
+        columns=("", *runs),
+        rows=tuple(rows),
+        notes=(runs[NONE]["signature"],),
+    )
+    atomic_write(Path(folder) / PEERS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
+    return made
+
+
+def _signed(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _title(document: Json, what: str) -> str:
