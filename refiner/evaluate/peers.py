@@ -43,9 +43,9 @@ def peers_below(folder: str | Path) -> list[str]:
 def compare(runs: Mapping[str, Scored]) -> Json:
     """The table of peers, ready for JSON.
 
-    The figures are those of the samples that all runs have figures of. ``growth`` is the change of the mean in percent,
-    with a 95 % bootstrap interval over the samples; it is None if the mean before is 0, and the interval if that of a
-    resample is. LEGION says only that it measures "the average growth rate".
+    The figures are those of the samples that all runs have figures of. ``growth`` is the change of the mean in percent
+    of its absolute value before, with a 95 % bootstrap interval over the samples. It is None if the mean before is 0,
+    and the interval is None if that of a resample is. LEGION says only that it measures "the average growth rate".
 
     Args:
         runs: name of a run -> its scored samples.

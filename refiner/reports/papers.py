@@ -143,9 +143,9 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
     runs = document["runs"]
     made = PaperTable(
         title=_title(document, " beside its peers"),
-        caption=f"As LEGION, Table 4, times 100: the judge's score (HPS), and the share of the pixels that the detector "
-        f"flags (PAR), of {document['compared']} of {document['samples']} samples, those that all systems scored. Growth "
-        f"is the change of the mean. {NONE} keeps the start image; refiner keeps what this judge and detector find "
+        caption=f"As LEGION, Table 4, times 100: the judge's score (HPS) and the share of pixels that the detector "
+        f"flags (PAR), of {document['compared']} of {document['samples']} samples, which all systems scored. Growth is "
+        f"the change of the mean. {NONE} keeps the start image; refiner keeps what this judge and detector find "
         "better; LEGION's two controllers verify nothing and keep the last image.",
         columns=("", *runs),
         rows=tuple(rows),

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from refiner.cli.main import main
-from refiner.pipelines import RefinedPipeline
+from refiner.pipelines import RefineConfig, RefinedPipeline
 
 torch.set_num_threads(1)
 PROMPT = "a red hand left of a green clock"
@@ -294,13 +294,47 @@ def test_a_pipeline_inpaints_for_the_model(refine: Cli, model: str, tmp_path: Pa
     [
         ("--num-images", 2), ("--seed", 1), ("--negative-prompt", "x"), ("--steps", 2), ("--guidance", 2),
         ("--width", 64), ("--height", 64), ("--set", "dilate=0.1"), ("--strategy", "inpaint"), ("--rounds", 1),
-        ("--max-rows", 5), ("--max-seconds", 5), ("--dtype", "float16"),
+        ("--max-rows", 5), ("--max-seconds", 5), ("--dtype", "float16"), ("--controller", "legion-inpaint"),
     ],
 )  # fmt: skip
 def test_what_the_record_holds_cannot_be_given_with_it(refine: Cli, arguments: tuple[object, ...]) -> None:
     code, out, err = refine("--replay", "out/run.json", *arguments, prompt=())
     assert (code, out) == (2, "")
     assert err.startswith(f"refiner: {arguments[0]} has no effect with --replay")
+
+
+@pytest.mark.parametrize("mode", ["inpaint", "regenerate"])
+def test_legions_controller_runs_and_is_replayed(refine: Cli, mode: str) -> None:
+    code, out, err = refine("--controller", f"legion-{mode}", "--steps", 3, "--seed", 3)
+    assert code == 0, err
+    assert "nothing was verified: the last image was kept, whether it is better or not" in out
+    own = settings()["config"]
+    rounds = RefineConfig.legion(mode, seed=3).max_rounds  # type: ignore[arg-type]
+    assert (own["keep"], own["strategy"], own["max_rounds"], own["seed"]) == ("last", mode, rounds, 3)
+    record = json.loads(Path("out/run.json").read_text())
+    assert (record["verified"], record["best"], record["config"]["controller"]) == (False, rounds, f"legion-{mode}")
+    assert [attempt["action"] for attempt in record["attempts"]] == ["generate", *[mode] * rounds]
+    assert all(attempt["reason"].startswith("kept without verification; ") for attempt in record["attempts"][1:])
+    rows = [attempt["calls"]["denoiser_rows"] for attempt in record["attempts"]]
+    if mode == "inpaint":  # 25 steps at strength 0.84, with guidance
+        assert rows[1:] == [2 * 21] * rounds
+        assert record["attempts"][1]["prompt"].startswith("Try to avoid the problem: hand And make every effort")
+    code, out, err = refine("--replay", "out/run.json", prompt=())
+    assert code == 0, err
+    assert "bit for bit" in out
+
+
+def test_the_settings_of_legions_controller_can_be_changed(refine: Cli) -> None:
+    less = ("--rounds", 1, "--set", 'inpaint_call={"num_inference_steps": 2}', "--set", 'prompts=["[PROMPT]"]')
+    assert refine("--controller", "legion-inpaint", "--steps", 3, "--seed", 3, *less)[0] == 0
+    (_, attempt) = json.loads(Path("out/run.json").read_text())["attempts"]
+    assert attempt["prompt"] == PROMPT
+    assert attempt["calls"]["denoiser_rows"] < 2 * 21
+    code, _, err = refine("--controller", "legion-inpaint", "--set", 'inpaint_call={"num_steps": 2}')
+    assert (code, err.count("\n")) == (2, 1)
+    assert "takes no argument 'num_steps' (in RefineConfig.inpaint_call)" in err
+    assert "leave one of them out" in refine("--controller", "legion-inpaint", "--strategy", "auto")[2]
+    assert "candidates must be exactly 1" in refine("--controller", "legion-inpaint", "--set", "candidates=2")[2]
 
 
 def test_the_models_own_settings_are_kept(refine: Cli, model: str, tmp_path: Path) -> None:

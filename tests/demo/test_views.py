@@ -186,6 +186,14 @@ def test_every_end_is_told(stop):
     assert STOPS[stop] in safe(refinement_outcome(result(attempt(), stop=stop))).text
 
 
+def test_a_run_without_verification_says_so():
+    reason = "kept without verification; worse for the detector: burden 0.500 -> 1.000"
+    kept = result(attempt(0), attempt(1, reason=reason), best=1)
+    assert "Nothing was verified: the last image was kept, better or not." in safe(refinement_outcome(kept)).text
+    assert "Kept without verification; worse for the detector" in safe(timeline(kept)).text
+    assert "verified" not in safe(refinement_outcome(result(attempt(0), attempt(1), best=1))).text
+
+
 @pytest.mark.parametrize("action", get_args(Action))
 def test_every_action_has_words(action):
     safe(timeline(result(attempt(action=action))))

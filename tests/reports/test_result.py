@@ -50,6 +50,20 @@ def usual():
     return result(attempt(0, region(), region(x=60, masked=False)), attempt(1), failed, best=1)
 
 
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_run_without_verification_says_so(tmp_path, verified):
+    why = "worse for the detector: burden 0.700 -> 1.400"
+    last = attempt(1, region(), region(x=60), reason=why if verified else f"kept without verification; {why}")
+    made = result(attempt(0, region()), last, best=1)
+    assert made.verified is verified
+    save_result(made, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("Nothing was verified: the last image was kept, whether it is better or not." in page) is not verified
+    assert ("the line follows the best so far." in page) is verified
+    assert "orse for the detector: burden 0.700 -&gt; 1.400" in page
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["verified"] is verified
+
+
 def test_a_result_is_saved_whole(tmp_path):
     files = save_result(usual(), tmp_path / "out", {"rounds": 3})
     assert set(files) == {
