@@ -7,10 +7,12 @@ unreadable answer of the detector counts as no regions.
 
 - LEGION (section 4.2; inpainting defaults): inpaints the whole image, one region after the other, for three rounds
   without early stop, and runs a last detection; 25 steps at guidance 8.
+- LEGION, equation 6: ``RefineConfig.legion``, which changes only the pixels inside the masks, as the paper says. The
+  published script, which "LEGION" is written from, keeps the whole image as it comes out of the autoencoder.
 - ADetailer and asdff: find regions once; cut out, inpaint and paste back one region after the other; do not analyse
   the result; use the steps and the guidance that generated the image.
 
-Both also run with our steps and guidance, to separate the cost of the schedule from the cost of its steps.
+They also run with our steps and guidance, to separate the cost of the schedule from the cost of its steps.
 
 ``four_regions`` are drawn images of four things (objects of the micro world) with a flaw in each, for which the
 detector finds four regions or more; generated images seldom have four. The referee (``refiner.micro.oracle``, which
@@ -35,7 +37,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image, ImageFilter
 
-from refiner import RefinedPipeline
+from refiner import RefineConfig, RefinedPipeline
 from refiner.errors import UnreadableOutputError
 from refiner.masks import box_of, clip_box, dilate
 from refiner.metrics.intervals import bootstrap_interval
@@ -194,14 +196,19 @@ def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
     """The others, our defaults, the same with one round, and the settings that the README advises ADetailer users."""
     rivals, alike = Rivals(pipe), Rivals(pipe, alike=True)
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
+    equation = RefineConfig.legion("inpaint", prompts="[PROMPT]")
+    ours = replace(equation, inpaint_call=pipe.inpaint_call_defaults)
+    unjudged = pipe.with_parts(judge=None)
 
-    def refined(image: Image.Image, prompt: str, seed: int, **options: Any) -> Outcome:
+    def refined(image: Image.Image, prompt: str, seed: int, pipe: RefinedPipeline = pipe, **options: Any) -> Outcome:
         result = pipe.stream(prompt, start_image=image, seed=seed, **options).result
         return Outcome(result.image, result.calls.denoiser_rows, result.calls.detector_calls)
 
     return {
         "legion": rivals.legion,
         "legion, our steps": alike.legion,
+        "legion, equation 6": functools.partial(refined, pipe=unjudged, config=equation),
+        "legion, equation 6, our steps": functools.partial(refined, pipe=unjudged, config=ours),
         "crops": rivals.crops,
         "crops, our steps": alike.crops,
         "refined": refined,
