@@ -425,7 +425,7 @@ class RefinedPipeline:
             call=self.call_defaults,
             start_image=start_image,
         )
-        check_names(self.inpainter or self.pipe, request.config.inpaint_call, "in RefineConfig.inpaint_call")
+        check_names(self.inpainter or self.pipe, request.config.inpaint_call, "inpaint_call")
         check_complete(self.pipe, self.inpainter)
         check_words(self._pipelines(), [*request.prompts, *request.negatives, *own_words(request.config)])
         seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)

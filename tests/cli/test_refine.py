@@ -332,7 +332,7 @@ def test_the_settings_of_legions_controller_can_be_changed(refine: Cli) -> None:
     assert attempt["calls"]["denoiser_rows"] < 2 * 21
     code, _, err = refine("--controller", "legion-inpaint", "--set", 'inpaint_call={"num_steps": 2}')
     assert (code, err.count("\n")) == (2, 1)
-    assert "takes no argument 'num_steps' (in RefineConfig.inpaint_call)" in err
+    assert "takes no argument 'num_steps' (in inpaint_call=)" in err
     assert "leave one of them out" in refine("--controller", "legion-inpaint", "--strategy", "auto")[2]
     assert "candidates must be exactly 1" in refine("--controller", "legion-inpaint", "--set", "candidates=2")[2]
 
