@@ -83,7 +83,6 @@ def result_summary(result: RefinementResult, files: Mapping[str, str]) -> Json:
         "prompt": result.prompt,
         "stop": result.stop,
         "best": result.best,
-        "verified": result.verified,
         "attempts": [attempt_summary(attempt) for attempt in result.attempts],
         "files": dict(files),
     }
@@ -163,6 +162,7 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
             row["analysis"] = analysis_to_dict(attempt.analysis, arrays=True)
     best = result.attempts[result.best].image
     record |= {"picture": None if best is None else picture_digest(best), "settings": dict(result.settings)}
+    record["verified"] = result.verified
     record |= {"schema": SCHEMA, "config": dict(config or {}), "environment": environment()}
     record["environment"]["seconds"] = [round(attempt.seconds, 3) for attempt in result.attempts]
     try:

@@ -53,6 +53,14 @@ def test_a_region_gets_the_clause_that_speaks_of_it(prompt: str, name: str, clau
     assert clause_of(prompt, name) == clause
 
 
+def test_a_revised_prompt_does_not_say_the_same_twice() -> None:
+    """LEGION's controller revises the prompt of the round before."""
+    reviser, history = TemplateReviser(limit=100), [attempt(flaw("the hand"), flaw("the clock"))]
+    once = reviser.revise(PROMPT, history).prompt
+    assert once != PROMPT
+    assert reviser.revise(once, [*history, *history]).prompt == once
+
+
 def test_a_region_of_no_clause_gets_the_whole_prompt() -> None:
     revision = TemplateReviser(free_text=False).for_region(PROMPT, flaw("the horizon"))
     assert (revision.prompt, revision.whole) == (PROMPT, True)
