@@ -44,9 +44,9 @@ class Run:
         """Folder next to the run's folder, with the generated images that several recipes learn from."""
         return self.folder.parent / "paintings"
 
-    def tell(self, sentence: str) -> None:
-        """Show a sentence, once for all processes."""
-        if is_main():
+    def tell(self, sentence: str, *, everywhere: bool = False) -> None:
+        """Show a sentence: once for all processes, or ``everywhere`` by each process that has one."""
+        if everywhere or is_main():
             (self.console or Console(highlight=False)).print(sentence, markup=False)
 
 

@@ -83,8 +83,9 @@ def compose(claims: Sequence[Claim]) -> str:
 def _item(claim: Claim) -> str:
     category = claim.category or DEFAULT_CATEGORY
     word = severity_word(DEFAULT_SEVERITY if claim.severity is None else claim.severity)
+    because = f", because {claim.reasoning}" if claim.reasoning else ""
     return (
-        f"<p> {claim.name}, {claim.location} </p> [SEG]:{claim.explanation}, because {claim.reasoning} "
+        f"<p> {claim.name}, {claim.location} </p> [SEG]:{claim.explanation}{because} "
         f"({category.legion}, {category}, {word})."
     )
 

@@ -25,7 +25,7 @@ from refiner.data.fields import is_finite, is_inside, list_of
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, stream_records
 from refiner.data.problems import Problem, UnusableError, usable_records
-from refiner.data.samples import Sample, check_size, group_of
+from refiner.data.samples import UNNAMED, Sample, check_size, group_of
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
 from refiner.images import load_image
@@ -227,6 +227,6 @@ def _truth(item: FakexplainedImage, size: Size) -> Analysis:
                 "give boxes in pixels of the image."
             )
         # The data set has no categories, and no figure of this truth uses the category.
-        flaw = Region(mask=None, box=box, name="truth", explanation=region.description, category=Category.TEXTURE)
+        flaw = Region(mask=None, box=box, name=UNNAMED, explanation=region.description, category=Category.TEXTURE)
         regions.append(flaw)
     return Analysis(size=size, regions=tuple(regions), tags=item.tags, detector="fakexplained")

@@ -22,7 +22,7 @@ from refiner.data.fields import image_name, is_finite, list_of, text_of
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, stream_list
 from refiner.data.problems import Problem, UnusableError, usable_records
-from refiner.data.samples import Sample, group_of
+from refiner.data.samples import UNNAMED, Sample, group_of
 from refiner.errors import InputError
 from refiner.images import load_image
 from refiner.taxonomy import Category
@@ -183,7 +183,7 @@ class LokiData:
         size = Size(image.height, image.width)
         # The data set has no categories, and no figure of this truth uses the category.
         regions = (
-            Region(mask=None, box=flaw.box(size), name="truth", explanation=flaw.text, category=Category.TEXTURE)
+            Region(mask=None, box=flaw.box(size), name=UNNAMED, explanation=flaw.text, category=Category.TEXTURE)
             for flaw in item.regions
         )
         return Sample(

@@ -21,6 +21,8 @@ from refiner.records import analysis_to_dict
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Claim, Mask, Region, Score, Size
 
+UNNAMED: Final = "truth"
+"""Name of a true region to which the data set gives no name."""
 _LABELS: Final = frozenset({"0_real", "1_fake"})
 
 
@@ -117,7 +119,7 @@ def joined_truth(mask: Mask, detector: str, heatmap: NDArray[np.float32] | None 
     """
     box = box_of(mask)
     # No figure of this truth uses the category.
-    region = () if box is None else (Region(mask=mask, box=box, name="truth", category=Category.TEXTURE),)
+    region = () if box is None else (Region(mask=mask, box=box, name=UNNAMED, category=Category.TEXTURE),)
     return Analysis(size=Size(*mask.shape), regions=region, heatmap=heatmap, detector=detector)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.data.samples import Sample
+from refiner.data.samples import UNNAMED, Sample
 from refiner.data.sources import open_data
 from refiner.detectors.legion.grammar import CLEAN, parse
 from refiner.errors import InputError
@@ -76,6 +76,16 @@ def test_without_a_caption_the_answer_is_composed_of_the_regions() -> None:
     for name in ("name", "location", "explanation", "reasoning", "category", "severity"):
         assert getattr(claim, name) == getattr(hand, name)
     assert answer_of(sample("")).text == CLEAN
+
+
+def test_a_region_without_a_name_is_called_by_its_place() -> None:
+    (claim,) = parse(answer_of(sample("", region(UNNAMED, 19, explanation="six fingers"))).text)
+    assert (claim.name, claim.location, claim.explanation) == ("an area", "lower centre", "six fingers")
+
+
+def test_masks_without_explanations_teach_nothing() -> None:
+    with pytest.raises(InputError, match=r"regions without explanations"):
+        answer_of(sample("", region(UNNAMED)))
 
 
 def test_a_sample_that_does_not_say_which_flaws_there_are_teaches_nothing() -> None:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from refiner.data.samples import Sample
+from refiner.data.samples import UNNAMED, Sample
 from refiner.detectors.legion.grammar import CLEAN, compose
 from refiner.errors import InputError
-from refiner.types import Claim, Region
+from refiner.masks import location_words
+from refiner.types import Claim, Region, Size
 
 
 class Taught(NamedTuple):
@@ -29,10 +30,10 @@ def answer_of(sample: Sample) -> Taught:
     If the sample has a caption, its phrases (the names of the regions) are marked in it, as in LEGION's training: the
     phrase becomes ``<p> phrase </p> [SEG]``. If a phrase occurs several times, each region gets an occurrence of its
     own; LEGION's code gives all of them the first one. Without a caption, the answer is composed of the fields of the
-    regions.
+    regions; a region without a name is called by its place.
 
     Raises:
-        InputError: the sample does not say which flaws there are.
+        InputError: the sample does not say which flaws there are, or not in words.
     """
     if sample.truth is None:
         raise InputError(f"The sample {sample.name!r} has no regions to learn from: leave it out of the training data.")
@@ -40,13 +41,21 @@ def answer_of(sample: Sample) -> Taught:
     if sample.caption:
         return _marked(sample.caption, regions)
     placed = tuple(region for region in regions if region.placed)
-    text = compose([_claim(region) for region in placed]) if placed else CLEAN
+    if placed and not any(region.explanation for region in placed):
+        raise InputError(
+            f"The sample {sample.name!r} has regions without explanations, which LEGION learns to write: choose data "
+            "with explanations or captions."
+        )
+    text = compose([_claim(region, sample.truth.size) for region in placed]) if placed else CLEAN
     return Taught(text, placed, tuple(region for region in regions if not region.placed))
 
 
-def _claim(region: Region) -> Claim:
-    texts = {name: getattr(region, name) for name in ("name", "location", "explanation", "reasoning")}
-    return Claim(**texts, category=region.category, severity=region.severity)
+def _claim(region: Region, size: Size) -> Claim:
+    assert region.box is not None
+    texts = {name: getattr(region, name) for name in ("explanation", "reasoning")}
+    place = region.location or location_words(region.box, size)
+    name = "an area" if region.name == UNNAMED else region.name
+    return Claim(name=name, location=place, **texts, category=region.category, severity=region.severity)
 
 
 def _marked(caption: str, regions: Sequence[Region]) -> Taught:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -167,6 +168,7 @@ def start_from(settings: TuneSettings, data: DataSet, run: Run, *, weights: bool
         WeightsError: the base is not a LEGION detector, or is damaged.
     """
     if not settings.base:
+        run.tell(f"Reading the answers of {len(data.names)} samples, for their words.")
         return _fresh(settings, data)
     dtype = torch.float32 if run.processes.device.type == "cpu" or run.processes.sharded else torch.bfloat16
     folder = resolve(settings.base, "detector")
@@ -251,7 +253,7 @@ def _run_stage(
     parts = settings.accumulate * count
     samples = Samples(
         data, detector, size=settings.batch, longest=settings.max_length, parts=parts, stride=count,
-        seed=2 * settings.seed + stage, tell=run.tell,
+        seed=2 * settings.seed + stage, tell=partial(run.tell, everywhere=True),
     )  # fmt: skip
     steps, horizon = steps_of(settings, len(data.names), parts) if stage else (settings.tower_steps,) * 2
 
@@ -268,7 +270,7 @@ def _run_stage(
     finally:
         samples.close()
     if samples.unusable:
-        run.tell(f"{len(samples.unusable)} of {len(data.names)} samples could not be used.")
+        run.tell(f"{len(samples.unusable)} of {len(data.names)} samples could not be used.", everywhere=True)
 
 
 def export(settings: TuneSettings, detector: LegionDetector, out: Path) -> None:

@@ -132,7 +132,7 @@ def _chunk(data: DataSet, rows: range, detector: LegionDetector, run: Run) -> tu
             if sample.image is None or sample.fake is None:
                 raise InputError(f"The sample {sample.name!r} does not say whether its image is real: leave it out.")
         except InputError as error:
-            run.tell(str(error))
+            run.tell(str(error), everywhere=True)
             continue
         images[place], real[place] = sample.image, int(not sample.fake)
         if len(images) == _AT_ONCE:
