@@ -126,6 +126,11 @@ def test_a_resumed_run_equals_a_straight_one(settings: TuneSettings, data: DataS
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_before_stage_2_there_is_no_verdict(data: DataSet, tmp_path: Path) -> None:
+    detector = trained(FRESH, data, tmp_path)
+    assert not [name for name in weights(detector) if name.startswith("prediction_head")]
+
+
 @pytest.mark.parametrize("environment", [{}, {"ACCELERATE_USE_FSDP": "true"}], ids=["ddp", "fsdp"])
 def test_two_processes_learn_what_one_does_with_the_same_global_batch(
     environment: dict[str, str], data: DataSet, published: Path, tmp_path: Path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def _fresh(settings: TuneSettings, data: DataSet) -> LegionDetector:
     square = {"height": SIZE, "width": SIZE}
     norm = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}
     return LegionDetector(
-        build_model(tokenizer, settings.architecture),
+        build_model(tokenizer, replace(settings.architecture, verdict_width=0)),  # stage 2 adds the head
         tokenizer,
         CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=square, **norm),
         SamImageProcessor(size={"longest_edge": SIZE}, pad_size=square, **norm),
