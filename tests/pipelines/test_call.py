@@ -218,7 +218,8 @@ def test_lengths_in_pixels_are_refused_with_the_share_they_meant(name: str) -> N
 OTHERS = {
     "seed": 5, "negative_prompt": "blur", "strategy": "regenerate", "on_error": "raise", "batch_images": 1,
     "region_prompt": "whole", "prompts": {"hand": "x"}, "exclude": ("hand",), "order": "largest", "fill_holes": True,
-    "together": True, "strengths": (0.3,), "max_denoiser_rows": 3, "max_seconds": 9.0,
+    "together": True, "strengths": (0.3,), "max_denoiser_rows": 3, "max_seconds": 9.0, "keep": "last",
+    "inpaint_call": {"num_inference_steps": 3},
 }  # fmt: skip
 
 
