@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from refiner.detectors.base import read_config
 from refiner.detectors.family import Family
+from refiner.detectors.gated import GatedDetector
 from refiner.detectors.ids import ModelId, check_options, parse_id, split_options
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import MICRO_WEIGHTS, locate, micro_parts, read_card, resolve
-from refiner.plain import as_detector
+from refiner.plain import DetectorLike, as_detector
 from refiner.repository import Repository
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def load_detector(
     dtype: torch.dtype | None = None,
     *,
     grounder: str | Path | None = None,
-    gate: str | Path | None = None,
+    gate: str | Path | DetectorLike | None = None,
     quantize: str | None = None,
     device_map: str | None = None,
 ) -> Detector:
@@ -82,7 +83,7 @@ def load_detector(
         grounder: id for ``load_grounder``, such as ``sam:<path>``. Only for detectors that give boxes without masks:
             vision-language models and parts. It replaces the grounder in the detector's id. If neither is given, the
             grounder is ``grabcut``, or ``box`` for parts; both need no weights.
-        gate: id of another detector; only for LEGION. Where its ``fake_probability`` is below 0.5, the regions are
+        gate: another detector or its id; only for LEGION. Where its ``fake_probability`` is below 0.5, the regions are
             withheld (see ``refiner.detectors.gated``).
         quantize: "8bit" or "4bit" for a language model in this precision, by bitsandbytes; only for LEGION.
         device_map: where accelerate places the layers, such as "auto" for several GPUs; it replaces ``device``; only
@@ -95,13 +96,15 @@ def load_detector(
     """
     family, model = _find(str(detector))
     given = {"grounder": grounder, "gate": gate, "quantize": quantize, "device_map": device_map}
-    for name, value in given.items():
-        if value is not None:
-            _check_option(family, name, str(detector))
-            model = replace(model, options={**model.options, name: str(value)})
+    for name in [name for name, value in given.items() if value is not None]:
+        _check_option(family, name, str(detector))
+    kept = {name: value for name, value in model.options.items() if given.get(name) is None}
+    ids = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    model = replace(model, options={**kept, **ids})
     if family.needs_folder:
         model = replace(model, model=str(resolve(model.model, "detector")))
-    return as_detector(family.load(model, device, dtype))
+    found = as_detector(family.load(model, device, dtype))
+    return found if gate is None or isinstance(gate, str | Path) else GatedDetector(found, gate)
 
 
 def detector_needs(detector: str | Path) -> Needs:

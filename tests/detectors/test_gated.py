@@ -124,7 +124,8 @@ def test_ids_name_a_gate(tmp_path: Path) -> None:
     folder = save_original(tmp_path / "legion")
     by_id = load_detector(f"legion:{folder},gate=micro", device="cpu")
     by_argument = load_detector(folder, device="cpu", gate="micro")
-    for detector in (by_id, by_argument):
+    by_object = load_detector(f"legion:{folder},gate=nowhere", device="cpu", gate=load_detector("micro", device="cpu"))
+    for detector in (by_id, by_argument, by_object):
         assert isinstance(detector, GatedDetector)
         assert detector.name == f"legion:legion gated by {load_detector('micro', device='cpu').name}"
     assert len(detector_needs(f"legion:{folder},gate=micro:probe")) == 2
