@@ -15,7 +15,7 @@ from refiner.cli.demo import add_demo
 from refiner.cli.detect import add_detect
 from refiner.cli.evaluate import add_evaluate
 from refiner.cli.micro import add_micro
-from refiner.cli.options import FAILED, INTERRUPTED, USER_ERROR
+from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
 from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
 from refiner.cli.train import add_train
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted.
+        0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted; 141: the reader of the output
+        went away, such as ``head``.
     """
     args = _parser().parse_args(argv)
     if "check" in args:
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.complain("interrupted.")
         return INTERRUPTED
+    except BrokenPipeError:
+        terminal.discard()
+        return UNREAD
 
 
 @contextlib.contextmanager

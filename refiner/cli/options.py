@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; a model failed; the user can fix it; interrupted."""
+DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+"""Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away."""
 DETECTOR = (
     "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"
 )

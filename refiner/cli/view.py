@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,12 @@ from refiner.types import Analysis, Attempt
 T = TypeVar("T")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller to end the program; rich would exit at once."""
+        raise BrokenPipeError
+
+
 @dataclass(frozen=True)
 class Terminal:
     """Documents go to ``out``; tables, progress and error messages go to ``err``.
@@ -30,8 +37,8 @@ class Terminal:
     Both write to the streams that ``sys.stdout`` and ``sys.stderr`` are when the terminal is made.
     """
 
-    out: Console = field(default_factory=lambda: Console(file=sys.stdout, highlight=False))
-    err: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+    out: Console = field(default_factory=lambda: _Console(file=sys.stdout, highlight=False))
+    err: Console = field(default_factory=lambda: _Console(file=sys.stderr, highlight=False))
     options: frozenset[str] = frozenset()
     """Names of the sub-command's options, with underscores; error messages name these instead of arguments."""
 
@@ -57,6 +64,11 @@ class Terminal:
         """Print one sentence on stderr."""
         message = in_option_words(str(error), self.options)
         self.err.print(f"refiner: {message}", style="red", markup=False, soft_wrap=True)
+
+    def discard(self) -> None:
+        """Write nothing to stdout any more, because nobody reads it; else Python complains when it ends."""
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), self.out.file.fileno())
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:

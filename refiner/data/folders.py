@@ -26,7 +26,7 @@ SUFFIXES: Final = frozenset(
 )
 """File names that count as images."""
 MASKS: Final = "masks"
-"""The sub-folder of the truth: ``masks/<image without its suffix>.png``; pixels above 127 are flawed."""
+"""The sub-folder of the truth: ``masks/<image without its suffix>.png``; see ``read_mask``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +133,23 @@ def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> froze
     return frozenset(name for twins in shared.values() for name in twins)
 
 
-def read_mask(path: Path, size: Size) -> Mask:
-    """A mask from an 8-bit image, True above 127; bool (H, W) of ``size``.
+def read_mask(path: Path, size: Size, *, indices: bool = False) -> Mask:
+    """A mask from an 8-bit image, bool (H, W) of ``size``: True above 127, or for 1 if no value is above 1.
+
+    Args:
+        path, size, indices: as for ``read_values``.
 
     Raises:
-        InputError: missing, unreadable, or of another size.
+        InputError: missing, unreadable, of another size, or with other values that are all below 128.
     """
-    mask: Mask = read_values(path, size) > 127
+    values = read_values(path, size, indices=indices)
+    highest = int(values.max(initial=0))
+    if 1 < highest <= 127:
+        raise InputError(
+            f"Expected a mask of the values 0 and 1, or 0 and 255, got values up to {highest} in {str(path)!r}: "
+            "export it as one of these."
+        )
+    mask: Mask = values > (0 if highest <= 1 else 127)
     return mask
 
 

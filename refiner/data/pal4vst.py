@@ -15,14 +15,14 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from refiner.data.folders import find_images, read_values
+from refiner.data.folders import find_images, read_mask
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, joined_truth
 from refiner.data.texts import Texts
 from refiner.data.universalfake import SPLITS
 from refiner.errors import InputError
 from refiner.images import load_image
-from refiner.types import Mask, Size
+from refiner.types import Size
 
 IMAGE_FOLDERS: Final = frozenset({"images", "image", "imgs", "img", "img_dir"})
 MASK_FOLDERS: Final = frozenset({"masks", "mask", "labels", "label", "annotations", "ann_dir", "gt"})
@@ -69,7 +69,7 @@ class Pal4vstData:
         """Read one sample."""
         name = self.names[index]
         image = load_image(self.root / name)
-        mask = _read(self.root / self.masks[index], Size(image.height, image.width))
+        mask = read_mask(self.root / self.masks[index], Size(image.height, image.width), indices=True)
         return Sample(
             name=name,
             group=next((part for part in _folders(name) if part not in SPLITS | IMAGE_FOLDERS), ""),
@@ -99,15 +99,3 @@ def _shared(name: str) -> str:
     for ending in MASK_ENDINGS if _is_mask(name) else ():
         stem = stem.removesuffix(ending)
     return "/".join([*(part for part in _folders(name) if part not in MASK_FOLDERS | IMAGE_FOLDERS), stem])
-
-
-def _read(path: Path, size: Size) -> Mask:
-    values = read_values(path, size, indices=True)
-    highest = int(values.max(initial=0))
-    if 1 < highest <= 127:
-        raise InputError(
-            f"Expected a mask of the values 0 and 1, or 0 and 255, got values up to {highest} in {str(path)!r}: "
-            "export it as one of these."
-        )
-    mask: Mask = values > (0 if highest <= 1 else 127)
-    return mask

@@ -1,6 +1,7 @@
 """The command line with a tiny random pipeline and a plug-in detector, without hub and bundled weights."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -379,6 +380,17 @@ def test_a_wrong_command_shows_the_right_one(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert "usage: refiner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_goes_away_ends_the_command_quietly(options):
+    """As with ``| head -1``."""
+    command = [sys.executable, "-P", "-m", "refiner", "train", "--list", *options]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_command_is_a_module_too(tmp_path):

@@ -246,6 +246,20 @@ def test_masks_count_from_128_on(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "m.png", Size(2, 3)).tolist() == [[False] * 3, [True] * 3]
 
 
+@pytest.mark.parametrize(
+    ("values", "flawed"), [([0, 1, 0, 1], [False, True, False, True]), ([0, 255, 0, 0], [False, True, False, False])]
+)
+def test_masks_of_zeros_and_ones_count_too(tmp_path: Path, values: list[int], flawed: list[bool]) -> None:
+    Image.fromarray(np.array([values], dtype=np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", Size(1, 4)).tolist() == [flawed]
+
+
+def test_a_mask_that_may_mean_anything_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 3, 100]], dtype=np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"0 and 1, or 0 and 255, got values up to 100"):
+        read_mask(tmp_path / "m.png", Size(1, 3))
+
+
 def xaigd(folder: Path, size: tuple[int, int] = (24, 20)) -> None:
     labels = [{"label": "low-level-symbol", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}]
     rows = [{"generator": "sdxl", "uid": uid, "width": 24, "height": 20, "labels": labels} for uid in ("1", "2")]
