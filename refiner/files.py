@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from typing import Any
 from refiner.errors import OutputError
 
 Json = dict[str, Any]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -37,13 +40,13 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
 
     Args:
         path: the file, in an existing folder.
-        data: its content; text is encoded as UTF-8.
+        data: its content; text is encoded as UTF-8, and bytes of file names that are no UTF-8 are kept.
 
     Raises:
         OutputError: the file cannot be written.
     """
     target = Path(path)
-    content = data.encode("utf-8") if isinstance(data, str) else data
+    content = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     return atomic_write_all(target.parent, {target.name: content})[target.name]
 
 
@@ -84,5 +87,9 @@ def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputE
 
 
 def dumps(document: Any) -> str:
-    """Encode a document as JSON text: indented by two spaces, Unicode not escaped, NaN refused with a ValueError."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    """Encode a document as JSON text: indented by two spaces, Unicode not escaped, NaN refused with a ValueError.
+
+    Bytes of file names that are no UTF-8, which Python keeps as lone surrogates, are escaped; so the text is UTF-8.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if "check" in args:
         args.check(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
     terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():

@@ -556,3 +556,25 @@ def test_refinement_takes_the_arguments_of_refine(evaluate: Cli, model: str, det
         assert picture.size == (48, 40)
     assert evaluate(*arguments, *own, "--set", "dilat=1")[0] == 2
     assert evaluate(*arguments, *own[:-1], "eta=0.6", "--resume")[0] == 2
+
+
+@pytest.mark.parametrize("records", ["jsonl", "parquet"])
+def test_generators_whose_names_are_no_utf8_are_written_in_every_file(
+    detector: str, evaluate: Cli, tmp_path: Path, records: str
+) -> None:
+    """Python keeps such bytes of a file name as lone surrogates."""
+    name = b"\xff\xfe".decode("utf-8", "surrogateescape")
+    for group in (name, "plain"):
+        folder = tmp_path / "set" / group / "1_fake"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (24, 24), (200, 0, 0)).save(folder / "a.png")
+    out = tmp_path / "out"
+    command = ("detection", "--data", tmp_path / "set", "--detector", detector, "--out", out, "--records", records)
+    code, said, err = evaluate(*command)
+    assert code == 0, err
+    assert "plain" in said
+    table = json.loads((out / "table.json").read_text(encoding="utf-8"))
+    assert set(table["groups"]) == {name, "plain"}
+    assert b"\xff\xfe" in (out / "table.csv").read_bytes()
+    assert {path.name for path in out.iterdir()} >= {"table.md", "report.html", "samples.csv"}
+    assert evaluate("detection", "--out", out, "--rescore")[0] == 0

@@ -28,6 +28,12 @@ from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Sc
 parts = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text()), max_size=5)
 
 
+@given(st.dictionaries(st.text(st.characters(), max_size=9), st.text(st.characters(), max_size=9), max_size=3))
+def test_any_text_survives_a_json_file(document):
+    """Also lone surrogates, which stand for bytes of file names that are no UTF-8."""
+    assert json.loads(dumps(document).encode("utf-8")) == document
+
+
 @given(parts)
 def test_seeds_are_in_range_and_stable(values):
     assert 0 <= derive_seed(*values) < 2**63
