@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from refiner.data.fields import is_finite, is_inside, list_of
 from refiner.data.folders import find_images
-from refiner.data.json_stream import Place, Places, stream_records
+from refiner.data.json_stream import Place, Places, read_again, stream_records
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import UNNAMED, Sample, check_size, group_of
 from refiner.data.texts import is_unicode
@@ -108,13 +108,7 @@ def read_record(place: Place) -> FakexplainedImage:
     Raises:
         InputError: the file has changed since the data set was opened.
     """
-    try:
-        return _read(place.read(), place)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"Cannot read the record at byte {place.start} of {str(place.file)!r} again ({error!r}): do not change the "
-            "file during the evaluation."
-        ) from error
+    return read_again(place, _read)
 
 
 def _read(value: Any, place: Place) -> FakexplainedImage:

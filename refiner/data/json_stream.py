@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
+from refiner.errors import InputError
+
 _CHUNK: Final = 1 << 16
 _BLANK: Final = " \t\n\r"
 _T = TypeVar("_T")
@@ -34,6 +36,25 @@ class Place(NamedTuple):
             encoding, _ = _encoding(file)
             file.seek(self.start)
             return json.loads(file.read(self.length).decode(encoding))
+
+
+def read_again(place: Place, read: Callable[[Any, Place], _T]) -> _T:
+    """Read a record again that was read when its data set was opened.
+
+    Args:
+        place: of the record.
+        read: from its JSON value and its place to the record.
+
+    Raises:
+        InputError: the file has changed since then.
+    """
+    try:
+        return read(place.read(), place)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"Cannot read the record at byte {place.start} of {str(place.file)!r} again ({error!r}): do not change the "
+            "file while it is used."
+        ) from error
 
 
 def _encoding(file: BinaryIO) -> tuple[str, int]:

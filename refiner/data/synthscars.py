@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from refiner.data.contents import CONTENTS, read_contents
 from refiner.data.fields import image_name, is_finite, list_of, text_of
 from refiner.data.folders import SUFFIXES, find_images
-from refiner.data.json_stream import Place, Places, stream_list
+from refiner.data.json_stream import Place, Places, read_again, stream_list
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.data.samples import Sample
@@ -160,13 +160,7 @@ def read_record(place: Place) -> SynthscarsImage:
     Raises:
         InputError: the file has changed since the data set was opened.
     """
-    try:
-        return _read(place.read(), place)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"Cannot read the record at byte {place.start} of {str(place.file)!r} again ({error!r}): do not change the "
-            "file while it is used."
-        ) from error
+    return read_again(place, _read)
 
 
 def _read(value: Any, place: Place) -> SynthscarsImage:
