@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
 from refiner.detectors.chat.wire import Finish
 from refiner.errors import ConfigError, InputError, RefinerError
+
+
+class Choice(NamedTuple):
+    """A place in an answer where one of a few words stands, whose probabilities are wanted."""
+
+    after: str
+    """The text before the word, such as an opening tag; its first occurrence counts."""
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +38,11 @@ class ChatRequest:
     """Sampling temperature in [0, 2]; 0 selects the most probable token each time."""
     seed: int | None = None
     """Seed of the sampling; used only for temperatures above 0."""
+    marks: bool = False
+    """Whether special tokens that the model writes, such as the marks of boxes, are part of the answer's text. Some
+    servers leave them out."""
+    choice: Choice | None = None
+    """If given, the reply has the probabilities of its words, where they can be had."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -64,6 +77,8 @@ class ChatReply:
     from_cache: bool = False
     attempts: int = 1
     """Number of times the model was asked for it; 0 for an answer from the cache."""
+    probabilities: tuple[float, ...] | None = None
+    """Of the words of ``ChatRequest.choice``, in their order, as shares of their sum; None if they cannot be had."""
 
 
 Outcome = ChatReply | RefinerError

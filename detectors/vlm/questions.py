@@ -83,7 +83,7 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
         f"Go over the picture part by part and list every flaw in it. {doubt} Style alone is no flaw.\n"
         "For each flaw: name (the thing, in a few words), location (where in the picture, in words), explanation "
         "(what is wrong), reasoning (why it cannot be), category, severity (0 negligible to 1 ruins the picture), "
-        f"confidence (0 to 1), and {_box_key(form)}: {_box_words(form, picture)}.\n"
+        f"confidence (0 to 1), and {_box_key(form)}: {box_words(form, picture)}.\n"
         f"Categories:\n{kinds}\n"
         f'A picture without flaws has the answer {{"regions": []}}.{_told(prompt)}'
     )
@@ -105,7 +105,7 @@ def verifying(
     text = (
         "These flaws were claimed of the picture; some of the claims may be wrong:\n"
         f"{_quoted(items)}{_told(prompt)}\n"
-        f"Boxes are {_box_words(form, picture)}.\n"
+        f"Boxes are {box_words(form, picture)}.\n"
         "Look at each place anew and answer for each item by its number: evidence (what is to be seen there), verdict "
         "(present, absent or unsure), and probability_of_flaw (0: surely no flaw, 1: surely a flaw)."
     )
@@ -173,7 +173,8 @@ def _box_key(form: BoxFormat) -> str:
     return "box_2d" if form.order == "yxyx" else "bbox_2d"
 
 
-def _box_words(form: BoxFormat, picture: Image.Image) -> str:
+def box_words(form: BoxFormat, picture: Image.Image) -> str:
+    """Say how boxes are written, in words."""
     corners = "[y0, x0, y1, x1]" if form.order == "yxyx" else "[x0, y0, x1, y1]"
     counted = {
         "unit": "as shares of the picture's width and height, from 0 to 1",

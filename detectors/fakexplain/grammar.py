@@ -1,0 +1,352 @@
+"""The answers of FakeXplain (papers/fakexplain.md): flaws with boxes in ``think``, tags of the image, and a verdict.
+
+Three dialects write the same content:
+
+* ``official``: as the authors' code has it. The marks are special tokens of Qwen-VL; many servers leave them out, so
+  answers without them are read, too. Tags are elements inside ``think``; a real image has none.
+* ``internvl``: the same with InternVL's marks, and boxes in thousandths.
+* ``paper``: the paper's text names ``think``, ``tag`` and ``verdict`` and no marks. A flaw is one line with its box.
+
+::
+
+    <think>
+    - the left hand has six fingers [120, 40, 310, 220]
+    </think>
+    <tag>anatomy</tag>
+    <verdict>fake</verdict>
+
+``read`` accepts any text around the flaws inside ``think``, and raises ``UnreadableOutputError`` if the elements are
+not exactly those of the dialect. ``is_well_formed`` asks for more: it is the format reward of the training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from refiner.detectors.reading.boxes import BoxFormat, full_sides
+from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
+from refiner.errors import ConfigError, UnreadableOutputError
+from refiner.types import Box, Claim, Size
+
+MAX_TEXT = 100_000
+"""Longest answer that is read, in characters."""
+MAX_TAGS = 20
+NOTHING = "no flaws"
+"""What ``think`` holds if there are no flaws."""
+NO_TAG = "none"
+"""The tag of an image without tags, in the dialect ``paper``."""
+
+Shares = tuple[float, float, float, float]
+"""A box (x0, y0, x1, y1) in shares of the image's width and height, in [0, 1]."""
+
+_PLAIN = str.maketrans({"<": "(", ">": ")", "[": "(", "]": ")", "|": "/"})
+_ELEMENT = re.compile(r"<(/?(?:think|tag|verdict))>")
+_NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
+_BOX = re.compile(rf"\[\[?\s*({_NUMBER}(?:\s*,\s*{_NUMBER}){{3}})\s*\]\]?")
+_BULLET = re.compile(r"\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
+_SLACK = 0.02
+"""Distance outside the image, as a share of the side, up to which a coordinate is moved to the border."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How answers are written."""
+
+    name: str
+    fake: str = "generated"
+    """The verdict about a generated image; that about a real one is ``real``."""
+    opening: str = ""
+    """Mark before a description; "" if a flaw is a line."""
+    middle: str = ""
+    """Marks between a description and its box."""
+    closing: str = ""
+    """Mark after a box."""
+    tags_inside: bool = True
+    """Whether tags are elements inside ``think``, one for each tag; else one element after it."""
+
+
+_ROWS = (
+    Dialect(
+        name="official",
+        opening="<|object_ref_start|>",
+        middle="<|object_ref_end|><|box_start|>",
+        closing="<|box_end|>",
+    ),
+    Dialect(name="internvl", opening="<ref>", middle="</ref><box>", closing="</box>"),
+    Dialect(name="paper", fake="fake", tags_inside=False),
+)
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({row.name: row for row in _ROWS})
+"""Name -> dialect."""
+_MARKS = re.compile(
+    "|".join(
+        re.escape(mark) for row in _ROWS for mark in re.findall(r"<[^<>]+>", row.opening + row.middle + row.closing)
+    )
+)
+
+
+class Flaw(NamedTuple):
+    """One flaw of an answer."""
+
+    description: str
+    box: Shares | None
+    """None if the answer gives no usable box."""
+
+
+class Answer(NamedTuple):
+    """The content of an answer."""
+
+    flaws: tuple[Flaw, ...]
+    tags: tuple[str, ...]
+    """Flaws of the image as a whole."""
+    fake: bool
+    """The verdict."""
+
+    @property
+    def boxes(self) -> list[Shares]:
+        """The boxes of all flaws that have one."""
+        return [flaw.box for flaw in self.flaws if flaw.box is not None]
+
+    def claims(self, size: Size) -> list[Claim]:
+        """The flaws as claims with boxes in pixels of an image of ``size``, rounded to the nearest pixels.
+
+        The name is the text before the first colon of the description, if there is one, else the description.
+        """
+        return [
+            Claim(
+                name=plain_text(flaw.description.partition(": ")[0], MAX_NAME),
+                explanation=flaw.description,
+                box=None if flaw.box is None else pixels_of(flaw.box, size),
+            )
+            for flaw in self.flaws
+        ]
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name.
+
+    Raises:
+        ConfigError: there is no such dialect.
+    """
+    if name not in DIALECTS:
+        raise ConfigError(f"There is no dialect {name!r} of FakeXplain: choose from {', '.join(DIALECTS)}.")
+    return DIALECTS[name]
+
+
+def shares_of(box: Sequence[float], size: Size) -> Shares:
+    """A box in pixels of an image of ``size`` as shares of the sides, cut to the image."""
+    x0, y0, x1, y1 = (
+        min(max(value / side, 0.0), 1.0) for value, side in zip(box, (size.width, size.height) * 2, strict=True)
+    )
+    return x0, y0, x1, y1
+
+
+def pixels_of(box: Shares, size: Size) -> Box | None:
+    """A box in shares as whole pixels of an image of ``size``, at least one wide and high; None for an empty image."""
+    x0, x1 = _span(box[0], box[2], size.width)
+    y0, y1 = _span(box[1], box[3], size.height)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _span(low: float, high: float, side: int) -> tuple[int, int]:
+    first = min(round(low * side), side - 1)
+    return first, min(max(round(high * side), first + 1), side)
+
+
+def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
+    """Write an answer. ``read`` returns the same content, with boxes rounded to the steps of ``form``.
+
+    Signs of the grammar in texts are replaced by round brackets. Flaws without a box are left out.
+
+    Args:
+        answer: what to write.
+        dialect: how.
+        form: how the model writes boxes.
+        shown: size of the image as the model sees it, to which boxes in pixels refer.
+    """
+    lines = [
+        _line(plain(flaw.description), told_box(flaw.box, form, shown), dialect)
+        for flaw in answer.flaws
+        if flaw.box is not None
+    ]
+    tags = [_tag(tag) for tag in answer.tags]
+    word = dialect.fake if answer.fake else "real"
+    thoughts = lines or [NOTHING]
+    if dialect.tags_inside:
+        thoughts += [f"<tag>{tag}</tag>" for tag in tags]
+        return "<think>{}</think><verdict>{}</verdict>".format("\n".join(thoughts), word)
+    told = ", ".join(tags) or NO_TAG
+    return "<think>\n{}\n</think>\n<tag>{}</tag>\n<verdict>{}</verdict>".format("\n".join(thoughts), told, word)
+
+
+def plain(text: str) -> str:
+    """A description or tag without signs of the grammar, on one line."""
+    return plain_text(text.translate(_PLAIN), MAX_WORDS)
+
+
+def told_box(box: Shares, form: BoxFormat, shown: Size) -> str:
+    """A box as the model writes it, such as ``[120, 40, 310, 220]``."""
+    width, height = full_sides(form.scale, shown)
+    digits = 3 if form.scale == "unit" else None
+    x0, x1 = (round(side * width, digits) for side in box[::2])
+    y0, y1 = (round(side * height, digits) for side in box[1::2])
+    return str([y0, x0, y1, x1] if form.order == "yxyx" else [x0, y0, x1, y1])
+
+
+def _line(description: str, box: str, dialect: Dialect) -> str:
+    if dialect.opening:
+        return f"{dialect.opening}{description}{dialect.middle}{box}{dialect.closing}"
+    return f"- {description} {box}"
+
+
+def _tag(tag: str) -> str:
+    return plain(tag.replace(",", ";"))
+
+
+def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer:
+    """Read an answer.
+
+    Args:
+        text: what the model wrote.
+        dialect: how it was asked to write.
+        form: how it writes boxes.
+        shown: size of the image as the model saw it.
+
+    Returns:
+        At most ``MAX_REGIONS`` flaws, in their order; equal ones are returned once. A box that lies outside the image
+        or is empty is None. A box without a description has the description before it.
+
+    Raises:
+        UnreadableOutputError: the elements are not those of the dialect, each once, in order, closed and not empty, or
+            there is text outside them, or the verdict is another word; ``raw`` is the text.
+    """
+    thoughts, tags, verdict = _elements(text, dialect)
+    word = verdict.strip().strip(".!").lower()
+    if word not in (dialect.fake, "real"):
+        raise _unreadable(f"the verdict {plain_text(verdict, MAX_NAME)!r}, not {dialect.fake} or real", text)
+    fake = word == dialect.fake
+    found = _marked(thoughts, dialect) if dialect.opening else _lines(thoughts, fake)
+    flaws = [Flaw(_described(words), None if box is None else _shares(box, form, shown)) for words, box in found]
+    kept = tuple(dict.fromkeys(flaw for flaw in flaws if flaw.description or flaw.box))
+    return Answer(flaws=kept[:MAX_REGIONS], tags=_tags(tags), fake=fake)
+
+
+def _unreadable(what: str, text: str) -> UnreadableOutputError:
+    return UnreadableOutputError(f"Expected an answer of think, tag and verdict, got {what}.", text)
+
+
+def _elements(text: str, dialect: Dialect) -> tuple[str, list[str], str]:
+    """The texts of think, of the tags, and of the verdict."""
+    if len(text) > MAX_TEXT:
+        raise _unreadable(f"more than {MAX_TEXT:,} characters", text)
+    pieces = _ELEMENT.split(text)  # text, name of an element, text, name, ..., text
+    names, between = pieces[1::2], pieces[2::2]
+    tags = names.count("tag")
+    inside = ["tag", "/tag"] * tags
+    wanted = (
+        ["think", *inside, "/think", "verdict", "/verdict"]
+        if dialect.tags_inside
+        else ["think", "/think", *inside, "verdict", "/verdict"]
+    )
+    if names != wanted or (tags > 1 and not dialect.tags_inside):
+        raise _unreadable(f"the elements {' '.join(names[:12]) or 'none'}", text)
+    held = [between[place] for place, name in enumerate(names) if name == "tag"]
+    if dialect.tags_inside:
+        thoughts = "\n".join(between[0 : 2 * tags + 1 : 2])
+        outside = [pieces[0], between[2 * tags + 1], between[-1]]
+    else:
+        thoughts = between[0]
+        outside = [pieces[0], *between[1 : 2 * tags + 2 : 2], between[-1]]
+    if any(piece.strip() for piece in outside):
+        raise _unreadable("text outside the elements", text)
+    if not thoughts.strip() or not all(tag.strip() for tag in held):
+        raise _unreadable("an empty element", text)
+    return thoughts, held, between[-2]
+
+
+def _tags(held: Sequence[str]) -> tuple[str, ...]:
+    words = [plain_text(word, MAX_NAME) for text in held for word in text.split(",")[:MAX_TAGS]]
+    return tuple(dict.fromkeys(word for word in words if word and word.lower() != NO_TAG))[:MAX_TAGS]
+
+
+def _marked(thoughts: str, dialect: Dialect) -> list[tuple[str, str | None]]:
+    """Pairs of description and box in dialects with marks, or of the same text after a server removed the marks."""
+    items = thoughts.split(dialect.opening)
+    if len(items) > 1:
+        middle = dialect.middle[: dialect.middle.index(">") + 1]
+        return [pair for item in items[1:] for pair in _pairs(*item.partition(middle)[::2])]
+    found, end = [], 0
+    for match in _BOX.finditer(thoughts):
+        words = thoughts[end : match.start()]
+        found.append((words if _described(words) or not found else found[-1][0], match[1]))
+        end = match.end()
+    return list(found)
+
+
+def _pairs(words: str, rest: str) -> list[tuple[str, str | None]]:
+    boxes = [match[1] for match in _BOX.finditer(rest)]
+    return [(words, box) for box in boxes] or [(words, None)]
+
+
+def _lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:
+    """Pairs of description and box: the lines with a box, and, in fake images, listed lines without one."""
+    found: list[tuple[str, str | None]] = []
+    for line in thoughts.splitlines():
+        boxes = list(_BOX.finditer(line))
+        if boxes:
+            found += [(line[: boxes[0].start()], match[1]) for match in boxes]
+        elif fake and line.startswith("- "):
+            found.append((line, None))
+    return found
+
+
+def _described(words: str) -> str:
+    bare = _BULLET.sub("", _MARKS.sub(" ", words).strip(), count=1)
+    return plain_text(bare.strip(" :-"), MAX_WORDS)
+
+
+def _shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
+    a, b, c, d = (float(number) for number in numbers.split(","))
+    x0, y0, x1, y1 = (b, a, d, c) if form.order == "yxyx" else (a, b, c, d)
+    width, height = full_sides(form.scale, shown)
+    box = x0 / width, y0 / height, x1 / width, y1 / height
+    if not (box[0] < box[2] and box[1] < box[3] and all(-_SLACK <= side <= 1 + _SLACK for side in box)):
+        return None
+    cut = tuple(min(max(side, 0.0), 1.0) for side in box)
+    return (cut[0], cut[1], cut[2], cut[3]) if cut[0] < cut[2] and cut[1] < cut[3] else None
+
+
+def is_well_formed(answer: Answer) -> bool:
+    """Whether an answer is complete: flaws and tags exactly for a generated image, each flaw with text and own box."""
+    if not answer.fake:
+        return not answer.flaws and not answer.tags
+    whole = all(flaw.box is not None and flaw.description for flaw in answer.flaws)
+    boxes = answer.boxes
+    return bool(answer.flaws and answer.tags) and whole and len(set(boxes)) == len(boxes)
+
+
+def pattern(dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
+    """A regular expression for constrained decoding, without look-around: all texts it matches are well-formed.
+
+    Coordinates may still be in the wrong order or outside an image that is narrower than the widest number.
+    """
+    number = r"(?:0\.\d{1,3}|1\.0)"
+    if form.scale == "thousand":
+        number = r"(?:\d{1,3}|1000)"
+    elif form.scale == "pixels":
+        number = rf"\d{{1,{len(str(max(shown)))}}}"
+    words = r"[^<>\[\]|\s][^<>\[\]|\n\r]*"
+    box = rf"\[{number}, {number}, {number}, {number}\]"
+    line = f"- {words} {box}"
+    if dialect.opening:
+        opening, middle, closing = map(re.escape, (dialect.opening, dialect.middle, dialect.closing))
+        line = f"{opening}{words}{middle}{box}{closing}"
+    tag = r"[^<>\[\]|,\s][^<>\[\]|,\n\r]*"
+    if dialect.tags_inside:
+        flawed = f"<think>{line}(?:\n{line})*(?:\n<tag>{tag}</tag>)+</think><verdict>{dialect.fake}</verdict>"
+        return f"(?:{flawed}|<think>{NOTHING}</think><verdict>real</verdict>)"
+    flawed = f"<think>\n{line}(?:\n{line})*\n</think>\n<tag>{tag}(?:, {tag})*</tag>\n<verdict>{dialect.fake}</verdict>"
+    return f"(?:{flawed}|<think>\n{NOTHING}\n</think>\n<tag>{NO_TAG}</tag>\n<verdict>real</verdict>)"
