@@ -9,11 +9,14 @@ import threading
 from cachetools import LRUCache
 from PIL import Image
 
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import InputError
 from refiner.images import png_bytes
 
 MAX_SIDE = 1536
 """Default longest side, in pixels, of the images shown to a model."""
+PATCH = 28
+"""For models that give boxes in pixels (Qwen2.5-VL), the sides of images are multiples of this, at least two."""
 KEPT_BYTES = 256_000_000
 """Bytes of encoded images that are kept in memory for further requests."""
 
@@ -33,6 +36,16 @@ def fit_picture(image: Image.Image, max_side: int) -> Image.Image:
         return rgb.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     except (OSError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"The pixels of an image cannot be read ({error}): check the image file.") from error
+
+
+def shown_picture(image: Image.Image, max_side: int, form: BoxFormat) -> Image.Image:
+    """Scale an image for a model. If boxes are in pixels, use a size that the model does not change again."""
+    picture = fit_picture(image, max_side)
+    if form.scale != "pixels":
+        return picture
+    most = max(2, max_side // PATCH)
+    width, height = (PATCH * min(most, max(2, round(side / PATCH))) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class Pictures:

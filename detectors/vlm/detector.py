@@ -16,7 +16,7 @@ from PIL import Image
 from refiner.claims import region_of
 from refiner.detectors.base import check_domain, identity, one_for_each
 from refiner.detectors.chat.backend import ChatBackend
-from refiner.detectors.chat.images import fit_picture
+from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.chat.loading import chat_needs, load_chat
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder
@@ -39,8 +39,6 @@ T = TypeVar("T")
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 DEFAULT_GROUNDER = "grabcut"
 """Needs no weights; ``Analysis.raw`` and the detector's name say that it is used."""
-_PATCH = 28
-"""For models that give boxes in pixels (Qwen2.5-VL), the sides of images are multiples of this, at least two."""
 
 
 class VlmDetector:
@@ -134,7 +132,7 @@ class VlmDetector:
 
     def _show(self, case: _Case) -> None:
         check_domain(self.domain, case.image)
-        case.shown = self._shown(case.image)
+        case.shown = shown_picture(case.image, self.backend.max_side, self.boxes)
 
     def _find(self, cases: Sequence[_Case]) -> None:
         questions = [finding(case.shown, case.prompt, self.boxes, thorough=self.two_step) for case in cases]
@@ -174,15 +172,6 @@ class VlmDetector:
         masks = [None if claim.box is None else next(drawn).mask for claim in case.found]
         regions = [region_of(claim, mask, case.size) for claim, mask in zip(case.found, masks, strict=True)]
         case.outcome = Analysis(size=case.size, regions=tuple(regions), raw=case.raw, detector=self.name)
-
-    def _shown(self, image: Image.Image) -> Image.Image:
-        """Scale an image for the model. If boxes are in pixels, use a size that the model does not change again."""
-        picture = fit_picture(image, self.backend.max_side)
-        if self.boxes.scale != "pixels":
-            return picture
-        most = max(2, self.backend.max_side // _PATCH)
-        width, height = (_PATCH * min(most, max(2, round(side / _PATCH))) for side in picture.size)
-        return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def load_vlm(

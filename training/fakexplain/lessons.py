@@ -1,0 +1,163 @@
+"""Questions and right answers about the samples of a data set, as trl's trainers take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image
+
+from refiner.data.samples import UNNAMED, DataSet, Sample
+from refiner.detectors.chat.images import shown_picture
+from refiner.detectors.fakexplain.grammar import MAX_REGIONS, Answer, Content, Dialect, Flaw, shares_of, write
+from refiner.detectors.fakexplain.question import asking
+from refiner.detectors.reading.boxes import BoxFormat
+from refiner.errors import InputError
+from refiner.types import Region, Size
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Style(NamedTuple):
+    """How a model is asked, and how it answers."""
+
+    dialect: Dialect
+    form: BoxFormat
+    content: Content
+    max_side: int
+    """Longest side of the images, in pixels."""
+
+
+class Lesson(NamedTuple):
+    """One image with the right answer."""
+
+    image: Image.Image
+    """As the model sees it."""
+    question: str
+    truth: Answer
+    answer: str
+    """The truth, written as the model should write it."""
+
+
+class Lessons:
+    """The lessons of a data set, or of the given rows of it.
+
+    A sample that cannot be used is told once, and the next one takes its place.
+
+    Raises:
+        InputError: no sample can be used.
+    """
+
+    def __init__(
+        self, data: DataSet, style: Style, tell: Callable[[str], None], rows: Sequence[int] | None = None
+    ) -> None:
+        self.data, self.style, self.tell = data, style, tell
+        self.rows = list(range(len(data.names))) if rows is None else list(rows)
+        self.unusable: dict[int, str] = {}
+        self._recent = lru_cache(256)(self._read)  # GRPO asks for the same image once for each of its answers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Lesson:
+        for step in range(len(self.rows)):
+            row = self.rows[(place + step) % len(self.rows)]
+            if row in self.unusable:
+                continue
+            try:
+                return self._recent(row)
+            except InputError as error:
+                self.unusable[row] = str(error)
+                self.tell(f"Not used: {error}")
+        raise InputError(f"Expected samples with a verdict or flaws, got none that can be used of {len(self.rows)}.")
+
+    def _read(self, row: int) -> Lesson:
+        return lesson_of(self.data.load(row), self.style)
+
+    def supervised(self) -> Dataset:
+        """Rows for trl's SFTTrainer: ``images``, ``prompt`` and ``completion``."""
+        return self._dataset(
+            lambda lesson: {
+                "images": [lesson.image],
+                "prompt": [{"role": "user", "content": lesson.question}],
+                "completion": [{"role": "assistant", "content": lesson.answer}],
+            }
+        )
+
+    def reinforced(self) -> Dataset:
+        """Rows for trl's GRPOTrainer: ``image`` and ``prompt``, and what the rewards need.
+
+        ``boxes``: float (N, 4) in shares of the sides. ``fake``: bool. ``shown``: height and width in pixels.
+        """
+        return self._dataset(
+            lambda lesson: {
+                "image": lesson.image,
+                "prompt": [{"role": "user", "content": lesson.question}],
+                "boxes": lesson.truth.boxes,
+                "fake": lesson.truth.fake,
+                "shown": (lesson.image.height, lesson.image.width),
+            }
+        )
+
+    def _dataset(self, row: Callable[[Lesson], dict[str, Any]]) -> Dataset:
+        from datasets import Dataset
+
+        def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+            rows = [row(self[place]) for place in batch["place"]]
+            return {name: [each[name] for each in rows] for name in rows[0]}
+
+        made = Dataset.from_dict({"place": list(range(len(self)))})
+        made.set_transform(read)
+        return made
+
+
+def lesson_of(sample: Sample, style: Style) -> Lesson:
+    """The lesson of a sample.
+
+    Raises:
+        InputError: the sample has no image, or its truth is not known.
+    """
+    if sample.image is None:
+        raise InputError(f"The sample {sample.name!r} has no image: leave it out.")
+    picture = shown_picture(sample.image, style.max_side, style.form)
+    truth = style.content.of(truth_of(sample))
+    shown = Size(picture.height, picture.width)
+    return Lesson(
+        image=picture,
+        question=asking(picture, style.dialect, style.form).user,
+        truth=truth,
+        answer=write(truth, style.dialect, form=style.form, shown=shown),
+    )
+
+
+def truth_of(sample: Sample) -> Answer:
+    """The right answer about a sample.
+
+    The tags are those of the truth. Without them, they are the categories of its regions, if the data set gives them.
+
+    Raises:
+        InputError: it is not known whether the image is generated, or which flaws a generated image has, or a real
+            image has flaws.
+    """
+    regions = () if sample.truth is None else sample.truth.regions
+    fake = sample.fake if sample.fake is not None or sample.truth is None else bool(regions)
+    if fake is None or (fake and sample.truth is None):
+        raise InputError(f"The truth of the sample {sample.name!r} is not known: leave it out.")
+    if regions and not fake:
+        raise InputError(f"The sample {sample.name!r} is real and has flaws: correct its verdict or its flaws.")
+    assert sample.truth is not None or not fake
+    size = Size(1, 1) if sample.truth is None else sample.truth.size
+    tags = () if sample.truth is None else sample.truth.tags
+    if not tags and sample.categorised:
+        tags = tuple(sorted({str(region.category) for region in regions}))
+    flaws = [Flaw(described(region), None if region.box is None else shares_of(region.box, size)) for region in regions]
+    return Answer(flaws=tuple(flaws[:MAX_REGIONS]), tags=tags, fake=fake)
+
+
+def described(region: Region) -> str:
+    """What is wrong, in words, with the name of the region before it if there is one."""
+    words = region.explanation or region.reasoning
+    name = "" if region.name == UNNAMED else region.name
+    return ": ".join(filter(None, (name, words)))

@@ -1,0 +1,53 @@
+"""Images of the micro world with injected flaws as a data set: what the bundled model learns from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from refiner.data.problems import Problem
+from refiner.data.samples import Sample
+from refiner.micro.flaws import FLAWS, inject
+from refiner.micro.world import sample_scene
+from refiner.training.world.labels import decoder_like
+from refiner.training.world.words import FRAME
+from refiner.types import Analysis
+
+CLEAN_SHARE = 0.4
+_SEED = 6_000_000  # first word of the seeds; no other recipe uses it
+
+
+class InjectedData:
+    """``count`` images; ``CLEAN_SHARE`` of them are clean, the others have a flaw on one to all of their things.
+
+    Half of the images look as if an autoencoder had decoded them.
+
+    Args:
+        count: number of images.
+        without: kinds of flaws that never occur.
+    """
+
+    def __init__(self, count: int, without: tuple[str, ...] = ()) -> None:
+        self.problems: list[Problem] = []
+        self.count, self.kinds = count, [name for name in FLAWS if name not in without]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """``000000`` and so on."""
+        return tuple(f"{index:06d}" for index in range(self.count))
+
+    def load(self, index: int) -> Sample:
+        """Draw one image, which depends only on ``index``."""
+        rng = np.random.default_rng([_SEED, index])
+        scene = sample_scene(rng)
+        flawed = rng.random() >= CLEAN_SHARE
+        flaws = inject(scene, rng, int(rng.integers(1, len(scene.things) + 1)) if flawed else 0, self.kinds)
+        return Sample(
+            name=self.names[index],
+            prompt=scene.caption,
+            image=Image.fromarray(decoder_like(np.asarray(flaws.image), rng)),
+            fake=bool(flaws.regions),
+            truth=Analysis(size=FRAME, regions=flaws.regions, detector="micro truth"),
+        )

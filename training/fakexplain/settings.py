@@ -1,0 +1,142 @@
+"""Settings of FakeXplain's training, and the configs that refiner ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from refiner.detectors.fakexplain.grammar import Content, find_dialect
+from refiner.errors import ConfigError
+from refiner.training.fakexplain.rewards import OMEGAS
+from refiner.training.settings import LoopSettings, within
+
+STAGES = ("both", "sft", "grpo")
+REWARDS = ("paper", "code")
+"""The reward of the paper, and that of the authors' code (``rewards.py``)."""
+ENGINES = ("transformers", "colocate", "server")
+"""What samples answers in GRPO: the trained model itself, vLLM on the same devices, or a vLLM server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftSettings(LoopSettings):
+    """Settings of the supervised stage."""
+
+    epochs: float = 3.0
+    most_steps: int = 0  # steps, instead of ``epochs``. 0: as many as ``epochs`` needs.
+    batch: int = 1  # images in a micro-batch of one process
+    accumulate: int = 16
+    learning_rate: float = 1e-4
+    warmup: int = 0
+    weight_decay: float = 0.0
+    report_every: int = 10
+    save_every: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(LoopSettings):
+    """Settings of the reinforcement stage (GRPO, DeepSeekMath)."""
+
+    epochs: float = 3.0
+    most_steps: int = 0  # steps, instead of ``epochs``. 0: as many as ``epochs`` needs.
+    batch: int = 4  # answers in a micro-batch of one process
+    accumulate: int = 16
+    learning_rate: float = 1e-5
+    warmup: int = 0
+    weight_decay: float = 0.0
+    answers: int = 4  # answers to each question; together they are a group
+    temperature: float = 1.0
+    most_tokens: int = 512  # longest answer
+    beta: float = 0.04  # weight of the distance (KL) from the model at the start. 0: none, and no copy of that model.
+    reward: str = "paper"  # paper or code
+    omega: str = "progressive"  # weight of the grounding reward: progressive, half (0.5) or full (1)
+    engine: str = "transformers"  # what samples answers: transformers, colocate or server (both: vLLM)
+    server: str = ""  # address of the vLLM server
+    memory: float = 0.3  # share of the device's memory for vLLM on the same devices
+    constrained: bool = False  # whether vLLM may write only answers of the whole form
+    report_every: int = 10
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, epochs=(0, None), most_steps=(0, None), answers=(2, None), beta=(0, None), memory=(0, 1))
+        for name, value, known in (
+            ("reward", self.reward, REWARDS), ("omega", self.omega, OMEGAS), ("engine", self.engine, ENGINES),
+        ):  # fmt: skip
+            if value not in known:
+                raise ConfigError(
+                    f"The setting grpo.{name} must be one of {', '.join(known)}, got {value!r}: change it."
+                )
+        if not self.temperature > 0 or self.most_tokens < 1:
+            raise ConfigError("The settings grpo.temperature and grpo.most_tokens must be above 0: change them.")
+        if (self.engine == "server") != bool(self.server):
+            raise ConfigError("The setting grpo.server names the server if grpo.engine is server, else it is empty.")
+        if self.constrained and self.engine == "transformers":
+            raise ConfigError("The setting grpo.constrained needs vLLM: set grpo.engine to colocate or server.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakexplainSettings(LoopSettings):
+    """Settings of the training. ``paper`` returns those of FakeXplainer, ``micro`` those of the bundled model."""
+
+    stage: str = "both"  # sft, grpo, or both one after the other
+    base: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # a chat model, or an adapter of one, which is then trained further
+    dialect: str = "paper"  # how answers are written: paper, official or internvl
+    leave_out: tuple[str, ...] = ()  # of boxes, captions and tags: what answers do not tell (the paper's ablation)
+    max_side: int = 1536  # longest side of the images, in pixels
+    rank: int = 8  # of the adapter (LoRA) on every linear layer. 0: all weights are trained, without an adapter.
+    alpha: int = 32
+    dropout: float = 0.0
+    vision: bool = True  # whether the vision tower and what connects it with the language model are trained too
+    tokens: tuple[str, ...] = ()  # texts that become one token each, with embeddings of their own
+    merged: bool = True  # whether the model is also written with the adapter merged into its weights
+    checkpointing: bool = False  # compute activations again in the backward pass, to save memory
+    bf16: bool = True  # whether to compute in bfloat16
+    folds: int = 0  # Parts for cross-validation. 0: train on all samples. Else one training for each part left out.
+    sft: SftSettings = field(default_factory=SftSettings)
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_dialect(self.dialect)
+        within(self, max_side=(32, None), rank=(0, None), alpha=(1, None), dropout=(0, 1), folds=(0, None))
+        if self.stage not in STAGES:
+            raise ConfigError(f"The setting stage must be one of {', '.join(STAGES)}, got {self.stage!r}: change it.")
+        if unknown := set(self.leave_out) - set(Content._fields):
+            raise ConfigError(f"The setting leave_out names {', '.join(Content._fields)}, got {min(unknown)!r}.")
+        if self.folds == 1:
+            raise ConfigError("The setting folds must be 0 or at least 2, got 1: change it.")
+        if self.tokens and not self.rank:
+            raise ConfigError("The setting tokens needs an adapter: set rank above 0, or leave the tokens out.")
+
+    @property
+    def content(self) -> Content:
+        """What answers tell."""
+        return Content(**{name: name not in self.leave_out for name in Content._fields})
+
+
+def paper() -> FakexplainSettings:
+    """FakeXplainer as the paper describes it: all linear layers, 3 epochs of each stage, four answers in a group.
+
+    Unknown and taken from the authors' code or GRPO's paper: rank and alpha, learning rates, images in a step, beta.
+    """
+    return FakexplainSettings(checkpointing=True)
+
+
+def paper_full() -> FakexplainSettings:
+    """The same without an adapter: every weight is trained, with the learning rate of the authors' code."""
+    return FakexplainSettings(checkpointing=True, rank=0, sft=SftSettings(learning_rate=1e-5))
+
+
+def code() -> FakexplainSettings:
+    """The training as the authors' code has it: its dialect and staged reward, eight answers in a group.
+
+    The code samples at a temperature of 0.9.
+    """
+    return FakexplainSettings(
+        checkpointing=True, dialect="official", grpo=GrpoSettings(reward="code", answers=8, batch=8, temperature=0.9)
+    )
+
+
+def qwen3() -> FakexplainSettings:
+    """The paper's training on a newer model."""
+    return FakexplainSettings(checkpointing=True, base="Qwen/Qwen3-VL-8B-Instruct")
