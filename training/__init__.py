@@ -61,6 +61,13 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
             help="the detector that reads prompts: Qwen3-VL at the micro world's size",
             budget="hours on one core, including the images that the generator makes first",
         ),
+        "fakexplain": Row(
+            target="refiner.training.fakexplain.recipe:RECIPE",
+            help="FakeXplain: an adapter for the bundled chat model, or for any chat model on your data",
+            budget="about an hour on one core; with --data as its config says",
+            data="generated images whose flaws have boxes and descriptions, and real images",
+            data_optional=True,
+        ),
         "instruct": Row(
             target="refiner.training.instruct.recipe:RECIPE",
             help="the chat model that revises prompts: a tiny Qwen2",

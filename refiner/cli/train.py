@@ -31,7 +31,12 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="a config of the recipe, such as legion-paper or micro, or a JSON file of settings to change; may be "
         "repeated",
     )
-    parser.add_argument("--stage", type=int, metavar="N", help="stage of the training, for recipes with stages (1)")
+    parser.add_argument(
+        "--stage",
+        type=_stage,
+        metavar="STAGE",
+        help="stage of the training, for recipes with stages: 1 or 2, sft or grpo",
+    )
     parser.add_argument("--base", metavar="ID", help="model to start from, a folder or hub id (the config's own)")
     words = "only show what would be trained, an estimate of the memory, and the first batch as images in DIR/dry-run"
     parser.add_argument("--dry-run", action="store_true", help=words)
@@ -41,6 +46,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", metavar="NAME", help="autocast dtype: float32 or bfloat16 (the recipe's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_train, check=lambda args: _check(parser, args))
+
+
+def _stage(text: str) -> int | str:
+    """A stage by its number or name; the recipe's settings check it."""
+    return int(text) if text.isdecimal() else text
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

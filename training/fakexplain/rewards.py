@@ -69,7 +69,7 @@ def grounding(answer: Answer | None, truth: Truth) -> float:
 
 
 def overlap(answer: Answer | None, truth: Truth) -> float:
-    """IoU of the areas that predicted and true boxes cover, in [0, 1]; without true boxes 1 if there is none, else 0."""
+    """IoU of the areas that predicted and true boxes cover, in [0, 1]; for a real image 1 without boxes, else 0."""
     if answer is None:
         return 0.0
     return region_iou(answer.boxes, truth.boxes) if truth.boxes else float(not answer.boxes)

@@ -1,0 +1,158 @@
+"""The model of FakeXplain's training: a chat model with its processor, and the adapter that is trained on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from tokenizers import AddedToken
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from refiner.detectors.base import first_line, no_progress_bars
+from refiner.detectors.fakexplain.grammar import find_dialect
+from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.vlm.questions import box_format
+from refiner.errors import OutputError, WeightsError
+from refiner.files import atomic_write, dumps
+from refiner.hub import resolve
+from refiner.training.fakexplain.lessons import Style
+from refiner.training.fakexplain.settings import FakexplainSettings
+
+ADAPTER = "adapter_config.json"
+NOTE = "fakexplain.json"
+"""File in a model's folder that says how it answers."""
+_VISION = r".*(visual|vision|merger|multi_modal_projector).*"
+"""Names of the modules of the vision tower, and of what connects it with the language model."""
+
+
+class Pupil(NamedTuple):
+    """A model in training."""
+
+    model: Any
+    """The chat model, or peft's model around it."""
+    processor: Any
+    base: str
+    """Folder or id of the chat model without its adapter."""
+    style: Style
+
+
+def load_pupil(settings: FakexplainSettings, device: torch.device) -> Pupil:
+    """Load the base on the CPU. It gets a new adapter, or goes on with the one that it has.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        WeightsError: it is damaged, or no chat model with images.
+    """
+    torch.manual_seed(settings.seed)
+    folder = resolve(settings.base, "detector")
+    adapted = (folder / ADAPTER).exists()
+    base = adapter_base(folder) if adapted else settings.base
+    dtype = torch.float32 if device.type == "cpu" or not settings.bf16 else torch.bfloat16
+    try:
+        with no_progress_bars():
+            place = resolve(base, "detector")
+            holder = folder if (folder / "tokenizer_config.json").exists() else place
+            processor = AutoProcessor.from_pretrained(holder, padding_side="left")
+            model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
+            if device.type == "cpu":
+                model.set_attn_implementation("eager")  # faster than sdpa for short texts
+            if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+            if adapted:
+                model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise WeightsError(
+            f"The base {settings.base!r} cannot be loaded as a chat model with images ({first_line(error)}): "
+            "choose another one with --base."
+        ) from error
+    dialect = find_dialect(settings.dialect)
+    form = BoxFormat() if dialect.name == "internvl" else box_format(str(model.config.model_type))
+    style = Style(dialect, form, settings.content, settings.max_side)
+    return Pupil(model if adapted else _new(model, processor, settings), processor, base, style)
+
+
+def adapter_base(folder: Path) -> str:
+    """The id of the model that an adapter was trained on.
+
+    Raises:
+        WeightsError: the adapter does not say it.
+    """
+    try:
+        return str(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"The adapter {str(folder)!r} names no base model ({error!r}): train it again.") from error
+
+
+def _new(model: Any, processor: Any, settings: FakexplainSettings) -> Any:
+    """Add new tokens and a new adapter to a chat model; with a rank of 0, prepare it to be trained itself."""
+    _add_tokens(model, processor.tokenizer, settings.tokens)
+    if not settings.rank:
+        if not settings.vision:
+            for name, module in model.named_modules():
+                if "visual" in name or "vision" in name:
+                    module.requires_grad_(False)
+        return model
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        exclude_modules=None if settings.vision else _VISION,
+        modules_to_save=["embed_tokens"] if settings.tokens else None,
+        ensure_weight_tying=bool(settings.tokens and model.config.get_text_config().tie_word_embeddings),
+    )
+    return get_peft_model(model, config)
+
+
+@torch.no_grad()
+def _add_tokens(model: Any, tokenizer: Any, texts: tuple[str, ...]) -> None:
+    """Make each text one token, whose embedding is the mean of its former tokens'."""
+    pieces = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    first = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in texts])
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for place, ids in enumerate(pieces):
+        for layer in {model.get_input_embeddings(), model.get_output_embeddings()}:
+            layer.weight[first + place] = layer.weight[ids].mean(0)
+
+
+def save_pupil(pupil: Pupil, folder: Path, dtype: torch.dtype) -> None:
+    """Write the adapter, or the whole model if it has none, with its processor and how it answers.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    adapted = isinstance(pupil.model, PeftModel)
+    if adapted:
+        pupil.model.peft_config["default"].base_model_name_or_path = pupil.base
+    _write(pupil, pupil.model, folder, dtype, selected_adapters=["default"] if adapted else None)
+
+
+def save_merged(pupil: Pupil, folder: Path, dtype: torch.dtype) -> None:
+    """Write the whole model with its adapter merged into the weights; the pupil cannot be trained further then.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    _write(pupil, pupil.model.merge_and_unload(), folder, dtype)
+
+
+def _write(pupil: Pupil, model: Any, folder: Path, dtype: torch.dtype, **options: Any) -> None:
+    style = pupil.style
+    note = {
+        "dialect": style.dialect.name,
+        "boxes": {"scale": style.form.scale, "order": style.form.order},
+        "max_side": style.max_side,
+    }
+    try:
+        model.to(dtype).save_pretrained(folder, **{name: value for name, value in options.items() if value})
+        pupil.processor.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card, which holds no facts
+        atomic_write(folder / NOTE, dumps(note) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"The model cannot be written to {str(folder)!r} ({error}): free some space.") from error

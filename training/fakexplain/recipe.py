@@ -1,0 +1,149 @@
+"""Train FakeXplain's detector (papers/fakexplain.md): a chat model learns its answers, then is rewarded for them.
+
+Stage ``sft`` is supervised, stage ``grpo`` reinforces right boxes and verdicts (``rewards.py``). Without ``--data`` the
+recipe trains the bundled detector: an adapter on the bundled chat model, which learns from drawn images.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refiner.data.samples import DataSet
+from refiner.errors import ConfigError, MissingExtraError
+from refiner.files import atomic_write, dumps
+from refiner.hub import locate
+from refiner.training.fakexplain.scenes import InjectedData
+from refiner.training.fakexplain.settings import (
+    FakexplainSettings,
+    GrpoSettings,
+    SftSettings,
+    code,
+    paper,
+    paper_full,
+    qwen3,
+)
+from refiner.training.recipes import Card, Recipe
+from refiner.training.runs import Run
+
+_IMAGES = 40_000  # images that the bundled model learns from, each at most once
+
+
+def micro() -> FakexplainSettings:
+    """Settings of the bundled adapter. The training takes about an hour on one core."""
+    from refiner.training.fakexplain.words import tokens
+
+    return FakexplainSettings(
+        base="micro:vlm",
+        rank=32,
+        alpha=64,
+        tokens=tokens(),
+        sft=SftSettings(
+            most_steps=1500, batch=16, accumulate=1, learning_rate=1e-3, warmup=50, report_every=50, save_every=200
+        ),
+        grpo=GrpoSettings(
+            most_steps=200, batch=64, accumulate=1, learning_rate=1e-4, warmup=10, most_tokens=160, beta=0.0,
+            report_every=5, save_every=25,
+        ),
+    )  # fmt: skip
+
+
+def _check(settings: FakexplainSettings) -> None:
+    """Refuse what cannot be trained, before anything is downloaded or written."""
+    try:
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Training FakeXplain", "trl", "train") from error
+    locate(settings.base, "detector")
+    if settings.stage == "both" and settings.grpo.engine == "server":
+        raise ConfigError("A vLLM server serves one model: train --stage sft first, then --stage grpo with its result.")
+
+
+def _train(settings: FakexplainSettings, data: DataSet | None, run: Run, out: Path) -> None:
+    samples: DataSet = InjectedData(_IMAGES) if data is None else data
+    if not settings.folds:
+        train_on(settings, samples, list(range(len(samples.names))), run, out)
+        return
+    from refiner.training.fakexplain.eval import score
+
+    scores = []
+    for fold in range(settings.folds):
+        kept = [row for row, name in enumerate(samples.names) if fold_of(name, settings.folds) != fold]
+        held = [row for row, name in enumerate(samples.names) if fold_of(name, settings.folds) == fold]
+        part = replace(run, folder=run.folder / f"fold-{fold + 1}")
+        train_on(settings, samples, kept, part, out / f"fold-{fold + 1}")
+        scores.append(score(out / f"fold-{fold + 1}", samples, held, run))
+        atomic_write(run.folder / "folds.json", dumps(scores) + "\n")
+
+
+def fold_of(name: str, folds: int) -> int:
+    """The part of a sample in a cross-validation: it depends only on the sample's name."""
+    return zlib.crc32(name.encode("utf-8", "surrogateescape")) % folds
+
+
+def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:
+    """Run the stages on rows of a data set, or resume them, and write the model to ``out``.
+
+    With an adapter, ``out`` holds the adapter alone, and ``merged`` beside it the whole model if ``settings.merged``.
+
+    Raises:
+        InputError: the data cannot be used.
+        WeightsError: the base cannot be loaded.
+        OutputError: the model cannot be written.
+    """
+    from refiner.training.fakexplain.grpo import reinforce
+    from refiner.training.fakexplain.lessons import Lessons
+    from refiner.training.fakexplain.model import load_pupil, save_merged, save_pupil
+    from refiner.training.fakexplain.sft import supervise
+
+    device = run.processes.device
+    wanted = ("sft", "grpo") if settings.stage == "both" else (settings.stage,)
+    taught = run.folder / "sft" / "model"
+    resumed = "sft" in wanted and (taught / "fakexplain.json").exists()
+    pupil = load_pupil(replace(settings, base=str(taught)) if resumed else settings, device)
+    lessons = Lessons(data, pupil.style, run.tell, rows)
+    if "sft" in wanted and not resumed:
+        supervise(settings, lessons, pupil, run, run.folder / "sft")
+        if len(wanted) > 1 and run.processes.main:
+            save_pupil(pupil, taught, torch.float32)
+        run.processes.wait()
+    if "grpo" in wanted:
+        reinforce(settings, lessons, pupil, run, run.folder / "grpo")
+    if lessons.unusable:
+        run.tell(f"{len(lessons.unusable)} of {len(rows)} samples could not be used.")
+    if run.processes.main:
+        dtype = torch.float16 if settings.tokens else torch.bfloat16 if settings.bf16 else torch.float32
+        save_pupil(pupil, out, dtype)
+        if settings.rank and settings.merged:
+            save_merged(pupil, out.parent / "merged", dtype)
+
+
+def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
+    from refiner.training.fakexplain.eval import measure
+
+    return measure(folder, run, count)
+
+
+RECIPE = Recipe(
+    name="fakexplain",
+    micro=micro,
+    train=_train,
+    configs={"paper": paper, "paper-full": paper_full, "code": code, "qwen3": qwen3, "micro": micro},
+    check=_check,
+    folder="fakexplain",
+    card=Card(
+        name="fakexplain-micro 1",
+        family="fakexplain",
+        data=lambda recipe: (
+            f"micro world: {_IMAGES} drawn images, 60 % with injected flaws, half decoder-like; "
+            f"base {recipe.base}, SFT and then GRPO with the {recipe.grpo.omega} weight"
+        ),
+    ),
+    measure=_measure,
+    measured=400,
+)
