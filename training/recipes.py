@@ -133,8 +133,10 @@ def _settings(order: Order, recipe: Recipe[Any], data: str | None, stored: Json)
     names = [each for each in order.configs if each in {"micro", *recipe.configs}]
     if len(names) > 1:
         raise ConfigError(f"Expected one config, got {' and '.join(names)}: leave one out.")
-    if data is None and recipe.configs and (order.changes or (names and names[0] not in known)):
-        what = " and ".join([*names, *(f"--{change}" for change in order.changes)])
+    own = {field.name for field in dataclasses.fields(recipe.micro())}
+    foreign = [change for change in order.changes if change not in own]
+    if data is None and recipe.configs and (foreign or (names and names[0] not in known)):
+        what = " and ".join([*names, *(f"--{change}" for change in foreign)])
         raise ConfigError(f"Training with {what} learns from samples: name them with --data.")
     name = names[0] if names else stored.get("config") or next(iter(known))
     if name not in known:
