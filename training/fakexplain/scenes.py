@@ -16,7 +16,7 @@ from refiner.training.world.words import FRAME
 from refiner.types import Analysis
 
 CLEAN_SHARE = 0.4
-_SEED = 6_000_000  # first word of the seeds; no other recipe uses it
+_SEED = 6_000_000  # no other recipe uses it
 
 
 class InjectedData:
@@ -27,11 +27,12 @@ class InjectedData:
     Args:
         count: number of images.
         without: kinds of flaws that never occur.
+        seed: images with different seeds are different.
     """
 
-    def __init__(self, count: int, without: tuple[str, ...] = ()) -> None:
+    def __init__(self, count: int, without: tuple[str, ...] = (), seed: int = _SEED) -> None:
         self.problems: list[Problem] = []
-        self.count, self.kinds = count, [name for name in FLAWS if name not in without]
+        self.seed, self.count, self.kinds = seed, count, [name for name in FLAWS if name not in without]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ class InjectedData:
 
     def load(self, index: int) -> Sample:
         """Draw one image, which depends only on ``index``."""
-        rng = np.random.default_rng([_SEED, index])
+        rng = np.random.default_rng([self.seed, index])
         scene = sample_scene(rng)
         flawed = rng.random() >= CLEAN_SHARE
         flaws = inject(scene, rng, int(rng.integers(1, len(scene.things) + 1)) if flawed else 0, self.kinds)
