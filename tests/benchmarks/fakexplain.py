@@ -4,7 +4,7 @@ Every arm starts from the bundled chat model and learns from drawn images withou
 
 * ``no fine-tuning``: the bundled chat model, asked as it is;
 * ``SFT``: only the supervised stage;
-* ``GRPO, w=1``, ``GRPO, w=0.5``, ``GRPO, progressive``: the same model after GRPO with that weight of the boxes' reward;
+* ``GRPO, w=1``, ``GRPO, w=0.5``, ``GRPO, progressive``: that model after GRPO with this weight of the boxes' reward;
 * ``without boxes``, ``without captions``, ``without tags``, ``label only``: both stages, answers without these parts.
 
 Sets of images: ``scenes``: held-out scenes with the flaw kinds of the training; ``kinds``: the same with the held-out
