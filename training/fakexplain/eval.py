@@ -1,4 +1,4 @@
-"""Measure a detector of FakeXplain as the paper does: verdicts, boxes and descriptions (papers/fakexplain.md, table 2)."""
+"""Measure a detector as FakeXplain does: verdicts, boxes and descriptions (papers/fakexplain.md, table 2)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 def score(folder: Path, data: DataSet, rows: Sequence[int], run: Run) -> dict[str, float]:
     """Scores of the model in a folder on rows of a data set; masks are filled boxes."""
     detector = load_detector(f"fakexplain:{folder},grounder=box", device=run.processes.device)
-    return summary([row for row in measured(detector, _samples(data, rows))])
+    return summary(list(measured(detector, _samples(data, rows))))
 
 
 def _samples(data: DataSet, rows: Sequence[int]) -> Iterator[Sample]:
