@@ -6,6 +6,7 @@ recipe trains the bundled detector: an adapter on the bundled chat model, which 
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,6 +32,8 @@ from refiner.training.fakexplain.settings import (
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 
+_OTHERS_WARNINGS = (r".(is_)?gradient_checkpointing(_kwargs)?. is deprecated",)
+"""Warnings that trl and peft cause in newer versions of transformers, about which a user can do nothing."""
 _IMAGES = 40_000  # images that the bundled model learns from, each at most once
 
 
@@ -96,6 +99,13 @@ def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: 
         WeightsError: the base cannot be loaded.
         OutputError: the model cannot be written.
     """
+    with warnings.catch_warnings():
+        for message in _OTHERS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        _run_stages(settings, data, rows, run, out)
+
+
+def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:
     from refiner.training.fakexplain.grpo import reinforce
     from refiner.training.fakexplain.lessons import Lessons
     from refiner.training.fakexplain.model import load_pupil, save_merged, save_pupil
