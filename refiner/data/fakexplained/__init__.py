@@ -5,8 +5,8 @@ kinds of records. A file may mix them, because each record is read by what it is
 
 **ms-swift's training records**, from which the authors train: ``refiner.data.fakexplained.swift``. The published
 archive was never at hand. Known from the authors' code are the names ``annotations.jsonl`` and ``images/`` with the
-folders ``batch_a``, ``batch_b``, ``batch_c``, ``real_batch`` and ``real_batch_a``; the keys ``messages``, ``images`` and
-``objects`` with ``ref`` and ``bbox``; the placeholders; and the elements ``think``, ``tag`` and ``verdict`` of an
+folders ``batch_a``, ``batch_b``, ``batch_c``, ``real_batch`` and ``real_batch_a``; the keys ``messages``, ``images``
+and ``objects`` with ``ref`` and ``bbox``; the placeholders; and the elements ``think``, ``tag`` and ``verdict`` of an
 answer. Guesses are that the archive's file has these records, that paths start at the folder or at ``images/``, and
 that boxes are in pixels.
 

@@ -70,8 +70,8 @@ def convert_data(
 ) -> Converted:
     """Write a data set in another format: images as PNG files, and one file of annotations beside them.
 
-    One sample at a time is in memory. The file of annotations gets its name last, so that an interrupted run leaves none.
-    A run that fails removes its images, too.
+    One sample at a time is in memory. The file of annotations gets its name last, so that an interrupted run leaves
+    none. A run that fails removes its images, too.
 
     Kinds of problems: ``unreadable_sample``, ``no_image``, ``no_label`` and ``real_with_regions`` (the sample is left
     out), ``unplaced_region`` and ``small_part`` (left out of the sample), ``empty_text`` (kept).
