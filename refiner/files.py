@@ -8,9 +8,9 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from refiner.errors import OutputError
 
@@ -79,6 +79,36 @@ def atomic_write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path
     return {name: folder / name for name in files}
 
 
+@contextlib.contextmanager
+def atomic_stream(path: str | Path) -> Iterator[TextIO]:
+    """Write a text file piece by piece: it gets its name when the block ends, and is not there if the block fails.
+
+    Args:
+        path: the file, in an existing folder.
+
+    Yields:
+        A text file, encoded as UTF-8.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("x", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise _output_error("the file", target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputError:
     reason = ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
     return OutputError(
@@ -86,10 +116,14 @@ def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputE
     )
 
 
-def dumps(document: Any) -> str:
-    """Encode a document as JSON text: indented by two spaces, Unicode not escaped, NaN refused with a ValueError.
+def dumps(document: Any, *, indent: int | None = 2) -> str:
+    """Encode a document as JSON text: Unicode not escaped, NaN refused with a ValueError.
 
     Bytes of file names that are no UTF-8, which Python keeps as lone surrogates, are escaped; so the text is UTF-8.
+
+    Args:
+        document: of JSON values.
+        indent: spaces by which a level is indented; None writes one line.
     """
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

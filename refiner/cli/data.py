@@ -1,45 +1,86 @@
-"""``refiner data``: convert model folders to refiner's formats."""
+"""``refiner data``: convert data sets and model folders to other formats."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from refiner.cli.options import DONE
+from refiner.cli.evaluate_files import tell_problems
+from refiner.cli.options import DONE, count
 from refiner.cli.view import Terminal
+from refiner.data.problems import count_problems
+from refiner.data.sources import names_data, open_data, sources_help
+from refiner.data.writing import FORMATS, check_target, convert_data
 
-
-def _to_refiner(source: str, target: Path) -> Path:
-    from refiner.detectors.legion.saving import convert_folder
-    from refiner.hub import resolve
-
-    return convert_folder(resolve(source, "detector"), target)
-
-
-CONVERSIONS: Mapping[str, Callable[[str, Path], Path]] = {"refiner": _to_refiner}
-"""Format -> convert(source, target folder), which returns what was written."""
+WEIGHTS = "refiner"
+"""The format that published weights are converted to."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the sub-command ``convert``."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    convert = commands.add_parser("convert", help="write published weights in another format")
-    convert.add_argument("source", metavar="SRC", help="folder or hub id of published LEGION or GLaMM weights")
+    convert = commands.add_parser("convert", help="write a data set, or published weights, in another format")
+    convert.add_argument(
+        "source",
+        metavar="SRC",
+        help=f"a data set: {sources_help()}; or the folder or hub id of published LEGION or GLaMM weights",
+    )
     convert.add_argument("target", metavar="DST", help="folder to write; it must not exist yet, or be empty")
     convert.add_argument(
         "--to",
-        choices=sorted(CONVERSIONS),
+        choices=sorted(FORMATS),
         required=True,
-        help="refiner: safetensors that load without conversion, written part by part in bounded memory",
+        help="refiner: records that fakexplained:DST reads, or safetensors of weights; ms-swift: training records in "
+        "FakeXplain's form; coco: boxes and masks",
     )
+    convert.add_argument("--limit", type=count, metavar="N", help="only the first N samples of a data set")
+    convert.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies of a folder")
     convert.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=_convert, check=lambda args: _check(convert, args))
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not _is_data(args) and (args.limit is not None or args.references is not None):
+        parser.error(f"--limit and --references need a data set, got {args.source!r}")
+
+
+def _is_data(args: argparse.Namespace) -> bool:
+    """Whether the source is a data set; only ``WEIGHTS`` takes weights, too."""
+    return args.to != WEIGHTS or names_data(args.source)
 
 
 def _convert(args: argparse.Namespace, terminal: Terminal) -> int:
+    return (_convert_data if _is_data(args) else _convert_weights)(args, terminal)
+
+
+def _convert_data(args: argparse.Namespace, terminal: Terminal) -> int:
+    target = Path(args.target)
+    check_target(target)
+    data = open_data(args.source, references=args.references, limit=args.limit)
+    problems = list(data.problems)
+    try:
+        numbers = terminal.track(range(len(data.names)), "converting")
+        done = convert_data(data, target, args.to, problems, numbers=numbers)
+    finally:
+        tell_problems(problems, terminal)
+    document = {
+        "files": {path.name: str(path) for path in (done.annotations, done.images)},
+        "images": done.samples,
+        "regions": done.regions,
+        "left_out": done.left_out,
+        "problems": count_problems(problems),
+    }
+    counts = f"{done.samples} images, {done.regions} regions, {done.left_out} samples left out"
+    terminal.answer(args, document, f"{done.annotations}: {counts}")
+    return DONE
+
+
+def _convert_weights(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.detectors.legion.saving import convert_folder
+    from refiner.hub import resolve
+
     with terminal.waiting(f"converting {args.source}"):
-        written = CONVERSIONS[args.to](args.source, Path(args.target))
+        written = convert_folder(resolve(args.source, "detector"), Path(args.target))
     files = {path.relative_to(written).as_posix(): str(path) for path in sorted(written.rglob("*")) if path.is_file()}
     terminal.answer(args, {"files": files}, str(written))
     return DONE

@@ -112,7 +112,7 @@ def first_letter(path: Path) -> str:
 def stream_records(path: Path) -> Iterator[tuple[str, Item]]:
     """The records of a JSON Lines file (``.jsonl``) or of a JSON list, each with its place in words.
 
-    A line that is not JSON is returned as its text.
+    A line that is not JSON, or not UTF-8, is returned as its text.
 
     Raises:
         OSError, ValueError, RecursionError: the file cannot be read, or is not a list.
@@ -124,19 +124,23 @@ def stream_records(path: Path) -> Iterator[tuple[str, Item]]:
 
 
 def stream_lines(path: Path) -> Iterator[tuple[int, Item]]:
-    """Number and value of each line that is not blank; a line that is not JSON is returned as its text.
+    """Number and value of each line that is not blank.
+
+    A line that is not JSON, or not UTF-8, is returned as its text. A byte order mark is passed over.
 
     Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
+        OSError: the file cannot be read.
     """
     start = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            value: Any = line.decode("utf-8")
+            mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
+            data = line[mark:]
+            value: Any = data.decode("utf-8", "backslashreplace")
             if value.strip():
                 with suppress(ValueError, RecursionError):
-                    value = json.loads(value)
-                yield number, Item(value, Place(path, start, len(line)))
+                    value = json.loads(data.decode("utf-8"))
+                yield number, Item(value, Place(path, start + mark, len(data)))
             start += len(line)
 
 

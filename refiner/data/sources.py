@@ -55,6 +55,7 @@ _PROMPTS_HELP: Final = "only prompts, to generate from"
 _MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
 _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
 _BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
+_SWIFT_HELP: Final = "one file of ms-swift's records with boxes, as FakeXplain trains from"
 _SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
 _RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
 _VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
@@ -63,6 +64,7 @@ _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
     Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
+    Source(name="swift", read=_reader("fakexplained:FakexplainedFile"), place="FILE", help=_SWIFT_HELP),
     Source(name="synthscars", read=_reader("synthscars:SynthscarsData"), place="SPLIT", help=_SYNTHSCARS_HELP),
     Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
     Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
@@ -94,6 +96,17 @@ def _named(specification: str) -> tuple[Source, str]:
     if source is None or (source.default is None and not colon):
         return SOURCES[FOLDER], specification
     return source, place or source.default or ""
+
+
+def names_data(specification: str) -> bool:
+    """Whether a specification stands for data rather than for a model: a known name, or a folder without weights.
+
+    A folder of weights has a ``config.json``; ``folder:PLACE`` is data in any case.
+    """
+    _, place = _named(specification)
+    if place != specification:
+        return True
+    return Path(place).is_dir() and not (Path(place) / "config.json").exists()
 
 
 def contents(specification: str, *, prompts: str | None = None, references: str | None = None) -> Json:

@@ -25,6 +25,7 @@ REF: dict[str, Any] = {
     "sentence": "The left hand", "segmentation": [[2, 3, 12, 3, 12, 9]], "bbox": None, "explanation": "Six fingers.",
     "type": "structure",
 }  # fmt: skip
+ODD = (None, 3, True, ["a"], {"a": "b"}, "\ud83d")
 REGION: dict[str, Any] = {"region": [2, 3, 10, 5], "problem": "six toes"}
 
 
@@ -36,12 +37,23 @@ def loki(name: Any) -> dict[str, Any]:
     return {"image_path": name, "problems": {"global": ["flat light"], "regional": [REGION, REGION]}}
 
 
+def fakexplained(name: Any) -> dict[str, Any]:
+    answer = "<think><ref-object><bbox><ref-object><bbox><tag>flat light</tag></think><verdict>generated</verdict>"
+    messages = [{"role": "user", "content": "<image>Real?"}, {"role": "assistant", "content": answer}]
+    boxes = {"ref": ["six toes", "six fingers"], "bbox": [[2, 3, 12, 8], [1.5, 0, 9, 9]]}
+    return {"messages": messages, "images": [name], "objects": boxes}
+
+
 def richhf(name: Any) -> dict[str, Any]:
     return {"filename": name, "overall_score": 0.5}
 
 
-RECORD: dict[str, Callable[[Any], Any]] = {"synthscars": synthscars, "loki": loki}
-FILE = {"synthscars": "test/annotations/test.json", "loki": "test/loki.json"}
+RECORD: dict[str, Callable[[Any], Any]] = {"synthscars": synthscars, "loki": loki, "fakexplained": fakexplained}
+FILE = {
+    "synthscars": "test/annotations/test.json",
+    "loki": "test/loki.json",
+    "fakexplained": "test/annotations.json",
+}
 each_reader = pytest.mark.parametrize("reader", list(RECORD))
 
 
@@ -98,7 +110,7 @@ def test_files_that_are_damaged_as_a_whole_are_refused(tmp_path: Path, reader: s
 def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path, reader: str) -> None:
     whole = json.dumps([RECORD[reader]("1.png"), RECORD[reader]("2.png")]).encode()
     for length in range(0, len(whole), 7):
-        with pytest.raises(InputError, match="download the file again"):
+        with pytest.raises(InputError, match="the file again"):
             open_data(write_bytes(tmp_path, reader, whole[:length]))
 
 
@@ -177,6 +189,39 @@ BOX = ("problems", "regional", 1, "region")
             )
         ),
         ("loki", ("problems", "regional", 1, "problem"), "\ud83d", "bad_region"),
+        *(("fakexplained", ("messages",), value, "bad_record") for value in (None, 3, "x", {}, [], [3], [{}], [[]])),
+        *(("fakexplained", ("messages", 1, key), value, "bad_record") for key in ("role", "content") for value in ODD),
+        *(
+            ("fakexplained", ("messages", 1, "content"), value, "bad_record")
+            for value in (
+                "", "<think></think>", "generated", "<verdict>generated", "generated</verdict>", "<verdict></verdict>",
+                "<verdict>maybe</verdict>", "<verdict>real</verdict>",  # a real image has no boxes
+                "<verdict>real</verdict><verdict>generated</verdict>", "<verdict>fake</verdict><verdict>fake</verdict>",
+                "<verdict><verdict>fake</verdict></verdict>", "<tag>a<verdict>fake</verdict>",
+                "a</tag><verdict>fake</verdict>", "<tag>a<tag>b</tag></tag><verdict>fake</verdict>",
+                "<bbox><bbox><bbox><verdict>fake</verdict>", "<ref-object>" * 3 + "<verdict>fake</verdict>",
+                "<tag>\ud800</tag><verdict>fake</verdict>",
+            )
+        ),
+        ("fakexplained", ("messages", 0, "role"), "assistant", "bad_record"),
+        ("fakexplained", ("messages", 0, "content"), "<bbox>", "bad_record"),
+        *(
+            ("fakexplained", ("images",), value, "bad_record")
+            for value in (None, 3, "1.png", [], ["1.png", "2.png"], [["1.png"]], [{"path": "1.png"}], {"0": "1.png"})
+        ),
+        *(("fakexplained", ("objects",), value, "bad_record") for value in (None, 3, "x", [], {}, {"ref": ["a"]})),
+        *(("fakexplained", ("objects", "ref"), value, "bad_record") for value in (None, 3, "x", ["a"], ["a"] * 3)),
+        *(("fakexplained", ("objects", "ref", 1), value, "bad_region") for value in ODD),
+        *(("fakexplained", ("objects", "bbox"), value, "bad_record") for value in (None, 3, "x", [], [1, 2, 3, 4])),
+        *(
+            ("fakexplained", ("objects", "bbox", 1), value, "bad_region")
+            for value in (
+                None, 3, "1 2 3 4", {}, [], [1, 2], [1, 2, 3], [1, 2, 30, 40, 5], [1, 2, 30, "40"], [1, 2, 30, None],
+                [1, 2, True, 40], [1, 2, NAN, 40], [-INFINITE, 2, 30, 40], [1, 2, 30, HUGE], [1, 2, 1e300, 40],
+                [-5e6, 2, 30, 40], [30, 2, 1, 40], [1, 2, 1.5, 40], [1, 2, 1, 2],
+            )
+        ),
+        *(("fakexplained", ("objects", "bbox_type"), value, "bad_record") for value in (3, "", "pixels", ["real"])),
     ],
 )  # fmt: skip
 def test_broken_records_are_named_and_the_rest_goes_on(
@@ -264,7 +309,9 @@ def verdicts(root: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [damage for damage in PICTURES if damage not in ("missing", "folder")])
-@pytest.mark.parametrize("build", [json_data("synthscars"), json_data("loki"), tfrecords, masks, verdicts])
+@pytest.mark.parametrize(
+    "build", [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords, masks, verdicts]
+)
 def test_pictures_that_cannot_be_read_cost_their_sample(
     tmp_path: Path, build: Callable[[Path], str], damage: str
 ) -> None:
@@ -279,7 +326,7 @@ def test_pictures_that_cannot_be_read_cost_their_sample(
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder"])
-@pytest.mark.parametrize("build", [json_data("synthscars"), json_data("loki"), tfrecords])
+@pytest.mark.parametrize("build", [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords])
 def test_records_without_a_picture_are_samples_with_an_error(
     tmp_path: Path, build: Callable[[Path], str], damage: str
 ) -> None:

@@ -13,8 +13,10 @@ from PIL import Image
 
 from refiner.data.fakexplained import FakexplainedImage, FakexplainedRegion, find_records, read_images, read_record
 from refiner.data.problems import Problem, count_problems
+from refiner.data.samples import UNNAMED
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError, MissingImageError
+from refiner.taxonomy import Category
 from refiner.types import Size
 
 LEGS = {"box": [2, 3, 10.5, 8], "description": " three legs "}
@@ -81,6 +83,31 @@ def test_samples_have_pictures_regions_and_words(tmp_path: Path, place: str) -> 
     assert real.truth is not None
     assert (real.truth.regions, real.anomalies) == ((), ())
     assert [int(np.asarray(sample.image)[0, 0, 0]) for sample in (fake, real)] == [0, 1]
+
+
+FULL = LEGS | {"name": "the legs", "reasoning": "A flamingo has two.", "category": "anatomy", "severity": 0.25}
+
+
+def test_a_region_may_say_more(tmp_path: Path) -> None:
+    regions = {"all.png": [FULL, FUR | {"category": "texture"}], "some.png": [FULL, FUR], "none.png": []}
+    write(tmp_path, [record(name, regions=found) for name, found in regions.items()])
+    data = open_data(f"fakexplained:{paint(tmp_path, *regions)}")
+    everything, some, none = map(data.load, range(3))
+    assert (everything.categorised, some.categorised, none.categorised) == (True, False, True)
+    assert everything.truth is not None
+    assert everything.anomalies is not None
+    legs, claim = everything.truth.regions[0], everything.anomalies[0]
+    for found in (legs, claim):
+        assert (found.name, found.explanation, found.reasoning) == ("the legs", "three legs", "A flamingo has two.")
+        assert (found.category, found.severity) == (Category.ANATOMY, 0.25)
+    fur, words = everything.truth.regions[1], everything.anomalies[1]
+    assert (fur.name, fur.severity, words.name, words.severity) == (UNNAMED, 1.0, "", None)
+
+
+def test_without_any_category_no_image_is_categorised(tmp_path: Path) -> None:
+    write(tmp_path, [record("0.png"), record("1.png", label="real", regions=[])])
+    data = open_data(f"fakexplained:{paint(tmp_path, '0.png', '1.png')}")
+    assert [data.load(at).categorised for at in range(2)] == [False, False]
 
 
 def test_boxes_are_cut_to_the_picture_and_refused_outside_of_it(tmp_path: Path) -> None:
@@ -154,6 +181,18 @@ NAN, INFINITE = float("nan"), float("inf")
         ({"regions": [LEGS | {"description": 7}]}, "bad_region"),
         ({"regions": [LEGS | {"description": ["three", "legs"]}]}, "bad_region"),
         ({"regions": [LEGS | {"description": "\ud83d"}]}, "bad_region"),
+        ({"regions": [LEGS | {"box": [0, 0, 2e6, 9]}]}, "bad_region"),
+        ({"tags": ["\ud83d"]}, "bad_record"),
+        *(
+            ({"regions": [LEGS | {key: value}]}, "bad_region")
+            for key, values in {
+                "name": (7, ["legs"], "\ud83d"),
+                "reasoning": (True, {}, "\ud83d"),
+                "category": (1, "legs", "low-level-texture", ["texture"]),
+                "severity": (-0.1, 1.1, "0.5", True, NAN, INFINITE, [0.5], 10**400),
+            }.items()
+            for value in values
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["annotations.jsonl", "annotations.json"])
@@ -203,7 +242,6 @@ def test_regions_without_words_are_kept_and_counted(tmp_path: Path) -> None:
         ("annotations.json", b"[\xff]"),
         ("annotations.json", b"[" * 100_000),
         ("annotations.json", b'["' + b"x" * 200_000),
-        ("annotations.jsonl", b"\xff\xfe\x00"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:

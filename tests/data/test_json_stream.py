@@ -106,3 +106,11 @@ def test_lines_are_found_again(tmp_path: Path) -> None:
     assert [places[at].read() for at in (3, 0, 1)] == ["last", {"é": 1}, [2]]
     with pytest.raises(ValueError, match="Expecting"):
         places[2].read()
+
+
+def test_lines_that_are_not_utf_8_are_texts_and_the_others_stay_records(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}\n{"a": "\\\xff"}\n[2]')
+    lines = [item for _, item in stream_lines(file)]
+    assert [item.value for item in lines] == [{"a": 1}, '{"a": "\\xff"}\n', '{"a": "\\\\xff"}\n', [2]]
+    assert [lines[at].place.read() for at in (0, 3)] == [{"a": 1}, [2]]

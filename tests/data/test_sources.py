@@ -42,6 +42,15 @@ def fakexplained(root: Path, count: int) -> dict[str, str]:
     return {"specification": f"fakexplained:{root}"}
 
 
+def swift(root: Path, count: int) -> dict[str, str]:
+    answer = f"<think>{'<ref-object><bbox>' * 5}</think><verdict>generated</verdict>"
+    messages = [{"role": "user", "content": "<image>Is it real?"}, {"role": "assistant", "content": answer}]
+    boxes = {"ref": [f"{at} fingers " * 20 for at in range(5)], "bbox": [[0, 0, 9, 9]] * 5}
+    records = ({"messages": messages, "images": [f"{at:06d}.png"], "objects": boxes} for at in range(count))
+    (root / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return {"specification": f"swift:{root / 'train.jsonl'}"}
+
+
 def synthscars(root: Path, count: int) -> dict[str, str]:
     outline = [float(each) for point in POINTS for each in point]
     refs = [{"sentence": "hand", "segmentation": [outline], "explanation": "six fingers " * 9}] * 5
@@ -97,7 +106,7 @@ def peak(root: Path, build: Callable[[Path, int], dict[str, str]], count: int) -
     return min(peaks)
 
 
-READERS = [xaigd_lines, xaigd_list, fakexplained, synthscars, loki, richhf, folder_references, folder_prompts]
+READERS = [xaigd_lines, xaigd_list, fakexplained, swift, synthscars, loki, richhf, folder_references, folder_prompts]
 
 
 @pytest.mark.parametrize("build", READERS)

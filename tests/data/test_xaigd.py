@@ -155,6 +155,14 @@ def test_lines_that_are_no_records(tmp_path, line):
     assert count_problems(problems) == {"bad_record": 1}
 
 
+def test_a_line_that_is_not_utf_8_costs_one_record(tmp_path):
+    file = write(tmp_path, [record("u1"), record("é"), record("u3")]) / "labeled_test.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"\\u00e9", b"\xe9"))
+    images, problems = read(tmp_path)
+    assert [image.name for image in images] == ["gen/u1", "gen/u3"]
+    assert [(problem.kind, problem.where) for problem in problems] == [("bad_record", "line 2")]
+
+
 def test_of_two_images_of_one_name_the_first_counts(tmp_path):
     images, problems = read(write(tmp_path, [record(), record(labels=[]), record("u2")]))
     assert [len(image.labels) for image in images] == [2, 2]
@@ -168,7 +176,7 @@ def test_of_two_images_of_one_name_the_first_counts(tmp_path):
         ("labeled_test.json", b"{}"),
         ("labeled_test.json", b"[1, 2"),
         ("labeled_test.json", b"[" * 100_000),
-        ("labeled_test.jsonl", b"\xff\xfe\x00"),
+        ("labeled_test.json", b"[\xff]"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, name, content):

@@ -253,7 +253,8 @@ def test_instances_from_one_table(tmp_path, data):
 
 def test_nothing_half_written_stays_behind(tmp_path, data):
     (tmp_path / "p").mkdir()
-    Path(data.removeprefix("xaigd:"), "labeled_test.jsonl").write_bytes(b'{"generator": "g"}\n' * 3 + b"\xff\n")
+    whole = Path(data.removeprefix("xaigd:"), "labeled_test.jsonl")
+    whole.rename(whole.with_suffix(".json")).write_text('[{"generator": "g"}, {"generator"')
     with pytest.raises(InputError, match="download the file again"):
         evaluate_pad(tmp_path / "p", data, out=tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,5 @@
+"""Data sets written in other formats: images as PNG files, and one file of annotations."""
+
+from refiner.data.writing.conversion import FORMATS, Converted, check_target, convert_data
+
+__all__ = ["FORMATS", "Converted", "check_target", "convert_data"]
