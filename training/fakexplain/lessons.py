@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from refiner.data.samples import UNNAMED, DataSet, Sample
+from refiner.data.problems import UnusableError
+from refiner.data.samples import DataSet, Sample
+from refiner.data.writing.entries import entry_of
 from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.fakexplain.grammar import MAX_REGIONS, Answer, Content, Dialect, Flaw, shares_of, write
 from refiner.detectors.fakexplain.question import asking
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import InputError
-from refiner.types import Region, Size
+from refiner.types import Size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,29 +137,31 @@ def lesson_of(sample: Sample, style: Style) -> Lesson:
 def truth_of(sample: Sample) -> Answer:
     """The right answer about a sample.
 
-    The tags are those of the truth. Without them, they are the categories of its regions, if the data set gives them.
+    The tags are those of the truth. Without them, they are the categories of its flaws, if the data set gives them. A
+    flaw whose place is not known is left out; of a joined mask, each connected part is a flaw.
 
     Raises:
         InputError: it is not known whether the image is generated, or which flaws a generated image has, or a real
             image has flaws.
     """
-    regions = () if sample.truth is None else sample.truth.regions
-    fake = sample.fake if sample.fake is not None or sample.truth is None else bool(regions)
-    if fake is None or (fake and sample.truth is None):
-        raise InputError(f"The truth of the sample {sample.name!r} is not known: leave it out.")
-    if regions and not fake:
-        raise InputError(f"The sample {sample.name!r} is real and has flaws: correct its verdict or its flaws.")
-    assert sample.truth is not None or not fake
-    size = Size(1, 1) if sample.truth is None else sample.truth.size
-    tags = () if sample.truth is None else sample.truth.tags
-    if not tags and sample.categorised:
-        tags = tuple(sorted({str(region.category) for region in regions}))
-    flaws = [Flaw(described(region), None if region.box is None else shares_of(region.box, size)) for region in regions]
-    return Answer(flaws=tuple(flaws[:MAX_REGIONS]), tags=tags, fake=fake)
+    size = _size_of(sample)
+    try:
+        entry = entry_of(sample, "", size, lambda _kind, _detail: None)
+    except UnusableError as error:
+        raise InputError(f"The truth of the sample {sample.name!r} cannot be used ({error}): correct it.") from error
+    if entry.fake and sample.truth is None:
+        raise InputError(f"The flaws of the sample {sample.name!r} are not known: leave it out.")
+    categories = {str(flaw.category) for flaw in entry.flaws if flaw.category is not None}
+    flaws = [Flaw(_described(flaw.name, flaw.description), shares_of(flaw.box, size)) for flaw in entry.flaws]
+    return Answer(flaws=tuple(flaws[:MAX_REGIONS]), tags=entry.tags or tuple(sorted(categories)), fake=entry.fake)
 
 
-def described(region: Region) -> str:
+def _size_of(sample: Sample) -> Size:
+    if sample.truth is not None:
+        return sample.truth.size
+    return Size(1, 1) if sample.image is None else Size(sample.image.height, sample.image.width)
+
+
+def _described(name: str, words: str) -> str:
     """What is wrong, in words, with the name of the region before it if there is one."""
-    words = region.explanation or region.reasoning
-    name = "" if region.name == UNNAMED else region.name
-    return ": ".join(filter(None, (name, words)))
+    return f"{name}: {words}" if name and name != words else words
