@@ -192,6 +192,17 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
         assert resumed[name] == [(step, pytest.approx(value, abs=1e-5)) for step, value in curve], name
 
 
+def test_both_stages_are_the_same_as_one_after_the_other(base: Path, trained: Path, tmp_path: Path) -> None:
+    start = str(base)
+    for stage in ("sft", "grpo"):
+        settings, run = replace(TINY, base=start, stage=stage), Run(folder=tmp_path / stage)
+        start = str(tmp_path / stage / "model")
+        train_on(settings, Drawn(8), list(range(8)), run, Path(start))
+    together = figures(trained)
+    for name, curve in {**figures(tmp_path / "sft"), **figures(tmp_path / "grpo")}.items():
+        assert together[name] == [(step, pytest.approx(value, abs=1e-5)) for step, value in curve], name
+
+
 def test_full_training_without_an_adapter_writes_a_whole_model(base: Path, tmp_path: Path) -> None:
     settings = replace(TINY, base=str(base), rank=0, vision=False, stage="sft")
     train_on(settings, Drawn(8), list(range(8)), Run(folder=tmp_path), tmp_path / "model")

@@ -106,31 +106,28 @@ def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: 
 
 
 def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:
+    """Each stage starts from what the one before has written, so that both are the same as one after the other."""
     from refiner.training.fakexplain.grpo import reinforce
     from refiner.training.fakexplain.lessons import Lessons
-    from refiner.training.fakexplain.model import load_pupil, save_merged, save_pupil
+    from refiner.training.fakexplain.model import NOTE, load_pupil, save_merged, save_pupil
     from refiner.training.fakexplain.sft import supervise
 
-    device = run.processes.device
-    wanted = ("sft", "grpo") if settings.stage == "both" else (settings.stage,)
-    taught = run.folder / "sft" / "model"
-    resumed = "sft" in wanted and (taught / "fakexplain.json").exists()
-    pupil = load_pupil(replace(settings, base=str(taught)) if resumed else settings, device)
-    lessons = Lessons(data, pupil.style, run.tell, rows)
-    if "sft" in wanted and not resumed:
-        supervise(settings, lessons, pupil, run, run.folder / "sft")
-        if len(wanted) > 1 and run.processes.main:
-            save_pupil(pupil, taught, torch.float32)
-        run.processes.wait()
-    if "grpo" in wanted:
-        reinforce(settings, lessons, pupil, run, run.folder / "grpo")
-    if lessons.unusable:
-        run.tell(f"{len(lessons.unusable)} of {len(rows)} samples could not be used.")
-    if run.processes.main:
-        dtype = torch.float16 if settings.tokens else torch.bfloat16 if settings.bf16 else torch.float32
-        save_pupil(pupil, out, dtype)
-        if settings.rank and settings.merged:
-            save_merged(pupil, out.parent / "merged", dtype)
+    dtype = torch.float16 if settings.tokens else torch.bfloat16 if settings.bf16 else torch.float32
+    stages = ("sft", "grpo") if settings.stage == "both" else (settings.stage,)
+    for stage in stages:
+        written = out if stage == stages[-1] else run.folder / stage / "model"
+        if not (written / NOTE).exists():
+            pupil = load_pupil(settings, run.processes.device)
+            lessons = Lessons(data, pupil.style, run.tell, rows)
+            (supervise if stage == "sft" else reinforce)(settings, lessons, pupil, run, run.folder / stage)
+            if lessons.unusable:
+                run.tell(f"{len(lessons.unusable)} of {len(rows)} samples could not be used.")
+            if run.processes.main:
+                save_pupil(pupil, written, dtype)
+                if written == out and settings.rank and settings.merged:
+                    save_merged(pupil, out.parent / "merged", dtype)
+            run.processes.wait()
+        settings = replace(settings, base=str(written))
 
 
 def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
