@@ -210,6 +210,21 @@ def test_full_training_without_an_adapter_writes_a_whole_model(base: Path, tmp_p
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_dry_run_shows_the_first_batch_and_loads_no_weights(
+    stage: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--base", str(base), "--stage", stage, "--config", "paper", "--dry-run", "--json"]
+    assert main(["train", "fakexplain", "--data", "micro:12", "--out", str(tmp_path), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["parameters"]["trained"] < found["parameters"]["all"]
+    assert found["images_per_step"] == 16
+    assert found["steps"] == 3
+    assert sorted(path.name for path in (tmp_path / "dry-run").iterdir())[-1] == "answers.json"
+    answers = json.loads((tmp_path / "dry-run" / "answers.json").read_text())
+    assert answers[0]["answer"].startswith("<think>")
+
+
 def test_folds_split_the_samples_evenly_and_by_name_alone() -> None:
     names = [f"{index}.png" for index in range(4000)]
     parts = Counter(fold_of(name, 4) for name in names)

@@ -35,6 +35,7 @@ class Style(NamedTuple):
 class Lesson(NamedTuple):
     """One image with the right answer."""
 
+    name: str
     image: Image.Image
     """As the model sees it."""
     question: str
@@ -127,6 +128,7 @@ def lesson_of(sample: Sample, style: Style) -> Lesson:
     truth = style.content.of(truth_of(sample))
     shown = Size(picture.height, picture.width)
     return Lesson(
+        name=sample.name,
         image=picture,
         question=asking(picture, style.dialect, style.form).user,
         truth=truth,

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from tokenizers import AddedToken
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from refiner.detectors.base import first_line, no_progress_bars
 from refiner.detectors.fakexplain.grammar import find_dialect
@@ -40,8 +40,13 @@ class Pupil(NamedTuple):
     style: Style
 
 
-def load_pupil(settings: FakexplainSettings, device: torch.device) -> Pupil:
+def load_pupil(settings: FakexplainSettings, device: torch.device, *, weights: bool = True) -> Pupil:
     """Load the base on the CPU. It gets a new adapter, or goes on with the one that it has.
+
+    Args:
+        settings: name the base.
+        device: on which the training runs.
+        weights: False: a network without weights on the device "meta", for a dry run.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -57,12 +62,12 @@ def load_pupil(settings: FakexplainSettings, device: torch.device) -> Pupil:
             place = resolve(base, "detector")
             holder = folder if (folder / "tokenizer_config.json").exists() else place
             processor = AutoProcessor.from_pretrained(holder, padding_side="left")
-            model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
+            model = _network(place, dtype, weights=weights)
             if device.type == "cpu":
                 model.set_attn_implementation("eager")  # faster than sdpa for short texts
             if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
                 model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
-            if adapted:
+            if adapted and weights:
                 model = PeftModel.from_pretrained(model, folder, is_trainable=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(
@@ -72,7 +77,14 @@ def load_pupil(settings: FakexplainSettings, device: torch.device) -> Pupil:
     dialect = find_dialect(settings.dialect)
     form = BoxFormat() if dialect.name == "internvl" else box_format(str(model.config.model_type))
     style = Style(dialect, form, settings.content, settings.max_side)
-    return Pupil(model if adapted else _new(model, processor, settings), processor, base, style)
+    return Pupil(model if adapted and weights else _new(model, processor, settings), processor, base, style)
+
+
+def _network(folder: Path, dtype: torch.dtype, *, weights: bool) -> Any:
+    if weights:
+        return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
 
 
 def adapter_base(folder: Path) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from refiner.data.samples import DataSet
 from refiner.errors import ConfigError, MissingExtraError
-from refiner.files import atomic_write, dumps
+from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
 from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import (
@@ -130,6 +130,15 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
         settings = replace(settings, base=str(written))
 
 
+def _dry_run(settings: FakexplainSettings, data: DataSet, run: Run) -> Json:
+    from refiner.training.fakexplain.dry_run import dry_run
+
+    with warnings.catch_warnings():
+        for message in _OTHERS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        return dry_run(settings, data, run)
+
+
 def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
     from refiner.training.fakexplain.eval import measure
 
@@ -142,6 +151,7 @@ RECIPE = Recipe(
     train=_train,
     configs={"paper": paper, "paper-full": paper_full, "code": code, "qwen3": qwen3, "micro": micro},
     check=_check,
+    dry_run=_dry_run,
     folder="fakexplain",
     card=Card(
         name="fakexplain-micro 1",

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
 from torch import nn
 
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
-from refiner.files import Json, atomic_write_all, dumps
-from refiner.images import png_bytes
-from refiner.reports.overlays import overlay
+from refiner.files import Json
+from refiner.training.first_batch import Shown, write_first_batch
 from refiner.training.legion.adapters import freeze
-from refiner.training.legion.samples import Lesson, Samples, collate
+from refiner.training.legion.samples import Samples, collate
 from refiner.training.legion.settings import TuneSettings
 from refiner.training.legion.tuning import start_from, steps_of
 from refiner.training.runs import Run
-from refiner.types import Analysis, Size
-
-_SHOWN = 8  # most images of the first batch that are written
 
 
 def dry_run(settings: TuneSettings, data: DataSet, run: Run) -> Json:
@@ -41,6 +33,7 @@ def dry_run(settings: TuneSettings, data: DataSet, run: Run) -> Json:
     batch = collate(lessons, detector, settings.max_length)
     freeze(detector.model, settings.lora, settings.trained)
     tokens = batch.ids.shape[1]
+    shown = [Shown(lesson.name, lesson.image, lesson.answer.text, lesson.answer.regions) for lesson in lessons]
     return {
         "samples": len(data.names),
         "steps": steps_of(settings, len(data.names), parts)[0],
@@ -48,7 +41,7 @@ def dry_run(settings: TuneSettings, data: DataSet, run: Run) -> Json:
         "parameters": parameters(detector.model),
         "memory_gib": {name: round(size / 2**30, 2) for name, size in memory(settings, detector, tokens).items()},
         "tokens": tokens,
-        "files": _written(lessons[:_SHOWN], run.folder / "dry-run"),
+        "files": write_first_batch(shown, run.folder / "dry-run"),
     }
 
 
@@ -85,17 +78,3 @@ def memory(settings: TuneSettings, detector: LegionDetector, tokens: int) -> dic
         "logits": 8 * settings.batch * tokens * text.vocab_size,
     }
     return found | {"in all": sum(found.values())}
-
-
-def _written(lessons: Sequence[Lesson], folder: Path) -> list[str]:
-    """Write each image with its regions, numbered as in its answer, and the answers as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {f"{number:02d}.png": png_bytes(_marked(lesson)) for number, lesson in enumerate(lessons)}
-    answers = [{"name": lesson.name, "answer": lesson.answer.text} for lesson in lessons]
-    files["answers.json"] = (dumps(answers) + "\n").encode("utf-8")
-    return [str(path) for path in atomic_write_all(folder, files).values()]
-
-
-def _marked(lesson: Lesson) -> Image.Image:
-    size = Size(lesson.image.height, lesson.image.width)
-    return overlay(lesson.image, Analysis(size=size, regions=lesson.answer.regions, detector="truth"))
