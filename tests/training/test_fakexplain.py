@@ -23,12 +23,13 @@ from refiner.detectors.fakexplain.grammar import DIALECTS, Content, read
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import ConfigError, InputError, UnreadableOutputError
 from refiner.taxonomy import Category
+from refiner.training.chat.running import Report
+from refiner.training.chat.settings import StageSettings
 from refiner.training.curves import read_curves
 from refiner.training.fakexplain.grpo import reward_functions
 from refiner.training.fakexplain.lessons import Lessons, Style, lesson_of, truth_of
 from refiner.training.fakexplain.recipe import RECIPE, fold_of, train_on
-from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings, SftSettings
-from refiner.training.fakexplain.stages import Report
+from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
 from refiner.training.runs import Run
 from refiner.training.settings import changed
 from refiner.types import Analysis, Region, Size
@@ -37,7 +38,7 @@ STYLE = Style(DIALECTS["paper"], BoxFormat(), Content(), 512)
 STEPS = {"most_steps": 4, "report_every": 1, "save_every": 2}
 TINY = FakexplainSettings(
     rank=4, alpha=8, bf16=False, max_side=128,
-    sft=SftSettings(batch=2, accumulate=1, **STEPS), grpo=GrpoSettings(accumulate=1, most_tokens=12, **STEPS),
+    sft=StageSettings(batch=2, accumulate=1, **STEPS), grpo=GrpoSettings(accumulate=1, most_tokens=12, **STEPS),
 )  # fmt: skip
 
 

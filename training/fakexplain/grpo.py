@@ -8,12 +8,12 @@ from typing import Any
 
 from refiner.detectors.fakexplain.grammar import Answer, pattern, read
 from refiner.errors import UnreadableOutputError
+from refiner.training.chat.pupils import Pupil
+from refiner.training.chat.running import Report, arguments, run_trainer
 from refiner.training.fakexplain import rewards
 from refiner.training.fakexplain.lessons import Lessons, Style
-from refiner.training.fakexplain.model import Pupil
 from refiner.training.fakexplain.rewards import Truth
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
-from refiner.training.fakexplain.stages import Report, arguments, run_trainer
 from refiner.training.runs import Run
 from refiner.types import Size
 
@@ -42,7 +42,7 @@ def reinforce(settings: FakexplainSettings, lessons: Lessons, pupil: Pupil, run:
         beta=own.beta,
         loss_type="grpo",
         scale_rewards="group",
-        **_engine(own, pupil),
+        **_engine(own, lessons.style, pupil),
     )
     trainer = GRPOTrainer(
         pupil.model,
@@ -54,7 +54,7 @@ def reinforce(settings: FakexplainSettings, lessons: Lessons, pupil: Pupil, run:
     run_trainer(trainer, Report(run, folder.name, _FIGURES), folder)
 
 
-def _engine(own: GrpoSettings, pupil: Pupil) -> dict[str, Any]:
+def _engine(own: GrpoSettings, style: Style, pupil: Pupil) -> dict[str, Any]:
     """What samples answers, as GRPOConfig takes it."""
     if own.engine == "transformers":
         known = pupil.processor.tokenizer.get_vocab()
@@ -66,9 +66,8 @@ def _engine(own: GrpoSettings, pupil: Pupil) -> dict[str, Any]:
     else:
         found["vllm_gpu_memory_utilization"] = own.memory
     if own.constrained:
-        side = pupil.style.max_side
-        form = pattern(pupil.style.dialect, form=pupil.style.form, shown=Size(side, side))
-        found["vllm_structured_outputs_regex"] = form
+        shown = Size(style.max_side, style.max_side)
+        found["vllm_structured_outputs_regex"] = pattern(style.dialect, form=style.form, shown=shown)
     return found
 
 

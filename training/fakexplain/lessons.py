@@ -12,10 +12,22 @@ from refiner.data.problems import UnusableError
 from refiner.data.samples import DataSet, Sample
 from refiner.data.writing.entries import entry_of
 from refiner.detectors.chat.images import shown_picture
-from refiner.detectors.fakexplain.grammar import MAX_REGIONS, Answer, Content, Dialect, Flaw, shares_of, write
+from refiner.detectors.fakexplain.grammar import (
+    MAX_REGIONS,
+    Answer,
+    Content,
+    Dialect,
+    Flaw,
+    find_dialect,
+    shares_of,
+    write,
+)
 from refiner.detectors.fakexplain.question import asking
 from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.vlm.questions import box_format
 from refiner.errors import InputError
+from refiner.files import Json
+from refiner.training.fakexplain.settings import FakexplainSettings
 from refiner.types import Size
 
 if TYPE_CHECKING:
@@ -30,6 +42,19 @@ class Style(NamedTuple):
     content: Content
     max_side: int
     """Longest side of the images, in pixels."""
+
+    @property
+    def note(self) -> Json:
+        """What a model's folder says about how it answers."""
+        boxes = {"scale": self.form.scale, "order": self.form.order}
+        return {"dialect": self.dialect.name, "boxes": boxes, "max_side": self.max_side}
+
+
+def style_of(settings: FakexplainSettings, kind: str) -> Style:
+    """How a chat model of a type is asked, and answers."""
+    dialect = find_dialect(settings.dialect)
+    form = BoxFormat() if dialect.name == "internvl" else box_format(kind)
+    return Style(dialect, form, settings.content, settings.max_side)
 
 
 class Lesson(NamedTuple):

@@ -6,7 +6,6 @@ recipe trains the bundled detector: an adapter on the bundled chat model, which 
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,11 +18,11 @@ from refiner.data.samples import DataSet
 from refiner.errors import ConfigError, MissingExtraError
 from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
+from refiner.training.chat.settings import StageSettings
 from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import (
     FakexplainSettings,
     GrpoSettings,
-    SftSettings,
     code,
     paper,
     paper_full,
@@ -32,8 +31,8 @@ from refiner.training.fakexplain.settings import (
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 
-_OTHERS_WARNINGS = (r".(is_)?gradient_checkpointing(_kwargs)?. is deprecated",)
-"""Warnings that trl and peft cause in newer versions of transformers, about which a user can do nothing."""
+NOTE = "fakexplain.json"
+"""File in a model's folder that says how it answers."""
 _IMAGES = 40_000  # images that the bundled model learns from, each at most once
 
 
@@ -46,7 +45,7 @@ def micro() -> FakexplainSettings:
         rank=32,
         alpha=64,
         tokens=tokens(),
-        sft=SftSettings(
+        sft=StageSettings(
             most_steps=1500, batch=16, accumulate=1, learning_rate=1e-3, warmup=50, report_every=50, save_every=200
         ),
         grpo=GrpoSettings(
@@ -99,18 +98,18 @@ def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: 
         WeightsError: the base cannot be loaded.
         OutputError: the model cannot be written.
     """
-    with warnings.catch_warnings():
-        for message in _OTHERS_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
+    from refiner.training.chat.running import without_foreign_warnings
+
+    with without_foreign_warnings():
         _run_stages(settings, data, rows, run, out)
 
 
 def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:
     """Each stage starts from what the one before has written, so that both are the same as one after the other."""
+    from refiner.training.chat.pupils import load_pupil, save_merged, save_pupil
+    from refiner.training.chat.supervised import supervise
     from refiner.training.fakexplain.grpo import reinforce
-    from refiner.training.fakexplain.lessons import Lessons
-    from refiner.training.fakexplain.model import NOTE, load_pupil, save_merged, save_pupil
-    from refiner.training.fakexplain.sft import supervise
+    from refiner.training.fakexplain.lessons import Lessons, style_of
 
     dtype = torch.float16 if settings.tokens else torch.bfloat16 if settings.bf16 else torch.float32
     stages = ("sft", "grpo") if settings.stage == "both" else (settings.stage,)
@@ -118,24 +117,27 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
         written = out if stage == stages[-1] else run.folder / stage / "model"
         if not (written / NOTE).exists():
             pupil = load_pupil(settings, run.processes.device)
-            lessons = Lessons(data, pupil.style, run.tell, rows)
-            (supervise if stage == "sft" else reinforce)(settings, lessons, pupil, run, run.folder / stage)
+            lessons = Lessons(data, style_of(settings, pupil.kind), run.tell, rows)
+            if stage == "sft":
+                supervise(settings, settings.sft, lessons.supervised(), pupil, run, run.folder / stage)
+            else:
+                reinforce(settings, lessons, pupil, run, run.folder / stage)
             if lessons.unusable:
                 run.tell(f"{len(lessons.unusable)} of {len(rows)} samples could not be used.")
             if run.processes.main:
-                save_pupil(pupil, written, dtype)
+                notes = {NOTE: lessons.style.note}
+                save_pupil(pupil, written, dtype, notes)
                 if written == out and settings.rank and settings.merged:
-                    save_merged(pupil, out.parent / "merged", dtype)
+                    save_merged(pupil, out.parent / "merged", dtype, notes)
             run.processes.wait()
         settings = replace(settings, base=str(written))
 
 
 def _dry_run(settings: FakexplainSettings, data: DataSet, run: Run) -> Json:
+    from refiner.training.chat.running import without_foreign_warnings
     from refiner.training.fakexplain.dry_run import dry_run
 
-    with warnings.catch_warnings():
-        for message in _OTHERS_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
+    with without_foreign_warnings():
         return dry_run(settings, data, run)
 
 

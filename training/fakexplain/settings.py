@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from refiner.detectors.fakexplain.grammar import Content, find_dialect
 from refiner.errors import ConfigError
+from refiner.training.chat.settings import PupilSettings, StageSettings
 from refiner.training.fakexplain.rewards import OMEGAS
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import within
 
 STAGES = ("both", "sft", "grpo")
 REWARDS = ("paper", "code")
@@ -17,31 +18,11 @@ ENGINES = ("transformers", "colocate", "server")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftSettings(LoopSettings):
-    """Settings of the supervised stage."""
+class GrpoSettings(StageSettings):
+    """Settings of the reinforcement stage (GRPO, DeepSeekMath). ``batch`` counts answers."""
 
-    epochs: float = 3.0
-    most_steps: int = 0  # steps, instead of ``epochs``. 0: as many as ``epochs`` needs.
-    batch: int = 1  # images in a micro-batch of one process
-    accumulate: int = 16
-    learning_rate: float = 1e-4
-    warmup: int = 0
-    weight_decay: float = 0.0
-    report_every: int = 10
-    save_every: int = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrpoSettings(LoopSettings):
-    """Settings of the reinforcement stage (GRPO, DeepSeekMath)."""
-
-    epochs: float = 3.0
-    most_steps: int = 0  # steps, instead of ``epochs``. 0: as many as ``epochs`` needs.
-    batch: int = 4  # answers in a micro-batch of one process
-    accumulate: int = 16
+    batch: int = 4
     learning_rate: float = 1e-5
-    warmup: int = 0
-    weight_decay: float = 0.0
     answers: int = 4  # answers to each question; together they are a group
     temperature: float = 1.0
     most_tokens: int = 512  # longest answer
@@ -52,12 +33,10 @@ class GrpoSettings(LoopSettings):
     server: str = ""  # address of the vLLM server
     memory: float = 0.3  # share of the device's memory for vLLM on the same devices
     constrained: bool = False  # whether vLLM may write only answers of the whole form
-    report_every: int = 10
-    save_every: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within(self, epochs=(0, None), most_steps=(0, None), answers=(2, None), beta=(0, None), memory=(0, 1))
+        within(self, answers=(2, None), beta=(0, None), memory=(0, 1))
         for name, value, known in (
             ("reward", self.reward, REWARDS), ("omega", self.omega, OMEGAS), ("engine", self.engine, ENGINES),
         ):  # fmt: skip
@@ -74,39 +53,27 @@ class GrpoSettings(LoopSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FakexplainSettings(LoopSettings):
+class FakexplainSettings(PupilSettings):
     """Settings of the training. ``paper`` returns those of FakeXplainer, ``micro`` those of the bundled model."""
 
     stage: str = "both"  # sft, grpo, or both one after the other
-    base: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # a chat model, or an adapter of one, which is then trained further
     dialect: str = "paper"  # how answers are written: paper, official or internvl
     leave_out: tuple[str, ...] = ()  # of boxes, captions and tags: what answers do not tell (the paper's ablation)
     max_side: int = 1536  # longest side of the images, in pixels
-    rank: int = 8  # of the adapter (LoRA) on every linear layer. 0: all weights are trained, without an adapter.
-    alpha: int = 32
-    dropout: float = 0.0
-    vision: bool = True  # whether the vision tower and what connects it with the language model are trained too
-    tokens: tuple[str, ...] = ()  # texts that become one token each, with embeddings of their own
-    merged: bool = True  # whether the model is also written with the adapter merged into its weights
-    checkpointing: bool = False  # compute activations again in the backward pass, to save memory
-    bf16: bool = True  # whether to compute in bfloat16
     folds: int = 0  # Parts for cross-validation. 0: train on all samples. Else one training for each part left out.
-    sft: SftSettings = field(default_factory=SftSettings)
+    sft: StageSettings = field(default_factory=StageSettings)
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
-    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         find_dialect(self.dialect)
-        within(self, max_side=(32, None), rank=(0, None), alpha=(1, None), dropout=(0, 1), folds=(0, None))
+        within(self, max_side=(32, None), folds=(0, None))
         if self.stage not in STAGES:
             raise ConfigError(f"The setting stage must be one of {', '.join(STAGES)}, got {self.stage!r}: change it.")
         if unknown := set(self.leave_out) - set(Content._fields):
             raise ConfigError(f"The setting leave_out names {', '.join(Content._fields)}, got {min(unknown)!r}.")
         if self.folds == 1:
             raise ConfigError("The setting folds must be 0 or at least 2, got 1: change it.")
-        if self.tokens and not self.rank:
-            raise ConfigError("The setting tokens needs an adapter: set rank above 0, or leave the tokens out.")
 
     @property
     def content(self) -> Content:
@@ -124,7 +91,7 @@ def paper() -> FakexplainSettings:
 
 def paper_full() -> FakexplainSettings:
     """The same without an adapter: every weight is trained, with the learning rate of the authors' code."""
-    return FakexplainSettings(checkpointing=True, rank=0, sft=SftSettings(learning_rate=1e-5))
+    return FakexplainSettings(checkpointing=True, rank=0, sft=StageSettings(learning_rate=1e-5))
 
 
 def code() -> FakexplainSettings:

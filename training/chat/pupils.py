@@ -1,8 +1,9 @@
-"""The model of FakeXplain's training: a chat model with its processor, and the adapter that is trained on it."""
+"""A chat model in training: its processor, and the adapter that is trained on it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +14,12 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from refiner.detectors.base import first_line, no_progress_bars
-from refiner.detectors.fakexplain.grammar import find_dialect
-from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.vlm.questions import box_format
 from refiner.errors import OutputError, WeightsError
-from refiner.files import atomic_write, dumps
+from refiner.files import Json, atomic_write, dumps
 from refiner.hub import resolve
-from refiner.training.fakexplain.lessons import Style
-from refiner.training.fakexplain.settings import FakexplainSettings
+from refiner.training.chat.settings import PupilSettings
 
 ADAPTER = "adapter_config.json"
-NOTE = "fakexplain.json"
-"""File in a model's folder that says how it answers."""
 _VISION = r".*(visual|vision|merger|multi_modal_projector).*"
 """Names of the modules of the vision tower, and of what connects it with the language model."""
 
@@ -37,10 +32,14 @@ class Pupil(NamedTuple):
     processor: Any
     base: str
     """Folder or id of the chat model without its adapter."""
-    style: Style
+
+    @property
+    def kind(self) -> str:
+        """The chat model's type, such as ``qwen3_vl``."""
+        return str(self.model.config.model_type)
 
 
-def load_pupil(settings: FakexplainSettings, device: torch.device, *, weights: bool = True) -> Pupil:
+def load_pupil(settings: PupilSettings, device: torch.device, *, weights: bool = True) -> Pupil:
     """Load the base on the CPU. It gets a new adapter, or goes on with the one that it has.
 
     Args:
@@ -74,10 +73,7 @@ def load_pupil(settings: FakexplainSettings, device: torch.device, *, weights: b
             f"The base {settings.base!r} cannot be loaded as a chat model with images ({first_line(error)}): "
             "choose another one with --base."
         ) from error
-    dialect = find_dialect(settings.dialect)
-    form = BoxFormat() if dialect.name == "internvl" else box_format(str(model.config.model_type))
-    style = Style(dialect, form, settings.content, settings.max_side)
-    return Pupil(model if adapted and weights else _new(model, processor, settings), processor, base, style)
+    return Pupil(model if adapted and weights else _new(model, processor, settings), processor, base)
 
 
 def _network(folder: Path, dtype: torch.dtype, *, weights: bool) -> Any:
@@ -99,7 +95,7 @@ def adapter_base(folder: Path) -> str:
         raise WeightsError(f"The adapter {str(folder)!r} names no base model ({error!r}): train it again.") from error
 
 
-def _new(model: Any, processor: Any, settings: FakexplainSettings) -> Any:
+def _new(model: Any, processor: Any, settings: PupilSettings) -> Any:
     """Add new tokens and a new adapter to a chat model; with a rank of 0, prepare it to be trained itself."""
     _add_tokens(model, processor.tokenizer, settings.tokens)
     if not settings.rank:
@@ -133,8 +129,8 @@ def _add_tokens(model: Any, tokenizer: Any, texts: tuple[str, ...]) -> None:
             layer.weight[first + place] = layer.weight[ids].mean(0)
 
 
-def save_pupil(pupil: Pupil, folder: Path, dtype: torch.dtype) -> None:
-    """Write the adapter, or the whole model if it has none, with its processor and how it answers.
+def save_pupil(pupil: Pupil, folder: Path, dtype: torch.dtype, notes: Mapping[str, Json]) -> None:
+    """Write the adapter, or the whole model if it has none, with its processor, and JSON files of these names.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -142,29 +138,27 @@ def save_pupil(pupil: Pupil, folder: Path, dtype: torch.dtype) -> None:
     adapted = isinstance(pupil.model, PeftModel)
     if adapted:
         pupil.model.peft_config["default"].base_model_name_or_path = pupil.base
-    _write(pupil, pupil.model, folder, dtype, selected_adapters=["default"] if adapted else None)
+    options = {"selected_adapters": ["default"]} if adapted else {}
+    _write(pupil.model, pupil.processor, folder, dtype, notes, **options)
 
 
-def save_merged(pupil: Pupil, folder: Path, dtype: torch.dtype) -> None:
+def save_merged(pupil: Pupil, folder: Path, dtype: torch.dtype, notes: Mapping[str, Json]) -> None:
     """Write the whole model with its adapter merged into the weights; the pupil cannot be trained further then.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    _write(pupil, pupil.model.merge_and_unload(), folder, dtype)
+    _write(pupil.model.merge_and_unload(), pupil.processor, folder, dtype, notes)
 
 
-def _write(pupil: Pupil, model: Any, folder: Path, dtype: torch.dtype, **options: Any) -> None:
-    style = pupil.style
-    note = {
-        "dialect": style.dialect.name,
-        "boxes": {"scale": style.form.scale, "order": style.form.order},
-        "max_side": style.max_side,
-    }
+def _write(
+    model: Any, processor: Any, folder: Path, dtype: torch.dtype, notes: Mapping[str, Json], **options: Any
+) -> None:
     try:
-        model.to(dtype).save_pretrained(folder, **{name: value for name, value in options.items() if value})
-        pupil.processor.save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder, **options)
+        processor.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's model card, which holds no facts
-        atomic_write(folder / NOTE, dumps(note) + "\n")
+        for name, note in notes.items():
+            atomic_write(folder / name, dumps(note) + "\n")
     except (OSError, SafetensorError) as error:
         raise OutputError(f"The model cannot be written to {str(folder)!r} ({error}): free some space.") from error

@@ -1,17 +1,21 @@
-"""What both stages share: trl's arguments, reports as in every training of refiner, and resuming."""
+"""Run trl's trainers: their arguments, reports as in every training of refiner, and resuming."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings, SftSettings
+from refiner.training.chat.settings import PupilSettings, StageSettings
 from refiner.training.progress import Progress
 from refiner.training.runs import Run
 
+_OTHERS_WARNINGS = (r".(is_)?gradient_checkpointing(_kwargs)?. is deprecated",)
+"""Warnings that trl and peft cause in newer versions of transformers, about which a user can do nothing."""
 _STATE = ("trainer_state.json", "optimizer.pt")
 """Files without which a checkpoint is incomplete."""
 
@@ -55,10 +59,8 @@ class Report(TrainerCallback):
             self.progress.__exit__(None, None, None)
 
 
-def arguments(
-    settings: FakexplainSettings, stage: SftSettings | GrpoSettings, run: Run, folder: Path
-) -> dict[str, Any]:
-    """The arguments that trl's SFTConfig and GRPOConfig share."""
+def arguments(settings: PupilSettings, stage: StageSettings, run: Run, folder: Path) -> dict[str, Any]:
+    """The arguments that trl's configs share."""
     bf16 = settings.bf16 if run.dtype is None else run.dtype == "bfloat16"
     return {
         "output_dir": str(folder),
@@ -94,6 +96,15 @@ def run_trainer(trainer: Any, report: Report, folder: Path) -> None:
     finally:
         if report.progress is not None:
             report.progress.__exit__(None, None, None)
+
+
+@contextmanager
+def without_foreign_warnings() -> Iterator[None]:
+    """Hide warnings of trl and peft that do not concern the user."""
+    with warnings.catch_warnings():
+        for message in _OTHERS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def last_checkpoint(folder: Path) -> str | None:
