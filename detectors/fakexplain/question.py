@@ -9,7 +9,7 @@ from __future__ import annotations
 from PIL import Image
 
 from refiner.detectors.chat.backend import ChatRequest, Choice
-from refiner.detectors.fakexplain.grammar import NO_TAG, NOTHING, Answer, Dialect, Flaw, write
+from refiner.detectors.fakexplain.grammar import Answer, Dialect, Flaw, write
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import box_words
 from refiner.types import Size
