@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
@@ -120,4 +121,24 @@ class ChatBackend(Protocol):
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """Return an answer for each request, in order; a failed request gives its error instead."""
+        ...
+
+
+@runtime_checkable
+class Loaded(Protocol):
+    """What is known about a chat model on this machine."""
+
+    @property
+    def kind(self) -> str:
+        """The ``model_type`` in its config."""
+        ...
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where it was loaded from: the folder of the adapter, if there is one, and that of the model."""
+        ...
+
+    @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """Least and greatest number of pixels of an image that the model does not scale; None if they are not known."""
         ...

@@ -33,7 +33,7 @@ class _Group(NamedTuple):
 
 
 class LocalChat:
-    """A chat model on this machine; a ``ChatBackend``.
+    """A chat model on this machine; a ``ChatBackend`` and ``Loaded``.
 
     Requests run in batches that are padded on the left. Each answer is the same as in a batch of one: exactly in
     float32; in half precision rounding may change tokens of nearly equal probability. Decoding is greedy, unless a
@@ -71,7 +71,6 @@ class LocalChat:
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.name, self.max_side = name, max_side
         self.folders: tuple[Path, ...] = ()
-        """Where it was loaded from: the folder of the adapter, if there is one, and that of the model."""
         self.ledger = Ledger()  # a call is one request that runs through the network
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = processor is not self._tokenizer
@@ -116,6 +115,19 @@ class LocalChat:
         chat = cls(found.network.to(place), found.processor, name=name, **limits)
         chat.folders = found.folders
         return chat
+
+    @property
+    def kind(self) -> str:
+        """The ``model_type`` in the model's config."""
+        return str(self.model.config.model_type)
+
+    @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """See ``Loaded``; they are known for the image processors of Qwen-VL."""
+        images = getattr(self.processor, "image_processor", None)
+        if not hasattr(images, "merge_size"):
+            return None
+        return images.size["shortest_edge"], images.size["longest_edge"]
 
     def to(self, device: str | torch.device) -> LocalChat:
         """Move the network."""

@@ -126,8 +126,8 @@ def _merged(network: Any, folder: Path) -> Any:
         warnings.simplefilter("ignore")  # missing weights are an error below
         tuned = PeftModel.from_pretrained(network, folder, torch_device="cpu")
     held = load_peft_weights(str(folder), device="cpu").keys()
-    wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()
-    missing, surplus = sorted(wanted - held), sorted(held - wanted - tuned.state_dict().keys())
+    wanted, most = (get_peft_model_state_dict(tuned, save_embedding_layers=whole).keys() for whole in (False, True))
+    missing, surplus = sorted(wanted - held), sorted(held - most - tuned.state_dict().keys())
     if missing or surplus:
         raise WeightsError(
             f"The weights {str(path)!r} do not fit its base model (missing {missing[:3]}, unexpected {surplus[:3]}): "

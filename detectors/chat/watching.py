@@ -52,7 +52,7 @@ class Watch:
             if len(output.logits) == rows:
                 self._steps.append(output.logits[:, -1, watched].float())
 
-        watched = torch.tensor(self._watched, device=model.device)
+        watched = torch.tensor(self._watched, dtype=torch.long, device=model.device)
         hook = model.register_forward_hook(note)
         try:
             yield

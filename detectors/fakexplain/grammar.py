@@ -75,6 +75,8 @@ class Dialect:
     """Mark after a box."""
     tags_inside: bool = True
     """Whether tags are elements inside ``think``, one for each tag; else one element after it."""
+    boxes: BoxFormat | None = None
+    """How boxes are written; None: as the family of the model does."""
 
 
 _ROWS = (
@@ -84,7 +86,7 @@ _ROWS = (
         middle="<|object_ref_end|><|box_start|>",
         closing="<|box_end|>",
     ),
-    Dialect(name="internvl", opening="<ref>", middle="</ref><box>", closing="</box>"),
+    Dialect(name="internvl", opening="<ref>", middle="</ref><box>", closing="</box>", boxes=BoxFormat()),
     Dialect(name="paper", fake="fake", tags_inside=False),
 )
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({row.name: row for row in _ROWS})

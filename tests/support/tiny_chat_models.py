@@ -62,13 +62,13 @@ def settle(model, tokenizer, folder):
     return folder
 
 
-def save_writer(folder):
-    """Folder of a text model."""
+def save_writer(folder, *, tied=False):
+    """Folder of a text model; if ``tied``, it has one matrix for the embeddings and the head."""
     torch.manual_seed(1)
     tokenizer = tokenizer_of(TEXT_TEMPLATE)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=tied,
     )  # fmt: skip
     tokenizer.save_pretrained(folder)
     return settle(Qwen2ForCausalLM(config), tokenizer, folder)
