@@ -188,6 +188,7 @@ def save_teller(folder, answers, requests):
     many as answers. The model returns the answer whose example has the hidden state nearest to that of the request.
     """
     asked = {word for request in requests for word in f"{request.system} {request.text}".split() if len(word) > 2}
+    asked -= {word for word in asked if word in IMAGE_TEMPLATE}  # such a token would be a control token
     processor = _viewing_processor([*answers, *sorted(asked)])  # whole words, for speed
     tokenizer = processor.tokenizer
     torch.manual_seed(1)
