@@ -124,7 +124,7 @@ class LocalChat:
     @property
     def pixel_limits(self) -> tuple[int, int] | None:
         """See ``Loaded``; they are known for the image processors of Qwen-VL."""
-        images = getattr(self.processor, "image_processor", None)
+        images: Any = getattr(self.processor, "image_processor", None)
         if not hasattr(images, "merge_size"):
             return None
         return images.size["shortest_edge"], images.size["longest_edge"]

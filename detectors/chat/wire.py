@@ -171,7 +171,7 @@ class Dialect:
         with self._lock:
             if refused == "max_tokens":
                 self._limit_name = "max_completion_tokens"
-            elif refused in _OMITTED:
+            elif refused is not None and refused in _OMITTED:
                 self._dropped.update(_OMITTED[refused])
             else:
                 return False
