@@ -36,6 +36,8 @@ class ChatRequest:
     """Whether special tokens that the model writes, such as the marks of boxes, are part of the answer's text. Some
     servers leave them out. The texts of such a request may contain special tokens too, so nothing in them may come from
     users or other models."""
+    thoughts: bool = False
+    """Whether the element ``think`` is part of the answer's text also where a server returns it apart."""
     choice: Choice | None = None
     """If given, the reply has the probabilities of its words, where they are known."""
 

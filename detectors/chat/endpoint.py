@@ -22,6 +22,7 @@ from refiner.detectors.chat.wire import (
     Answered,
     Dialect,
     FaultError,
+    Wanted,
     hide_in_logs,
     lower_rung,
     messages,
@@ -186,8 +187,7 @@ class EndpointChat:
             "max_tokens": [request.max_tokens, self.settings.max_tokens], "temperature": request.temperature,
             "seed": request.seed, "extra_body": dict(self.settings.extra_body),
         }  # fmt: skip
-        if request.marks:
-            question["marks"] = True
+        question |= {name: True for name in ("marks", "thoughts") if getattr(request, name)}
         if request.choice is not None:
             question["choice"] = list(request.choice)
         return cache_key(question)
@@ -229,7 +229,8 @@ class EndpointChat:
             body["extra_body"] = more
         began = time.monotonic()
         try:
-            answered = send(self._client, body, self.settings.timeout, self._scrub, request.choice)
+            wanted = Wanted(request.choice, request.thoughts)
+            answered = send(self._client, body, self.settings.timeout, self._scrub, wanted)
         except FaultError as fault:
             self._unanswered = self._unanswered + 1 if fault.again else 0
             self._tally.add(calls=1, retries=retry, seconds=time.monotonic() - began)

@@ -127,7 +127,8 @@ class LocalChat:
         images: Any = getattr(self.processor, "image_processor", None)
         if not hasattr(images, "merge_size"):
             return None
-        return images.size["shortest_edge"], images.size["longest_edge"]
+        least, most = images.size.get("shortest_edge"), images.size.get("longest_edge")
+        return None if least is None or most is None else (least, most)
 
     def to(self, device: str | torch.device) -> LocalChat:
         """Move the network."""

@@ -60,6 +60,14 @@ class Answered(NamedTuple):
     """Of the words of a ``Choice``; None if they are not known, or not wanted."""
 
 
+class Wanted(NamedTuple):
+    """What is read of a completion beside its text."""
+
+    choice: Choice | None = None
+    thoughts: bool = False
+    """Whether thoughts that the server returns apart are put before the text, in the element ``think``."""
+
+
 class FaultError(Exception):
     """A request failed. The message does not contain the key.
 
@@ -196,10 +204,8 @@ def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: b
     return [*opening, {"role": "user", "content": content}]
 
 
-def send(
-    client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub, choice: Choice | None = None
-) -> Answered:
-    """Send one request; it takes at most about twice ``seconds``. The answer has the probabilities of a ``choice``.
+def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub, wanted: Wanted) -> Answered:
+    """Send one request; it takes at most about twice ``seconds``.
 
     Raises:
         FaultError: the answer is not a chat completion, or there is no answer.
@@ -219,7 +225,7 @@ def send(
         raise FaultError(f"a failed connection ({cause})", again=True) from None
     except openai.OpenAIError as error:
         raise FaultError(f"the error {scrub(str(error))[:200]!r}", again=False) from None
-    return read_body(content, scrub, choice)
+    return read_body(content, scrub, wanted)
 
 
 def _late(seconds: float) -> FaultError:
@@ -267,8 +273,8 @@ def _seconds_until(date: str) -> float:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
 
 
-def read_body(content: bytes, scrub: Scrub, choice: Choice | None = None) -> Answered:
-    """Read the completion in the body of an answer with status 200, and the probabilities of a ``choice`` in it.
+def read_body(content: bytes, scrub: Scrub, wanted: Wanted) -> Answered:
+    """Read the completion in the body of an answer with status 200.
 
     Raises:
         FaultError: the body is not a completion, it is empty, or the model or a filter refuses to answer.
@@ -281,6 +287,8 @@ def read_body(content: bytes, scrub: Scrub, choice: Choice | None = None) -> Ans
         answer = body["choices"][0]
         message, reason = answer["message"], answer.get("finish_reason")
         text = _text_of(message.get("content"))
+        if wanted.thoughts and "<think>" not in text:
+            text = f"{_thoughts_of(message)}{text}"
     except (KeyError, IndexError, TypeError, AttributeError):
         said = body.get("error") if isinstance(body, dict) else None
         told = f" ({scrub(str(said))[:300]})" if said else ""
@@ -295,12 +303,20 @@ def read_body(content: bytes, scrub: Scrub, choice: Choice | None = None) -> Ans
         finish="length" if reason == "length" else "stop",
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
-        probabilities=None if choice is None else _probabilities(answer.get("logprobs"), choice),
+        probabilities=_probabilities(answer.get("logprobs"), wanted.choice),
     )
 
 
-def _probabilities(listed: Any, choice: Choice) -> tuple[float, ...] | None:
-    return listed_shares(listed.get("content"), choice) if isinstance(listed, dict) else None
+def _probabilities(listed: Any, choice: Choice | None) -> tuple[float, ...] | None:
+    if choice is None or not isinstance(listed, dict):
+        return None
+    return listed_shares(listed.get("content"), choice)
+
+
+def _thoughts_of(message: Mapping[str, Any]) -> str:
+    """The thoughts that vLLM, transformers and others return apart, in the element ``think``; empty without any."""
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return f"<think>{found}</think>" if isinstance(found, str) and found.strip() else ""
 
 
 def _text_of(content: Any) -> str:

@@ -254,9 +254,10 @@ class Answers(ScriptedServer):
 
     def __init__(self, refuse: Any = lambda body: None) -> None:
         super().__init__(lambda text: "<verdict>fake")
-        self.refuse = refuse
+        self.refuse, self.message = refuse, dict[str, Any]()
 
     def document(self, body: dict[str, Any], status: int, document: Any) -> tuple[int, Any]:
+        document["choices"][0]["message"] |= self.message
         if "logprobs" in body:
             document["choices"][0]["logprobs"] = {"content": GOOD}
         return self.refuse(body) or (status, document)
@@ -341,6 +342,28 @@ def test_an_answer_without_a_usable_list_is_an_answer(serve: Any, monkeypatch: p
     assert (reply.text, reply.probabilities) == ("<verdict>fake", None)
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    ("apart", "text", "whole"),
+    [
+        ("a hand\n", "\nreal", "<think>a hand\n</think>\nreal"),
+        ("a hand", None, "<think>a hand</think>"),
+        ("other", "<think>a hand</think>real", "<think>a hand</think>real"),
+        ("", "real", "real"),
+        (None, "real", "real"),
+        ({"odd": 1}, "real", "real"),
+    ],
+)
+def test_thoughts_that_a_server_returns_apart_are_put_back_on_request(
+    serve: Any, name: str, apart: Any, text: str | None, whole: str
+) -> None:
+    server, chat = serve(attempts=1)
+    server.message = {"content": text, name: apart}
+    kept, plain = (chat.complete([ChatRequest(user="a", thoughts=thoughts)])[0] for thoughts in (True, False))
+    assert kept.text == whole
+    assert getattr(plain, "text", None) == text
+
+
 def test_old_entries_of_the_cache_are_read_under_their_old_keys(serve: Any, tmp_path: Any) -> None:
     """The key and the file as they were before there were marks and choices."""
     server, chat = serve()
@@ -354,6 +377,11 @@ def test_old_entries_of_the_cache_are_read_under_their_old_keys(serve: Any, tmp_
     (tmp_path / key[:2]).mkdir()
     (tmp_path / key[:2] / f"{key}.json").write_text(json.dumps({"key": key, "answer": answer, "sha256": digest}))
     assert chat.complete([ChatRequest(user="a")]) == [ChatReply(**answer, from_cache=True, attempts=0)]
-    for fields in ({"marks": True}, {"choice": VERDICT}, {"choice": Choice("<verdict>", ("real", "fake"))}):
+    for fields in (
+        {"marks": True},
+        {"thoughts": True},
+        {"choice": VERDICT},
+        {"choice": Choice("<verdict>", ("real", "fake"))},
+    ):
         assert not chat.complete([ChatRequest(user="a", **fields)])[0].from_cache
-    assert len(server.bodies) == 3
+    assert len(server.bodies) == 4

@@ -299,6 +299,20 @@ def test_behind_an_endpoint_with_and_without_probabilities(serve: Any, listed: b
     assert len(server.bodies) == asked, "the cache keeps probabilities too"
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("dialect", ["official", "paper"])
+def test_behind_a_server_that_returns_thoughts_apart(
+    dialect: str, transformers_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``transformers serve`` also refuses the field for marks, and lists no probabilities."""
+    settle_environment(monkeypatch)
+    folder, options = speak(tmp_path, dialect), f",dialect={dialect},boxes=thousand,grounder=box"
+    there = load_detector(f"fakexplain:{folder}@{transformers_server}{options}")(picture(RED))
+    here = load_detector(f"fakexplain:{folder}{options}", device="cpu")(picture(RED))
+    assert [region.box for region in there.regions] == [region.box for region in here.regions] == [(2, 3, 7, 7)]
+    assert (there.tags, there.fake_probability) == (here.tags, 1.0)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_server_may_leave_the_marks_out(serve: Any, dialect: str) -> None:
     whole = write(Answer((HAND,), ("t",), True), DIALECTS[dialect], form=THOUSAND, shown=Size(60, 80))
