@@ -23,6 +23,7 @@ from refiner.detectors.chat.loading import chat_needs
 from refiner.detectors.chat.local import LocalChat
 from refiner.detectors.ids import ModelId
 from refiner.errors import ConfigError, ModelNotFoundError, RefinerError, UserError, WeightsError
+from refiner.hub import MICRO_WEIGHTS
 from refiner.repository import Repository
 
 NEW = ["wort", "satz", "klang"]
@@ -151,6 +152,22 @@ def test_what_is_needed_is_listed_without_loading(base: Path, tuned: tuple[Path,
     assert chat_needs(ModelId(model=hub, options={"adapter": folder})) == [Repository(name=hub), Path(folder)]
     both = chat_needs(ModelId(model=str(base), options={"adapter": f"{hub}@v1"}))
     assert both == [base, Repository(name=hub, revision="v1")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "base_place"),
+    [
+        ({"base_model_name_or_path": "micro:vlm"}, MICRO_WEIGHTS / "vlm"),
+        ({"base_model_name_or_path": "owner/model", "revision": "v2"}, Repository(name="owner/model", revision="v2")),
+        (
+            {"base_model_name_or_path": "owner/model@v1", "revision": "v2"},
+            Repository(name="owner/model", revision="v1"),
+        ),
+    ],
+)
+def test_the_base_model_may_be_bundled_or_on_the_hub(settings: dict[str, str], base_place: Any, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert chat_needs(ModelId(model=str(tmp_path))) == [base_place, tmp_path]
 
 
 def edit(**changes: Any) -> Callable[[Path], None]:
