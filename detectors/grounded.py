@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from PIL import Image
 from refiner.claims import region_of
 from refiner.detectors.base import check_domain, one_for_each
 from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Loaded
-from refiner.detectors.chat.images import fit_picture
+from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import RefinerError
@@ -28,8 +27,6 @@ T = TypeVar("T")
 
 DEFAULT_GROUNDER = "grabcut"
 """Needs no weights; ``Analysis.raw`` and the detector's name say that it is used."""
-_PATCH = 28
-"""For models that give boxes in pixels (Qwen2.5-VL), the sides of images are multiples of this, at least two."""
 
 
 @dataclass
@@ -69,10 +66,20 @@ class GroundedDetector(ABC):
         grounder: makes masks from boxes; it gets each image once, and only images with boxes.
         boxes: how the model writes boxes.
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
+        max_side: longest side of the images shown to the model, in pixels, if less than that of the backend.
     """
 
-    def __init__(self, backend: ChatBackend, *, grounder: Grounder, boxes: BoxFormat, domain: str = "") -> None:
+    def __init__(
+        self,
+        backend: ChatBackend,
+        *,
+        grounder: Grounder,
+        boxes: BoxFormat,
+        domain: str = "",
+        max_side: int | None = None,
+    ) -> None:
         self.backend, self.grounder, self.boxes, self.domain = backend, grounder, boxes, domain
+        self.max_side = min(max_side or backend.max_side, backend.max_side)
 
     @property
     @abstractmethod
@@ -84,7 +91,7 @@ class GroundedDetector(ABC):
         """Ask the model about the images, and set ``found``, ``raw`` and what else is known, or the error."""
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one image, which is scaled down to ``backend.max_side`` for the model.
+        """Find the flaws in one image, which is scaled down to ``max_side`` for the model.
 
         Raises:
             OutOfDomainError: the model knows only the micro world, and this is not an image of it.
@@ -147,18 +154,8 @@ class GroundedDetector(ABC):
 
     def _show(self, case: Case) -> None:
         check_domain(self.domain, case.image)
-        case.shown = self._shown(case.image)
-
-    def _shown(self, image: Image.Image) -> Image.Image:
-        """Scale an image for the model. If boxes are in pixels, use a size that the model does not change again."""
-        picture = fit_picture(image, self.backend.max_side)
-        if self.boxes.scale != "pixels":
-            return picture
-        most = max(2, self.backend.max_side // _PATCH)
-        sides = [_PATCH * min(most, max(2, round(side / _PATCH))) for side in picture.size]
         limits = self.backend.pixel_limits if isinstance(self.backend, Loaded) else None
-        width, height = sides if limits is None else _within(sides, *limits)
-        return picture.resize((width, height), Image.Resampling.BICUBIC)
+        case.shown = shown_picture(case.image, self.max_side, self.boxes, limits)
 
     def _draw(self, case: Case) -> None:
         boxes = [region.box for region in case.found if region.box is not None]
@@ -194,16 +191,6 @@ def domain_of(chat: ChatBackend) -> str:
     for folder in carded:
         verify(folder)
     return read_card(carded[0]).domain if carded else ""
-
-
-def _within(sides: Sequence[int], least: int, most: int) -> list[int]:
-    """Change the sides of an image, multiples of ``_PATCH``, so that its area lies within limits in pixels."""
-    area = math.prod(sides)
-    growth = math.sqrt(min(max(area, least), most) / area)
-    if growth == 1:
-        return list(sides)
-    whole = math.floor if growth < 1 else math.ceil
-    return [_PATCH * max(1, whole(side * growth / _PATCH)) for side in sides]
 
 
 def _going_on(cases: Sequence[Case]) -> list[Case]:

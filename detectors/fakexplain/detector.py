@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from refiner.detectors.chat.backend import ChatBackend, ChatReply
-from refiner.detectors.fakexplain.grammar import DIALECTS, Answer, Dialect, read, thoughts
+from refiner.detectors.fakexplain.grammar import DIALECTS, WHOLE, Answer, Dialect, read, thoughts
 from refiner.detectors.fakexplain.question import asking
 from refiner.detectors.grounded import Case, GroundedDetector
 from refiner.detectors.grounding.base import Grounder
@@ -16,8 +16,6 @@ from refiner.detectors.reading.words import read_category
 from refiner.detectors.vlm.questions import box_format
 from refiner.types import Claim
 
-WHOLE = "the whole image"
-"""Name of the region of a generated image without described flaws."""
 _SILENT = "The answer calls the image generated and describes no flaw."
 
 
@@ -41,6 +39,7 @@ class FakexplainDetector(GroundedDetector):
         boxes: how the model writes boxes; None: chosen by the model's name (``box_format``). A dialect with boxes of
             its own ignores this.
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
+        max_side: longest side of the images shown to the model, in pixels, if less than that of the backend.
     """
 
     def __init__(
@@ -51,9 +50,10 @@ class FakexplainDetector(GroundedDetector):
         dialect: Dialect = DIALECTS["paper"],
         boxes: BoxFormat | None = None,
         domain: str = "",
+        max_side: int | None = None,
     ) -> None:
         form = dialect.boxes or boxes or box_format(backend.name)
-        super().__init__(backend, grounder=grounder, boxes=form, domain=domain)
+        super().__init__(backend, grounder=grounder, boxes=form, domain=domain, max_side=max_side)
         self.dialect = dialect
 
     @property

@@ -38,10 +38,12 @@ MAX_TEXT = 100_000
 MAX_TAGS = 20
 NOTHING = "no flaws"
 """What ``think`` holds if there are no flaws."""
+A_FLAW = "a flaw"
+"""The description of a flaw whose description is not known."""
+WHOLE = "the image as a whole"
+"""What ``think`` holds for a generated image without flaws that are listed."""
 NO_TAG = "none"
 """The tag of an image without tags, in the dialect ``paper``."""
-UNNAMED = "a flaw"
-"""Name of a flaw without a description."""
 
 Shares = tuple[float, float, float, float]
 """A box (x0, y0, x1, y1) in shares of the image's width and height, in [0, 1]."""
@@ -128,13 +130,34 @@ class Answer(NamedTuple):
         """
         return [
             Claim(
-                name=plain_text(flaw.description.partition(": ")[0], MAX_NAME) or UNNAMED,
+                name=plain_text(flaw.description.partition(": ")[0], MAX_NAME) or A_FLAW,
                 explanation=flaw.description,
                 category=read_category(flaw.description),
                 box=None if flaw.box is None else pixels_of(flaw.box, size),
             )
             for flaw in self.flaws
         ]
+
+
+class Content(NamedTuple):
+    """What answers tell besides the verdict. The paper's ablation leaves out one of these, or all."""
+
+    boxes: bool = True
+    captions: bool = True
+    """Descriptions of flaws; without them, each is called ``A_FLAW``."""
+    tags: bool = True
+
+    def of(self, answer: Answer) -> Answer:
+        """The answer without what this leaves out."""
+        flaws = tuple(
+            Flaw(flaw.description if self.captions else A_FLAW, flaw.box if self.boxes else None)
+            for flaw in answer.flaws
+            if self.boxes or self.captions
+        )
+        return Answer(flaws=flaws, tags=answer.tags if self.tags else (), fake=answer.fake)
+
+
+EVERYTHING = Content()
 
 
 def find_dialect(name: str) -> Dialect:
@@ -171,8 +194,8 @@ def _span(low: float, high: float, side: int) -> tuple[int, int]:
 def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
     """Write an answer. ``read`` returns the same content, with boxes rounded to the steps of ``form``.
 
-    Signs of the grammar in texts are replaced by others. Flaws without a box and empty tags are left out. A box is at
-    least one step wide and high.
+    Signs of the grammar in texts are replaced by others. Empty tags are left out. A box is at least one step wide and
+    high.
 
     Args:
         answer: what to write.
@@ -180,14 +203,10 @@ def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> 
         form: how the model writes boxes.
         shown: size of the image as the model sees it, to which boxes in pixels refer.
     """
-    lines = [
-        _line(plain(flaw.description), told_box(flaw.box, form, shown), dialect)
-        for flaw in answer.flaws
-        if flaw.box is not None
-    ]
+    lines = [_line(plain(flaw.description) or A_FLAW, flaw.box, dialect, form, shown) for flaw in answer.flaws]
     tags = [tag for told in answer.tags if _is_tag(tag := _tag(told))]
     word = dialect.fake if answer.fake else "real"
-    thoughts = lines or [NOTHING]
+    thoughts = lines or [WHOLE if answer.fake else NOTHING]
     if dialect.tags_inside:
         thoughts += [f"<tag>{tag}</tag>" for tag in tags]
         return "<think>{}</think><verdict>{}</verdict>".format("\n".join(thoughts), word)
@@ -210,10 +229,12 @@ def told_box(box: Shares, form: BoxFormat, shown: Size) -> str:
     return str([y0, x0, y1, x1] if form.order == "yxyx" else [x0, y0, x1, y1])
 
 
-def _line(description: str, box: str, dialect: Dialect) -> str:
-    if dialect.opening:
-        return f"{dialect.opening}{description}{dialect.middle}{box}{dialect.closing}"
-    return f"- {description} {box}"
+def _line(description: str, box: Shares | None, dialect: Dialect, form: BoxFormat, shown: Size) -> str:
+    told = "" if box is None else told_box(box, form, shown)
+    if not dialect.opening:
+        return f"- {description} {told}".rstrip()
+    end = dialect.middle + told + dialect.closing if told else dialect.middle[: dialect.middle.index(">") + 1]
+    return f"{dialect.opening}{description}{end}"
 
 
 def _tag(text: str) -> str:
@@ -337,10 +358,13 @@ def _described(words: str) -> str:
 
 
 def thoughts(text: str) -> str:
-    """The words of ``think`` in a readable answer, on one line, without marks and tags; empty for "no flaws"."""
+    """The words of ``think`` in a readable answer, on one line, without marks and tags.
+
+    They are empty for ``NOTHING`` and ``WHOLE``.
+    """
     inside = text.partition("<think>")[2].partition("</think>")[0]
     told = _described(" ".join(_ELEMENT.split(inside)[::4]))
-    return "" if told.lower() == NOTHING else told
+    return "" if told.lower() in (NOTHING, WHOLE) else told
 
 
 def _shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
@@ -354,13 +378,20 @@ def _shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
     return (cut[0], cut[1], cut[2], cut[3]) if cut[0] < cut[2] and cut[1] < cut[3] else None
 
 
-def is_well_formed(answer: Answer) -> bool:
-    """Whether an answer is complete: flaws and tags exactly for a generated image, each flaw with text and own box."""
+def is_well_formed(answer: Answer, content: Content = EVERYTHING) -> bool:
+    """Whether an answer is complete: flaws and tags exactly for a generated image, each flaw with text and own box.
+
+    What ``content`` leaves out must be missing.
+    """
     if not answer.fake:
         return not answer.flaws and not answer.tags
-    whole = all(flaw.box is not None and flaw.description for flaw in answer.flaws)
     boxes = answer.boxes
-    return bool(answer.flaws and answer.tags) and whole and len(set(boxes)) == len(boxes)
+    return (
+        bool(answer.flaws) == (content.boxes or content.captions)
+        and len(boxes) == len(set(boxes)) == (len(answer.flaws) if content.boxes else 0)
+        and all(flaw.description for flaw in answer.flaws)
+        and bool(answer.tags) == content.tags
+    )
 
 
 def pattern(dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:

@@ -76,6 +76,7 @@ def load_fakexplain(
         dialect=spoken,
         boxes=note.boxes if boxes is None else _scaled(note.boxes, boxes),
         domain=domain_of(chat),
+        max_side=note.max_side,
     )
 
 

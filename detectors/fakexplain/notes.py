@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from refiner.detectors.chat.adapters import read_settings
 from refiner.detectors.fakexplain.grammar import Dialect, find_dialect
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.errors import ConfigError, WeightsError
-from refiner.files import atomic_write
+from refiner.errors import WeightsError
 
 NOTE = "fakexplain.json"
 
@@ -20,32 +18,28 @@ class Note(NamedTuple):
 
     dialect: Dialect
     boxes: BoxFormat
-
-
-def write_note(folder: str | Path, note: Note) -> Path:
-    """Write a note into a folder of weights or of an adapter.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    boxes = {"scale": note.boxes.scale, "order": note.boxes.order}
-    text = json.dumps({"dialect": note.dialect.name, "boxes": boxes})
-    return atomic_write(Path(folder) / NOTE, f"{text}\n")
+    max_side: int | None = None
+    """Longest side of the images that it was shown, in pixels; None if it is not known."""
 
 
 def read_note(folder: Path) -> Note | None:
     """Read the note of a folder; None if it has none.
 
+    It is a JSON object with ``dialect``, ``boxes`` (the fields of ``BoxFormat``) and, if it is known, ``max_side``.
+
     Raises:
-        WeightsError: the note cannot be read, or names an unknown dialect or form of boxes.
+        WeightsError: the note cannot be read, or has other values.
     """
     path = folder / NOTE
     if not path.is_file():
         return None
     settings = read_settings(path)
     try:
-        return Note(find_dialect(settings["dialect"]), BoxFormat(**settings["boxes"]))
-    except (KeyError, TypeError, ConfigError) as error:
+        side = settings.get("max_side")
+        if side is not None and (type(side) is not int or side < 1):
+            raise ValueError(f"max_side {side!r}")
+        return Note(find_dialect(settings["dialect"]), BoxFormat(**settings["boxes"]), side)
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"The note {str(path)!r} does not say how the model answers ({error!r}): download the folder again."
         ) from error

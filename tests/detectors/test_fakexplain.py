@@ -20,9 +20,8 @@ from refiner.cli.main import main
 from refiner.detectors import load_detector
 from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Loaded, Outcome
 from refiner.detectors.fakexplain import FakexplainDetector
-from refiner.detectors.fakexplain.detector import WHOLE
-from refiner.detectors.fakexplain.grammar import DIALECTS, Answer, Flaw, write
-from refiner.detectors.fakexplain.notes import NOTE, Note, read_note, write_note
+from refiner.detectors.fakexplain.grammar import DIALECTS, WHOLE, Answer, Flaw, write
+from refiner.detectors.fakexplain.notes import NOTE, Note, read_note
 from refiner.detectors.gated import GatedDetector
 from refiner.detectors.grounding.base import BoxGrounder
 from refiner.detectors.reading.boxes import BoxFormat
@@ -32,7 +31,6 @@ from refiner.errors import (
     ConfigError,
     ModelError,
     OutOfDomainError,
-    OutputError,
     UnreadableOutputError,
     WeightsError,
 )
@@ -79,7 +77,7 @@ def detector_of(script: dict[tuple[int, ...], Any], **options: Any) -> Fakexplai
     return FakexplainDetector(Scripted(script), grounder=BoxGrounder(), boxes=THOUSAND, **options)
 
 
-FAKE = paper(Answer((HAND, Flaw("the sky", None), Flaw("melted text", (0, 0, 0.5, 0.25))), ("anatomy", "text"), True))
+FAKE = paper(Answer((HAND, Flaw("melted text", (0, 0, 0.5, 0.25))), ("anatomy", "text"), True))
 
 
 def test_an_answer_becomes_regions_tags_and_a_probability() -> None:
@@ -228,6 +226,14 @@ def test_a_model_that_runs_here(kind: str, dialect: str, tmp_path: Path) -> None
     assert detector.backend.pixel_limits == KINDS[kind].pixels
 
 
+@pytest.mark.parametrize(("most", "size"), [(None, (80, 60)), (40, (40, 30)), (5000, (80, 60))])
+def test_the_model_is_shown_images_of_the_size_that_it_was_trained_on(most: int | None, size: tuple[int, int]) -> None:
+    detector = detector_of({RED: FAKE}, max_side=most)
+    (hand, _) = detector(picture(RED)).regions
+    assert detector.backend.asked[0].images[0].size == size
+    assert hand.box == (20, 30, 60, 60)
+
+
 class Limited(Scripted):
     """A scripted model with the limits of an image processor of Qwen2.5-VL; it answers nothing."""
 
@@ -350,21 +356,24 @@ def test_dialect_and_boxes_follow_from_the_model_and_the_id(
     assert "grabcut" in detector.name.lower()
 
 
+def write_note(folder: Path, dialect: str, boxes: BoxFormat, **more: Any) -> None:
+    note = {"dialect": dialect, "boxes": {"scale": boxes.scale, "order": boxes.order}, **more}
+    (folder / NOTE).write_text(json.dumps(note))
+
+
 def test_a_note_in_the_folder_says_how_the_model_answers(tmp_path: Path, serve: Any) -> None:
     folder = speak(tmp_path / "model", "official")
     assert isinstance(load_detector(folder, device="cpu"), VlmDetector), "an ordinary model"
-    note = Note(DIALECTS["official"], BoxFormat(scale="unit", order="yxyx"))
-    write_note(folder, note)
-    assert read_note(folder) == note
+    form = BoxFormat(scale="unit", order="yxyx")
+    write_note(folder, "official", form, max_side=50)
+    assert read_note(folder) == Note(DIALECTS["official"], form, 50)
     for name in (str(folder), f"fakexplain:{folder}", f"fakexplain:{folder}@{serve().url}"):
         detector: Any = load_detector(name, device="cpu")
         assert isinstance(detector, FakexplainDetector)
-        assert (detector.dialect, detector.boxes) == note
+        assert (detector.dialect.name, detector.boxes, detector.max_side) == ("official", form, 50)
     other: Any = load_detector(f"{folder},dialect=paper,boxes=thousand", device="cpu")
     assert (other.dialect.name, other.boxes) == ("paper", BoxFormat(order="yxyx"))
     assert isinstance(load_detector(f"vlm:{folder}", device="cpu"), VlmDetector)
-    with pytest.raises(OutputError):
-        write_note(tmp_path / "nowhere", note)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +383,8 @@ def test_a_note_in_the_folder_says_how_the_model_answers(tmp_path: Path, serve: 
         '{"dialect": ["paper"], "boxes": {}}', '{"dialect": "paper", "boxes": []}', '{"dialect": "paper", "boxes": 5}',
         '{"dialect": "paper", "boxes": {"scale": "miles"}}', '{"dialect": "paper", "boxes": {"scale": ["unit"]}}',
         '{"dialect": "paper", "boxes": {"depth": 1}}', '{"dialect": "paper", "boxes": {"order": null}}', "\x00",
+        '{"dialect": "paper", "boxes": {}, "max_side": 0}', '{"dialect": "paper", "boxes": {}, "max_side": true}',
+        '{"dialect": "paper", "boxes": {}, "max_side": "big"}',
     ],
 )  # fmt: skip
 def test_a_note_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
@@ -395,7 +406,7 @@ def test_an_adapter_is_loaded_with_its_note_and_card(tmp_path: Path, monkeypatch
         warnings.simplefilter("ignore")  # peft uses names that transformers has deprecated
         model = AutoModelForImageTextToText.from_pretrained(base)
         get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
-    write_note(folder, Note(DIALECTS["official"], THOUSAND))
+    write_note(folder, "official", THOUSAND)
     facts = {"name": "tuned 1", "recipe": "none", "seed": 0, "data": "none", "domain": "micro", "family": "fakexplain"}
     write_card(folder, Card(**facts))
     images = pictures()[:2]
