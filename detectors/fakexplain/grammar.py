@@ -328,11 +328,10 @@ def _marked(thoughts: str, dialect: Dialect) -> list[tuple[str, str | None]]:
 
 
 def _pairs(item: str, dialect: Dialect) -> list[tuple[str, str | None]]:
-    """The description after an opening mark with each of its boxes, also if a mark between them is missing."""
-    boxes = list(_BOX.finditer(item))
-    words = item[: boxes[0].start()] if boxes else item
-    told = _described(words.partition(dialect.middle[: dialect.middle.index(">") + 1])[0])
-    return [(told, match[1]) for match in boxes] or [(told, None)]
+    """The description after an opening mark with each of the boxes behind the mark that ends it."""
+    words, _, rest = item.partition(dialect.middle[: dialect.middle.index(">") + 1])
+    boxes = [match[1] for match in _BOX.finditer(rest)]
+    return [(_described(words), box) for box in boxes] or [(_described(words), None)]
 
 
 def _lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:

@@ -111,12 +111,13 @@ def test_an_answer_is_read_alike_without_the_marks_that_a_server_removed(
     assert read(bare, dialect, form=form, shown=SHOWN) == read(whole, dialect, form=form, shown=SHOWN)
 
 
-def test_marks_may_be_missing_in_part() -> None:
-    official = DIALECTS["official"]
-    whole = write(Answer((Flaw("a hand", (0.1, 0.2, 0.3, 0.4)),), ("t",), True), official, form=THOUSAND, shown=SHOWN)
-    wanted = read(whole, official, form=THOUSAND, shown=SHOWN)
-    for mark in re.findall(r"<\|[^|]*\|>", whole):
-        assert read(whole.replace(mark, ""), official, form=THOUSAND, shown=SHOWN) == wanted
+def test_a_box_belongs_to_a_description_only_behind_the_mark_that_ends_it() -> None:
+    dialect = DIALECTS["official"]
+    whole = write(Answer((Flaw("a hand", (0.1, 0.2, 0.3, 0.4)),), ("t",), True), dialect, form=THOUSAND, shown=SHOWN)
+    for mark, placed in (("<|object_ref_end|>", False), ("<|box_start|>", True), ("<|box_end|>", True)):
+        (flaw,) = read(whole.replace(mark, ""), dialect, form=THOUSAND, shown=SHOWN).flaws
+        assert (flaw.box is not None) == placed
+        assert "a hand" in flaw.description
 
 
 @given(answers, dialects, forms)
