@@ -16,6 +16,7 @@ from refiner.detectors.fakexplain.grammar import (
     DIALECTS,
     MAX_TAGS,
     MAX_TEXT,
+    NO_TAG,
     NOTHING,
     WHOLE,
     Answer,
@@ -122,6 +123,7 @@ def test_a_box_belongs_to_a_description_only_behind_the_mark_that_ends_it() -> N
 
 @given(answers, dialects, forms)
 def test_a_well_formed_answer_matches_the_pattern(answer: Answer, dialect: Dialect, form: BoxFormat) -> None:
+    assume(answer.fake or len(answer.boxes) == len(answer.flaws))
     text = write(answer, dialect, form=form, shown=SHOWN)
     if is_well_formed(read(text, dialect, form=form, shown=SHOWN)):
         assert re.fullmatch(pattern(dialect, form=form, shown=SHOWN), text)
@@ -143,6 +145,7 @@ def test_a_text_of_the_pattern_is_well_formed(
     if not dialect.tags_inside:
         text = f"<think>\n{lines}\n</think>\n<tag>{listed}</tag>\n<verdict>{dialect.fake}</verdict>"
     assume(re.fullmatch(pattern(dialect, form=form, shown=SHOWN), text))
+    assume(any(tag.strip().lower() != NO_TAG for tag in tags))
     found = read(text, dialect, form=form, shown=SHOWN)
     assume(len(set(found.boxes)) == len(told))
     assert is_well_formed(found)
