@@ -35,6 +35,7 @@ ENTRY_POINTS = "refiner.detectors"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
+        "fakexplain": "refiner.detectors.fakexplain:FAMILY",
         "joint": "refiner.detectors.joint:FAMILY",
         "legion": "refiner.detectors.legion:FAMILY",
         "pal4vst": "refiner.detectors.pal4vst:FAMILY",
@@ -73,6 +74,9 @@ def load_detector(
             - ``vlm:<model>@<base url>``: a model behind an OpenAI-compatible endpoint, such as
               ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and for
               an endpoint ``,cache=<folder>``, the folder that stores its answers.
+            - ``fakexplain:<folder or hub id>`` or ``fakexplain:<model>@<base url>``: a vision-language model that is
+              tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm``,
+              ``,adapter=<folder>``, ``,dialect=<name>`` and ``,boxes=<scale>`` (see ``load_fakexplain``).
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.

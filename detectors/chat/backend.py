@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from refiner.detectors.chat.choices import Choice
 from refiner.detectors.chat.wire import Finish
 from refiner.errors import ConfigError, InputError, RefinerError
-
-
-class Choice(NamedTuple):
-    """A place in an answer where one of a few words stands, whose probabilities are wanted."""
-
-    after: str
-    """The text before the word, such as an opening tag; its first occurrence counts."""
-    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,9 +34,12 @@ class ChatRequest:
     """Seed of the sampling; used only for temperatures above 0."""
     marks: bool = False
     """Whether special tokens that the model writes, such as the marks of boxes, are part of the answer's text. Some
-    servers leave them out."""
+    servers leave them out. The texts of such a request may contain special tokens too, so nothing in them may come from
+    users or other models."""
+    thoughts: bool = False
+    """Whether the element ``think`` is part of the answer's text also where a server returns it apart."""
     choice: Choice | None = None
-    """If given, the reply has the probabilities of its words, where they can be had."""
+    """If given, the reply has the probabilities of its words, where they are known."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -78,7 +75,7 @@ class ChatReply:
     attempts: int = 1
     """Number of times the model was asked for it; 0 for an answer from the cache."""
     probabilities: tuple[float, ...] | None = None
-    """Of the words of ``ChatRequest.choice``, in their order, as shares of their sum; None if they cannot be had."""
+    """Of the words of ``ChatRequest.choice``, in their order, as shares of their sum; None if they are not known."""
 
 
 Outcome = ChatReply | RefinerError
@@ -126,4 +123,24 @@ class ChatBackend(Protocol):
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """Return an answer for each request, in order; a failed request gives its error instead."""
+        ...
+
+
+@runtime_checkable
+class Loaded(Protocol):
+    """What is known about a chat model on this machine."""
+
+    @property
+    def kind(self) -> str:
+        """The ``model_type`` in its config."""
+        ...
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where it was loaded from: the folder of the adapter, if there is one, and that of the model."""
+        ...
+
+    @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """Least and greatest number of pixels of an image that the model does not scale; None if they are not known."""
         ...

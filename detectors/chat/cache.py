@@ -43,13 +43,14 @@ class AnswerCache:
             answer = entry["answer"]
             if entry["key"] != key or entry["sha256"] != _checksum(answer):
                 return None
-            return Answered(**answer)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            shares = answer.get("probabilities")
+            return Answered(**{**answer, "probabilities": None if shares is None else tuple(shares)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def put(self, key: str, answer: Answered) -> None:
         """Store an answer; if the disk is full, only a warning is logged."""
-        fields = answer._asdict()
+        fields = {name: value for name, value in answer._asdict().items() if value is not None}
         file = self._file(key)
         try:
             file.parent.mkdir(exist_ok=True)

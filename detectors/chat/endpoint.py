@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 
 from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
 from refiner.detectors.chat.cache import AnswerCache, cache_key
+from refiner.detectors.chat.choices import LISTED
 from refiner.detectors.chat.images import MAX_SIDE, Pictures
 from refiner.detectors.chat.wire import (
     Answered,
     Dialect,
     FaultError,
+    Wanted,
     hide_in_logs,
     lower_rung,
     messages,
@@ -36,6 +38,9 @@ from refiner.errors import (
     RefinerError,
     UnreadableOutputError,
 )
+
+_EXTENSIONS = ("skip_special_tokens",)
+"""Fields of vLLM that OpenAI's protocol does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +78,11 @@ class EndpointChat:
     """A chat model behind an OpenAI-compatible endpoint; a ``ChatBackend``.
 
     A schema is first sent as a strict schema. If the server refuses that, JSON mode is used, and then only the text of
-    the request. What worked is used for later requests. The same holds for the system turn, which some models refuse.
-    Failed connections, late or broken answers, and the statuses 429 and 5xx are tried again. After many requests in a
-    row without an answer (three times ``settings.attempts``), each further request is sent only once, until one is
-    answered.
+    the request. What worked is used for later requests. The same holds for the system turn, which some models refuse,
+    and for the fields that ask for special tokens and for probabilities: without the first, answers have no marks,
+    without the second, ``ChatReply.probabilities`` is None. Failed connections, late or broken answers, and the
+    statuses 429 and 5xx are tried again. After many requests in a row without an answer (three times
+    ``settings.attempts``), each further request is sent only once, until one is answered.
 
     Args:
         model: the server's name of the model.
@@ -181,6 +187,9 @@ class EndpointChat:
             "max_tokens": [request.max_tokens, self.settings.max_tokens], "temperature": request.temperature,
             "seed": request.seed, "extra_body": dict(self.settings.extra_body),
         }  # fmt: skip
+        question |= {name: True for name in ("marks", "thoughts") if getattr(request, name)}
+        if request.choice is not None:
+            question["choice"] = list(request.choice)
         return cache_key(question)
 
     def _ask(self, request: ChatRequest, urls: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
@@ -191,9 +200,7 @@ class EndpointChat:
         while True:
             attempts += 1
             system = bool(request.system) and self._dialect.takes_system
-            fields = self._dialect.body(
-                rung, request.schema, max_tokens=limit, temperature=request.temperature, seed=request.seed
-            )
+            fields = self._dialect.body(rung, request.schema, max_tokens=limit, **_wanted(request))
             try:
                 answered = self._send(request, urls, fields, system=system, retry=failures > 0)
             except FaultError as fault:
@@ -215,12 +222,15 @@ class EndpointChat:
         self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
     ) -> Answered:
         conversation = messages(request.system, request.text, urls, takes_system=system)
-        body = {"model": self.name, "messages": conversation, **fields}
-        if self.settings.extra_body:
-            body["extra_body"] = dict(self.settings.extra_body)
+        own = {name: value for name, value in fields.items() if name in _EXTENSIONS}
+        usual = {name: value for name, value in fields.items() if name not in _EXTENSIONS}
+        body = {"model": self.name, "messages": conversation, **usual}
+        if more := {**own, **self.settings.extra_body}:
+            body["extra_body"] = more
         began = time.monotonic()
         try:
-            answered = send(self._client, body, self.settings.timeout, self._scrub)
+            wanted = Wanted(request.choice, request.thoughts)
+            answered = send(self._client, body, self.settings.timeout, self._scrub, wanted)
         except FaultError as fault:
             self._unanswered = self._unanswered + 1 if fault.again else 0
             self._tally.add(calls=1, retries=retry, seconds=time.monotonic() - began)
@@ -263,6 +273,17 @@ class EndpointChat:
             f"The request to {self.name!r} at {self.base_url} failed with {fault} after {times}: "
             "check the server, or try again later."
         )
+
+
+def _wanted(request: ChatRequest) -> dict[str, Any]:
+    """The fields of a request that a server may refuse; None for those that are not needed."""
+    return {
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "skip_special_tokens": False if request.marks else None,
+        "logprobs": True if request.choice else None,
+        "top_logprobs": LISTED if request.choice else None,
+    }
 
 
 def _reply(answered: Answered, attempts: int) -> ChatReply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import threading
 
 from cachetools import LRUCache
@@ -38,14 +39,31 @@ def fit_picture(image: Image.Image, max_side: int) -> Image.Image:
         raise InputError(f"The pixels of an image cannot be read ({error}): check the image file.") from error
 
 
-def shown_picture(image: Image.Image, max_side: int, form: BoxFormat) -> Image.Image:
-    """Scale an image for a model. If boxes are in pixels, use a size that the model does not change again."""
+def shown_picture(
+    image: Image.Image, max_side: int, form: BoxFormat, limits: tuple[int, int] | None = None
+) -> Image.Image:
+    """Scale an image for a model. If boxes are in pixels, use a size that the model does not change again.
+
+    ``limits`` are the least and greatest number of pixels of an image that the model does not scale, if they are known.
+    """
     picture = fit_picture(image, max_side)
     if form.scale != "pixels":
         return picture
     most = max(2, max_side // PATCH)
     width, height = (PATCH * min(most, max(2, round(side / PATCH))) for side in picture.size)
+    if limits is not None:
+        width, height = _within(width, height, *limits)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _within(width: int, height: int, least: int, most: int) -> tuple[int, int]:
+    """Change sides, multiples of ``PATCH``, so that their area lies within limits in pixels."""
+    area = width * height
+    growth = math.sqrt(min(max(area, least), most) / area)
+    if growth == 1:
+        return width, height
+    whole = math.floor if growth < 1 else math.ceil
+    return PATCH * max(1, whole(width * growth / PATCH)), PATCH * max(1, whole(height * growth / PATCH))
 
 
 class Pictures:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
 
 from refiner.detectors.base import chunks, placement
 from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.chat.choices import Choice
 from refiner.detectors.chat.images import MAX_SIDE, fit_picture
+from refiner.detectors.chat.pretrained import load_pretrained
+from refiner.detectors.chat.watching import Watch
+from refiner.detectors.chat.wire import Finish
 from refiner.errors import ConfigError, InputError, ModelError, RefinerError, WeightsError
-from refiner.hub import resolve
 
 
 class _Group(NamedTuple):
@@ -29,10 +28,12 @@ class _Group(NamedTuple):
     """Limit of the answer's tokens."""
     pictured: bool
     sampled: bool
+    marks: bool
+    choice: Choice | None
 
 
 class LocalChat:
-    """A chat model on this machine; a ``ChatBackend``.
+    """A chat model on this machine; a ``ChatBackend`` and ``Loaded``.
 
     Requests run in batches that are padded on the left. Each answer is the same as in a batch of one: exactly in
     float32; in half precision rounding may change tokens of nearly equal probability. Decoding is greedy, unless a
@@ -69,6 +70,7 @@ class LocalChat:
         self.model, self.processor = model.eval(), processor
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.name, self.max_side = name, max_side
+        self.folders: tuple[Path, ...] = ()
         self.ledger = Ledger()  # a call is one request that runs through the network
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = processor is not self._tokenizer
@@ -85,6 +87,7 @@ class LocalChat:
     def from_pretrained(
         cls,
         model: str | Path,
+        adapter: str | Path | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -93,31 +96,39 @@ class LocalChat:
         """Load a folder or hub id with ``AutoModelForImageTextToText``, else with ``AutoModelForCausalLM``.
 
         Args:
-            model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``.
+            model: an existing folder, ``micro:<part>``, or a hub id with an optional ``@revision``; also an adapter of
+                peft, whose settings name its base model.
+            adapter: an adapter for the model, given in the same forms. Its weights are added to those of the model. Its
+                tokenizer, processor and chat template replace those of the model. If it has more tokens, the model gets
+                rows for them, which are zero if the adapter does not bring them.
             device, dtype: as for ``load_detector``.
             limits: ``batch_size``, ``max_tokens`` and ``max_side`` of the class.
 
         Raises:
-            ModelNotFoundError: there is no such model.
-            WeightsError: the model is of another kind, incomplete or damaged.
+            ModelNotFoundError: there is no such model, adapter or base model.
+            WeightsError: one of them is of another kind, incomplete or damaged, or the adapter does not fit the model.
+            ConfigError: the model is an adapter itself, and another one is given.
         """
-        folder = resolve(model, "detector")
         place, wanted = placement(device, dtype)
-        try:
-            kind = AutoConfig.from_pretrained(folder).model_type
-            if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-                processor = AutoProcessor.from_pretrained(folder, padding_side="left")
-                network = AutoModelForImageTextToText.from_pretrained(folder, dtype=wanted or "auto")
-            elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-                processor = AutoTokenizer.from_pretrained(folder, padding_side="left")
-                network = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted or "auto")
-            else:
-                raise WeightsError(f"Expected a chat model, got {str(model)!r} of type {kind!r}: choose another model.")
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise WeightsError(
-                f"The chat model {str(model)!r} cannot be loaded ({str(error)[:200]!r}): download it again."
-            ) from error
-        return cls(network.to(place), processor, name=str(model), **limits)
+        found = load_pretrained(model, adapter, dtype=wanted)
+        name = str(model) if adapter is None else f"{model} with {adapter}"
+        chat = cls(found.network.to(place), found.processor, name=name, **limits)
+        chat.folders = found.folders
+        return chat
+
+    @property
+    def kind(self) -> str:
+        """The ``model_type`` in the model's config."""
+        return str(self.model.config.model_type)
+
+    @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """See ``Loaded``; they are known for the image processors of Qwen-VL."""
+        images: Any = getattr(self.processor, "image_processor", None)
+        if not hasattr(images, "merge_size"):
+            return None
+        least, most = images.size.get("shortest_edge"), images.size.get("longest_edge")
+        return None if least is None or most is None else (least, most)
 
     def to(self, device: str | torch.device) -> LocalChat:
         """Move the network."""
@@ -153,7 +164,7 @@ class LocalChat:
         groups: dict[_Group, list[int]] = {}
         for number in waiting:
             request = requests[number]
-            group = _Group(limits[number], bool(request.images), request.temperature > 0)
+            group = _Group(limits[number], bool(request.images), request.temperature > 0, request.marks, request.choice)
             groups.setdefault(group, []).append(number)
         sizes = {group: 1 if group.sampled else self.batch_size for group in groups}
         return [(batch, group) for group, members in groups.items() for batch in chunks(members, sizes[group])]
@@ -232,7 +243,7 @@ class LocalChat:
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            sanitize_control_tokens=True,  # a prompt that contains <|im_end|> must not end the turn
+            sanitize_control_tokens=not group.marks,  # a prompt that contains <|im_end|> must not end the turn
             **options,
         ).to(self.model.device)
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -242,11 +253,18 @@ class LocalChat:
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=group.sampled):
+        watch = None if group.choice is None else Watch(group.choice, self._tokenizer)
+        watching = nullcontext() if watch is None else watch.on(self.model, len(conversations))
+        with torch.random.fork_rng(devices, enabled=group.sampled), watching:
             if group.sampled:
                 torch.manual_seed(torch.seed() if request.seed is None else request.seed)
             output = self.model.generate(**inputs, **self._options(request, group))
-        return [self._reply(row, length) for row, length in zip(output[:, width:].tolist(), lengths, strict=True)]
+        written = [self._written(tokens) for tokens in output[:, width:].tolist()]
+        shares = [None if watch is None else watch.shares(row, tokens) for row, (tokens, _) in enumerate(written)]
+        return [
+            self._reply(tokens, finish, length, group.marks, share)
+            for (tokens, finish), length, share in zip(written, lengths, shares, strict=True)
+        ]
 
     def _too_long(
         self, conversations: list[list[dict[str, Any]]], request: ChatRequest, group: _Group, lengths: Sequence[int]
@@ -279,13 +297,20 @@ class LocalChat:
         known = ends if isinstance(ends, list) else [ends]
         return {end for end in [*known, self._tokenizer.eos_token_id] if end is not None}
 
-    def _reply(self, tokens: list[int], prompt_tokens: int) -> ChatReply:
+    def _written(self, tokens: Sequence[int]) -> tuple[list[int], Finish]:
+        """The tokens of an answer before its end token."""
         ends = self._ends()
         end = next((place for place, token in enumerate(tokens) if token in ends), None)
-        written = tokens if end is None else tokens[:end]
+        return list(tokens[:end]), "length" if end is None else "stop"
+
+    def _reply(
+        self, tokens: list[int], finish: Finish, prompt_tokens: int, marks: bool, shares: tuple[float, ...] | None
+    ) -> ChatReply:
+        told = [token for token in tokens if token != self._tokenizer.pad_token_id]
         return ChatReply(
-            text=self._tokenizer.decode(written, skip_special_tokens=True).strip(),
-            finish="length" if end is None else "stop",
+            text=self._tokenizer.decode(told, skip_special_tokens=not marks).strip(),
+            finish=finish,
             prompt_tokens=prompt_tokens,
-            completion_tokens=len(written) + (end is not None),
+            completion_tokens=len(tokens) + (finish == "stop"),
+            probabilities=shares,
         )

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
+from refiner.detectors.chat.choices import Choice, listed_shares
+
 if TYPE_CHECKING:
     import openai
 
@@ -31,6 +33,18 @@ MAX_BODY = 64_000_000
 _REFUSALS = (400, 415, 422, 501)
 """HTTP statuses with which servers refuse an unknown field."""
 _AGAIN = (408, 409, 425, 429)
+_OMITTED: Mapping[str, tuple[str, ...]] = {
+    "temperature": ("temperature",),
+    "seed": ("seed",),
+    "skip_special_tokens": ("skip_special_tokens",),
+    "logprobs": ("logprobs", "top_logprobs"),
+    "top_logprobs": ("logprobs", "top_logprobs"),
+}
+"""Field that a server may refuse -> the fields that are then omitted."""
+_NAMED = re.compile(r"\b(?:skip_special_tokens|(?:top_)?logprobs)\b")
+"""Fields that servers refuse in words, without naming the field in ``param``."""
+_MOST_READ = 10_000
+"""Characters of a refusal in which fields are looked for."""
 _NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\brole|\brole.{0,20}\bsystem\b|roles must alternate", re.IGNORECASE)
 """Messages of servers if a model's chat template has no system turn (Gemma, early Mistral)."""
 
@@ -42,6 +56,16 @@ class Answered(NamedTuple):
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
+    probabilities: tuple[float, ...] | None = None
+    """Of the words of a ``Choice``; None if they are not known, or not wanted."""
+
+
+class Wanted(NamedTuple):
+    """What is read of a completion beside its text."""
+
+    choice: Choice | None = None
+    thoughts: bool = False
+    """Whether thoughts that the server returns apart are put before the text, in the element ``think``."""
 
 
 class FaultError(Exception):
@@ -53,6 +77,7 @@ class FaultError(Exception):
         wait: seconds that the server asks to wait before the next attempt.
         status: HTTP status, if there is one.
         param: the field that the server names as the cause.
+        mentioned: fields that the text of the server mentions; only some are looked for.
     """
 
     def __init__(
@@ -63,9 +88,10 @@ class FaultError(Exception):
         wait: float | None = None,
         status: int | None = None,
         param: str | None = None,
+        mentioned: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
-        self.again, self.wait, self.status, self.param = again, wait, status, param
+        self.again, self.wait, self.status, self.param, self.mentioned = again, wait, status, param, mentioned
 
 
 def scrubber(key: str) -> Scrub:
@@ -127,18 +153,15 @@ class Dialect:
             with self._lock:
                 self._rungs[_canonical(schema)] = rung
 
-    def body(
-        self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, temperature: float, seed: int | None
-    ) -> dict[str, Any]:
+    def body(self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, **wanted: Any) -> dict[str, Any]:
+        """Make the fields of a request, without those that are None or that the server has refused."""
         form = {
             "schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
             "json": {"type": "json_object"},
             "text": None,
         }[rung]
         with self._lock:
-            fields = {
-                self._limit_name: max_tokens, "temperature": temperature, "seed": seed, "response_format": form,
-            }  # fmt: skip
+            fields = {self._limit_name: max_tokens, "response_format": form, **wanted}
             return {name: value for name, value in fields.items() if value is not None and name not in self._dropped}
 
     def adapt(self, body: Mapping[str, Any], fault: FaultError, *, system: bool) -> bool:
@@ -147,18 +170,17 @@ class Dialect:
         Returns:
             Whether something was changed, so that the request can be sent again.
         """
-        if fault.status not in _REFUSALS:
+        refused = next((name for name in (fault.param, *fault.mentioned) if name in body), None)
+        if fault.status not in _REFUSALS and not (fault.status == 403 and fault.mentioned and refused):
             return False
         if system and _NO_SYSTEM.search(str(fault)):
             self.takes_system = False
             return True
-        if fault.param not in body:
-            return False
         with self._lock:
-            if fault.param == "max_tokens":
+            if refused == "max_tokens":
                 self._limit_name = "max_completion_tokens"
-            elif fault.param in ("temperature", "seed"):
-                self._dropped.add(fault.param)
+            elif refused is not None and refused in _OMITTED:
+                self._dropped.update(_OMITTED[refused])
             else:
                 return False
         return True
@@ -182,7 +204,7 @@ def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: b
     return [*opening, {"role": "user", "content": content}]
 
 
-def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub) -> Answered:
+def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub, wanted: Wanted) -> Answered:
     """Send one request; it takes at most about twice ``seconds``.
 
     Raises:
@@ -203,7 +225,7 @@ def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub
         raise FaultError(f"a failed connection ({cause})", again=True) from None
     except openai.OpenAIError as error:
         raise FaultError(f"the error {scrub(str(error))[:200]!r}", again=False) from None
-    return read_body(content, scrub)
+    return read_body(content, scrub, wanted)
 
 
 def _late(seconds: float) -> FaultError:
@@ -232,6 +254,7 @@ def _status_fault(error: openai.APIStatusError, scrub: Scrub) -> FaultError:
         wait=_retry_after(error.response.headers),
         status=status,
         param=param if isinstance(param, str) else None,
+        mentioned=tuple(dict.fromkeys(_NAMED.findall(error.response.text[:_MOST_READ]))),
     )
 
 
@@ -250,7 +273,7 @@ def _seconds_until(date: str) -> float:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
 
 
-def read_body(content: bytes, scrub: Scrub) -> Answered:
+def read_body(content: bytes, scrub: Scrub, wanted: Wanted) -> Answered:
     """Read the completion in the body of an answer with status 200.
 
     Raises:
@@ -261,9 +284,11 @@ def read_body(content: bytes, scrub: Scrub) -> Answered:
     except (ValueError, RecursionError):
         raise FaultError("an answer that is not JSON", again=True) from None
     try:
-        choice = body["choices"][0]
-        message, reason = choice["message"], choice.get("finish_reason")
+        answer = body["choices"][0]
+        message, reason = answer["message"], answer.get("finish_reason")
         text = _text_of(message.get("content"))
+        if wanted.thoughts and "<think>" not in text:
+            text = f"{_thoughts_of(message)}{text}"
     except (KeyError, IndexError, TypeError, AttributeError):
         said = body.get("error") if isinstance(body, dict) else None
         told = f" ({scrub(str(said))[:300]})" if said else ""
@@ -278,7 +303,20 @@ def read_body(content: bytes, scrub: Scrub) -> Answered:
         finish="length" if reason == "length" else "stop",
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
+        probabilities=_probabilities(answer.get("logprobs"), wanted.choice),
     )
+
+
+def _probabilities(listed: Any, choice: Choice | None) -> tuple[float, ...] | None:
+    if choice is None or not isinstance(listed, dict):
+        return None
+    return listed_shares(listed.get("content"), choice)
+
+
+def _thoughts_of(message: Mapping[str, Any]) -> str:
+    """The thoughts that vLLM, transformers and others return apart, in the element ``think``; empty without any."""
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return f"<think>{found}</think>" if isinstance(found, str) and found.strip() else ""
 
 
 def _text_of(content: Any) -> str:

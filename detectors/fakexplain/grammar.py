@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
+from refiner.detectors.reading.words import read_category
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.types import Box, Claim, Size
 
@@ -52,8 +53,13 @@ _ELEMENT = re.compile(r"<(/?(?:think|tag|verdict))>")
 _NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
 _BOX = re.compile(rf"\[\[?\s*({_NUMBER}(?:\s*,\s*{_NUMBER}){{3}})\s*\]\]?")
 _BULLET = re.compile(r"\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
+"""Begins a line of a list; only matched at the start of a line, where its time is linear."""
+_TRIMMED = " :-"
+"""Signs that are not part of a description at its start and end."""
 _SLACK = 0.02
 """Distance outside the image, as a share of the side, up to which a coordinate is moved to the border."""
+_STEPS = 1000
+"""Steps of a side in which coordinates are written that are not in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,8 @@ class Dialect:
     """Mark after a box."""
     tags_inside: bool = True
     """Whether tags are elements inside ``think``, one for each tag; else one element after it."""
+    boxes: BoxFormat | None = None
+    """How boxes are written; None: as the family of the model does."""
 
 
 _ROWS = (
@@ -80,7 +88,7 @@ _ROWS = (
         middle="<|object_ref_end|><|box_start|>",
         closing="<|box_end|>",
     ),
-    Dialect(name="internvl", opening="<ref>", middle="</ref><box>", closing="</box>"),
+    Dialect(name="internvl", opening="<ref>", middle="</ref><box>", closing="</box>", boxes=BoxFormat()),
     Dialect(name="paper", fake="fake", tags_inside=False),
 )
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({row.name: row for row in _ROWS})
@@ -117,12 +125,14 @@ class Answer(NamedTuple):
     def claims(self, size: Size) -> list[Claim]:
         """The flaws as claims with boxes in pixels of an image of ``size``, rounded to the nearest pixels.
 
-        The name is the text before the first colon of the description, if there is one, else the description.
+        The name is the text before the first colon of the description, if there is one, else the description. The
+        category is that of the first known word in it, None if there is none.
         """
         return [
             Claim(
-                name=plain_text(flaw.description.partition(": ")[0], MAX_NAME),
+                name=plain_text(flaw.description.partition(": ")[0], MAX_NAME) or A_FLAW,
                 explanation=flaw.description,
+                category=read_category(flaw.description),
                 box=None if flaw.box is None else pixels_of(flaw.box, size),
             )
             for flaw in self.flaws
@@ -184,7 +194,8 @@ def _span(low: float, high: float, side: int) -> tuple[int, int]:
 def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
     """Write an answer. ``read`` returns the same content, with boxes rounded to the steps of ``form``.
 
-    Signs of the grammar in texts are replaced by round brackets.
+    Signs of the grammar in texts are replaced by others. Empty tags are left out. A box is at least one step wide and
+    high.
 
     Args:
         answer: what to write.
@@ -193,7 +204,7 @@ def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> 
         shown: size of the image as the model sees it, to which boxes in pixels refer.
     """
     lines = [_line(plain(flaw.description) or A_FLAW, flaw.box, dialect, form, shown) for flaw in answer.flaws]
-    tags = [_tag(tag) for tag in answer.tags]
+    tags = [tag for told in answer.tags if _is_tag(tag := _tag(told))]
     word = dialect.fake if answer.fake else "real"
     thoughts = lines or [WHOLE if answer.fake else NOTHING]
     if dialect.tags_inside:
@@ -204,16 +215,17 @@ def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> 
 
 
 def plain(text: str) -> str:
-    """A description or tag without signs of the grammar, on one line."""
-    return plain_text(text.translate(_PLAIN), MAX_WORDS)
+    """A description without signs of the grammar, on one line, as ``write`` writes it and ``read`` returns it."""
+    return _described(text.translate(_PLAIN))
 
 
 def told_box(box: Shares, form: BoxFormat, shown: Size) -> str:
-    """A box as the model writes it, such as ``[120, 40, 310, 220]``."""
-    width, height = full_sides(form.scale, shown)
-    digits = 3 if form.scale == "unit" else None
-    x0, x1 = (round(side * width, digits) for side in box[::2])
-    y0, y1 = (round(side * height, digits) for side in box[1::2])
+    """A box as the model writes it, such as ``[120, 40, 310, 220]``, at least one step wide and high."""
+    steps = shown if form.scale == "pixels" else Size(_STEPS, _STEPS)
+    corners: list[float] = [*_span(box[0], box[2], steps.width), *_span(box[1], box[3], steps.height)]
+    if form.scale == "unit":
+        corners = [corner / _STEPS for corner in corners]
+    x0, x1, y0, y1 = corners
     return str([y0, x0, y1, x1] if form.order == "yxyx" else [x0, y0, x1, y1])
 
 
@@ -225,8 +237,12 @@ def _line(description: str, box: Shares | None, dialect: Dialect, form: BoxForma
     return f"{dialect.opening}{description}{end}"
 
 
-def _tag(tag: str) -> str:
-    return plain(tag.replace(",", ";"))
+def _tag(text: str) -> str:
+    return plain_text(text.translate(_PLAIN).replace(",", ";"), MAX_NAME)
+
+
+def _is_tag(tag: str) -> bool:
+    return bool(tag) and tag.lower() != NO_TAG
 
 
 def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer:
@@ -252,13 +268,15 @@ def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer
         raise _unreadable(f"the verdict {plain_text(verdict, MAX_NAME)!r}, not {dialect.fake} or real", text)
     fake = word == dialect.fake
     found = _marked(thoughts, dialect) if dialect.opening else _lines(thoughts, fake)
-    flaws = [Flaw(_described(words), None if box is None else _shares(box, form, shown)) for words, box in found]
+    flaws = [Flaw(words, None if box is None else _shares(box, form, shown)) for words, box in found]
     kept = tuple(dict.fromkeys(flaw for flaw in flaws if flaw.description or flaw.box))
     return Answer(flaws=kept[:MAX_REGIONS], tags=_tags(tags), fake=fake)
 
 
 def _unreadable(what: str, text: str) -> UnreadableOutputError:
-    return UnreadableOutputError(f"Expected an answer of think, tag and verdict, got {what}.", text)
+    return UnreadableOutputError(
+        f"Expected an answer of think, tag and verdict, got {what}: use a model that is tuned for it.", text
+    )
 
 
 def _elements(text: str, dialect: Dialect) -> tuple[str, list[str], str]:
@@ -291,44 +309,61 @@ def _elements(text: str, dialect: Dialect) -> tuple[str, list[str], str]:
 
 
 def _tags(held: Sequence[str]) -> tuple[str, ...]:
-    words = [plain_text(word, MAX_NAME) for text in held for word in text.split(",")[:MAX_TAGS]]
-    return tuple(dict.fromkeys(word for word in words if word and word.lower() != NO_TAG))[:MAX_TAGS]
+    words = [plain_text(word, MAX_NAME) for text in held[:MAX_TAGS] for word in text.split(",")[:MAX_TAGS]]
+    return tuple(dict.fromkeys(filter(_is_tag, words)))[:MAX_TAGS]
 
 
 def _marked(thoughts: str, dialect: Dialect) -> list[tuple[str, str | None]]:
     """Pairs of description and box in dialects with marks, or of the same text after a server removed the marks."""
     items = thoughts.split(dialect.opening)
     if len(items) > 1:
-        middle = dialect.middle[: dialect.middle.index(">") + 1]
-        return [pair for item in items[1:] for pair in _pairs(*item.partition(middle)[::2])]
-    found, end = [], 0
+        return [pair for item in items[1:] for pair in _pairs(item, dialect)]
+    found: list[tuple[str, str | None]] = []
+    end = 0
     for match in _BOX.finditer(thoughts):
-        words = thoughts[end : match.start()]
-        found.append((words if _described(words) or not found else found[-1][0], match[1]))
+        words = _described(thoughts[end : match.start()])
+        found.append((words or (found[-1][0] if found else ""), match[1]))
         end = match.end()
-    return list(found)
+    return found
 
 
-def _pairs(words: str, rest: str) -> list[tuple[str, str | None]]:
+def _pairs(item: str, dialect: Dialect) -> list[tuple[str, str | None]]:
+    """The description after an opening mark with each of the boxes behind the mark that ends it."""
+    words, _, rest = item.partition(dialect.middle[: dialect.middle.index(">") + 1])
     boxes = [match[1] for match in _BOX.finditer(rest)]
-    return [(words, box) for box in boxes] or [(words, None)]
+    return [(_described(words), box) for box in boxes] or [(_described(words), None)]
 
 
 def _lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:
-    """Pairs of description and box: the lines with a box, and, in fake images, listed lines without one."""
+    """Pairs of description and box: the lines with a box, and, in fake images, listed lines without one.
+
+    The description is the text before the boxes of the line, else the text after them.
+    """
     found: list[tuple[str, str | None]] = []
-    for line in thoughts.splitlines():
-        boxes = list(_BOX.finditer(line))
+    for line in thoughts.split("\n"):
+        bullet = _BULLET.match(line)
+        text = line[bullet.end() :] if bullet else line
+        boxes = list(_BOX.finditer(text))
         if boxes:
-            found += [(line[: boxes[0].start()], match[1]) for match in boxes]
-        elif fake and line.startswith("- "):
-            found.append((line, None))
+            words = _described(text[: boxes[0].start()]) or _described(text[boxes[-1].end() :])
+            found += [(words, match[1]) for match in boxes]
+        elif fake and bullet and (words := _described(text)).lower() != NOTHING:
+            found.append((words, None))
     return found
 
 
 def _described(words: str) -> str:
-    bare = _BULLET.sub("", _MARKS.sub(" ", words).strip(), count=1)
-    return plain_text(bare.strip(" :-"), MAX_WORDS)
+    return plain_text(_MARKS.sub(" ", words).strip(), MAX_WORDS).strip(_TRIMMED)
+
+
+def thoughts(text: str) -> str:
+    """The words of ``think`` in a readable answer, on one line, without marks and tags.
+
+    They are empty for ``NOTHING`` and ``WHOLE``.
+    """
+    inside = text.partition("<think>")[2].partition("</think>")[0]
+    told = _described(" ".join(_ELEMENT.split(inside)[::4]))
+    return "" if told.lower() in (NOTHING, WHOLE) else told
 
 
 def _shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
@@ -359,16 +394,17 @@ def is_well_formed(answer: Answer, content: Content = EVERYTHING) -> bool:
 
 
 def pattern(dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
-    """A regular expression for constrained decoding, without look-around: all texts it matches are well-formed.
+    """A regular expression for constrained decoding, without look-around. It matches all well-formed answers.
 
-    Coordinates may still be in the wrong order or outside an image that is narrower than the widest number.
+    All texts it matches are well-formed if their boxes are different, inside the image and in order, if descriptions
+    and tags have a visible character, and if ``none`` is not the only tag.
     """
     number = r"(?:0\.\d{1,3}|1\.0)"
     if form.scale == "thousand":
         number = r"(?:\d{1,3}|1000)"
     elif form.scale == "pixels":
         number = rf"\d{{1,{len(str(max(shown)))}}}"
-    words = r"[^<>\[\]|\s][^<>\[\]|\n\r]*"
+    words = r"[^<>\[\]|\s:\-][^<>\[\]|\n\r]*"
     box = rf"\[{number}, {number}, {number}, {number}\]"
     line = f"- {words} {box}"
     if dialect.opening:

@@ -41,5 +41,6 @@ def asking(picture: Image.Image, dialect: Dialect, form: BoxFormat) -> ChatReque
         images=(picture,),
         max_tokens=MAX_TOKENS,
         marks=bool(dialect.opening),
+        thoughts=True,
         choice=Choice("<verdict>", words),
     )

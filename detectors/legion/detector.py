@@ -34,7 +34,8 @@ class LegionDetector(BaseDetector):
 
     Weights that were trained with the published code answer as they do there (``LegionConfig.published``): no answer is
     unreadable, what belongs to no mask is named in ``Analysis.tags``, and a mask without a pixel is a region whose
-    place is not known.
+    place is not known. An answer that claims artifacts, but has no mask, is one such region with the answer as its
+    explanation; its ``score`` is the geometric mean of the probabilities of all tokens.
 
     Args:
         model: the network, in eval mode.
@@ -192,6 +193,8 @@ class LegionDetector(BaseDetector):
             size=size,
             regions=tuple(
                 _region(claim, masks[list(claim.marks)], sure[claim.marks[0]], size, painted=painted)
+                if claim.marks
+                else region_of(replace(claim, score=round(_mean_chance(chances), 6)), None, size)
                 for claim in claims
             ),
             fake_probability=None if fake is None else round(fake, 6),
@@ -231,9 +234,14 @@ class LegionDetector(BaseDetector):
             if token == opening:
                 start = place
             elif token == self.model.config.seg_token_id:
-                found.append(float(chances[start : place + 1].log().mean().exp()))
+                found.append(_mean_chance(chances[start : place + 1]))
                 start = place + 1
         return found
+
+
+def _mean_chance(chances: Tensor) -> float:
+    """The geometric mean of probabilities."""
+    return float(chances.log().mean().exp())
 
 
 def _region(claim: Claim, logits: Tensor, chance: float, size: Size, *, painted: bool) -> Region:

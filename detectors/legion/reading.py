@@ -3,10 +3,14 @@
 The published inference (LEGION's code, section 4.1 of papers/legion.md) takes the mask of every [SEG] token and the
 phrase of every ``<p> ... </p>``, whatever stands around them. So no answer is unreadable here. The phrase before a
 [SEG] token is that of its mask, the text after it is the explanation. What belongs to no mask is named in tags.
+
+Departure: an answer without any mask that claims artifacts is one claim without a mask, so that its image does not look
+clean. It claims some if it has a phrase, or a sentence about artifacts that does not deny them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,6 +18,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from refiner.detectors.legion.grammar import keyword_category
+from refiner.detectors.reading.regions import MAX_NAME, MAX_WORDS, plain_text
 from refiner.types import Claim
 
 SPECIAL = ("<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>", "</p>")
@@ -22,6 +27,13 @@ UNNAMED = "a flaw"
 """Name of a region whose answer has no phrase for it."""
 _LONGEST = 200
 """Maximum number of characters of the answer in a tag."""
+_SENTENCE = re.compile(r"[^.!?]+")
+_CLAIM = re.compile(r"\bI have found\b|\bartifacts?\b", re.IGNORECASE)
+"""Words of a sentence about artifacts, as LEGION's captions have them (``refiner.data.captions``)."""
+_DENIAL = re.compile(
+    r"\b(?:no|not|without|free of)(?: \w+){0,3} (?:artifacts?|flaws?)\b|\bfound:? (?:nothing|none)\b", re.IGNORECASE
+)
+"""Words of such a sentence that says that there are none."""
 
 
 class Piece(NamedTuple):
@@ -35,7 +47,8 @@ class Reading(NamedTuple):
     """The content of an answer."""
 
     claims: tuple[Claim, ...]
-    """In reading order; each has the indices of its [SEG] tokens in ``marks``, and each [SEG] token is in one."""
+    """In reading order; each has the indices of its [SEG] tokens in ``marks``, and each [SEG] token is in one. If there
+    are no [SEG] tokens, there is at most one claim, without marks: the answer describes artifacts."""
     tags: tuple[str, ...]
     """What could not be used, in words."""
 
@@ -82,6 +95,8 @@ class _Reader:
     name: str = ""
     explanation: str = ""
     drawn: int = 0
+    lost: str = ""
+    """The first phrase without a [SEG] token; empty if there is none."""
 
     def take(self, piece: Piece) -> None:
         if not piece.special:
@@ -125,6 +140,7 @@ class _Reader:
     def _drop_phrase(self) -> None:
         if self.phrase is not None and (lost := _squeezed(f"{self.phrase} {self.lead}")):
             self.tags.append(f"phrase without [SEG]: {_cut(lost)}")
+            self.lost = self.lost or _squeezed(self.phrase)
         self.phrase, self.lead = None, ""
 
     def finish(self) -> None:
@@ -146,9 +162,20 @@ def read(answer: Sequence[Piece], *, complete: bool) -> Reading:
     if not reader.drawn:
         text = _squeezed(" ".join(piece.text for piece in answer if not piece.special))
         reader.tags.insert(0, f"text without [SEG]: {_cut(text)}" if text else "empty answer")
+        if reader.lost or _claims_artifacts(text):
+            reader.claims.append(_unplaced(reader.lost, text))
     if not complete:
         reader.tags.append("answer cut at the maximum length")
     return Reading(tuple(reader.claims), tuple(dict.fromkeys(reader.tags)))
+
+
+def _claims_artifacts(text: str) -> bool:
+    return any(_CLAIM.search(told) and not _DENIAL.search(told) for told in _SENTENCE.findall(text))
+
+
+def _unplaced(phrase: str, text: str) -> Claim:
+    name = plain_text(phrase.rstrip("."), MAX_NAME) or UNNAMED
+    return Claim(name=name, explanation=plain_text(text, MAX_WORDS), category=keyword_category(text))
 
 
 def _squeezed(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from refiner.detectors.fakexplain.notes import NOTE
 from refiner.detectors.family import Family, loader
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def _needs(model: ModelId) -> Needs:
 FAMILY = Family(
     name="vlm",
     load=loader("refiner.detectors.vlm.detector:load_vlm"),
-    recognise=lambda config, _folder: config.get("model_type") in ("qwen2_5_vl", "qwen3_vl"),
+    recognise=lambda config, folder: (
+        config.get("model_type") in ("qwen2_5_vl", "qwen3_vl") and not (folder / NOTE).is_file()
+    ),
     options=("grounder", "cache"),
     endpoint=True,
     needs_folder=False,

@@ -67,6 +67,25 @@ def vision_language() -> Detector:
         return load_detector(f"vlm:{folder}", device="cpu", grounder="box")
 
 
+def fakexplain() -> Detector:
+    """A tiny network of Qwen3-VL's architecture that gives one of three answers of FakeXplain."""
+    from support.tiny_chat_models import save_teller
+
+    from refiner.detectors.fakexplain.grammar import DIALECTS, Answer, Flaw, write
+    from refiner.detectors.fakexplain.question import asking
+    from refiner.detectors.reading.boxes import BoxFormat
+
+    form, dialect = BoxFormat(), DIALECTS["paper"]
+    flaws = tuple(Flaw(f"thing {n}", (0.09 * n, 0.1, 0.09 * n + 0.2, 0.6)) for n in range(2))
+    said = [Answer(flaws[:1], ("light",), True), Answer(flaws, ("shape",), True), Answer((), (), False)]
+    answers = [write(answer, dialect, form=form, shown=Size(96, 96)) for answer in said]
+    rng = np.random.default_rng(1)
+    questions = [asking(render(sample_scene(rng)), dialect, form) for _ in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        save_teller(folder, answers, questions)
+        return load_detector(f"fakexplain:{folder}", device="cpu", grounder="box")
+
+
 def plain() -> Detector:
     """A function that marks the darkest pixels."""
 
@@ -91,6 +110,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "scripted": scripted,
     "plain": plain,
     "vlm": vision_language,
+    "fakexplain": fakexplain,
     "parts": parts,
     "pal4vst": pal4vst,
     "published": published,

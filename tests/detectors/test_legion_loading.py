@@ -100,6 +100,23 @@ def test_answers_have_regions_and_say_what_could_not_be_used(answers: list[Analy
         assert answer.tags[-1] == "answer cut at the maximum length"
 
 
+def test_an_answer_that_lost_its_masks_does_not_look_clean(folders: dict[Layout, Path]) -> None:
+    """A model that begins with a phrase, and never writes [SEG]."""
+    detector = loaded(folders["legion"])
+    begins = detector.tokenizer.convert_tokens_to_ids(detector.tokenizer.tokenize(detector.batch(pictures())[0].raw)[1])
+    opening, mark = detector.tokenizer.convert_tokens_to_ids(["<p>", "[SEG]"])
+    with torch.no_grad():
+        head = detector.model.llava.lm_head.weight
+        head[opening], head[begins], head[mark] = 1.05 * head[begins], 0, 0
+    for image, analysis in zip(pictures(), detector.batch(pictures()), strict=True):
+        (region,) = analysis.regions
+        assert not region.placed
+        assert 0 < region.score < 1
+        assert region.explanation.startswith(region.name)
+        assert any(tag.startswith("text without [SEG]") for tag in analysis.tags)
+        assert_same(analysis, detector(image))
+
+
 def test_special_tokens_keep_the_space_after_them(first: LegionDetector) -> None:
     """As the tokenizer of the published code does: it takes the space before them only."""
     text = "the <im_start>hand <p> a </p> b"

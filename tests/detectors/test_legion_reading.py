@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refiner.data.captions import LISTING, OPENING
 from refiner.detectors.legion.grammar import compose, parse
 from refiner.detectors.legion.reading import SPECIAL, UNNAMED, Piece, read
 from refiner.taxonomy import Category
@@ -45,7 +46,7 @@ def cut(text: str) -> list[Piece]:
             [("a", "b", (0, 1)), (UNNAMED, "c", (2,))],
             ("[SEG] without a phrase (mask 3)",),
         ),
-        ("<p> a </p> text", [], ("text without [SEG]: a text", "phrase without [SEG]: a text")),
+        ("<p> a </p> text", [("a", "a text", ())], ("text without [SEG]: a text", "phrase without [SEG]: a text")),
         ("<p> a </p> <p> b </p> [SEG]", [("b", "", (0,))], ("phrase without [SEG]: a",)),
         ("<p> a [SEG] b", [("a", "b", (0,))], ()),
         ("<p> a <p> b </p> [SEG]", [("b", "", (0,))], ("phrase without [SEG]: a",)),
@@ -74,8 +75,42 @@ def test_no_answer_is_unreadable_and_each_mask_is_in_one_claim(words: list[str],
     assert all(claim.name.strip() and claim.category is not None for claim in found.claims)
     assert marks or found.tags, "an answer without a mask is never just clean"
     assert all(len(tag) < 300 and "\n" not in tag for tag in found.tags)
-    named = sum(claim.name != UNNAMED for claim in found.claims)
-    assert len(found.claims) - named == sum(tag.startswith("[SEG] without") for tag in found.tags)
+    unnamed = sum(claim.name == UNNAMED and bool(claim.marks) for claim in found.claims)
+    assert unnamed == sum(tag.startswith("[SEG] without") for tag in found.tags)
+
+
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        (f"{OPENING} six fingers and a melted ear.", True),
+        (f"{OPENING} bad text.\n{LISTING} The sign:The letters are garbled.", True),
+        ("There is an artifact on the hand.", True),
+        ("The sky is not blue. I have found: a third arm.", True),
+        (f"{OPENING} a shadow that does not match, without a source.", True),
+        (f"{OPENING} no artifacts.", False),
+        (f"{OPENING} The image does not show any visible artifacts.", False),
+        ("I have found nothing.", False),
+        ("No artifacts. The photo looks fine.", False),
+        ("The image is free of artifacts!", False),
+        ("The photo looks fine.", False),
+        ("", False),
+    ],
+)
+def test_an_answer_without_a_mask_that_claims_artifacts_is_one_unplaced_flaw(text: str, claimed: bool) -> None:
+    found = read(cut(text), complete=True)
+    told = " ".join(text.split())
+    assert [(claim.name, claim.explanation, claim.marks) for claim in found.claims] == [(UNNAMED, told, ())] * claimed
+    assert found.tags == ((f"text without [SEG]: {told}" if told else "empty answer"),)
+
+
+def test_a_lost_phrase_names_the_unplaced_flaw() -> None:
+    (claim,) = read(cut("<p> The left hand. </p> has six fingers <p> an ear </p> melted"), complete=True).claims
+    assert (claim.name, claim.marks, claim.category) == ("The left hand", (), Category.ANATOMY)
+    assert claim.explanation == "The left hand. has six fingers an ear melted"
+    (claim,) = read(cut("<p> x </p> [SEG] <p> an ear </p> melted"), complete=True).claims
+    assert claim.marks == (0,), "where there is a mask, a lost phrase is a tag alone"
+    (claim,) = read([Piece(f"{OPENING} {'odd ' * 5000}", False)], complete=True).claims
+    assert len(claim.explanation) <= 600
 
 
 def test_text_that_spells_a_token_is_no_token() -> None:

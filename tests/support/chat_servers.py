@@ -40,6 +40,10 @@ class ScriptedServer(ThreadingHTTPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
+    def document(self, body, status, document):
+        """Status and document of the answer to a request; a subclass may change what the script gives."""
+        return status, document
+
     def stop(self):
         self.shutdown()
         self.server_close()
@@ -61,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         document = {"choices": [message], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
         if status != 200:
             document = {"error": {"message": f"no for {self.headers['authorization']}"}}
+        status, document = self.server.document(body, status, document)
         data = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
