@@ -19,9 +19,9 @@ from refiner.files import Json
 from refiner.hub import Card as WeightsCard
 from refiner.hub import write_card
 from refiner.training.runs import Run, open_run, stored_config
-from refiner.training.settings import LoopSettings, changed
+from refiner.training.settings import CheckedSettings, changed
 
-S = TypeVar("S", bound=LoopSettings)
+S = TypeVar("S", bound=CheckedSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def describe(order: Order, folder: Path, run: Callable[[str | None], Run]) -> Js
 
 
 def finish(
-    recipe: Recipe[Any], settings: LoopSettings, out: Path, scores: Mapping[str, Any], data: str | None = None
+    recipe: Recipe[Any], settings: CheckedSettings, out: Path, scores: Mapping[str, Any], data: str | None = None
 ) -> None:
     """Write the ``card.json`` of the model in ``out``, if the recipe has a card. Scores are rounded to 4 digits.
 
@@ -207,7 +207,7 @@ def finish(
     write_card(out, card)
 
 
-def plain(settings: LoopSettings) -> Json:
+def plain(settings: CheckedSettings) -> Json:
     """Settings as plain JSON values."""
     document: Json = json.loads(json.dumps(dataclasses.asdict(settings)))
     return document

@@ -24,12 +24,8 @@ _AT_LEAST_0 = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """Settings of the training loop, which the settings of every recipe inherit."""
-
-    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
-    report_every: int = 100  # steps between two lines of the log
-    save_every: int = 500  # steps between two checkpoints
+class CheckedSettings:
+    """Settings that check their fields, which the settings of every recipe inherit."""
 
     def __post_init__(self) -> None:
         """Check the fields by their names.
@@ -44,6 +40,15 @@ class LoopSettings:
             if name in present and not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"The setting {name} must be above 0, got {getattr(self, name)!r}: change it.")
         within(self, **dict.fromkeys(present & {"ema", "caption_dropout", "practice"}, (0, 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings(CheckedSettings):
+    """Settings of the training loop."""
+
+    accumulate: int = 1  # Micro-batches of each process in a step. The gradient is their mean.
+    report_every: int = 100  # steps between two lines of the log
+    save_every: int = 500  # steps between two checkpoints
 
 
 def within(settings: Any, **bounds: Bounds) -> None:

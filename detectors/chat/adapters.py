@@ -54,7 +54,7 @@ def find_parts(
         return base, found
     if not (isinstance(base, Path) and is_adapter(base)):
         return base, None
-    name = _base_name(base)
+    name = base_name(base)
     try:
         below = find(name, "detector")
     except ModelNotFoundError as error:
@@ -70,7 +70,7 @@ def find_parts(
     return below, base
 
 
-def _base_name(folder: Path) -> str:
+def base_name(folder: Path) -> str:
     """The id of the base model of an adapter, with its revision."""
     settings = read_settings(folder / SETTINGS)
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")

@@ -63,8 +63,8 @@ def load_pretrained(
         return Pretrained(network, processor, (base,))
     assert isinstance(tuned, Path)
     try:
-        processor = _tuned_processor(processor, tuned)
-        _grow(network, len(getattr(processor, "tokenizer", processor)))
+        processor = tuned_processor(processor, tuned)
+        grow(network, len(getattr(processor, "tokenizer", processor)))
         return Pretrained(_merged(network, tuned), processor, (tuned, base))
     except WeightsError:
         raise
@@ -86,7 +86,7 @@ def _load_base(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     raise WeightsError(f"Expected a chat model, got {str(folder)!r} of type {kind!r}: choose another model.")
 
 
-def _tuned_processor(processor: Any, folder: Path) -> Any:
+def tuned_processor(processor: Any, folder: Path) -> Any:
     """The processor of an adapter: its own, else that of the base model with the adapter's tokenizer and template."""
     takes_images = hasattr(processor, "tokenizer")
     if takes_images and any((folder / f"{name}_config.json").is_file() for name in ("processor", "preprocessor")):
@@ -102,7 +102,7 @@ def _tuned_processor(processor: Any, folder: Path) -> Any:
     return processor
 
 
-def _grow(network: Any, tokens: int) -> None:
+def grow(network: Any, tokens: int) -> None:
     """Add rows to the embeddings for new tokens. They are zero until the adapter brings the trained ones."""
     rows = network.get_input_embeddings().num_embeddings
     if tokens <= rows:

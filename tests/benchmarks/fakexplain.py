@@ -28,9 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from refiner.claims import region_of
 from refiner.data.samples import Sample
 from refiner.detectors import load_detector
 from refiner.files import atomic_write, dumps
@@ -38,18 +36,15 @@ from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import FLAWS
 from refiner.training.fakexplain.eval import Row, measured, summary
 from refiner.training.fakexplain.recipe import micro, train_on
-from refiner.training.fakexplain.scenes import InjectedData
+from refiner.training.fakexplain.scenes import InjectedData, painted
 from refiner.training.fakexplain.settings import FakexplainSettings
 from refiner.training.runs import Run
-from refiner.training.world import marked
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.scores import HELD_OUT_SEED
-from refiner.training.world.words import FRAME
-from refiner.types import Analysis
 
 HELD_OUT = ("extra_finger", "third_eye", "missing_shadow", "colour_bleed", "second_sun")
 IMAGES = 20_000  # images that an arm may learn from
-SFT_STEPS, GRPO_STEPS, ANSWERS = 700, 120, 48
+SFT_STEPS, GRPO_STEPS, ANSWERS = 700, 60, 48
 SETS = ("scenes", "kinds", "paintings")
 COLUMNS = ("balanced_accuracy", "box_iou", "bleu_2", "rouge_l", "boxes", "unreadable")
 OMEGAS = {"GRPO, w=1": "full", "GRPO, w=0.5": "half", "GRPO, progressive": "progressive"}
@@ -95,26 +90,11 @@ def folder_of(arm: str, seed: int, out: Path) -> Path:
 def samples(name: str, count: int) -> Iterator[Sample]:
     """The held-out images of a set."""
     if name == "paintings":
-        yield from paintings(count)
+        yield from painted(ImperfectGenerator(MICRO_WEIGHTS / "generator"), count)
         return
     without = HELD_OUT if name == "scenes" else tuple(kind for kind in FLAWS if kind not in HELD_OUT)
     data = InjectedData(count, without, seed=HELD_OUT_SEED)
     yield from (data.load(index) for index in range(count))
-
-
-def paintings(count: int) -> Iterator[Sample]:
-    """Images from the bundled generator, with and without flaws of its own."""
-    rng = np.random.default_rng([HELD_OUT_SEED, 6])
-    for painting in marked.generated(rng, count, ImperfectGenerator(MICRO_WEIGHTS / "generator")):
-        for item in marked.natural(painting, 0.9):
-            pairs = zip(item.found, item.masks, strict=True)
-            regions = tuple(region_of(claim, mask, FRAME) for claim, mask in pairs)
-            yield Sample(
-                name="",
-                image=Image.fromarray(item.image),
-                fake=bool(regions),
-                truth=Analysis(size=FRAME, regions=regions, detector="referee"),
-            )
 
 
 def measure(arm: str, seed: int, out: Path, count: int) -> dict[str, dict[str, float]]:

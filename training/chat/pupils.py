@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from refiner.detectors.base import first_line, no_progress_bars
+from refiner.detectors.chat.adapters import base_name, find_parts
+from refiner.detectors.chat.pretrained import grow, tuned_processor
 from refiner.errors import OutputError, WeightsError
 from refiner.files import Json, atomic_write, dumps
-from refiner.hub import resolve
+from refiner.hub import Kind, resolve
 from refiner.training.chat.settings import PupilSettings
+from refiner.training.runs import Run
 
-ADAPTER = "adapter_config.json"
 _VISION = r".*(visual|vision|merger|multi_modal_projector).*"
 """Names of the modules of the vision tower, and of what connects it with the language model."""
 
@@ -39,12 +41,12 @@ class Pupil(NamedTuple):
         return str(self.model.config.model_type)
 
 
-def load_pupil(settings: PupilSettings, device: torch.device, *, weights: bool = True) -> Pupil:
+def load_pupil(settings: PupilSettings, run: Run, *, weights: bool = True) -> Pupil:
     """Load the base on the CPU. It gets a new adapter, or goes on with the one that it has.
 
     Args:
         settings: name the base.
-        device: on which the training runs.
+        run: says on which device the training runs, and where the bundled models are.
         weights: False: a network without weights on the device "meta", for a dry run.
 
     Raises:
@@ -52,28 +54,36 @@ def load_pupil(settings: PupilSettings, device: torch.device, *, weights: bool =
         WeightsError: it is damaged, or no chat model with images.
     """
     torch.manual_seed(settings.seed)
-    folder = resolve(settings.base, "detector")
-    adapted = (folder / ADAPTER).exists()
-    base = adapter_base(folder) if adapted else settings.base
+    device = run.processes.device
+    place, tuned = find_parts(settings.base, None, partial(_find, run.weights))
+    assert isinstance(place, Path)
+    assert tuned is None or isinstance(tuned, Path)
     dtype = torch.float32 if device.type == "cpu" or not settings.bf16 else torch.bfloat16
     try:
         with no_progress_bars():
-            place = resolve(base, "detector")
-            holder = folder if (folder / "tokenizer_config.json").exists() else place
-            processor = AutoProcessor.from_pretrained(holder, padding_side="left")
+            processor = AutoProcessor.from_pretrained(place, padding_side="left")
             model = _network(place, dtype, weights=weights)
             if device.type == "cpu":
                 model.set_attn_implementation("eager")  # faster than sdpa for short texts
-            if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
-                model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
-            if adapted and weights:
-                model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+            if tuned is not None:
+                processor = tuned_processor(processor, tuned)
+                grow(model, len(processor.tokenizer))
+            if tuned is not None and weights:
+                model = PeftModel.from_pretrained(model, tuned, is_trainable=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(
             f"The base {settings.base!r} cannot be loaded as a chat model with images ({first_line(error)}): "
             "choose another one with --base."
         ) from error
-    return Pupil(model if adapted and weights else _new(model, processor, settings), processor, base)
+    if tuned is not None and weights:
+        return Pupil(model, processor, base_name(tuned))
+    return Pupil(_new(model, processor, settings), processor, settings.base if tuned is None else base_name(tuned))
+
+
+def _find(bundled: Path, model: str | Path, kind: Kind) -> Path:
+    name = str(model).removeprefix("micro:")
+    own = bundled / name
+    return own if name != str(model) and name.isidentifier() and own.is_dir() else resolve(model, kind)
 
 
 def _network(folder: Path, dtype: torch.dtype, *, weights: bool) -> Any:
@@ -81,18 +91,6 @@ def _network(folder: Path, dtype: torch.dtype, *, weights: bool) -> Any:
         return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
-
-
-def adapter_base(folder: Path) -> str:
-    """The id of the model that an adapter was trained on.
-
-    Raises:
-        WeightsError: the adapter does not say it.
-    """
-    try:
-        return str(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"The adapter {str(folder)!r} names no base model ({error!r}): train it again.") from error
 
 
 def _new(model: Any, processor: Any, settings: PupilSettings) -> Any:
@@ -122,8 +120,7 @@ def _add_tokens(model: Any, tokenizer: Any, texts: tuple[str, ...]) -> None:
     pieces = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     first = len(tokenizer)
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in texts])
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    grow(model, len(tokenizer))
     for place, ids in enumerate(pieces):
         for layer in {model.get_input_embeddings(), model.get_output_embeddings()}:
             layer.weight[first + place] = layer.weight[ids].mean(0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refiner.errors import ConfigError
-from refiner.training.settings import LoopSettings, within
+from refiner.training.settings import CheckedSettings, LoopSettings, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class PupilSettings(LoopSettings):
+class PupilSettings(CheckedSettings):
     """Which chat model is trained, and which of its weights."""
 
     base: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # a chat model, or an adapter of one, which is then trained further

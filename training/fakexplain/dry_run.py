@@ -23,7 +23,7 @@ def dry_run(settings: FakexplainSettings, data: DataSet, run: Run) -> Json:
         and optimiser on one device (without activations and sampled answers), ``tokens`` of the longest question and
         answer in the first batch without those of the image, and the written ``files``.
     """
-    pupil = load_pupil(settings, run.processes.device, weights=False)
+    pupil = load_pupil(settings, run, weights=False)
     lessons = Lessons(data, style_of(settings, pupil.kind), run.tell)
     first = settings.sft if settings.stage != "grpo" else settings.grpo
     answers = 1 if settings.stage != "grpo" else settings.grpo.answers

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from refiner.data.micro import MicroData
 from refiner.data.samples import DataSet, Sample
 from refiner.detectors import load_detector
 from refiner.errors import InputError, UnreadableOutputError
@@ -16,7 +19,11 @@ from refiner.metrics.boxes import region_iou
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.protocols import Detector
 from refiner.training.fakexplain.lessons import truth_of
+from refiner.training.fakexplain.scenes import painted
 from refiner.training.runs import Run
+from refiner.training.world.flaws import bundled_generator
+from refiner.training.world.labels import decoder_like
+from refiner.training.world.scores import HELD_OUT_SEED
 from refiner.types import Analysis
 
 _AT_ONCE = 16  # images that are analysed in one batch
@@ -112,7 +119,7 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
     ``boxes`` is the number of boxes on a generated image. A mean over nothing is left out.
     """
     fakes, reals = [row for row in rows if row.fake], [row for row in rows if not row.fake]
-    found = {
+    found: dict[str, list[float]] = {
         "accuracy": [row.right for row in rows],
         "unreadable": [not row.readable for row in rows],
         "boxes": [row.boxes for row in fakes],
@@ -124,3 +131,25 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
     if fakes and reals:
         scores["balanced_accuracy"] = float(np.mean([np.mean([row.right for row in own]) for own in (fakes, reals)]))
     return scores
+
+
+def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
+    """Scores of a model of the micro world by ``<set>/<score>``, with the detector's usual masks.
+
+    Sets: ``injected``: drawn images, ``count`` with flaws and as many without; ``decoded``: the same through an
+    imitated autoencoder; ``natural``: at least ``count`` images from the generator.
+    """
+    detector = load_detector(f"fakexplain:{folder}", device="cpu")
+    drawn = [MicroData(2 * count, painted=True).load(index) for index in range(2 * count)]
+    rng = np.random.default_rng([HELD_OUT_SEED, 7])
+    sets = {
+        "injected": drawn,
+        "decoded": [replace(sample, image=_decoded(sample, rng)) for sample in drawn],
+        "natural": list(painted(bundled_generator(run.weights), count)),
+    }
+    scores = {name: summary(list(measured(detector, iter(samples)))) for name, samples in sets.items()}
+    return {f"{name}/{key}": value for name, own in scores.items() for key, value in own.items()}
+
+
+def _decoded(sample: Sample, rng: np.random.Generator) -> Image.Image:
+    return Image.fromarray(decoder_like(np.asarray(sample.image), rng))

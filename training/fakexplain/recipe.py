@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from refiner.data.samples import DataSet
+from refiner.detectors.fakexplain.notes import NOTE
 from refiner.errors import ConfigError, MissingExtraError
 from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
@@ -31,8 +32,6 @@ from refiner.training.fakexplain.settings import (
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 
-NOTE = "fakexplain.json"
-"""File in a model's folder that says how it answers."""
 _IMAGES = 40_000  # images that the bundled model learns from, each at most once
 
 
@@ -91,7 +90,8 @@ def fold_of(name: str, folds: int) -> int:
 def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:
     """Run the stages on rows of a data set, or resume them, and write the model to ``out``.
 
-    With an adapter, ``out`` holds the adapter alone, and ``merged`` beside it the whole model if ``settings.merged``.
+    With an adapter, ``out`` holds the adapter alone, and ``merged`` in the run's folder holds the whole model if
+    ``settings.merged``.
 
     Raises:
         InputError: the data cannot be used.
@@ -116,7 +116,7 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
     for stage in stages:
         written = out if stage == stages[-1] else run.folder / stage / "model"
         if not (written / NOTE).exists():
-            pupil = load_pupil(settings, run.processes.device)
+            pupil = load_pupil(settings, run)
             lessons = Lessons(data, style_of(settings, pupil.kind), run.tell, rows)
             if stage == "sft":
                 supervise(settings, settings.sft, lessons.supervised(), pupil, run, run.folder / stage)
@@ -128,7 +128,7 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
                 notes = {NOTE: lessons.style.note}
                 save_pupil(pupil, written, dtype, notes)
                 if written == out and settings.rank and settings.merged:
-                    save_merged(pupil, out.parent / "merged", dtype, notes)
+                    save_merged(pupil, run.folder / "merged", dtype, notes)
             run.processes.wait()
         settings = replace(settings, base=str(written))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
+from refiner.claims import region_of
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.world import sample_scene
+from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.labels import decoder_like
+from refiner.training.world.marked import generated, natural
+from refiner.training.world.scores import HELD_OUT_SEED
 from refiner.training.world.words import FRAME
 from refiner.types import Analysis
 
@@ -52,3 +57,14 @@ class InjectedData:
             fake=bool(flaws.regions),
             truth=Analysis(size=FRAME, regions=flaws.regions, detector="micro truth"),
         )
+
+
+def painted(imperfect: ImperfectGenerator, count: int) -> Iterator[Sample]:
+    """At least ``count`` held-out images from the generator, with the flaws that the referee finds, and without."""
+    rng = np.random.default_rng([HELD_OUT_SEED, 6])
+    for painting in generated(rng, count, imperfect):
+        for item in natural(painting):
+            pairs = zip(item.found, item.masks, strict=True)
+            regions = tuple(region_of(claim, mask, FRAME) for claim, mask in pairs)
+            truth = Analysis(size=FRAME, regions=regions, detector="referee")
+            yield Sample(name="", image=Image.fromarray(item.image), fake=bool(regions), truth=truth)
