@@ -53,6 +53,8 @@ class Converted:
     regions: int
     left_out: int
     """Samples that could not be converted."""
+    paths: Mapping[int, str]
+    """Number of each converted sample -> path of its image below ``images``."""
 
 
 def check_target(target: Path) -> None:
@@ -109,6 +111,7 @@ def convert_data(
         samples=source.samples,
         regions=source.regions,
         left_out=source.left_out,
+        paths=source.paths,
     )
 
 
@@ -118,6 +121,7 @@ class _Source:
     def __init__(self, data: DataSet, folder: Path, problems: list[Problem]) -> None:
         self.data, self.folder, self.problems = data, folder, problems
         self.samples = self.regions = self.left_out = 0
+        self.paths: dict[int, str] = {}
         self._names = FileNames()
         self._folders = {folder}
 
@@ -133,6 +137,7 @@ class _Source:
                 self.problems.append(Problem(error.kind, f"{name!r:.200}", "", str(error)))
             else:
                 self.samples += 1
+                self.paths[number] = entry.image
                 self.regions += len(entry.flaws)
                 yield entry
                 continue
