@@ -19,7 +19,7 @@ _MOST_UNDEFINED: Final = 0.05
 
 Counts = NDArray[np.int64]
 Measure = Callable[[Counts], tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""From how often each of P patterns of answers occurs in R samples, (R, P), to kappa (NaN if undefined) and agreement."""
+"""From how often each of P patterns of answers occurs in R samples, (R, P), to kappa (NaN: undefined) and agreement."""
 
 
 class Kappa(NamedTuple):

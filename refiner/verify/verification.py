@@ -50,16 +50,18 @@ class Verification:
         judged = sum(candidate in self.rows for candidate in self.judgements.of(annotator))
         return Progress(judged, len(self.rows), len(self.broken))
 
-    def next(self, annotator: str) -> tuple[Look, Candidate] | None:
+    def next(self, annotator: str) -> str | None:
         """The first candidate in order that an annotator has not judged yet and that can be shown; None at the end."""
         judged = self.judgements.of(annotator)
         for row in self.listing.rows:
             if row.id in judged or row.id in self.broken:
                 continue
             try:
-                return self.load(row.id)
+                self.load(row.id)
             except InputError as error:
                 self.broken[row.id] = str(error)
+            else:
+                return row.id
         return None
 
     def load(self, candidate: str) -> tuple[Look, Candidate]:
