@@ -167,13 +167,11 @@ def review_panel(reviews: Reviews) -> VerifyPanel:
         empty="The flaws that the detectors find in your image appear here: analyse one in the tab Detect.",
         hint="The accepted flaws can be downloaded as training data.",
     )
-    download = gr.DownloadButton(
-        "Accepted flaws (ZIP)", interactive=False, size="sm", min_width=90, elem_id="rf-download-accepted"
-    )
+    download = gr.DownloadButton("Accepted flaws (ZIP)", visible=False, size="sm", elem_id="rf-download-accepted")
 
     def offer(request: gr.Request) -> dict[str, Any]:
         archive = reviews.archive(str(request.session_hash))
-        return gr.update(value=archive, interactive=archive is not None)
+        return gr.update(value=archive, visible=archive is not None)
 
     panel.judged.then(offer, None, download, **_QUIET)
     return panel

@@ -40,12 +40,12 @@ class AcceptedData:
 
     def __init__(self, verification: Verification, rows: Iterable[Row]) -> None:
         self.verification, self.problems = verification, list[Problem]()
-        looks: dict[str, list[Row]] = {}
+        images: dict[str, list[Row]] = {}
         for row in rows:
-            looks.setdefault(row.place, []).append(row)
-        self.rows = tuple(looks.values())
+            images.setdefault(row.image, []).append(row)
+        self.rows = tuple(images.values())
         """The accepted candidates of each image."""
-        self.names = tuple(own[0].image for own in self.rows)
+        self.names = tuple(images)
         self.claims: dict[int, tuple[Claim, ...]] = {}
         """Those of the samples that were read, unplaced ones included."""
 
@@ -136,8 +136,8 @@ def _export(data: AcceptedData, folder: Path, problems: list[Problem], by: str |
     paths: dict[int, str] = {}
     regions = 0
     if placed:
-        done = convert_data(data, folder, "refiner", problems, numbers=track(placed))
-        paths, regions = dict(done.paths), done.regions
+        done = convert_data(data, folder, "refiner", problems, numbers=track(placed), note_path=paths.__setitem__)
+        regions = done.regions
     in_words = dict(_save_others(data, folder / IMAGES, sorted(set(range(len(data.rows))) - set(placed)), problems))
     paths |= in_words
     if not paths:
