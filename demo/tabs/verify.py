@@ -80,9 +80,11 @@ class VerifyPanel:
 
     def _connect(self, begin: gr.Button) -> None:
         gr.on([begin.click, self.name.submit], self.show, self.name, self.outputs, **_QUIET)
-        # One listener for all answers: while one is being kept, further clicks are dropped.
         clicks = [button.click for button in (*self.answers, self.undo)]
-        self.judged = gr.on(clicks, self.judge, [self.name, self.shown], self.outputs, trigger_mode="once", **_QUIET)
+        # The page itself drops presses while an answer is being kept (head.html); Gradio would also drop later ones.
+        self.judged = gr.on(
+            clicks, self.judge, [self.name, self.shown], self.outputs, trigger_mode="multiple", **_QUIET
+        )
 
     def show(self, name: str, request: gr.Request) -> Row:
         """The next candidate of an annotator."""
