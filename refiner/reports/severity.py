@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from refiner.images import save_png
 from refiner.reports.overlays import CARD, FAINT, GOOD, INK, PAPER, RULE, font
-from refiner.reports.plots import number
+from refiner.reports.plots import short
 
 BINS: Final = 20
 _WIDTH, _PANEL, _PAD = 760, 250, 32
@@ -37,7 +37,7 @@ def save_severities(before: Sequence[float], after: Sequence[float], path: Path)
     counts = [_counts(values) for values in (before, after)]
     top = max(int(each.max()) for each in counts)
     share = f", {100 * len(after) / len(before):.0f} % of them"
-    panels = (("all candidates", before, counts[0], _BEFORE, ""), ("accepted", after, counts[1], GOOD, share))
+    panels = (("candidates", before, counts[0], _BEFORE, ""), ("accepted", after, counts[1], GOOD, share))
     for place, (name, values, bars, colour, more) in enumerate(panels):
         y = _PAD + 34 + place * (_PANEL + _PAD)
         _panel(draw, y, f"{len(values)} {name}{more}", values, bars, top, colour)
@@ -71,5 +71,5 @@ def _panel(
         x = _LEFT + mean * (_RIGHT - _LEFT)
         draw.line((x, upper - 8, x, lower), fill=INK, width=2)
         right = mean > 0.8
-        draw.text((x - 6 if right else x + 6, upper - 16), f"mean {number(mean)}", font=font(14), fill=INK,
+        draw.text((x - 6 if right else x + 6, upper - 16), f"mean {short(mean)}", font=font(14), fill=INK,
                   anchor="rt" if right else "lt")  # fmt: skip
