@@ -104,7 +104,7 @@ class VerifyPanel:
             if verification is None:
                 raise InputError("There is nothing to judge any more: load the page again.")
             annotator = annotator_name(self.annotator or name)
-            answer = _PRESSED.get(getattr(event.target, "elem_id", None))
+            answer = _PRESSED.get(str(getattr(event.target, "elem_id", "")))
             if answer is None:
                 return self._undone(verification, annotator)
             verification.judge(shown, annotator, answer)

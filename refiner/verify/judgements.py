@@ -75,12 +75,12 @@ class Judgements:
         with self._lock:
             return tuple(sorted(name for name, answers in self._answers.items() if answers))
 
-    def of(self, annotator: str) -> Mapping[str, Answer]:
+    def of(self, annotator: str) -> dict[str, Answer]:
         """What an annotator says, by candidate, the latest judgement last."""
         with self._lock:
             return dict(self._answers.get(annotator, {}))
 
-    def about(self, candidate: str) -> Mapping[str, Answer]:
+    def about(self, candidate: str) -> dict[str, Answer]:
         """What the annotators say about a candidate, by their names in order."""
         with self._lock:
             found = {name: answers.get(candidate) for name, answers in sorted(self._answers.items())}

@@ -83,8 +83,7 @@ def list_candidates(source: Source, problems: list[Problem], numbers: Iterable[i
     if not rows:
         counts = f"{len(images)} images without one, {len(own)} that cannot be used"
         raise InputError(f"Expected flaws that can be checked, got none ({counts}): choose other data.")
-    found = tuple(rows.values())
-    return Listing(rows=found, images=len(images), duplicates=duplicates, problems=count_problems(own))
+    return Listing(rows=tuple(rows.values()), images=len(images), duplicates=duplicates, problems=count_problems(own))
 
 
 def _rows(place: str, look: Look) -> list[Row]:
