@@ -18,12 +18,8 @@ from refiner.verify.verification import Verification
 
 _QUIET: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-_PRESSED: Final = {
-    "rf-verify-accept": Answer.ACCEPT,
-    "rf-verify-reject": Answer.REJECT,
-    "rf-verify-unsure": Answer.UNSURE,
-}
-"""Id of a button -> its answer. Gradio tells a handler which button it was, as a copy made for the visitor."""
+_PRESSED: Final = {f"rf-verify-{answer.lower()}": answer for answer in Answer}
+"""Id of a button -> its answer. The button that Gradio names to a handler is a copy made for the visitor."""
 _UNDO: Final = "rf-verify-undo"
 
 Find = Callable[[gr.Request], Verification | None]
