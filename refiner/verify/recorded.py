@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from PIL import Image
 
+from refiner.data.anomreason import label_of
 from refiner.data.problems import Problem
 from refiner.data.samples import DataSet
 from refiner.data.sources import open_data
@@ -21,6 +22,7 @@ from refiner.evaluate.systems import picture_file
 from refiner.files import Json
 from refiner.images import MAX_PIXELS, load_image
 from refiner.records import analysis_from_dict
+from refiner.types import Analysis
 from refiner.verify.candidates import Look, flaws_of_analysis
 from refiner.verify.detections import RECORDS_FILE
 
@@ -99,10 +101,8 @@ class RecordedLooks:
                 yield _Answer(f"{index}/{key}", f"{name}/{key}", look.get("analysis"), look["picture"])
 
     def _look(self, record: Json, answer: _Answer) -> Look:
-        _check_sizes(answer.analysis)
-        analysis = analysis_from_dict(answer.analysis)
-        truth, group, picture = record.get("truth"), record.get("group"), record.get("picture")
-        fake = truth.get("fake") if isinstance(truth, dict) and answer.picture is None else None
+        analysis = _analysis(answer.analysis)
+        group, picture = record.get("group"), record.get("picture")
 
         def read() -> Image.Image:
             return self._read(record) if answer.picture is None else load_image(self.folder / answer.picture)
@@ -110,7 +110,7 @@ class RecordedLooks:
         return Look(
             name=answer.name,
             group=group if isinstance(group, str) else "",
-            fake=fake if isinstance(fake, bool) else None,
+            fake=None if answer.picture is not None else _label(record),
             size=analysis.size,
             flaws=flaws_of_analysis(analysis),
             detector=analysis.detector,
@@ -119,18 +119,29 @@ class RecordedLooks:
         )
 
 
-def _check_sizes(analysis: Any) -> None:
-    """Refuse sizes that would fill the memory, before masks are decoded."""
+def _analysis(document: Any) -> Analysis:
+    """The answer of a detector in a record; sizes that would fill the memory are refused before masks are decoded.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        height, width = map(int, analysis["size"])
-        masks = [region["mask"]["size"] for region in analysis["regions"] if region["mask"] is not None]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"Expected the answer of a detector, got {analysis!r:.60}: run the detector again.") from error
-    if not (height > 0 < width and height * width <= MAX_PIXELS) or any(size != [height, width] for size in masks):
-        raise InputError(
-            f"Expected masks of the image's size and at most {MAX_PIXELS // 10**6} megapixels, got {height}x{width} "
-            f"and {masks!r:.60}: run the detector again."
-        )
+        height, width = map(int, document["size"])
+        masks = [region["mask"]["size"] for region in document["regions"] if region["mask"] is not None]
+        if not (height > 0 < width and height * width <= MAX_PIXELS) or any(size != [height, width] for size in masks):
+            raise ValueError(f"an image of {height}x{width} pixels, masks of {masks}")
+        return analysis_from_dict(document)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"Expected the answer of a detector, got {error!r:.120}: run the detector again.") from error
+
+
+def _label(record: Json) -> bool | None:
+    """Whether an image is generated, by the truth in its record, else by its name; None if unknown."""
+    truth = record.get("truth")
+    fake = truth.get("fake") if isinstance(truth, dict) else None
+    return fake if isinstance(fake, bool) else label_of(record["name"])
 
 
 def of_detections(folder: Path) -> RecordedLooks:

@@ -56,6 +56,31 @@ def test_a_generated_image_of_a_run_lies_in_its_folder(tmp_path):
     assert verification.load(verification.listing.rows[0].id)[0].image.getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_images_are_found_by_names_without_suffix_as_a_ranking_has_them(tmp_path):
+    (tmp_path / "images").mkdir()
+    for at, name in enumerate(("a.png", "b.png", "b.jpg")):
+        picture(at).save(tmp_path / "images" / name)
+    run = evaluated(str(tmp_path / "images"), tmp_path / "run")
+    text = (run / "records.jsonl").read_text()
+    (run / "records.jsonl").write_text(text.replace('"a.png"', '"a"').replace('"b.png"', '"b"'))
+    problems: list[Problem] = []
+    verification = opened(run, tmp_path / "out", problems)
+    assert {row.image for row in verification.listing.rows} == {"a", "b.jpg"}
+    assert count_problems(problems) == {"unreadable_image": 1}, "two images fit"
+
+
+def test_a_run_whose_data_are_elsewhere_says_where_to_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    picture(0).save("images/a.png")
+    run = evaluated("images", tmp_path / "run")
+    monkeypatch.chdir(run)
+    problems: list[Problem] = []
+    with pytest.raises(InputError, match="1 that cannot be used"):
+        opened(run, tmp_path / "out", problems)
+    assert "in the folder that the run was started in" in str(problems[0])
+
+
 def test_both_images_of_a_refinement_are_looked_at_and_equal_ones_once(tmp_path):
     run = evaluated("micro:2", tmp_path / "run")
     looks = []
@@ -166,6 +191,10 @@ HOSTILE = [
     lambda row: row["answer"]["analysis"].update(size=[10**6, 10**6]),
     lambda row: row["answer"]["analysis"]["regions"][0]["mask"].update(size=[10**6, 10**6]),
     lambda row: row["answer"]["analysis"]["regions"][0]["mask"].update(counts=[10**12]),
+    lambda row: row["answer"]["analysis"]["regions"][0]["mask"].update(counts=[10**30]),
+    lambda row: row["answer"]["analysis"]["regions"][0].update(box=[0, 0, 10**30, 9]),
+    lambda row: row["answer"]["analysis"].update(size=[float("inf"), 9]),
+    lambda row: row["answer"]["analysis"].update(regions=[3]),
     lambda row: row["answer"]["analysis"]["regions"][0].update(severity="high"),
     lambda row: row["answer"]["analysis"]["regions"][0].update(category="nonsense"),
     lambda row: row["answer"].update(before={"picture": 3}),

@@ -125,12 +125,17 @@ def test_one_annotator_can_decide_alone(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_an_image_labelled_real_is_not_exported_with_flaws(tmp_path):
+@pytest.mark.parametrize("told", [True, False])
+def test_an_image_labelled_real_is_not_exported_with_flaws(tmp_path, told):
     root = tmp_path / "data"
     for name in ("0_real/a.png", "1_fake/b.png"):
         (root / name).parent.mkdir(parents=True)
         picture(ord(name[0])).save(root / name)
-    verification = judged(opened(evaluated(str(root), tmp_path / "run"), tmp_path / "out"), "AAAA")
+    run = evaluated(str(root), tmp_path / "run")
+    if not told:  # only the name of the image tells, as in the records of refiner detect
+        rows = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+        (run / "records.jsonl").write_text("".join(json.dumps(row | {"truth": None}) + "\n" for row in rows))
+    verification = judged(opened(run, tmp_path / "out"), "AAAA")
     document, samples, problems = exported(verification, tmp_path / "new")
     assert list(samples) == ["1_fake/b.png"]
     assert problems == {"real_with_regions": 1}
