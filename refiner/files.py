@@ -14,6 +14,11 @@ from typing import Any, TextIO
 
 from refiner.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 Json = dict[str, Any]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -107,6 +112,37 @@ def atomic_stream(path: str | Path) -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a text file; it is on the disk when this returns.
+
+    Several threads and processes may append to the same file: each line is written whole, under a lock of the file. (On
+    systems without ``flock``, only threads and processes that take turns.) If the last line is unfinished, because a
+    process was killed while it wrote, it is ended first.
+
+    Args:
+        path: the file, in an existing folder; made if it is missing.
+        line: without a line break; encoded as UTF-8.
+
+    Raises:
+        OutputError: the line cannot be written; the file may end with a part of it.
+    """
+    target = Path(path)
+    try:
+        with target.open("ab+", buffering=0) as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+            unfinished = size > 0 and file.read(1) != b"\n"
+            data = memoryview(("\n" * unfinished + line + "\n").encode())
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _output_error("the file", target, error) from error
 
 
 def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputError:

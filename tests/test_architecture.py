@@ -18,7 +18,7 @@ HOMES = {"refiner": "refiner", **{name: f"refiner.{name}" for name in ("demo", "
 ORDER = [
     {"core"},  # the files that lie in refiner/ itself
     {"data", "metrics", "micro"},
-    {"evaluate", "reports"},
+    {"evaluate", "reports", "verify"},
     {"detectors"},
     {"pipelines"},
     {"training", "demo"},

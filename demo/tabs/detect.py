@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from refiner.demo.components import Row, guarded, html, nothing, picture
+from refiner.demo.reviews import Reviews
 from refiner.demo.studio import Looked, Studio
 from refiner.demo.tabs.refine import wire
 from refiner.demo.uploads import read_upload
@@ -20,12 +21,13 @@ from refiner.types import Analysis
 _OUTPUTS = 3
 
 
-def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
+def detect_tab(studio: Studio, examples: Sequence[str], reviews: Reviews) -> None:
     """Add the components: an image and detectors as inputs, the analysis of each detector as output.
 
     Args:
         studio: provides the detectors.
         examples: paths of example images.
+        reviews: gets the answers, so that the visitor can judge them.
     """
     names = list(studio.settings.detectors)
     with gr.Row(elem_classes="rf-split"):
@@ -47,18 +49,19 @@ def detect_tab(studio: Studio, examples: Sequence[str]) -> None:
             status = html("", "rf-detect-status")
             shown = html("The detected flaws appear here.", "rf-detect-answers")
     summary = gr.JSON(visible=False)
-    handler = guarded(_detecting(studio), _OUTPUTS)
+    handler = guarded(_detecting(studio, reviews), _OUTPUTS)
     wire(studio, (run, stop), handler, [image, detectors], [status, shown, summary], [], "detect")
 
 
-def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
+def _detecting(studio: Studio, reviews: Reviews) -> Callable[..., Iterator[Row]]:
     def detect(image: str | None, detectors: list[str], request: gr.Request) -> Iterator[Row]:
         if image is None:
             raise InputError("Expected an image, got none: upload or paste one.")
         given = read_upload(image, studio.settings)
         yield (status_line("Starting.", 0.0), "", None)
         said: dict[str, Any] = {}
-        for event in studio.detect(str(request.session_hash), given, detectors):
+        session = str(request.session_hash)
+        for event in studio.detect(session, given, detectors):
             if not isinstance(event, Looked):
                 yield (progress_line(event), *nothing(_OUTPUTS - 1))
                 continue
@@ -66,6 +69,7 @@ def _detecting(studio: Studio) -> Callable[..., Iterator[Row]]:
             share = None if event.over else len(said) / len(detectors)
             size = f"{given.width} x {given.height} pixels"
             told = f"{len(said)} of {len(detectors)} detectors analysed the image ({size})."
+            reviews.open(session, given, {name: each for name, each in said.items() if isinstance(each, Analysis)})
             yield status_line(told, share), answers(given, said), _summary(said)
         if len(said) < len(detectors):
             yield (status_line("Stopped."), *nothing(_OUTPUTS - 1))

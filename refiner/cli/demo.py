@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.options import port
 from refiner.cli.view import Terminal
 from refiner.errors import MissingExtraError
 
@@ -22,23 +24,37 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         help="micro, vlm:MODEL[@URL], fakexplain:MODEL[@URL], a folder, or a hub id; may be repeated",
     )
     add_machine(parser, pipeline=True)
-    parser.add_argument("--port", type=_port, help="port to listen on (the first free one from 7860)")
+    parser.add_argument("--port", type=port, help="port to listen on (the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="make the demo public through Gradio's tunnel")
     parser.set_defaults(run=_demo)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
-    return int(text)
+def need_gradio(feature: str) -> None:
+    """Check that Gradio is installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(feature, "gradio", "demo") from error
+
+
+@contextlib.contextmanager
+def quiet_server(terminal: Terminal) -> Iterator[None]:
+    """Drop what libraries print; errors of the server go to stderr.
+
+    The main command collects muted output in memory until it ends. A server runs too long for that.
+    """
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        logging.getLogger("refiner.demo").addHandler(logging.StreamHandler(terminal.err.file))
+        yield
 
 
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     machine = machine_of(args)
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("The demo", "gradio", "demo") from error
+    need_gradio("The demo")
     from refiner.demo.settings import DemoSettings, bundled_detectors, labelled
 
     settings = DemoSettings(
@@ -46,9 +62,7 @@ def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
         detectors=labelled(args.detector or bundled_detectors()),
         machine=machine,
     )
-    # The main command collects muted output in memory until it ends. A server runs too long for that.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        logging.getLogger("refiner.demo").addHandler(logging.StreamHandler(terminal.err.file))
+    with quiet_server(terminal):
         from refiner.demo.app import serve
         from refiner.demo.studio import Studio
 

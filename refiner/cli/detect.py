@@ -19,6 +19,7 @@ from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.images import load_image, save_png
 from refiner.records import analysis_summary
 from refiner.reports.overlays import overlay
+from refiner.verify.detections import Detections
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +41,8 @@ def add_detect(parser: argparse.ArgumentParser) -> None:
     wanted.add_argument("--prompt", metavar="TEXT", help="prompt of the images, for detectors that read it")
     wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, one for each image")
     add_machine(parser, pipeline=False)
-    parser.add_argument("--out", metavar="DIR", help="where to write the images with their regions marked")
+    words = "where to write the images with their regions marked, and records for refiner verify"
+    parser.add_argument("--out", metavar="DIR", help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_detect, check=lambda args: _check(parser, args))
 
@@ -57,6 +59,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = check_writable(args.out) if args.out else None
     detector: Detector | None = None
     rows: list[Json] = []
+    kept = Detections(folder, args.data)
     code, pictures = DONE, _data(args, terminal) if args.data else _files(args, terminal)
     for number, (file, load) in enumerate(terminal.track(pictures, "analysing")):
         try:
@@ -64,6 +67,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
         except InputError as error:
             terminal.complain(error)
             code = USER_ERROR
+            kept.add(number, file, None, error)
             continue
         if detector is None:
             from refiner.detectors import load_detector
@@ -74,13 +78,16 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
         except RefinerError as error:
             terminal.complain(f"{file}: {error}")
             code = max(code, USER_ERROR if isinstance(error, UserError) else FAILED)
+            kept.add(number, file, prompt, error)
             continue
         rows.append({"file": file, "analysis": analysis_summary(analysis)})
+        kept.add(number, file, prompt, (image, analysis))
         if folder is not None:
             save_png(overlay(image, analysis), folder / f"{number:02d}-{Path(file).stem}.png")
         if not args.json:
             show_analysis(terminal, file, analysis)
     if folder is not None and rows:
+        kept.write()
         atomic_write(folder / "detect.json", dumps(rows) + "\n")
     if args.json:
         terminal.document(rows)

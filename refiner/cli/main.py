@@ -20,6 +20,7 @@ from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
 from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
 from refiner.cli.train import add_train
+from refiner.cli.verify import add_verify
 from refiner.cli.view import Terminal
 from refiner.errors import RefinerError, UserError
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
+    add_verify(commands.add_parser("verify", help="check the claims of detectors by hand"))
     add_data(commands.add_parser("data", help="convert published weights"))
     add_demo(commands.add_parser("demo", help="serve the demo for a browser"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))

@@ -264,7 +264,9 @@ def test_one_bad_file_does_not_lose_the_others(detect, tmp_path):
     assert code == 2
     assert [row["file"] for row in json.loads(out)] == [good, good]
     assert json.loads((tmp_path / "out" / "detect.json").read_text()) == json.loads(out)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["04-good.png", "05-good.png", "detect.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "04-good.png", "05-good.png", "detect.json", "records.jsonl",
+    ]  # fmt: skip
     assert err.count("refiner: ") == err.count("\n") == 4
     assert all(Path(path).name in err for path in bad)
 
@@ -283,7 +285,9 @@ def test_detect_reads_data_sets_and_passes_over_what_is_damaged(detect, tmp_path
     assert (code, [row["file"] for row in json.loads(out)]) == (2, ["0.png", "2.png"])
     assert "1.png" in err
     assert "record 3" in err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-0.png", "02-2.png", "detect.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "00-0.png", "02-2.png", "detect.json", "records.jsonl",
+    ]  # fmt: skip
     assert [row["file"] for row in json.loads(detect(*data, "--limit", "1")[1])] == ["0.png"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,21 +11,13 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
-from playwright.sync_api import Browser, Page, expect  # noqa: E402
-from support.demo_server import HOSTILE, Served, served  # noqa: E402
+from playwright.sync_api import Browser, expect
+from support.browsing import MARKS, Guest, launched
+from support.demo_server import HOSTILE, Served, served
 
-CHROMIUM = shutil.which("chromium")
-SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-PATIENCE = 120_000
-"""Timeout in milliseconds; long, because the machine may be busy."""
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-]  # fmt: skip
-
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"), pytest.mark.timeout(600)]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +28,16 @@ def demo(model, write_plugin, tmp_path_factory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
-class Visitor:
-    """A browser page with the demo. ``leave`` fails if the page had errors or asked other servers."""
+class Visitor(Guest):
+    """A browser page with the demo."""
 
     def __init__(self, browser: Browser, demo: Served, width: int = 1280, dark: bool = False) -> None:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
-        )
-        context.set_default_timeout(PATIENCE)
-        self.amiss: list[str] = []
-        self.page: Page = context.new_page()
-        self.page.on("console", lambda line: line.type == "error" and self.amiss.append(f"console: {line.text}"))
-        self.page.on("pageerror", lambda error: self.amiss.append(f"page: {error}"))
-        self.page.on("request", self._note_request)
-        self.page.goto(demo.address)
+        super().__init__(browser, demo.address, width, dark)
         expect(self.page.get_by_role("button", name="Refine", exact=True)).to_be_enabled()
-
-    def _note_request(self, request) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-            self.amiss.append(f"asks elsewhere: {request.url}")
 
     def refine(self, prompt: str) -> None:
         self.page.get_by_label("Prompt", exact=True).fill(prompt)
@@ -71,18 +45,6 @@ class Visitor:
 
     def told(self, text: str | re.Pattern[str], where: str = "refine") -> None:
         expect(self.page.locator(f"#rf-{where}-status .rf-status")).to_contain_text(text)
-
-    def shoot(self, name: str) -> None:
-        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True, animations="disabled")
-
-    def leave(self) -> None:
-        assert self.page.evaluate("window.harmed") is None
-        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert self.page.evaluate(wide) <= 0, "the page can be scrolled sideways"
-        without = "[...document.images].filter((image) => !image.hasAttribute('alt')).map((image) => image.outerHTML)"
-        assert not self.page.evaluate(without)
-        self.page.context.close()
-        assert not self.amiss
 
 
 @pytest.fixture
@@ -300,6 +262,37 @@ def test_detecting_side_by_side(visit, photo, width, dark):
     expect(cards.last.locator(".rf-tip")).to_be_hidden()
     visitor.shoot(f"detect-{width}")
     assert "/patches" not in page.locator("#rf-detect-answers").inner_text()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_judging_what_was_detected(visit, photo, width, dark):
+    visitor = visit(width, dark)
+    page = visitor.page
+    page.get_by_role("tab", name="Verify").click()
+    expect(page.locator("#rf-verify-picture")).to_contain_text("analyse one in the tab Detect")
+    expect(page.locator("#rf-verify-accept")).to_be_hidden()
+    page.get_by_role("tab", name="Detect").click()
+    page.locator("#rf-detect-image input[type=file]").set_input_files(photo)
+    expect(page.locator("#rf-detect-image img")).to_be_visible()
+    page.get_by_role("button", name="Analyse", exact=True).click()
+    visitor.told("2 of 2 detectors analysed the image", "detect")
+    page.keyboard.press("a")
+    page.get_by_role("tab", name="Verify").click()
+    progress = page.locator("#rf-verify-status strong")
+    expect(progress).to_have_text("0 of 1")  # both detectors say the same
+    expect(page.locator(".rf-claim")).to_contain_text("a patch too red " + HOSTILE)
+    expect(page.locator(".rf-judged path.rf-outline")).to_be_visible()
+    visitor.shoot(f"demo-verify-{width}")
+    page.locator("#rf-verify-accept").click()
+    expect(progress).to_have_text("1 of 1")
+    with page.expect_download() as coming:
+        page.locator("#rf-download-accepted").click()
+    assert coming.value.path().read_bytes()[:2] == b"PK"
+    page.keyboard.press("z")
+    expect(progress).to_have_text("0 of 1")
+    page.keyboard.press("r")
+    expect(page.locator(".rf-finished")).to_contain_text("0 accepted, 1 rejected")
+    expect(page.locator("#rf-download-accepted")).to_be_hidden()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])

@@ -353,6 +353,6 @@ def test_twenty_jobs_at_once_end_or_are_refused(demo):
     ],
 )
 def test_a_public_address_that_could_not_be_had_is_told(public, share, told):
-    from refiner.demo.app import told_address
+    from refiner.demo.serving import told_address
 
     assert told_address("http://127.0.0.1:7860", public, share=share) == told

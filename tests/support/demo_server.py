@@ -117,8 +117,8 @@ def served(model: str, write_plugin: object, folder: Path, *more: str) -> Iterat
 
 
 @contextmanager
-def opened(arguments: list[str], folder: Path, homes: list[Path]) -> Iterator[Served]:
-    """Serve ``refiner demo ARGUMENTS`` on loopback until the block ends. All its files are in ``folder``."""
+def opened(arguments: list[str], folder: Path, homes: list[Path], name: str = "demo") -> Iterator[Served]:
+    """Serve ``refiner NAME ARGUMENTS`` on loopback until the block ends. All its files are in ``folder``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -129,14 +129,14 @@ def opened(arguments: list[str], folder: Path, homes: list[Path]) -> Iterator[Se
         "GRADIO_TEMP_DIR": str(folder / "cache"),
         "OPENAI_API_KEY": SECRET,
     }
-    command = [sys.executable, "-P", "-m", "refiner", "demo", *arguments, "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "refiner", name, *arguments, "--port", str(port)]
     log = folder / "log.txt"
     with log.open("w") as errors:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("demo: http"), line + log.read_text()
+        assert line.startswith(f"{name}: http"), line + log.read_text()
         yield Served(f"http://127.0.0.1:{port}/", process, homes, log)
     finally:
         process.send_signal(signal.SIGINT)

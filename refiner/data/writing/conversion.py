@@ -66,7 +66,13 @@ def check_target(target: Path) -> None:
 
 
 def convert_data(
-    data: DataSet, target: str | Path, to: str, problems: list[Problem], *, numbers: Iterable[int] | None = None
+    data: DataSet,
+    target: str | Path,
+    to: str,
+    problems: list[Problem],
+    *,
+    numbers: Iterable[int] | None = None,
+    note_path: Callable[[int, str], None] = lambda _number, _path: None,
 ) -> Converted:
     """Write a data set in another format: images as PNG files, and one file of annotations beside them.
 
@@ -82,6 +88,7 @@ def convert_data(
         to: a name of ``FORMATS``.
         problems: gets the problems.
         numbers: of the samples, from 0; None for all.
+        note_path: is told the number of each sample that is written, and the path of its image below ``images/``.
 
     Raises:
         InputError: no sample could be converted.
@@ -91,7 +98,7 @@ def convert_data(
     check_target(folder)
     new = not folder.exists()
     check_writable(folder / IMAGES)
-    source = _Source(data, folder / IMAGES, problems)
+    source = _Source(data, folder / IMAGES, problems, note_path)
     try:
         with atomic_stream(folder / file) as stream:
             write(source.entries(range(len(data.names)) if numbers is None else numbers), stream)
@@ -115,8 +122,10 @@ def convert_data(
 class _Source:
     """Reads samples, and writes their images into a folder."""
 
-    def __init__(self, data: DataSet, folder: Path, problems: list[Problem]) -> None:
-        self.data, self.folder, self.problems = data, folder, problems
+    def __init__(
+        self, data: DataSet, folder: Path, problems: list[Problem], note_path: Callable[[int, str], None]
+    ) -> None:
+        self.data, self.folder, self.problems, self.note_path = data, folder, problems, note_path
         self.samples = self.regions = self.left_out = 0
         self._names = FileNames()
         self._folders = {folder}
@@ -133,6 +142,7 @@ class _Source:
                 self.problems.append(Problem(error.kind, f"{name!r:.200}", "", str(error)))
             else:
                 self.samples += 1
+                self.note_path(number, entry.image)
                 self.regions += len(entry.flaws)
                 yield entry
                 continue
