@@ -60,10 +60,11 @@ def region_summary(region: Region) -> Json:
 
 
 def analysis_summary(analysis: Analysis) -> Json:
-    """Convert an analysis to the JSON that the CLI prints: ``fake_probability``, ``artifact_ratio``, ``regions``."""
+    """Convert an analysis to the JSON that the CLI prints: verdict, area, tags and regions."""
     return {
         "fake_probability": _finite(analysis.fake_probability),
         "artifact_ratio": analysis.artifact_ratio,
+        "tags": list(analysis.tags),
         "regions": [region_summary(region) for region in analysis.regions],
     }
 

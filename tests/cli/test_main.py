@@ -252,7 +252,7 @@ def test_detect_prints_one_document(detect, tmp_path):
     rows = json.loads(out)
     assert (code, err) == (0, "")
     assert [row["file"] for row in rows] == files
-    assert [list(row["analysis"]) for row in rows] == [["fake_probability", "artifact_ratio", "regions"]] * 2
+    assert [list(row["analysis"]) for row in rows] == [["fake_probability", "artifact_ratio", "tags", "regions"]] * 2
     assert rows[1]["analysis"]["regions"][0]["severity"] > rows[0]["analysis"]["regions"][0]["severity"]
 
 

@@ -161,7 +161,7 @@ def keys(value):
 
 def test_the_documents_shape_is_the_promised_one():
     fields = ("name", "location", "explanation", "reasoning", "category", "severity", "score", "box")
-    analysis = {"fake_probability": None, "artifact_ratio": None, "regions": [dict.fromkeys(fields)]}
+    analysis = {"fake_probability": None, "artifact_ratio": None, "tags": None, "regions": [dict.fromkeys(fields)]}
     attempt = dict.fromkeys(("index", "action", "prompt", "seed", "accepted", "reason"))
     attempt |= {"scores": {"hps": None}, "analysis": analysis}
     document = result_summary(result(), {"best": "out/best.png"})
