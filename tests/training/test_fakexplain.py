@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,8 @@ from refiner.training.chat.settings import StageSettings
 from refiner.training.curves import read_curves
 from refiner.training.fakexplain.grpo import reward_functions
 from refiner.training.fakexplain.lessons import Lessons, Style, lesson_of, truth_of
-from refiner.training.fakexplain.recipe import RECIPE, fold_of, train_on
+from refiner.training.fakexplain.recipe import RECIPE, fold_of, micro, train_on
+from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
 from refiner.training.runs import Run
 from refiner.training.settings import changed
@@ -164,33 +166,60 @@ def test_the_adapter_and_the_merged_model_answer_alike(trained: Path) -> None:
     assert texts[0] == texts[1] != ""
 
 
+class KilledError(BaseException):
+    """Ends a training without any cleaning up."""
+
+
+@pytest.fixture
+def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains, is killed after a step of a stage, and goes on; checkpoints are at every second step."""
+
+    def killed(stop: tuple[str, int], settings: FakexplainSettings, data: Any, folder: Path) -> None:
+        went_on = Report.on_log
+
+        def kill(self: Report, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            if (self.stage, state.global_step) == stop:
+                raise KilledError
+            went_on(self, args, state, control, **rest)
+
+        rows, run = list(range(len(data.names))), Run(folder=folder)
+        monkeypatch.setattr(Report, "on_log", kill)
+        with pytest.raises(KilledError):
+            train_on(settings, data, rows, run, folder / "model")
+        assert not (folder / "model").exists()
+        monkeypatch.setattr(Report, "on_log", went_on)
+        train_on(settings, data, rows, run, folder / "model")
+
+    return killed
+
+
+def assert_same_figures(straight: Path, resumed: Path) -> None:
+    wanted, found = figures(straight), figures(resumed)
+    assert wanted.keys() == found.keys()
+    for name, curve in wanted.items():
+        assert found[name] == [(step, pytest.approx(value, abs=1e-5)) for step, value in curve], name
+
+
 @pytest.mark.parametrize("stop", [("sft", 3), ("grpo", 3)])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
-    stop: tuple[str, int], base: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: tuple[str, int], base: Path, trained: Path, tmp_path: Path, killing: Callable[..., None]
 ) -> None:
-    """Checkpoints are at step 2, the kill is after step 3."""
+    killing(stop, replace(TINY, base=str(base)), Drawn(8), tmp_path)
+    assert_same_figures(trained, tmp_path)
 
-    class KilledError(BaseException):
-        pass
 
-    went_on = Report.on_log
-
-    def kill(self: Report, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if (self.stage, state.global_step) == stop:
-            raise KilledError
-        went_on(self, args, state, control, **rest)
-
-    settings, run = replace(TINY, base=str(base)), Run(folder=tmp_path)
-    monkeypatch.setattr(Report, "on_log", kill)
-    with pytest.raises(KilledError):
-        train_on(settings, Drawn(8), list(range(8)), run, tmp_path / "model")
-    monkeypatch.setattr(Report, "on_log", went_on)
-    assert not (tmp_path / "model").exists()
-    train_on(settings, Drawn(8), list(range(8)), run, tmp_path / "model")
-    straight, resumed = figures(trained), figures(tmp_path)
-    assert straight.keys() == resumed.keys()
-    for name, curve in straight.items():
-        assert resumed[name] == [(step, pytest.approx(value, abs=1e-5)) for step, value in curve], name
+def test_a_killed_grpo_gives_the_rewards_of_a_straight_run(tmp_path: Path, killing: Callable[..., None]) -> None:
+    """With the bundled detector, whose answers earn rewards that differ, so that each step changes it."""
+    own = micro()
+    grpo = replace(own.grpo, most_steps=4, batch=8, report_every=1, save_every=2)
+    settings = replace(own, base="micro:fakexplain", stage="grpo", grpo=grpo, merged=False)
+    data = InjectedData(16)
+    train_on(settings, data, list(range(16)), Run(folder=tmp_path / "straight"), tmp_path / "straight" / "model")
+    killing(("grpo", 3), settings, data, tmp_path / "killed")
+    assert_same_figures(tmp_path / "straight", tmp_path / "killed")
+    rewards = [value for _, value in figures(tmp_path / "straight")["grpo  reward"]]
+    assert min(rewards) > 1.5
+    assert any(value > 0 for _, value in figures(tmp_path / "straight")["grpo  grad_norm"])
 
 
 def test_both_stages_are_the_same_as_one_after_the_other(base: Path, trained: Path, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def load_pupil(settings: PupilSettings, run: Run, *, weights: bool = True) -> Pu
                 grow(model, len(processor.tokenizer))
             if tuned is not None and weights:
                 model = PeftModel.from_pretrained(model, tuned, is_trainable=True)
+                model.peft_config["default"].base_model_name_or_path = str(place)  # peft looks there at checkpoints
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(
             f"The base {settings.base!r} cannot be loaded as a chat model with images ({first_line(error)}): "
@@ -135,7 +136,7 @@ def save_pupil(pupil: Pupil, folder: Path, dtype: torch.dtype, notes: Mapping[st
     adapted = isinstance(pupil.model, PeftModel)
     if adapted:
         pupil.model.peft_config["default"].base_model_name_or_path = pupil.base
-    options = {"selected_adapters": ["default"]} if adapted else {}
+    options = {"selected_adapters": ["default"], "save_embedding_layers": False} if adapted else {}
     _write(pupil.model, pupil.processor, folder, dtype, notes, **options)
 
 
