@@ -119,6 +119,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "micro:probe": lambda: load_detector("micro:probe", device="cpu"),
     "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
+    "micro:fakexplain": lambda: load_detector("micro:fakexplain", device="cpu"),
 }
 
 
