@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +25,10 @@ from refiner.detectors.fakexplain.grammar import DIALECTS, Content, read
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import ConfigError, InputError, UnreadableOutputError
 from refiner.taxonomy import Category
-from refiner.training.chat.running import Report
+from refiner.training.chat.running import Report, without_foreign_warnings
 from refiner.training.chat.settings import StageSettings
 from refiner.training.curves import read_curves
-from refiner.training.fakexplain.grpo import reward_functions
+from refiner.training.fakexplain.grpo import config_of, reward_functions
 from refiner.training.fakexplain.lessons import Lessons, Style, lesson_of, truth_of
 from refiner.training.fakexplain.recipe import RECIPE, fold_of, micro, train_on
 from refiner.training.fakexplain.scenes import InjectedData
@@ -260,6 +261,40 @@ def test_folds_split_the_samples_evenly_and_by_name_alone() -> None:
     parts = Counter(fold_of(name, 4) for name in names)
     assert set(parts) == {0, 1, 2, 3}
     assert min(parts.values()) > 900
+
+
+def test_cross_validation_measures_each_sample_by_a_model_that_never_saw_it(base: Path, tmp_path: Path) -> None:
+    settings = replace(TINY, base=str(base), stage="sft", folds=2, merged=False)
+    data = Drawn(8, broken=False)
+    assert len({fold_of(name, 2) for name in data.names}) == 2
+    RECIPE.train(settings, data, Run(folder=tmp_path), tmp_path / "model")
+    found = json.loads((tmp_path / "folds.json").read_text())
+    assert len(found["folds"]) == 2
+    assert found["scores"]["unreadable"] == {"mean": 1, "lowest": 1, "highest": 1}  # the base writes only letters
+    for folder in (tmp_path, tmp_path / "fold-1", tmp_path / "fold-2"):
+        assert (folder / "model" / "fakexplain.json").exists()
+    with pytest.raises(InputError, match="lower folds"):
+        RECIPE.train(replace(settings, folds=9), data, Run(folder=tmp_path / "many"), tmp_path / "many" / "model")
+
+
+@pytest.mark.parametrize("engine", ["transformers", "colocate", "server"])
+def test_trl_takes_what_samples_the_answers(engine: str, base: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    with_vllm = engine != "transformers"
+    address = "http://127.0.0.1:8000" if engine == "server" else ""
+    grpo = replace(TINY.grpo, engine=engine, server=address, constrained=with_vllm)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with without_foreign_warnings():
+        config = config_of(replace(TINY, grpo=grpo), STYLE, tokenizer, Run(folder=tmp_path), tmp_path)
+    assert config.use_vllm == with_vllm
+    if with_vllm:
+        assert (config.vllm_mode, config.vllm_server_base_url or "") == (engine, address)
+        answer = lesson_of(Drawn(3, broken=False).load(1), STYLE).answer
+        assert re.fullmatch(config.vllm_structured_outputs_regex, answer)
+    else:
+        hidden = config.generation_kwargs["suppress_tokens"]
+        assert "<|image_pad|>" in tokenizer.convert_ids_to_tokens(hidden)
 
 
 @pytest.mark.parametrize("name", RECIPE.configs)

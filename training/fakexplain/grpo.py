@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.fakexplain.grammar import Answer, pattern, read
 from refiner.errors import UnreadableOutputError
@@ -16,6 +16,9 @@ from refiner.training.fakexplain.rewards import Truth
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
 from refiner.training.runs import Run
 from refiner.types import Size
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 Reward = Callable[..., list[float]]
 
@@ -31,10 +34,24 @@ _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision
 
 def reinforce(settings: FakexplainSettings, lessons: Lessons, pupil: Pupil, run: Run, folder: Path) -> None:
     """Train on sampled answers, or resume."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
+
+    trainer = GRPOTrainer(
+        pupil.model,
+        reward_funcs=reward_functions(settings.grpo, lessons.style, pupil.processor.tokenizer),
+        args=config_of(settings, lessons.style, pupil.processor.tokenizer, run, folder),
+        train_dataset=lessons.reinforced(),
+        processing_class=pupil.processor,
+    )
+    run_trainer(trainer, Report(run, folder.name, _FIGURES), folder)
+
+
+def config_of(settings: FakexplainSettings, style: Style, tokenizer: Any, run: Run, folder: Path) -> GRPOConfig:
+    """The settings as trl takes them."""
+    from trl import GRPOConfig
 
     own = settings.grpo
-    args = GRPOConfig(
+    return GRPOConfig(
         **arguments(settings, own, run, folder),
         num_generations=own.answers,
         temperature=own.temperature,
@@ -42,22 +59,14 @@ def reinforce(settings: FakexplainSettings, lessons: Lessons, pupil: Pupil, run:
         beta=own.beta,
         loss_type="grpo",
         scale_rewards="group",
-        **_engine(own, lessons.style, pupil),
+        **_engine(own, style, tokenizer),
     )
-    trainer = GRPOTrainer(
-        pupil.model,
-        reward_funcs=reward_functions(own, lessons.style, pupil.processor.tokenizer),
-        args=args,
-        train_dataset=lessons.reinforced(),
-        processing_class=pupil.processor,
-    )
-    run_trainer(trainer, Report(run, folder.name, _FIGURES), folder)
 
 
-def _engine(own: GrpoSettings, style: Style, pupil: Pupil) -> dict[str, Any]:
+def _engine(own: GrpoSettings, style: Style, tokenizer: Any) -> dict[str, Any]:
     """What samples answers, as GRPOConfig takes it."""
     if own.engine == "transformers":
-        known = pupil.processor.tokenizer.get_vocab()
+        known = tokenizer.get_vocab()
         hidden = [known[token] for token in _PLACEHOLDERS if token in known]
         return {"generation_kwargs": {"suppress_tokens": hidden}} if hidden else {}
     found: dict[str, Any] = {"use_vllm": True, "vllm_mode": own.engine}

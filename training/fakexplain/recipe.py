@@ -6,7 +6,6 @@ recipe trains the bundled detector: an adapter on the bundled chat model, which 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,10 @@ import torch
 
 from refiner.data.samples import DataSet
 from refiner.detectors.fakexplain.notes import NOTE
-from refiner.errors import ConfigError, MissingExtraError
+from refiner.errors import ConfigError, InputError, MissingExtraError
 from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
+from refiner.records import derive_seed
 from refiner.training.chat.settings import StageSettings
 from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import (
@@ -67,24 +67,39 @@ def _check(settings: FakexplainSettings) -> None:
 
 def _train(settings: FakexplainSettings, data: DataSet | None, run: Run, out: Path) -> None:
     samples: DataSet = InjectedData(_IMAGES) if data is None else data
-    if not settings.folds:
-        train_on(settings, samples, list(range(len(samples.names))), run, out)
-        return
+    if settings.folds:
+        _cross_validate(settings, samples, run)
+    train_on(settings, samples, list(range(len(samples.names))), run, out)
+
+
+def _cross_validate(settings: FakexplainSettings, data: DataSet, run: Run) -> None:
+    """Train once without each part of the samples, in ``fold-N``, and write the scores on these to ``folds.json``."""
     from refiner.training.fakexplain.eval import score
 
-    scores = []
+    scores: list[Mapping[str, float]] = []
     for fold in range(settings.folds):
-        kept = [row for row, name in enumerate(samples.names) if fold_of(name, settings.folds) != fold]
-        held = [row for row, name in enumerate(samples.names) if fold_of(name, settings.folds) == fold]
-        part = replace(run, folder=run.folder / f"fold-{fold + 1}")
-        train_on(settings, samples, kept, part, out / f"fold-{fold + 1}")
-        scores.append(score(out / f"fold-{fold + 1}", samples, held, run))
-        atomic_write(run.folder / "folds.json", dumps(scores) + "\n")
+        parts = [fold_of(name, settings.folds) == fold for name in data.names]
+        kept, held = ([row for row, part in enumerate(parts) if part == wanted] for wanted in (False, True))
+        if not kept or not held:
+            raise InputError(f"Expected samples for {settings.folds} folds, got {len(parts)}: lower folds.")
+        own = replace(run, folder=run.folder / f"fold-{fold + 1}")
+        train_on(settings, data, kept, own, own.folder / "model")
+        if run.processes.main:
+            scores.append(score(own.folder / "model", data, held, run))
+        run.processes.wait()
+    if run.processes.main:
+        names = dict.fromkeys(name for own_scores in scores for name in own_scores)
+        values = {name: [own_scores[name] for own_scores in scores if name in own_scores] for name in names}
+        rows = {
+            name: {"mean": sum(own_values) / len(own_values), "lowest": min(own_values), "highest": max(own_values)}
+            for name, own_values in values.items()
+        }
+        atomic_write(run.folder / "folds.json", dumps({"scores": rows, "folds": scores}) + "\n")
 
 
 def fold_of(name: str, folds: int) -> int:
     """The part of a sample in a cross-validation: it depends only on the sample's name."""
-    return zlib.crc32(name.encode("utf-8", "surrogateescape")) % folds
+    return derive_seed("fold", name) % folds
 
 
 def train_on(settings: FakexplainSettings, data: DataSet, rows: list[int], run: Run, out: Path) -> None:

@@ -60,7 +60,7 @@ class FakexplainSettings(PupilSettings):
     dialect: str = "paper"  # how answers are written: paper, official or internvl
     leave_out: tuple[str, ...] = ()  # of boxes, captions and tags: what answers do not tell (the paper's ablation)
     max_side: int = 1536  # longest side of the images, in pixels
-    folds: int = 0  # Parts for cross-validation. 0: train on all samples. Else one training for each part left out.
+    folds: int = 0  # Parts for cross-validation. For each, there is one more training without it. 0: none.
     sft: StageSettings = field(default_factory=StageSettings)
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
 
