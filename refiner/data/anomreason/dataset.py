@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from refiner.data.anomreason.anomalies import (
     FAKE,
@@ -56,7 +56,9 @@ def find_files(place: str | Path, problems: list[Problem]) -> AnomreasonFiles:
         if file.name == SPLITS:
             continue
         kind = _kind(file)
-        if kind is None:
+        if kind == "nothing":
+            continue
+        if kind == "other":
             detail = "it holds neither anomalies nor descriptions of images"
             problems.append(Problem("ignored_file", str(file.parent), file.name, detail))
         elif kind in kinds:
@@ -72,15 +74,17 @@ def find_files(place: str | Path, problems: list[Problem]) -> AnomreasonFiles:
     return AnomreasonFiles(folder, kinds.get("anomalies"), kinds.get("descriptions"), single)
 
 
-def _kind(file: Path) -> str | None:
-    """What a file holds, by its first list or text; None if it is a list itself, or has neither."""
+def _kind(file: Path) -> Literal["anomalies", "descriptions", "nothing", "other"]:
+    """What a file holds, by its first list or text; ``nothing`` if the object is empty."""
     with suppress(OSError, ValueError):  # ``members`` tells the same error in words
         if first_letter(file) == "[":
-            return None
+            return "other"
+    kind: Literal["nothing", "other"] = "nothing"
     for _, item in members(file, _VALUES):
+        kind = "other"
         if isinstance(item.value, list | str):
             return "anomalies" if isinstance(item.value, list) else "descriptions"
-    return None
+    return kind
 
 
 class _Images:
@@ -105,10 +109,10 @@ class _Images:
 class AnomreasonData:
     """A folder of AnomReason: generated images with their anomalies, and real images with a description.
 
-    An image lies in ``1_fake/`` or ``0_real/``, or in the folder itself if there is no such folder. Its record names the
-    file by a path or only by its name, and the suffix may be another one. The places of the anomalies are not known, so
-    that samples have anomalies and no truth; real images have no anomalies. The description of a real image, which says
-    why it looks real, is its caption. A real image needs no description.
+    An image lies in ``1_fake/`` or ``0_real/``, or in the folder itself if there is no such folder. Its record names
+    the file by a path or only by its name, and the suffix may be another one. The places of the anomalies are not
+    known, so that samples have anomalies and no truth; real images have no anomalies. The description of a real image,
+    which says why it looks real, is its caption. A real image needs no description.
 
     Kinds of problems, apart from those of ``find_files``, ``index_anomalies``, ``index_descriptions`` and ``Splits``:
     ``bad_name`` (not the name of an image), ``duplicate_image`` (two records of an image; the first one counts),
