@@ -24,8 +24,9 @@ from refiner.machine import Machine
 if TYPE_CHECKING:
     from PIL import Image
 
+    from refiner.evaluate.entrants import Entrant, Option
     from refiner.evaluate.harness import Run, System
-    from refiner.evaluate.ranking import Entrant, Option, Pictures, PromptSet
+    from refiner.evaluate.ranking import Pictures, PromptSet
     from refiner.evaluate.systems import Looker
     from refiner.protocols import PaintJob
 
@@ -70,7 +71,8 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
 
 
 def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
-    from refiner.evaluate.ranking import Pictures, open_prompts, parse_entrants
+    from refiner.evaluate.entrants import parse_entrants
+    from refiner.evaluate.ranking import Pictures, open_prompts
 
     machine = machine_of(args)
     entrants = parse_entrants(args.systems)
