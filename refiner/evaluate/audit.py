@@ -85,7 +85,7 @@ def audit_runs(runs: Mapping[str, Mapping[str, Run]], prompts_of: Mapping[str, s
     if all(row["ranking"] is None for row in detectors):
         raise InputError("; ".join(f"{row['name']}: {row['error'].rstrip('.')}" for row in detectors) + ".")
     return {
-        "task": "audit",
+        "task": "rank",
         "by": by,
         "of": next(run.samples for of_detector in runs.values() for run in of_detector.values()),
         "detectors": detectors,
