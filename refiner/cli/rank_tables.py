@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -130,18 +130,22 @@ def _show_several(document: Json, page: Path, terminal: Terminal) -> None:
     for name, ranking in rankings.items():
         terminal.say(f"{name}: {_compared(ranking)}")
         _show_figures(ranking, terminal)
-    _show_places(rankings, terminal)
-    terminal.say(f"Kendall's tau of two rankings: 1 is the same order by {document['by']}, -1 the reversed one")
-    _show_agreement(document["agreement"], terminal)
-    terminal.say("95 % intervals below the figures")
+    _show_places(rankings, document["by"], terminal)
+    terminal.say("Kendall's tau of two rankings (1: the same order, -1: the reversed one):")
+    for pair in document["agreement"]:
+        told = ", ".join(_told(name, tau) for name, tau in pair["tau"].items())
+        terminal.say(f"{pair['one']} and {pair['other']}, {pair['prompts']} prompts: {told}")
+    if any(tau["undefined"] for pair in document["agreement"] for tau in pair["tau"].values()):
+        terminal.say("undefined: in this share of the bootstrap draws, a detector ties all generators")
+    terminal.say("95 % intervals below or behind the figures")
     terminal.say(f"signature: {document['signature']}")
     terminal.say(f"report: {page}")
 
 
-def _show_places(rankings: Mapping[str, Json], terminal: Terminal) -> None:
+def _show_places(rankings: Mapping[str, Json], by: str, terminal: Terminal) -> None:
     """A row for each generator, with its place by each detector."""
     table = plain_grid()
-    table.add_column("places", overflow="fold")
+    table.add_column(f"places by {by}", overflow="fold")
     for name in rankings:
         table.add_column(Text(name), justify="right", overflow="fold")
     places = [{system["name"]: system["place"] for system in ranking["systems"]} for ranking in rankings.values()]
@@ -150,16 +154,9 @@ def _show_places(rankings: Mapping[str, Json], terminal: Terminal) -> None:
     terminal.out.print(table)
 
 
-def _show_agreement(pairs: Sequence[Json], terminal: Terminal) -> None:
-    """A row for each pair of detectors, with tau by each measure."""
+def _told(name: str, tau: Json) -> str:
     from refiner.reports.audit import tau_words
 
-    table = plain_grid()
-    table.add_column("detectors", overflow="fold")
-    for name in pairs[0]["tau"]:
-        table.add_column(name, no_wrap=True)
-    for pair in pairs:
-        told = [tau_words(tau) for tau in pair["tau"].values()]
-        cells = [Text.assemble(value, "\n", (interval, "dim")) for value, interval in told]
-        table.add_row(Text(f"{pair['one']} and {pair['other']}, {pair['prompts']} prompts"), *cells)
-    terminal.out.print(table)
+    value, *rest = tau_words(tau)
+    behind = "; ".join(filter(None, rest))
+    return f"{name} {value} ({behind})" if behind else f"{name} {value}"

@@ -35,13 +35,13 @@ def write_audit_report(document_: Json, runs: Mapping[str, Mapping[str, Run]], f
         "audit.html",
         title=f"{count} generator{'s' if count > 1 else ''}, ranked by {detectors} detectors",
         letters=signs,
-        plots=list(_slopes(rows, signs)),
+        plots=list(_slopes(rows, signs)) if len(rows) > 1 else [],
         measures=MEASURES,
         taus=[
             (pair["one"], pair["other"], pair["pictures"], [tau_words(pair["tau"][name]) for name in MEASURES])
             for pair in document_["agreement"]
         ],
-        terms={name: FIGURES[name] for name in MEASURES},
+        terms={name: text for name, text in FIGURES.items() if name in rows[0]["ranking"]["systems"][0]["figures"]},
         settings=dumps({name: {each: run.description for each, run in own.items()} for name, own in runs.items()}),
         **{name: document_[name] for name in ("by", "of", "detectors", "signature")},
     )
@@ -53,13 +53,12 @@ def _letters(names: Sequence[str]) -> dict[str, str]:
     return {name: ascii_uppercase[at] if at < 26 else str(at + 1) for at, name in enumerate(names)}
 
 
-def tau_words(tau: Mapping[str, float | None]) -> tuple[str, str]:
-    """Kendall's tau and its interval in words."""
-    if tau["value"] is None:
-        return "undefined", ""
-    low, high, share = tau["low"], tau["high"], tau["undefined"]
-    interval = "no interval" if low is None or high is None else f"{short(low)} to {short(high)}"
-    return short(tau["value"]), f"{interval} ({percent(share)} undefined)" if share else interval
+def tau_words(tau: Mapping[str, float | None]) -> tuple[str, str, str]:
+    """Kendall's tau, its interval, and in which share of the draws it is undefined, in words; "" for what is not."""
+    value, low, high, share = (tau[key] for key in ("value", "low", "high", "undefined"))
+    if value is None or low is None or high is None:
+        return "undefined" if value is None else short(value), "", ""
+    return short(value), f"{short(low)} to {short(high)}", f"{percent(max(share, 0.01))} undefined" if share else ""
 
 
 def _slopes(rows: Sequence[Json], signs: Mapping[str, str]) -> Iterator[Markup]:
