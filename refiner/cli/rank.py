@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.options import DETECTOR
 from refiner.cli.rank_runs import Contest, collect_one, collect_several
 from refiner.cli.rank_tables import finish_one, finish_several
 from refiner.cli.view import Terminal
@@ -53,7 +54,7 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON, CSV or text; or micro-prompts:N")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    words = "finds the flaws; may be repeated, to see how the detectors' rankings agree (micro)"
+    words = f"{DETECTOR}; may be repeated, to see how the rankings of several detectors agree (micro)"
     parser.add_argument("--detector", action="append", metavar="ID", help=words)
     parser.add_argument("--judge", help="HPS weights: micro, a folder, a file, or a hub id (none)")
     parser.add_argument(
@@ -64,7 +65,9 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
     add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
-    parser.add_argument("--resume", action="store_true", help="continue the ranking in DIR; may add generators")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the ranking in DIR; may add generators, or detectors to several"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_rank)
 
