@@ -65,9 +65,8 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
     add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the ranking in DIR; may add generators, or detectors to several"
-    )
+    words = "continue the ranking in DIR; may add generators, or detectors to several"
+    parser.add_argument("--resume", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_rank)
 
