@@ -2,7 +2,7 @@
 
 The images of all generators are made once. Each detector has a folder of its own below ``DETECTORS``, with the same
 files as a ranking by that detector alone. Two detectors are compared on the images that both could analyse for every
-generator, by Kendall's tau-b (``refiner.metrics.agreement``). A detector that analysed no image of every generator has
+generator, by Kendall's tau-b (``refiner.metrics.kendall``). A detector that analysed no image of every generator has
 an error in place of a ranking; the others are not affected.
 """
 
@@ -31,7 +31,7 @@ from refiner.evaluate.ranking import (
 )
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_write, dumps
-from refiner.metrics.agreement import SIGNATURE, Agreement, compare_rankings
+from refiner.metrics.kendall import SIGNATURE, Agreement, compare_rankings
 
 DETECTORS: Final = "detectors"
 """Sub-folder of the ranking that holds a folder for each detector."""

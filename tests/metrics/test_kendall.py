@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from refiner.errors import ConfigError
-from refiner.metrics.agreement import compare_rankings, kendall_tau
+from refiner.metrics.kendall import compare_rankings, kendall_tau
 from refiner.metrics.ranking import Bootstrap, rank_by_score, rank_generators
 
 FEW = Bootstrap(resamples=200)
