@@ -103,12 +103,14 @@ def test_a_record_finds_its_image(tmp_path: Path, key: str, file: str) -> None:
     assert sample.group == ("sana" if "/" in file else "")
 
 
-def test_images_may_lie_beside_the_files(tmp_path: Path) -> None:
-    for name in ("a.jpg", "r.jpg", "unknown.jpg"):
-        picture(tmp_path / name)
-    data = open_data(write(tmp_path, {"a.jpg": [HAT]}, {"r.jpg": WHY}))
-    assert (data.names, data.problems) == (("1_fake/a.jpg", "0_real/r.jpg"), [])
-    assert [sample.image is not None for sample in loaded(data)] == [True, True]
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_images_may_lie_in_one_folder(tmp_path: Path, folder: str) -> None:
+    for name in ("a.jpg", "1_fake/b.jpg" if folder else "b.jpg", "r.jpg", "unknown.jpg"):
+        picture(tmp_path / folder / name)
+    data = open_data(write(tmp_path, {"a.jpg": [HAT], "1_fake/b.jpg": [BREAD]}, {"r.jpg": WHY}))
+    assert [sample.fake for sample in loaded(data)] == [True, True, False]
+    assert [sample.image is not None for sample in loaded(data)] == [True] * 3
+    assert data.problems == []
 
 
 def test_what_does_not_fit_together_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -151,10 +153,13 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "Deepfake_Test_list.json").write_text('["1_fake/a.jpg"]')
     (tmp_path / "empty.json").write_text("{}")
     (tmp_path / "numbers.json").write_text('{"a": 3}')
+    (tmp_path / "settings.json").write_text('{"by": "me", "images": ["a_sdv35.jpg"]}')
     data = open_data(f"anomreason:{tmp_path}")
     assert data.names == NAMES
-    assert [problem.where for problem in data.problems] == ["Deepfake_Test_list.json", "numbers.json"]
-    assert count_problems(data.problems) == {"ignored_file": 2}
+    assert [problem.where for problem in data.problems] == [
+        "Deepfake_Test_list.json", "numbers.json", "settings.json"
+    ]  # fmt: skip
+    assert count_problems(data.problems) == {"ignored_file": 3}
 
 
 def test_of_two_files_of_a_kind_one_must_be_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal, NamedTuple
 
 from refiner.data.anomreason.anomalies import (
@@ -17,6 +17,7 @@ from refiner.data.anomreason.anomalies import (
     members,
 )
 from refiner.data.anomreason.splits import SPLITS, Splits
+from refiner.data.fakexplained.images import IMAGES
 from refiner.data.fields import is_inside
 from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Place, Places, first_letter, read_again
@@ -75,32 +76,35 @@ def find_files(place: str | Path, problems: list[Problem]) -> AnomreasonFiles:
 
 
 def _kind(file: Path) -> Literal["anomalies", "descriptions", "nothing", "other"]:
-    """What a file holds, by its first list or text; ``nothing`` if the object is empty."""
+    """What a file holds, by the first value that tells; ``nothing`` if the object is empty."""
     with suppress(OSError, ValueError):  # ``members`` tells the same error in words
         if first_letter(file) == "[":
             return "other"
     kind: Literal["nothing", "other"] = "nothing"
-    for _, item in members(file, _VALUES):
+    for key, item in members(file, _VALUES):
         kind = "other"
-        if isinstance(item.value, list | str):
-            return "anomalies" if isinstance(item.value, list) else "descriptions"
+        if isinstance(item.value, list) and (not item.value or any(isinstance(each, dict) for each in item.value)):
+            return "anomalies"
+        if isinstance(item.value, str) and PurePosixPath(key).suffix.lower() in SUFFIXES:
+            return "descriptions"
     return kind
 
 
 class _Images:
-    """The images of one label: those in the folder ``label``, or in the data set's folder if there is none."""
+    """The images of one label: those in its folder, or else in ``images/`` or the data set's folder."""
 
     def __init__(self, root: Path, label: str) -> None:
         self.label = label
         self.labelled = (root / label).is_dir()
-        self.folder = root / label if self.labelled else root
-        others = () if self.labelled else (f"{FAKE}/", f"{REAL}/")
-        self.files = {name for name in find_images(self.folder, deep=True) if not name.startswith(others)}
+        self.folder = next((place for place in (root / label, root / IMAGES) if place.is_dir()), root)
+        other = f"{FAKE if label == REAL else REAL}/"
+        self.files = {name for name in find_images(self.folder, deep=True) if not name.startswith(other)}
 
     def find(self, key: str) -> str | None:
         """The file of a record, from ``folder``: one that exists, else where it should be; None if there is no name."""
-        path = f"/{key}".replace("\\", "/").rpartition(f"/{self.label}/")[2].removeprefix("/")
-        names = [name for name in dict.fromkeys((path, basename(path))) if is_inside(name)]
+        whole = key.replace("\\", "/")
+        path = f"/{whole}".rpartition(f"/{self.label}/")[2].removeprefix("/")
+        names = [name for name in dict.fromkeys((path, whole, basename(path))) if is_inside(name)]
         stems = [name.rpartition(".")[0] or name for name in names]
         others = (f"{stem}{suffix}" for stem in stems for suffix in sorted(SUFFIXES))
         return next((name for name in (*names, *others) if name in self.files), names[0] if names else None)
@@ -109,8 +113,8 @@ class _Images:
 class AnomreasonData:
     """A folder of AnomReason: generated images with their anomalies, and real images with a description.
 
-    An image lies in ``1_fake/`` or ``0_real/``, or in the folder itself if there is no such folder. Its record names
-    the file by a path or only by its name, and the suffix may be another one. The places of the anomalies are not
+    An image lies in ``1_fake/`` or ``0_real/``, else in ``images/``, else in the folder itself. Its record names the
+    file by a path or only by its name, and the suffix may be another one. The places of the anomalies are not
     known, so that samples have anomalies and no truth; real images have no anomalies. The description of a real image,
     which says why it looks real, is its caption. A real image needs no description.
 
