@@ -31,7 +31,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         choices=sorted(FORMATS),
         required=True,
         help="refiner: records that fakexplained:DST reads, or safetensors of weights; ms-swift: training records in "
-        "FakeXplain's form; coco: boxes and masks",
+        "FakeXplain's form; coco: boxes and masks; anomreason: flaws in words, which anomreason:DST reads",
     )
     convert.add_argument("--limit", type=count, metavar="N", help="only the first N samples of a data set")
     convert.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies of a folder")
@@ -64,7 +64,7 @@ def _convert_data(args: argparse.Namespace, terminal: Terminal) -> int:
     finally:
         tell_problems(problems, terminal)
     document = {
-        "files": {path.name: str(path) for path in (done.annotations, done.images)},
+        "files": {name: str(path) for name, path in done.files.items()},
         "images": done.samples,
         "regions": done.regions,
         "left_out": done.left_out,

@@ -276,11 +276,11 @@ def _merge(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _looking(args: argparse.Namespace) -> Looker:
-    return load_looker(args, machine_of(args))
+    return load_looker(args, machine_of(args), args.detector)
 
 
-def load_looker(args: argparse.Namespace, machine: Machine) -> Looker:
-    """Load the detector, and the judge and the text encoders if the options name them, onto the machine's device."""
+def load_looker(args: argparse.Namespace, machine: Machine, detector: str) -> Looker:
+    """Load a detector, and the judge and the text encoders if the options name them, onto the machine's device."""
     from refiner.detectors import load_detector
     from refiner.evaluate.systems import Looker
 
@@ -290,7 +290,7 @@ def load_looker(args: argparse.Namespace, machine: Machine) -> Looker:
 
         sentences = SentenceEncoder.from_pretrained(None if name == "default" else name, device=machine.device)
     return Looker(
-        detector=load_detector(args.detector, machine.device, machine.dtype),
+        detector=load_detector(detector, machine.device, machine.dtype),
         judge=_judge(getattr(args, "judge", None), machine),
         encoder=_encoder(args, machine) if getattr(args, "task", None) == "explanation" else None,
         sentences=sentences,

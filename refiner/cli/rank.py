@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.text import Text
-
-from refiner.cli.evaluate import SCORING, load_looker, speed, weight_sums
+from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
-from refiner.cli.options import DONE, FAILED
-from refiner.cli.view import Terminal, plain_grid
-from refiner.errors import ConfigError, ModelNotFoundError
+from refiner.cli.options import DETECTOR
+from refiner.cli.rank_runs import Contest, collect_one, collect_several
+from refiner.cli.rank_tables import finish_one, finish_several
+from refiner.cli.view import Terminal
+from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.files import Json, check_writable
 from refiner.hub import read_card, resolve, verify
 from refiner.machine import Machine
@@ -24,22 +24,22 @@ from refiner.machine import Machine
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refiner.evaluate.harness import Run, System
-    from refiner.evaluate.ranking import Entrant, Option, Pictures, PromptSet
-    from refiner.evaluate.systems import Looker
+    from refiner.evaluate.entrants import Entrant, Option
+    from refiner.evaluate.systems import Looker, Painting
     from refiner.protocols import PaintJob
-
-    Paint = Callable[[Sequence[PaintJob]], list[Image.Image]]
 
 _EXAMPLES: Final = """examples:
   refiner rank quick=micro,num_inference_steps=4 usual=micro --prompts micro-prompts:20 --judge micro
   refiner rank ours=images/ours sdxl=stabilityai/stable-diffusion-xl-base-1.0,guidance_scale=6 --prompts prompts.json
+  refiner rank a=images/a b=images/b c=images/c --prompts prompts.json --detector micro --detector micro:probe
 
 A FOLDER holds one image per prompt, with the prompt's name: the image of prompt 00007 is 00007.png, .jpg or the like.
 Prompts of a text file or a JSON list are named 00000, 00001 and so on. A MODEL is micro, a folder, or the hub id of a
-diffusers text-to-image pipeline. Its options are arguments of the pipeline's call."""
-_NAMED: Final = 20
-"""How many failed images are printed one by one for each generator."""
+diffusers text-to-image pipeline. Its options are arguments of the pipeline's call. With several detectors, the images
+are generated once; each detector ranks them, and Kendall's tau says how far two rankings agree (1: the same order, -1:
+the reversed one)."""
+DEFAULT: Final = "micro"
+"""The detector if none is named."""
 
 
 def add_rank(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,8 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON, CSV or text; or micro-prompts:N")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    parser.add_argument("--detector", default="micro", help="micro, a folder, or a hub id (micro)")
+    words = f"{DETECTOR}; may be repeated, to see how the rankings of several detectors agree (micro)"
+    parser.add_argument("--detector", action="append", metavar="ID", help=words)
     parser.add_argument("--judge", help="HPS weights: micro, a folder, a file, or a hub id (none)")
     parser.add_argument(
         "--by", choices=("CAP", "HPS", "PAR"), default="CAP", help="metric that decides the order (CAP)"
@@ -64,18 +65,19 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
     add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
-    parser.add_argument("--resume", action="store_true", help="continue the ranking in DIR; may add generators")
+    words = "continue the ranking in DIR; may add generators, or detectors to several"
+    parser.add_argument("--resume", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     parser.set_defaults(run=_rank)
 
 
 def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
-    from refiner.evaluate.ranking import Pictures, open_prompts, parse_entrants
+    from refiner.evaluate.entrants import parse_entrants
+    from refiner.evaluate.ranking import Pictures, open_prompts
 
-    machine = machine_of(args)
+    machine, detectors = machine_of(args), args.detector or [DEFAULT]
     entrants = parse_entrants(args.systems)
-    if args.by == "HPS" and args.judge is None:
-        raise ConfigError("--by HPS needs a judge: pass --judge.")
+    _check(args, detectors, entrants)
     prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
     data = {
         entrant.name: Pictures(prompts) if entrant.paints else Pictures.of_folder(prompts, entrant.place)
@@ -87,13 +89,47 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     shelf = _Shelf(machine)
     with terminal.waiting("loading models"):
         _check_words(entrants, calls, list(prompts.prompts.values()), shelf)
-        looker = load_looker(args, Machine(device=machine.device))
-    systems: dict[str, System] = {
-        entrant.name: _generating(entrant, calls[entrant.name], looker, root, args, shelf) if entrant.paints else looker
+        lookers = _lookers(detectors, args, Machine(device=machine.device))
+    paintings = {
+        entrant.name: _painting(entrant, calls[entrant.name], root, args, shelf)
         for entrant in entrants
+        if entrant.paints
     }
-    runs = _collect(entrants, prompts, data, systems, root, args, terminal)
-    return _finish(runs, prompts, data, root, args, terminal)
+    contest = Contest({entrant.name: entrant.source for entrant in entrants}, prompts, data, paintings, root)
+    if len(lookers) == 1:
+        runs = collect_one(contest, lookers[detectors[0]], args, terminal)
+        return finish_one(contest, runs, args, terminal)
+    return finish_several(contest, collect_several(contest, lookers, args, terminal), args, terminal)
+
+
+def _check(args: argparse.Namespace, detectors: Sequence[str], entrants: Sequence[Entrant]) -> None:
+    """Check what needs no file and no model."""
+    from refiner.evaluate.audit import DETECTORS, ORDERS
+
+    if args.by == "HPS" and args.judge is None:
+        raise ConfigError("--by HPS needs a judge: pass --judge.")
+    if len(detectors) == 1:
+        return
+    if len(set(detectors)) < len(detectors):
+        raise ConfigError(f"Expected different detectors, got {', '.join(detectors)}: name each one once.")
+    if args.by not in ORDERS:
+        raise ConfigError(
+            f"--by {args.by} does not depend on the detector: pass --by {' or --by '.join(ORDERS)}, or one detector."
+        )
+    if any(entrant.name.casefold() == DETECTORS for entrant in entrants):
+        raise InputError(
+            f"Expected another name than {DETECTORS!r} for a generator, because a folder of results has it: change it."
+        )
+
+
+def _lookers(detectors: Sequence[str], args: argparse.Namespace, machine: Machine) -> dict[str, Looker]:
+    """A looker for each detector; all have the same judge."""
+    from refiner.detectors import load_detector
+
+    first, *others = detectors
+    looker = load_looker(args, machine, first)
+    loaded = {name: load_detector(name, machine.device, machine.dtype) for name in others}
+    return {first: looker} | {name: replace(looker, detector=detector) for name, detector in loaded.items()}
 
 
 def _call(entrant: Entrant) -> dict[str, Option]:
@@ -164,11 +200,11 @@ def _check_words(
             check_words([shelf.pipeline(entrant.place)], [*prompts, str(negative or "")])
 
 
-def _generating(
-    entrant: Entrant, call: Mapping[str, Option], looker: Looker, root: Path, args: argparse.Namespace, shelf: _Shelf
-) -> System:
+def _painting(
+    entrant: Entrant, call: Mapping[str, Option], root: Path, args: argparse.Namespace, shelf: _Shelf
+) -> Painting:
     """The system that generates with a model. The model is loaded for the first image."""
-    from refiner.evaluate.systems import Generating
+    from refiner.evaluate.systems import Painting
     from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 
     options = dict(call)
@@ -187,108 +223,11 @@ def _generating(
                 f"{str(error)!r}: change the options."
             ) from error
 
-    return Generating(
+    return Painting(
         paint=paint,
         settings={"model": entrant.place, **shelf.identity(entrant.place), "call": dict(call)},
-        looker=looker,
         folder=root / entrant.name,
         seed=args.seed,
         negative_prompt=str(negative_prompt or ""),
         batch_size=args.batch_size,
     )
-
-
-def _collect(
-    entrants: Sequence[Entrant],
-    prompts: PromptSet,
-    data: dict[str, Pictures],
-    systems: Mapping[str, System],
-    root: Path,
-    args: argparse.Namespace,
-    terminal: Terminal,
-) -> dict[str, Run]:
-    """One run of the harness for each generator. Before the first run, all are checked against earlier records."""
-    from refiner.evaluate.harness import RUN_FILE, check_same, collect, describe, read_description
-
-    descriptions = {}
-    for entrant in entrants:
-        settings = {"specification": entrant.source, **prompts.settings}
-        name, folder = entrant.name, root / entrant.name
-        descriptions[name] = describe("realism", data[name], settings, systems[name], dict(SCORING))
-        if (folder / RUN_FILE).exists():
-            check_same(read_description(folder), descriptions[name], folder)
-            if not args.resume:
-                raise ConfigError(
-                    f"{args.out!r} already holds records of {name!r}: pass --resume to continue that ranking, or name "
-                    "another folder with --out."
-                )
-    runs = {}
-    for name, description in descriptions.items():
-        with speed(terminal, name) as report:
-            runs[name] = collect(
-                data[name], systems[name], description, root / name, resume=args.resume, progress=report
-            )
-    return runs
-
-
-def _finish(
-    runs: Mapping[str, Run],
-    prompts: PromptSet,
-    data: Mapping[str, Pictures],
-    root: Path,
-    args: argparse.Namespace,
-    terminal: Terminal,
-) -> int:
-    """Write the tables and reports, and print the ranking; returns the exit code."""
-    from refiner.evaluate.ranking import rank_runs, write_tables
-    from refiner.evaluate.table import score
-    from refiner.reports.evaluation import write_report
-    from refiner.reports.ranking import write_rank_report
-
-    shown = {name: each.painted(root / name) for name, each in data.items()}
-    for name, run in runs.items():
-        scored = score(run)
-        write_report(run, scored, shown[name])
-        for failure in scored.failures[:_NAMED]:
-            terminal.complain(f"{name}: {failure.name}: {failure.kind}: {failure.detail}")
-    document = rank_runs(runs, prompts.prompts_of, by=args.by)
-    write_tables(document, root)
-    page = write_rank_report(document, runs, shown, root)
-    if args.json:
-        terminal.document(document)
-    else:
-        _show(document, terminal)
-        terminal.say(f"report: {page}")
-    failed = {system["name"]: sum(system["errors"].values()) for system in document["systems"]}
-    if any(failed.values()):
-        counts = ", ".join(f"{count} of {name}" for name, count in failed.items() if count)
-        terminal.complain(
-            f"images without scores: {counts}; {document['pictures']} of {document['of']} images are compared."
-        )
-    return FAILED if any(failed.values()) else DONE
-
-
-def _show(document: Json, terminal: Terminal) -> None:
-    from refiner.evaluate.ranking import HIGHER_IS_BETTER, VARIANTS
-    from refiner.reports.plots import short, words
-
-    by, order = document["by"], document["orders"][document["by"]]
-    table = plain_grid()
-    table.add_column("", justify="right")
-    table.add_column("generator", overflow="fold")
-    names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
-    for name in names:
-        table.add_column(f"{words(name)} {'↑' if name in HIGHER_IS_BETTER else '↓'}", no_wrap=True)
-    for system in document["systems"]:
-        cells = [Text(str(system["place"])), Text(system["name"])]
-        for name in names:
-            value, low, high = (short(system["figures"][name][key]) for key in ("value", "low", "high"))
-            cells.append(Text.assemble(value, "\n", (f"{low}–{high}", "dim")))
-        table.add_row(*cells)
-    terminal.out.print(table)
-    for one, other in itertools.pairwise(order):
-        share = document["wins"][by][one][other]["overall"]
-        terminal.say(f"{one} against {other}: better {by} in {100 * share:.3g} % of the bootstrap draws")
-    compared = f"{document['pictures']} of {document['of']} images, {document['prompts']} prompts"
-    terminal.say(f"{compared}; 95 % intervals below the figures")
-    terminal.say(f"signature: {document['signature']}")

@@ -37,8 +37,8 @@ class Terminal:
     Both write to the streams that ``sys.stdout`` and ``sys.stderr`` are when the terminal is made.
     """
 
-    out: Console = field(default_factory=lambda: _Console(file=sys.stdout, highlight=False))
-    err: Console = field(default_factory=lambda: _Console(file=sys.stderr, highlight=False))
+    out: Console = field(default_factory=lambda: _Console(file=sys.stdout, highlight=False, emoji=False))
+    err: Console = field(default_factory=lambda: _Console(file=sys.stderr, highlight=False, emoji=False))
     options: frozenset[str] = frozenset()
     """Names of the sub-command's options, with underscores; error messages name these instead of arguments."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.data.anomreason import to_document
+from refiner.data.anomreason import FAKE, REAL, to_document
 from refiner.data.problems import Problem
 from refiner.errors import InputError
 from refiner.files import Json
@@ -23,7 +23,7 @@ from refiner.types import Analysis, Claim, Mask, Region, Score, Size
 
 UNNAMED: Final = "truth"
 """Name of a true region to which the data set gives no name."""
-_LABELS: Final = frozenset({"0_real", "1_fake"})
+_LABELS: Final = frozenset({REAL, FAKE})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +52,8 @@ class Sample:
     """The text of the answer that a model should give about the image; "" if unknown."""
     scores: tuple[Score, ...] = ()
     """What people scored, such as the overall quality; empty if unknown."""
+    split: str = ""
+    """The part of the data set for training or testing that it belongs to, such as ``train``; "" if unknown."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""

@@ -6,8 +6,10 @@ Samples are read one by one when they are needed. A new data set is a reader in 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os.path import exists
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -19,6 +21,7 @@ from refiner.hub import checksum
 
 FOLDER: Final = "folder"
 """The source of a specification without a name."""
+_OPTION: Final = re.compile(r",\s*([A-Za-z_]\w*)=([^,]*)$")
 
 
 def _reader(target: str) -> Callable[..., DataSet]:
@@ -48,6 +51,8 @@ class Source:
     """The place if only the name is given; None if a place is required."""
     text: bool = False
     """Whether the place is a text file, whose content determines the run."""
+    options: tuple[str, ...] = ()
+    """Names of the options after the place, as in ``PLACE,split=test``; ``read`` takes them as keyword arguments."""
 
 
 _FOLDER_HELP: Final = "images, with masks in masks/ if there are any"
@@ -59,6 +64,7 @@ _SWIFT_HELP: Final = "one file of ms-swift's records with boxes, as FakeXplain t
 _SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
 _RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
 _VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
+_ANOMREASON_HELP: Final = "AnomReason's JSON files with the images in 1_fake/ and 0_real/ beside them"
 _PAL4VST_HELP: Final = "images and binary masks, as PAL4VST has them"
 _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
@@ -66,6 +72,13 @@ _ROWS: Final = (
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
     Source(name="swift", read=_reader("fakexplained:FakexplainedFile"), place="FILE", help=_SWIFT_HELP),
     Source(name="synthscars", read=_reader("synthscars:SynthscarsData"), place="SPLIT", help=_SYNTHSCARS_HELP),
+    Source(
+        name="anomreason",
+        read=_reader("anomreason.dataset:AnomreasonData"),
+        place="FOLDER[,split=train|test]",
+        help=_ANOMREASON_HELP,
+        options=("split",),
+    ),
     Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
     Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
     Source(name="universalfake", read=_reader("universalfake:UniversalfakeData"), place="FOLDER", help=_VERDICTS_HELP),
@@ -96,6 +109,21 @@ def _named(specification: str) -> tuple[Source, str]:
     if source is None or (source.default is None and not colon):
         return SOURCES[FOLDER], specification
     return source, place or source.default or ""
+
+
+def _options(source: Source, place: str) -> tuple[str, dict[str, str]]:
+    """The place of a specification without the options after it, and these; an existing path may look like options."""
+    options: dict[str, str] = {}
+    while source.options and not exists(place) and (found := _OPTION.search(place)):
+        if found[1] not in source.options or found[1] in options:
+            known = ", ".join(source.options)
+            raise ConfigError(
+                f"Expected {known} as option of {source.name}:, each once, got {found[1]!r:.60}: write "
+                f"{source.name}:PLACE,{source.options[0]}=VALUE."
+            )
+        options[found[1]] = found[2].strip()
+        place = place[: found.start()]
+    return place, options
 
 
 def names_data(specification: str) -> bool:
@@ -138,7 +166,8 @@ def open_data(
         limit: only the first samples, up to this number.
 
     Raises:
-        ConfigError: a place that the source cannot read, or prompts or references for a source that has its own.
+        ConfigError: a place or option that the source cannot read, or prompts or references for a source that has its
+            own.
         InputError: the data set is missing, damaged as a whole, or without samples.
     """
     if limit is not None and limit < 1:
@@ -158,7 +187,8 @@ def open_data(
             "them out."
         )
     else:
-        data = source.read(place)
+        place, options = _options(source, place)
+        data = source.read(place, **options)
     if not data.names:
         raise InputError(
             f"Expected samples in {specification!r}, got none that can be used: fix the problems listed above."

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from refiner.data.anomreason import FAKE, REAL
 from refiner.data.folders import find_images
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample
 from refiner.errors import InputError
 from refiner.images import load_image
 
-LABELS: Final = {"0_real": False, "1_fake": True}
+LABELS: Final = {REAL: False, FAKE: True}
 """Folder -> whether its images are generated."""
 SPLITS: Final = frozenset({"train", "val", "test"})
 """Folders that do not name a generator."""

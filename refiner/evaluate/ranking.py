@@ -8,15 +8,13 @@ are counted. All figures come from ``refiner.metrics.ranking``.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os.path import expanduser, isdir
 from pathlib import Path, PurePosixPath
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from refiner.data.folders import SUFFIXES, ImageFolder
 from refiner.data.problems import Problem
@@ -46,85 +44,6 @@ FIGURES: Final[Mapping[str, str]] = {
 """What each figure means; lower is better, except for HPS."""
 VARIANTS: Final = frozenset({"AF_share", "MAI_image"})
 """Other readings of AF and MAI; only in the tables."""
-
-Option = bool | int | float | str | None
-
-SYNTAX: Final = "NAME=FOLDER or NAME=MODEL,option=value,..., such as quick=micro,num_inference_steps=4"
-_NAME: Final = re.compile(r"\w[\w .+@-]{0,63}")
-_FILES: Final = (".json", ".csv", ".html")
-"""Endings of the files that lie beside the generators' folders."""
-_OPTION: Final = re.compile(r",\s*([A-Za-z_]\w*)=([^,]*)$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entrant:
-    """A generator to rank."""
-
-    name: str
-    place: str
-    """A folder of images, or the folder or id of a pipeline."""
-    options: Mapping[str, Option]
-    """Arguments of the pipeline's call."""
-
-    @property
-    def paints(self) -> bool:
-        """Whether it is a pipeline; else it is a folder of images."""
-        return not isdir(self.place) or (Path(self.place) / "model_index.json").is_file()
-
-    @property
-    def source(self) -> str:
-        """Place and options as they are written on the command line."""
-        options = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
-        return ",".join([self.place, *(f"{name}={value}" for name, value in options.items())])
-
-
-def parse_entrants(texts: Sequence[str]) -> list[Entrant]:
-    """Read ``NAME=FOLDER`` and ``NAME=MODEL,option=value,...``; the path of an existing folder may hold commas.
-
-    Values are read as JSON if possible (``4``, ``7.5``, ``true``, ``null``), else as text.
-
-    Raises:
-        InputError: another form, a name that cannot name a folder, or a name that is given twice.
-    """
-    entrants: dict[str, Entrant] = {}
-    for text in texts:
-        entrant = _entrant(text)
-        key = entrant.name.casefold()
-        if key in entrants:
-            raise InputError(
-                f"Expected a different name for each generator, got {entrants[key].name!r} and {entrant.name!r}: "
-                "change one of them."
-            )
-        entrants[key] = entrant
-    return list(entrants.values())
-
-
-def _entrant(text: str) -> Entrant:
-    name, _, place = text.partition("=")
-    plain = _NAME.fullmatch(name) and name == name.strip(" .") and not name.casefold().endswith(_FILES)
-    if not plain or not place.strip() or "\0" in place:
-        raise InputError(f"Expected {SYNTAX}, got {text!r}: use this form, with a name of letters and digits.")
-    place = expanduser(place)
-    options: dict[str, Option] = {}
-    while not isdir(place) and (found := _OPTION.search(place)):
-        if found[1] in options:
-            raise InputError(f"Expected each option once, got {found[1]} twice in {text!r}: leave one out.")
-        options[found[1]] = _value(found[2])
-        place = place[: found.start()]
-    if not isdir(place) and (not place.strip() or "," in place):
-        raise InputError(f"Expected {SYNTAX}, got {text!r}: check the folder, and write options as option=value.")
-    entrant = Entrant(name=name, place=place, options=dict(reversed(options.items())))
-    if options and not entrant.paints:
-        raise InputError(f"Expected no options for a folder of images, got {text!r}: leave them out.")
-    return entrant
-
-
-def _value(text: str) -> Option:
-    try:
-        value = json.loads(text, parse_constant=str)
-    except (ValueError, RecursionError):
-        return text
-    return text if isinstance(value, list | dict) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +110,7 @@ class Pictures:
         files: name of each image -> its file; None if the images are still to be generated.
         folder: folder of these files, for messages.
         problems: problems of that folder.
+        failures: name of each image that could not be generated -> the reason.
     """
 
     def __init__(
@@ -199,8 +119,9 @@ class Pictures:
         files: Mapping[str, Path] | None = None,
         folder: str = "",
         problems: Sequence[Problem] = (),
+        failures: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.prompts, self.files, self.folder = prompts, files, folder
+        self.prompts, self.files, self.folder, self.failures = prompts, files, folder, failures
         self.names = tuple(prompts.prompts)
         self.problems = list(problems)
 
@@ -223,12 +144,12 @@ class Pictures:
         # The record of a prompt without an image reports it.
         return cls(prompts, files, folder, [each for each in problems if each.kind != "missing_image"])
 
-    def painted(self, folder: Path) -> Pictures:
-        """The same data set, after a run has generated its images into its folder."""
+    def painted(self, folder: Path, failures: Mapping[str, str] = MappingProxyType({})) -> Pictures:
+        """The same data set, after a run has generated its images into its folder, but for the ``failures``."""
         if self.files is not None:
             return self
         files = {name: picture_file(folder, name) for name in self.names}
-        return Pictures(self.prompts, files, str(folder), self.problems)
+        return Pictures(self.prompts, files, str(folder), self.problems, failures)
 
     def load(self, index: int) -> Sample:
         """Read one sample.
@@ -237,6 +158,9 @@ class Pictures:
             InputError: its image is missing or cannot be read.
         """
         name, image = self.names[index], None
+        if name in self.failures:
+            reason = self.failures[name].rstrip(".")
+            raise InputError(f"The image of {name!r} was not generated ({reason}): pass --resume to try again.")
         if self.files is not None:
             if name not in self.files:
                 raise InputError(f"Expected an image of {name!r} in {self.folder!r}, got none: add it.")
@@ -245,7 +169,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class _Inspected:
+class Inspected:
     """What detector and judge returned for one image."""
 
     severities: tuple[float, ...]
@@ -254,13 +178,47 @@ class _Inspected:
     score: float | None
 
 
-def rank_runs(runs: Mapping[str, Run], prompts_of: Mapping[str, str], *, by: str = "CAP") -> Json:
+class Answers(NamedTuple):
+    """The answers in the records of a run."""
+
+    looks: Mapping[str, Inspected]
+    """By name of the image."""
+    errors: Mapping[str, int]
+    """Number of images without an answer, by kind of error."""
+
+
+def read_answers(run: Run) -> Answers:
+    """The answers of detector and judge about the images of one generator."""
+    found: dict[str, Inspected] = {}
+    errors: Counter[str] = Counter()
+    for record in run.records:
+        if record["error"] is not None:
+            errors[record["error"]["kind"]] += 1
+            continue
+        analysis = record["answer"]["analysis"]
+        found[record["name"]] = Inspected(
+            severities=tuple(region["severity"] for region in analysis["regions"]),
+            categories=frozenset(region["category"] for region in analysis["regions"]),
+            area=analysis["artifact_ratio"],
+            score=record["answer"]["score"],
+        )
+    return Answers(found, dict(sorted(errors.items())))
+
+
+def rank_runs(
+    runs: Mapping[str, Run],
+    prompts_of: Mapping[str, str],
+    *,
+    by: str = "CAP",
+    answers: Mapping[str, Answers] | None = None,
+) -> Json:
     """Rank generators by the records of their runs.
 
     Args:
         runs: by name of the generator; all of one prompt set.
         prompts_of: name of each image -> name of its prompt.
         by: ``CAP``, ``HPS`` (needs a judge) or ``PAR``.
+        answers: of each run, if they were read before.
 
     Returns:
         ``by``; number of ``prompts`` and ``pictures`` that are compared, ``of`` all images; ``systems``, best first,
@@ -272,13 +230,13 @@ def rank_runs(runs: Mapping[str, Run], prompts_of: Mapping[str, str], *, by: str
         ConfigError: there is nothing to rank by.
         InputError: no image could be analysed for every generator.
     """
-    read = {name: _read(runs[name]) for name in sorted(runs)}
-    looks = {name: own for name, (own, _) in read.items()}
+    read = {name: answers[name] if answers else read_answers(runs[name]) for name in sorted(runs)}
+    looks = {name: each.looks for name, each in read.items()}
     common = set.intersection(*(set(each) for each in looks.values()))
     if not common:
         counts = ", ".join(f"{len(own)} of {name}" for name, own in looks.items())
         raise InputError(f"The generators have no analysed images in common ({counts}): fix the problems listed above.")
-    rankings, rates = _rankings(looks, prompts_of)
+    rankings, rates = rankings_of(looks, prompts_of), _rates(looks, prompts_of)
     if by not in rankings:
         raise ConfigError(f"Expected to rank by one of {', '.join(rankings)}, got {by!r}: name one, or pass a judge.")
     figures, shares = _figures(rankings.values()), _figures(rates)
@@ -289,7 +247,7 @@ def rank_runs(runs: Mapping[str, Run], prompts_of: Mapping[str, str], *, by: str
             "place": row.place,
             "source": runs[row.name].description["data"]["specification"],
             "scored": len(looks[row.name]),
-            "errors": dict(sorted(read[row.name][1].items())),
+            "errors": dict(read[row.name].errors),
             "problems": runs[row.name].description["problems"],
             "figures": {name: figures[row.name][name] for name in FIGURES if name in figures[row.name]},
             "rates": shares.get(row.name, {}),
@@ -310,47 +268,36 @@ def rank_runs(runs: Mapping[str, Run], prompts_of: Mapping[str, str], *, by: str
     }
 
 
-def _read(run: Run) -> tuple[dict[str, _Inspected], Counter[str]]:
-    """The answers by name of the image, and the number of errors by kind."""
-    found, errors = {}, Counter[str]()
-    for record in run.records:
-        if record["error"] is not None:
-            errors[record["error"]["kind"]] += 1
-            continue
-        analysis = record["answer"]["analysis"]
-        found[record["name"]] = _Inspected(
-            severities=tuple(region["severity"] for region in analysis["regions"]),
-            categories=frozenset(region["category"] for region in analysis["regions"]),
-            area=analysis["artifact_ratio"],
-            score=record["answer"]["score"],
-        )
-    return found, errors
+Looks = Mapping[str, Mapping[str, Inspected]]
+"""By generator, by image."""
 
 
-def _rankings(
-    looks: Mapping[str, Mapping[str, _Inspected]], prompts_of: Mapping[str, str]
-) -> tuple[dict[str, Ranking], list[Ranking]]:
-    """By CAP, HPS and PAR; and by the share of images with a flaw of each category that occurs."""
-
-    def rank(name: str, value: Callable[[_Inspected], float | None]) -> Ranking:
-        scores = {
-            generator: {key: score for key, look in own.items() if (score := value(look)) is not None}
-            for generator, own in looks.items()
-        }
-        return rank_by_score(scores, name=name, higher_is_better=name in HIGHER_IS_BETTER, prompts_of=prompts_of)
-
-    every = [look for own in looks.values() for look in own.values()]
+def rankings_of(looks: Looks, prompts_of: Mapping[str, str]) -> dict[str, Ranking]:
+    """By CAP (with MAI and AF), by HPS if a judge scored the images, and by PAR."""
     severities = {name: {key: look.severities for key, look in own.items()} for name, own in looks.items()}
     found = {"CAP": rank_generators(severities, prompts_of=prompts_of)}
-    if any(look.score is not None for look in every):
-        found["HPS"] = rank("HPS", lambda look: look.score)
-    found["PAR"] = rank("PAR", lambda look: look.area)
-    seen = {category for look in every for category in look.categories}
-    rates = [rank(kind, partial(_flawed, kind)) for kind in map(str, Category) if kind in seen]
-    return found, rates
+    if any(look.score is not None for own in looks.values() for look in own.values()):
+        found["HPS"] = _ranked(looks, prompts_of, "HPS", lambda look: look.score)
+    return found | {"PAR": _ranked(looks, prompts_of, "PAR", lambda look: look.area)}
 
 
-def _flawed(category: str, look: _Inspected) -> float:
+def _rates(looks: Looks, prompts_of: Mapping[str, str]) -> list[Ranking]:
+    """By the share of images with a flaw of each category that occurs."""
+    seen = {category for own in looks.values() for look in own.values() for category in look.categories}
+    return [_ranked(looks, prompts_of, kind, partial(_flawed, kind)) for kind in map(str, Category) if kind in seen]
+
+
+def _ranked(
+    looks: Looks, prompts_of: Mapping[str, str], name: str, value: Callable[[Inspected], float | None]
+) -> Ranking:
+    scores = {
+        generator: {key: score for key, look in own.items() if (score := value(look)) is not None}
+        for generator, own in looks.items()
+    }
+    return rank_by_score(scores, name=name, higher_is_better=name in HIGHER_IS_BETTER, prompts_of=prompts_of)
+
+
+def _flawed(category: str, look: Inspected) -> float:
     return float(category in look.categories)
 
 
@@ -376,6 +323,13 @@ def write_tables(document: Json, folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
+    atomic_write(folder / RANK_FILE, dumps(document) + "\n")
+    atomic_write(folder / RANK_CSV, csv_text(rank_rows(document)))
+    atomic_write(folder / WINS_CSV, csv_text(win_rows(document), ["by", "one", "other", "overall", "per_prompt"]))
+
+
+def rank_rows(document: Json) -> list[Json]:
+    """A row of numbers for each generator of a ranking, best first."""
     rows = []
     for system in document["systems"]:
         row = {name: system[name] for name in ("place", "name", "source", "scored")}
@@ -384,12 +338,14 @@ def write_tables(document: Json, folder: Path) -> None:
         for name, estimate in {**system["figures"], **rates}.items():
             row |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
         rows.append(row)
-    pairs = [
+    return rows
+
+
+def win_rows(document: Json) -> list[Json]:
+    """A row for each order and pair of generators of a ranking."""
+    return [
         {"by": by, "one": one, "other": other, **duel}
         for by, table in document["wins"].items()
         for one, duels in table.items()
         for other, duel in duels.items()
     ]
-    atomic_write(folder / RANK_FILE, dumps(document) + "\n")
-    atomic_write(folder / RANK_CSV, csv_text(rows))
-    atomic_write(folder / WINS_CSV, csv_text(pairs, ["by", "one", "other", "overall", "per_prompt"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -257,8 +257,8 @@ class Refining:
 
 
 @dataclass(kw_only=True)
-class Generating:
-    """Generates images and evaluates them: a system of the harness.
+class Painting:
+    """Generates images and writes them to files, and evaluates nothing: a system of the harness.
 
     An image depends only on the seed, its name and the settings of the model, not on the batch, the order or other
     generators. All generators use the same seed for an image of the same name.
@@ -267,7 +267,6 @@ class Generating:
     paint: Callable[[Sequence[PaintJob]], list[Image.Image]]
     settings: Json
     """Everything that the images depend on: model, weights, arguments of its call."""
-    looker: Looker
     folder: Path
     """Of the run; images go to ``pictures/`` in it."""
     seed: int
@@ -275,19 +274,22 @@ class Generating:
     batch_size: int = 8
 
     def identity(self) -> Json:
-        """Model, seed, detector, judge and encoders."""
-        return {**self.settings, "seed": self.seed, **self.looker.identity()}
+        """Model and seed."""
+        return {**self.settings, "seed": self.seed}
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """The answers of the looker, each with the ``seed`` of its image.
+    def seed_of(self, sample: Sample) -> int:
+        """The seed of an image."""
+        return derive_seed(self.seed, sample.name)
+
+    def painted(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Generate the images of samples, and write them.
 
         Raises:
-            ModelError: the model cannot generate an image, or the looker fails on it.
+            ModelError: the model cannot generate an image.
         """
-        seeds = [derive_seed(self.seed, sample.name) for sample in samples]
         jobs = [
-            PaintJob(prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=seed)
-            for sample, seed in zip(samples, seeds, strict=True)
+            PaintJob(prompt=sample.prompt, negative_prompt=self.negative_prompt, seed=self.seed_of(sample))
+            for sample in samples
         ]
         generated = []
         for sample, image in zip(samples, self.paint(jobs), strict=True):
@@ -295,7 +297,67 @@ class Generating:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, png_bytes(image, ai_label(from_given_image=False)))
             generated.append(replace(sample, image=image))
-        return [answer | {"seed": seed} for answer, seed in zip(self.looker(generated), seeds, strict=True)]
+        return generated
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """``picture`` (path from the folder), ``seed`` and ``notes`` (none) of each image.
+
+        Raises:
+            ModelError: the model cannot generate an image.
+        """
+        files = [picture_file(self.folder, sample.name) for sample in self.painted(samples)]
+        return [
+            {"picture": file.relative_to(self.folder).as_posix(), "seed": self.seed_of(sample), "notes": []}
+            for sample, file in zip(samples, files, strict=True)
+        ]
+
+
+@dataclass(kw_only=True)
+class Generating(Painting):
+    """Generates images as ``Painting`` does, and evaluates them."""
+
+    looker: Looker
+
+    def identity(self) -> Json:
+        """Model, seed, detector, judge and encoders."""
+        return {**super().identity(), **self.looker.identity()}
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """The answers of the looker, each with the ``seed`` of its image.
+
+        Raises:
+            ModelError: the model cannot generate an image, or the looker fails on it.
+        """
+        return _inspected(self.looker, self, self.painted(samples))
+
+
+@dataclass(kw_only=True)
+class Inspecting:
+    """Evaluates images that a ``Painting`` has written before; identity and answers are those of ``Generating``."""
+
+    painting: Painting
+    looker: Looker
+    batch_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.looker.batch_size
+
+    def identity(self) -> Json:
+        """Model, seed, detector, judge and encoders."""
+        return {**self.painting.identity(), **self.looker.identity()}
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """The answers of the looker, each with the ``seed`` of its image.
+
+        Raises:
+            ModelError: the looker fails on an image.
+        """
+        return _inspected(self.looker, self.painting, samples)
+
+
+def _inspected(looker: Looker, painting: Painting, samples: Sequence[Sample]) -> list[Json]:
+    answers = looker(samples)
+    return [answer | {"seed": painting.seed_of(sample)} for sample, answer in zip(samples, answers, strict=True)]
 
 
 def picture_file(folder: Path, name: str) -> Path:

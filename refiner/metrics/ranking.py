@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.data.problems import Problem
+from refiner.data.samples import digest
 from refiner.errors import ConfigError, InputError
 
 Array = NDArray[np.float64]
@@ -109,6 +110,11 @@ class Ranking:
     duels: Mapping[tuple[str, str], Duel]
     """By (one, other): how probably the one is better than the other."""
     signature: str
+    draws: Mapping[str, Array]
+    """By name of the measure: its value in each bootstrap draw, (resamples, generators), generators as in ``rows``."""
+    bootstrap: Bootstrap
+    digest: str
+    """Of the prompts' names. Rankings of equal digest and settings are paired: a draw has the same prompts in both."""
     problems: tuple[Problem, ...] = ()
     """Prompts that some generator lacks, and values that are not finite; these are left out."""
 
@@ -137,8 +143,8 @@ def rank_generators(
         [[_row(name, prompt, severities[name][prompt], problems) for prompt in prompts] for name in severities]
     )
     signature = f"ranking|version={VERSION}|{_DEFINITIONS}|severity=1_is_worst|zero_by_zero=0"
-    tables = _by_prompt(tables, prompts, prompts_of)
-    return _rank(list(severities), tables, ANOMALY_MEASURES, bootstrap or Bootstrap(), signature, problems)
+    owners, tables = _by_prompt(tables, prompts, prompts_of)
+    return _rank(list(severities), owners, tables, ANOMALY_MEASURES, bootstrap or Bootstrap(), signature, problems)
 
 
 def rank_by_score(
@@ -171,11 +177,10 @@ def rank_by_score(
             problems.append(Problem("bad_score", generator, prompt, detail))
     prompts = _common(finite, problems)
     tables = np.array([[(1.0, finite[generator][prompt]) for prompt in prompts] for generator in finite])
-    tables = _by_prompt(tables, prompts, prompts_of)
+    owners, tables = _by_prompt(tables, prompts, prompts_of)
     signature = f"ranking|version={VERSION}|{name}=mean_over_images"
-    return _rank(
-        list(finite), tables, [Measure(name, 1, 0, higher_is_better)], bootstrap or Bootstrap(), signature, problems
-    )
+    measures = [Measure(name, 1, 0, higher_is_better)]
+    return _rank(list(finite), owners, tables, measures, bootstrap or Bootstrap(), signature, problems)
 
 
 def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem]) -> list[str]:
@@ -192,15 +197,17 @@ def _common(tables: Mapping[str, Mapping[str, object]], problems: list[Problem])
     return sorted(common)
 
 
-def _by_prompt(tables: Array, images: Sequence[str], prompts_of: Mapping[str, str] | None) -> Array:
-    """(generators, images, columns) -> (generators, prompts, columns): sums over the images of each prompt."""
+def _by_prompt(
+    tables: Array, images: Sequence[str], prompts_of: Mapping[str, str] | None
+) -> tuple[Sequence[str], Array]:
+    """Names of the prompts; (generators, images, columns) -> (generators, prompts, columns): sums over their images."""
     if prompts_of is None:
-        return tables
+        return images, tables
     prompts = np.array([prompts_of[image] for image in images])
     order = np.argsort(prompts, kind="stable")
-    _, firsts = np.unique(prompts[order], return_index=True)
+    names, firsts = np.unique(prompts[order], return_index=True)
     summed: Array = np.add.reduceat(tables[:, order], firsts, axis=1)
-    return summed
+    return names.tolist(), summed
 
 
 def _row(name: str, prompt: str, severities: Sequence[float | None], problems: list[Problem]) -> tuple[float, ...]:
@@ -220,6 +227,7 @@ def _row(name: str, prompt: str, severities: Sequence[float | None], problems: l
 
 def _rank(
     names: Sequence[str],
+    prompts: Sequence[str],
     tables: Array,
     measures: Sequence[Measure],
     bootstrap: Bootstrap,
@@ -230,6 +238,7 @@ def _rank(
 
     Args:
         names: of the generators.
+        prompts: their names.
         tables: (generators, prompts, columns).
         measures: the quotients of the columns.
     """
@@ -240,6 +249,7 @@ def _rank(
     tail = (1 - bootstrap.level) / 2
     low, high = np.quantile(draws, (tail, 1 - tail), axis=0)
     cost = -values[:, 0] if measures[0].higher_is_better else values[:, 0]
+    order = sorted(range(len(names)), key=lambda at: (cost[at], names[at]))
     rows = [
         Ranked(
             name=names[at],
@@ -249,7 +259,7 @@ def _rank(
                 for each, measure in enumerate(measures)
             },
         )
-        for at in sorted(range(len(names)), key=lambda at: (cost[at], names[at]))
+        for at in order
     ]
     settings = f"resamples={bootstrap.resamples}|level={bootstrap.level:g}|seed={bootstrap.seed}"
     return Ranking(
@@ -257,6 +267,9 @@ def _rank(
         prompts=tables.shape[1],
         duels=_duels(names, draws[:, :, 0], _quotients(tables, over, under)[:, :, 0], measures[0].higher_is_better),
         signature=f"{signature}|bootstrap=paired_percentile|{settings}",
+        draws={measure.name: draws[:, order, each] for each, measure in enumerate(measures)},
+        bootstrap=bootstrap,
+        digest=digest(prompts),
         problems=tuple(problems),
     )
 

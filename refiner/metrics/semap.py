@@ -22,12 +22,12 @@ from typing import Literal, NamedTuple
 from refiner.data.anomreason import (
     AnomalySet,
     Answers,
-    Problem,
     basename,
     label_of,
     read_anomalies,
     read_answers,
 )
+from refiner.data.problems import Problem
 from refiner.errors import InputError, WeightsError
 from refiner.metrics.bertscore import BertScore, Tokens, compare
 from refiner.metrics.semap_scoring import SemapConfig, SemapResult, Similarity, score

@@ -19,6 +19,9 @@ DOTS: Final = 2000
 """Most samples that a scatter plot shows, evenly chosen."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 290, 16, 116
 _FOREST_LEFT, _FOREST_RIGHT, _FOREST_TOP, _ROW = 112, 250, 10, 24
+_SLOPE_LEFT, _SLOPE_WIDTH, _SLOPE_STEP, _SLOPE_TOP = 122, 90, 56, 24
+_SLOPES: Final = 4
+"""Most columns of a chart that is not wide."""
 _LONGEST: Final = 17
 """Most letters of a name beside a plot."""
 
@@ -134,6 +137,35 @@ def forest(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], *, from_
             f"{_text(_FOREST_RIGHT + 10, y + 4, short(row['value']), 'start')}</g>"
         )
     return _figure(title, "".join(parts), height=bottom + 20)
+
+
+def slopes(title: str, heads: Sequence[str], orders: Sequence[Sequence[tuple[str, int]]]) -> Markup:
+    """A column for each ranking and a line for each name; lines of names that change their row are darker.
+
+    Args:
+        title: plain text.
+        heads: of the columns, one or two letters each.
+        orders: name and place of each row from the top, for each column; all with the same names.
+    """
+    right = _SLOPE_LEFT + max(_SLOPE_WIDTH, _SLOPE_STEP * (len(orders) - 1))
+    across = np.linspace(_SLOPE_LEFT, right, len(orders)).tolist()
+    rows = [{name: (at, place) for at, (name, place) in enumerate(order)} for order in orders]
+    lines, marks = [], [_text(x, _SLOPE_TOP - 8, head, "middle") for x, head in zip(across, heads, strict=True)]
+    for name in rows[0]:
+        heights = [_SLOPE_TOP + _ROW * (row[name][0] + 0.5) for row in rows]
+        places = [str(row[name][1]) for row in rows]
+        told = ", ".join(f"{place} by {head}" for place, head in zip(places, heads, strict=True))
+        points = " ".join(f"{x:.1f},{y}" for x, y in zip(across, heights, strict=True))
+        kind = "slope moved" if len(set(heights)) > 1 else "slope"
+        lines.append(f'<polyline class="{kind}" points="{points}"><title>{escape(name)}: {told}</title></polyline>')
+        marks += [
+            f'<circle class="place" cx="{x:.1f}" cy="{y}" r="9"/>{_text(x, y + 4, place, "middle")}'
+            for x, y, place in zip(across, heights, places, strict=True)
+        ]
+        marks.append(_text(_SLOPE_LEFT - 15, heights[0] + 4, cut(name), "end"))
+        marks.append(_text(right + 15, heights[-1] + 4, cut(name), "start"))
+    size = {"width": right + _SLOPE_LEFT, "height": _SLOPE_TOP + _ROW * len(rows[0]) + 6}
+    return _figure(title, "".join([*lines, *marks]), **size, wide=len(orders) > _SLOPES)
 
 
 def cut(name: str) -> str:

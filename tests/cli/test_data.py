@@ -66,17 +66,24 @@ def convert(*arguments: object) -> int:
     return main(["data", "convert", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("to", ["coco", "ms-swift", "refiner"])
+FILES = {
+    "coco": {"annotations.json", "images"},
+    "ms-swift": {"annotations.jsonl", "images"},
+    "refiner": {"annotations.jsonl", "images"},
+    "anomreason": {"anomalies.json", "descriptions.json", "dataset_split_list.json", "0_real", "1_fake"},
+}
+
+
+@pytest.mark.parametrize("to", FILES)
 def test_a_data_set_is_converted_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str) -> None:
     target = tmp_path / "new/target"
     assert convert("micro:9", target, "--to", to, "--limit", 4, "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    file = "annotations.json" if to == "coco" else "annotations.jsonl"
-    assert document["files"] == {file: str(target / file), "images": str(target / "images")}
+    assert document["files"] == {name: str(target / name) for name in FILES[to]}
     assert (document["images"], document["left_out"], document["problems"]) == (4, 0, {})
     assert document["regions"] >= 2
-    assert {path.name for path in target.iterdir()} == {file, "images"}
-    assert len(list((target / "images").iterdir())) == 4
+    assert {path.name for path in target.iterdir()} == FILES[to]
+    assert len(list(target.rglob("*.png"))) == 4
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_is_converted(

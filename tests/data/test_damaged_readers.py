@@ -308,9 +308,18 @@ def verdicts(root: Path) -> str:
     return f"universalfake:{root / 'test'}"
 
 
+def anomreason(root: Path) -> str:
+    (root / "test/images").rename(root / "test/1_fake")
+    (root / "test/images").symlink_to("1_fake")
+    words = [{"Name": "hand", "Observed Phenomenon": "Six fingers.", "Reasoning": "Hands have five."}]
+    (root / "test/anomalies.json").write_text(json.dumps({f"{at}.png": words for at in range(3)}))
+    return f"anomreason:{root / 'test'}"
+
+
 @pytest.mark.parametrize("damage", [damage for damage in PICTURES if damage not in ("missing", "folder")])
 @pytest.mark.parametrize(
-    "build", [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords, masks, verdicts]
+    "build",
+    [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords, masks, verdicts, anomreason],
 )
 def test_pictures_that_cannot_be_read_cost_their_sample(
     tmp_path: Path, build: Callable[[Path], str], damage: str
@@ -326,7 +335,9 @@ def test_pictures_that_cannot_be_read_cost_their_sample(
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder"])
-@pytest.mark.parametrize("build", [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords])
+@pytest.mark.parametrize(
+    "build", [json_data("synthscars"), json_data("loki"), json_data("fakexplained"), tfrecords, anomreason]
+)
 def test_records_without_a_picture_are_samples_with_an_error(
     tmp_path: Path, build: Callable[[Path], str], damage: str
 ) -> None:

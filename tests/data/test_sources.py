@@ -51,6 +51,14 @@ def swift(root: Path, count: int) -> dict[str, str]:
     return {"specification": f"swift:{root / 'train.jsonl'}"}
 
 
+def anomreason(root: Path, count: int) -> dict[str, str]:
+    names = [f"{at:06d}.png" for at in range(count)]
+    (root / "anomalies.json").write_text(json.dumps(dict.fromkeys(names[: count // 2], ANOMALIES)))
+    (root / "descriptions.json").write_text(json.dumps(dict.fromkeys(names[count // 2 :], "The light is right. " * 40)))
+    (root / "dataset_split_list.json").write_text(json.dumps({"train": names, "test": []}))
+    return {"specification": f"anomreason:{root},split=train"}
+
+
 def synthscars(root: Path, count: int) -> dict[str, str]:
     outline = [float(each) for point in POINTS for each in point]
     refs = [{"sentence": "hand", "segmentation": [outline], "explanation": "six fingers " * 9}] * 5
@@ -106,7 +114,18 @@ def peak(root: Path, build: Callable[[Path, int], dict[str, str]], count: int) -
     return min(peaks)
 
 
-READERS = [xaigd_lines, xaigd_list, fakexplained, swift, synthscars, loki, richhf, folder_references, folder_prompts]
+READERS = [
+    xaigd_lines,
+    xaigd_list,
+    fakexplained,
+    swift,
+    anomreason,
+    synthscars,
+    loki,
+    richhf,
+    folder_references,
+    folder_prompts,
+]
 
 
 @pytest.mark.parametrize("build", READERS)

@@ -30,6 +30,8 @@ from refiner.types import Analysis, Claim, Mask, Region, Size
 from tests.support.synthscars_files import write_synthscars
 
 SIZE = Size(40, 50)
+PLACED = [name for name in FORMATS if name != "anomreason"]
+"""The formats that have a place for each flaw."""
 each_format = pytest.mark.parametrize("to", list(FORMATS))
 
 
@@ -141,6 +143,16 @@ def verdicts(root: Path) -> dict[str, str]:
     return {"specification": f"universalfake:{root}"}
 
 
+def anomreason(root: Path) -> dict[str, str]:
+    for at, label in enumerate(("0_real", "1_fake")):
+        (root / label).mkdir(parents=True)
+        picture(at).save(root / label / "1.png")
+    words = {"Name": "paw", "Observed Phenomenon": "six toes", "Reasoning": "It has five.", "Severity Score": "25/100"}
+    (root / "anomalies.json").write_text(json.dumps({"1.png": [words] * 2}))
+    (root / "descriptions.json").write_text(json.dumps({"1.png": "The light is right."}))
+    return {"specification": f"anomreason:{root}"}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, str]]] = {
     "micro": lambda _root: {"specification": "micro:12"},
     "synthscars": lambda root: {"specification": f"synthscars:{write_synthscars(root / 'test', 4)}"},
@@ -148,6 +160,7 @@ SOURCES: dict[str, Callable[[Path], dict[str, str]]] = {
     "loki": loki,
     "folder": folder,
     "universalfake": verdicts,
+    "anomreason": anomreason,
 }
 
 
@@ -247,6 +260,54 @@ def parts_of(old: Sample) -> Iterator[tuple[Any, Mask | None, str]]:
             yield flaw.box, flaw.mask, str(flaw.category) if old.categorised else "flaw"
 
 
+# AnomReason
+
+
+def words_of(found: Sample) -> list[tuple[str, str, str, float | None]]:
+    claims = found.anomalies or ()
+    return [(each.name, each.explanation, each.reasoning, each.severity) for each in claims]
+
+
+def is_clean(found: Sample) -> bool:
+    return found.truth is not None and not found.truth.regions
+
+
+def test_anomreason_keeps_labels_words_and_descriptions(tmp_path: Path, source: DataSet) -> None:
+    done, problems = converted(source, tmp_path / "out", "anomreason")
+    again = open_data(f"anomreason:{tmp_path / 'out'}")
+    assert set(count_problems(again.problems)) <= {"empty_text"}
+    assert set(problems) <= {"no_words", "empty_text", "no_severity"}
+    written = [each for each in loaded(source) if not each.fake or each.anomalies is not None or is_clean(each)]
+    assert (done.samples, done.left_out) == (len(written), len(source.names) - len(written))
+    wanted = sorted(written, key=lambda each: not each.fake)  # generated images first
+    for old, new in zip(wanted, loaded(again), strict=True):
+        assert np.array_equal(np.asarray(old.image), np.asarray(new.image))
+        assert (new.fake, new.caption) == (old.fake, "" if old.fake else old.caption)
+        for one, other in zip(words_of(old), words_of(new), strict=True):
+            assert other[:3] == one[:3]
+            assert other[3] == (one[3] if one[3] is None else pytest.approx(one[3], abs=1e-8))
+
+
+def test_flaws_in_words_need_no_place_and_a_place_is_no_word(tmp_path: Path) -> None:
+    data = Listed(
+        sample("1.png", truth=None, anomalies=(Claim(explanation="six toes", severity=1 / 3),)),
+        sample("2.png", region(None, name="paw", explanation="six toes"), region(explanation="blue fur")),
+        sample("3.png", region()),
+        sample("4.png", truth=None),
+        sample("5.png", truth=None, fake=False, anomalies=(Claim(explanation="six toes"),)),
+        sample("a/6.png", truth=None, fake=False),
+        sample("a_6.png", truth=None, fake=False),
+    )
+    _, problems = converted(data, tmp_path / "out", "anomreason")
+    assert problems == {"no_words": 2, "no_severity": 1, "real_with_regions": 1}
+    written = json.loads((tmp_path / "out/anomalies.json").read_text())
+    assert [each["Severity Score"] for each in written["1.png"]] == ["66.666667/100"]
+    assert [(each["Name"], each["Observed Phenomenon"]) for each in written["2.png"]] == [
+        ("paw", "six toes"), ("", "blue fur")
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "out/descriptions.json").read_text()) == {"a_6.png": "", "a_6-2.png": ""}
+
+
 # Joined masks
 
 
@@ -310,8 +371,8 @@ def test_a_generated_image_whose_flaws_have_no_place_stays_generated(tmp_path: P
     ],
 )
 def test_a_description_is_the_first_of_what_is_known(tmp_path: Path, facts: dict[str, Any], wanted: str) -> None:
-    for number, to in enumerate(FORMATS):
-        done, _ = converted(Listed(sample("1.png", region(**facts))), tmp_path / str(number), to)
+    for to in PLACED:
+        done, _ = converted(Listed(sample("1.png", region(**facts))), tmp_path / to, to)
         assert json.dumps(wanted) in done.annotations.read_text()
 
 
@@ -365,11 +426,13 @@ def test_samples_that_cannot_be_used_are_named_and_the_rest_goes_on(tmp_path: Pa
         sample("6.png", region(explanation="blue"), fake=None),
     )
     done, problems = converted(data, tmp_path / "out", to)
-    assert problems == {"unreadable_sample": 1, "no_label": 1, "real_with_regions": 1, "no_image": 1}
+    kept = {"no_severity": 2} if to == "anomreason" else {}
+    assert problems == {"unreadable_sample": 1, "no_label": 1, "real_with_regions": 1, "no_image": 1} | kept
     assert (done.samples, done.regions, done.left_out) == (3, 2, 4)
-    assert sorted(path.name for path in done.images.iterdir()) == ["0.png", "5.png", "6.png"]
+    assert sorted(path.name for path in done.images.rglob("*.png")) == ["0.png", "5.png", "6.png"]
     if to != "coco":
-        assert [each.fake for each in loaded(open_data(f"fakexplained:{tmp_path / 'out'}"))] == [True, False, True]
+        again = open_data(f"{'anomreason' if to == 'anomreason' else 'fakexplained'}:{tmp_path / 'out'}")
+        assert sorted(bool(each.fake) for each in loaded(again)) == [False, True, True]
 
 
 @each_format
@@ -406,11 +469,12 @@ class Repeated:
         return replace(open_data("micro:10").load(9), name=self.names[index])
 
 
-def test_memory_hardly_grows_with_the_samples(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["coco", "anomreason"])
+def test_memory_hardly_grows_with_the_samples(tmp_path: Path, to: str) -> None:
     peaks = []
     for count in (20, 20, 120):  # the first one fills caches
         tracemalloc.start()
-        converted(Repeated(count), tmp_path / str(len(peaks)), "coco")
+        converted(Repeated(count), tmp_path / str(len(peaks)), to)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[2] - peaks[1]) / 100 < 700, "bytes a sample; its image has 27,648"
@@ -419,8 +483,8 @@ def test_memory_hardly_grows_with_the_samples(tmp_path: Path) -> None:
 # Names of files
 
 
-def named(*names: str) -> list[str]:
-    files = FileNames()
+def named(*names: str, flat: bool = False) -> list[str]:
+    files = FileNames(flat=flat)
     return list(map(files.of, names))
 
 
@@ -451,7 +515,17 @@ def test_any_names_become_different_files_inside_the_folder(names: list[str]) ->
         assert len(file.encode()) < 2000
 
 
-def test_hostile_names_are_written_and_read(tmp_path: Path) -> None:
+@given(st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=12)), max_size=12))
+def test_flat_names_have_no_folders_and_differ(names: list[str]) -> None:
+    files = named(*names, flat=True)
+    assert len({file.casefold() for file in files}) == len(names)
+    assert all("/" not in file and is_inside(file) and len(file.encode()) < 200 for file in files)
+
+
+@pytest.mark.parametrize("to", ["refiner", "anomreason"])
+def test_hostile_names_are_written_and_read(tmp_path: Path, to: str) -> None:
     data = Listed(*(sample(name, image=picture(at)) for at, name in enumerate(HOSTILE)))
-    shades = [int(np.asarray(each.image)[0, 0, 0]) for each in loaded(reopened(data, tmp_path / "out"))]
+    converted(data, tmp_path / "out", to)
+    again = open_data(f"{'fakexplained' if to == 'refiner' else to}:{tmp_path / 'out'}")
+    shades = [int(np.asarray(each.image)[0, 0, 0]) for each in loaded(again)]
     assert shades == list(range(len(HOSTILE)))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refiner.errors import InputError
-from refiner.evaluate.ranking import open_prompts, parse_entrants
+from refiner.evaluate.entrants import parse_entrants
+from refiner.evaluate.ranking import open_prompts
 from refiner.evaluate.systems import picture_file
 
 PROMPTS = {"00": "a red hand", "01": "a green clock", "02": "a blue cat"}

@@ -66,7 +66,7 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_viewer(tmp_path_factory.mktemp("base"), context=4096)
+    return save_viewer(tmp_path_factory.mktemp("base"), context=1536)
 
 
 def figures(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -68,12 +68,7 @@ def entry_of(sample: Sample, image: str, size: Size, note: Note) -> Entry:
     Raises:
         UnusableError: neither a label nor a truth (``no_label``), or a real image with flaws (``real_with_regions``).
     """
-    regions, words = sample.truth.regions if sample.truth else (), sample.anomalies or ()
-    fake = sample.fake
-    if fake is None:
-        if sample.truth is None and sample.anomalies is None:
-            raise UnusableError("no_label", "neither a label nor a truth says whether it is generated; left out")
-        fake = bool(regions or words)
+    regions, fake = sample.truth.regions if sample.truth else (), is_fake(sample)
     if regions and not fake:
         raise UnusableError("real_with_regions", f"labelled real, but its truth has {len(regions)} regions; left out")
     separate = sample.truth is not None and sample.itemised
@@ -85,10 +80,23 @@ def entry_of(sample: Sample, image: str, size: Size, note: Note) -> Entry:
         image=image,
         size=size,
         fake=fake,
-        group=_plain(sample.group),
-        tags=tuple(filter(None, map(_plain, tags))),
+        group=plain(sample.group),
+        tags=tuple(filter(None, map(plain, tags))),
         flaws=flaws,
     )
+
+
+def is_fake(sample: Sample) -> bool:
+    """Whether a sample is generated: its label, or else whether it has flaws.
+
+    Raises:
+        UnusableError: neither a label nor a truth (``no_label``).
+    """
+    if sample.fake is not None:
+        return sample.fake
+    if sample.truth is None and sample.anomalies is None:
+        raise UnusableError("no_label", "neither a label nor a truth says whether it is generated; left out")
+    return bool((sample.truth and sample.truth.regions) or sample.anomalies)
 
 
 def _separate(sample: Sample, size: Size, note: Note) -> Iterator[Flaw]:
@@ -115,7 +123,7 @@ def _joined(sample: Sample, size: Size, note: Note) -> Iterator[Flaw]:
 
 
 def _unplaced(text: str) -> str:
-    return f"the place of {_plain(text)!r:.60} is not known; left out"
+    return f"the place of {plain(text)!r:.60} is not known; left out"
 
 
 def _parts(mask: Mask, note: Note) -> Iterator[tuple[Box, Callable[[], Mask]]]:
@@ -141,12 +149,12 @@ def _part(labels: NDArray[np.int32], number: int) -> Mask:
 
 def _flaw(region: Region, claim: Claim, box: Box, mask: Callable[[], Mask] | None, *, categorised: bool) -> Flaw:
     category = region.category if categorised else claim.category
-    name = _plain("" if region.name == UNNAMED else region.name) or _plain(claim.name)
-    reasoning = _plain(region.reasoning or claim.reasoning)
+    name = plain("" if region.name == UNNAMED else region.name) or plain(claim.name)
+    reasoning = plain(region.reasoning or claim.reasoning)
     words = "" if category is None else str(category).replace("_", " ")
     return Flaw(
         box=box,
-        description=_plain(region.explanation or claim.explanation) or reasoning or name or words,
+        description=plain(region.explanation or claim.explanation) or reasoning or name or words,
         name=name,
         reasoning=reasoning,
         category=category,
@@ -155,6 +163,6 @@ def _flaw(region: Region, claim: Claim, box: Box, mask: Callable[[], Mask] | Non
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text that can be encoded as UTF-8, without blanks around it."""
     return text.encode("utf-8", "replace").decode("utf-8").strip()

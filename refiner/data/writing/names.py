@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import PurePosixPath
 from typing import Final
 
+from refiner.data.anomreason import FAKE, REAL
 from refiner.data.fakexplained.images import IMAGES
 from refiner.data.folders import SUFFIXES
 
@@ -23,9 +24,13 @@ class FileNames:
 
     Letters that some systems refuse become ``_``. Paths that differ only in case or in the encoding of an accent count
     as the same, and later ones get a number.
+
+    Args:
+        flat: give file names without folders; the names of the folders begin them, apart from those of labels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, flat: bool = False) -> None:
+        self._flat = flat
         self._used: set[str] = set()
         self._next: dict[str, int] = {}
 
@@ -36,6 +41,8 @@ class FileNames:
             parts = parts[1:]
         *folders, file = parts or [""]
         stem = PurePosixPath(file).stem if PurePosixPath(file).suffix.lower() in SUFFIXES else file
+        if self._flat:
+            return self._unused(_safe("_".join([*(part for part in folders if part not in (FAKE, REAL)), stem])))
         path = "/".join([*map(_folder, folders[:_DEEPEST]), _safe(stem)])
         return self._unused(path)
 

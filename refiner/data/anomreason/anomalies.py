@@ -15,14 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from refiner.data.json_stream import Item, Place, stream_object
 from refiner.data.problems import Problem
+from refiner.data.texts import is_unicode
 from refiner.errors import InputError
 from refiner.files import Json
 from refiner.types import Claim, Region
 
+FAKE: Final = "1_fake"
+"""Folder of the generated images."""
+REAL: Final = "0_real"
+"""Folder of the real images."""
 _FIELDS = {
     "observedphenomenon": "phenomenon",
     "phenomenon": "phenomenon",
@@ -75,20 +80,57 @@ def read_anomalies(path: str | Path) -> AnomalySet:
     return AnomalySet(file=str(path), images=images, unreadable=frozenset(unreadable), problems=tuple(problems))
 
 
-def index_anomalies(path: str | Path, problems: list[Problem]) -> dict[str, Place]:
+def index_anomalies(path: str | Path, problems: list[Problem], *, strict: bool = False) -> dict[str, Place]:
     """The places of each image's anomalies, by the keys of the file; ``anomalies_at`` reads them.
 
     Problems are added to ``problems``, as in ``read_anomalies``. Keys of unreadable images are left out.
 
+    Args:
+        path: of the file.
+        problems: gets the problems.
+        strict: also leave out the images of which an anomaly is unreadable.
+
     Raises:
         InputError: there is no such file, or it is not a JSON object.
     """
-    file, found = Path(path), dict[str, Place]()
+
+    def readable(key: str, value: Any) -> bool:
+        found = _anomalies(key, value, str(path), problems)
+        return found is not None and not (strict and len(found) < len(value or ()))
+
+    return _index(Path(path), members(path), readable, problems)
+
+
+def index_descriptions(path: str | Path, problems: list[Problem]) -> dict[str, Place]:
+    """The places of the descriptions of real images, by the keys of the file.
+
+    Problems: ``duplicate_key`` (the last one counts), ``unreadable_image`` (not a text, or not valid Unicode; left
+    out) and ``empty_text`` (kept).
+
+    Raises:
+        InputError: there is no such file, or it is not a JSON object.
+    """
+
+    def readable(key: str, value: Any) -> bool:
+        known = isinstance(value, str) and is_unicode(value)
+        if not known:
+            problems.append(Problem("unreadable_image", str(path), key, f"expected a text, got {value!r:.60}"))
+        elif not value.strip():
+            problems.append(Problem("empty_text", str(path), key, "the description is empty"))
+        return known
+
+    return _index(Path(path), members(path, "text"), readable, problems)
+
+
+def _index(
+    file: Path, items: Iterable[tuple[str, Item]], readable: Callable[[str, Any], bool], problems: list[Problem]
+) -> dict[str, Place]:
+    found: dict[str, Place] = {}
     times: Counter[str] = Counter()
-    for key, item in _members(file):
+    for key, item in items:
         times[key] += 1
         found.pop(key, None)
-        if _anomalies(key, item.value, str(file), problems) is not None:
+        if readable(key, item.value):
             found[key] = item.place
     _note_duplicates(times, file, "", problems)
     return found
@@ -112,13 +154,22 @@ def anomalies_at(place: Place) -> tuple[Claim, ...]:
     return found
 
 
-def _members(path: Path) -> Iterator[tuple[str, Item]]:
+def members(path: str | Path, values: str = "list of anomalies") -> Iterator[tuple[str, Item]]:
+    """Key, value and place of each image of a file.
+
+    Args:
+        path: of the file.
+        values: what the file should hold for each image, in words.
+
+    Raises:
+        InputError: there is no such file, or it is not a JSON object.
+    """
     try:
-        yield from stream_object(path, json.JSONDecoder(object_pairs_hook=_Object))
+        yield from stream_object(Path(path), json.JSONDecoder(object_pairs_hook=_Object))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
-            f"Cannot read anomalies from {str(path)!r} ({reason}): give JSON of image name -> list of anomalies."
+            f"Cannot read anomalies from {str(path)!r} ({reason}): give JSON of image name -> {values}."
         ) from error
 
 
@@ -126,7 +177,7 @@ def _load(path: Path, problems: list[Problem]) -> Json:
     """The JSON object of a file; repeated images are added to ``problems``."""
     found: Json = {}
     times: Counter[str] = Counter()
-    for key, item in _members(path):
+    for key, item in members(path):
         times[key] += 1
         found[key] = item.value
     _note_duplicates(times, path, "", problems)
@@ -218,10 +269,11 @@ def from_regions(regions: Sequence[Region]) -> tuple[Claim, ...]:
 
 def to_document(images: Mapping[str, Sequence[Claim]]) -> Json:
     """Anomalies by image in the official spelling, severity from 0 (worst) to 100; ``read_anomalies`` reads it back."""
-    return {key: [_to_entry(anomaly) for anomaly in anomalies] for key, anomalies in images.items()}
+    return {key: [to_entry(anomaly) for anomaly in anomalies] for key, anomalies in images.items()}
 
 
-def _to_entry(anomaly: Claim) -> Json:
+def to_entry(anomaly: Claim) -> Json:
+    """One anomaly in the official spelling; a severity that is not known has no field."""
     entry: Json = {
         "Name": anomaly.name,
         "Observed Phenomenon": anomaly.explanation,
@@ -262,4 +314,4 @@ def read_answers(path: str | Path) -> Answers:
 def label_of(key: str) -> bool | None:
     """Whether an image is generated, by the folder in its key: ``1_fake``, ``0_real``; None if it has neither."""
     parts = PurePosixPath(key.replace("\\", "/")).parts
-    return True if "1_fake" in parts else False if "0_real" in parts else None
+    return True if FAKE in parts else False if REAL in parts else None
