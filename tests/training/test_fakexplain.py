@@ -263,18 +263,22 @@ def test_folds_split_the_samples_evenly_and_by_name_alone() -> None:
     assert min(parts.values()) > 900
 
 
-def test_cross_validation_measures_each_sample_by_a_model_that_never_saw_it(base: Path, tmp_path: Path) -> None:
-    settings = replace(TINY, base=str(base), stage="sft", folds=2, merged=False)
-    data = Drawn(8, broken=False)
-    assert len({fold_of(name, 2) for name in data.names}) == 2
+def test_cross_validation_measures_each_sample_by_a_model_that_never_saw_it(tmp_path: Path) -> None:
+    own = micro()
+    sft = replace(own.sft, most_steps=2, batch=2, warmup=0, learning_rate=1e-5)
+    settings = replace(own, base="micro:fakexplain", stage="sft", sft=sft, folds=2, merged=False)
+    data = InjectedData(12)
     RECIPE.train(settings, data, Run(folder=tmp_path), tmp_path / "model")
     found = json.loads((tmp_path / "folds.json").read_text())
     assert len(found["folds"]) == 2
-    assert found["scores"]["unreadable"] == {"mean": 1, "lowest": 1, "highest": 1}  # the base writes only letters
+    for name, row in found["scores"].items():
+        values = [fold[name] for fold in found["folds"] if name in fold]
+        assert row == {"mean": pytest.approx(np.mean(values)), "lowest": min(values), "highest": max(values)}
+    assert found["scores"]["accuracy"]["mean"] > 0.6
     for folder in (tmp_path, tmp_path / "fold-1", tmp_path / "fold-2"):
         assert (folder / "model" / "fakexplain.json").exists()
     with pytest.raises(InputError, match="lower folds"):
-        RECIPE.train(replace(settings, folds=9), data, Run(folder=tmp_path / "many"), tmp_path / "many" / "model")
+        RECIPE.train(replace(settings, folds=99), data, Run(folder=tmp_path / "many"), tmp_path / "many" / "model")
 
 
 @pytest.mark.parametrize("engine", ["transformers", "colocate", "server"])

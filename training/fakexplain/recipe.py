@@ -76,12 +76,12 @@ def _cross_validate(settings: FakexplainSettings, data: DataSet, run: Run) -> No
     """Train once without each part of the samples, in ``fold-N``, and write the scores on these to ``folds.json``."""
     from refiner.training.fakexplain.eval import score
 
+    parts = [fold_of(name, settings.folds) for name in data.names]
+    if len(set(parts)) < settings.folds:
+        raise InputError(f"Expected samples for {settings.folds} folds, got {len(parts)}: lower folds.")
     scores: list[Mapping[str, float]] = []
     for fold in range(settings.folds):
-        parts = [fold_of(name, settings.folds) == fold for name in data.names]
-        kept, held = ([row for row, part in enumerate(parts) if part == wanted] for wanted in (False, True))
-        if not kept or not held:
-            raise InputError(f"Expected samples for {settings.folds} folds, got {len(parts)}: lower folds.")
+        kept, held = ([row for row, part in enumerate(parts) if (part == fold) == out] for out in (False, True))
         own = replace(run, folder=run.folder / f"fold-{fold + 1}")
         train_on(settings, data, kept, own, own.folder / "model")
         if run.processes.main:
