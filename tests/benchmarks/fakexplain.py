@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,14 @@ def folder_of(arm: str, seed: int, out: Path) -> Path:
     return out / f"{arm.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def samples(name: str, count: int) -> Iterator[Sample]:
+@cache
+def samples(name: str, count: int) -> tuple[Sample, ...]:
     """The held-out images of a set."""
     if name == "paintings":
-        yield from painted(ImperfectGenerator(MICRO_WEIGHTS / "generator"), count)
-        return
+        return tuple(painted(ImperfectGenerator(MICRO_WEIGHTS / "generator"), count))
     without = HELD_OUT if name == "scenes" else tuple(kind for kind in FLAWS if kind not in HELD_OUT)
     data = InjectedData(count, without, seed=HELD_OUT_SEED)
-    yield from (data.load(index) for index in range(count))
+    return tuple(data.load(index) for index in range(count))
 
 
 def measure(arm: str, seed: int, out: Path, count: int) -> dict[str, dict[str, float]]:
@@ -104,7 +105,7 @@ def measure(arm: str, seed: int, out: Path, count: int) -> dict[str, dict[str, f
         found: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
         return found
     detector = load_detector(train(arm, seed, out), device="cpu")
-    rows: Mapping[str, list[Row]] = {name: list(measured(detector, samples(name, count))) for name in SETS}
+    rows: Mapping[str, list[Row]] = {name: list(measured(detector, iter(samples(name, count)))) for name in SETS}
     scores = {name: summary(own) for name, own in rows.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(file, dumps(scores) + "\n")
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/fakexplain-ablation"))
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the first five arms; the others have one (0)")
     parser.add_argument("--arms", default=",".join(name.replace(",", ";") for name in ARMS), help="; in place of ,")
-    parser.add_argument("--count", type=int, default=300, help="images of each set (300)")
+    parser.add_argument("--count", type=int, default=200, help="images of each set (200)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
