@@ -87,7 +87,7 @@ def test_earlier_turns_are_part_of_the_conversation(kind, folder):
     assert texts(together) == texts([chat.complete([request])[0] for request in requests])
     bare = [reply.prompt_tokens for reply in together[:: len(pasts)] for _ in pasts]
     for request, reply, before in zip(requests, together, bare, strict=True):
-        turns = [words for pair in request.history for turn in zip(("user", "assistant"), pair) for words in turn]
+        turns = [words for asked, said in request.history for words in ("user", asked, "assistant", said)]
         around = len(("<|im_start|>", "\n", "<|im_end|>", "\n")) * 2 * len(request.history)
         assert reply.prompt_tokens == before + sum(map(len, turns)) + around
     assert len({reply.text for reply in together}) > 2
