@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AGENT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 REASONOR_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 """The backbone of the paper. It is not tuned for these answers."""
+_DIGITS = 6
+"""Most digits of a limit."""
 LIMITS = tuple(vars(Limits()))
 """Options of AnomAgent's ids that are whole numbers."""
 
@@ -139,8 +141,8 @@ def _needs(model: ModelId, default: str) -> Needs:
 
 def _limits(given: dict[str, int | str]) -> Limits:
     for name, value in given.items():
-        if not str(value).isdecimal():
-            raise ConfigError(f"Expected {name} as a whole number, got {value!r}: write, for example, {name}=20.")
+        if not str(value).isdecimal() or len(str(value)) > _DIGITS:
+            raise ConfigError(f"Expected {name} as a whole number, got {value!r:.40}: write, for example, {name}=20.")
     return Limits(**{name: int(value) for name, value in given.items()})
 
 
