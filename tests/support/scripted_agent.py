@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from refiner.detectors.anomreason import requests
+from refiner.detectors.anomreason.work import ATTRIBUTES, RELATIONS, Issue, Thing
 from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import RefinerError
+from refiner.micro.world import render, sample_scene
 
 STAGES = {"objects": "perceive", "issues": "identify", "verdicts": "verify", "kept": "integrate", "anomalies": "format"}
 """First field of a request's schema -> the step."""
@@ -79,6 +86,47 @@ class Scripted:
             return answer
         text = answer if isinstance(answer, str) else json.dumps(answer)
         return ChatReply(text=text, finish="stop", prompt_tokens=1, completion_tokens=1)
+
+
+def save_agent(folder: str | Path) -> str:
+    """Folder of a tiny network of Qwen3-VL's architecture; each of its three answers fits all steps.
+
+    Which answer it gives depends on image and step. With one of them, an object has no issue.
+    """
+    from support.tiny_chat_models import save_teller
+
+    answers = [json.dumps(_universal(number)) for number in range(3)]
+    rng = np.random.default_rng(1)
+    scenes = [render(sample_scene(rng)) for _ in range(4)]
+    things, issues = [Thing("a hand", "red")], [Issue(thing="a hand", name="n", phenomenon="p", reasoning="r")]
+    questions = [
+        request
+        for scene in scenes
+        for request in (
+            requests.perceiving(scene, 0),
+            requests.identifying(scene, ATTRIBUTES, things[0], [], []),
+            requests.identifying(scene, RELATIONS, things[0], [], issues),
+            requests.verifying(scene, things[0], issues),
+            requests.integrating(scene, issues),
+            requests.formatting(scene, issues, BoxFormat()),
+        )
+    ]
+    return str(save_teller(folder, answers, questions))
+
+
+def _universal(number: int) -> dict[str, Any]:
+    words = issue(f"anomaly {number}")
+    return {
+        "objects": [{"name": f"thing {number}", "description": "red"}],
+        "issues": [words] if number else [],
+        **verdicts(("present", 0.9)),
+        "kept": [{"items": [1, 2], **words}],
+        "removed": [],
+        "anomalies": [
+            {"item": item, **words, "severity_score": 20 * number, "bbox_2d": [90 * number, 9, 400, 600]}
+            for item in (1, 2)
+        ],
+    }
 
 
 def issue(name: str, **more: str) -> dict[str, str]:
