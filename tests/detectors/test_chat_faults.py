@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from support.chat_servers import FAULTS, KEY, ODD_ANSWERS, FaultProxy, settle_environment
+from support.chat_servers import KEY, settle_environment
+from support.served import FAULTS, ODD_ANSWERS, FaultProxy
 
 torch = pytest.importorskip("torch")
 
