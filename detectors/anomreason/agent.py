@@ -112,7 +112,7 @@ class AnomAgent(GroundedDetector):
             things = answers.union([[] if isinstance(each, Failed) else each for each in own])
             for thing, seen in things:
                 named = ", ".join(str(draft + 1) for draft in seen)
-                work.note(PERCEIVER, thing.name, "found", thing.description, f"Named in draft {named}.")
+                work.note(PERCEIVER, thing.name, "found", thing.description, f"Drafts: {named}.")
             work.take([thing for thing, _ in things])
 
     def _mine(self, works: Sequence[Work], stage: str) -> None:
@@ -240,7 +240,8 @@ def _merged(work: Work, merging: answers.Merging) -> list[Issue]:
         kept.append(replace(answers.completed(group, members[0]), score=score))
         if len(members) > 1:
             subject = ", ".join(dict.fromkeys(member.thing for member in members))
-            work.note(INTEGRATOR, subject, "merged", kept[-1].name, "; ".join(member.name for member in members))
+            names = "; ".join(dict.fromkeys(member.name.rstrip(".") for member in members))
+            work.note(INTEGRATOR, subject, "merged", kept[-1].name, f"{len(members)} issues are one: {names}.")
     for group in merging.removed:
         for item in group.items:
             work.note(INTEGRATOR, work.issues[item].thing, "rejected", work.issues[item].name, group.reasoning)
@@ -248,4 +249,4 @@ def _merged(work: Work, merging: answers.Merging) -> list[Issue]:
 
 
 def _told(issue: Issue) -> str:
-    return f"{issue.name}: {issue.phenomenon}" if issue.phenomenon else issue.name
+    return f"{issue.name.rstrip('.')}: {issue.phenomenon}" if issue.phenomenon else issue.name

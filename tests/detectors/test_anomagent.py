@@ -87,7 +87,7 @@ def test_the_trace_says_who_found_and_rejected_what_and_why() -> None:
         return good(asked)
 
     trace = agent_of(script)(picture(RED)).trace
-    hand = Step(stage=PERCEIVER, subject="the hand", outcome="found", text="left", reason="Named in draft 1, 2, 3.")
+    hand = Step(stage=PERCEIVER, subject="the hand", outcome="found", text="left", reason="Drafts: 1, 2, 3.")
     assert trace[0] == hand
     told = [(step.stage, step.subject, step.outcome, step.text) for step in trace[2:]]
     through = "the hand goes through the cup"
@@ -132,8 +132,8 @@ def test_the_drafts_are_united_by_name_and_sampled_with_their_own_seeds() -> Non
     analysis = agent(picture(RED))
     found = steps(analysis, "found")
     assert [(step.subject, step.text, step.reason) for step in found] == [
-        ("The Hand", "THE HAND", "Named in draft 1, 3."), ("a cup", "A CUP", "Named in draft 1, 2."),
-        ("a lamp", "A LAMP", "Named in draft 2, 3."), ("a dog", "A DOG", "Named in draft 3."),
+        ("The Hand", "THE HAND", "Drafts: 1, 3."), ("a cup", "A CUP", "Drafts: 1, 2."),
+        ("a lamp", "A LAMP", "Drafts: 2, 3."), ("a dog", "A DOG", "Drafts: 3."),
     ]  # fmt: skip
     drafts = [each.request for each in asked_of(agent) if each.stage == "perceive"]
     assert len({request.seed for request in drafts}) == len({request.user for request in drafts}) + 2 == 3
