@@ -14,20 +14,21 @@ from refiner.detectors.vlm.questions import quoted
 from refiner.errors import RefinerError, UnreadableOutputError, UserError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _SHOWN = 200
 """Characters of an unreadable answer that the model gets to see again."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Question(Generic[T]):
+class Question(Generic[T_co]):
     """One request about an image."""
 
     work: Work
     request: ChatRequest
-    read: Callable[[str], T]
+    read: Callable[[str], T_co]
     """Reads the answer; raises ``UnreadableOutputError``."""
 
-    def again(self, error: UnreadableOutputError) -> Question[T]:
+    def again(self, error: UnreadableOutputError) -> Question[T_co]:
         """The same question, which tells what was wrong with the first answer."""
         told = prompt("again", problem=quoted(str(error)), answer=quoted(error.raw[:_SHOWN]))
         return replace(self, request=replace(self.request, user=f"{self.request.user}\n\n{told}"))
@@ -41,18 +42,17 @@ def ask(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | Fail
     for question in questions:
         question.work.calls += 1
     first = _send(backend, questions)
-    again: list[int] = []
-    for place, (question, answer) in enumerate(zip(questions, first, strict=True)):
-        if isinstance(answer, UnreadableOutputError) and question.work.spare > 0:
-            question.work.calls += 1
-            again.append(place)
-    repeated = [questions[place].again(first[place]) for place in again]  # type: ignore[arg-type]
-    second = dict(zip(again, _send(backend, repeated), strict=True))
-    answers: list[T | Failed] = []
-    for place, (question, answer) in enumerate(zip(questions, first, strict=True)):
-        attempts = [answer, second[place]] if place in second else [answer]
-        answers.append(_settle(question, attempts))
-    return answers
+    unread = {
+        place: answer
+        for place, answer in enumerate(first)
+        if isinstance(answer, UnreadableOutputError) and questions[place].work.spend_spare()
+    }
+    repeated = _send(backend, [questions[place].again(error) for place, error in unread.items()])
+    second = dict(zip(unread, repeated, strict=True))
+    return [
+        _settle(question.work, [answer, *([second[place]] if place in second else [])])
+        for place, (question, answer) in enumerate(zip(questions, first, strict=True))
+    ]
 
 
 def _send(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | RefinerError]:
@@ -67,11 +67,11 @@ def _read(question: Question[T], outcome: Outcome) -> T | RefinerError:
         return error
 
 
-def _settle(question: Question[T], attempts: Sequence[T | RefinerError]) -> T | Failed:
+def _settle(work: Work, attempts: Sequence[T | RefinerError]) -> T | Failed:
     """The last answer if it was read; else all errors, of which the image keeps those that the user can fix."""
     if not isinstance(attempts[-1], RefinerError):
         return attempts[-1]
     errors = tuple(error for error in attempts if isinstance(error, RefinerError))
-    if isinstance(errors[-1], UserError) and question.work.open:
-        question.work.case.outcome = errors[-1]
+    if isinstance(errors[-1], UserError) and work.open:
+        work.case.outcome = errors[-1]
     return Failed(errors)

@@ -109,10 +109,11 @@ class Work:
         """Whether the work goes on; it ends with an error of the image."""
         return self.case.outcome is None
 
-    @property
-    def spare(self) -> int:
-        """Requests that no later step needs."""
-        return self.limits.max_calls - self.calls - self.promised
+    def spend_spare(self) -> bool:
+        """Count one more request if no later step needs it; returns whether it may be made."""
+        spare = self.limits.max_calls - self.calls - self.promised > 0
+        self.calls += spare
+        return spare
 
     def note(self, stage: str, subject: str, outcome: StepOutcome, text: str = "", reason: str = "") -> None:
         """Add a step to the trace."""
@@ -143,7 +144,8 @@ class Work:
         """Choose the objects to analyse, as many as the limits allow, in order; the others are noted as skipped."""
         room = (self.limits.max_calls - self.calls - RESERVED) // STEPS_OF_AN_OBJECT
         count = min(len(things), self.limits.max_objects, room)
-        limit = f"max_objects={self.limits.max_objects}" if room > count else f"max_calls={self.limits.max_calls}"
+        name = "max_objects" if count == self.limits.max_objects else "max_calls"
+        limit = f"{name}={getattr(self.limits, name)}"
         self.things = list(things[:count])
         self.promised = STEPS_OF_AN_OBJECT * count + RESERVED
         for thing in things[count:]:
