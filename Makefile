@@ -45,6 +45,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/hps_parity.py
 	$(BIN)/python tests/benchmarks/vlm.py --count 100
 	$(BIN)/python tests/benchmarks/chat.py
+	$(BIN)/python tests/benchmarks/agent.py
 	$(BIN)/python tests/benchmarks/training.py
 
 # The images in the README.

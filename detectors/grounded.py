@@ -18,7 +18,7 @@ from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import RefinerError
 from refiner.hub import read_card, verify
 from refiner.protocols import Movable
-from refiner.types import Analysis, Claim, Size
+from refiner.types import Analysis, Claim, Size, Step
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ class Case:
     """Probability that the image is generated, in [0, 1]; None if the model does not say."""
     tags: tuple[str, ...] = ()
     raw: str = ""
+    trace: list[Step] = field(default_factory=list)
     outcome: Analysis | RefinerError | None = None
 
     @property
@@ -172,6 +173,7 @@ class GroundedDetector(ABC):
             tags=case.tags,
             raw=case.raw,
             detector=self.name,
+            trace=tuple(case.trace),
         )
 
 

@@ -100,6 +100,7 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
         tags=tuple(dict.fromkeys(tag for answer in answers for tag in answer.tags)),
         raw="\n".join(filter(None, (answer.raw for answer in answers))),
         detector=name,
+        trace=tuple(step for answer in answers for step in answer.trace),
     )
 
 

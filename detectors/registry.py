@@ -35,6 +35,8 @@ ENTRY_POINTS = "refiner.detectors"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
+        "anomagent": "refiner.detectors.anomreason:AGENT",
+        "anomreason": "refiner.detectors.anomreason:FAMILY",
         "fakexplain": "refiner.detectors.fakexplain:FAMILY",
         "joint": "refiner.detectors.joint:FAMILY",
         "legion": "refiner.detectors.legion:FAMILY",
@@ -77,6 +79,11 @@ def load_detector(
             - ``fakexplain:<folder or hub id>`` or ``fakexplain:<model>@<base url>``: a vision-language model that is
               tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm``,
               ``,adapter=<folder>``, ``,dialect=<name>`` and ``,boxes=<scale>`` (see ``load_fakexplain``).
+            - ``anomagent:<folder or hub id>`` or ``anomagent:<model>@<base url>``: any vision-language model, which is
+              asked object by object in several steps for what contradicts physics or common sense. It has the options
+              of ``vlm``, ``,max_calls=<n>``, ``,max_objects=<n>`` and ``,drafts=<n>`` (see ``load_anomagent``).
+            - ``anomreason:<folder or hub id>`` or ``anomreason:<model>@<base url>``: a model that is tuned to list
+              such anomalies. It has the options of ``vlm``, ``,adapter=<folder>`` and ``,format=<name>``.
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.

@@ -198,7 +198,7 @@ def kept_of(source: Source) -> Kept:
 
 
 def slim(record: Mapping[str, object]) -> Json:
-    """Shorten a run record: without masks, heat maps, times, and the folder names of the machine it ran on.
+    """Shorten a run record: without masks, heat maps, traces, times, and the folder names of the machine it ran on.
 
     The rest depends only on prompt, settings, weights, seed and versions.
     """
@@ -206,7 +206,7 @@ def slim(record: Mapping[str, object]) -> Json:
     for attempt in small["attempts"]:
         attempt.pop("painted", None)
         analysis = attempt["analysis"]
-        for name in ("heatmap", "raw") if analysis else ():
+        for name in ("heatmap", "raw", "trace") if analysis else ():
             analysis.pop(name, None)
         for region in analysis["regions"] if analysis else ():
             region.pop("mask", None)

@@ -22,7 +22,7 @@ from refiner.errors import BadAnswerError, ConfigError, InputError
 from refiner.files import Json
 from refiner.masks import rle_decode, rle_encode
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, RefinementResult, Region, Size
+from refiner.types import Analysis, Attempt, RefinementResult, Region, Size, Step
 
 SCHEMA = 1
 """Version of the run record; it is raised when a field changes its meaning or is removed."""
@@ -90,7 +90,10 @@ def result_summary(result: RefinementResult, files: Mapping[str, str]) -> Json:
 
 
 def analysis_to_dict(analysis: Analysis, *, arrays: bool = False) -> Json:
-    """Convert a whole analysis to JSON; masks and the heat map are included only if ``arrays`` is True."""
+    """Convert a whole analysis to JSON.
+
+    Masks and the heat map are included only if ``arrays`` is True, the trace only if there is one.
+    """
     regions = []
     for region in analysis.regions:
         mask = rle_encode(region.mask) if arrays and region.mask is not None else None
@@ -99,7 +102,7 @@ def analysis_to_dict(analysis: Analysis, *, arrays: bool = False) -> Json:
     if arrays and analysis.heatmap is not None:
         packed = zlib.compress(np.ascontiguousarray(analysis.heatmap, dtype="<f4").tobytes())
         heatmap = base64.b64encode(packed).decode("ascii")
-    return analysis_summary(analysis) | {
+    document = analysis_summary(analysis) | {
         "regions": regions,
         "size": list(analysis.size),
         "heatmap": heatmap,
@@ -107,6 +110,7 @@ def analysis_to_dict(analysis: Analysis, *, arrays: bool = False) -> Json:
         "raw": analysis.raw,
         "detector": analysis.detector,
     }
+    return document | {"trace": [dict(vars(step)) for step in analysis.trace]} if analysis.trace else document
 
 
 def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
@@ -129,6 +133,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
             tags=tuple(data["tags"]),
             raw=data["raw"],
             detector=data["detector"],
+            trace=tuple(Step(**step) for step in data.get("trace", ())),
         )
     except (KeyError, TypeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from numbers import Real
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ StopReason = Literal[
     "clean", "rounds", "no_progress", "budget", "repeat", "unreadable", "interrupted", "failed", "unrefined"
 ]
 
+StepOutcome = Literal["found", "confirmed", "rejected", "merged", "skipped", "unreadable"]
 
 UNVERIFIED: Final = "kept without verification"
 """Begins the reason of an attempt that was accepted whether it is better or not (``RefineConfig.keep="last"``)."""
@@ -168,6 +169,29 @@ class Region:
         return filled
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step of a detector with several steps did, such as a flaw that it found, or one that it rejected."""
+
+    stage: str
+    """The part of the detector that did it, such as "AttributeAnalyzer"."""
+    subject: str
+    """What it looked at, such as "the left hand"."""
+    outcome: StepOutcome
+    """``skipped``: it was not looked at; ``unreadable``: the model gave no answer, or one that cannot be read."""
+    text: str = ""
+    """What was found, confirmed, rejected or merged, in words; the answer if that is unreadable."""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.outcome not in get_args(StepOutcome):
+            known = ", ".join(get_args(StepOutcome))
+            raise BadAnswerError(f"Step.outcome must be one of {known}, got {self.outcome!r:.80}.")
+        for name, value in vars(self).items():
+            if not isinstance(value, str):
+                raise BadAnswerError(f"Step.{name} must be a text, got {value!r:.80}.")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
     """The result of a detector for one image."""
@@ -183,6 +207,8 @@ class Analysis:
     """The text that the model wrote."""
     detector: str
     """Id and revision of the detector."""
+    trace: tuple[Step, ...] = ()
+    """The steps that led to the regions, in order; empty for detectors that look only once."""
 
     def __post_init__(self) -> None:
         _check_unit("Analysis", "fake_probability", self.fake_probability)
@@ -196,6 +222,9 @@ class Analysis:
                 raise BadAnswerError(
                     f"Analysis.regions must lie inside the image of {self.size}, got box {region.box}."
                 )
+        for step in self.trace:
+            if not isinstance(step, Step):
+                raise BadAnswerError(f"Analysis.trace must be Steps, got {step!r:.80}.")
         if self.heatmap is not None and self.heatmap.shape != tuple(self.size):
             raise BadAnswerError(f"Analysis.heatmap must have shape {tuple(self.size)}, got {self.heatmap.shape}.")
 

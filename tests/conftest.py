@@ -102,7 +102,7 @@ def write_plugin() -> Callable[[Path, str, str], str]:
 def transformers_server() -> Iterator[str]:
     """Address of a ``transformers serve`` on loopback. It serves the folder that a request names as its model."""
     pytest.importorskip("torch")
-    from support.chat_servers import TransformersServer
+    from support.served import TransformersServer
 
     server = TransformersServer()
     yield server.url

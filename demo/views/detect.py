@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from refiner.demo.views.parts import notes, stage, words
+from refiner.demo.views.parts import how_found, notes, stage, words
 from refiner.reports.overlays import flaw_words
 from refiner.types import Analysis
 
@@ -34,7 +34,7 @@ def _card(image: Image.Image, name: str, answer: Analysis | str) -> str:
     if answer.raw:
         raw = f"<details><summary>Raw output of the model</summary><pre>{words(answer.raw)}</pre></details>"
     return f"""<article class="rf-answer rf-look"><h3>{words(name)}</h3>{stage(image, answer, f"What {name} found")}
-{_verdict(answer)}{tags if answer.tags else ""}{notes(answer)}{raw}
+{_verdict(answer)}{tags if answer.tags else ""}{notes(answer)}{how_found(answer)}{raw}
 <p class="rf-faint rf-small">{words(answer.detector)}</p></article>"""
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from refiner.demo.views.outlines import svg_path
-from refiner.reports.overlays import enlarged, fitted, flaw_words, place_words
-from refiner.types import Analysis, Region
+from refiner.reports.overlays import by_stage, enlarged, fitted, flaw_words, place_words, trace_words
+from refiner.types import Analysis, Region, Step
 
 SIDE = 720
 """Longer side of an image on the page, in pixels."""
@@ -115,6 +115,25 @@ def _note(number: int, region: Region) -> str:
         f'<p class="rf-facts"><span>{_kind(region)}</span>'
         f'<span>severity {region.severity:.2f} <i class="rf-meter"><i style="width:{100 * region.severity:.0f}%"></i>'
         f"</i></span><span>confidence {region.score:.0%}</span></p></div></li>"
+    )
+
+
+def how_found(analysis: Analysis | None) -> str:
+    """The steps that led to the regions, folded; empty if the detector gives none."""
+    if analysis is None or not analysis.trace:
+        return ""
+    stages = "".join(
+        f"<h4>{words(stage)}</h4><ul>{''.join(map(_step, steps))}</ul>" for stage, steps in by_stage(analysis.trace)
+    )
+    said = words(trace_words(analysis.trace))
+    return f'<details class="rf-trace"><summary>How it was found ({said})</summary>{stages}</details>'
+
+
+def _step(step: Step) -> str:
+    why = f'<p class="rf-faint">{words(step.reason)}</p>' if step.reason else ""
+    return (
+        f'<li><span class="rf-outcome rf-{step.outcome}">{step.outcome}</span><div>'
+        f"<p><strong>{words(step.subject)}</strong> {words(step.text)}</p>{why}</div></li>"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refiner.demo.views.parts import notes, stage, web_image, words
+from refiner.demo.views.parts import how_found, notes, stage, web_image, words
 from refiner.demo.views.status import status_line
 from refiner.reports.overlays import flaw_words
 from refiner.reports.plots import charts
@@ -101,4 +101,4 @@ def _card(attempt: Attempt, result: RefinementResult) -> str:
 <div class="rf-told"><p class="rf-head"><span class="rf-count">{attempt.index}</span>
 <strong>{_ACTIONS[attempt.action]}</strong><span class="rf-verdict">{verdict}</span></p>
 {said}<p class="rf-facts">{"".join(f"<span>{words(fact)}</span>" for fact in facts)}</p>
-{notes(attempt.analysis)}</div></li>"""
+{notes(attempt.analysis)}{how_found(attempt.analysis)}</div></li>"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +23,9 @@ class ChatRequest:
     user: str
     system: str = ""
     images: tuple[Image.Image, ...] = ()
-    """Shown before the text."""
+    """Shown before the text; before the first text of all if there is a history."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation: pairs of the user's text and the model's answer."""
     schema: Mapping[str, Any] | None = None
     """JSON schema of the answer; it is also appended to the text. None: any text."""
     max_tokens: int = 1024
@@ -47,7 +50,7 @@ class ChatRequest:
         if not 0 <= self.temperature <= 2:
             raise ConfigError(f"ChatRequest.temperature must be in [0, 2], got {self.temperature}.")
         try:
-            (self.user + self.system + json.dumps(self.schema)).encode()
+            "".join((self.user, self.system, json.dumps(self.schema), *chain(*self.history))).encode()
         except (UnicodeEncodeError, TypeError, ValueError) as error:
             raise InputError(
                 f"The text or schema of a request cannot be encoded as JSON ({error}): remove those characters or "

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -190,6 +191,8 @@ class EndpointChat:
         question |= {name: True for name in ("marks", "thoughts") if getattr(request, name)}
         if request.choice is not None:
             question["choice"] = list(request.choice)
+        if request.history:
+            question["history"] = list(request.history)
         return cache_key(question)
 
     def _ask(self, request: ChatRequest, urls: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
@@ -221,7 +224,7 @@ class EndpointChat:
     def _send(
         self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
     ) -> Answered:
-        conversation = messages(request.system, request.text, urls, takes_system=system)
+        conversation = messages(request.system, [*chain(*request.history), request.text], urls, takes_system=system)
         own = {name: value for name, value in fields.items() if name in _EXTENSIONS}
         usual = {name: value for name, value in fields.items() if name not in _EXTENSIONS}
         body = {"model": self.name, "messages": conversation, **usual}

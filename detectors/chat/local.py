@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,9 +189,12 @@ class LocalChat:
             raise InputError(f"The model {self.name!r} is text-only and takes no images: choose another model.")
         shown = [{"type": "image", "image": fit_picture(image, self.max_side)} for image in request.images]
         self.ledger += Ledger(pictures=len(request.images))
+        first, *others = *chain(*request.history), request.text
+        roles = cycle(("assistant", "user"))
+        later = [self._turn(role, text) for role, text in zip(roles, others, strict=False)]
         if request.system and self._takes_system:
-            return [self._turn("system", request.system), self._turn("user", request.text, shown)]
-        return [self._turn("user", "\n\n".join(filter(None, (request.system, request.text))), shown)]
+            return [self._turn("system", request.system), self._turn("user", first, shown), *later]
+        return [self._turn("user", "\n\n".join(filter(None, (request.system, first))), shown), *later]
 
     def _turn(self, role: str, text: str, shown: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         return {"role": role, "content": [*shown, {"type": "text", "text": text}] if self.sees else text}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -194,14 +195,22 @@ def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
     return RUNGS[RUNGS.index(rung) + 1]
 
 
-def messages(system: str, user: str, pictures: Sequence[str], *, takes_system: bool = True) -> list[dict[str, Any]]:
-    """Make the conversation, images first; if the model takes no system turn, its text begins the user's turn."""
+def messages(
+    system: str, turns: Sequence[str], pictures: Sequence[str], *, takes_system: bool = True
+) -> list[dict[str, Any]]:
+    """Make the conversation, images first; if the model takes no system turn, its text begins the user's first turn.
+
+    ``turns`` are the texts of user, model, user and so on.
+    """
+    first, *others = turns
     if system and not takes_system:
-        return messages("", f"{system}\n\n{user}", pictures)
+        return messages("", [f"{system}\n\n{first}", *others], pictures)
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-    content = [*shown, {"type": "text", "text": user}] if shown else user
+    content = [*shown, {"type": "text", "text": first}] if shown else first
     opening = [{"role": "system", "content": system}] if system else []
-    return [*opening, {"role": "user", "content": content}]
+    roles = cycle(("assistant", "user"))
+    later = [{"role": role, "content": text} for role, text in zip(roles, others, strict=False)]
+    return [*opening, {"role": "user", "content": content}, *later]
 
 
 def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub, wanted: Wanted) -> Answered:

@@ -268,7 +268,7 @@ def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer
         raise _unreadable(f"the verdict {plain_text(verdict, MAX_NAME)!r}, not {dialect.fake} or real", text)
     fake = word == dialect.fake
     found = _marked(thoughts, dialect) if dialect.opening else _lines(thoughts, fake)
-    flaws = [Flaw(words, None if box is None else _shares(box, form, shown)) for words, box in found]
+    flaws = [Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in found]
     kept = tuple(dict.fromkeys(flaw for flaw in flaws if flaw.description or flaw.box))
     return Answer(flaws=kept[:MAX_REGIONS], tags=_tags(tags), fake=fake)
 
@@ -366,7 +366,8 @@ def thoughts(text: str) -> str:
     return "" if told.lower() in (NOTHING, WHOLE) else told
 
 
-def _shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
+def read_shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
+    """Read the four numbers of a box, with commas between them; None if it is empty or outside the image."""
     a, b, c, d = (float(number) for number in numbers.split(","))
     x0, y0, x1, y1 = (b, a, d, c) if form.order == "yxyx" else (a, b, c, d)
     width, height = full_sides(form.scale, shown)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refiner.detectors.fakexplain.notes import NOTE
+from refiner.detectors.anomreason.notes import NOTE as ANOMREASON
+from refiner.detectors.fakexplain.notes import NOTE as FAKEXPLAIN
 from refiner.detectors.family import Family, loader
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ FAMILY = Family(
     name="vlm",
     load=loader("refiner.detectors.vlm.detector:load_vlm"),
     recognise=lambda config, folder: (
-        config.get("model_type") in ("qwen2_5_vl", "qwen3_vl") and not (folder / NOTE).is_file()
+        config.get("model_type") in ("qwen2_5_vl", "qwen3_vl")
+        and not any((folder / note).is_file() for note in (ANOMREASON, FAKEXPLAIN))
     ),
     options=("grounder", "cache"),
     endpoint=True,

@@ -49,12 +49,13 @@ _SYSTEM = (
 )
 _DENIALS = frozenset({"absent", "no", "false", "notaflaw", "noflaw"})
 
-_VERDICTS: Mapping[str, Any] = {
+VERDICTS: Mapping[str, Any] = {
     "item": {"type": "integer"},
     "evidence": {"type": "string"},
     "verdict": {"type": "string", "enum": ["present", "absent", "unsure"]},
     "probability_of_flaw": {"type": "number"},
 }
+"""JSON schemas of the fields of a verdict on one flaw, by name; ``read_verdicts`` reads them."""
 
 
 def box_format(model: str) -> BoxFormat:
@@ -83,12 +84,12 @@ def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: boo
         f"Go over the picture part by part and list every flaw in it. {doubt} Style alone is no flaw.\n"
         "For each flaw: name (the thing, in a few words), location (where in the picture, in words), explanation "
         "(what is wrong), reasoning (why it cannot be), category, severity (0 negligible to 1 ruins the picture), "
-        f"confidence (0 to 1), and {_box_key(form)}: {box_words(form, picture)}.\n"
+        f"confidence (0 to 1), and {box_key(form)}: {box_words(form, picture)}.\n"
         f"Categories:\n{kinds}\n"
         f'A picture without flaws has the answer {{"regions": []}}.{_told(prompt)}'
     )
     return ChatRequest(
-        user=text, system=_SYSTEM, images=(picture,), schema=_list_schema("regions", _region_fields(form)),
+        user=text, system=_SYSTEM, images=(picture,), schema=list_schema("regions", _region_fields(form)),
         max_tokens=2048,
     )  # fmt: skip
 
@@ -99,25 +100,25 @@ def verifying(
     """Make the request to verify each flaw found; the boxes are in pixels of the original image of ``size``."""
     items = [
         {"item": number, "name": region.name, "location": region.location, "explanation": region.explanation}
-        | ({} if region.box is None else {_box_key(form): told_box(region.box, size, form, picture)})
+        | ({} if region.box is None else {box_key(form): told_box(region.box, size, form, picture)})
         for number, region in enumerate(found, start=1)
     ]
     text = (
         "These flaws were claimed of the picture; some of the claims may be wrong:\n"
-        f"{_quoted(items)}{_told(prompt)}\n"
+        f"{quoted(items)}{_told(prompt)}\n"
         f"Boxes are {box_words(form, picture)}.\n"
         "Look at each place anew and answer for each item by its number: evidence (what is to be seen there), verdict "
         "(present, absent or unsure), and probability_of_flaw (0: surely no flaw, 1: surely a flaw)."
     )
     return ChatRequest(
-        user=text, system=_SYSTEM, images=(picture,), schema=_list_schema("verdicts", _VERDICTS),
+        user=text, system=_SYSTEM, images=(picture,), schema=list_schema("verdicts", VERDICTS),
         max_tokens=256 + 128 * len(found),
     )  # fmt: skip
 
 
 def _told(prompt: str) -> str:
     wanted = plain_text(prompt, MAX_PROMPT)
-    return f"\n\nThe picture was to show what is quoted here: {_quoted(wanted)}" if wanted else ""
+    return f"\n\nThe picture was to show what is quoted here: {quoted(wanted)}" if wanted else ""
 
 
 def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
@@ -163,11 +164,13 @@ def told_box(box: Box, size: Size, form: BoxFormat, picture: Image.Image) -> lis
     return [y0, x0, y1, x1] if form.order == "yxyx" else [x0, y0, x1, y1]
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """A value as JSON, so that in a request it is data."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def _box_key(form: BoxFormat) -> str:
+def box_key(form: BoxFormat) -> str:
+    """The name of the field that holds a box."""
     if form.scale == "unit":
         return "box"
     return "box_2d" if form.order == "yxyx" else "bbox_2d"
@@ -184,18 +187,23 @@ def box_words(form: BoxFormat, picture: Image.Image) -> str:
     return f"{corners} {counted[form.scale]}, with x from the left and y from the top"
 
 
-def _region_fields(form: BoxFormat) -> dict[str, Any]:
+def box_field(form: BoxFormat) -> dict[str, Any]:
+    """The JSON schema of a box, by its key."""
     number = "number" if form.scale == "unit" else "integer"
+    return {box_key(form): {"type": "array", "items": {"type": number}, "minItems": 4, "maxItems": 4}}
+
+
+def _region_fields(form: BoxFormat) -> dict[str, Any]:
     return {
         **{name: {"type": "string"} for name in ("name", "location", "explanation", "reasoning")},
         "category": {"type": "string", "enum": [str(kind) for kind in Category]},
         "severity": {"type": "number"},
         "confidence": {"type": "number"},
-        _box_key(form): {"type": "array", "items": {"type": number}, "minItems": 4, "maxItems": 4},
+        **box_field(form),
     }
 
 
-def _list_schema(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def list_schema(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the schema of an object with one list of objects. Strict servers require that it has just these fields."""
     item = {"type": "object", "properties": dict(fields), "required": list(fields), "additionalProperties": False}
     return {

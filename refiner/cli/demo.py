@@ -21,7 +21,10 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         "--detector",
         action="append",
         metavar="ID",
-        help="micro, vlm:MODEL[@URL], fakexplain:MODEL[@URL], a folder, or a hub id; may be repeated",
+        help=(
+            "micro, vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL], a folder, or a hub id; "
+            "may be repeated"
+        ),
     )
     add_machine(parser, pipeline=True)
     parser.add_argument("--port", type=port, help="port to listen on (the first free one from 7860)")

@@ -7,11 +7,12 @@ import argparse
 DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 """Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away."""
 DETECTOR = (
-    "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], fakexplain:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, "
-    "a folder, a hub id, or several: joint:ID+ID"
+    "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL][,adapter=PATH], "
+    "anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"
 )
 GROUNDER = (
-    "draws the masks of vlm:, fakexplain: and parts: detectors: sam:PATH, grabcut or box (grabcut; box for parts)"
+    "draws the masks of vlm:, anomagent:, fakexplain:, anomreason: and parts: detectors: sam:PATH, grabcut or box "
+    "(grabcut; box for parts)"
 )
 
 

@@ -21,7 +21,7 @@ from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import render
 from refiner.reports.plots import bars, histogram, number, scatter, words
-from refiner.types import Analysis
+from refiner.types import Analysis, Step
 
 REPORT_FILE = "report.html"
 WORST = 12
@@ -89,14 +89,14 @@ def _grids(table: Json) -> Iterator[tuple[str, list[str], Json]]:
 
 def _worst(
     run: Run, task: Task, scored: Scored, data: DataSet | None
-) -> Iterator[tuple[Json, str, list[tuple[str, Image.Image]]]]:
-    """Record, caption and images of the worst samples, worst first; equal ones in the order of the data set."""
+) -> Iterator[tuple[Json, str, list[tuple[str, Image.Image]], list[tuple[str, tuple[Step, ...]]]]]:
+    """Record, caption, images and traces of the worst samples, worst first; equal ones in the order of the data set."""
     values = scored.columns.get(task.plots.worst, np.zeros(0))
     order = np.argsort(values if task.plots.higher_is_better else -values, kind="stable")
     for at in [at for at in order.tolist() if not np.isnan(values[at])][:WORST]:
         record = run.records[int(scored.indices[at])]
         caption = f"{words(task.plots.worst)} {number(float(values[at]))}"
-        yield record, caption, _pictures(run.folder, record, data)
+        yield record, caption, _pictures(run.folder, record, data), list(_traces(record))
 
 
 def _pictures(folder: Path, record: Json, data: DataSet | None) -> list[tuple[str, Image.Image]]:
@@ -116,6 +116,15 @@ def _pictures(folder: Path, record: Json, data: DataSet | None) -> list[tuple[st
     pair = [("detector", answer["analysis"]), ("truth", record["truth"]["analysis"])]
     known = [(name, analysis_from_dict(analysis)) for name, analysis in pair if analysis is not None]
     return [_marked(name, image, analysis) for name, analysis in known] or [("", overlay(image, None, _SIDE))]
+
+
+def _traces(record: Json) -> Iterator[tuple[str, tuple[Step, ...]]]:
+    """The traces of the detector's analyses of a sample that have one, by what they are of; "" if there is just one."""
+    answer = record["answer"] or {}
+    looks = [("", answer)] if "before" not in answer else [("before", answer["before"]), ("kept", answer["best"])]
+    for name, look in looks:
+        if look.get("analysis") and (trace := analysis_from_dict(look["analysis"]).trace):
+            yield name, trace
 
 
 def _seen(name: str, path: Path, analysis: Json) -> tuple[str, Image.Image] | None:

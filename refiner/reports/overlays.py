@@ -5,13 +5,17 @@ from __future__ import annotations
 import bisect
 import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from refiner.taxonomy import LegionKind
-from refiner.types import Analysis, Attempt, Box, RefinementResult, Region, Size
+from refiner.types import Analysis, Attempt, Box, RefinementResult, Region, Size, Step, StepOutcome
 
 PAPER, CARD, INK, FAINT, RULE = "#f6f5f1", "#ffffff", "#1b1b1a", "#6d6b66", "#dedbd3"
 GOOD, BAD = "#1f7a4d", "#b3362b"
@@ -111,6 +115,17 @@ def flaw_words(analysis: Analysis | None) -> str:
         return f"{flaws}, place not known"
     area = f"{100 * analysis.artifact_ratio:.1f} % of the image"
     return f"{flaws}, {area}" + (f", place of {unplaced} not known" if unplaced else "")
+
+
+def trace_words(trace: Sequence[Step]) -> str:
+    """How many steps had which outcome, such as "5 found, 3 confirmed, 2 rejected"."""
+    counts = Counter(step.outcome for step in trace)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in get_args(StepOutcome) if counts[outcome])
+
+
+def by_stage(trace: Sequence[Step]) -> list[tuple[str, list[Step]]]:
+    """The steps of a trace in order, those of one stage together under its name."""
+    return [(stage, list(steps)) for stage, steps in groupby(trace, attrgetter("stage"))]
 
 
 def place_words(region: Region) -> str:

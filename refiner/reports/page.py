@@ -11,7 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from refiner.images import png_bytes
-from refiner.reports.overlays import flaw_words, place_words
+from refiner.reports.overlays import by_stage, flaw_words, place_words, trace_words
 from refiner.reports.plots import cut, number, short, words
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["style"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
-    filters = (cut, data_uri, flaw_words, number, percent, place_words, short, words)
+    filters = (by_stage, cut, data_uri, flaw_words, number, percent, place_words, short, trace_words, words)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
 

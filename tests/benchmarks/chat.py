@@ -31,7 +31,7 @@ from refiner.micro.flaws import inject
 from refiner.micro.world import sample_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.chat_servers import TransformersServer
+from support.served import TransformersServer
 from support.tiny_chat_models import save_viewer
 
 BATCH = 8

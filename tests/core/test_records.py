@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from refiner.records import (
     to_record,
 )
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Score, Size
+from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Score, Size, Step, StepOutcome
 
 parts = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text()), max_size=5)
 
@@ -53,6 +54,9 @@ def test_seeds_are_the_same_in_every_process_and_version():
 
 units = st.floats(0, 1)
 texts = st.text(max_size=20)
+steps = st.builds(
+    Step, stage=texts, subject=texts, outcome=st.sampled_from(get_args(StepOutcome)), text=texts, reason=texts
+)
 
 
 @st.composite
@@ -84,6 +88,7 @@ def analyses(draw):
         tags=tuple(draw(st.lists(texts, max_size=2))),
         raw=draw(texts),
         detector=draw(texts),
+        trace=tuple(draw(st.lists(steps, max_size=2))),
     )
 
 
@@ -100,6 +105,13 @@ def test_analysis_round_trip_is_exact_with_arrays(analysis):
         assert same_array(before.mask, after.mask)
         assert (before.box, before.category, before.severity) == (after.box, after.category, after.severity)
     assert back.burden == analysis.burden
+    assert back.trace == analysis.trace
+
+
+def test_records_from_before_there_were_traces_are_read():
+    stored = analysis_to_dict(Analysis(size=Size(3, 3), detector="d"))
+    assert "trace" not in stored
+    assert analysis_from_dict(stored).trace == ()
 
 
 @given(analyses())
@@ -119,6 +131,12 @@ def test_analysis_round_trip_without_arrays_keeps_the_rest(analysis):
         {"tags": None},
         {"fake_probability": 7},
         {"detector": None, "size": "ab"},
+        {"trace": None},
+        {"trace": [3]},
+        {"trace": [{"stage": "a", "subject": "b", "outcome": "guessed"}]},
+        {"trace": [{"stage": "a", "subject": "b", "outcome": "found", "text": None}]},
+        {"trace": [{"stage": "a", "subject": "b", "outcome": ["found"]}]},
+        {"trace": [{"stage": "a", "subject": "b", "outcome": "found", "depth": 1}]},
     ],
 )
 def test_an_analysis_that_cannot_be_read_says_so(change):

@@ -71,6 +71,7 @@ def test_what_a_claim_does_not_tell_is_unknown():
         {"regions": (region(box=(0, 0, 31, 5)),)},
         {"regions": (region(mask=np.zeros((20, 31), dtype=bool)),)},
         {"heatmap": np.zeros((30, 20), dtype=np.float32)},
+        {"trace": ("found",)},
     ],
 )
 def test_analyses_check_themselves(changes):

@@ -26,7 +26,7 @@ from refiner.demo.views.refine import STOPS, comparison, plots, refinement_outco
 from refiner.demo.views.status import progress_line, status_line
 from refiner.masks import box_of
 from refiner.taxonomy import Category
-from refiner.types import Action, Analysis, Attempt, RefinementResult, Region, Score, Size, StopReason
+from refiner.types import Action, Analysis, Attempt, RefinementResult, Region, Score, Size, Step, StopReason
 
 
 def picture(seed=0, side=48):
@@ -56,8 +56,9 @@ def result(*attempts, best=0, stop="rounds", prompt="a hand"):
 
 
 def test_all_text_stays_text():
+    step = Step(stage=HOSTILE, subject=HOSTILE, outcome="unreadable", text=HOSTILE, reason=HOSTILE)
     bad = attempt(prompt=HOSTILE, negative_prompt=HOSTILE, reason=HOSTILE, error=HOSTILE,
-                  analysis=analysis(region(HOSTILE), raw=HOSTILE, tags=(HOSTILE,), detector=HOSTILE),
+                  analysis=analysis(region(HOSTILE), raw=HOSTILE, tags=(HOSTILE,), detector=HOSTILE, trace=(step,)),
                   scores=(Score(name=HOSTILE, value=1.0),))  # fmt: skip
     run = result(bad, prompt="another")
     shown = safe(timeline(run))
@@ -67,7 +68,9 @@ def test_all_text_stays_text():
     assert HOSTILE in safe(plots(run)).text
     safe(comparison(run))
     said = {HOSTILE: bad.analysis, "other": HOSTILE}
-    assert safe(answers(picture(), said)).text.count(HOSTILE) >= 8
+    assert safe(answers(picture(), said)).text.count(HOSTILE) >= 12
+    assert "How it was found (1 unreadable)" in safe(answers(picture(), said)).text
+    assert "How it was found (1 unreadable)" in shown.text
     assert HOSTILE in safe(status_line(HOSTILE)).text
     assert HOSTILE in safe(progress_line(Ranking(name=HOSTILE, done=1, total=2))).text
 

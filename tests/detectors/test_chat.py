@@ -337,6 +337,28 @@ def test_where_a_model_takes_no_system_turn_its_words_open_the_users(serve, said
     assert server.bodies[-1]["response_format"]["type"] == "json_schema", "the form is asked for as before"
 
 
+@pytest.mark.parametrize("takes_system", [True, False])
+def test_earlier_turns_come_first_and_images_stand_in_the_first_of_all(serve, takes_system):
+    def script(body, number):
+        refused = body["messages"][0]["role"] == "system" and not takes_system
+        return refusal(400, "System role not supported") if refused else completion()
+
+    server, chat = serve(script)
+    (reply,) = ask(
+        chat, "Why?", system="Be brief.", images=(picture(1),), history=(("Real?", "No"), ("Sure?", "Yes")),
+        schema=SCHEMA,
+    )  # fmt: skip
+    assert reply.text == "ok"
+    *system, first, no, sure, yes, last = server.bodies[-1]["messages"]
+    shown, text = first["content"]
+    assert shown["type"] == "image_url"
+    assert [turn["role"] for turn in (first, no, sure, yes, last)] == ["user", "assistant", "user", "assistant", "user"]
+    assert text["text"] == ("Real?" if takes_system else "Be brief.\n\nReal?")
+    assert [turn["content"] for turn in (no, sure, yes)] == ["No", "Sure?", "Yes"]
+    assert last["content"].startswith("Why?\n\nAnswer with JSON alone")
+    assert system == ([{"role": "system", "content": "Be brief."}] if takes_system else [])
+
+
 def test_several_requests_may_learn_of_it_at_once(serve):
     def script(body, number):
         time.sleep(0.1)
@@ -418,7 +440,7 @@ def test_the_cache_answers_what_was_asked_before(serve, tmp_path):
     [
         {"user": "b"}, {"system": "s"}, {"images": (picture(1),)}, {"images": (picture(0), picture(0))}, {"images": ()},
         {"images": (picture(0, (20, 40)),)}, {"schema": SCHEMA}, {"max_tokens": 7}, {"temperature": 0.5, "seed": 1},
-        {"seed": 2},
+        {"seed": 2}, {"history": (("a", "b"),)},
     ],
 )  # fmt: skip
 def test_all_that_decides_an_answer_decides_its_place_in_the_cache(serve, tmp_path, change):
@@ -591,7 +613,14 @@ def test_extra_fields_are_sent_along(serve):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"max_tokens": 0}, {"temperature": -1}, {"temperature": float("nan")}, {"schema": {"x": {1}}}, {"user": "\ud800"}],
+    [
+        {"max_tokens": 0},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"schema": {"x": {1}}},
+        {"user": "\ud800"},
+        {"history": (("a", "\ud800"),)},
+    ],
 )
 def test_requests_are_checked(fields):
     with pytest.raises((ConfigError, InputError)):

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from support.chat_servers import FAULTS, KEY, ODD_ANSWERS, FaultProxy, settle_environment
+from support.chat_servers import KEY, settle_environment
+from support.served import FAULTS, ODD_ANSWERS, FaultProxy
 
 torch = pytest.importorskip("torch")
 
@@ -134,6 +135,7 @@ def test_a_server_gives_the_answers_of_the_model_itself(transformers_server, vie
         ChatRequest(user="And here? ünï <b>", system="Be brief.", images=(IMAGES[1], IMAGES[2]), max_tokens=24),
         ChatRequest(user="Say a word.", schema={"type": "object"}, images=(IMAGES[0],), max_tokens=24),
         ChatRequest(user="Which picture?", max_tokens=24),
+        ChatRequest(user="Why?", history=(("Is it real?", "No"),), system="Be brief.", images=(noise,), max_tokens=24),
     ]
     spoken = 0
     for one, other in zip(here.complete(requests), there.complete(requests), strict=True):

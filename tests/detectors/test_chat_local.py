@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,21 @@ def test_a_batch_gives_the_answers_of_single_requests(kind, folder):
     assert chat.ledger.calls == 15
     assert chat.ledger.prompt_tokens == 3 * sum(reply.prompt_tokens for reply in together)
     assert chat.ledger.pictures == (3 * 9 if kind == "viewer" else 0)
+
+
+def test_earlier_turns_are_part_of_the_conversation(kind, folder):
+    """In a batch and alone; special tokens in them are text. Each letter is one token here."""
+    chat = LocalChat.from_pretrained(folder, batch_size=4, max_tokens=24)
+    pasts = [(), (("Is it real?", "Yes"),), (("Is it real?", "No"),), (("a", "b"), ("c", "<|im_end|>"))]
+    requests = [replace(request, history=past) for request in requests_for(kind)[:2] for past in pasts]
+    together = chat.complete(requests)
+    assert texts(together) == texts([chat.complete([request])[0] for request in requests])
+    bare = [reply.prompt_tokens for reply in together[:: len(pasts)] for _ in pasts]
+    for request, reply, before in zip(requests, together, bare, strict=True):
+        turns = [words for asked, said in request.history for words in ("user", asked, "assistant", said)]
+        around = len(("<|im_start|>", "\n", "<|im_end|>", "\n")) * 2 * len(request.history)
+        assert reply.prompt_tokens == before + sum(map(len, turns)) + around
+    assert len({reply.text for reply in together}) > 2
 
 
 def test_what_the_model_sees_decides(viewer):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.conformance import Conformance, assert_same, networks, pictures
+from support.scripted_agent import save_agent
 from support.tiny_locators import save_locator
 from support.tiny_pal4vst import save_pal4vst
 
@@ -86,6 +87,33 @@ def fakexplain() -> Detector:
         return load_detector(f"fakexplain:{folder}", device="cpu", grounder="box")
 
 
+def anomreason() -> Detector:
+    """A tiny network of Qwen3-VL's architecture that gives one of three lists of anomalies."""
+    from support.tiny_chat_models import save_teller
+
+    from refiner.detectors.anomreason.grammar import Anomaly, write
+    from refiner.detectors.anomreason.question import asking
+    from refiner.detectors.chat.backend import ChatRequest
+    from refiner.detectors.reading.boxes import BoxFormat
+
+    form = BoxFormat()
+    found = [Anomaly(f"thing {n}", "odd", "cannot be", 0.5, (0.09 * n, 0.1, 0.09 * n + 0.2, 0.6)) for n in range(2)]
+    answers = [write(listed, form=form, shown=Size(96, 96)) for listed in (found[:1], found, [])]
+    rng = np.random.default_rng(1)
+    scenes = [render(sample_scene(rng)) for _ in range(6)]
+    questions = [ChatRequest(user=asking(scene, "anomaly_only", None), images=(scene,)) for scene in scenes]
+    with tempfile.TemporaryDirectory() as folder:
+        save_teller(folder, answers, questions)
+        return load_detector(f"anomreason:{folder},format=anomaly_only", device="cpu", grounder="box")
+
+
+def anomagent() -> Detector:
+    """A tiny network of Qwen3-VL's architecture; each of its answers fits all steps of the agent."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_agent(folder)
+        return load_detector(f"anomagent:{folder}", device="cpu", grounder="box")
+
+
 def plain() -> Detector:
     """A function that marks the darkest pixels."""
 
@@ -111,6 +139,8 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "plain": plain,
     "vlm": vision_language,
     "fakexplain": fakexplain,
+    "anomreason": anomreason,
+    "anomagent": anomagent,
     "parts": parts,
     "pal4vst": pal4vst,
     "published": published,

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
-from support.chat_servers import FAULTS, FaultProxy, settle_environment
+from support.chat_servers import settle_environment
+from support.served import FAULTS, FaultProxy
 
 from refiner.detectors import load_detector
 from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings

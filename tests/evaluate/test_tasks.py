@@ -31,7 +31,7 @@ from refiner.metrics.css import SentenceEncoder
 from refiner.metrics.semap_scoring import Similarity
 from refiner.reports.evaluation import write_report
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, Claim, Mask, RefinementResult, Region, Score, Size
+from refiner.types import Analysis, Attempt, Claim, Mask, RefinementResult, Region, Score, Size, Step
 
 SCORING = {"threshold": 0.5, "view": "full"}
 SIZE = Size(32, 32)
@@ -597,6 +597,24 @@ def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\(|@import", (tmp_path / "report.html").read_text())
     assert EVIL in page.text
     assert "20 of 21 samples scored; 1 without figures (missing_truth)." in page.text
+
+
+def test_the_page_tells_how_the_worst_were_found(tmp_path: Path) -> None:
+    step = Step(stage=EVIL, subject="hand", outcome="rejected", text=EVIL, reason=EVIL)
+    flaw = region(area(0, 0, 8, 8))
+    told = replace(analysis(flaw), trace=(step, step))
+    samples = [sample(str(at), truth=analysis(flaw)) for at in range(2)]
+    measure(tmp_path / "one", "localization", samples, [told, analysis()])
+    page = Page((tmp_path / "one" / "report.html").read_text())
+    assert page.text.count("How it was found (2 rejected)") == 1
+    assert page.text.count(EVIL) == 5
+    assert "script" not in [tag for tag, _ in page.tags]
+    first, last = attempt(0, 0.5, action="generate"), attempt(1, 0.2)
+    seen = replace(first, analysis=told)
+    refinement(tmp_path / "two", [result(seen, last, best=1), result(seen, replace(last, analysis=told), best=1)])
+    page = Page((tmp_path / "two" / "report.html").read_text())
+    assert page.text.count("How it was found, before (2 rejected)") == 2
+    assert page.text.count("How it was found, kept (2 rejected)") == 1
 
 
 @pytest.mark.parametrize("task", TASKS)

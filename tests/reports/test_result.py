@@ -10,7 +10,7 @@ from refiner.images import XMP
 from refiner.reports.overlays import before_after, flaw_words, marks, overlay, sheet
 from refiner.reports.result import save_result
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, RefinementResult, Region, Score, Size
+from refiner.types import Analysis, Attempt, RefinementResult, Region, Score, Size, Step
 
 NASTY = "</style><script>alert(1)</script> & \"quoted\" '日本語' {braces} %s \x07"
 
@@ -172,6 +172,20 @@ def test_text_from_models_and_people_is_only_text(tmp_path):
     page = read_page(result(nasty, other, prompt=NASTY), tmp_path)
     assert "script" not in page.tags
     assert page.text.count(NASTY) >= 8
+
+
+def test_the_steps_of_the_detector_are_told_as_text(tmp_path):
+    trace = tuple(
+        Step(stage=stage, subject=NASTY, outcome=outcome, text=NASTY, reason=why)
+        for stage, outcome, why in (("Finder", "found", NASTY), ("Finder", "found", ""), (NASTY, "rejected", "no"))
+    )
+    told = Analysis(size=Size(80, 96), detector="d", regions=(region(),), trace=trace)
+    page = read_page(result(attempt(0, analysis=told), attempt(1)), tmp_path)
+    assert "How it was found (2 found, 1 rejected)" in page.text
+    assert page.text.count("How it was found") == 1, "the other attempt has no trace"
+    assert page.text.count(NASTY) == 8
+    assert page.tags.count("h4") == 2, "the steps of a stage stand together"
+    assert page.tags.count("script") == 0
 
 
 @pytest.mark.parametrize(
