@@ -5,9 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>\"' ${alert(1)} {{alert}} `x` **b** &amp;"
-ALLOWED = {"article", "dd", "details", "div", "dl", "dt", "figure", "h3", "h4", "i", "img", "input", "label", "li", "ol",
-           "p", "pre", "span", "strong", "summary", "ul", "circle", "g", "line", "path", "polyline", "svg", "text", "title",
-           "table", "tbody", "td", "th", "thead", "tr"}  # fmt: skip
+ALLOWED = {"article", "dd", "details", "div", "dl", "dt", "figure", "h3", "h4", "i", "img", "input", "label", "li",
+           "ol", "p", "pre", "span", "strong", "summary", "ul", "circle", "g", "line", "path", "polyline", "svg",
+           "text", "title", "table", "tbody", "td", "th", "thead", "tr"}  # fmt: skip
 
 
 class Reader(HTMLParser):
