@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,6 +83,15 @@ def test_without_a_caption_the_answer_is_composed_of_the_regions() -> None:
 def test_a_region_without_a_name_is_called_by_its_place() -> None:
     (claim,) = parse(answer_of(sample("", region(UNNAMED, 19, explanation="six fingers"))).text)
     assert (claim.name, claim.location, claim.explanation) == ("an area", "lower centre", "six fingers")
+
+
+def test_flaws_whose_places_are_not_known_are_never_taught_as_clean() -> None:
+    with pytest.raises(InputError, match=r"places are not known"):
+        answer_of(sample("", region("the hand", mask=None, box=None, explanation="six fingers")))
+    tagged = sample("")
+    assert tagged.truth is not None
+    with pytest.raises(InputError, match=r"places are not known"):
+        answer_of(replace(tagged, truth=replace(tagged.truth, tags=("texture quality",))))
 
 
 def test_masks_without_explanations_teach_nothing() -> None:
