@@ -43,8 +43,8 @@ def answer_of(sample: Sample) -> Taught:
     placed = tuple(region for region in regions if region.placed)
     if not placed and (regions or sample.truth.tags):
         raise InputError(
-            f"The sample {sample.name!r} has flaws whose places are not known, which LEGION learns to outline: leave it "
-            "out of the training data."
+            f"The sample {sample.name!r} has flaws whose places are not known, which LEGION learns to outline: leave "
+            "it out of the training data."
         )
     if placed and not any(region.explanation for region in placed):
         raise InputError(
