@@ -29,7 +29,7 @@ from refiner.training.chat.running import Report, without_foreign_warnings
 from refiner.training.chat.settings import StageSettings
 from refiner.training.curves import read_curves
 from refiner.training.fakexplain.grpo import config_of, reward_functions
-from refiner.training.fakexplain.lessons import Lessons, Style, lesson_of, truth_of
+from refiner.training.fakexplain.lessons import Style, lesson_of, lessons_of, reinforced, supervised, truth_of
 from refiner.training.fakexplain.recipe import RECIPE, fold_of, micro, train_on
 from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
@@ -101,13 +101,13 @@ def test_a_sample_without_a_clear_truth_is_refused() -> None:
 
 def test_a_sample_that_cannot_be_read_is_told_once_and_replaced() -> None:
     told: list[str] = []
-    lessons = Lessons(Drawn(8), STYLE, told.append)
-    assert [len(lessons.supervised()), len(lessons.reinforced())] == [8, 8]
+    lessons = lessons_of(Drawn(8), STYLE, told.append)
+    assert [len(supervised(lessons)), len(reinforced(lessons))] == [8, 8]
     for _ in range(2):
         assert lessons[3].truth == lessons[4].truth
     assert len(told) == 1
     with pytest.raises(InputError, match="none that can be used"):
-        Lessons(Drawn(8), STYLE, told.append, rows=[3, 7])[0]
+        lessons_of(Drawn(8), STYLE, told.append, rows=[3, 7])[0]
 
 
 @pytest.mark.parametrize("dialect", ["paper", "official"])

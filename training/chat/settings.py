@@ -39,7 +39,7 @@ class StageSettings(LoopSettings):
     batch: int = 1  # images in a micro-batch of one process
     accumulate: int = 16
     learning_rate: float = 1e-4
-    warmup: int = 0
+    warmup: float = 0.0  # steps; below 1: share of all steps
     weight_decay: float = 0.0
     report_every: int = 10
     save_every: int = 100

@@ -8,7 +8,7 @@ from refiner.claims import region_of
 from refiner.data.samples import DataSet
 from refiner.files import Json
 from refiner.training.chat.pupils import load_pupil
-from refiner.training.fakexplain.lessons import Lesson, Lessons, style_of
+from refiner.training.fakexplain.lessons import Lesson, lessons_of, style_of
 from refiner.training.fakexplain.settings import FakexplainSettings
 from refiner.training.first_batch import Shown, write_first_batch
 from refiner.training.runs import Run
@@ -24,7 +24,7 @@ def dry_run(settings: FakexplainSettings, data: DataSet, run: Run) -> Json:
         answer in the first batch without those of the image, and the written ``files``.
     """
     pupil = load_pupil(settings, run, weights=False)
-    lessons = Lessons(data, style_of(settings, pupil.kind), run.tell)
+    lessons = lessons_of(data, style_of(settings, pupil.kind), run.tell)
     first = settings.sft if settings.stage != "grpo" else settings.grpo
     answers = 1 if settings.stage != "grpo" else settings.grpo.answers
     images = max(1, first.batch * first.accumulate * run.processes.count // answers)

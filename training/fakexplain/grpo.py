@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.fakexplain.grammar import Answer, pattern, read
 from refiner.errors import UnreadableOutputError
+from refiner.training.chat.lessons import Lessons
 from refiner.training.chat.pupils import Pupil
 from refiner.training.chat.running import Report, arguments, run_trainer
 from refiner.training.fakexplain import rewards
-from refiner.training.fakexplain.lessons import Lessons, Style
+from refiner.training.fakexplain.lessons import Lesson, Style, reinforced
 from refiner.training.fakexplain.rewards import Truth
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
 from refiner.training.runs import Run
@@ -32,15 +33,17 @@ _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision
 """Tokens that stand for images. An answer with one of them would break the next pass of the model."""
 
 
-def reinforce(settings: FakexplainSettings, lessons: Lessons, pupil: Pupil, run: Run, folder: Path) -> None:
+def reinforce(
+    settings: FakexplainSettings, lessons: Lessons[Lesson], style: Style, pupil: Pupil, run: Run, folder: Path
+) -> None:
     """Train on sampled answers, or resume."""
     from trl import GRPOTrainer
 
     trainer = GRPOTrainer(
         pupil.model,
-        reward_funcs=reward_functions(settings.grpo, lessons.style, pupil.processor.tokenizer),
-        args=config_of(settings, lessons.style, pupil.processor.tokenizer, run, folder),
-        train_dataset=lessons.reinforced(),
+        reward_funcs=reward_functions(settings.grpo, style, pupil.processor.tokenizer),
+        args=config_of(settings, style, pupil.processor.tokenizer, run, folder),
+        train_dataset=reinforced(lessons),
         processing_class=pupil.processor,
     )
     run_trainer(trainer, Report(run, folder.name, _FIGURES), folder)
@@ -81,7 +84,7 @@ def _engine(own: GrpoSettings, style: Style, tokenizer: Any) -> dict[str, Any]:
 
 
 def reward_functions(own: GrpoSettings, style: Style, tokenizer: Any) -> list[Reward]:
-    """The rewards as trl calls them, once for all answers of a step. Their columns are those of ``Lessons.reinforced``.
+    """The rewards as trl calls them, once for all answers of a step. Their columns are those of ``reinforced``.
 
     They read the tokens, not the text, because trl leaves the marks of boxes out of it.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
@@ -27,6 +27,7 @@ from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import box_format
 from refiner.errors import InputError
 from refiner.files import Json
+from refiner.training.chat.lessons import Lessons
 from refiner.training.fakexplain.settings import FakexplainSettings
 from refiner.types import Size
 
@@ -69,76 +70,38 @@ class Lesson(NamedTuple):
     """The truth, written as the model should write it."""
 
 
-class Lessons:
-    """The lessons of a data set, or of the given rows of it.
+def supervised(lessons: Lessons[Lesson]) -> Dataset:
+    """Rows for trl's SFTTrainer: ``images``, ``prompt`` and ``completion``."""
+    return lessons.dataset(
+        lambda lesson, _: {
+            "images": [lesson.image],
+            "prompt": [{"role": "user", "content": lesson.question}],
+            "completion": [{"role": "assistant", "content": lesson.answer}],
+        }
+    )
 
-    A sample that cannot be used is told once, and the next one takes its place.
 
-    Raises:
-        InputError: no sample can be used.
+def reinforced(lessons: Lessons[Lesson]) -> Dataset:
+    """Rows for trl's GRPOTrainer: ``image`` and ``prompt``, and what the rewards need.
+
+    ``boxes``: float (N, 4) in shares of the sides. ``fake``: bool. ``shown``: height and width in pixels.
     """
+    return lessons.dataset(
+        lambda lesson, _: {
+            "image": lesson.image,
+            "prompt": [{"role": "user", "content": lesson.question}],
+            "boxes": lesson.truth.boxes,
+            "fake": lesson.truth.fake,
+            "shown": (lesson.image.height, lesson.image.width),
+        }
+    )
 
-    def __init__(
-        self, data: DataSet, style: Style, tell: Callable[[str], None], rows: Sequence[int] | None = None
-    ) -> None:
-        self.data, self.style, self.tell = data, style, tell
-        self.rows = list(range(len(data.names))) if rows is None else list(rows)
-        self.unusable: dict[int, str] = {}
-        self._recent = lru_cache(256)(self._read)  # GRPO asks for the same image once for each of its answers
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Lesson:
-        for step in range(len(self.rows)):
-            row = self.rows[(place + step) % len(self.rows)]
-            if row in self.unusable:
-                continue
-            try:
-                return self._recent(row)
-            except InputError as error:
-                self.unusable[row] = str(error)
-                self.tell(f"Not used: {error}")
-        raise InputError(f"Expected samples with a verdict or flaws, got none that can be used of {len(self.rows)}.")
-
-    def _read(self, row: int) -> Lesson:
-        return lesson_of(self.data.load(row), self.style)
-
-    def supervised(self) -> Dataset:
-        """Rows for trl's SFTTrainer: ``images``, ``prompt`` and ``completion``."""
-        return self._dataset(
-            lambda lesson: {
-                "images": [lesson.image],
-                "prompt": [{"role": "user", "content": lesson.question}],
-                "completion": [{"role": "assistant", "content": lesson.answer}],
-            }
-        )
-
-    def reinforced(self) -> Dataset:
-        """Rows for trl's GRPOTrainer: ``image`` and ``prompt``, and what the rewards need.
-
-        ``boxes``: float (N, 4) in shares of the sides. ``fake``: bool. ``shown``: height and width in pixels.
-        """
-        return self._dataset(
-            lambda lesson: {
-                "image": lesson.image,
-                "prompt": [{"role": "user", "content": lesson.question}],
-                "boxes": lesson.truth.boxes,
-                "fake": lesson.truth.fake,
-                "shown": (lesson.image.height, lesson.image.width),
-            }
-        )
-
-    def _dataset(self, row: Callable[[Lesson], dict[str, Any]]) -> Dataset:
-        from datasets import Dataset
-
-        def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-            rows = [row(self[place]) for place in batch["place"]]
-            return {name: [each[name] for each in rows] for name in rows[0]}
-
-        made = Dataset.from_dict({"place": list(range(len(self)))})
-        made.set_transform(read)
-        return made
+def lessons_of(
+    data: DataSet, style: Style, tell: Callable[[str], None], rows: Sequence[int] | None = None
+) -> Lessons[Lesson]:
+    """The lessons of a data set in a style."""
+    return Lessons(data, partial(lesson_of, style=style), tell, rows)
 
 
 def lesson_of(sample: Sample, style: Style) -> Lesson:

@@ -124,7 +124,7 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
     from refiner.training.chat.pupils import load_pupil, save_merged, save_pupil
     from refiner.training.chat.supervised import supervise
     from refiner.training.fakexplain.grpo import reinforce
-    from refiner.training.fakexplain.lessons import Lessons, style_of
+    from refiner.training.fakexplain.lessons import lessons_of, style_of, supervised
 
     dtype = torch.float16 if settings.tokens else torch.bfloat16 if settings.bf16 else torch.float32
     stages = ("sft", "grpo") if settings.stage == "both" else (settings.stage,)
@@ -132,15 +132,16 @@ def _run_stages(settings: FakexplainSettings, data: DataSet, rows: list[int], ru
         written = out if stage == stages[-1] else run.folder / stage / "model"
         if not (written / NOTE).exists():
             pupil = load_pupil(settings, run)
-            lessons = Lessons(data, style_of(settings, pupil.kind), run.tell, rows)
+            style = style_of(settings, pupil.kind)
+            lessons = lessons_of(data, style, run.tell, rows)
             if stage == "sft":
-                supervise(settings, settings.sft, lessons.supervised(), pupil, run, run.folder / stage)
+                supervise(settings, settings.sft, supervised(lessons), pupil, run, run.folder / stage)
             else:
-                reinforce(settings, lessons, pupil, run, run.folder / stage)
+                reinforce(settings, lessons, style, pupil, run, run.folder / stage)
             if lessons.unusable:
                 run.tell(f"{len(lessons.unusable)} of {len(rows)} samples could not be used.")
             if run.processes.main:
-                notes = {NOTE: lessons.style.note}
+                notes = {NOTE: style.note}
                 save_pupil(pupil, written, dtype, notes)
                 if written == out and settings.rank and settings.merged:
                     save_merged(pupil, run.folder / "merged", dtype, notes)
