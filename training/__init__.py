@@ -68,6 +68,12 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
             data="generated images whose flaws have boxes and descriptions, and real images",
             data_optional=True,
         ),
+        "anomreason": Row(
+            target="refiner.training.anomreason.recipe:RECIPE",
+            help="AnomReasonor: an adapter for any chat model that lists semantic anomalies",
+            budget="as its config says",
+            data="generated images whose anomalies are described, and real images",
+        ),
         "instruct": Row(
             target="refiner.training.instruct.recipe:RECIPE",
             help="the chat model that revises prompts: a tiny Qwen2",

@@ -21,8 +21,9 @@ from refiner.training.recipes import load_recipe
 def test_every_bundled_model_has_a_recipe_a_card_of_it_and_a_measure() -> None:
     recipes = [load_recipe(name) for name in RECIPES]
     assert [recipe.name for recipe in recipes] == list(RECIPES)
-    assert {recipe.folder for recipe in recipes} == {path.parent.name for path in MICRO_WEIGHTS.glob("*/card.json")}
-    for recipe in recipes:
+    bundled = [recipe for recipe in recipes if recipe.folder]
+    assert {recipe.folder for recipe in bundled} == {path.parent.name for path in MICRO_WEIGHTS.glob("*/card.json")}
+    for recipe in bundled:
         card = read_card(MICRO_WEIGHTS / recipe.folder)
         assert recipe.card is not None
         assert recipe.measure is not None

@@ -15,10 +15,11 @@ import torch
 
 from refiner.data.samples import DataSet
 from refiner.detectors.fakexplain.notes import NOTE
-from refiner.errors import ConfigError, InputError, MissingExtraError
+from refiner.errors import ConfigError, InputError
 from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
 from refiner.records import derive_seed
+from refiner.training.chat import require_trl
 from refiner.training.chat.settings import StageSettings
 from refiner.training.fakexplain.scenes import InjectedData
 from refiner.training.fakexplain.settings import (
@@ -56,10 +57,7 @@ def micro() -> FakexplainSettings:
 
 def _check(settings: FakexplainSettings) -> None:
     """Refuse what cannot be trained, before anything is downloaded or written."""
-    try:
-        import trl  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Training FakeXplain", "trl", "train") from error
+    require_trl("Training FakeXplain")
     locate(settings.base, "detector")
     if settings.stage == "both" and settings.grpo.engine == "server":
         raise ConfigError("A vLLM server serves one model: train --stage sft first, then --stage grpo with its result.")
