@@ -27,10 +27,10 @@ from typing import NamedTuple
 
 from refiner.claims import DEFAULT_SEVERITY
 from refiner.detectors.anomreason.severity import read_severity, score_of
-from refiner.detectors.fakexplain.grammar import Shares, pixels_of, read_shares, shares_of, told_box
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import spoken
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
+from refiner.detectors.reading.shares import Shares, pixels_of, read_shares, shares_of, told_box
 from refiner.detectors.reading.words import read_category
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.taxonomy import Category

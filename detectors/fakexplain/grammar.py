@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from refiner.detectors.reading.boxes import BoxFormat, full_sides
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
+from refiner.detectors.reading.shares import Shares, pixels_of, read_shares, told_box
 from refiner.detectors.reading.words import read_category
 from refiner.errors import ConfigError, UnreadableOutputError
-from refiner.types import Box, Claim, Size
+from refiner.types import Claim, Size
 
 MAX_TEXT = 100_000
 """Longest answer that is read, in characters."""
@@ -45,9 +46,6 @@ WHOLE = "the image as a whole"
 NO_TAG = "none"
 """The tag of an image without tags, in the dialect ``paper``."""
 
-Shares = tuple[float, float, float, float]
-"""A box (x0, y0, x1, y1) in shares of the image's width and height, in [0, 1]."""
-
 _PLAIN = str.maketrans({"<": "(", ">": ")", "[": "(", "]": ")", "|": "/"})
 _ELEMENT = re.compile(r"<(/?(?:think|tag|verdict))>")
 _NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
@@ -56,10 +54,6 @@ _BULLET = re.compile(r"\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
 """Begins a line of a list; only matched at the start of a line, where its time is linear."""
 _TRIMMED = " :-"
 """Signs that are not part of a description at its start and end."""
-_SLACK = 0.02
-"""Distance outside the image, as a share of the side, up to which a coordinate is moved to the border."""
-_STEPS = 1000
-"""Steps of a side in which coordinates are written that are not in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,26 +165,6 @@ def find_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def shares_of(box: Sequence[float], size: Size) -> Shares:
-    """A box in pixels of an image of ``size`` as shares of the sides, cut to the image."""
-    x0, y0, x1, y1 = (
-        min(max(value / side, 0.0), 1.0) for value, side in zip(box, (size.width, size.height) * 2, strict=True)
-    )
-    return x0, y0, x1, y1
-
-
-def pixels_of(box: Shares, size: Size) -> Box | None:
-    """A box in shares as whole pixels of an image of ``size``, at least one wide and high; None for an empty image."""
-    x0, x1 = _span(box[0], box[2], size.width)
-    y0, y1 = _span(box[1], box[3], size.height)
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def _span(low: float, high: float, side: int) -> tuple[int, int]:
-    first = min(round(low * side), side - 1)
-    return first, min(max(round(high * side), first + 1), side)
-
-
 def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> str:
     """Write an answer. ``read`` returns the same content, with boxes rounded to the steps of ``form``.
 
@@ -217,16 +191,6 @@ def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> 
 def plain(text: str) -> str:
     """A description without signs of the grammar, on one line, as ``write`` writes it and ``read`` returns it."""
     return _described(text.translate(_PLAIN))
-
-
-def told_box(box: Shares, form: BoxFormat, shown: Size) -> str:
-    """A box as the model writes it, such as ``[120, 40, 310, 220]``, at least one step wide and high."""
-    steps = shown if form.scale == "pixels" else Size(_STEPS, _STEPS)
-    corners: list[float] = [*_span(box[0], box[2], steps.width), *_span(box[1], box[3], steps.height)]
-    if form.scale == "unit":
-        corners = [corner / _STEPS for corner in corners]
-    x0, x1, y0, y1 = corners
-    return str([y0, x0, y1, x1] if form.order == "yxyx" else [x0, y0, x1, y1])
 
 
 def _line(description: str, box: Shares | None, dialect: Dialect, form: BoxFormat, shown: Size) -> str:
@@ -364,18 +328,6 @@ def thoughts(text: str) -> str:
     inside = text.partition("<think>")[2].partition("</think>")[0]
     told = _described(" ".join(_ELEMENT.split(inside)[::4]))
     return "" if told.lower() in (NOTHING, WHOLE) else told
-
-
-def read_shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
-    """Read the four numbers of a box, with commas between them; None if it is empty or outside the image."""
-    a, b, c, d = (float(number) for number in numbers.split(","))
-    x0, y0, x1, y1 = (b, a, d, c) if form.order == "yxyx" else (a, b, c, d)
-    width, height = full_sides(form.scale, shown)
-    box = x0 / width, y0 / height, x1 / width, y1 / height
-    if not (box[0] < box[2] and box[1] < box[3] and all(-_SLACK <= side <= 1 + _SLACK for side in box)):
-        return None
-    cut = tuple(min(max(side, 0.0), 1.0) for side in box)
-    return (cut[0], cut[1], cut[2], cut[3]) if cut[0] < cut[2] and cut[1] < cut[3] else None
 
 
 def is_well_formed(answer: Answer, content: Content = EVERYTHING) -> bool:

@@ -27,13 +27,12 @@ from refiner.detectors.fakexplain.grammar import (
     pattern,
     plain,
     read,
-    shares_of,
     thoughts,
-    told_box,
     write,
 )
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS
+from refiner.detectors.reading.shares import shares_of, told_box
 from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Size

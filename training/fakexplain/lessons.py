@@ -19,11 +19,11 @@ from refiner.detectors.fakexplain.grammar import (
     Dialect,
     Flaw,
     find_dialect,
-    shares_of,
     write,
 )
 from refiner.detectors.fakexplain.question import asking
 from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.reading.shares import shares_of
 from refiner.detectors.vlm.questions import box_format
 from refiner.errors import InputError
 from refiner.files import Json

@@ -16,7 +16,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from refiner.detectors.fakexplain.grammar import Answer, Content, Shares, is_well_formed
+from refiner.detectors.fakexplain.grammar import Answer, Content, is_well_formed
+from refiner.detectors.reading.shares import Shares
 from refiner.errors import ConfigError
 from refiner.metrics.boxes import region_iou
 
