@@ -10,7 +10,8 @@ Every arm starts from the bundled chat model and learns from drawn images withou
 Sets of images: ``scenes``: held-out scenes with the flaw kinds of the training; ``kinds``: the same with the held-out
 kinds; ``paintings``: generated images, with the flaws that the referee finds (``refiner.micro.oracle``). Masks are
 filled boxes. Figures: balanced accuracy of the verdict, IoU of the areas of predicted and true boxes, BLEU-2, ROUGE-L,
-boxes on a flawed image; means over images. With several seeds: mean, and lowest and highest seed.
+boxes on a flawed image; means over images. Answers end after ``LONGEST`` tokens. With several seeds: mean, and lowest
+and highest seed.
 
 It takes hours. Each arm is kept in ``--out`` and resumed from there; ``--arms`` and ``--seeds`` choose some of them.
 
@@ -46,6 +47,7 @@ from refiner.training.world.scores import HELD_OUT_SEED
 HELD_OUT = ("extra_finger", "third_eye", "missing_shadow", "colour_bleed", "second_sun")
 IMAGES = 20_000  # images that an arm may learn from
 SFT_STEPS, GRPO_STEPS, ANSWERS = 700, 60, 48
+LONGEST = 256  # tokens of an answer; right ones have fewer than 150
 SETS = ("scenes", "kinds", "paintings")
 COLUMNS = ("balanced_accuracy", "box_iou", "bleu_2", "rouge_l", "boxes", "unreadable")
 OMEGAS = {"GRPO, w=1": "full", "GRPO, w=0.5": "half", "GRPO, progressive": "progressive"}
@@ -104,7 +106,8 @@ def measure(arm: str, seed: int, out: Path, count: int) -> dict[str, dict[str, f
     if file.exists():
         found: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
         return found
-    detector = load_detector(train(arm, seed, out), device="cpu")
+    detector: Any = load_detector(train(arm, seed, out), device="cpu")
+    detector.backend.max_tokens = LONGEST
     rows: Mapping[str, list[Row]] = {name: list(measured(detector, iter(samples(name, count)))) for name in SETS}
     scores = {name: summary(own) for name, own in rows.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
