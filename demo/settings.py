@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refiner.errors import ConfigError
-from refiner.hub import micro_parts
+from refiner.hub import micro_parts, resolve
 from refiner.machine import Machine
 
 Choices = Mapping[str, str]
@@ -67,7 +67,9 @@ def labelled(ids: Sequence[str]) -> Choices:
 
 
 def bundled_detectors() -> list[str]:
-    """The ids of the detectors that come with the package."""
+    """The ids of the detectors that come with the package, that of ``micro`` first."""
     from refiner.detectors.registry import families
 
-    return [part for part in micro_parts() if part.removeprefix("micro:") in families()]
+    first = f"micro:{resolve('micro', 'detector').name}"
+    found = [part for part in micro_parts() if part.removeprefix("micro:") in families()]
+    return sorted(found, key=lambda part: part != first)

@@ -217,5 +217,6 @@ def test_settings_are_checked():
 
 
 def test_bundled_detectors_are_detectors():
-    assert "micro:legion" in bundled_detectors()
+    assert bundled_detectors()[0] == "micro:legion"
+    assert "micro:fakexplain" in bundled_detectors()
     assert "micro:generator" not in bundled_detectors()
