@@ -56,6 +56,10 @@ class Report(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.draw()
+
+    def close(self) -> None:
+        """End the progress bar."""
+        if self.progress is not None:
             self.progress.__exit__(None, None, None)
 
 
@@ -94,8 +98,7 @@ def run_trainer(trainer: Any, report: Report, folder: Path) -> None:
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     finally:
-        if report.progress is not None:
-            report.progress.__exit__(None, None, None)
+        report.close()
 
 
 @contextmanager
