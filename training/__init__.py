@@ -70,9 +70,10 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
         ),
         "anomreason": Row(
             target="refiner.training.anomreason.recipe:RECIPE",
-            help="AnomReasonor: an adapter for any chat model that lists semantic anomalies",
-            budget="as its config says",
+            help="AnomReasonor: an adapter for the bundled chat model, or for any chat model on your data",
+            budget="about an hour on one core; with --data as its config says",
             data="generated images whose anomalies are described, and real images",
+            data_optional=True,
         ),
         "instruct": Row(
             target="refiner.training.instruct.recipe:RECIPE",

@@ -82,17 +82,23 @@ def claims_of(sample: Sample) -> tuple[Claim, ...] | None:
 
 
 def supervised(lessons: Lessons[Lesson], note: Note, variants: int) -> Dataset:
-    """Rows for trl's SFTTrainer: ``images``, ``prompt`` and ``completion``.
+    """Rows for trl's SFTTrainer: ``images``, ``prompt`` and ``completion``; each lesson in all of its turns."""
+    return lessons.dataset(lambda lesson, turn: row_of(lesson, note, turn), times=turns(note, variants))
 
-    Each lesson occurs once for each variant of the question. In ``authenticity_reasoning`` it occurs twice as often:
-    one row teaches the first answer, the next one the second, after the right first answer.
+
+def turns(note: Note, variants: int) -> int:
+    """Rows of a lesson: one for each variant of the question, and twice as many in ``authenticity_reasoning``."""
+    return variants if note.form == "anomaly_only" else 2 * variants
+
+
+def row_of(lesson: Lesson, note: Note, turn: int) -> dict[str, Any]:
+    """The row of a turn.
+
+    In ``authenticity_reasoning``, even turns teach the first answer, odd ones the second, after the right first answer.
     """
     if note.form == "anomaly_only":
-        return lessons.dataset(lambda lesson, turn: _listing(lesson, note, _variant(lesson, turn)), times=variants)
-    return lessons.dataset(
-        lambda lesson, turn: _second(lesson, note, _variant(lesson, turn // 2)) if turn % 2 else _first(lesson),
-        times=2 * variants,
-    )
+        return _listing(lesson, note, _variant(lesson, turn))
+    return _second(lesson, note, _variant(lesson, turn // 2)) if turn % 2 else _first(lesson)
 
 
 def _variant(lesson: Lesson, turn: int) -> int:

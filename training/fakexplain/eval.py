@@ -19,7 +19,7 @@ from refiner.metrics.boxes import region_iou
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.protocols import Detector
 from refiner.training.fakexplain.lessons import truth_of
-from refiner.training.fakexplain.scenes import painted
+from refiner.training.world.injected import painted
 from refiner.training.runs import Run
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.labels import decoder_like
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
     fake: bool
     right: bool
-    """Whether the verdict is right; an unreadable answer is wrong."""
+    """Whether the verdict is right; an unreadable answer is wrong. Without a verdict, regions mean "generated"."""
     readable: bool
     boxes: int
     box_iou: float | None
@@ -93,7 +93,9 @@ def _alone(detector: Detector, sample: Sample) -> Analysis | None:
 def row_of(sample: Sample, answer: Analysis | None) -> Row:
     """The figures of one answer; None: it was unreadable."""
     truth = truth_of(sample)
-    said = None if answer is None or answer.fake_probability is None else answer.fake_probability > 0.5
+    said = None if answer is None else answer.fake_probability
+    if answer is not None and said is None:
+        said = float(bool(answer.regions))
     placed = [] if answer is None else [region.box for region in answer.regions if region.box is not None]
     true = [] if sample.truth is None else [region.box for region in sample.truth.regions if region.box is not None]
     words = " ".join(flaw.description for flaw in truth.flaws)
@@ -103,7 +105,7 @@ def row_of(sample: Sample, answer: Analysis | None) -> Row:
         masks = 0.0 if answer is None else iou(answer.mask, sample.truth.mask)
     return Row(
         fake=truth.fake,
-        right=said == truth.fake,
+        right=said is not None and (said > 0.5) == truth.fake,
         readable=answer is not None,
         boxes=len(placed),
         box_iou=region_iou(placed, true) if truth.fake and true else None,
@@ -134,12 +136,16 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """Scores of a model of the micro world by ``<set>/<score>``, with the detector's usual masks.
+    """``held_out_scores`` of a model in a folder, with the detector's usual masks."""
+    return held_out_scores(load_detector(f"fakexplain:{folder}", device="cpu"), run, count)
+
+
+def held_out_scores(detector: Detector, run: Run, count: int) -> dict[str, float]:
+    """Scores of a detector of the micro world by ``<set>/<score>``.
 
     Sets: ``injected``: drawn images, ``count`` with flaws and as many without; ``decoded``: the same through an
     imitated autoencoder; ``natural``: at least ``count`` images from the generator.
     """
-    detector = load_detector(f"fakexplain:{folder}", device="cpu")
     drawn = [MicroData(2 * count, painted=True).load(index) for index in range(2 * count)]
     rng = np.random.default_rng([HELD_OUT_SEED, 7])
     sets = {

@@ -21,7 +21,7 @@ from refiner.hub import locate
 from refiner.records import derive_seed
 from refiner.training.chat import require_trl
 from refiner.training.chat.settings import StageSettings
-from refiner.training.fakexplain.scenes import InjectedData
+from refiner.training.world.injected import InjectedData
 from refiner.training.fakexplain.settings import (
     FakexplainSettings,
     GrpoSettings,
