@@ -31,10 +31,10 @@ from refiner.training.curves import read_curves
 from refiner.training.fakexplain.grpo import config_of, reward_functions
 from refiner.training.fakexplain.lessons import Style, lesson_of, lessons_of, reinforced, supervised, truth_of
 from refiner.training.fakexplain.recipe import RECIPE, fold_of, micro, train_on
-from refiner.training.world.injected import InjectedData
 from refiner.training.fakexplain.settings import FakexplainSettings, GrpoSettings
 from refiner.training.runs import Run
 from refiner.training.settings import changed
+from refiner.training.world.injected import InjectedData
 from refiner.types import Analysis, Region, Size
 
 STYLE = Style(DIALECTS["paper"], BoxFormat(), Content(), 512)

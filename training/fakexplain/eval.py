@@ -19,9 +19,9 @@ from refiner.metrics.boxes import region_iou
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.protocols import Detector
 from refiner.training.fakexplain.lessons import truth_of
-from refiner.training.world.injected import painted
 from refiner.training.runs import Run
 from refiner.training.world.flaws import bundled_generator
+from refiner.training.world.injected import painted
 from refiner.training.world.labels import decoder_like
 from refiner.training.world.scores import HELD_OUT_SEED
 from refiner.types import Analysis

@@ -21,7 +21,6 @@ from refiner.hub import locate
 from refiner.records import derive_seed
 from refiner.training.chat import require_trl
 from refiner.training.chat.settings import StageSettings
-from refiner.training.world.injected import InjectedData
 from refiner.training.fakexplain.settings import (
     FakexplainSettings,
     GrpoSettings,
@@ -32,6 +31,7 @@ from refiner.training.fakexplain.settings import (
 )
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
+from refiner.training.world.injected import InjectedData
 
 _IMAGES = 40_000  # images that the bundled model learns from, each at most once
 
