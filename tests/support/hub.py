@@ -65,8 +65,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0]).strip("/")
             hub.requests.append(path)
-            api = path.startswith("api/models/")
-            words = path.removeprefix("api/models/").split("/")
+            api = path.startswith(("api/models/", "api/datasets/"))
+            words = path.removeprefix("api/models/").removeprefix("api/").removeprefix("datasets/").split("/")
             name, rest = "/".join(words[:2]), words[2:]
             repo = hub.repos.get(name)
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")

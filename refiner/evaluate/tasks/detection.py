@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
 from refiner.files import Json
 from refiner.metrics import classification
@@ -24,8 +27,9 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 class Detection(Task):
     """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
 
-    With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
-    answer that could not be read has no figures.
+    With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. A group without a real image is
+    compared with the real images that belong to no group, as those that all generators of Synthbuster share. AJ counts
+    verdicts only: an answer that could not be read has no figures.
     """
 
     threshold: float
@@ -36,7 +40,7 @@ class Detection(Task):
     def signature(self) -> str:
         """Version, threshold and rules."""
         decision = f"decision=score>{self.threshold:g}|positive=fake|empty=0"
-        return f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted"
+        return f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted|group_real=own,ungrouped"
 
     def row(self, record: Json) -> Figures | Unscored:
         """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
@@ -53,6 +57,11 @@ class Detection(Task):
         fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
         return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
+
+    def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Its own samples, and the real ones of no group if it has none."""
+        real: NDArray[np.bool_] = columns["fake"] == 0
+        return own if (own & real).any() else own | (ungrouped & real)
 
     def across(self, groups: Mapping[str, Figures]) -> Figures:
         """Unweighted means of the groups' accuracies: over all groups, and over each of ``KINDS`` that is complete."""

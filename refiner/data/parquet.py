@@ -1,7 +1,7 @@
-"""X-AIGD's images inside the published parquet files, in the column ``image`` beside the labels.
+"""Data sets in parquet files, as the Hugging Face hub has them: rows, and the images inside them.
 
-A cell is the bytes of an image file, or ``{"bytes": ..., "path": ...}`` as the package datasets writes it. Nothing is
-unpacked to disk. A few images are in memory at a time, and reading the next one is cheap.
+A cell with an image is the bytes of an image file, or ``{"bytes": ..., "path": ...}`` as the package datasets writes
+it. Nothing is unpacked to disk. A few images are in memory at a time, and reading the next one is cheap.
 """
 
 from __future__ import annotations
@@ -14,12 +14,55 @@ from typing import Any, Final
 
 from PIL import Image
 
-from refiner.errors import InputError
+from refiner.data.json_stream import Place
+from refiner.errors import InputError, MissingExtraError
 from refiner.images import FORMATS, load_image
 
-COLUMN: Final = "image"
 _AHEAD: Final = 4
 """Images that are in memory at a time."""
+
+
+def stream_rows(file: Path, columns: Sequence[str], what: str) -> Iterator[tuple[str, Any, Place]]:
+    """Each row: its place in words, its columns by name, and its place; a row that cannot be read is None.
+
+    Args:
+        file: a parquet file.
+        columns: that are read, if the file has them; a column with images is better left out.
+        what: the content of the file in words, for messages.
+
+    Raises:
+        InputError: the file is damaged.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtraError("Reading parquet files", "pyarrow", "evaluate") from error
+    try:
+        with ParquetFile(file) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=64, columns=list(columns)):
+                for row in _values(batch):
+                    yield f"record {number}", row, Place(file, number, 0)
+                    number += 1
+    except (ArrowException, OSError, ValueError) as error:
+        raise InputError(f"Cannot read {what} in {str(file)!r} ({error!r}): download the file again.") from error
+
+
+def _values(batch: Any) -> list[Any]:
+    """The rows of a batch; None for one with a text that is not UTF-8."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        return [_value(batch.slice(at, 1)) for at in range(batch.num_rows)]
+
+
+def _value(row: Any) -> Any:
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError:
+        return None
 
 
 class ParquetRows:
@@ -70,6 +113,12 @@ class ParquetRows:
                 return
             start = end
         raise ValueError(f"no row {row} among {start}")
+
+
+def image_bytes(cell: Any) -> bytes | None:
+    """The image file in a cell; None if there is none."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    return data if isinstance(data, bytes) and data else None
 
 
 def decoded(data: bytes, where: str) -> Image.Image:
