@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -46,7 +47,7 @@ def open_commfor(folder: str, *, split: str | None = None) -> DataSet:
         ConfigError: there is no such split of folders.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not isdir(root):
         raise InputError(
             f"Expected the folder of Community Forensics, but {folder!r} is not a folder: name the data set's folder."
         )
@@ -72,9 +73,17 @@ def _is_of(path: Path, split: str) -> bool:
 
 
 class CommforFolders(VerdictFolders):
-    """Folders of images; the group is the generator or the data set of the real images."""
+    """Folders of images; the group is the generator, and real images in a folder of their own belong to no group."""
 
     labels: ClassVar[Mapping[str, bool]] = MappingProxyType({"real": False, "fake": True})
+
+    def __init__(self, folder: str, *, split: str | None = None) -> None:
+        super().__init__(folder, split=split)
+        self.generators = {super(CommforFolders, self)._group(name) for name in self.names if self._fake(name)}
+
+    def _group(self, name: str) -> str:
+        group = super()._group(name)
+        return group if group in self.generators else ""
 
 
 @dataclass(frozen=True, kw_only=True)

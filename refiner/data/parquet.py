@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,9 +74,11 @@ class ParquetRows:
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
         self._file: Path | None = None
-        self._rows: Iterator[dict[str, Any]] = iter(())
-        self._row, self._end = 0, 0
-        """Number of the next row, and of the first row after its group."""
+        self._batches: Iterator[Any] = iter(())
+        self._batch: Any = None
+        """The batch that was read last."""
+        self._start, self._end = 0, 0
+        """Number of its first row, and of the first row after its group."""
 
     def __reduce__(self) -> tuple[type[ParquetRows], tuple[tuple[str, ...]]]:
         return ParquetRows, (self.columns,)
@@ -91,10 +92,12 @@ class ParquetRows:
         from pyarrow import ArrowException
 
         try:
-            if file != self._file or not self._row <= row < self._end:
+            if file != self._file or not self._start <= row < self._end:
                 self._open(file, row)
-            found = next(islice(self._rows, row - self._row, None))
-            self._row = row + 1
+            while row >= self._start + self._batch.num_rows:
+                self._start += self._batch.num_rows
+                self._batch = next(self._batches)
+            found: dict[str, Any] = self._batch.slice(row - self._start, 1).to_pylist()[0]
         except (ArrowException, OSError, ValueError, StopIteration) as error:
             self._file = None
             raise InputError(f"Cannot read row {row} of {str(file)!r} ({error!r}): download the file again.") from error
@@ -107,9 +110,10 @@ class ParquetRows:
         for group in range(table.num_row_groups):
             end = start + table.metadata.row_group(group).num_rows
             if row < end:
-                batches = table.iter_batches(_AHEAD, row_groups=[group], columns=list(self.columns), use_threads=False)
-                self._rows = (found for batch in batches for found in batch.to_pylist())
-                self._file, self._row, self._end = file, start, end
+                columns = list(self.columns)
+                self._batches = table.iter_batches(_AHEAD, row_groups=[group], columns=columns, use_threads=False)
+                self._batch = next(self._batches)
+                self._file, self._start, self._end = file, start, end
                 return
             start = end
         raise ValueError(f"no row {row} among {start}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from os.path import exists
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,18 @@ def find_folder(place: str, patterns: Sequence[str]) -> Path:
         The folder of the snapshot, or the place as it is.
 
     Raises:
-        InputError: the files cannot be had from the hub.
+        InputError: the files cannot be had from the hub, or it has none of them.
     """
-    match = None if Path(place).exists() else _ID.fullmatch(place)
+    match = None if exists(place) else _ID.fullmatch(place)
     if match is None:
         return Path(place)
     try:
-        return Repository(name=match["name"], revision=match["revision"], kind="dataset").folder(patterns)
+        folder = Repository(name=match["name"], revision=match["revision"], kind="dataset").folder(patterns)
     except ModelNotFoundError as error:
         raise InputError(f"There is no folder {place!r}. {error}") from error
+    if not folder.is_dir():
+        raise InputError(
+            f"Expected files {' or '.join(patterns)} in the data set {place!r} of the hub, got none: check the id and "
+            "the split."
+        )
+    return folder

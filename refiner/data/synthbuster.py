@@ -10,6 +10,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import isdir
 from pathlib import Path, PurePosixPath
 
 from refiner.data.anomreason import REAL
@@ -33,7 +34,7 @@ class SynthbusterData(VerdictFolders):
 
     def __init__(self, folder: str, *, real: str | None = None) -> None:
         self.real = None if real is None else Path(real)
-        if self.real is not None and not self.real.is_dir():
+        if real is not None and not isdir(real):
             raise InputError(f"Expected a folder of photographs, but {real!r} is not a folder: check the path.")
         super().__init__(folder)
 

@@ -48,7 +48,7 @@ class VerdictFolders:
     def __init__(self, folder: str, *, split: str | None = None) -> None:
         self.problems: list[Problem] = []
         self.root = Path(folder)
-        if not self.root.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(f"Expected a folder of generators, but {folder!r} is not a folder: check the path.")
         if split is not None and split not in SPLITS:
             raise ConfigError(f"Expected {', '.join(sorted(SPLITS))} as split, got {split!r:.60}: use one of these.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any, Final
 
@@ -168,7 +169,7 @@ def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Imag
 
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
-    if not root.is_dir():
+    if not isdir(root):
         raise InputError(
             f"Expected the folder of X-AIGD, but {str(root)!r} is not a folder: name the data set's folder."
         )

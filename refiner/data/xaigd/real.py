@@ -8,6 +8,7 @@ by its ``uid``, at any depth. The gated repository Coxy7/X-AIGD-real was not at 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from os.path import isdir
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -73,7 +74,7 @@ class RealImages:
             return root / FOLDER if (root / FOLDER).is_dir() else None
         if place == NONE:
             return None
-        if not Path(place).is_dir():
+        if not isdir(place):
             raise InputError(f"Expected a folder of real images, but {place!r} is not a folder: check the path.")
         return Path(place)
 
