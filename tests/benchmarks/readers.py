@@ -120,7 +120,7 @@ def fakexplained(root: Path, count: int) -> dict[str, str]:
             for name in names(count)
         ),
         as_list=True,
-    )
+    )  # fmt: skip
     return {"specification": f"fakexplained:{root}"}
 
 
