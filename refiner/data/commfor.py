@@ -162,6 +162,11 @@ class CommforData:
         if damaged is not None and not names:
             raise InputError(damaged.detail)
 
+    @property
+    def pairs(self) -> list[str]:
+        """The data set pairs no images."""
+        return [""] * len(self.names)
+
     def _where(self, place: Place) -> str:
         return f"{place.file.relative_to(self.root).as_posix()} row {place.start}"
 

@@ -248,6 +248,8 @@ class _First:
     def __init__(self, data: DataSet, count: int) -> None:
         self.data, self.problems, self.names = data, data.problems, data.names[:count]
         self.polygons = polygon_rule(data)
+        if (pairs := getattr(data, "pairs", None)) is not None:
+            self.pairs = pairs[:count]
 
     def load(self, index: int) -> Sample:
         return self.data.load(index)

@@ -89,6 +89,11 @@ class VerdictFolders:
         """What an image and its partners have in common; "" if it has none."""
         return ""
 
+    @property
+    def pairs(self) -> list[str]:
+        """The pair of each sample."""
+        return [self._pair(name) for name in self.names]
+
     def _path(self, name: str) -> Path:
         return self.root / name
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from refiner.data.problems import count_problems
+from refiner.data.samples import pairs_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError, MissingExtraError
 
@@ -45,6 +46,7 @@ def test_a_row_is_a_sample(tmp_path: Path) -> None:
     write(tmp_path / "data/CompEval-00000-of-00001.parquet", rows)
     data = open_data(f"commfor:{tmp_path}")
     assert data.problems == []
+    assert pairs_of(data) == [""] * 4
     samples = [pickle.loads(pickle.dumps(data)).load(index) for index in range(4)]
     assert [(each.name, each.group, each.fake, each.prompt, each.split, each.pair) for each in samples] == [
         ("DALLE3/fake/00000000.png", "DALLE3", True, "a cat 0", "test", ""),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from refiner.data.problems import count_problems
-from refiner.data.samples import DataSet, Sample
+from refiner.data.samples import DataSet, Sample, pairs_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError, UserError
 
@@ -25,7 +25,9 @@ def paint(root: Path, *names: str, red: int = 0) -> Path:
 
 def loaded(data: DataSet) -> dict[str, Sample]:
     again: DataSet = pickle.loads(pickle.dumps(data))
-    return {name: again.load(index) for index, name in enumerate(data.names)}
+    samples = {name: again.load(index) for index, name in enumerate(data.names)}
+    assert [sample.pair for sample in samples.values()] == pairs_of(data)
+    return samples
 
 
 def facts(specification: str) -> dict[str, tuple[str, bool | None]]:
@@ -225,3 +227,11 @@ def test_images_without_a_verdict_are_named(tmp_path: Path, source: str) -> None
 def test_options_that_a_source_does_not_have_are_refused(tmp_path: Path, source: str) -> None:
     with pytest.raises(ConfigError, match=rf"as option of {source}:"):
         open_data(f"{source}:{paint(tmp_path, *EXAMPLES[source])},colour=red")
+
+
+def test_pairs_are_known_without_the_images_and_else_from_them(tmp_path: Path) -> None:
+    paint(tmp_path / "r", "0_real/a.png", "1_fake/a.png", "0_real/b.png", "1_fake/b.png")
+    (tmp_path / "r/0_real/a.png").write_bytes(b"no picture")
+    assert pairs_of(open_data(f"reconstructed:{tmp_path / 'r'}")) == ["a", "b", "a", "b"]
+    assert pairs_of(open_data(f"reconstructed:{tmp_path / 'r'}", limit=3)) == ["a", "b", "a"]
+    assert pairs_of(open_data(str(tmp_path / "r"))) == ["", "", "", ""], "a folder of images pairs none"

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from support.hub import Hub, Repo, loopback_hub
 
 from refiner.data.problems import count_problems
-from refiner.data.samples import DataSet, Sample
+from refiner.data.samples import DataSet, Sample, pairs_of
 from refiner.data.sources import open_data
 from refiner.errors import InputError
 
@@ -58,6 +58,7 @@ def loaded(data: DataSet) -> list[Sample]:
     again: DataSet = pickle.loads(pickle.dumps(data))
     samples = [again.load(index) for index in range(len(data.names))]
     assert tuple(sample.name for sample in samples) == data.names
+    assert [sample.pair for sample in samples] == pairs_of(data)
     return samples
 
 

@@ -71,6 +71,11 @@ class XaigdData:
         self.real = None if place is None else RealImages(place, uids, self._other_uids, self.problems)
         self.names = (*generated, *(() if self.real is None else self.real.names))
 
+    @property
+    def pairs(self) -> list[str]:
+        """The ``uid`` of each sample."""
+        return [name.rpartition("/")[2] for name in self.names]
+
     def _other_names(self) -> Iterator[str]:
         """``generator/uid`` of the records of all splits that are not read; a split that cannot be read has none."""
         with suppress(InputError, MissingExtraError):
