@@ -236,9 +236,8 @@ def open_data(
         place, options = _options(source, place)
         data = source.read(place, **options)
     if not data.names:
-        raise InputError(
-            f"Expected samples in {specification!r}, got none that can be used: fix the problems listed above."
-        )
+        why = f" ({len(data.problems)} problems, such as {data.problems[0]!s:.300})" if data.problems else ""
+        raise InputError(f"Expected samples in {specification!r}, got none that can be used{why}: check the place.")
     return data if limit is None or limit >= len(data.names) else _First(data, limit)
 
 

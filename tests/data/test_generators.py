@@ -223,6 +223,12 @@ def test_images_without_a_verdict_are_named(tmp_path: Path, source: str) -> None
     assert ("unlabelled", "loose.png") in {(problem.kind, problem.where) for problem in data.problems}
 
 
+def test_data_of_another_layout_are_refused_with_an_example(tmp_path: Path) -> None:
+    paint(tmp_path, *EXAMPLES["universalfake"])
+    with pytest.raises(InputError, match=r"3 problems, such as .*0_real/1\.png: expected one folder nature or ai"):
+        open_data(f"genimage:{tmp_path}")
+
+
 @each_source
 def test_options_that_a_source_does_not_have_are_refused(tmp_path: Path, source: str) -> None:
     with pytest.raises(ConfigError, match=rf"as option of {source}:"):
