@@ -87,7 +87,7 @@ _ROWS: Final = (
     Source(
         name="xaigd",
         read=_reader("xaigd:XaigdData"),
-        place="FOLDER[,split=NAME][,real=FOLDER|none]",
+        place="FOLDER|ID[,split=NAME][,real=FOLDER|none]",
         help=_XAIGD_HELP,
         options=("split", "real"),
     ),

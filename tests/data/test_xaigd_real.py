@@ -124,6 +124,11 @@ def test_real_images_in_the_folder_of_the_generated_ones_are_no_generator(tmp_pa
     assert [(each.kind, each.file, each.where) for each in data.problems] == [
         ("missing_record", str(tmp_path / "real_images"), "z.png")
     ]
+    assert open_data(f"xaigd:{tmp_path},real=none").problems == []
+    (tmp_path / "real_images").rename(tmp_path / "photos")
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    again = open_data(f"xaigd:{tmp_path},real={tmp_path / 'link/photos'}")
+    assert (again.names, [each.where for each in again.problems]) == (data.names, ["z.png"])
 
 
 @pytest.fixture

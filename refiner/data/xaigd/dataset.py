@@ -14,7 +14,7 @@ from refiner.data.problems import Problem
 from refiner.data.samples import Sample, check_size
 from refiner.data.snapshots import find_folder
 from refiner.data.xaigd.annotations import COLUMN, DEFAULT_SPLIT, FIELDS, XaigdFolder, XaigdImage, read_record
-from refiner.data.xaigd.real import RealImages
+from refiner.data.xaigd.real import FOLDER, RealImages
 from refiner.errors import InputError, MissingExtraError
 from refiner.images import load_image
 from refiner.masks import box_of
@@ -67,7 +67,7 @@ class XaigdData:
                 self.places.append(image.place)
         self.rows = ParquetRows((*FIELDS, COLUMN))
         place = RealImages.find(self.folder, real)
-        self.problems += self._without_record(generated, place, deep=self.root != self.folder)
+        self.problems += self._without_record(generated, place or self.folder / FOLDER)
         self.real = None if place is None else RealImages(place, uids, self._other_uids, self.problems)
         self.names = (*generated, *(() if self.real is None else self.real.names))
 
@@ -84,12 +84,12 @@ class XaigdData:
     def _other_uids(self) -> set[str]:
         return {name.rpartition("/")[2] for name in self._other_names()}
 
-    def _without_record(self, generated: list[str], real: Path | None, *, deep: bool) -> Iterator[Problem]:
-        """The images without a record; ``deep`` as for ``find_images``."""
-        known = set(generated)
-        files = [file for file in find_images(self.root, deep=deep) if file.rpartition(".")[0] not in known]
-        if real is not None:
-            files = [file for file in files if real not in (self.root / file).parents]
+    def _without_record(self, generated: list[str], real: Path) -> Iterator[Problem]:
+        """The images without a record, except for those in the folder of real images."""
+        known, apart = set(generated), real.resolve()
+        images = find_images(self.root, deep=self.root != self.folder)
+        files = [file for file in images if file.rpartition(".")[0] not in known]
+        files = [file for file in files if not (self.root / file).resolve().is_relative_to(apart)]
         if files:
             known.update(self._other_names())
         for file in files:
