@@ -27,9 +27,8 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 class Detection(Task):
     """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
 
-    With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. A group without a real image is
-    compared with the real images that belong to no group, as those that all generators of Synthbuster share. AJ counts
-    verdicts only: an answer that could not be read has no figures.
+    With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
+    answer that could not be read has no figures.
     """
 
     threshold: float
@@ -59,7 +58,10 @@ class Detection(Task):
         return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
 
     def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Its own samples, and the real ones of no group if it has none."""
+        """Its own samples, and the real ones of no group if it has none.
+
+        All generators of Synthbuster, for example, share one set of real images.
+        """
         real: NDArray[np.bool_] = columns["fake"] == 0
         return own if (own & real).any() else own | (ungrouped & real)
 
