@@ -19,9 +19,9 @@ __all__ = ["CNNSPOT", "DRCT", "NPR", "UNIVFD"]
 
 
 def _needs(model: ModelId) -> Needs:
-    from refiner.detectors.baselines.files import weight_needs
+    from refiner.detectors.baselines.files import WEIGHTS
 
-    return weight_needs(model.model)
+    return WEIGHTS.needs(model.model)
 
 
 def _univfd_needs(model: ModelId) -> Needs:

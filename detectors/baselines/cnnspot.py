@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torchvision.models import resnet50
 
-from refiner.detectors.baselines.files import assembled, fill, read_state, unfilled, weight_file
+from refiner.detectors.baselines.files import WEIGHTS, assembled, fill, read_state, unfilled
 from refiner.detectors.baselines.networks import ConvolutionalClassifier
 from refiner.detectors.baselines.views import IMAGENET
 
@@ -65,6 +65,6 @@ def load_cnnspot(
         WeightsError: the file is damaged, or of another network.
         ConfigError: an option is unknown.
     """
-    path, network = weight_file(model), unfilled(CnnSpot)
+    path, network = WEIGHTS.find(model), unfilled(CnnSpot)
     fill(network.network, read_state(path), path)
     return assembled(network, path, name="cnnspot", view=view, regions=regions, device=device, dtype=dtype)

@@ -14,7 +14,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from refiner.detectors.baselines.clip import tower_of
-from refiner.detectors.baselines.files import assembled, fill, read_state, weight_file
+from refiner.detectors.baselines.files import WEIGHTS, assembled, fill, read_state
 from refiner.detectors.baselines.networks import ClipClassifier, ConvolutionalClassifier, generated
 from refiner.detectors.baselines.views import IMAGENET
 from refiner.errors import WeightsError
@@ -95,7 +95,7 @@ def load_drct(
         WeightsError: the file is damaged, or of another network.
         ConfigError: an option is unknown.
     """
-    path = weight_file(model)
+    path = WEIGHTS.find(model)
     state = read_state(path)
     try:
         network = _clip(state, path) if f"{_TOWER}conv1.weight" in state else _convnext(state, path)

@@ -1,11 +1,11 @@
-"""Find and read the published weight file of a classifier, and put its weights into a network."""
+"""Read the published weight file of a classifier, and put its weights into a network."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,61 +14,15 @@ from torch import Tensor, nn
 from refiner.detectors.base import first_line, placement
 from refiner.detectors.baselines.detector import ClassifierDetector
 from refiner.detectors.baselines.networks import Classifier
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
-from refiner.hub import checksum, locate
-from refiner.repository import Repository
-
-if TYPE_CHECKING:
-    from refiner.detectors.family import Needs
+from refiner.detectors.weight_files import WeightFile
+from refiner.errors import ConfigError, WeightsError
+from refiner.hub import checksum
 
 T = TypeVar("T", bound=nn.Module)
 
-_PATTERNS: Final = ("*.pth", "*.pt", "*.safetensors", "*.bin")
+WEIGHTS: Final = WeightFile(what="the classifier's weight file", patterns=("*.pth", "*.pt", "*.safetensors", "*.bin"))
 _WRAPPERS: Final = ("model", "state_dict")
 """Keys under which training scripts save the weights beside the state of the optimizer."""
-
-
-def weight_needs(model: str) -> Needs:
-    """List the file or hub model that ``weight_file`` reads; raises its errors that are known before a download."""
-    found = _located(model)
-    return [found if isinstance(found, Repository) else _only_file(found)]
-
-
-def weight_file(model: str) -> Path:
-    """Find the weight file of an id.
-
-    Args:
-        model: a file, or a folder or hub id that holds exactly one weight file.
-
-    Raises:
-        ModelNotFoundError: there is no such file, or several.
-    """
-    found = _located(model)
-    return _only_file(found.folder(_PATTERNS) if isinstance(found, Repository) else found)
-
-
-def _located(model: str) -> Path | Repository:
-    path = Path(model).expanduser()
-    if model.strip() and path.is_file():
-        return path
-    try:
-        return locate(model, "detector")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(
-            f"Expected a weight file, or a folder or hub id that holds one, got {model!r}: check the path."
-        ) from error
-
-
-def _only_file(place: Path) -> Path:
-    if place.is_file():
-        return place
-    files = sorted({path for pattern in _PATTERNS for path in place.rglob(pattern)})
-    if len(files) != 1:
-        names = ", ".join(path.relative_to(place).as_posix() for path in files[:5]) or "none"
-        raise ModelNotFoundError(
-            f"Expected one weight file ({', '.join(_PATTERNS)}) in {str(place)!r}, got {names}: name the file."
-        )
-    return files[0]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 from torchvision.models import resnet50
 
-from refiner.detectors.baselines.files import assembled, fill, read_state, unfilled, weight_file
+from refiner.detectors.baselines.files import WEIGHTS, assembled, fill, read_state, unfilled
 from refiner.detectors.baselines.networks import ConvolutionalClassifier
 from refiner.detectors.baselines.views import IMAGENET
 
@@ -76,6 +76,6 @@ def load_npr(
         WeightsError: the file is damaged, or of another network.
         ConfigError: an option is unknown.
     """
-    path, network = weight_file(model), unfilled(Npr)
+    path, network = WEIGHTS.find(model), unfilled(Npr)
     fill(network, read_state(path), path)
     return assembled(network, path, name="npr", view=view, regions=regions, device=device, dtype=dtype)

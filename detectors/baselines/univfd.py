@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from refiner.detectors.baselines.clip import DEFAULT, check_width, find_tower, load_tower
-from refiner.detectors.baselines.files import assembled, check_options, fill, read_state, weight_file, weight_needs
+from refiner.detectors.baselines.files import WEIGHTS, assembled, check_options, fill, read_state
 from refiner.detectors.baselines.networks import ClipClassifier
 from refiner.detectors.baselines.views import CLIP
 from refiner.errors import WeightsError
@@ -29,7 +29,7 @@ class UnivFd(ClipClassifier):
 
 def univfd_needs(model: str, backbone: str | None) -> Needs:
     """List the file and the backbone that ``load_univfd`` reads; raises its errors that are known before a download."""
-    return [*weight_needs(model), find_tower(backbone or DEFAULT)]
+    return [*WEIGHTS.needs(model), find_tower(backbone or DEFAULT)]
 
 
 def load_univfd(
@@ -60,7 +60,7 @@ def load_univfd(
         ConfigError: an option is unknown, or the head does not fit the backbone.
     """
     check_options(UnivFd, view, regions)
-    path = weight_file(model)
+    path = WEIGHTS.find(model)
     state = read_state(path)
     if state.keys() != {"weight", "bias"} or state["weight"].ndim != 2:
         raise WeightsError(

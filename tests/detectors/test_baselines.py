@@ -401,8 +401,8 @@ def test_heads_and_backbones_that_do_not_fit_are_refused(home: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("id_", "error", "said"),
     [
-        ("cnnspot:", ModelNotFoundError, "weight file"),
-        ("npr:nowhere.pth", ModelNotFoundError, "weight file"),
+        ("cnnspot:", ModelNotFoundError, "check the path"),
+        ("npr:nowhere.pth", ModelNotFoundError, "the classifier's weight file"),
         ("drct:{}", ModelNotFoundError, "name the file"),
         ("npr:{}/NPR.pth,view=crop", ConfigError, "the view 256 or whole or 256-224"),
         ("univfd:{}/fc_weights.pth,backbone={}/clip,view=whole", ConfigError, "the view crop"),
@@ -425,6 +425,18 @@ def test_an_answer_that_is_not_finite_is_no_verdict(tmp_path: Path) -> None:
         load_detector(f"npr:{tiny.save_npr(tmp_path / 'nan.pth', network)}", device="cpu")(picture())
 
 
+@pytest.mark.parametrize("kind", ["univfd", "drct-convnext"])
+def test_half_precision_gives_nearly_the_same(home: Path, kind: str) -> None:
+    whole, half = load(home, kind), load(home, kind)
+    half.model.to(torch.bfloat16)
+    exact, rough = whole(picture()), half(picture())
+    assert rough.fake_probability == pytest.approx(exact.fake_probability, abs=0.05)
+    assert exact.heatmap is not None
+    assert rough.heatmap is not None
+    assert rough.heatmap.dtype == np.float32
+    assert np.abs(rough.heatmap - exact.heatmap).mean() < 0.05
+
+
 def test_it_gates_another_detector_and_works_inside_inference_mode(home: Path) -> None:
     gate = load(home, "npr")
     gated = GatedDetector(lambda image: [], gate)
@@ -439,3 +451,15 @@ def test_it_is_there_on_the_command_line(home: Path, tmp_path: Path, capsys: pyt
     assert '"fake_probability": 0.' in capsys.readouterr().out
     assert main([*command, f"npr:{home / 'fc_weights.pth'}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_papers_table_has_its_verdicts_and_heat_maps(home: Path, tmp_path: Path) -> None:
+    detector, out = f"npr:{home / 'NPR.pth'}", tmp_path / "run"
+    command = ["evaluate", "detection", "--data", "micro:4", "--detector", detector, "--device", "cpu"]
+    assert main([*command, "--out", str(out), "--json"]) == 0
+    figures = json.loads((out / "table.json").read_text())["figures"]
+    assert figures["images"] == 4
+    assert 0 < figures["heatmap_images"] < 4, "those of the generated images"
+    assert 0 <= figures["heatmap_IoU"] <= figures["heatmap_PixF1"] <= 1
+    header = next(line for line in (out / "table.md").read_text().splitlines() if line.startswith("| group"))
+    assert header.endswith("| Acc | Balanced | F1 | P | R | IoU | PixF1 |")
