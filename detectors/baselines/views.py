@@ -73,7 +73,8 @@ class Looked(NamedTuple):
             values: float (h, w) of any size, at least 0.
 
         Returns:
-            float32 (H, W) in [0, 1], scaled by the largest value; 0 where the classifier saw nothing.
+            float32 (H, W) in [0, 1], scaled by the largest value, in steps of 1 / 255, so that stored maps are small;
+            0 where the classifier saw nothing.
         """
         inside = _resized(values.float().cpu(), Size(self.picture.height, self.picture.width))
         whole = torch.zeros(tuple(self.resized))
@@ -82,7 +83,8 @@ class Looked(NamedTuple):
         whole[y0 : y0 + seen.shape[0], x0 : x0 + seen.shape[1]] = seen
         heat = _resized(whole, self.image)
         most = float(heat.max())
-        return (heat / most if most > 0 else heat).clamp(0, 1).numpy()
+        scaled = heat / most if most > 0 else heat
+        return ((scaled * 255).round() / 255).clamp(0, 1).numpy()
 
 
 def _resized(values: Tensor, size: Size) -> Tensor:

@@ -163,7 +163,7 @@ def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                found = _upright_size(image)
+                found = _upright_size(image, size)
                 if found != size:
                     detail = f"expected {size.width}x{size.height} pixels, got {found.width}x{found.height}"
                     problems.append(Problem("wrong_size", str(path), "", detail))
@@ -179,9 +179,12 @@ def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int) 
     return mask
 
 
-def _upright_size(image: Image.Image) -> Size:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return Size(image.width, image.height) if turned else Size(image.height, image.width)
+def _upright_size(image: Image.Image, wanted: Size) -> Size:
+    """The size of the turned image; EXIF, which may need the whole file, is only read if it can matter."""
+    stored, turned = Size(image.height, image.width), Size(image.width, image.height)
+    if wanted not in (stored, turned):
+        return stored
+    return turned if image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else stored
 
 
 def _grey(image: Image.Image) -> NDArray[np.integer]:
