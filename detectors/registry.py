@@ -73,7 +73,8 @@ def load_detector(
     Args:
         detector: one of these ids.
 
-            - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``, ``micro:fakexplain``: bundled.
+            - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``, ``micro:fakexplain``,
+              ``micro:anomreason``: bundled.
             - ``<family>:<folder or hub id>``, or only a folder or hub id whose family can be recognised.
             - ``vlm:<folder or hub id>``: any vision-language model, run on this machine. Just ``vlm`` is
               Qwen3-VL-8B-Instruct.

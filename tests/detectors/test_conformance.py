@@ -167,6 +167,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
     "micro:fakexplain": lambda: load_detector("micro:fakexplain", device="cpu"),
+    "micro:anomreason": lambda: load_detector("micro:anomreason", device="cpu"),
 }
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, true_analysis
 from refiner.evaluate.tasks.pixels import heatmap_figures, heatmap_row
 from refiner.files import Json
@@ -43,7 +46,7 @@ class Detection(Task):
     def signature(self) -> str:
         """Version, threshold and rules."""
         decision = f"decision=score>{self.threshold:g}|positive=fake|empty=0"
-        verdicts = f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted"
+        verdicts = f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted|group_real=own,ungrouped"
         return f"{verdicts};{self.heatmap.signature}|images=generated"
 
     def row(self, record: Json) -> Figures | Unscored:
@@ -70,6 +73,14 @@ class Detection(Task):
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
         verdicts = BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()})
         return verdicts.document() | heatmap_figures(columns)
+
+    def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Its own samples, and the real ones of no group if it has none.
+
+        All generators of Synthbuster, for example, share one set of real images.
+        """
+        real: NDArray[np.bool_] = columns["fake"] == 0
+        return own if (own & real).any() else own | (ungrouped & real)
 
     def across(self, groups: Mapping[str, Figures]) -> Figures:
         """Unweighted means of the groups' accuracies: over all groups, and over each of ``KINDS`` that is complete."""
