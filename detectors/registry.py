@@ -37,12 +37,16 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "anomagent": "refiner.detectors.anomreason:AGENT",
         "anomreason": "refiner.detectors.anomreason:FAMILY",
+        "cnnspot": "refiner.detectors.baselines:CNNSPOT",
+        "drct": "refiner.detectors.baselines:DRCT",
         "fakexplain": "refiner.detectors.fakexplain:FAMILY",
         "joint": "refiner.detectors.joint:FAMILY",
         "legion": "refiner.detectors.legion:FAMILY",
+        "npr": "refiner.detectors.baselines:NPR",
         "pal4vst": "refiner.detectors.pal4vst:FAMILY",
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
+        "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
     }
 )
@@ -88,6 +92,9 @@ def load_detector(
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
+            - ``cnnspot:<file>``, ``npr:<file>``, ``drct:<file>``, ``univfd:<file>``: published classifiers of real and
+              generated images, which give a verdict and a heat map. Options: ``,view=<name>`` (what they see of the
+              image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
         device: None selects CUDA or MPS if available, else the CPU.

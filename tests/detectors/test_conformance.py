@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,21 @@ def plain() -> Detector:
     return as_detector(darkest)
 
 
+def classifier(kind: str) -> Detector:
+    """A classifier with random weights in the layout of its paper; its heat maps become regions."""
+    from support import tiny_classifiers as tiny
+
+    family, _, variant = kind.partition("-")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pth"
+        if family == "drct":
+            tiny.save_drct(file, variant)
+        else:
+            {"cnnspot": tiny.save_cnnspot, "npr": tiny.save_npr, "univfd": tiny.save_univfd}[family](file)
+        backbone = f",backbone={tiny.save_backbone(Path(folder) / 'clip')}" if family == "univfd" else ""
+        return load_detector(f"{family}:{file},regions=heatmap{backbone}", device="cpu")
+
+
 def published() -> Detector:
     """A tiny network in the layout of LEGION's public weights."""
     from support.legion_folders import save_original
@@ -143,6 +159,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "anomagent": anomagent,
     "parts": parts,
     "pal4vst": pal4vst,
+    **{kind: partial(classifier, kind) for kind in ("cnnspot", "npr", "univfd", "drct-convnext", "drct-clip")},
     "published": published,
     "gated": lambda: load_detector("micro:legion", device="cpu", gate="micro:probe"),
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
