@@ -46,6 +46,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/vlm.py --count 100
 	$(BIN)/python tests/benchmarks/chat.py
 	$(BIN)/python tests/benchmarks/agent.py
+	$(BIN)/python tests/benchmarks/anomreason.py
 	$(BIN)/python tests/benchmarks/training.py
 
 # The images in the README.
