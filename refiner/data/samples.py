@@ -54,6 +54,9 @@ class Sample:
     """What people scored, such as the overall quality; empty if unknown."""
     split: str = ""
     """The part of the data set for training or testing that it belongs to, such as ``train``; "" if unknown."""
+    pair: str = ""
+    """Samples with equal values belong together: a real image, and those that were generated from it or from what it
+    shows. "" if the data set pairs none."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""
