@@ -88,8 +88,8 @@ def load_detector(
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
-            - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks: a verdict, and masks of seven categories. Options:
-              ``,heatmap=<method>`` and ``,regions=all`` (see ``refiner.detectors.xaigd.config``).
+            - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks, a verdict and masks of seven categories. Its
+              options are ``,heatmap=<method>`` and ``,regions=all`` (see ``refiner.detectors.xaigd.config``).
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
         device: None selects CUDA or MPS if available, else the CPU.

@@ -64,7 +64,7 @@ class XaigdConfig:
     zoom: int = 4
     """Outputs of the segmentation head per side of a patch."""
     heatmap: str = "rollout"
-    """``rollout`` (gradient attention rollout) or ``relevance`` (Chefer et al.); ``gradcam`` for a convolutional one."""
+    """``rollout`` (gradient attention rollout) or ``relevance`` (Chefer et al.); ``gradcam`` for a network of timm."""
     layers: int = 0
     """Number of last layers whose attention makes the heat map; 0: all."""
     regions: str = "verdict"
@@ -93,7 +93,7 @@ class XaigdConfig:
         for name in ("image_size", "decoder_width", "zoom"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Expected {name} of at least 1, got {getattr(self, name)!r}: change it.")
-        if self.layers < 0 or self.short_side and self.short_side < self.image_size:
+        if self.layers < 0 or (self.short_side and self.short_side < self.image_size):
             raise ConfigError(
                 f"Expected layers of at least 0 and short_side 0 or at least {self.image_size}, got {self.layers} and "
                 f"{self.short_side}: change them."
@@ -104,13 +104,11 @@ class XaigdConfig:
         fitting = METHODS[2:] if self.convolutional else METHODS[:2]
         if self.heatmap not in fitting:
             raise ConfigError(
-                f"The heat map {self.heatmap!r} does not fit a backbone of type {self.backbone['model_type']}: set it to "
-                f"{' or '.join(fitting)}."
+                f"The heat map {self.heatmap!r} does not fit a backbone of type {self.backbone['model_type']}: set it "
+                f"to {' or '.join(fitting)}."
             )
         if (self.convolutional or self.classless) and self.pool == "cls":
-            raise ConfigError(
-                f"A backbone of type {self.backbone['model_type']} has no class token: set pool to mean."
-            )
+            raise ConfigError(f"A backbone of type {self.backbone['model_type']} has no class token: set pool to mean.")
 
     @property
     def convolutional(self) -> bool:

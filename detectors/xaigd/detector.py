@@ -134,8 +134,8 @@ def load_network(folder: Path) -> XaigdModel:
     values = read_config(folder)
     if values.get("model_type") != MODEL_TYPE:
         raise WeightsError(
-            f"Expected a model of type {MODEL_TYPE} in {str(folder)!r}, got {values.get('model_type')!r}: choose another "
-            "folder."
+            f"Expected a model of type {MODEL_TYPE} in {str(folder)!r}, got {values.get('model_type')!r}: choose "
+            "another folder."
         )
     verify(folder)
     try:

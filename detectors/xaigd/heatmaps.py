@@ -85,9 +85,7 @@ def class_map(config: XaigdConfig, output: XaigdOutput, method: str, *, differen
         raise ConfigError("A heat map of the verdict needs a detector with a verdict: choose another detector.")
     seen = output.seen
     sources = (seen.patches,) if method == "gradcam" else seen.attention
-    gradients = torch.autograd.grad(
-        output.verdict.sum(), sources, create_graph=differentiable, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(output.verdict.sum(), sources, create_graph=differentiable, materialize_grads=True)
     if method == "gradcam":
         return scaled(gradcam(seen.patches, gradients[0]))
     walk = rollout if method == "rollout" else relevance

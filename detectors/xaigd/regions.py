@@ -37,7 +37,7 @@ WORDS: Final[Mapping[XaigdCategory, Words]] = {
         "broken edges", "edges or outlines are broken, melted or jagged", "the outline of a real thing is whole"
     ),
     XaigdCategory.TEXTURE: Words(
-        "an unnatural texture", "the surface has an unnatural pattern, noise or blur", "a surface looks like its material"
+        "an unnatural texture", "the surface has an unnatural pattern, noise or blur", "a surface shows its material"
     ),
     XaigdCategory.COLOR: Words(
         "an unnatural colour", "a colour is wrong or runs over an edge", "colours fit the thing and end at its edge"
@@ -46,17 +46,17 @@ WORDS: Final[Mapping[XaigdCategory, Words]] = {
         "garbled symbols", "letters, digits or signs are garbled or missing", "writing has letters that exist"
     ),
     XaigdCategory.SEMANTICS: Words(
-        "a malformed thing", "parts are missing, added or in a wrong place", "a thing has its usual parts in their place"
+        "a malformed thing", "parts are missing, added or in a wrong place", "a thing has all its parts in their place"
     ),
     XaigdCategory.COMMONSENSE: Words(
         "something that cannot be", "this contradicts common sense", "such things do not occur together"
     ),
     XaigdCategory.PHYSICS: Words(
-        "an impossible scene", "light, shadow, support or size contradict physics", "real scenes obey the laws of physics"
+        "an impossible scene", "light, shadow, support or size contradict physics", "real scenes obey physics"
     ),
 }  # fmt: skip
 _OF_HEAT: Final = Words(
-    SUSPECT, "the verdict \"generated\" rests on this place", "the detector does not say what is wrong there"
+    SUSPECT, 'the verdict "generated" rests on this place', "the detector does not say what is wrong there"
 )
 
 

@@ -108,9 +108,7 @@ def _masks(masks: NDArray[np.bool_] | None, config: XaigdConfig) -> Floats:
     return found
 
 
-def _target(
-    lesson: Lesson, masks: Floats, pixels: Floats, side: int, kind: str, rng: np.random.Generator
-) -> Floats:
+def _target(lesson: Lesson, masks: Floats, pixels: Floats, side: int, kind: str, rng: np.random.Generator) -> Floats:
     if not lesson.fake or kind == "none":
         return np.zeros((side, side), dtype=np.float32)
     return np.ascontiguousarray(target_of(kind, masks.max(axis=0), pixels, side, rng), dtype=np.float32)
@@ -267,4 +265,3 @@ class Samples:
             self.unusable.add(row)
             self._tell(str(error))
             return None
-

@@ -42,9 +42,7 @@ class Trainee(nn.Module):
             losses |= {"bce": weights.bce * bce, "dice": weights.dice * dice}
         if aligned:
             maps = class_map(self.model.config, output, "rollout", differentiable=True)
-            loss = alignment_loss(
-                maps, batch.targets, batch.known, benign=alignment.benign, weights=alignment.weights
-            )
+            loss = alignment_loss(maps, batch.targets, batch.known, benign=alignment.benign, weights=alignment.weights)
             losses["alignment"] = alignment.beta * loss
         return losses
 
@@ -70,4 +68,3 @@ def artifact_losses(logits: Tensor, masks: Tensor, known: Tensor) -> tuple[Tenso
     present = (true.sum(dim=(0, 2, 3)) > 0).to(logits.dtype)
     dice = (present * (1 - 2 * both / either.clamp(min=1e-6))).sum() / present.sum().clamp(min=1)
     return bce, dice
-

@@ -65,8 +65,8 @@ def _kind_of(values: Mapping[str, Any], base: str) -> str:
     kind = _TOWERS.get(kind, kind)
     if kind != MODEL_TYPE and kind not in TRANSFORMERS:
         raise WeightsError(
-            f"Expected an X-AIGD detector or an image backbone ({', '.join(TRANSFORMERS)} or timm) as base, got {base!r} "
-            f"of type {kind!r}: choose one with --base."
+            f"Expected an X-AIGD detector or an image backbone ({', '.join(TRANSFORMERS)} or timm) as base, got "
+            f"{base!r} of type {kind!r}: choose one with --base."
         )
     return kind
 

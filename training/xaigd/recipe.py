@@ -124,8 +124,9 @@ RECIPE = Recipe(
     card=Card(
         name="xaigd-micro 1",
         family="xaigd",
-        data=lambda _settings: f"micro world: {500 * _SHARDS} drawn pairs, each a scene with and without flaws, "
-        "half of them decoder-like",
+        data=lambda _settings: (
+            f"micro world: {500 * _SHARDS} drawn pairs, each a scene with and without flaws, half of them decoder-like"
+        ),
     ),
     measure=_measure,
     measured=400,

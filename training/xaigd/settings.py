@@ -10,7 +10,7 @@ from refiner.training.settings import CheckedSettings, LoopSettings, within
 TASKS = ("aj", "pad", "multi")
 """Artifact judgment (the verdict), perceptual artifact detection (the masks), or both together."""
 ALIGNMENTS = ("none", "artifact", "saliency", "random", "benign")
-"""What the heat map of the verdict is pulled to: nothing, the artifacts, or one of three controls (``alignment.py``)."""
+"""What the heat map of the verdict is pulled to: nothing, the artifacts, or one of three controls."""
 WEIGHTS = ("hard", "soft")
 DINOV2 = "facebook/dinov2-base"
 
@@ -71,7 +71,9 @@ class XaigdSettings(LoopSettings):
     """Settings of a training. The functions below return those that refiner ships."""
 
     task: str = "multi"  # aj, pad or multi
-    base: str = ""  # a detector or a backbone to start from, a folder or hub id. "": random weights of ``architecture``.
+    base: str = (
+        ""  # a detector or a backbone to start from, a folder or hub id. "": random weights of ``architecture``.
+    )
     frozen: bool = False  # whether the backbone stays as it is, so that only the heads learn
     architecture: Architecture = field(default_factory=Architecture)  # of random weights
     image_size: int = 0  # side of the network's input, in pixels. 0: as the base has it.
@@ -107,7 +109,9 @@ class XaigdSettings(LoopSettings):
         if self.batch % 2:
             raise ConfigError(f"The setting batch must be even, got {self.batch}: change it.")
         if self.task == "pad" and self.alignment.kind != "none":
-            raise ConfigError("The task pad has no verdict to align: set task to aj or multi, or alignment.kind to none.")
+            raise ConfigError(
+                "The task pad has no verdict to align: set task to aj or multi, or alignment.kind to none."
+            )
 
     @property
     def judges(self) -> bool:
@@ -165,7 +169,7 @@ def align() -> XaigdSettings:
 def micro() -> XaigdSettings:
     """A small network for images of 96 x 96 pixels, from random weights. It takes about two hours on one core."""
     return XaigdSettings(
-        alignment=AlignmentSettings(kind="artifact", benign=0.4, beta=1.0, layers=2),
+        alignment=AlignmentSettings(kind="artifact", benign=0.4, beta=1.0, layers=1),
         most_steps=4000,
         batch=32,
         learning_rate=1e-3,
