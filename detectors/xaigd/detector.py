@@ -22,7 +22,7 @@ from refiner.detectors.xaigd.regions import artifact_regions, heat_regions, whol
 from refiner.errors import BadAnswerError, ConfigError, WeightsError
 from refiner.files import atomic_write_all, check_writable, dumps
 from refiner.hub import verify
-from refiner.types import Analysis, Size
+from refiner.types import Analysis, Region, Size
 
 
 class XaigdDetector(BaseDetector):
@@ -75,10 +75,20 @@ class XaigdDetector(BaseDetector):
         weight = next(self.model.parameters())
         pixels = torch.from_numpy(np.stack([pixels_of(image, self.config) for image in images]))
         output, heat = self._seen(pixels.to(weight.device, weight.dtype))
-        verdicts = [None] * len(images) if output.verdict is None else _checked(output.verdict.sigmoid(), self.name)
-        maps = [None] * len(images) if output.artifacts is None else _checked(output.artifacts.sigmoid(), self.name)
-        heats = [None] * len(images) if heat is None else _checked(heat, self.name)
-        return [self._analysis(*row) for row in zip(images, verdicts, maps, heats, strict=True)]
+        count = len(images)
+        verdicts = self._each(None if output.verdict is None else output.verdict.sigmoid(), count)
+        maps = self._each(None if output.artifacts is None else output.artifacts.sigmoid(), count)
+        rows = zip(images, verdicts, maps, self._each(heat, count), strict=True)
+        return [self._analysis(*row) for row in rows]
+
+    def _each(self, values: Tensor | None, count: int) -> Sequence[Any]:
+        """The values of each image as float32, or None for each."""
+        if values is None:
+            return [None] * count
+        found: Floats = values.detach().float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise BadAnswerError(f"Expected finite numbers from {self.name!r}, got NaN or infinity: try float32.")
+        return list(found)
 
     def _seen(self, pixels: Tensor) -> tuple[XaigdOutput, Tensor | None]:
         """The network's answer, and the heat map of its verdict."""
@@ -89,7 +99,9 @@ class XaigdDetector(BaseDetector):
             output = self.model(pixels.clone(), self.config.layers)
             return output, class_map(self.config, output, self.config.heatmap)
 
-    def _analysis(self, image: Image.Image, verdict: Any, maps: Floats | None, heat: Floats | None) -> Analysis:
+    def _analysis(
+        self, image: Image.Image, verdict: np.float32 | None, maps: Floats | None, heat: Floats | None
+    ) -> Analysis:
         config, size = self.config, Size(image.height, image.width)
         fake = None if verdict is None else float(verdict)
         generated = fake is not None and fake > config.threshold
@@ -97,7 +109,7 @@ class XaigdDetector(BaseDetector):
         shown = placed(heat[None], config, size)[0] if heat is not None else None
         if shown is None and large is not None:
             shown = large.max(axis=0)
-        regions: tuple = ()
+        regions: tuple[Region, ...] = ()
         if large is not None and (generated or fake is None or config.regions == "all"):
             regions = artifact_regions(large, config, size)
         elif large is None and generated and shown is not None:
@@ -105,13 +117,6 @@ class XaigdDetector(BaseDetector):
         if generated and not regions and fake is not None:
             regions = (whole_image(fake, size),)
         return Analysis(size=size, regions=regions, fake_probability=fake, heatmap=shown, detector=self.name)
-
-
-def _checked(values: Tensor, name: str) -> Floats:
-    found: Floats = values.detach().float().cpu().numpy()
-    if not np.isfinite(found).all():
-        raise BadAnswerError(f"Expected finite numbers from {name!r}, got NaN or infinity: try float32.")
-    return found
 
 
 def save_xaigd(model: XaigdModel, folder: str | Path) -> None:

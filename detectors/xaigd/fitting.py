@@ -46,9 +46,14 @@ def fit_of(config: XaigdConfig, size: Size) -> Fit:
 def pixels_of(image: Image.Image, config: XaigdConfig) -> Floats:
     """The network's input of an RGB image: normalised, float32 (3, side, side). Images are scaled bicubically."""
     fit = fit_of(config, Size(image.height, image.width))
-    scaled = image if fit.scaled == fit.size else image.resize(fit.scaled[::-1], Image.Resampling.BICUBIC)
+    scaled = (
+        image
+        if fit.scaled == fit.size
+        else image.resize((fit.scaled.width, fit.scaled.height), Image.Resampling.BICUBIC)
+    )
     cut = scaled.crop((fit.left, fit.top, fit.left + fit.side, fit.top + fit.side))
-    values = (np.asarray(cut, dtype=np.float32) / 255 - np.float32(config.mean)) / np.float32(config.std)
+    mean, std = np.asarray(config.mean, dtype=np.float32), np.asarray(config.std, dtype=np.float32)
+    values = (np.asarray(cut, dtype=np.float32) / 255 - mean) / std
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
@@ -57,7 +62,7 @@ def mask_of(mask: Mask, config: XaigdConfig) -> Floats:
     fit = fit_of(config, Size(*mask.shape))
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     if fit.scaled != fit.size:
-        picture = picture.resize(fit.scaled[::-1], Image.Resampling.BOX)
+        picture = picture.resize((fit.scaled.width, fit.scaled.height), Image.Resampling.BOX)
     cut = picture.crop((fit.left, fit.top, fit.left + fit.side, fit.top + fit.side))
     return np.asarray(cut, dtype=np.float32) / 255
 

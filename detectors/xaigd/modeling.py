@@ -88,17 +88,14 @@ class Transformer(nn.Module):
     def forward(self, pixels: Tensor, layers: int | None) -> Seen:
         """``layers``: number of last layers whose attention is recorded; 0: all. None: no layer is."""
         depth = int(self.config.num_hidden_layers)
-        if layers is None:
-            output, attention = self.model(**self._inputs(pixels)), []
-        else:
-            with recording(depth - (layers or depth)) as record:
-                output = self.model(**self._inputs(pixels))
-            attention = record.weights
+        skipped = depth if layers is None else depth - (layers or depth)
+        with recording(skipped) as record:
+            output = self.model(**self._inputs(pixels))
         hidden = output.last_hidden_state
         prefix = hidden.shape[1] - self.side**2
         patches = hidden[:, prefix:].transpose(1, 2).unflatten(2, (self.side, self.side))
         pooled = output.pooler_output if self.pool == "cls" else patches.mean(dim=(2, 3))
-        return Seen(patches, pooled, tuple(attention), prefix)
+        return Seen(patches, pooled, tuple(record.weights), prefix)
 
     def _inputs(self, pixels: Tensor) -> dict[str, Any]:
         if self.kind == "siglip2_vision_model":
@@ -173,7 +170,9 @@ class XaigdModel(nn.Module):
     def __init__(self, config: XaigdConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Convolutional(config) if config.convolutional else Transformer(config)
+        self.backbone: Convolutional | Transformer = (
+            Convolutional(config) if config.convolutional else Transformer(config)
+        )
         channels = self.backbone.channels
         self.verdict = nn.Linear(channels, 1) if config.verdict else None
         self.artifacts = ArtifactHead(channels, config.decoder_width, config.zoom) if config.artifacts else None

@@ -11,7 +11,7 @@ bundled detector on drawn pairs of the micro world from random weights. It depar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def train_drawn(
 def train(
     settings: XaigdSettings,
     model: XaigdModel,
-    draw: Any,
+    draw: Callable[[Draw], XaigdBatch],
     steps: int,
     run: Run,
     out: Path,
