@@ -148,8 +148,8 @@ def test_a_cut_out_centre_is_placed_where_it_was_cut() -> None:
     mask = np.zeros((128, 256), dtype=np.bool_)
     mask[16:64, 80:176] = True
     seen = mask_of(mask, config)
-    assert np.array_equal(seen > 0.5, np.arange(SIDE)[:, None] < SIDE // 2) or seen[: SIDE // 2].all()
-    assert seen.mean() == pytest.approx(0.5)
+    assert seen[: SIDE // 2].min() == 1
+    assert seen[SIDE // 2 :].max() == 0
 
 
 @pytest.mark.parametrize("size", [(SIDE, SIDE), (31, 97), (97, 31), (7, 300)])
@@ -162,7 +162,7 @@ def test_masks_are_brought_to_the_input_as_images_are(size: tuple[int, int], fit
     image = Image.fromarray(np.repeat((mask * 255).astype(np.uint8)[..., None], 3, axis=2))
     shown = pixels_of(image, config)
     assert shown.shape == (3, SIDE, SIDE)
-    assert np.abs(shown[0].clip(0, 1) - mask_of(mask, config)).mean() < 0.02
+    assert np.abs(shown[0].clip(0, 1) - mask_of(mask, config)).mean() < 0.06
 
 
 def test_images_of_the_networks_size_are_only_normalised() -> None:

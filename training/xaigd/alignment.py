@@ -61,7 +61,10 @@ def spectral_residual(grey: Floats) -> Floats:
     """Saliency after Hou and Zhang (equations 5 to 8), float32 of the same shape, scaled to [0, 1].
 
     The spectrum's logarithm minus its local mean over 3 x 3, with the same phase, shows what is unusual in the image.
+    Nothing is in an image of one value.
     """
+    if grey.min() == grey.max():
+        return np.zeros_like(grey, dtype=np.float32)
     small = ndimage.zoom(grey.astype(np.float64), (_SIDE / grey.shape[0], _SIDE / grey.shape[1]), order=1)
     spectrum = np.fft.fft2(small)
     logarithm = np.log(np.abs(spectrum) + 1e-9)
@@ -69,8 +72,7 @@ def spectral_residual(grey: Floats) -> Floats:
     energy = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
     smooth = ndimage.gaussian_filter(energy, _BLUR)
     low, high = float(smooth.min()), float(smooth.max())
-    stretched = (smooth - low) / (high - low) if high > low else np.zeros_like(smooth)
-    large = ndimage.zoom(stretched, (grey.shape[0] / _SIDE, grey.shape[1] / _SIDE), order=1)
+    large = ndimage.zoom((smooth - low) / (high - low), (grey.shape[0] / _SIDE, grey.shape[1] / _SIDE), order=1)
     return large.clip(0, 1).astype(np.float32)
 
 
