@@ -13,8 +13,9 @@ place of pretraining; ``--task aj`` aligns without masks, and ``AJ`` is then the
 Sets of images: ``scenes``: held-out scenes with the flaw kinds of the training; ``variant``: images from the bundled
 generator, with the flaws that the referee finds (``refiner.micro.oracle``); ``kinds``: scenes with the held-out kinds;
 ``compressed``: ``scenes`` after JPEG. Figures: those of ``refiner.training.xaigd.eval``; with several seeds: mean, and
-lowest and highest seed. ``missed``: correlation (point-biserial) of a generated image's share of flawed pixels with
-whether it is called generated, with a bootstrap 95 % interval over the images of all seeds.
+lowest and highest seed. Accuracy against fidelity, the paper's diagnosis: correlation of a flawed image's share of
+flawed pixels (PAR) with whether it is called generated, with a bootstrap 95 % interval over the images of all seeds;
+and for each generator of ``variant`` (``refiner.training.world.paintings``), the mean of both. NIQE is not measured.
 
 ``--cost`` only measures one training step with and without alignment. Everything else takes hours: each arm is kept in
 ``--out`` and resumed from there.
@@ -48,10 +49,11 @@ from refiner.training.fit import Draw
 from refiner.training.runs import Run
 from refiner.training.world.flaws import ImperfectGenerator
 from refiner.training.world.injected import InjectedData, painted
+from refiner.training.world.paintings import VIEWS
 from refiner.training.world.scores import HELD_OUT_SEED
 from refiner.training.xaigd.data import collate
 from refiner.training.xaigd.drawn import DrawnPairs
-from refiner.training.xaigd.eval import rows_of, summary
+from refiner.training.xaigd.eval import Row, rows_of, summary
 from refiner.training.xaigd.losses import Trainee
 from refiner.training.xaigd.model import start_from
 from refiner.training.xaigd.recipe import train_drawn
@@ -129,8 +131,20 @@ def measure(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         rows = list(rows_of(detector, samples(name, options.count)))
         fakes = [(row.par, float(row.judged)) for row in rows if row.fake and row.par > 0]
         scores[name] = {**summary(rows), "fakes": fakes}
+        if name == "variant":
+            scores[name]["generators"] = {
+                view: _generator(rows[place :: len(VIEWS)]) for place, view in enumerate(VIEWS)
+            }
     atomic_write(file, dumps(scores, indent=None) + "\n")
     return scores
+
+
+def _generator(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean share of flawed pixels of a generator's images, and how often their verdicts are right."""
+    return {
+        "par": float(np.mean([row.par for row in rows])),
+        "accuracy": float(np.mean([row.judged == row.fake for row in rows])),
+    }
 
 
 def fidelity(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
@@ -184,6 +198,13 @@ def show(report: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             found = fidelity(runs, name)
             low, high = found["ci95"]
             print(f"{arm:16s}{found['correlation']:8.3f} ({low:.3f} to {high:.3f}), {found['images']} images")
+    print("\nvariant: mean share of flawed pixels, and accuracy, by generator")
+    for arm, runs in report.items():
+        means = {
+            view: [np.mean([run["variant"]["generators"][view][key] for run in runs]) for key in ("par", "accuracy")]
+            for view in VIEWS
+        }
+        print(f"{arm:16s}{''.join(f'{view:>14s} {par:.3f} {right:.3f}' for view, (par, right) in means.items())}")
 
 
 def _cell(runs: Sequence[Mapping[str, Any]], name: str, column: str) -> str:

@@ -170,7 +170,7 @@ def micro() -> XaigdSettings:
     """A small network for images of 96 x 96 pixels, from random weights. It takes about two hours on one core."""
     return XaigdSettings(
         alignment=AlignmentSettings(kind="artifact", benign=0.4, beta=1.0, layers=1),
-        most_steps=4000,
+        most_steps=3500,
         batch=32,
         learning_rate=1e-3,
         warmup=200,
