@@ -37,12 +37,16 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "anomagent": "refiner.detectors.anomreason:AGENT",
         "anomreason": "refiner.detectors.anomreason:FAMILY",
+        "cnnspot": "refiner.detectors.baselines:CNNSPOT",
+        "drct": "refiner.detectors.baselines:DRCT",
         "fakexplain": "refiner.detectors.fakexplain:FAMILY",
         "joint": "refiner.detectors.joint:FAMILY",
         "legion": "refiner.detectors.legion:FAMILY",
+        "npr": "refiner.detectors.baselines:NPR",
         "pal4vst": "refiner.detectors.pal4vst:FAMILY",
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
+        "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
         "xaigd": "refiner.detectors.xaigd:FAMILY",
     }
@@ -70,7 +74,8 @@ def load_detector(
     Args:
         detector: one of these ids.
 
-            - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``, ``micro:fakexplain``: bundled.
+            - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``, ``micro:fakexplain``,
+              ``micro:anomreason``: bundled.
             - ``<family>:<folder or hub id>``, or only a folder or hub id whose family can be recognised.
             - ``vlm:<folder or hub id>``: any vision-language model, run on this machine. Just ``vlm`` is
               Qwen3-VL-8B-Instruct.
@@ -90,6 +95,9 @@ def load_detector(
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
             - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks, a verdict and masks of seven categories. Its
               options are ``,heatmap=<method>`` and ``,regions=all`` (see ``refiner.detectors.xaigd.config``).
+            - ``cnnspot:<file>``, ``npr:<file>``, ``drct:<file>``, ``univfd:<file>``: published classifiers of real and
+              generated images, which give a verdict and a heat map. Options: ``,view=<name>`` (what they see of the
+              image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
         device: None selects CUDA or MPS if available, else the CPU.

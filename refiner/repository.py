@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from refiner.errors import ModelNotFoundError
 
 UNUSED_FORMATS = ["*.onnx", "*.onnx_data", "*.pb", "*.msgpack", "*.h5", "*.tflite", "*.ot", "openvino_*", "flax_*"]
 """Weights in formats that neither transformers nor diffusers loads here."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
+_WORDS = {"model": "model", "dataset": "data set"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """A model on the hub; nothing is downloaded before a method is called."""
+    """A model or data set on the hub; nothing is downloaded before a method is called."""
 
     name: str
     """Owner and model, such as ``stabilityai/sdxl-turbo``."""
@@ -26,6 +27,7 @@ class Repository:
     """Branch, tag or commit; None: ``main``."""
     access: Mapping[str, Any] = field(default_factory=dict)
     """``token``, ``cache_dir``, ``local_files_only`` and ``force_download``, as for ``hf_hub_download``."""
+    kind: Literal["model", "dataset"] = "model"
 
     @cached_property
     def files(self) -> frozenset[str] | None:
@@ -34,12 +36,13 @@ class Repository:
         Raises:
             ModelNotFoundError: the hub says that there is no such model or revision, or refuses the access.
         """
-        from huggingface_hub import errors, model_info
+        from huggingface_hub import dataset_info, errors, model_info
 
         if self.access.get("local_files_only"):
             return None
         try:
-            info = model_info(self.name, revision=self.revision, token=self.access.get("token"))
+            ask = model_info if self.kind == "model" else dataset_info
+            info = ask(self.name, revision=self.revision, token=self.access.get("token"))
         except (OSError, errors.HTTPError) as error:
             if self._refusal(error) is None:
                 return None
@@ -58,7 +61,8 @@ class Repository:
 
         cached = {} if self.files is not None else {"local_files_only": True, "force_download": False}
         try:
-            return Path(hf_hub_download(self.name, path, revision=self.revision, **{**self.access, **cached}))
+            access = {**self.access, **cached}
+            return Path(hf_hub_download(self.name, path, repo_type=self.kind, revision=self.revision, **access))
         except errors.EntryNotFoundError:
             return None
         except (OSError, ValueError, errors.HTTPError) as error:
@@ -80,6 +84,7 @@ class Repository:
             return Path(
                 snapshot_download(
                     self.name,
+                    repo_type=self.kind,
                     revision=self.revision,
                     allow_patterns=allowed,
                     ignore_patterns=UNUSED_FORMATS,
@@ -93,9 +98,10 @@ class Repository:
         """Make the error that says why files of this repository cannot be had; None: the hub cannot be reached."""
         absent = "not all of it is cached" if self.access.get("local_files_only") else None
         reason = self._refusal(error) or absent or "the hub cannot be reached and nothing is cached"
+        instead = "a folder or a bundled model" if self.kind == "model" else "a folder"
         return ModelNotFoundError(
-            f"Cannot download the model {self.name!r}, because {reason}: check the id, the token and the network, or "
-            "use a folder or a bundled model."
+            f"Cannot download the {_WORDS[self.kind]} {self.name!r}, because {reason}: check the id, the token and the "
+            f"network, or use {instead}."
         )
 
     def _refusal(self, error: BaseException | None) -> str | None:
@@ -106,7 +112,7 @@ class Repository:
         reasons = {
             errors.GatedRepoError: "its licence must be accepted on the hub first",
             errors.RevisionNotFoundError: f"the hub has no revision {self.revision!r} of it",
-            errors.RepositoryNotFoundError: "the hub has no such model, or it is private",
+            errors.RepositoryNotFoundError: f"the hub has no such {_WORDS[self.kind]}, or it is private",
         }
         for kind, reason in reasons.items():
             if isinstance(error, kind):

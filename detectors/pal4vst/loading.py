@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refiner.detectors.base import placement
 from refiner.detectors.pal4vst.detector import OUTPUTS, Pal4vstDetector
-from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
-from refiner.hub import checksum, locate
-from refiner.repository import Repository
+from refiner.detectors.weight_files import WeightFile
+from refiner.errors import ConfigError, WeightsError
+from refiner.hub import checksum
 
 if TYPE_CHECKING:
     import torch
 
     from refiner.detectors.family import Needs
 
-PUBLISHED_FILE: Final = "end2end.pt"
+FILE: Final = WeightFile(what="PAL4VST's TorchScript file", patterns=("*.pt",), published="end2end.pt")
 _PICKLE: Final = b"\x80"
 """First byte of PyTorch's files before version 1.6, which are pickles."""
 
@@ -49,7 +49,7 @@ def load_pal4vst(
     """
     if output not in OUTPUTS:
         raise ConfigError(f"Expected the output {' or '.join(OUTPUTS)} of PAL4VST, got {output!r}: name one of these.")
-    path = _file_of(model)
+    path = FILE.find(model)
     place, kind = placement(device, dtype)
     network = _load(path, place)
     if kind is not None:
@@ -59,34 +59,7 @@ def load_pal4vst(
 
 def pal4vst_needs(model: str) -> Needs:
     """List the file or hub model that ``load_pal4vst`` reads; raises its errors that are known before a download."""
-    found = _located(model)
-    return [found if isinstance(found, Repository) else _file_of(model)]
-
-
-def _located(model: str) -> Path | Repository:
-    """A file or folder on this machine, or a hub model."""
-    path = Path(model).expanduser()
-    if model.strip() and path.is_file():
-        return path
-    try:
-        return locate(model, "detector")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(
-            f"Expected PAL4VST's TorchScript file, or a folder or hub id that holds one, got 'pal4vst:{model}': check "
-            "the path."
-        ) from error
-
-
-def _file_of(model: str) -> Path:
-    found = _located(model)
-    place = found.folder(["*.pt"]) if isinstance(found, Repository) else found
-    if place.is_file():
-        return place
-    files = sorted(place.rglob(PUBLISHED_FILE)) or sorted(place.rglob("*.pt"))
-    if len(files) != 1:
-        names = ", ".join(path.relative_to(place).as_posix() for path in files[:5]) or "none"
-        raise ModelNotFoundError(f"Expected one TorchScript file (*.pt) in {str(place)!r}, got {names}: name the file.")
-    return files[0]
+    return FILE.needs(model)
 
 
 def _load(path: Path, place: torch.device) -> Any:

@@ -175,7 +175,9 @@ def load_xaigd(
     """
     root = Path(model)
     network = load_network(root)
-    given = {name: value for name, value in (("heatmap", heatmap), ("regions", regions)) if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in (("heatmap", heatmap), ("regions", regions)) if value is not None
+    }
     if "heatmap" in given and not network.config.verdict:
         raise ConfigError(f"The detector {str(root)!r} has no verdict, and so no heat map of it: leave heatmap out.")
     network.config = dataclasses.replace(network.config, **given)

@@ -64,7 +64,8 @@ def mask_of(mask: Mask, config: XaigdConfig) -> Floats:
     if fit.scaled != fit.size:
         picture = picture.resize((fit.scaled.width, fit.scaled.height), Image.Resampling.BOX)
     cut = picture.crop((fit.left, fit.top, fit.left + fit.side, fit.top + fit.side))
-    return np.asarray(cut, dtype=np.float32) / 255
+    shares: Floats = np.asarray(cut, dtype=np.float32) / np.float32(255)
+    return shares
 
 
 def placed(maps: Floats, config: XaigdConfig, size: Size) -> Floats:

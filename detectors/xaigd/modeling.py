@@ -115,7 +115,7 @@ class Convolutional(nn.Module):
         super().__init__()
         import timm
 
-        name, args = config.backbone.get("name"), config.backbone.get("args") or {}
+        name, args = str(config.backbone.get("name")), config.backbone.get("args") or {}
         try:
             self.model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **args)
             with torch.no_grad():
@@ -148,6 +148,7 @@ class ArtifactHead(nn.Module):
         self.near = nn.Conv2d(width, width, 3, padding=1)
         self.leave = nn.Conv2d(width, len(CATEGORIES) * zoom**2, 3, padding=1)
         self.zoom = zoom
+        assert self.leave.bias is not None
         nn.init.constant_(self.leave.bias, -4.0)  # artifacts are rare
         nn.init.normal_(self.leave.weight, std=0.01)
 

@@ -43,7 +43,7 @@ SCORING: Final[Mapping[str, float | str]] = {
 _EVERY: Final = 30.0
 """Seconds between two lines of progress if stderr is not a terminal."""
 _TASKS: Final[Mapping[str, str]] = {
-    "detection": "generated or real (AJ)",
+    "detection": "generated or real (AJ), and whether heat maps lie on the flaws",
     "localization": "predicted against true masks (PAD, mIoU, F1, region IoU, heat maps)",
     "explanation": "predicted against true texts (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
     "realism": "how real images look, by generator (MAI, AF, CAP, PAR, HPS)",
@@ -120,7 +120,7 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
         words = "count unreadable answers as misses, or leave them out (miss)"
         models.add_argument("--unreadable", choices=("miss", "omit"), help=words)
-    if task == "localization":
+    if task in ("detection", "localization"):
         models.add_argument(
             "--stretch", choices=("minmax", "none"), help="scale heat maps before the cut at 0.5 (minmax)"
         )

@@ -15,9 +15,11 @@ from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.problems import Problem
+from refiner.errors import ConfigError
 from refiner.files import Json, check_writable
 
 if TYPE_CHECKING:
+    from refiner.data.xaigd.predictions import Transform
     from refiner.metrics.hps.scorer import HPSScorer, Scored
 
 _SHOWN: Final = 20
@@ -81,9 +83,22 @@ def _add_pad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("agnostic", "fine-grained", "instance"), default="agnostic", help="(agnostic)"
     )
-    parser.add_argument(
-        "--transform", choices=("keep", "256-224", "518"), default="keep", help="how masks are resized (keep)"
+    resizing = parser.add_argument_group("size at which masks are compared (the image's own)")
+    how = resizing.add_mutually_exclusive_group()
+    how.add_argument(
+        "--transform",
+        choices=("keep", "256-224", "518"),
+        default="keep",
+        help="by name: 256x256 and the centre 224x224; or shortest side 518 and the centre 518x518 (keep)",
     )
+    how.add_argument("--resize-size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="resize to this size")
+    how.add_argument("--resize-short-side", type=int, metavar="PIXELS", help="resize the shorter side to this length")
+    resizing.add_argument("--center-crop", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="then keep the centre")
+    parser.add_argument(
+        "--prediction-threshold", type=int, default=127, metavar="GREY", help="masks are flawed above this value (127)"
+    )
+    words = "instances: share of a box that must lie on an instance, from 0 to 1 (0.5)"
+    parser.add_argument("--overlap-threshold", type=float, default=0.5, metavar="SHARE", help=words)
     parser.add_argument("--split", help="split of the data (labeled_test)")
     parser.add_argument("--out", metavar="DIR", help="where the CSV files in X-AIGD's format go")
     _add_json(parser)
@@ -100,7 +115,9 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
             args.predictions,
             args.data,
             task=args.task,
-            transform=args.transform,
+            transform=_transform_of(args),
+            threshold=args.prediction_threshold,
+            overlap=args.overlap_threshold,
             split=args.split,
             out=args.out,
         )
@@ -112,6 +129,22 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
     terminal.say(f"{document['images']} images, {document['missing_predictions']} without a prediction")
     terminal.say(f"signature: {document['signature']}")
     return DONE
+
+
+def _transform_of(args: argparse.Namespace) -> Transform:
+    from refiner.data.xaigd.predictions import Transform
+    from refiner.types import Size
+
+    named, crop = Transform.named(args.transform), args.center_crop
+    if args.resize_size is None and args.resize_short_side is None and crop is None:
+        return named
+    if named != Transform():
+        raise ConfigError(f"--transform {args.transform} has its own crop: leave --center-crop out.")
+    return Transform(
+        resize=args.resize_size and Size(*reversed(args.resize_size)),
+        short_side=args.resize_short_side,
+        crop=crop and Size(*reversed(crop)),
+    )
 
 
 def _add_hps(parser: argparse.ArgumentParser) -> None:

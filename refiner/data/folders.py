@@ -100,7 +100,7 @@ def _is_image(name: str) -> bool:
 
 
 def find_images(root: Path, *, deep: bool) -> Iterator[str]:
-    """Images below a folder by their paths from there, sorted; hidden ones are ignored.
+    """Images below a folder by their paths from there, sorted; hidden ones are ignored, and links to folders too.
 
     Args:
         root: the folder.

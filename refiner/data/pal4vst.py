@@ -19,7 +19,7 @@ from refiner.data.folders import find_images, read_mask
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, joined_truth
 from refiner.data.texts import Texts
-from refiner.data.universalfake import SPLITS
+from refiner.data.verdicts import SPLITS
 from refiner.errors import InputError
 from refiner.images import load_image
 from refiner.types import Size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
@@ -99,6 +99,22 @@ def polygon_rule(data: DataSet) -> str:
     """
     rule: str = getattr(data, "polygons", "")
     return rule
+
+
+def pairs_of(data: DataSet) -> list[str]:
+    """The ``pair`` of each sample, by its number; "" for samples that cannot be read.
+
+    A data set that knows them without reading its images has them as its attribute ``pairs``.
+    """
+    known: Sequence[str] | None = getattr(data, "pairs", None)
+    return [_pair_of(data, index) for index in range(len(data.names))] if known is None else list(known)
+
+
+def _pair_of(data: DataSet, index: int) -> str:
+    try:
+        return data.load(index).pair
+    except InputError:
+        return ""
 
 
 def check_size(found: Size, wanted: Size, name: str, folder: Path) -> None:

@@ -55,6 +55,13 @@ class Source:
     """Names of the options after the place, as in ``PLACE,split=test``; ``read`` takes them as keyword arguments."""
 
 
+def _split(name: str, target: str, words: str) -> Source:
+    """A source of folders with verdicts, of which one split may be chosen."""
+    return Source(
+        name=name, read=_reader(target), place="FOLDER[,split=train|val|test]", help=words, options=("split",)
+    )
+
+
 _FOLDER_HELP: Final = "images, with masks in masks/ if there are any"
 _PROMPTS_HELP: Final = "only prompts, to generate from"
 _MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
@@ -64,11 +71,26 @@ _SWIFT_HELP: Final = "one file of ms-swift's records with boxes, as FakeXplain t
 _SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
 _RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
 _VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
+_GENIMAGE_HELP: Final = "GENERATOR/train|val/nature and ai, as GenImage has them"
+_AIGINOW_HELP: Final = "GENERATOR/semantic|pixel/0_real and 1_fake, as AIGI-Now has them"
+_CHAMELEON_HELP: Final = "Chameleon's 0_real and 1_fake"
+_SYNTHBUSTER_HELP: Final = (
+    "a folder for each generator of Synthbuster, and RAISE's photographs beside them or elsewhere"
+)
+_COMMFOR_HELP: Final = "Community Forensics' parquet files, or GENERATOR/real and fake"
+_RECONSTRUCTED_HELP: Final = "pairs of equal names in 0_real and 1_fake, as refiner data reconstruct makes them"
+_XAIGD_HELP: Final = "X-AIGD's annotated images, and the real images beside them"
 _ANOMREASON_HELP: Final = "AnomReason's JSON files with the images in 1_fake/ and 0_real/ beside them"
 _PAL4VST_HELP: Final = "images and binary masks, as PAL4VST has them"
 _ROWS: Final = (
     Source(name=FOLDER, read=_reader("folders:FolderData"), place="FOLDER", help=_FOLDER_HELP, matched=True),
-    Source(name="xaigd", read=_reader("xaigd:XaigdData"), place="FOLDER", help="X-AIGD's annotated images"),
+    Source(
+        name="xaigd",
+        read=_reader("xaigd:XaigdData"),
+        place="FOLDER|ID[,split=NAME][,real=FOLDER|none]",
+        help=_XAIGD_HELP,
+        options=("split", "real"),
+    ),
     Source(name="fakexplained", read=_reader("fakexplained:FakexplainedData"), place="FOLDER", help=_BOXES_HELP),
     Source(name="swift", read=_reader("fakexplained:FakexplainedFile"), place="FILE", help=_SWIFT_HELP),
     Source(name="synthscars", read=_reader("synthscars:SynthscarsData"), place="SPLIT", help=_SYNTHSCARS_HELP),
@@ -81,7 +103,31 @@ _ROWS: Final = (
     ),
     Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
     Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
-    Source(name="universalfake", read=_reader("universalfake:UniversalfakeData"), place="FOLDER", help=_VERDICTS_HELP),
+    _split("universalfake", "universalfake:UniversalfakeData", _VERDICTS_HELP),
+    _split("genimage", "genimage:GenimageData", _GENIMAGE_HELP),
+    _split("chameleon", "chameleon:ChameleonData", _CHAMELEON_HELP),
+    _split("reconstructed", "reconstructed:ReconstructedData", _RECONSTRUCTED_HELP),
+    Source(
+        name="aiginow",
+        read=_reader("aiginow:AiginowData"),
+        place="FOLDER[,kind=semantic|pixel]",
+        help=_AIGINOW_HELP,
+        options=("kind",),
+    ),
+    Source(
+        name="synthbuster",
+        read=_reader("synthbuster:SynthbusterData"),
+        place="FOLDER[,real=FOLDER]",
+        help=_SYNTHBUSTER_HELP,
+        options=("real",),
+    ),
+    Source(
+        name="commfor",
+        read=_reader("commfor:open_commfor"),
+        place="FOLDER[,split=NAME]",
+        help=_COMMFOR_HELP,
+        options=("split",),
+    ),
     Source(name="pal4vst", read=_reader("pal4vst:Pal4vstData"), place="FOLDER", help=_PAL4VST_HELP),
     Source(name="prompts", read=_reader("prompts:PromptData"), place="FILE", help=_PROMPTS_HELP, text=True),
     Source(name="micro", read=_reader("micro:open_images"), place="N", help=_MICRO_HELP, default="100"),
@@ -190,9 +236,8 @@ def open_data(
         place, options = _options(source, place)
         data = source.read(place, **options)
     if not data.names:
-        raise InputError(
-            f"Expected samples in {specification!r}, got none that can be used: fix the problems listed above."
-        )
+        why = f" ({len(data.problems)} problems, such as {data.problems[0]!s:.300})" if data.problems else ""
+        raise InputError(f"Expected samples in {specification!r}, got none that can be used{why}: check the place.")
     return data if limit is None or limit >= len(data.names) else _First(data, limit)
 
 
@@ -202,6 +247,8 @@ class _First:
     def __init__(self, data: DataSet, count: int) -> None:
         self.data, self.problems, self.names = data, data.problems, data.names[:count]
         self.polygons = polygon_rule(data)
+        if (pairs := getattr(data, "pairs", None)) is not None:
+            self.pairs = pairs[:count]
 
     def load(self, index: int) -> Sample:
         return self.data.load(index)

@@ -65,6 +65,16 @@ class Task(ABC):
     def figures(self, columns: Columns) -> Figures:
         """The figures of all samples together."""
 
+    def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The samples that make the figures of a group, bool (samples,): its own.
+
+        Args:
+            columns: of all samples.
+            own: bool (samples,), those of the group.
+            ungrouped: bool (samples,), those that belong to no group.
+        """
+        return own
+
     def across(self, groups: Mapping[str, Figures]) -> Figures:
         """The figures in which each group counts alike, from those of the groups; empty if there are none."""
         return {}

@@ -128,10 +128,10 @@ def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]
 
 def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts: tuple[Counter[str], ...]) -> Json:
     errors, misses, notes = counts
-    groups = {}
+    groups, ungrouped = {}, np.asarray(collected.group) == collected.groups.get("", -1)
     for name, number in sorted(collected.groups.items()):
         if name:
-            chosen = np.asarray(collected.group) == number
+            chosen = task.compared(columns, np.asarray(collected.group) == number, ungrouped)
             groups[name] = {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
     groups = groups if len(groups) > 1 else {}
     data, system = run.description["data"], run.description["system"]

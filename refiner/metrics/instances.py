@@ -24,7 +24,7 @@ from refiner.metrics.counts import Hits
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
-VERSION = 1
+VERSION = 2
 """Increases when the same input can give other numbers."""
 DEFAULT_OVERLAP = 0.5
 _REACH: Final = 5
@@ -43,7 +43,7 @@ class InstanceCounts(Hits):
     """Instances and boxes of one image and category, or of many. ``fp`` includes invalid boxes."""
 
     invalid: int = 0
-    """Boxes outside the image or without area. As in the official protocol, only counted if there are instances."""
+    """Boxes outside the image or without area, whether or not there are instances."""
     images: int = 0
     silent: int = 0
     """Images without a box."""
@@ -121,10 +121,7 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
     """
     if not 0 <= overlap <= 1:
         raise ConfigError(f"Expected an overlap in [0, 1], got {overlap!r}: name a share of the box's area.")
-    silent = int(not boxes)
     instances = find_instances(mask)
-    if not instances.number:
-        return InstanceCounts(fp=len(boxes), images=1, silent=silent)
     found = np.zeros(instances.number, dtype=np.bool_)
     missed = invalid = 0
     for box in boxes:
@@ -138,7 +135,7 @@ def match_boxes(mask: Mask, boxes: Sequence[FloatBox], overlap: float = DEFAULT_
         missed += not hit.any()
     tp = int(found.sum())
     missing = instances.number - tp
-    return InstanceCounts(tp=tp, fp=missed + invalid, fn=missing, invalid=invalid, images=1, silent=silent)
+    return InstanceCounts(tp=tp, fp=missed + invalid, fn=missing, invalid=invalid, images=1, silent=int(not boxes))
 
 
 def _whole_box(box: FloatBox, size: Size) -> tuple[int, int, int, int] | None:

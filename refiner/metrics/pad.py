@@ -15,7 +15,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TextIO, TypeVar, get_args
 
@@ -23,20 +23,16 @@ import numpy as np
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.data.xaigd.predictions import (
-    OFFICIAL_TRANSFORMS,
-    Transform,
-    compared_size,
-    read_prediction,
-    transform_truth,
-    unknown_predictions,
-)
+from refiner.data.xaigd.predictions import DEFAULT_THRESHOLD, Transform, read_prediction, unknown_predictions
 from refiner.errors import ConfigError, InputError, OutputError
 from refiner.files import Json, atomic_write_all, check_writable, dumps
 from refiner.metrics import instances
 from refiner.metrics.instances import InstanceCounts, instance_row, match_boxes, read_boxes
-from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.metrics.localization import PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
 from refiner.taxonomy import XaigdCategory
+
+VERSION = 2
+"""Of the comparison of masks; increases when the same input can give other numbers."""
 
 Task = Literal["agnostic", "fine-grained", "instance"]
 
@@ -50,20 +46,25 @@ class PadConfig:
     """What is compared; the defaults are the official ones."""
 
     task: Task = "agnostic"
-    transform: Transform = "keep"
+    transform: Transform = field(default_factory=Transform)
+    threshold: int = DEFAULT_THRESHOLD
+    """For masks, from 0 to 255: values above it are flawed."""
     overlap: float = instances.DEFAULT_OVERLAP
     """For instances, in [0, 1]: share of a box that must lie on an instance."""
 
     def __post_init__(self) -> None:
-        for name, kind in {"task": Task, "transform": Transform}.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ConfigError(f"Expected a {name} of {known}; got {getattr(self, name)!r}: name one of these.")
+        if self.task not in get_args(Task):
+            known = ", ".join(get_args(Task))
+            raise ConfigError(f"Expected a task of {known}; got {self.task!r}: name one of these.")
+        if not 0 <= self.threshold <= 255:
+            raise ConfigError(
+                f"Expected a threshold of masks from 0 to 255, got {self.threshold}: choose a grey value."
+            )
         if not 0 <= self.overlap <= 1:
             raise ConfigError(f"Expected an overlap in [0, 1], got {self.overlap!r}: name a share of the box's area.")
-        if self.task == "instance" and self.transform != "keep":
+        if self.task == "instance" and self.transform != Transform():
             raise ConfigError(
-                f"Expected transform 'keep' for instances, got {self.transform!r}: boxes are not resized."
+                f"Expected transform 'keep' for instances, got {self.transform.signature!r}: boxes are not resized."
             )
 
     @property
@@ -76,7 +77,7 @@ class PadConfig:
             )
         return (
             f"pad|version={VERSION}|protocol=x-aigd-2026|task={OFFICIAL_TASKS[self.task]}"
-            f"|transform={OFFICIAL_TRANSFORMS[self.transform]}|mask>127|polygons=opencv|average=pooled|empty=0"
+            f"|transform={self.transform.signature}|mask>{self.threshold}|polygons=opencv|average=pooled|empty=0"
         )
 
 
@@ -85,7 +86,8 @@ def evaluate_pad(
     data: str | Path,
     *,
     task: Task = "agnostic",
-    transform: Transform = "keep",
+    transform: str | Transform = "keep",
+    threshold: int = DEFAULT_THRESHOLD,
     overlap: float = instances.DEFAULT_OVERLAP,
     split: str | None = None,
     out: str | Path | None = None,
@@ -96,8 +98,8 @@ def evaluate_pad(
         predictions: root folder of masks; for ``task="instance"`` a CSV of boxes, or a folder with exactly one.
         data: folder of X-AIGD, with or without ``xaigd:`` before it.
         task: masks of all categories together, masks of each category, or boxes.
-        transform: size at which masks are compared; see ``refiner.data.xaigd.predictions``.
-        overlap: see ``PadConfig``.
+        transform: size at which masks are compared: a name in ``refiner.data.xaigd.predictions.TRANSFORMS``, or sizes.
+        threshold, overlap: see ``PadConfig``.
         split: None means ``labeled_test`` if there is one, else the only one.
         out: folder for ``overall.csv`` and ``per_generator.csv`` (official columns), ``per_image.jsonl`` (counts of
             each image and category, from which all else follows), ``problems.csv`` and ``pad.json``; None for none.
@@ -114,7 +116,8 @@ def evaluate_pad(
         InputError: the predictions or the data are missing, damaged as a whole, or without images.
         OutputError: ``out`` cannot be written.
     """
-    config = PadConfig(task=task, transform=transform, overlap=overlap)
+    sizes = Transform.named(transform) if isinstance(transform, str) else transform
+    config = PadConfig(task=task, transform=sizes, threshold=threshold, overlap=overlap)
     source = XaigdFolder.open(str(data).removeprefix("xaigd:"), split)
     folder = None if out is None else check_writable(out)
     problems: list[Problem] = []
@@ -206,10 +209,13 @@ class _Masks(_Scorer[PixelTotals]):
         self.categories = tuple(map(str, XaigdCategory)) if self.fine else ("all",)
 
     def add(self, image: XaigdImage) -> None:
-        size = compared_size(image.size, self.config.transform)
+        size = self.config.transform.size(image.size)
         root = self.path / image.generator
         folders = {name: root / name / image.uid if self.fine else root / image.uid for name in self.categories}
-        found = {name: read_prediction(folder, size, self.problems) for name, folder in folders.items()}
+        found = {
+            name: read_prediction(folder, size, self.problems, self.config.threshold)
+            for name, folder in folders.items()
+        }
         self.missing += all(mask is None for mask in found.values())
         for name, predicted in found.items():
             counts = self._count(image, XaigdCategory(name) if self.fine else None, predicted)
@@ -219,10 +225,10 @@ class _Masks(_Scorer[PixelTotals]):
     def _count(self, image: XaigdImage, category: XaigdCategory | None, predicted: np.ndarray | None) -> PixelCounts:
         transform = self.config.transform
         if not image.labels or (category and category not in image.categories):
-            size = compared_size(image.size, transform)
+            size = transform.size(image.size)
             found = 0 if predicted is None else int(np.count_nonzero(predicted))
             return PixelCounts(fp=found, tn=size.height * size.width - found)
-        truth = transform_truth(image.mask(category), transform)
+        truth = transform(image.mask(category))
         return count_pixels(np.zeros_like(truth) if predicted is None else predicted, truth)
 
     def finish(self) -> None:

@@ -7,7 +7,7 @@ have one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -38,12 +38,20 @@ PAPERS: Final[Mapping[str, Paper]] = {
     "localization": Paper("LEGION, Table 2", (("mIoU", "miou"), ("F1", "f1"))),
     "explanation": Paper("LEGION, Table 3", (("ROUGE-L", "rouge_l"), ("CSS", "css"))),
     "detection": Paper(
-        "LEGION, Table 5",
-        (("Acc", "accuracy"),),
+        "LEGION, Table 5 (Acc) and X-AIGD's table of detectors (the other columns; IoU and PixF1 of the heat maps)",
+        (
+            ("Acc", "accuracy"),
+            ("Balanced", "balanced_accuracy"),
+            ("F1", "f1"),
+            ("P", "precision"),
+            ("R", "recall"),
+            ("IoU", "heatmap_IoU"),
+            ("PixF1", "heatmap_PixF1"),
+        ),
         (("GANs", "_gans"), ("Diffusion", "_diffusion"), ("mean of the groups", "_group_mean"), ("all images", "")),
     ),
 }
-"""By task; the other tasks have no such table."""
+"""By task; the other tasks have no such table. A column is left out if its figure is missing."""
 
 
 class PaperTable(NamedTuple):
@@ -77,6 +85,7 @@ def write_paper(table: Json, folder: str | Path) -> PaperTable | None:
     paper = PAPERS.get(table["task"])
     if paper is None:
         return None
+    paper = _known(paper, [table["figures"], *table["groups"].values()])
     rows = [(name, str(row["scored"]), *_cells(paper, row)) for name, row in table["groups"].items()]
     for label, ending in paper.rows:
         count = _UNKNOWN if ending else str(table["scored"])
@@ -101,7 +110,8 @@ def write_robustness_paper(document: Json, folder: str | Path) -> PaperTable:
     Raises:
         OutputError: the folder cannot be written.
     """
-    paper, runs = PAPERS[document["task"]], dict(document["runs"])
+    runs = dict(document["runs"])
+    paper = _known(PAPERS[document["task"]], [run["figures"] for run in runs.values()])
     clean = runs.pop(CLEAN)
     rows = [("No Distortion", str(clean["scored"]), *_cells(paper, clean["figures"]))]
     for name, run in runs.items():
@@ -153,6 +163,11 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
     )
     atomic_write(Path(folder) / PEERS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
     return made
+
+
+def _known(paper: Paper, figures: Sequence[Figures]) -> Paper:
+    """The paper's table without the columns that no figures have."""
+    return paper._replace(columns=tuple(each for each in paper.columns if any(each[1] in row for row in figures)))
 
 
 def _signed(value: float | None) -> str:

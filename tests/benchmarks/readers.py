@@ -163,9 +163,52 @@ def folder_references(root: Path, count: int) -> dict[str, str]:
     return {"specification": str(root / "pictures"), "references": str(root / "references.json")}
 
 
+def genimage(root: Path, count: int) -> dict[str, str]:
+    """GenImage, in folders of real and generated images for each generator."""
+    paint(root, 0)
+    for number in range(10):
+        for label in ("nature", "ai"):
+            (root / f"generator-{number}" / "val" / label).mkdir(parents=True)
+    for at, name in enumerate(names(count)):
+        generator, _, stem = name.partition("/")
+        os.link(root / ".picture.png", root / generator / "val" / ("nature", "ai")[at // 10 % 2] / f"{stem}.png")
+    return {"specification": f"genimage:{root}"}
+
+
+def commfor(root: Path, count: int) -> dict[str, str]:
+    """Community Forensics as published, as Parquet in row groups of a hundred."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    root.mkdir(parents=True)
+    rng, rows, writer = random.Random(0), [], None
+    for at, name in enumerate(names(count)):
+        model, _, stem = name.partition("/")
+        facts = {"image_name": f"{stem}.png", "model_name": model, "label": at % 2, "prompt": sentence(rng, 20)}
+        rows.append(facts | {"split": "test", "image_data": png()})
+        if len(rows) == 100:
+            table = pyarrow.Table.from_pylist(rows)
+            writer = writer or ParquetWriter(root / "CompEval-00000-of-00001.parquet", table.schema)
+            writer.write_table(table)
+            rows = []
+    assert writer is not None
+    writer.close()
+    return {"specification": f"commfor:{root}"}
+
+
 KINDS: dict[str, Callable[[Path, int], dict[str, str]]] = {
     each.__name__: each
-    for each in (xaigd_lines, xaigd_list, xaigd_parquet, fakexplained, synthscars, folder_prompts, folder_references)
+    for each in (
+        xaigd_lines,
+        xaigd_list,
+        xaigd_parquet,
+        fakexplained,
+        synthscars,
+        folder_prompts,
+        folder_references,
+        genimage,
+        commfor,
+    )
 }
 
 

@@ -472,6 +472,14 @@ def test_pad_writes_the_official_tables(evaluate: Cli, tmp_path: Path) -> None:
     wanted = "generator,task,category,IoU,PixP,PixR,PixF1,evaluated_images,zero_prediction_images"
     assert header == wanted
     assert json.loads(evaluate("pad", *files, "--json")[1])["rows"][0]["IoU"] == 1
+    strict = json.loads(evaluate("pad", *files, "--prediction-threshold", "255", "--json")[1])
+    assert strict["rows"][0]["IoU"] == 0
+    sizes = ("--resize-short-side", "9", "--center-crop", "4", "5")
+    assert "transform=short9-crop4x5|mask>127|" in evaluate("pad", *files, *sizes, "--json")[1]
+    assert "transform=resize7x8|" in evaluate("pad", *files, "--resize-size", "7", "8", "--json")[1]
+    code, _, err = evaluate("pad", *files, "--transform", "518", "--center-crop", "4", "5")
+    assert code == 2
+    assert "leave --center-crop out" in err
 
 
 def test_hps_of_a_folder_names_every_picture(evaluate: Cli, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from refiner.data.sources import open_data
 from tests.support.tfrecords import write_records
@@ -100,6 +102,42 @@ def folder_prompts(root: Path, count: int) -> dict[str, str]:
     return {"specification": str(root / "pictures"), "prompts": str(root / "prompts.json")}
 
 
+def touch(root: Path, real: str, fake: str, count: int) -> None:
+    for folder in (real, fake):
+        (root / folder).mkdir(parents=True)
+    for at in range(count // 2):
+        for folder in (real, fake):
+            (root / folder / f"{at:06d}.png").touch()
+
+
+def genimage(root: Path, count: int) -> dict[str, str]:
+    touch(root, "ADM/imagenet_ai_0508_adm/train/nature", "ADM/imagenet_ai_0508_adm/train/ai", count)
+    return {"specification": f"genimage:{root},split=train"}
+
+
+def reconstructed(root: Path, count: int) -> dict[str, str]:
+    touch(root, "0_real", "1_fake", count)
+    return {"specification": f"reconstructed:{root}"}
+
+
+def synthbuster(root: Path, count: int) -> dict[str, str]:
+    touch(root, "real_RAISE_1k", "dalle2", count)
+    return {"specification": f"synthbuster:{root}"}
+
+
+def xaigd_real(root: Path, count: int) -> dict[str, str]:
+    touch(root, "real_images", "images/g", count)
+    (root / "labeled_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count // 2)))
+    return {"specification": f"xaigd:{root}"}
+
+
+def commfor(root: Path, count: int) -> dict[str, str]:
+    facts = {"model_name": "org/model", "prompt": "a red hand " * 99, "split": "train", "image_data": b"x" * 6000}
+    names = [{"image_name": f"{at:08d}.png", "label": at % 2, **facts} for at in range(count)]
+    parquet.write_table(pyarrow.Table.from_pylist(names), root / "train-00000-of-00001.parquet")
+    return {"specification": f"commfor:{root}"}
+
+
 def peak(root: Path, build: Callable[[Path, int], dict[str, str]], count: int) -> int:
     """Bytes while a data set is opened; the less of two times, as the interpreter's own tables grow now and then."""
     root.mkdir()
@@ -125,6 +163,11 @@ READERS = [
     richhf,
     folder_references,
     folder_prompts,
+    genimage,
+    reconstructed,
+    synthbuster,
+    xaigd_real,
+    commfor,
 ]
 
 

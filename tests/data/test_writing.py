@@ -153,6 +153,14 @@ def anomreason(root: Path) -> dict[str, str]:
     return {"specification": f"anomreason:{root}"}
 
 
+def genimage(root: Path) -> dict[str, str]:
+    for generator in ("ADM", "glide"):
+        for at, label in enumerate(("nature", "ai")):
+            (root / generator / "val" / label).mkdir(parents=True)
+            picture(at).save(root / generator / "val" / label / "1.png")
+    return {"specification": f"genimage:{root},split=val"}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, str]]] = {
     "micro": lambda _root: {"specification": "micro:12"},
     "synthscars": lambda root: {"specification": f"synthscars:{write_synthscars(root / 'test', 4)}"},
@@ -161,6 +169,7 @@ SOURCES: dict[str, Callable[[Path], dict[str, str]]] = {
     "folder": folder,
     "universalfake": verdicts,
     "anomreason": anomreason,
+    "genimage": genimage,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,21 @@ def plain() -> Detector:
     return as_detector(darkest)
 
 
+def classifier(kind: str) -> Detector:
+    """A classifier with random weights in the layout of its paper; its heat maps become regions."""
+    from support import tiny_classifiers as tiny
+
+    family, _, variant = kind.partition("-")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pth"
+        if family == "drct":
+            tiny.save_drct(file, variant)
+        else:
+            {"cnnspot": tiny.save_cnnspot, "npr": tiny.save_npr, "univfd": tiny.save_univfd}[family](file)
+        backbone = f",backbone={tiny.save_backbone(Path(folder) / 'clip')}" if family == "univfd" else ""
+        return load_detector(f"{family}:{file},regions=heatmap{backbone}", device="cpu")
+
+
 def published() -> Detector:
     """A tiny network in the layout of LEGION's public weights."""
     from support.legion_folders import save_original
@@ -152,6 +168,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "pal4vst": pal4vst,
     "xaigd": lambda: xaigd("dinov2"),
     "xaigd cnn": lambda: xaigd("timm"),
+    **{kind: partial(classifier, kind) for kind in ("cnnspot", "npr", "univfd", "drct-convnext", "drct-clip")},
     "published": published,
     "gated": lambda: load_detector("micro:legion", device="cpu", gate="micro:probe"),
     "micro:legion": lambda: load_detector("micro:legion", device="cpu"),
@@ -159,6 +176,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "joint": lambda: load_detector("joint:micro:legion+micro:probe", device="cpu"),
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
     "micro:fakexplain": lambda: load_detector("micro:fakexplain", device="cpu"),
+    "micro:anomreason": lambda: load_detector("micro:anomreason", device="cpu"),
 }
 
 

@@ -280,6 +280,39 @@ def test_detection_is_balanced_over_both_kinds(tmp_path: Path) -> None:
     assert (lower["tp"], lower["fn"]) == (3, 1)
 
 
+def test_detection_compares_heat_maps_of_generated_images_with_the_true_flaws(tmp_path: Path) -> None:
+    """By brute force: pixels of the stretched map above 0.5, pooled; real images and unknown flaws do not count."""
+    rng = np.random.default_rng(0)
+    flaws = [rng.random(tuple(SIZE)) < share for share in (0.5, 0.2, 0.0, 0.4, 0.3)]
+    maps: list = [(3 * rng.random(tuple(SIZE)) / 4).astype(np.float32) for _ in flaws]
+    truths = [analysis(*([region(mask)] if mask.any() else [])) for mask in flaws]
+    samples = [sample(f"{at}", fake=at != 4, truth=truth) for at, truth in enumerate(truths)]
+    samples.append(sample("unknown", fake=True))
+    answers = [replace(analysis(fake=0.9), heatmap=heat) for heat in (*maps[:3], None, maps[4], maps[0])]
+    run, scored = measure(tmp_path, "detection", samples, answers)
+    figures = scored.table["figures"]
+    hot = [(each - each.min()) / (each.max() - each.min()) > 0.5 for each in maps[:3]]
+    tp, fp, fn = (
+        sum(int((one & other).sum()) for one, other in zip(found, true, strict=True))
+        for found, true in (
+            (hot, flaws[:3]),
+            (hot, [~mask for mask in flaws[:3]]),
+            ([~mask for mask in hot], flaws[:3]),
+        )
+    )
+    assert figures["heatmap_images"] == 3
+    assert figures["heatmap_IoU"] == tp / (tp + fp + fn)
+    assert figures["heatmap_PixF1"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert figures["balanced_accuracy"] == 0.5
+    assert "images=generated" in scored.table["signature"]
+    hot = [each > 0.5 for each in maps[:3]]
+    both, either = (
+        sum(int(join(one, other).sum()) for one, other in zip(hot, flaws[:3], strict=True))
+        for join in (np.logical_and, np.logical_or)
+    )
+    assert rescored(run, stretch="none").table["figures"]["heatmap_IoU"] == both / either
+
+
 def test_explanations_against_what_is_true(tmp_path: Path) -> None:
     right = region(area(0, 0, 8, 8))
     wrong = replace(right, explanation="four fingers", reasoning="a hand has more")
@@ -308,7 +341,7 @@ def test_with_a_caption_whole_answers_are_compared_in_its_format(tmp_path: Path)
     encoder = SentenceEncoder.from_pretrained(None, device="cpu")
     _, scored = measure(tmp_path, "explanation", samples, answers, encoder=Echo(), sentences=encoder)
     rouge, css = scored.columns["rouge_l"], scored.columns["css"]
-    assert rouge[1] == css[1] == pytest.approx(1)
+    assert [rouge[1], css[1]] == pytest.approx([1, 1])
     assert 0.9 < rouge[0] < 1, "only the count differs: 1, not one"
     assert css[0] > 0.9
     assert rouge[2] == rouge[3] < 0.7

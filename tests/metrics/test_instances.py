@@ -45,7 +45,7 @@ def matched_slowly(mask, boxes, overlap):
     for number, (x0, y0, x1, y1) in enumerate(boxes):
         inside = 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height and int(x0) < int(x1) and int(y0) < int(y1)
         if not inside:
-            invalid += bool(parts)
+            invalid += 1
             continue
         pixels = {(y, x) for y in range(int(y0), int(y1)) for x in range(int(x0), int(x1))}
         for at, part in enumerate(parts):
@@ -134,8 +134,8 @@ def test_perfect_nothing_and_nonsense():
     assert match_boxes(blocks(), []) == InstanceCounts(images=1, silent=1)
     outside = [(-1, 0, 5, 5), (0, 0, 41, 5), (5, 5, 5, 9), (5.1, 5, 5.9, 9), (float("nan"), 0, 5, 5)]
     assert match_boxes(mask, outside).invalid == len(outside)
-    unnoticed = match_boxes(blocks(), outside)
-    assert (unnoticed.invalid, unnoticed.fp) == (0, len(outside))
+    alone = match_boxes(blocks(), [*outside, (0, 0, 5, 5)])
+    assert (alone.invalid, alone.fp) == (len(outside), len(outside) + 1), "counted without any instance, too"
     with pytest.raises(ConfigError, match="overlap"):
         match_boxes(mask, [], 1.5)
 

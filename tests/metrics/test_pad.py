@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.data.xaigd.predictions import compared_size, transform_truth
+from refiner.data.xaigd.predictions import TRANSFORMS, Transform, read_prediction
 from refiner.errors import ConfigError, InputError, OutputError
 from refiner.metrics.pad import evaluate_pad
 from refiner.taxonomy import XaigdCategory
@@ -138,18 +138,57 @@ def test_fine_grained_perfect_prediction_is_perfect_and_shuffled_is_not(tmp_path
 def test_truth_is_brought_to_the_size_of_the_predictions(tmp_path, data, transform, side):
     root = tmp_path / "p"
     for (generator, uid), categories in TRUTH.items():
-        save(transform_truth(whole(categories), transform), root, generator, uid)
+        save(TRANSFORMS[transform](whole(categories)), root, generator, uid)
     found = evaluate_pad(root, data, transform=transform)
     assert found["rows"][0]["IoU"] == 1
     assert found["problems"] == {}
-    assert compared_size(SIZE, transform) == (side, side)
+    assert TRANSFORMS[transform].size(SIZE) == (side, side)
     assert evaluate_pad(root, data)["problems"] == {"wrong_size": 3}
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (40, 30), (700, 601), (518, 518), (1, 9)])
 def test_transforms_always_give_their_size(shape):
-    for transform in ("keep", "256-224", "518"):
-        assert transform_truth(np.ones(shape, bool), transform).shape == compared_size(Size(*shape), transform)
+    sizes = [Transform(resize=Size(7, 90)), Transform(short_side=33, crop=Size(30, 31)), Transform(crop=Size(1, 5))]
+    for transform in (*TRANSFORMS.values(), *sizes):
+        assert transform(np.ones(shape, bool)).shape == transform.size(Size(*shape))
+
+
+def resized_slowly(mask, transform):
+    """Pixel by pixel, with the official order: resize, then crop; whole sides by cutting off."""
+    height, width = mask.shape
+    new = transform.resize or (height, width)
+    if transform.short_side is not None:
+        new = [int(side * transform.short_side / min(mask.shape)) for side in mask.shape]
+    crop = transform.crop or new
+    top, left = (new[0] - crop[0]) // 2, (new[1] - crop[1]) // 2
+    rows = [
+        [mask[(y + top) * height // new[0], (x + left) * width // new[1]] for x in range(crop[1])]
+        for y in range(crop[0])
+    ]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform(resize=Size(60, 20)),
+        Transform(resize=Size(32, 32), crop=Size(28, 13)),
+        Transform(short_side=15),
+        Transform(short_side=64, crop=Size(64, 64)),
+        Transform(crop=Size(29, 17)),
+    ],
+)
+def test_free_sizes_are_resized_and_cropped(tmp_path, data, transform):
+    root, rng = tmp_path / "p", np.random.default_rng(2)
+    noise = rng.random(SIZE) < 0.5
+    assert np.array_equal(transform(noise), resized_slowly(noise, transform))
+    predicted = {name: rng.random(transform.size(SIZE)) < 0.4 for name in TRUTH}
+    for (generator, uid), mask in predicted.items():
+        save(mask, root, generator, uid)
+    wanted = figures([(predicted[name], resized_slowly(whole(TRUTH[name]), transform)) for name in TRUTH])
+    found = evaluate_pad(root, data, transform=transform)
+    assert {name: found["rows"][0][name] for name in wanted} == pytest.approx(wanted, abs=1e-12)
+    assert found["problems"] == {}
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA", "I;16"])
@@ -166,6 +205,85 @@ def test_masks_of_every_mode_are_read(tmp_path, data, mode):
     truth = whole(TRUTH["gen-b", "u1"])
     row = evaluate_pad(tmp_path / "p", data)["per_generator"][1]
     assert row["PixR"] == (mask & truth).sum() / truth.sum()
+
+
+def grey_of(path, size, threshold):
+    problems = []
+    mask = read_prediction(path, Size(*size), problems, threshold)
+    assert not problems
+    return mask
+
+
+def test_grey_is_that_of_opencv(tmp_path):
+    """Sums of all masks, from cv2.imread(path, cv2.IMREAD_GRAYSCALE) > threshold of OpenCV 5.0.0."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    alpha = np.dstack([colours, rng.integers(0, 256, (400, 400), dtype=np.uint8)])
+    blocks = np.kron(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8))
+    deep = rng.integers(0, 65536, (400, 400), dtype=np.uint16)
+    pictures = {
+        "RGB": Image.fromarray(colours), "RGBA": Image.fromarray(alpha), "LA": Image.fromarray(alpha[..., :2].copy()),
+        "P": Image.fromarray(alpha[..., 3].copy(), "P"), "JPEG": Image.fromarray(blocks), "I;16": Image.fromarray(deep),
+    }  # fmt: skip
+    pictures["P"].putpalette(colours[0, :256].tobytes())
+    found = {}
+    for kind, picture in pictures.items():
+        (tmp_path / kind).mkdir()
+        options = {"format": "JPEG", "quality": 80} if kind == "JPEG" else {}
+        picture.save(tmp_path / kind / "m.png", **options)
+        sums = []
+        for threshold in (0, 60, 127, 200):
+            mask = grey_of(tmp_path / kind, (picture.height, picture.width), threshold)
+            sums.append(int((mask * np.arange(mask.size).reshape(mask.shape) % 9973).sum()))
+        found[kind] = sums
+    assert found == GREY
+
+
+GREY = {
+    "RGB": [795699144, 716109431, 394317292, 56494060],
+    "RGBA": [795699144, 716109431, 394317292, 56494060],
+    "LA": [792588522, 604659356, 395776056, 169764270],
+    "P": [795699144, 699288879, 362860262, 36769470],
+    "JPEG": [947938510, 857938966, 476433568, 67671639],
+    "I;16": [792598875, 605347605, 397297710, 171370114],
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_exif_turns_a_mask(tmp_path, data, orientation, kind):
+    """As OpenCV reads it: the file holds the turned picture and the orientation that turns it back."""
+    mask = block([(2, 2, 12, 12), (30, 20, 38, 28)])
+    back = {
+        1: lambda m: m, 2: lambda m: m[:, ::-1], 3: lambda m: m[::-1, ::-1], 4: lambda m: m[::-1], 5: lambda m: m.T,
+        6: lambda m: np.rot90(m), 7: lambda m: m[::-1, ::-1].T, 8: lambda m: np.rot90(m, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    folder = tmp_path / "p" / "gen-b" / "u1"
+    folder.mkdir(parents=True)
+    stored = np.ascontiguousarray(back(mask)).astype(np.uint8) * 255
+    Image.fromarray(stored).save(folder / "m.png", format=kind, exif=exif)
+    found = evaluate_pad(tmp_path / "p", data)
+    assert found["problems"] == {}
+    truth = whole(TRUTH["gen-b", "u1"])
+    wanted = (mask & truth).sum() / truth.sum()
+    assert found["per_generator"][1]["PixR"] == pytest.approx(wanted, abs=0 if kind == "PNG" else 0.05)
+
+
+@pytest.mark.parametrize("threshold", [0, 99, 100, 254, 255])
+def test_the_threshold_of_masks_lies_outside(tmp_path, data, threshold):
+    values = np.full(SIZE, 100, dtype=np.uint8)
+    values[:, :20] = 255
+    folder = tmp_path / "p" / "gen-b" / "u1"
+    folder.mkdir(parents=True)
+    Image.fromarray(values).save(folder / "m.png")
+    found = evaluate_pad(tmp_path / "p", data, threshold=threshold)
+    truth = whole(TRUTH["gen-b", "u1"])
+    row = found["per_generator"][1]
+    assert row["PixR"] == ((values > threshold) & truth).sum() / truth.sum()
+    assert f"mask>{threshold}|" in found["signature"]
+    assert found["problems"] == ({"faint_mask": 1} if threshold == 255 else {})
 
 
 def test_what_is_wrong_is_named_counted_and_passed_over(tmp_path, data):
@@ -272,6 +390,10 @@ def test_signatures_name_every_choice(tmp_path, data):
     }
     assert len(signatures) == 6
     assert all("split=labeled_test" in each and "empty=0" in each for each in signatures)
+    sizes = Transform(resize=Size(256, 300), crop=Size(224, 100))
+    assert "transform=resize300x256-crop100x224|" in evaluate_pad(tmp_path / "p", data, transform=sizes)["signature"]
+    same = Transform(short_side=518, crop=Size(518, 518))
+    assert "transform=resize518-crop518|" in evaluate_pad(tmp_path / "p", data, transform=same)["signature"]
 
 
 def test_wrong_arguments_are_named(tmp_path, data):
@@ -283,6 +405,15 @@ def test_wrong_arguments_are_named(tmp_path, data):
         evaluate_pad(tmp_path, data, task="instance", transform="518")
     with pytest.raises(ConfigError, match="overlap"):
         evaluate_pad(tmp_path, data, task="instance", overlap=-1)
+    for threshold in (-1, 256):
+        with pytest.raises(ConfigError, match="from 0 to 255"):
+            evaluate_pad(tmp_path, data, threshold=threshold)
+    with pytest.raises(ConfigError, match="one way to resize"):
+        Transform(resize=Size(3, 3), short_side=3)
+    with pytest.raises(ConfigError, match="at least 1 pixel"):
+        Transform(crop=Size(0, 3))
+    with pytest.raises(ConfigError, match="choose a smaller crop"):
+        evaluate_pad(tmp_path, data, transform=Transform(crop=Size(31, 40)))
     with pytest.raises(InputError, match="predicted masks"):
         evaluate_pad(tmp_path / "nowhere", data)
     with pytest.raises(InputError, match="one CSV of boxes"):

@@ -65,8 +65,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0]).strip("/")
             hub.requests.append(path)
-            api = path.startswith("api/models/")
-            words = path.removeprefix("api/models/").split("/")
+            api = path.startswith(("api/models/", "api/datasets/"))
+            words = path.removeprefix("api/models/").removeprefix("api/").removeprefix("datasets/").split("/")
             name, rest = "/".join(words[:2]), words[2:]
             repo = hub.repos.get(name)
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -109,8 +109,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def loopback_hub(cache: Path) -> Iterator[Hub]:
     """Serve an empty hub, and let ``huggingface_hub`` use it and an empty cache."""
-    import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
@@ -125,7 +124,7 @@ def loopback_hub(cache: Path) -> Iterator[Hub]:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        patch.setattr(hf_api.api, "endpoint", hub.url)
         try:
             yield hub
         finally:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.killed_trainings import assert_same_figures, figures, kill_and_resume
 from support.tiny_chat_models import save_viewer
 
 from refiner.cli import main
@@ -28,7 +29,6 @@ from refiner.training.anomreason.lessons import lesson_of, lessons_of, supervise
 from refiner.training.anomreason.recipe import RECIPE, train_on
 from refiner.training.anomreason.settings import AnomreasonSettings
 from refiner.training.chat.settings import StageSettings
-from refiner.training.curves import read_curves
 from refiner.training.runs import Run
 from refiner.training.settings import changed
 from refiner.types import Analysis, Region, Size
@@ -124,13 +124,34 @@ def test_a_small_model_is_tuned_and_loaded_as_a_detector(tmp_path: Path) -> None
         base=str(base), rank=4, alpha=8, dropout=0.5, vision=False, bf16=False, boxes=True, max_side=128, sft=stage
     )
     train_on(settings, Drawn(4), Run(folder=tmp_path), tmp_path / "model")
-    assert [step for step, _ in read_curves(tmp_path / "log.jsonl")["sft  loss"]] == [1, 2]
+    assert [step for step, _ in figures(tmp_path)["sft  loss"]] == [1, 2]
     config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
     assert not any("visual" in name for name in config["target_modules"])
     for folder in (tmp_path / "model", tmp_path / "merged"):
         detector = load_detector(str(folder), device="cpu")
         assert isinstance(detector, AnomReasonorDetector)
         assert detector.note == Note("authenticity_reasoning", BoxFormat(), 128)
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["samples", "drawn images"])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
+    drawn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_viewer(tmp_path / "base", context=1536)
+    stage = StageSettings(most_steps=4, batch=2, accumulate=1, report_every=1, save_every=2)
+    settings = AnomreasonSettings(base=str(base), rank=4, alpha=8, bf16=False, max_side=128, merged=False, sft=stage)
+    data = None if drawn else Drawn(6)
+    for name in ("straight", "killed"):
+        folder = tmp_path / name
+
+        def train(folder: Path = folder) -> None:
+            train_on(settings, data, Run(folder=folder), folder / "model")
+
+        if name == "straight":
+            train()
+        else:
+            kill_and_resume(monkeypatch, ("sft", 3), train, folder / "model")
+    assert_same_figures(tmp_path / "straight", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("name", RECIPE.configs)
@@ -144,6 +165,7 @@ def test_settings_that_cannot_be_used_are_refused(change: dict[str, Any]) -> Non
         changed(AnomreasonSettings(), change)
 
 
-def test_the_command_asks_for_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "anomreason", "--out", str(tmp_path / "run")]) == 2
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_the_command_asks_for_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "anomreason", "--config", name, "--out", str(tmp_path / "run")]) == 2
     assert "--data" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.killed_trainings import assert_same_figures, figures, kill_and_resume
 from support.tiny_chat_models import save_viewer
 
 from refiner.cli import main
@@ -25,9 +26,8 @@ from refiner.detectors.fakexplain.grammar import DIALECTS, Content, read
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import ConfigError, InputError, UnreadableOutputError
 from refiner.taxonomy import Category
-from refiner.training.chat.running import Report, without_foreign_warnings
+from refiner.training.chat.running import without_foreign_warnings
 from refiner.training.chat.settings import StageSettings
-from refiner.training.curves import read_curves
 from refiner.training.fakexplain.grpo import config_of, reward_functions
 from refiner.training.fakexplain.lessons import Style, lesson_of, lessons_of, reinforced, supervised, truth_of
 from refiner.training.fakexplain.recipe import RECIPE, fold_of, micro, train_on
@@ -67,10 +67,6 @@ class Drawn:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_viewer(tmp_path_factory.mktemp("base"), context=1536)
-
-
-def figures(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    return {name: curve for name, curve in read_curves(folder / "log.jsonl").items() if "rate" not in name}
 
 
 @pytest.mark.parametrize("scale", ["thousand", "pixels", "unit"])
@@ -167,38 +163,17 @@ def test_the_adapter_and_the_merged_model_answer_alike(trained: Path) -> None:
     assert texts[0] == texts[1] != ""
 
 
-class KilledError(BaseException):
-    """Ends a training without any cleaning up."""
-
-
 @pytest.fixture
 def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Trains, is killed after a step of a stage, and goes on; checkpoints are at every second step."""
 
     def killed(stop: tuple[str, int], settings: FakexplainSettings, data: Any, folder: Path) -> None:
-        went_on = Report.on_log
-
-        def kill(self: Report, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if (self.stage, state.global_step) == stop:
-                raise KilledError
-            went_on(self, args, state, control, **rest)
-
         rows, run = list(range(len(data.names))), Run(folder=folder)
-        monkeypatch.setattr(Report, "on_log", kill)
-        with pytest.raises(KilledError):
-            train_on(settings, data, rows, run, folder / "model")
-        assert not (folder / "model").exists()
-        monkeypatch.setattr(Report, "on_log", went_on)
-        train_on(settings, data, rows, run, folder / "model")
+        kill_and_resume(
+            monkeypatch, stop, lambda: train_on(settings, data, rows, run, folder / "model"), folder / "model"
+        )
 
     return killed
-
-
-def assert_same_figures(straight: Path, resumed: Path) -> None:
-    wanted, found = figures(straight), figures(resumed)
-    assert wanted.keys() == found.keys()
-    for name, curve in wanted.items():
-        assert found[name] == [(step, pytest.approx(value, abs=1e-5)) for step, value in curve], name
 
 
 @pytest.mark.parametrize("stop", [("sft", 3), ("grpo", 3)])

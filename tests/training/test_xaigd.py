@@ -191,7 +191,9 @@ def test_real_images_have_no_target_and_unknown_ones_no_loss() -> None:
         assert not batch.targets[1].any()
         assert batch.known.tolist() == [True, True, False]
         assert batch.fake.tolist() == [1, 0, 1]
-    assert batch.masks[0, 0].sum() == pytest.approx(20 * 10 * SIDE**2 / (50 * 60), rel=0.1)  # the box filter takes whole pixels
+    assert batch.masks[0, 0].sum() == pytest.approx(
+        20 * 10 * SIDE**2 / (50 * 60), rel=0.1
+    )  # the box filter takes whole pixels
     assert not batch.masks[0, 1:].any()
     assert not batch.masks[1:].any()
 

@@ -8,7 +8,7 @@ from refiner.detectors import load_detector
 from refiner.training.fakexplain.eval import held_out_scores
 from refiner.training.runs import Run
 
-_AGENT_SHARE = 4  # the agent, which asks far more, gets one image for so many of AnomReasonor
+_AGENT_SHARE = 10  # the agent, which asks far more, gets one image for so many of AnomReasonor
 
 
 def measure(folder: Path, run: Run, count: int) -> dict[str, float]:

@@ -117,7 +117,7 @@ def _new(model: Any, processor: Any, settings: PupilSettings) -> Any:
 
 @torch.no_grad()
 def _add_tokens(model: Any, tokenizer: Any, texts: tuple[str, ...]) -> None:
-    """Make each text one token, whose embedding is the mean of its former tokens'; texts that are one stay as they are."""
+    """Make each text one token, with the mean of its former tokens as embedding; texts that are one stay."""
     known = tokenizer.get_vocab()
     texts = tuple(text for text in dict.fromkeys(texts) if text not in known)
     pieces = [tokenizer.encode(text, add_special_tokens=False) for text in texts]

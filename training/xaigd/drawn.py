@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ class DrawnPairs:
 
     def _write(self, path: Path, rng: np.random.Generator) -> None:
         pairs = [draw_pair(rng, self.kinds) for _ in range(self.shard)]
-        stacked = {name: np.stack([getattr(pair, name) for pair in pairs]) for name in Pair._fields}
+        stacked: dict[str, Any] = {name: np.stack([getattr(pair, name) for pair in pairs]) for name in Pair._fields}
         packed = io.BytesIO()
         np.savez_compressed(packed, **stacked)
         atomic_write(path, packed.getvalue())

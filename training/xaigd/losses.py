@@ -59,7 +59,7 @@ def artifact_losses(logits: Tensor, masks: Tensor, known: Tensor) -> tuple[Tenso
         Binary cross-entropy as a sum over categories and a mean over pixels and images. 1 - Dice over the pixels of the
         whole batch, as a mean over the categories that occur in it. Both are 0 if nothing is known.
     """
-    truth = functional.adaptive_avg_pool2d(masks, logits.shape[-2:])
+    truth = functional.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
     use = known.to(logits.dtype)[:, None, None, None]
     bce = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     bce = (bce * use).mean(dim=(2, 3)).sum() / use.sum().clamp(min=1)

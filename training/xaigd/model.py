@@ -100,7 +100,7 @@ def _fresh(settings: XaigdSettings) -> XaigdModel:
 @torch.no_grad()
 def _initialise(model: XaigdModel, shape: Architecture) -> None:
     """Initialise for training from scratch: positions as sines, residual branches close to zero."""
-    vit = model.backbone.model
+    vit: Any = model.backbone.model
     vit.embeddings.position_embeddings[:, 1:] = 0.2 * sines(shape.image_size // shape.patch, shape.width)
     projection = vit.embeddings.patch_embeddings.projection
     nn.init.normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)

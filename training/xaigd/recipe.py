@@ -120,7 +120,6 @@ RECIPE = Recipe(
     train=_train,
     configs=CONFIGS,
     check=check_base,
-    folder="xaigd",
     card=Card(
         name="xaigd-micro 1",
         family="xaigd",

@@ -4,7 +4,9 @@ A folder holds splits, such as ``data/labeled_test-00000-of-00002.parquet``. The
 (``labeled_test.jsonl``) or a JSON list, which need no pyarrow. A record has ``generator``, ``uid``, ``width``,
 ``height`` and ``labels``, a list of ``{"label": category, "points": [[x, y], ...]}``; no labels means no artifacts.
 An image whose record cannot be read is named, counted and left out, because there is no truth to score against.
-The published parquet files hold the images too (see ``refiner.data.xaigd.pictures``).
+The published parquet files hold the images too, in the column ``image`` (see ``refiner.data.parquet``).
+
+A split whose name begins with ``unlabeled`` was not annotated: nothing is known about the artifacts of its images.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,15 +23,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.data.json_stream import Place, stream_records
+from refiner.data.parquet import ParquetRows, decoded, image_bytes, stream_rows
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
-from refiner.data.xaigd.pictures import COLUMN, ParquetRows, decoded
-from refiner.errors import InputError, MissingExtraError
+from refiner.errors import InputError
 from refiner.images import MAX_PIXELS
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
 FIELDS: Final = ("generator", "uid", "width", "height", "labels")
+COLUMN: Final = "image"
+"""The column of the images in parquet files."""
 DEFAULT_SPLIT: Final = "labeled_test"
 """The split that the official evaluation reads."""
 _SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.(parquet|jsonl|json)")
@@ -152,8 +157,7 @@ def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Imag
             raise _damaged(place.file, error) from error
     else:
         row = rows.read(place.file, place.start)
-        cell = row.get(COLUMN)
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        data = image_bytes(row.get(COLUMN))
     try:
         image = _read_image(row, place)
     except UnusableError as error:
@@ -165,7 +169,7 @@ def read_record(rows: ParquetRows, place: Place) -> tuple[XaigdImage, Image.Imag
 
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
-    if not root.is_dir():
+    if not isdir(root):
         raise InputError(
             f"Expected the folder of X-AIGD, but {str(root)!r} is not a folder: name the data set's folder."
         )
@@ -183,28 +187,11 @@ def _find_splits(root: Path) -> dict[str, list[Path]]:
 def _rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
     """The place in words, the record and the place of each record; a line that is not JSON is returned as its text."""
     if file.suffix == ".parquet":
-        yield from _parquet_rows(file)
+        yield from stream_rows(file, FIELDS, "X-AIGD's annotations")
         return
     try:
         yield from ((where, item.value, item.place) for where, item in stream_records(file))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(file, error) from error
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingExtraError("Reading X-AIGD's parquet files", "pyarrow", "evaluate") from error
-    try:
-        with ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=64, columns=list(FIELDS)):
-                for row in batch.to_pylist():
-                    yield f"record {number}", row, Place(file, number, 0)
-                    number += 1
-    except (ArrowException, OSError, ValueError) as error:
         raise _damaged(file, error) from error
 
 

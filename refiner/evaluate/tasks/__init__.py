@@ -24,7 +24,9 @@ from refiner.metrics.semap_scoring import SemapConfig
 __all__ = ["TASKS", "build_task"]
 
 _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = {
-    "detection": lambda _system, scoring: Detection(threshold=scoring["threshold"]),
+    "detection": lambda _system, scoring: Detection(
+        threshold=scoring["threshold"], heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax"))
+    ),
     "localization": lambda _system, scoring: Localization(
         heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")),
         region=scoring.get("region", "union"),

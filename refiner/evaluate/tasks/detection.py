@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, true_analysis
+from refiner.evaluate.tasks.pixels import heatmap_figures, heatmap_row
 from refiner.files import Json
 from refiner.metrics import classification
 from refiner.metrics.classification import BinaryCounts
+from refiner.metrics.heatmaps import HeatmapConfig
+from refiner.records import analysis_from_dict
 
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "gans": ("progan", "cyclegan", "biggan", "stylegan", "gaugan", "stargan"),
@@ -26,33 +32,55 @@ class Detection(Task):
 
     With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
     answer that could not be read has no figures.
+
+    If the detector gives heat maps, and the flaws of generated images are known, also the alignment of the two on the
+    generated images (X-AIGD's table of existing detectors). Real images are left out there, as in X-AIGD's PAD.
     """
 
     threshold: float
     """An image counts as generated if its probability is above this."""
-    plots = Plots(histograms=("probability",), worst="margin", higher_is_better=True)
+    heatmap: HeatmapConfig
+    plots = Plots(histograms=("probability", "heatmap_iou"), worst="margin", higher_is_better=True)
 
     @property
     def signature(self) -> str:
         """Version, threshold and rules."""
         decision = f"decision=score>{self.threshold:g}|positive=fake|empty=0"
-        return f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted"
+        verdicts = f"aj|version={classification.VERSION}|{decision}|group_mean=unweighted|group_real=own,ungrouped"
+        return f"{verdicts};{self.heatmap.signature}|images=generated"
 
     def row(self, record: Json) -> Figures | Unscored:
-        """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
+        """Truth, probability, its margin (positive if the verdict is right), and pixel counts of the heat map."""
         fake, probability = record["truth"]["fake"], record["answer"]["analysis"]["fake_probability"]
         if fake is None:
             return Unscored("missing_truth", "the sample does not say whether it is generated")
         if probability is None:
             return Unscored("no_verdict", "the detector gives no probability of being generated")
         margin = probability - self.threshold
-        return {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
+        row: Figures = {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
+        return row | (self._aligned(record) if fake else {})
+
+    def _aligned(self, record: Json) -> Figures:
+        """The pixel counts of the heat map against the true flaws of a generated image, if both are known."""
+        truth = true_analysis(record)
+        if truth is None or record["answer"]["analysis"]["heatmap"] is None:
+            return {}
+        return heatmap_row(analysis_from_dict(record["answer"]["analysis"]), truth.mask, self.heatmap)
 
     def figures(self, columns: Columns) -> Figures:
-        """AJ."""
+        """AJ, and the alignment of heat maps."""
         fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
-        return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
+        verdicts = BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()})
+        return verdicts.document() | heatmap_figures(columns)
+
+    def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Its own samples, and the real ones of no group if it has none.
+
+        All generators of Synthbuster, for example, share one set of real images.
+        """
+        real: NDArray[np.bool_] = columns["fake"] == 0
+        return own if (own & real).any() else own | (ungrouped & real)
 
     def across(self, groups: Mapping[str, Figures]) -> Figures:
         """Unweighted means of the groups' accuracies: over all groups, and over each of ``KINDS`` that is complete."""

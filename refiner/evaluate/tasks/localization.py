@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
+from refiner.evaluate.tasks.pixels import COUNTS, heatmap_figures, heatmap_row, pixel_row, pixel_totals
 from refiner.files import Json
 from refiner.masks import union
 from refiner.metrics.boxes import VERSION as BOXES_VERSION
 from refiner.metrics.boxes import RegionRule, region_iou
-from refiner.metrics.heatmaps import HeatmapConfig, compare_heatmap
-from refiner.metrics.localization import VERSION, PixelCounts, PixelTotals, by_artifact_ratio, count_pixels
+from refiner.metrics.heatmaps import HeatmapConfig
+from refiner.metrics.localization import VERSION, PixelCounts, by_artifact_ratio, count_pixels
 from refiner.records import analysis_from_dict
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Analysis, Mask, Region
-
-_COUNTS = tuple(item.name for item in fields(PixelCounts))
-_SUMS = tuple(item.name for item in fields(PixelTotals) if item.name != "counts")
-_HEATMAP: Final = "heatmap_"
-
-
-def _pixel_row(counts: PixelCounts, prefix: str = "") -> Figures:
-    totals = PixelTotals.of(counts)
-    row = asdict(counts) | {name: float(getattr(totals, name)) for name in _SUMS}
-    return {f"{prefix}{name}": value for name, value in row.items()}
-
-
-def _pixel_totals(columns: Columns, chosen: NDArray[np.bool_], prefix: str = "") -> PixelTotals:
-    counts = PixelCounts(**{name: int(columns[f"{prefix}{name}"][chosen].sum()) for name in _COUNTS})
-    sums: dict[str, Any] = {name: float(columns[f"{prefix}{name}"][chosen].sum()) for name in _SUMS}
-    sums |= {name: int(sums[name]) for name in ("images", "silent")}
-    return PixelTotals(counts=counts, **sums)
 
 
 def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rule: RegionRule) -> Figures:
@@ -98,24 +80,23 @@ class Localization(Task):
         return self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"])
 
     def _compared(self, found: Analysis, truth: Analysis, facts: Json) -> Figures:
-        row = _pixel_row(count_pixels(found.mask, truth.mask))
+        row = pixel_row(count_pixels(found.mask, truth.mask))
         row |= region_row(found.regions, truth, facts, self.region)
-        if found.heatmap is not None:
-            row |= _pixel_row(compare_heatmap(found.heatmap, truth.mask, self.heatmap), _HEATMAP)
+        row |= heatmap_row(found, truth.mask, self.heatmap)
         seen = {region.category.xaigd for region in (*found.regions, *truth.regions)}
         for category in XaigdCategory if facts["categorised"] else ():
             counts = PixelCounts(tn=truth.size.height * truth.size.width)
             if category in seen:
                 counts = count_pixels(_of_category(found, category), _of_category(truth, category))
-            row |= {f"{name} {category}": getattr(counts, name) for name in _COUNTS}
+            row |= {f"{name} {category}": getattr(counts, name) for name in COUNTS}
         return row
 
     def figures(self, columns: Columns) -> Figures:
         """Per image and pooled; share of flagged images by PAR; region IoU; and the figures of heat maps."""
         flawed = columns["par"] > 0
-        totals = _pixel_totals(columns, np.ones_like(flawed))
+        totals = pixel_totals(columns, np.ones_like(flawed))
         legion = totals.legion()
-        groups = by_artifact_ratio(_pixel_totals(columns, flawed), _pixel_totals(columns, ~flawed))
+        groups = by_artifact_ratio(pixel_totals(columns, flawed), pixel_totals(columns, ~flawed))
         return {
             "miou": legion["per_image"]["miou"],
             "f1": legion["per_image"]["f1"],
@@ -126,7 +107,7 @@ class Localization(Task):
             **{f"{group}_{name}": row[name] for group, row in groups.items() for name in ("images", "flagged")},
             **{f"{group}_predicted_par": row["predicted_par"] for group, row in groups.items()},
             **(with_interval("region_iou", columns["region_iou"]) if "region_iou" in columns else {}),
-            **_heatmap_figures(columns),
+            **heatmap_figures(columns),
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
@@ -134,18 +115,9 @@ class Localization(Task):
         found: dict[str, Figures] = {}
         for category in XaigdCategory:
             if f"tp {category}" in columns:
-                sums = {name: int(np.nansum(columns[f"{name} {category}"])) for name in _COUNTS}
+                sums = {name: int(np.nansum(columns[f"{name} {category}"])) for name in COUNTS}
                 found[str(category)] = dict(PixelCounts(**sums).pad())
         return found
-
-
-def _heatmap_figures(columns: Columns) -> Figures:
-    """X-AIGD's figures over the samples that have a heat map, pooled and per image."""
-    if f"{_HEATMAP}images" not in columns:
-        return {}
-    totals = _pixel_totals(columns, ~np.isnan(columns[f"{_HEATMAP}images"]), _HEATMAP)
-    figures = {**totals.pad(), **{f"{name}_per_image": value for name, value in totals.pad_per_image().items()}}
-    return {f"{_HEATMAP}{name}": value for name, value in {"images": totals.images, **figures}.items()}
 
 
 def _of_category(analysis: Analysis, category: XaigdCategory) -> Mask:
