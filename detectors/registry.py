@@ -48,6 +48,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "probe": "refiner.detectors.probe:FAMILY",
         "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
+        "xaigd": "refiner.detectors.xaigd:FAMILY",
     }
 )
 """Prefix -> where the family is defined, as ``module:name``."""
@@ -92,6 +93,8 @@ def load_detector(
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
+            - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks, a verdict and masks of seven categories. Its
+              options are ``,heatmap=<method>`` and ``,regions=all`` (see ``refiner.detectors.xaigd.config``).
             - ``cnnspot:<file>``, ``npr:<file>``, ``drct:<file>``, ``univfd:<file>``: published classifiers of real and
               generated images, which give a verdict and a heat map. Options: ``,view=<name>`` (what they see of the
               image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.

@@ -75,6 +75,13 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
             data="generated images whose anomalies are described, and real images",
             data_optional=True,
         ),
+        "xaigd": Row(
+            target="refiner.training.xaigd.recipe:RECIPE",
+            help="X-AIGD: a verdict, masks of seven categories, and a heat map that is aligned to the artifacts",
+            budget="about two hours on one core; with --data as its config says",
+            data="generated images whose flaws are outlined, and real images",
+            data_optional=True,
+        ),
         "instruct": Row(
             target="refiner.training.instruct.recipe:RECIPE",
             help="the chat model that revises prompts: a tiny Qwen2",

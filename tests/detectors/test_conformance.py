@@ -16,6 +16,7 @@ from support.conformance import Conformance, assert_same, networks, pictures
 from support.scripted_agent import save_agent
 from support.tiny_locators import save_locator
 from support.tiny_pal4vst import save_pal4vst
+from support.tiny_xaigd import save_tiny
 
 from refiner.detectors import load_detector
 from refiner.detectors.registry import bundled_detectors
@@ -52,6 +53,12 @@ def pal4vst() -> Detector:
     with tempfile.TemporaryDirectory() as folder:
         file = save_pal4vst(Path(folder) / "end2end.pt", "logits")
         return load_detector(f"pal4vst:{file},output=logits", device="cpu")
+
+
+def xaigd(kind: str) -> Detector:
+    """A tiny network of X-AIGD's tasks, which tells regions whatever its verdict is."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_detector(f"xaigd:{save_tiny(Path(folder), kind)},regions=all", device="cpu")
 
 
 def vision_language() -> Detector:
@@ -159,6 +166,8 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "anomagent": anomagent,
     "parts": parts,
     "pal4vst": pal4vst,
+    "xaigd": lambda: xaigd("dinov2"),
+    "xaigd cnn": lambda: xaigd("timm"),
     **{kind: partial(classifier, kind) for kind in ("cnnspot", "npr", "univfd", "drct-convnext", "drct-clip")},
     "published": published,
     "gated": lambda: load_detector("micro:legion", device="cpu", gate="micro:probe"),
