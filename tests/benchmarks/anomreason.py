@@ -43,7 +43,8 @@ WAYS = {
 }
 CONTROL = "control: tuned, flaws of another image"
 VIEWS: tuple[View, ...] = ("phe", "rea", "full")
-LONGEST = 512  # tokens of an answer; right ones have fewer than 200
+LONGEST = 256  # tokens of an answer; right ones have fewer than 200
+SILENT = 10  # images for the untuned agent, none of whose answers can be read
 
 
 def looked(detector: Detector, samples: Sequence[Sample]) -> list[Analysis | None]:
@@ -116,7 +117,7 @@ def measure(count: int, agent: int) -> dict[str, Any]:
     samples = [data.load(index) for index in range(count)]
     rows: dict[str, Any] = {}
     for name, model in WAYS.items():
-        own = samples[: agent if model.startswith("anomagent") else count]
+        own = samples[: (SILENT if name.startswith("untuned") else agent) if "anomagent" in model else count]
         detector: Any = load_detector(model, device="cpu")
         detector.backend.max_tokens = LONGEST
         began = time.perf_counter()
