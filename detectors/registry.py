@@ -92,8 +92,8 @@ def load_detector(
             - ``aligngemini:<folder or hub id>``, or ``aligngemini:<id>+<id>`` for any two detectors: a semantic and a
               pixel branch, each with a verdict of its own. Its options are ``,fusion=<name>`` and
               ``,thresholds=<x>/<y>`` (see ``load_aligngemini``).
-            - ``semantic:<folder or hub id>`` or ``semantic:<model>@<base url>``: the semantic branch alone, a model that
-              is tuned to judge only what an image shows. It has the options of ``vlm`` and ``,adapter=<folder>``.
+            - ``semantic:<folder or hub id>`` or ``semantic:<model>@<base url>``: the semantic branch alone, a model
+              that is tuned to judge only what an image shows. It has the options of ``vlm`` and ``,adapter=<folder>``.
             - ``dda:<folder, hub id or file>``: the pixel branch alone, such as ``dda:Junwei-Xi/Dual-Data-Alignment``.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more

@@ -63,8 +63,8 @@ class ExpertDetector(BaseDetector):
     outside the square.
 
     If the probability is above 0.5, the connected parts of the heat map above ``THRESHOLD`` are regions, with the
-    probability as ``score``. They say only where the evidence is: their category ``texture`` is a stand-in. The user's prompt
-    is not used.
+    probability as ``score``. They say only where the evidence is: their category ``texture`` is a stand-in. The user's
+    prompt is not used.
 
     Args:
         network: the network.

@@ -23,9 +23,7 @@ from refiner.types import Size
 FAKE, REAL = "fake", "real"
 BULLET: Final = "\n- "
 """Stands before each reason."""
-_VERDICT = re.compile(
-    r"[\s*_#\"'`]{0,20}(?:verdict[\s*_:\"'`]{1,20})?(fake|real)\b[\s*_.,:;!\"'`]{0,20}", re.IGNORECASE
-)
+_VERDICT = re.compile(r"""[\s*_#"'`]{0,20}(?:verdict[\s*_:"'`]{1,20})?(fake|real)\b[*_.,:;!"'`]{0,20}""", re.IGNORECASE)
 
 
 def write(answer: Answer, *, form: BoxFormat, shown: Size) -> str:
@@ -70,11 +68,8 @@ def read(text: str, *, form: BoxFormat, shown: Size) -> Answer:
             text,
         )
     fake, rest = match[1].lower() == FAKE, text[match.end() :]
-    if not rest.startswith("\n"):
-        rest = f"\n{rest}"  # a list may begin behind the signs that follow the verdict
-    found = [
-        Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in read_lines(rest, fake)
-    ]
+    lines = read_lines(rest, fake)
+    found = [Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in lines]
     kept = tuple(dict.fromkeys(flaw for flaw in found if flaw.description or flaw.box))
     if fake and not kept and (words := plain_text(rest, MAX_WORDS)):
         kept = (Flaw(words, None),)

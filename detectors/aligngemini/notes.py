@@ -1,4 +1,4 @@
-"""The file in which training writes how the semantic branch answers, so that the detector asks and reads the same way."""
+"""The file in which training writes how the semantic branch answers, so that the detector asks in the same way."""
 
 from __future__ import annotations
 

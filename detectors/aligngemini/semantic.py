@@ -20,7 +20,7 @@ class SemanticDetector(GroundedDetector):
     """A model that answers as ``grammar`` says, and a grounder; a ``refiner.protocols.Detector``.
 
     ``fake_probability`` is the probability of "fake" against "real" as the first word of the answer. If the backend
-    does not give it, it is 1 or 0, as the verdict says; it then is no estimate. Each reason is a region, whose ``score``
+    does not give it, it is 1 or 0, as the verdict says; it then is no estimate. Each reason is a region. Its ``score``
     is the ``fake_probability``, or 1 if the backend gives no probabilities. The answer has no severities. An image that
     is called fake without a reason has one unplaced region named ``WHOLE``. The user's prompt is not used.
 
