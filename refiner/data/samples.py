@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
@@ -54,6 +54,9 @@ class Sample:
     """What people scored, such as the overall quality; empty if unknown."""
     split: str = ""
     """The part of the data set for training or testing that it belongs to, such as ``train``; "" if unknown."""
+    pair: str = ""
+    """Samples with equal values belong together: a real image, and those that were generated from it or from what it
+    shows. "" if the data set pairs none."""
 
     def truth_record(self) -> Json:
         """The truth, ready for JSON."""
@@ -96,6 +99,22 @@ def polygon_rule(data: DataSet) -> str:
     """
     rule: str = getattr(data, "polygons", "")
     return rule
+
+
+def pairs_of(data: DataSet) -> list[str]:
+    """The ``pair`` of each sample, by its number; "" for samples that cannot be read.
+
+    A data set that knows them without reading its images has them as its attribute ``pairs``.
+    """
+    known: Sequence[str] | None = getattr(data, "pairs", None)
+    return [_pair_of(data, index) for index in range(len(data.names))] if known is None else list(known)
+
+
+def _pair_of(data: DataSet, index: int) -> str:
+    try:
+        return data.load(index).pair
+    except InputError:
+        return ""
 
 
 def check_size(found: Size, wanted: Size, name: str, folder: Path) -> None:
