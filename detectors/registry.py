@@ -210,9 +210,10 @@ def _parsed(family: Family, rest: str) -> ModelId:
     if not family.options and not family.endpoint:
         return ModelId(model=rest)
     if family.holds_ids:
-        held, options = split_options(rest, family.options)
+        first, plus, last = rest.rpartition("+")
+        last, options = split_options(last, family.options)
         check_options(options, family.options)
-        return ModelId(model=held, options=options)
+        return ModelId(model=f"{first}{plus}{last}", options=options)
     found = parse_id(rest, family.options)
     if found.base_url is not None and not family.endpoint:
         raise ConfigError(

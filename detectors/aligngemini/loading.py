@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from refiner.detectors.aligngemini.config import BRANCHES, read_pair_config
 from refiner.detectors.aligngemini.fusion import Fusion, read_thresholds
 from refiner.detectors.aligngemini.notes import Note, read_note
-from refiner.detectors.base import identity, placement
+from refiner.detectors.base import first_line, identity, placement
 from refiner.detectors.chat.backend import ChatBackend, Loaded
 from refiner.detectors.chat.loading import chat_needs, load_chat
 from refiner.detectors.grounded import DEFAULT_GROUNDER, domain_of, kind_of
@@ -17,7 +17,7 @@ from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.registry import detector_needs, load_detector, with_grounder
 from refiner.detectors.vlm.questions import box_format
-from refiner.errors import ConfigError, ModelNotFoundError
+from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import checksum, locate, resolve, verify
 from refiner.repository import Repository
 
@@ -198,7 +198,12 @@ def load_expert(
     file = _expert_file(model)
     if file.is_dir():
         return ExpertDetector.from_pretrained(file, device=place, dtype=kind)
-    network = built(*read_published(file))
+    try:
+        network = built(*read_published(file))
+    except RuntimeError as error:
+        raise WeightsError(
+            f"The checkpoint {str(file)!r} does not hold the weights of DDA ({first_line(error):.200}): download it again."
+        ) from error
     return ExpertDetector(network.to(place, kind), name=f"dda:{file.stem}@{checksum(file)[:12]}")
 
 

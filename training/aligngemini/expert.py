@@ -25,6 +25,7 @@ from refiner.training.runs import Run
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 """Layers that get an adapter. DDA's public code has one for queries, keys and values together; here each has one."""
+_GAIN = 30.0  # of the first filters: an autoencoder changes a pixel by about 1 % of its range
 _POSITIONS = "embeddings.position_embeddings"
 _INFERRED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "patch_size", "layer_norm_eps", "qkv_bias",
@@ -56,7 +57,9 @@ def _start(settings: PixelSettings) -> Expert:
             "hidden_size": settings.width, "num_hidden_layers": settings.layers, "use_mask_token": False,
             "num_attention_heads": settings.heads, "patch_size": settings.patch, "mlp_ratio": 4,
         }  # fmt: skip
-        return _with_head(Expert(ExpertConfig(backbone=own, side=settings.side)))
+        network = _with_head(Expert(ExpertConfig(backbone=own, side=settings.side)))
+        _start_from_cosines(network)
+        return network
     folder = resolve(settings.base, "detector")
     if read_config(folder).get("model_type") == EXPERT_TYPE:
         return ExpertDetector.from_pretrained(folder, dtype=torch.float32).model.requires_grad_()
@@ -90,6 +93,23 @@ def _with_head(network: Expert) -> Expert:
     nn.init.normal_(network.head.weight, 0.0, 0.02)
     nn.init.zeros_(network.head.bias)
     return network
+
+
+@torch.no_grad()
+def _start_from_cosines(network: Expert) -> None:
+    """Let the first layer of a network with random weights see what changes within a patch, not its mean colour.
+
+    Its filters are random mixtures of the patch's cosine transform without the constant part. Without this, a small
+    network does not find the weak traces of an autoencoder beside the strong colours.
+    """
+    filters = network.backbone.embeddings.patch_embeddings.projection.weight
+    side = filters.shape[-1]
+    steps = torch.arange(side)
+    waves = torch.cos(math.pi / side * (steps[None] + 0.5) * steps[:, None]) * math.sqrt(2 / side)
+    waves[0] /= math.sqrt(2)
+    planes = torch.einsum("ux,vy->uvxy", waves, waves).flatten(0, 1)[1:]  # orthonormal
+    shares = torch.randn(len(filters), filters.shape[1], len(planes)) / math.sqrt(filters.shape[1] * len(planes))
+    filters.copy_(_GAIN * torch.einsum("ocp,pxy->ocxy", shares, planes))
 
 
 def train_pixel(settings: PixelSettings, pairs: Pairs, run: Run, out: Path, dtype: torch.dtype) -> None:

@@ -37,7 +37,7 @@ from refiner.training.chat.settings import StageSettings
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
 
-_IMAGES, _PAIRS = 40_000, 6_000  # drawn images of the bundled semantic branch; pairs of the pixel branch
+_IMAGES, _PAIRS = 40_000, 3_000  # drawn images of the bundled semantic branch; pairs of the pixel branch
 
 
 def micro() -> AlignGeminiSettings:

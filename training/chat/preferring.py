@@ -22,7 +22,7 @@ _FIGURES = {
 def prefer(
     settings: PupilSettings, stage: StageSettings, beta: float, lessons: Dataset, pupil: Pupil, run: Run, folder: Path
 ) -> None:
-    """Train on pairs of answers, or resume. The model that it is compared with is itself without its adapter.
+    """Train on pairs of answers, or resume. The model that it is compared with is itself as it was at the start.
 
     Args:
         settings: say how the model is trained.
