@@ -202,7 +202,7 @@ def load_expert(
         network = built(*read_published(file))
     except RuntimeError as error:
         raise WeightsError(
-            f"The checkpoint {str(file)!r} does not hold the weights of DDA ({first_line(error):.200}): download it again."
+            f"{str(file)!r} does not hold the weights of DDA ({first_line(error):.200}): download it again."
         ) from error
     return ExpertDetector(network.to(place, kind), name=f"dda:{file.stem}@{checksum(file)[:12]}")
 

@@ -190,7 +190,8 @@ def test_relevance_follows_its_rule_layer_by_layer() -> None:
         for attention, slope in zip(attentions, slopes, strict=True):
             step = np.zeros((5, 5))
             for head, row, column in itertools.product(range(3), range(5), range(5)):
-                step[row, column] += max(0.0, float(attention[image, head, row, column] * slope[image, head, row, column]))
+                place = image, head, row, column
+                step[row, column] += max(0.0, float(attention[place] * slope[place]))
             total = total + step / 3 @ total
         assert found[image].numpy() == pytest.approx(total[0, 1:] / total[0, 1:].max(), abs=1e-6)
 
