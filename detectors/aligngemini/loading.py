@@ -220,12 +220,14 @@ def _located(model: str) -> Path | Repository:
 
 
 def _expert_file(model: str) -> Path:
-    """The folder of a pixel expert in our layout, else the only published checkpoint there."""
+    """The only published checkpoint in a folder; without any, the folder itself if it has a config."""
     found = _located(model)
     place = found.folder(_EXPERT_FILES) if isinstance(found, Repository) else found
-    if place.is_file() or (place / "config.json").is_file():
+    if place.is_file():
         return place
     files = sorted(place.rglob("*.pth"))
+    if not files and (place / "config.json").is_file():
+        return place
     if len(files) != 1:
         names = ", ".join(path.relative_to(place).as_posix() for path in files[:5]) or "none"
         raise ModelNotFoundError(f"Expected one checkpoint (*.pth) in {str(place)!r}, got {names}: name the file.")

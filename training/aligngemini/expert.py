@@ -20,6 +20,7 @@ from refiner.errors import WeightsError
 from refiner.hub import resolve
 from refiner.training.aligngemini.pairs import Pairs, Pixels, place_of, views
 from refiner.training.aligngemini.settings import PixelSettings
+from refiner.training.chat.running import without_foreign_warnings
 from refiner.training.fit import Draw, fit, fit_settings
 from refiner.training.runs import Run
 
@@ -47,7 +48,8 @@ def load_trainee(settings: PixelSettings) -> Expert:
         from peft import LoraConfig, get_peft_model
 
         adapter = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(TARGETS))
-        network.backbone = get_peft_model(network.backbone, adapter)
+        with without_foreign_warnings():
+            network.backbone = get_peft_model(network.backbone, adapter)
     return network
 
 
@@ -141,6 +143,7 @@ def train_pixel(settings: PixelSettings, pairs: Pairs, run: Run, out: Path, dtyp
         if settings.rank:
             network.backbone = network.backbone.merge_and_unload()
         save_expert(network, out, dtype)
+    run.processes.wait()
 
 
 def batch_of(settings: PixelSettings, pairs: Pairs, numbers: list[int], config: ExpertConfig) -> tuple[Tensor, Tensor]:
