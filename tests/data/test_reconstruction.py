@@ -99,9 +99,7 @@ def test_a_reconstruction_is_diffusers_own_with_its_seed(vae: Path, autoencoder:
     assert not np.array_equal(found, autoencoder([pixels], [8])[0])
 
 
-def test_batches_and_stops_change_nothing(
-    tmp_path: Path, vae: Path, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_and_stops_change_nothing(tmp_path: Path, vae: Path, autoencoder: Autoencoder) -> None:
     source = images(tmp_path / "in")
     reconstruct(source, tmp_path / "one", settings(vae, batch=1), autoencoder, [])
     reconstruct(source, tmp_path / "many", settings(vae, batch=8), autoencoder, [])
@@ -121,9 +119,9 @@ def test_batches_and_stops_change_nothing(
     done = reconstruct(source, tmp_path / "again", settings(vae, batch=1), autoencoder, [])
     assert (done.made, done.kept) == (6 - len(before) // 2, len(before) // 2)
     assert files(tmp_path / "again") == files(tmp_path / "one")
-    for change in ({"seed": 1}, {"jpeg": True}, {"vae": "other"}):
+    for other in (settings(vae, seed=1), settings(vae, jpeg=True), settings(vae.parent)):
         with pytest.raises(ConfigError, match="choose another folder"):
-            reconstruct(source, tmp_path / "again", settings(vae, **change), autoencoder, [])
+            reconstruct(source, tmp_path / "again", other, autoencoder, [])
 
 
 def test_a_bad_image_does_not_lose_the_others(tmp_path: Path, vae: Path, autoencoder: Autoencoder) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from support.tiny_chat_models import save_viewer
+from tokenizers import AddedToken
 
 from refiner.cli import main
 from refiner.data.problems import Problem
@@ -494,13 +495,9 @@ def test_the_words_of_the_bundled_branch_are_one_token_each() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(MICRO_WEIGHTS / "vlm")
     before = len(tokenizer.encode(lesson_of(semantic_data(8).load(1), STYLE).question))
-    tokenizer.add_tokens([text for text in tokens() if text not in tokenizer.get_vocab()])
-    lesson = lesson_of(semantic_data(8).load(1), replace_style(96))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens() if text not in tokenizer.get_vocab()])
+    lesson = lesson_of(semantic_data(8).load(1), STYLE._replace(max_side=96))
     assert len(tokenizer.encode(lesson.question)) == 1 < before
-
-
-def replace_style(side: int) -> Style:
-    return STYLE._replace(max_side=side)
 
 
 def test_drawn_pairs_are_made_once_and_the_held_out_sets_are_balanced(
