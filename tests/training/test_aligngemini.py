@@ -212,7 +212,7 @@ def test_a_semantic_run_that_was_killed_goes_on_as_if_it_had_not(
 
 
 def test_dpo_lowers_its_loss_on_what_it_is_shown(base: Path, tmp_path: Path) -> None:
-    stage = replace(STAGE, most_steps=12, learning_rate=5e-3, report_every=4)
+    stage = replace(STAGE, most_steps=8, learning_rate=8e-3, report_every=4)
     settings = replace(SEMANTIC, base=str(base), dpo=stage, beta=0.5, merged=False)
     train_on(AlignGeminiSettings(branch="semantic", semantic=settings), Drawn(2), Run(folder=tmp_path), tmp_path / "m")
     curve = [value for _, value in figures(tmp_path)["dpo  loss"]]
