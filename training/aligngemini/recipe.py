@@ -56,7 +56,7 @@ def micro() -> AlignGeminiSettings:
         ),
         pixel=PixelSettings(
             base="", width=128, layers=4, heads=2, patch=8, side=96, rank=0, most_steps=2000, batch=16, accumulate=1,
-            learning_rate=1e-3, warmup=100, weight_decay=0.02, resized=False, bf16=False, report_every=50,
+            learning_rate=4e-4, warmup=100, weight_decay=0.02, resized=False, bf16=False, report_every=50,
             save_every=200,
         ),
     )  # fmt: skip
