@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from refiner.answers import analyses
+from refiner.detectors.composed import ComposedDetector
 from refiner.errors import ConfigError
 from refiner.plain import DetectorLike, as_detector
-from refiner.protocols import Borrower, Deciding, Detector, Movable, Spender
-from refiner.types import Analysis, Calls
-
-if TYPE_CHECKING:
-    import torch
-    from diffusers import DiffusionPipeline
+from refiner.protocols import Deciding, Detector
+from refiner.types import Analysis
 
 
-class GatedDetector:
+class GatedDetector(ComposedDetector):
     """Uses the regions of a detector only on images that its gate takes for generated.
 
     A ``refiner.protocols.Detector``.
@@ -70,29 +66,9 @@ class GatedDetector:
         found = analyses(self.detector, images, prompts)
         return [self._gated(analysis, chance) for analysis, chance in zip(found, chances, strict=True)]
 
-    def bind(self, pipe: DiffusionPipeline) -> None:
-        """Give the generating pipeline to the parts that use its denoiser.
-
-        Raises:
-            ConfigError: one of them cannot use this pipeline.
-        """
-        for part in self._parts:
-            if isinstance(part, Borrower):
-                part.bind(pipe)
-
-    def to(self, device: str | torch.device) -> GatedDetector:
-        """Move both parts, if they can be moved."""
-        for part in self._parts:
-            if isinstance(part, Movable):
-                part.to(device)
-        return self
-
-    def spent(self) -> Calls:
-        """Denoiser rows (images times denoiser passes) of both parts so far."""
-        return sum((part.spent() for part in self._parts if isinstance(part, Spender)), Calls())
-
     @property
-    def _parts(self) -> tuple[Detector, Detector]:
+    def parts(self) -> tuple[Detector, Detector]:
+        """The detector and its gate."""
         return self.detector, self.gate
 
     def _chance(self, verdict: Analysis) -> float:

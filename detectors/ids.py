@@ -23,10 +23,13 @@ class ModelId:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-def split_options(text: str) -> tuple[str, dict[str, str]]:
-    """Split an id into the id without options, and the options. If an option is repeated, the last value counts."""
+def split_options(text: str, only: Sequence[str] | None = None) -> tuple[str, dict[str, str]]:
+    """Split an id into the id without options, and the options. If an option is repeated, the last value counts.
+
+    ``only`` ends the search at the first option, from the end, that is not in it; None: all options are split off.
+    """
     options: dict[str, str] = {}
-    while match := _OPTION.search(text):
+    while (match := _OPTION.search(text)) and (only is None or match[1] in only):
         options.setdefault(match[1], match[2])
         text = text[: match.start()]
     return text, options

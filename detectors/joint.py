@@ -10,16 +10,16 @@ import numpy as np
 from PIL import Image
 
 from refiner.answers import analyses, read_analysis
+from refiner.detectors.composed import ComposedDetector
 from refiner.detectors.family import Family
 from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError
 from refiner.plain import DetectorLike, as_detector
-from refiner.protocols import Borrower, Movable, Spender
-from refiner.types import Analysis, Calls, Region
+from refiner.protocols import Detector
+from refiner.types import Analysis, Region
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline
 
     from refiner.detectors.family import Needs
     from refiner.detectors.ids import ModelId
@@ -28,7 +28,7 @@ _CLAIMED = 0.3
 """A region is already known if at least this share of its pixels is in regions of earlier detectors."""
 
 
-class JointDetector:
+class JointDetector(ComposedDetector):
     """Combines the regions of several detectors, each flaw once; a ``refiner.protocols.Detector``.
 
     A region is omitted if three tenths of it are in regions of earlier detectors; the first detector's description is
@@ -50,6 +50,11 @@ class JointDetector:
         self.detectors = tuple(as_detector(detector) for detector in detectors)
         self.name = " & ".join(detector.name for detector in self.detectors)
 
+    @property
+    def parts(self) -> tuple[Detector, ...]:
+        """The detectors."""
+        return self.detectors
+
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         """Find the flaws in one RGB image with all detectors."""
         answers = [read_analysis(detector(image, prompt), image, detector.name) for detector in self.detectors]
@@ -59,27 +64,6 @@ class JointDetector:
         """Analyse several images; the results are the same as with one call for each image."""
         answers = [analyses(detector, images, prompts) for detector in self.detectors]
         return [_joined(each, self.name) for each in zip(*answers, strict=True)]
-
-    def bind(self, pipe: DiffusionPipeline) -> None:
-        """Give the generating pipeline to the detectors that use its denoiser.
-
-        Raises:
-            ConfigError: one of them cannot use this pipeline.
-        """
-        for detector in self.detectors:
-            if isinstance(detector, Borrower):
-                detector.bind(pipe)
-
-    def to(self, device: str | torch.device) -> JointDetector:
-        """Move the detectors that can be moved."""
-        for detector in self.detectors:
-            if isinstance(detector, Movable):
-                detector.to(device)
-        return self
-
-    def spent(self) -> Calls:
-        """Denoiser rows (images times denoiser passes) of all detectors so far."""
-        return sum((part.spent() for part in self.detectors if isinstance(part, Spender)), Calls())
 
 
 def _joined(answers: Sequence[Analysis], name: str) -> Analysis:

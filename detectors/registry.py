@@ -35,9 +35,11 @@ ENTRY_POINTS = "refiner.detectors"
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
+        "aligngemini": "refiner.detectors.aligngemini:FAMILY",
         "anomagent": "refiner.detectors.anomreason:AGENT",
         "anomreason": "refiner.detectors.anomreason:FAMILY",
         "cnnspot": "refiner.detectors.baselines:CNNSPOT",
+        "dda": "refiner.detectors.aligngemini:EXPERT",
         "drct": "refiner.detectors.baselines:DRCT",
         "fakexplain": "refiner.detectors.fakexplain:FAMILY",
         "joint": "refiner.detectors.joint:FAMILY",
@@ -46,6 +48,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "pal4vst": "refiner.detectors.pal4vst:FAMILY",
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
+        "semantic": "refiner.detectors.aligngemini:SEMANTIC",
         "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
         "xaigd": "refiner.detectors.xaigd:FAMILY",
@@ -92,6 +95,12 @@ def load_detector(
               such anomalies. It has the options of ``vlm``, ``,adapter=<folder>`` and ``,format=<name>``.
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
+            - ``aligngemini:<folder or hub id>``, or ``aligngemini:<id>+<id>`` for any two detectors: a semantic and a
+              pixel branch, each with a verdict of its own. Its options are ``,fusion=<name>`` and
+              ``,thresholds=<x>/<y>`` (see ``load_aligngemini``).
+            - ``semantic:<folder or hub id>`` or ``semantic:<model>@<base url>``: the semantic branch alone, a model
+              that is tuned to judge only what an image shows. It has the options of ``vlm`` and ``,adapter=<folder>``.
+            - ``dda:<folder, hub id or file>``: the pixel branch alone, such as ``dda:Junwei-Xi/Dual-Data-Alignment``.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
             - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks, a verdict and masks of seven categories. Its
               options are ``,heatmap=<method>`` and ``,regions=all`` (see ``refiner.detectors.xaigd.config``).
@@ -211,6 +220,11 @@ def _located(detector: str, table: Mapping[str, str]) -> Path | Repository:
 def _parsed(family: Family, rest: str) -> ModelId:
     if not family.options and not family.endpoint:
         return ModelId(model=rest)
+    if family.holds_ids:
+        first, plus, last = rest.rpartition("+")
+        last, options = split_options(last, family.options)
+        check_options(options, family.options)
+        return ModelId(model=f"{first}{plus}{last}", options=options)
     found = parse_id(rest, family.options)
     if found.base_url is not None and not family.endpoint:
         raise ConfigError(

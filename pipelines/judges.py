@@ -1,4 +1,4 @@
-"""Judges: CLIP similarity, HPS, the burden that another detector finds, or several of these together.
+"""Judges: CLIP similarity, HPS, what another detector says (burden or realness), or several of these together.
 
 A judge scores images against their prompts: it is any object with ``score(images, prompts)`` (see
 ``refiner.plain.as_judge``). With several judges, an
@@ -9,8 +9,9 @@ different units need no weights, and each judge has a veto.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
@@ -21,7 +22,8 @@ from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import ConfigError, ModelError, ModelNotFoundError
 from refiner.hub import locate, resolve
 from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
-from refiner.protocols import Judge, Movable
+from refiner.protocols import Deciding, Judge, Movable
+from refiner.types import Analysis
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,51 @@ class BurdenJudge:
         if isinstance(self.detector, Movable):
             self.detector.to(device)
         return self
+
+
+class RealnessJudge:
+    """Scores an image by the verdict of a detector: 1 - ``fake_probability``, in [0, 1].
+
+    Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
+
+    Raises:
+        ConfigError: the detector is known to give no ``fake_probability``.
+    """
+
+    def __init__(self, detector: DetectorLike) -> None:
+        self.detector = as_detector(detector)
+        if isinstance(self.detector, Deciding) and not self.detector.decides:
+            raise _undecided(self.detector.name)
+
+    @property
+    def name(self) -> str:
+        return f"realness:{self.detector.name}"
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """Return the probability that each image is real; higher is better.
+
+        Raises:
+            ConfigError: the detector gave no ``fake_probability``.
+        """
+        return [1.0 - self._chance(analysis) for analysis in analyses(self.detector, images, prompts)]
+
+    def _chance(self, analysis: Analysis) -> float:
+        if analysis.fake_probability is None:
+            raise _undecided(self.detector.name)
+        return analysis.fake_probability
+
+    def to(self, device: str | torch.device) -> RealnessJudge:
+        """Move the detector, if it has a method ``to``."""
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
+        return self
+
+
+def _undecided(detector: str) -> ConfigError:
+    return ConfigError(
+        f"The judge realness:{detector} has no score, because this detector gives no fake_probability: use a detector "
+        "with a real/fake verdict, such as micro."
+    )
 
 
 class ClipJudge:
@@ -174,12 +221,18 @@ class JointJudge:
         return self.judges[0].score(images, prompts)
 
 
+_BY_DETECTOR: Mapping[str, Callable[[DetectorLike], Judge]] = MappingProxyType(
+    {"burden": BurdenJudge, "realness": RealnessJudge}
+)
+"""Prefix of ids -> judge made of a detector."""
+
+
 def load_judge(judge: str | Path, device: str | torch.device | None = None) -> Judge:
     """Load a judge by its id.
 
     Args:
-        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, or for HPS ``hps:<...>``, ``micro``, or
-            anything else that ``HPSScorer.from_pretrained`` reads.
+        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, ``realness:<id of a detector>``, or for HPS
+            ``hps:<...>``, ``micro``, or anything else that ``HPSScorer.from_pretrained`` reads.
         device: None: CUDA or MPS if available, otherwise the CPU.
 
     Raises:
@@ -188,10 +241,10 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
     kind, colon, rest = str(judge).partition(":")
     if colon and kind == "clip":
         return ClipJudge.from_pretrained(rest, device=device)
-    if colon and kind == "burden":
+    if colon and kind in _BY_DETECTOR:
         from refiner.detectors import load_detector
 
-        return BurdenJudge(load_detector(rest, device=device))
+        return _BY_DETECTOR[kind](load_detector(rest, device=device))
     from refiner.metrics.hps.scorer import HPSScorer
 
     scorer: Judge = HPSScorer.from_pretrained(rest if colon and kind == "hps" else judge, device=device)
@@ -205,7 +258,7 @@ def judge_needs(judge: str | Path) -> Needs:
         UserError: the errors of ``load_judge`` that are known without a download.
     """
     kind, colon, rest = str(judge).partition(":")
-    if colon and kind == "burden":
+    if colon and kind in _BY_DETECTOR:
         from refiner.detectors.registry import detector_needs
 
         return detector_needs(rest)
@@ -216,7 +269,8 @@ def judge_needs(judge: str | Path) -> Needs:
         return [locate(model, "judge")]
     except ModelNotFoundError as error:
         raise ModelNotFoundError(
-            f"{error} Known judges: micro, clip:<folder or hub id>, burden:<detector>, hps:<folder, file or hub id>."
+            f"{error} Known judges: micro, clip:<folder or hub id>, burden:<detector>, "
+            "realness:<detector>, hps:<folder, file or hub id>."
         ) from error
 
 

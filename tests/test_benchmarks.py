@@ -32,4 +32,4 @@ def test_the_page_of_what_was_measured_names_every_benchmark_and_no_other() -> N
 
 def test_the_makefile_runs_all_but_what_needs_a_question_or_hours() -> None:
     run = re.findall(r"tests/benchmarks/(\w+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert {*BENCHMARKS} - {*run} == {"settings.py", "fakexplain.py", "xaigd.py"}
+    assert {*BENCHMARKS} - {*run} == {"settings.py", "fakexplain.py", "xaigd.py", "aligngemini.py"}

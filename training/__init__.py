@@ -82,6 +82,13 @@ RECIPES: Mapping[str, Row] = MappingProxyType(
             data="generated images whose flaws are outlined, and real images",
             data_optional=True,
         ),
+        "aligngemini": Row(
+            target="refiner.training.aligngemini.recipe:RECIPE",
+            help="AlignGemini: a semantic and a pixel branch for the micro world, or on your data",
+            budget="about an hour and a half on one core; with --data as its config says",
+            data="images with a verdict (semantic branch), and pairs from refiner data reconstruct (pixel branch)",
+            data_optional=True,
+        ),
         "instruct": Row(
             target="refiner.training.instruct.recipe:RECIPE",
             help="the chat model that revises prompts: a tiny Qwen2",

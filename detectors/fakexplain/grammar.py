@@ -231,7 +231,7 @@ def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer
     if word not in (dialect.fake, "real"):
         raise _unreadable(f"the verdict {plain_text(verdict, MAX_NAME)!r}, not {dialect.fake} or real", text)
     fake = word == dialect.fake
-    found = _marked(thoughts, dialect) if dialect.opening else _lines(thoughts, fake)
+    found = _marked(thoughts, dialect) if dialect.opening else read_lines(thoughts, fake)
     flaws = [Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in found]
     kept = tuple(dict.fromkeys(flaw for flaw in flaws if flaw.description or flaw.box))
     return Answer(flaws=kept[:MAX_REGIONS], tags=_tags(tags), fake=fake)
@@ -298,8 +298,8 @@ def _pairs(item: str, dialect: Dialect) -> list[tuple[str, str | None]]:
     return [(_described(words), box) for box in boxes] or [(_described(words), None)]
 
 
-def _lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:
-    """Pairs of description and box: the lines with a box, and, in fake images, listed lines without one.
+def read_lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:
+    """Pairs of description and box (the numbers, not read): lines with a box, and, in fake images, also listed lines.
 
     The description is the text before the boxes of the line, else the text after them.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from refiner.detectors.aligngemini.notes import NOTE as ALIGNGEMINI
 from refiner.detectors.anomreason.notes import NOTE as ANOMREASON
 from refiner.detectors.fakexplain.notes import NOTE as FAKEXPLAIN
 from refiner.detectors.family import Family, loader
@@ -27,7 +28,7 @@ FAMILY = Family(
     load=loader("refiner.detectors.vlm.detector:load_vlm"),
     recognise=lambda config, folder: (
         config.get("model_type") in ("qwen2_5_vl", "qwen3_vl")
-        and not any((folder / note).is_file() for note in (ANOMREASON, FAKEXPLAIN))
+        and not any((folder / note).is_file() for note in (ALIGNGEMINI, ANOMREASON, FAKEXPLAIN))
     ),
     options=("grounder", "cache"),
     endpoint=True,

@@ -1,14 +1,16 @@
-"""``refiner data``: convert data sets and model folders to other formats."""
+"""``refiner data``: convert data sets and model folders to other formats, and reconstruct images."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from refiner.cli.evaluate_files import tell_problems
-from refiner.cli.options import DONE, count
+from refiner.cli.machine import add_device, check_device
+from refiner.cli.options import DONE, FAILED, count
 from refiner.cli.view import Terminal
-from refiner.data.problems import count_problems
+from refiner.data.problems import Problem, count_problems
 from refiner.data.sources import names_data, open_data, sources_help
 from refiner.data.writing import FORMATS, check_target, convert_data
 
@@ -17,8 +19,13 @@ WEIGHTS = "refiner"
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the sub-command ``convert``."""
+    """Add the sub-commands."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_reconstruct(commands)
+
+
+def _add_convert(commands: Any) -> None:
     convert = commands.add_parser("convert", help="write a data set, or published weights, in another format")
     convert.add_argument(
         "source",
@@ -37,6 +44,21 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies of a folder")
     convert.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     convert.set_defaults(run=_convert, check=lambda args: _check(convert, args))
+
+
+def _add_reconstruct(commands: Any) -> None:
+    words = "reconstruct real images by an autoencoder, as pairs for the pixel branch of AlignGemini"
+    made = commands.add_parser("reconstruct", help=words)
+    made.add_argument("images", metavar="IMAGES", help="folder of real images, at any depth")
+    made.add_argument("--vae", required=True, metavar="ID", help="micro, a folder, or a hub id of a pipeline")
+    made.add_argument("--out", required=True, metavar="DST", help="folder to write, or of a run that was stopped")
+    made.add_argument("--seed", type=int, default=0, help="of the latents (0)")
+    made.add_argument("--batch", type=count, default=8, metavar="N", help="images of one size at a time (8)")
+    words = "compress the reconstruction of a JPEG file with the quality of this file"
+    made.add_argument("--jpeg", action="store_true", help=words)
+    add_device(made)
+    made.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    made.set_defaults(run=_reconstruct)
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -84,3 +106,25 @@ def _convert_weights(args: argparse.Namespace, terminal: Terminal) -> int:
     files = {path.relative_to(written).as_posix(): str(path) for path in sorted(written.rglob("*")) if path.is_file()}
     terminal.answer(args, {"files": files}, str(written))
     return DONE
+
+
+def _reconstruct(args: argparse.Namespace, terminal: Terminal) -> int:
+    check_device(args.device)
+    from refiner.data.writing.reconstruction import Autoencoder, ReconstructionSettings, reconstruct
+    from refiner.machine import device_of
+
+    settings = ReconstructionSettings(vae=args.vae, seed=args.seed, batch=args.batch, jpeg=args.jpeg)
+    with terminal.waiting(f"loading {args.vae}"):
+        autoencoder = Autoencoder.from_pretrained(args.vae, device_of(args.device))
+    problems: list[Problem] = []
+    source, target = Path(args.images), Path(args.out)
+    try:
+        done = reconstruct(
+            source, target, settings, autoencoder, problems, lambda names: terminal.track(names, "reconstructing")
+        )
+    finally:
+        tell_problems(problems, terminal)
+    document = {"folder": str(target), **done._asdict(), "problems": count_problems(problems)}
+    counts = f"{done.made} pairs made, {done.kept} there before, {done.left_out} images left out"
+    terminal.answer(args, document, f"{target}: {counts}")
+    return DONE if done.made + done.kept else FAILED

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
     add_verify(commands.add_parser("verify", help="check the claims of detectors by hand"))
-    add_data(commands.add_parser("data", help="convert published weights"))
+    add_data(commands.add_parser("data", help="convert data sets and published weights, reconstruct images"))
     add_demo(commands.add_parser("demo", help="serve the demo for a browser"))
     add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
     return parser

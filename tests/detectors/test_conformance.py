@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from support.conformance import Conformance, assert_same, networks, pictures
 from support.scripted_agent import save_agent
+from support.tiny_experts import save_tiny_expert
 from support.tiny_locators import save_locator
 from support.tiny_pal4vst import save_pal4vst
 from support.tiny_xaigd import save_tiny
@@ -95,6 +96,37 @@ def fakexplain() -> Detector:
         return load_detector(f"fakexplain:{folder}", device="cpu", grounder="box")
 
 
+def semantic() -> Detector:
+    """A tiny network of Qwen3-VL's architecture that gives one of three answers of AlignGemini's semantic branch."""
+    from support.tiny_chat_models import save_teller
+
+    from refiner.detectors.aligngemini.grammar import write
+    from refiner.detectors.aligngemini.question import asking
+    from refiner.detectors.fakexplain.grammar import Answer, Flaw
+    from refiner.detectors.reading.boxes import BoxFormat
+
+    form = BoxFormat()
+    flaws = tuple(Flaw(f"thing {n}: odd", (0.09 * n, 0.1, 0.09 * n + 0.2, 0.6)) for n in range(2))
+    said = [Answer(flaws[:1], (), True), Answer(flaws, (), True), Answer((), (), False)]
+    answers = [write(answer, form=form, shown=Size(96, 96)) for answer in said]
+    rng = np.random.default_rng(1)
+    questions = [asking(render(sample_scene(rng)), form) for _ in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        save_teller(folder, answers, questions)
+        return load_detector(f"semantic:{folder}", device="cpu", grounder="box")
+
+
+def dda() -> Detector:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_detector(f"dda:{save_tiny_expert(Path(folder))}", device="cpu")
+
+
+def aligngemini() -> Detector:
+    from refiner.detectors.aligngemini.detector import AlignGeminiDetector
+
+    return AlignGeminiDetector(semantic(), dda())
+
+
 def anomreason() -> Detector:
     """A tiny network of Qwen3-VL's architecture that gives one of three lists of anomalies."""
     from support.tiny_chat_models import save_teller
@@ -162,6 +194,9 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "plain": plain,
     "vlm": vision_language,
     "fakexplain": fakexplain,
+    "semantic": semantic,
+    "dda": dda,
+    "aligngemini": aligngemini,
     "anomreason": anomreason,
     "anomagent": anomagent,
     "parts": parts,

@@ -18,7 +18,7 @@ from refiner.masks import iou
 from refiner.metrics.boxes import region_iou
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.protocols import Detector
-from refiner.training.fakexplain.lessons import truth_of
+from refiner.training.chat.truths import truth_of
 from refiner.training.runs import Run
 from refiner.training.world.flaws import bundled_generator
 from refiner.training.world.injected import painted
