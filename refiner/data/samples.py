@@ -46,6 +46,10 @@ class Sample:
     """Whether the truth gives the category of each region."""
     itemised: bool = True
     """Whether the truth separates the flaws, instead of joining them in one mask."""
+    misalignments: bool = False
+    """Whether the truth also lists where the image differs from its prompt; else nobody looked for that."""
+    weighed: bool = False
+    """Whether the truth gives the severity of each region."""
     anomalies: tuple[Claim, ...] | None = None
     """The flaws in words; None if unknown."""
     caption: str = ""
@@ -64,6 +68,8 @@ class Sample:
             "analysis": analysis,
             "categorised": self.categorised,
             "itemised": self.itemised,
+            "misalignments": self.misalignments,
+            "weighed": self.weighed,
             "anomalies": words,
             "caption": self.caption,
         }

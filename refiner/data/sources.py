@@ -62,6 +62,7 @@ _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
 _BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
 _SWIFT_HELP: Final = "one file of ms-swift's records with boxes, as FakeXplain trains from"
 _SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
+_SDG_HELP: Final = "SDG-30K's boxes of artifacts and misalignments, with the images"
 _RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
 _VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
 _ANOMREASON_HELP: Final = "AnomReason's JSON files with the images in 1_fake/ and 0_real/ beside them"
@@ -80,6 +81,13 @@ _ROWS: Final = (
         options=("split",),
     ),
     Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
+    Source(
+        name="sdg",
+        read=_reader("sdg:SdgData"),
+        place="FOLDER[,split=test|train]",
+        help=_SDG_HELP,
+        options=("split",),
+    ),
     Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
     Source(name="universalfake", read=_reader("universalfake:UniversalfakeData"), place="FOLDER", help=_VERDICTS_HELP),
     Source(name="pal4vst", read=_reader("pal4vst:Pal4vstData"), place="FOLDER", help=_PAL4VST_HELP),

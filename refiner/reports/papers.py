@@ -16,6 +16,7 @@ from refiner.evaluate.peers import COSTS, MEASURES, NONE
 from refiner.evaluate.robustness import CLEAN
 from refiner.files import Json, atomic_write
 from refiner.metrics.perturbations import Perturbation
+from refiner.metrics.sdg import TYPES
 from refiner.reports.evaluation import lead
 from refiner.reports.plots import words
 
@@ -37,6 +38,14 @@ class Paper(NamedTuple):
 PAPERS: Final[Mapping[str, Paper]] = {
     "localization": Paper("LEGION, Table 2", (("mIoU", "miou"), ("F1", "f1"))),
     "explanation": Paper("LEGION, Table 3", (("ROUGE-L", "rouge_l"), ("CSS", "css"))),
+    "defects": Paper(
+        "SDG, Table 2 (art: artifacts, mis: misalignments)",
+        tuple(
+            (f"{kind[:3]} {name}", f"{kind}_{name}")
+            for kind in TYPES
+            for name in ("DetTypeF1", "ClnAcc", "BoxF1@0.1", "BoxF1@0.5", "DescCos@0.1", "ImpAcc@0.1")
+        ),
+    ),
     "detection": Paper(
         "LEGION, Table 5",
         (("Acc", "accuracy"),),
