@@ -192,13 +192,11 @@ def compare_defects(
         return tallies
     ours, theirs = ([at for at, region in enumerate(side) if region.placed] for side in (found, true))
     corners = _thousandths([found[at] for at in ours], size), _thousandths([true[at] for at in theirs], size)
-    for threshold in THRESHOLDS:
-        pairs = match_boxes(*corners, threshold, config.matching)
+    matched = {threshold: match_boxes(*corners, threshold, config.matching) for threshold in THRESHOLDS}
+    for threshold, pairs in matched.items():
         tallies[f"BoxF1@{threshold}"] = Tally(2.0 * len(pairs), float(len(ours) + len(theirs)))
-        if threshold == THRESHOLDS[0]:
-            matched = [(ours[pair.found], theirs[pair.true]) for pair in pairs]
-            tallies |= _of_pairs(found, true, matched, cosines, importance=importance)
-    return tallies
+    places = [(ours[pair.found], theirs[pair.true]) for pair in matched[THRESHOLDS[0]]]
+    return tallies | _of_pairs(found, true, places, cosines, importance=importance)
 
 
 def description_cosines(found: Analysis, true: Analysis, encoder: SentenceEncoder) -> dict[DefectType, Cosines]:

@@ -52,7 +52,7 @@ class Defects(Task):
         if self.unreadable == "omit" or truth is None:
             return None
         row = self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"], None)
-        return row | {name: 0.0 for name in row if name.endswith(f"ClnAcc{_PART}")}
+        return row | {name: 0.0 for name in row if name.startswith("ClnAcc") and name.endswith(_PART)}
 
     def _compared(self, found: Analysis, truth: Analysis, facts: Json, cosines: Json | None) -> Figures:
         row: Figures = {}
@@ -62,13 +62,13 @@ class Defects(Task):
                 of_type(truth, kind),
                 truth.size,
                 self.config,
-                boxes=facts.get("itemised", facts["categorised"]),
+                boxes=bool(facts.get("itemised", facts["categorised"])),
                 importance=facts.get("weighed", False),
                 cosines=None if cosines is None else cosines[kind],
             )
             for name, tally in tallies.items():
-                row |= {f"{kind} {name}{_PART}": tally.part, f"{kind} {name}{_WHOLE}": tally.whole}
-        matched, boxes = ([row.get(f"{kind} BoxF1@0.5{end}") or 0.0 for kind in TYPES] for end in (_PART, _WHOLE))
+                row |= {f"{name}_{kind}{_PART}": tally.part, f"{name}_{kind}{_WHOLE}": tally.whole}
+        matched, boxes = ([row.get(f"BoxF1@0.5_{kind}{end}") or 0.0 for kind in TYPES] for end in (_PART, _WHOLE))
         return row | {"box_f1": sum(matched) / sum(boxes) if sum(boxes) else None}
 
     def figures(self, columns: Columns) -> Figures:
@@ -77,7 +77,7 @@ class Defects(Task):
         for name in columns:
             if name.endswith(_PART):
                 figure = name.removesuffix(_PART)
-                found |= _quotient(figure.replace(" ", "_"), columns[name], columns[f"{figure}{_WHOLE}"])
+                found |= _quotient(figure, columns[name], columns[f"{figure}{_WHOLE}"])
         return found
 
 
