@@ -14,7 +14,7 @@ from rich.text import Text
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
-from refiner.data.problems import Problem
+from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError
 from refiner.files import Json, check_writable
 
@@ -184,7 +184,12 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         problems += _problems_of(outcome, args.images, name)
     tell_problems(problems, terminal)
     mean = math.fsum(scores.values()) / len(scores) if scores else None
-    document = {"scores": scores, "mean": mean, "signature": scorer.signature}
+    document = {
+        "scores": scores,
+        "mean": mean,
+        "read_differently": _read_differently(problems),
+        "signature": scorer.signature,
+    }
     if args.json:
         terminal.document(document)
     else:
@@ -212,7 +217,13 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
     tell_problems(problems, terminal)
     found = table(((item.style, scores.get(item.name)) for item in items), compat=args.mode == "compat")
     *styles, average = map(asdict, found)
-    document = {"styles": styles, "average": average, "scores": scores, "signature": f"{scorer.signature};{SIGNATURE}"}
+    document = {
+        "styles": styles,
+        "average": average,
+        "scores": scores,
+        "read_differently": _read_differently(problems),
+        "signature": f"{scorer.signature};{SIGNATURE}",
+    }
     if args.json:
         terminal.document(document)
     else:
@@ -240,6 +251,13 @@ def _problems_of(outcome: Scored, folder: str, name: str) -> Iterator[Problem]:
     if outcome.error is not None:
         yield Problem(type(outcome.error).__name__, folder, name, str(outcome.error))
     yield from (Problem(note_kind(note), folder, name, note) for note in outcome.notes)
+
+
+def _read_differently(problems: Iterable[Problem]) -> Json:
+    """How many images the authors' code reads in another way, by kind."""
+    from refiner.metrics.hps.inputs import DIFFERENCES
+
+    return count_problems(problem for problem in problems if problem.kind in DIFFERENCES.values())
 
 
 def _add_aj(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
+from refiner.metrics.hps.inputs import DIFFERENCES
 from refiner.metrics.sdg import description_cosines
 from refiner.plain import DetectorLike, JudgeLike, Scorer, as_detector, as_judge
 from refiner.protocols import Judge, PaintJob, Signed, Streaming
@@ -179,7 +180,7 @@ def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
 
 def note_kind(note: str) -> str:
     """The kind under which a note of a judge is counted."""
-    return "long_text" if "cut to" in note else "note"
+    return DIFFERENCES.get(note, "long_text" if "cut to" in note else "note")
 
 
 class _Judged(NamedTuple):

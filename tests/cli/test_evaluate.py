@@ -401,6 +401,28 @@ def test_semap_prints_its_document(evaluate: Cli, encoder: Path, tmp_path: Path)
     assert "1 unreadable anomaly" in err
 
 
+def test_semap_takes_answers_thresholds_and_a_subset(evaluate: Cli, encoder: Path, tmp_path: Path) -> None:
+    references = {f"{name}.png": anomalies("six fingers") for name in "abc"}
+    said = {"a.png": "Yes.", "b.png": "no", "c.png": "yes"}
+    for name, content in (("p", references), ("r", references), ("s", ["a.png", "b.png"]), ("yes", said)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = ("semap", "--predictions", tmp_path / "p.json", "--references", tmp_path / "r.json")
+    more = ("--answers", tmp_path / "yes.json", "--subset", tmp_path / "s.json", "--thresholds", "0.5,1")
+    code, out, err = evaluate(*files, "--encoder", encoder, "--layer", "1", *more, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["images"], document["by_threshold"]["0.5"]["tp"]) == (2, 1)
+    assert list(document["by_threshold"]) == ["0.5", "1"]
+    assert document["signature"].startswith("csemap|")
+    assert "|thresholds=0.5,1|" in document["signature"]
+    assert "|subset=" in document["signature"]
+    out = evaluate(*files, "--encoder", encoder, "--layer", "1", *more)[1]
+    assert re.search(r"CSemAP 0\.\d{4}, CSemF1 0\.\d{4} over 2 images", out)
+    for wrong in ("0.5,x", "", "0,1", "0.5,0.5", "nan", "1.5"):
+        code, _, err = evaluate(*files, "--encoder", encoder, "--thresholds", wrong)
+        assert (code, "thresholds" in err) == (2, True), wrong
+
+
 def test_explanations_are_scored_from_a_run(evaluate: Cli, detector: str, encoder: Path, tmp_path: Path) -> None:
     data = folder_of(tmp_path / "data", 2)
     references = {"1.png": [{"name": "hand", "phenomenon": "six fingers", "reasoning": "a hand has five"}]}
@@ -490,7 +512,7 @@ def test_hps_of_a_folder_names_every_picture(evaluate: Cli, tmp_path: Path) -> N
     code, out, err = evaluate(*arguments, "--json")
     document = json.loads(out)
     assert code == 1
-    assert list(document) == ["scores", "mean", "signature"]
+    assert list(document) == ["scores", "mean", "read_differently", "signature"]
     assert set(document["scores"]) == {"00001.png", "00003.png"}
     assert document["mean"] == pytest.approx(sum(document["scores"].values()) / 2)
     assert "broken.png" in err
