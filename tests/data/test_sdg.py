@@ -161,7 +161,7 @@ ODD = (3, True, ["a"], {"a": "b"}, "\ud83d")
             )
         ),
         *(((field,), value, "bad_record") for field in ("caption", "generator") for value in ODD),
-        *(((f"{kind}_bboxes",), value, "bad_record") for kind in ("artifact", "misalignment") for value in (3, "x", {})),
+        *(((f"{kind}_bboxes",), each, "bad_record") for kind in ("artifact", "misalignment") for each in (3, "x", {})),
         *((("artifact_bboxes", 0), value, "bad_region") for value in (None, 3, "x", {}, [], [1, 2, 3])),
         *(
             (("misalignment_bboxes", 0, "box_2d"), value, "bad_region")
