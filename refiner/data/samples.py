@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
@@ -59,9 +59,17 @@ class Sample:
     split: str = ""
     """The part of the data set for training or testing that it belongs to, such as ``train``; "" if unknown."""
 
+    @property
+    def perceptual(self) -> Sample:
+        """The same without misalignments with the prompt, for whoever does not see the prompt."""
+        truth = self.truth and self.truth.perceptual
+        words = self.anomalies and tuple(each for each in self.anomalies if each.category is not Category.MISALIGNMENT)
+        return replace(self, truth=truth, anomalies=words)
+
     def truth_record(self) -> Json:
-        """The truth, ready for JSON."""
-        words = None if self.anomalies is None else to_document({"": self.anomalies})[""]
+        """The truth, ready for JSON; ``anomalies`` has no misalignments with the prompt."""
+        known = self.perceptual.anomalies
+        words = None if known is None else to_document({"": known})[""]
         analysis = None if self.truth is None else analysis_to_dict(self.truth, arrays=True)
         return {
             "fake": self.fake,

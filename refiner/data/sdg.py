@@ -59,6 +59,12 @@ class SdgDefect(NamedTuple):
     importance: float | None
     """From 1 to 100, the worst; None if unknown."""
 
+    def claim(self) -> Claim:
+        """The defect in words; the category only of a misalignment."""
+        category = self.category if self.category is Category.MISALIGNMENT else None
+        severity = None if self.importance is None else self.importance / _MOST
+        return Claim(explanation=self.description, category=category, severity=severity)
+
     def pixels(self, size: Size) -> Box:
         """The box in an image of ``size``, rounded to whole pixels, at least one of them."""
         x0, x1 = _rounded(self.box[0], self.box[2], size.width)
@@ -101,8 +107,8 @@ class SdgImage:
 class SdgData:
     """A split of SDG-30K as a data set; every image is generated.
 
-    Artifacts are also the truth in words; misalignments are only regions. An image without a record in any split is
-    counted as ``missing_record``. A record without an image is a sample with an error (``MissingImageError``).
+    An image without a record in any split is counted as ``missing_record``. A record without an image is a sample with
+    an error (``MissingImageError``).
 
     Args:
         folder: of the data set.
@@ -146,7 +152,6 @@ class SdgData:
         item = read_again(self.places[index], _read)
         paths = (self.root / item.path, self.root / IMAGES / item.name)
         image = load_image(next((path for path in paths if path.is_file()), paths[0]))
-        artifacts = (defect for defect in item.defects if defect.category is not Category.MISALIGNMENT)
         return Sample(
             name=item.name,
             group=item.generator or group_of(item.name),
@@ -157,7 +162,7 @@ class SdgData:
             categorised=False,
             misalignments=True,
             weighed=all(defect.importance is not None for defect in item.defects),
-            anomalies=tuple(Claim(explanation=defect.description) for defect in artifacts),
+            anomalies=tuple(defect.claim() for defect in item.defects),
             split=self.split,
         )
 

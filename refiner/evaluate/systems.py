@@ -143,7 +143,7 @@ class Looker:
     def _compared(self, sample: Sample, analysis: Analysis, notes: list[list[str]]) -> Json:
         """``similarity`` and ``css`` of an answer; ``notes`` gets the texts that an encoder could not read in full."""
         found: Json = {}
-        analysis = analysis.perceptual
+        sample, analysis = sample.perceptual, analysis.perceptual
         said = from_regions(analysis.regions)
         if sample.anomalies is None:
             return found

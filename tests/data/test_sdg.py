@@ -17,6 +17,7 @@ from PIL import Image
 from refiner.data.problems import count_problems
 from refiner.data.samples import DataSet, Sample
 from refiner.data.sources import open_data
+from refiner.data.writing.conversion import convert_data
 from refiner.errors import ConfigError, InputError, MissingImageError
 from refiner.taxonomy import Category
 
@@ -60,7 +61,11 @@ def test_boxes_have_y_first_and_importance_is_severity(tmp_path: Path, place: st
         ((0, 0, 40, 20), Category.MISALIGNMENT, 0.9, "it is no red cat"),
     ]
     assert first.anomalies is not None
-    assert [claim.explanation for claim in first.anomalies] == ["six toes"]
+    assert [(claim.explanation, claim.category, claim.severity) for claim in first.anomalies] == [
+        ("six toes", None, 0.45),
+        ("it is no red cat", Category.MISALIGNMENT, 0.9),
+    ]
+    assert [entry["Observed Phenomenon"] for entry in first.truth_record()["anomalies"]] == ["six toes"]
     assert second.truth is not None
     assert (second.group, second.truth.regions, second.anomalies, second.weighed) == ("sana", (), (), True)
 
@@ -236,3 +241,18 @@ def test_any_value_anywhere_costs_at_most_its_record(tmp_path: Path, value: Any,
     samples = loaded(data)
     assert all(isinstance(samples[at], Sample) for at in (0, -1))
     assert len(samples) + any(problem.kind.startswith(("bad", "duplicate")) for problem in data.problems) == 3
+
+
+def test_conversion_keeps_misalignments_and_importance(tmp_path: Path) -> None:
+    root = write(
+        tmp_path / "sdg", [record(), record("images/2.png", artifact_bboxes=[])], "images/flux/1.png", "images/2.png"
+    )
+    done = convert_data(open_data(f"sdg:{root}"), tmp_path / "out", "refiner", [])
+    assert done.regions == 3
+    again = open_data(f"fakexplained:{tmp_path / 'out'}").load(0)
+    assert again.truth is not None
+    found = [(each.box, each.severity, each.explanation) for each in again.truth.regions]
+    assert found == [((8, 2, 24, 6), 0.45, "six toes"), ((0, 0, 40, 20), 0.9, "it is no red cat")]
+    assert again.truth.regions[1].category is Category.MISALIGNMENT
+    assert again.perceptual.truth is not None
+    assert len(again.perceptual.truth.regions) == 1
