@@ -630,4 +630,3 @@ def test_defects_are_scored_from_the_command_line(evaluate: Cli, detector: str, 
     assert [figures[name] for name in names] == pytest.approx([1, 1, 1, 1])
     assert "DescCos@0.1_misalignment" not in figures
     assert evaluate(*arguments[:-1], tmp_path / "p", "--sentence-encoder", "none")[0] == 0
-    assert evaluate(*arguments[:-1], tmp_path / "q", "--matching", "best")[0] == 2
