@@ -4,11 +4,15 @@ Below the root are LEGION's three kinds (SynthScars, section 3.2). Below each ki
 instruction lists. Every leaf also belongs to exactly one of X-AIGD's seven categories (section "Three-level
 Seven-category Perceptual Artifact Taxonomy"). LEGION has no kind for common sense. We put it under physics, where
 LEGION lists spatial errors and impossible relations.
+
+One leaf is in neither vocabulary: misalignment, where the image does not show what its prompt asks for (SDG, arXiv
+2606.06113, Appendix A.2). Such a region may look perfectly real. So the metrics of the other papers leave it out.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class LegionKind(StrEnum):
@@ -59,16 +63,18 @@ class Category(StrEnum):
     """Sizes or lines that are not possible from a single viewpoint."""
     COMMONSENSE = "commonsense"
     """Objects that never occur together."""
+    MISALIGNMENT = "misalignment"
+    """Something that differs from the prompt, such as a wrong number of things; not visible without the prompt."""
 
     @property
-    def legion(self) -> LegionKind:
-        """The LEGION kind above this leaf."""
-        return _ABOVE[self][0]
+    def legion(self) -> LegionKind | None:
+        """The LEGION kind above this leaf; None for misalignment."""
+        return _ABOVE[self][0] if self in _ABOVE else None
 
     @property
-    def xaigd(self) -> XaigdCategory:
-        """The X-AIGD category that this leaf belongs to."""
-        return _ABOVE[self][1]
+    def xaigd(self) -> XaigdCategory | None:
+        """The X-AIGD category that this leaf belongs to; None for misalignment."""
+        return _ABOVE[self][1] if self in _ABOVE else None
 
     @classmethod
     def parse(cls, text: str) -> Category:
@@ -101,6 +107,9 @@ _ABOVE = {
     Category.PERSPECTIVE: (LegionKind.PHYSICS, XaigdCategory.PHYSICS),
     Category.COMMONSENSE: (LegionKind.PHYSICS, XaigdCategory.COMMONSENSE),
 }
+
+PERCEPTUAL: Final = tuple(_ABOVE)
+"""The categories of flaws that are visible without the prompt: all but misalignment."""
 
 FROM_LEGION = {
     LegionKind.PHYSICS: Category.OPTICS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
 from typing import Final, Literal, NamedTuple, get_args
@@ -240,6 +240,12 @@ class Analysis:
     def artifact_ratio(self) -> float:
         """Share of flawed pixels, in [0, 1] (PAR in X-AIGD)."""
         return float(self.mask.mean())
+
+    @property
+    def perceptual(self) -> Analysis:
+        """The same without misalignments with the prompt, as most metrics see it."""
+        regions = tuple(region for region in self.regions if region.category is not Category.MISALIGNMENT)
+        return self if len(regions) == len(self.regions) else replace(self, regions=regions)
 
     @property
     def burden(self) -> float:

@@ -65,7 +65,7 @@ def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
 def _shape(number: int, region: Region, analysis: Analysis) -> str:
     label = f"{number}: {region.name}, {_kind(region)}, severity {region.severity:.2f}. {region.explanation}"
     return (
-        f'<path class="rf-region rf-{region.category.legion}" data-region="{number}" tabindex="0" role="button" '
+        f'<path class="rf-region {_colour(region)}" data-region="{number}" tabindex="0" role="button" '
         f'aria-pressed="false" aria-label="{words(label)}" d="{svg_path(region.pixels(analysis.size))}"/>'
     )
 
@@ -75,8 +75,10 @@ def _badge(number: int, region: Region, analysis: Analysis) -> str:
     x0, y0, _, _ = region.box
     height, width = analysis.size
     place = f"left:{100 * x0 / width:.1f}%;top:{100 * y0 / height:.1f}%"
-    kind = region.category.legion
-    return f'<span class="rf-badge rf-{kind}" data-region="{number}" style="{place}" aria-hidden="true">{number}</span>'
+    return (
+        f'<span class="rf-badge {_colour(region)}" data-region="{number}" style="{place}" aria-hidden="true">'
+        f"{number}</span>"
+    )
 
 
 def _tip(number: int, region: Region, analysis: Analysis) -> str:
@@ -91,6 +93,11 @@ def _tip(number: int, region: Region, analysis: Analysis) -> str:
         f"<strong>{words(region.name)}</strong><span>{words(region.explanation)}</span>"
         f"<span>{_kind(region)} · severity {region.severity:.2f}</span></div>"
     )
+
+
+def _colour(region: Region) -> str:
+    """The class that colours a region by the kind of its flaw."""
+    return f"rf-{region.category.legion or region.category}"
 
 
 def _kind(region: Region) -> str:
@@ -110,7 +117,7 @@ def _note(number: int, region: Region) -> str:
     place = f' <span class="rf-faint">{words(where)}</span>' if where else ""
     why = f'<p class="rf-faint">{words(region.reasoning)}</p>' if region.reasoning else ""
     return (
-        f'<li data-region="{number}"><span class="rf-number rf-{region.category.legion}">{number}</span><div>'
+        f'<li data-region="{number}"><span class="rf-number {_colour(region)}">{number}</span><div>'
         f"<p><strong>{words(region.name)}</strong>{place}</p><p>{words(region.explanation)}</p>{why}"
         f'<p class="rf-facts"><span>{_kind(region)}</span>'
         f'<span>severity {region.severity:.2f} <i class="rf-meter"><i style="width:{100 * region.severity:.0f}%"></i>'

@@ -31,7 +31,7 @@ def picture(look: Look, candidate: Candidate) -> str:
     if claim.box is not None:
         x0, y0, x1, y1 = claim.box
         path = f"M{x0} {y0}H{x1}V{y1}H{x0}Z" if mask is None else svg_path(mask)
-        kind = "plain" if claim.category is None else claim.category.legion
+        kind = "plain" if claim.category is None else claim.category.legion or claim.category
         lines = "".join(f'<path class="{name}" d="{path}"/>' for name in ("rf-halo", f"rf-outline rf-{kind}"))
         outline = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{lines}</svg>'
     alt = "The image, with the described region outlined" if outline else "The image"

@@ -86,7 +86,7 @@ def _item(claim: Claim) -> str:
     because = f", because {claim.reasoning}" if claim.reasoning else ""
     return (
         f"<p> {claim.name}, {claim.location} </p> [SEG]:{claim.explanation}{because} "
-        f"({category.legion}, {category}, {word})."
+        f"({category.legion or category}, {category}, {word})."
     )
 
 

@@ -16,7 +16,7 @@ from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
 from refiner.detectors.reading.regions import plain_text
 from refiner.detectors.reading.words import read_share
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL, Category
 from refiner.types import Box, Claim, Size
 
 MAX_PROMPT = 2000
@@ -196,7 +196,7 @@ def box_field(form: BoxFormat) -> dict[str, Any]:
 def _region_fields(form: BoxFormat) -> dict[str, Any]:
     return {
         **{name: {"type": "string"} for name in ("name", "location", "explanation", "reasoning")},
-        "category": {"type": "string", "enum": [str(kind) for kind in Category]},
+        "category": {"type": "string", "enum": [str(kind) for kind in PERCEPTUAL]},
         "severity": {"type": "number"},
         "confidence": {"type": "number"},
         **box_field(form),

@@ -23,6 +23,7 @@ _WANTED = {
     Category.PHYSICAL_LAW: "{name} resting naturally in place",
     Category.PERSPECTIVE: "{name} in correct perspective",
     Category.COMMONSENSE: "{name} as it is in reality",
+    Category.MISALIGNMENT: "{name} exactly as described",
 }
 """What the image should show instead, for each category of flaw; a positive prompt never names a flaw."""
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SCORING: Final[Mapping[str, float | str]] = {
     "threshold": 0.5, "view": "full", "region": "union", "stretch": "minmax", "unreadable": "miss",
+    "matching": "hungarian",
 }  # fmt: skip
 """Settings of the scores that the records do not depend on; ``--rescore`` may change them."""
 _EVERY: Final = 30.0
@@ -45,6 +46,7 @@ _EVERY: Final = 30.0
 _TASKS: Final[Mapping[str, str]] = {
     "detection": "generated or real (AJ), and whether heat maps lie on the flaws",
     "localization": "predicted against true masks (PAD, mIoU, F1, region IoU, heat maps)",
+    "defects": "predicted against true defects, by type (SDG-Eval: DetTypeF1, ClnAcc, BoxF1, DescCos, ImpAcc)",
     "explanation": "predicted against true texts (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
     "realism": "how real images look, by generator (MAI, AF, CAP, PAR, HPS)",
     "refinement": "before against after (HPS, PAR, flaws, SemAP)",
@@ -111,13 +113,18 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         models.add_argument(
             "--view", choices=("phe", "rea", "full"), help="SemAP compares phenomena, reasonings or both (full)"
         )
-    if task == "explanation":
-        words = "for CSS: a folder or hub id, default for MiniLM, or none for no CSS (default)"
+    if task in ("explanation", "defects"):
+        metric = "CSS" if task == "explanation" else "DescCos"
+        words = f"for {metric}: a folder or hub id, default for MiniLM, or none for no {metric} (default)"
         models.add_argument("--sentence-encoder", default="default", help=words)
     if task in ("detection", "explanation"):
         models.add_argument("--threshold", type=float, help="generated if the probability is above it (0.5)")
     if task in ("localization", "explanation"):
         models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
+    if task == "defects":
+        words = "boxes one to one: hungarian by 1-DIoU (the paper), or greedy by IoU (its script) (hungarian)"
+        models.add_argument("--matching", choices=("hungarian", "greedy"), help=words)
+    if task in ("localization", "explanation", "defects"):
         words = "count unreadable answers as misses, or leave them out (miss)"
         models.add_argument("--unreadable", choices=("miss", "omit"), help=words)
     if task in ("detection", "localization"):
@@ -284,16 +291,21 @@ def load_looker(args: argparse.Namespace, machine: Machine, detector: str) -> Lo
     from refiner.detectors import load_detector
     from refiner.evaluate.systems import Looker
 
+    task = getattr(args, "task", None)
     sentences = None
     if (name := getattr(args, "sentence_encoder", "none")) != "none":
-        from refiner.metrics.css import SentenceEncoder
+        from refiner.metrics.css import MAX_TOKENS, SentenceEncoder
+        from refiner.metrics.sdg import MAX_TOKENS as OF_DESCRIPTIONS
 
-        sentences = SentenceEncoder.from_pretrained(None if name == "default" else name, device=machine.device)
+        longest = OF_DESCRIPTIONS if task == "defects" else MAX_TOKENS
+        encoder = None if name == "default" else name
+        sentences = SentenceEncoder.from_pretrained(encoder, device=machine.device, max_tokens=longest)
     return Looker(
         detector=load_detector(detector, machine.device, machine.dtype),
         judge=_judge(getattr(args, "judge", None), machine),
-        encoder=_encoder(args, machine) if getattr(args, "task", None) == "explanation" else None,
-        sentences=sentences,
+        encoder=_encoder(args, machine) if task == "explanation" else None,
+        sentences=None if task == "defects" else sentences,
+        descriptions=sentences if task == "defects" else None,
         batch_size=args.batch_size,
     )
 

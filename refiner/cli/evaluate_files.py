@@ -14,7 +14,7 @@ from rich.text import Text
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
-from refiner.data.problems import Problem
+from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError
 from refiner.files import Json, check_writable
 
@@ -41,11 +41,17 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _add_semap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="FILE", required=True, help="JSON of image name -> anomalies")
     parser.add_argument("--references", metavar="FILE", required=True, help="the same for the true anomalies")
+    words = "JSON of image name -> yes or no (generated or not), for CSemAP and CSemF1"
+    parser.add_argument("--answers", metavar="FILE", help=words)
+    words = "JSON list of the images to score, or an object with their names (all that both files have)"
+    parser.add_argument("--subset", metavar="FILE", help=words)
     parser.add_argument("--encoder", help="a folder or hub id (distilbert-base-uncased if cached, else MiniLM)")
     parser.add_argument("--layer", type=int, metavar="N", help="layer of the encoder (the encoder's default)")
     parser.add_argument(
         "--view", choices=("phe", "rea", "full"), default="full", help="compare phenomena, reasonings or both (full)"
     )
+    words = "scores from which a pair counts, in (0, 1] (0.7,0.8,0.9)"
+    parser.add_argument("--thresholds", metavar="T,T", default="0.7,0.8,0.9", help=words)
     add_device(parser)
     _add_json(parser)
     parser.set_defaults(run=_semap)
@@ -57,13 +63,16 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
         from refiner.metrics.semap import score_files
         from refiner.metrics.semap_scoring import SemapConfig
 
+        config = SemapConfig(view=args.view, thresholds=_numbers("--thresholds", args.thresholds))
         result = score_files(
             args.predictions,
             args.references,
             encoder=args.encoder,
             layer=args.layer,
             device=args.device,
-            config=SemapConfig(view=args.view),
+            config=config,
+            answers=args.answers,
+            subset=args.subset,
         )
     tell_problems(result.problems, terminal)
     document = result.document()
@@ -72,9 +81,18 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
         return DONE
     rows = [{"threshold": tau, **row} for tau, row in document["by_threshold"].items()]
     _show_rows(terminal, rows)
-    terminal.say(f"SemAP {document['semap']:.4f}, SemF1 {document['semf1']:.4f} over {document['images']} images")
+    gated = "" if args.answers is None else "C"
+    means = f"{gated}SemAP {document['semap']:.4f}, {gated}SemF1 {document['semf1']:.4f}"
+    terminal.say(f"{means} over {document['images']} images")
     terminal.say(f"signature: {document['signature']}")
     return DONE
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"Expected {option} as numbers such as 0.7,0.8, got {text!r:.60}: write them so.") from error
 
 
 def _add_pad(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +216,12 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         problems += _problems_of(outcome, args.images, name)
     tell_problems(problems, terminal)
     mean = math.fsum(scores.values()) / len(scores) if scores else None
-    document = {"scores": scores, "mean": mean, "signature": scorer.signature}
+    document = {
+        "scores": scores,
+        "mean": mean,
+        "read_differently": _read_differently(problems),
+        "signature": scorer.signature,
+    }
     if args.json:
         terminal.document(document)
     else:
@@ -226,7 +249,13 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
     tell_problems(problems, terminal)
     found = table(((item.style, scores.get(item.name)) for item in items), compat=args.mode == "compat")
     *styles, average = map(asdict, found)
-    document = {"styles": styles, "average": average, "scores": scores, "signature": f"{scorer.signature};{SIGNATURE}"}
+    document = {
+        "styles": styles,
+        "average": average,
+        "scores": scores,
+        "read_differently": _read_differently(problems),
+        "signature": f"{scorer.signature};{SIGNATURE}",
+    }
     if args.json:
         terminal.document(document)
     else:
@@ -254,6 +283,13 @@ def _problems_of(outcome: Scored, folder: str, name: str) -> Iterator[Problem]:
     if outcome.error is not None:
         yield Problem(type(outcome.error).__name__, folder, name, str(outcome.error))
     yield from (Problem(note_kind(note), folder, name, note) for note in outcome.notes)
+
+
+def _read_differently(problems: Iterable[Problem]) -> Json:
+    """How many images the authors' code reads in another way, by kind."""
+    from refiner.metrics.hps.inputs import DIFFERENCES
+
+    return count_problems(problem for problem in problems if problem.kind in DIFFERENCES.values())
 
 
 def _add_aj(parser: argparse.ArgumentParser) -> None:

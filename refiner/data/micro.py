@@ -52,6 +52,7 @@ class MicroData:
             image=flaws.image,
             fake=flawed,
             truth=Analysis(size=Size(SIZE, SIZE), regions=flaws.regions, detector="micro truth"),
+            weighed=True,
             anomalies=from_regions(flaws.regions),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
@@ -46,6 +46,10 @@ class Sample:
     """Whether the truth gives the category of each region."""
     itemised: bool = True
     """Whether the truth separates the flaws, instead of joining them in one mask."""
+    misalignments: bool = False
+    """Whether the truth also lists where the image differs from its prompt; else nobody looked for that."""
+    weighed: bool = False
+    """Whether the truth gives the severity of each region."""
     anomalies: tuple[Claim, ...] | None = None
     """The flaws in words; None if unknown."""
     caption: str = ""
@@ -58,15 +62,25 @@ class Sample:
     """Samples with equal values belong together: a real image, and those that were generated from it or from what it
     shows. "" if the data set pairs none."""
 
+    @property
+    def perceptual(self) -> Sample:
+        """The same without misalignments with the prompt, for whoever does not see the prompt."""
+        truth = self.truth and self.truth.perceptual
+        words = self.anomalies and tuple(each for each in self.anomalies if each.category is not Category.MISALIGNMENT)
+        return replace(self, truth=truth, anomalies=words)
+
     def truth_record(self) -> Json:
-        """The truth, ready for JSON."""
-        words = None if self.anomalies is None else to_document({"": self.anomalies})[""]
+        """The truth, ready for JSON; ``anomalies`` has no misalignments with the prompt."""
+        known = self.perceptual.anomalies
+        words = None if known is None else to_document({"": known})[""]
         analysis = None if self.truth is None else analysis_to_dict(self.truth, arrays=True)
         return {
             "fake": self.fake,
             "analysis": analysis,
             "categorised": self.categorised,
             "itemised": self.itemised,
+            "misalignments": self.misalignments,
+            "weighed": self.weighed,
             "anomalies": words,
             "caption": self.caption,
         }

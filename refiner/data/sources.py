@@ -69,6 +69,7 @@ _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
 _BOXES_HELP: Final = "boxes with descriptions, as FakeXplained has them"
 _SWIFT_HELP: Final = "one file of ms-swift's records with boxes, as FakeXplain trains from"
 _SYNTHSCARS_HELP: Final = "a split of SynthScars, such as SynthScars/test"
+_SDG_HELP: Final = "SDG-30K's boxes of artifacts and misalignments, with the images"
 _RICHHF_HELP: Final = "RichHF-18K's TFRecord file, with the images in images/ beside it"
 _VERDICTS_HELP: Final = "GENERATOR[/CLASS]/0_real and 1_fake, as ProGAN and UniversalFakeDetect have them"
 _GENIMAGE_HELP: Final = "GENERATOR/train|val/nature and ai, as GenImage has them"
@@ -102,6 +103,13 @@ _ROWS: Final = (
         options=("split",),
     ),
     Source(name="loki", read=_reader("loki:LokiData"), place="FOLDER", help="LOKI's images with boxes"),
+    Source(
+        name="sdg",
+        read=_reader("sdg:SdgData"),
+        place="FOLDER[,split=test|train]",
+        help=_SDG_HELP,
+        options=("split",),
+    ),
     Source(name="richhf", read=_reader("richhf:RichhfData"), place="FILE", help=_RICHHF_HELP),
     _split("universalfake", "universalfake:UniversalfakeData", _VERDICTS_HELP),
     _split("genimage", "genimage:GenimageData", _GENIMAGE_HELP),

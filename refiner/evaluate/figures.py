@@ -98,6 +98,12 @@ def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
 
 
 def true_analysis(record: Json) -> Analysis | None:
-    """The true flaws; None if they are not known."""
+    """The true regions; None if they are not known."""
     truth = record["truth"]["analysis"]
     return None if truth is None else analysis_from_dict(truth)
+
+
+def true_flaws(record: Json) -> Analysis | None:
+    """The true regions without misalignments with the prompt; None if they are not known."""
+    truth = true_analysis(record)
+    return None if truth is None else truth.perceptual

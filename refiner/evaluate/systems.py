@@ -23,6 +23,8 @@ from refiner.data.samples import Sample, digest, joined_text
 from refiner.errors import ConfigError, ModelError, RefinerError
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
+from refiner.metrics.hps.inputs import DIFFERENCES
+from refiner.metrics.sdg import description_cosines
 from refiner.plain import DetectorLike, JudgeLike, Scorer, as_detector, as_judge
 from refiner.protocols import Judge, PaintJob, Signed, Streaming
 from refiner.provenance import ai_label
@@ -54,6 +56,8 @@ class Looker:
     """Compares the explanations of the detector with the true ones, if they are known."""
     sentences: SentenceEncoder | None = None
     """The same for whole texts (CSS)."""
+    descriptions: SentenceEncoder | None = None
+    """Compares each found defect with each true one of its type (DescCos)."""
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -73,10 +77,13 @@ class Looker:
             "judge": self._judge and (self._judge.signature if isinstance(self._judge, Signed) else self._judge.name),
             "encoder": self.encoder and self.encoder.signature,
             "sentences": self.sentences and self.sentences.signature,
+            **({"descriptions": f"desccos|{self.descriptions.encoding}"} if self.descriptions else {}),
         }
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
         """``analysis``, ``score``, ``similarity``, ``css`` (each may be None) and ``notes`` of each sample.
+
+        With an encoder of descriptions also ``descriptions``: the cosines by type of defect, if the truth is known.
 
         Raises:
             ConfigError: a sample without an image.
@@ -106,6 +113,9 @@ class Looker:
                 analysis = _sound(sample.name, analysis, notes)
                 row["analysis"] = analysis_to_dict(analysis, arrays=True)
                 row |= self._compared(sample, analysis, notes)
+                if self.descriptions is not None and sample.truth is not None:
+                    row["descriptions"] = description_cosines(analysis, sample.truth, self.descriptions)
+                    notes += _unread(sample.name, (analysis, sample.truth), self.descriptions)
             rows.append(row | {"notes": notes})
         return rows
 
@@ -133,6 +143,7 @@ class Looker:
     def _compared(self, sample: Sample, analysis: Analysis, notes: list[list[str]]) -> Json:
         """``similarity`` and ``css`` of an answer; ``notes`` gets the texts that an encoder could not read in full."""
         found: Json = {}
+        sample, analysis = sample.perceptual, analysis.perceptual
         said = from_regions(analysis.regions)
         if sample.anomalies is None:
             return found
@@ -151,6 +162,13 @@ class Looker:
         return found
 
 
+def _unread(name: str, sides: Sequence[Analysis], encoder: SentenceEncoder) -> list[list[str]]:
+    """Notes on descriptions that are longer than the encoder reads."""
+    texts = {region.explanation for side in sides for region in side.regions}
+    cut = sum(encoder.is_cut(text) for text in texts)
+    return [["long_text", f"{name}: a description is longer than the sentence encoder reads"]] * cut
+
+
 def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
     """The analysis without a heat map that is out of range; ``notes`` gets a note about it."""
     values = analysis.heatmap
@@ -162,7 +180,7 @@ def _sound(name: str, analysis: Analysis, notes: list[list[str]]) -> Analysis:
 
 def note_kind(note: str) -> str:
     """The kind under which a note of a judge is counted."""
-    return "long_text" if "cut to" in note else "note"
+    return DIFFERENCES.get(note, "long_text" if "cut to" in note else "note")
 
 
 class _Judged(NamedTuple):

@@ -85,12 +85,14 @@ class SentenceEncoder:
         return cls(model=network, tokenizer=tokenizer, name=name, max_tokens=max_tokens, batch_size=batch_size)
 
     @property
+    def encoding(self) -> str:
+        """All that the vectors depend on."""
+        return f"encoder={self.name}|pooling=mean|max_tokens={self.max_tokens}"
+
+    @property
     def signature(self) -> str:
-        """All that the numbers depend on."""
-        return (
-            f"css|version={VERSION}|encoder={self.name}|pooling=mean|max_tokens={self.max_tokens}"
-            "|average=per_text|empty=0"
-        )
+        """All that CSS depends on."""
+        return f"css|version={VERSION}|{self.encoding}|average=per_text|empty=0"
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Unit vectors, float32 (texts, D). Each distinct text goes through the network once, short ones first.

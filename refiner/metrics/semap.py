@@ -26,6 +26,7 @@ from refiner.data.anomreason import (
     label_of,
     read_anomalies,
     read_answers,
+    read_subset,
 )
 from refiner.data.problems import Problem
 from refiner.errors import InputError, WeightsError
@@ -203,6 +204,7 @@ def score_files(
     device: str | None = None,
     config: SemapConfig | None = None,
     answers: str | Path | None = None,
+    subset: str | Path | None = None,
 ) -> SemapResult:
     """SemAP and SemF1 of a file of predictions against a file of references.
 
@@ -214,6 +216,7 @@ def score_files(
         device: of the encoder, see ``BertScore.from_pretrained``.
         config: what is counted.
         answers: JSON of image name -> yes or no, for CSemAP and CSemF1.
+        subset: JSON of the images to score, see ``refiner.data.anomreason.read_subset``; None for all.
 
     Raises:
         InputError: a file cannot be read, or they have no image in common.
@@ -222,11 +225,16 @@ def score_files(
         ConfigError: it has no such layer.
     """
     predicted, referred = read_anomalies(predictions), read_anomalies(references)
+    chosen = None if subset is None else read_subset(subset)
+    if chosen is not None:
+        problems = (*predicted.problems, *chosen.problems)
+        predicted, referred = chosen.of(dataclasses.replace(predicted, problems=problems)), chosen.of(referred)
     gated = predicted if answers is None else gate(predicted, read_answers(answers))
     if not isinstance(encoder, BertScore):
         encoder = BertScore.from_pretrained(encoder, layer=layer, device=device)
     result = evaluate(gated, referred, encoder, config)
-    return result if answers is None else dataclasses.replace(result, signature=f"c{result.signature}")
+    signature = result.signature if chosen is None else f"{result.signature}|{chosen.signature}"
+    return dataclasses.replace(result, signature=signature if answers is None else f"c{signature}")
 
 
 def gate(predictions: AnomalySet, answers: Answers) -> AnomalySet:

@@ -49,6 +49,8 @@ class SemapConfig:
                 raise ConfigError(f"Expected a {name} of {known}; got {getattr(self, name)!r}: name one of these.")
         if not self.thresholds or not all(0 < tau <= 1 for tau in self.thresholds):
             raise ConfigError(f"Expected thresholds in (0, 1], got {self.thresholds}: name at least one.")
+        if len({f"{tau:g}" for tau in self.thresholds}) < len(self.thresholds):
+            raise ConfigError(f"Expected different thresholds, got {self.thresholds}: name each once.")
 
     @property
     def signature(self) -> str:

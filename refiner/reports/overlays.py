@@ -6,7 +6,7 @@ import bisect
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import get_args
@@ -20,8 +20,13 @@ from refiner.types import Analysis, Attempt, Box, RefinementResult, Region, Size
 PAPER, CARD, INK, FAINT, RULE = "#f6f5f1", "#ffffff", "#1b1b1a", "#6d6b66", "#dedbd3"
 GOOD, BAD = "#1f7a4d", "#b3362b"
 
-KIND_COLOURS = {LegionKind.STRUCTURE: "#e0342b", LegionKind.DISTORTION: "#8b2fd6", LegionKind.PHYSICS: "#2563eb"}
-"""Colours of outline and number of a region, by the kind of its flaw."""
+KIND_COLOURS: Mapping[LegionKind | None, str] = {
+    LegionKind.STRUCTURE: "#e0342b",
+    LegionKind.DISTORTION: "#8b2fd6",
+    LegionKind.PHYSICS: "#2563eb",
+    None: "#b45309",
+}
+"""Colours of outline and number of a region, by the kind of its flaw; None is that of misalignments."""
 
 _VIEW = 480
 _MARGIN = 28

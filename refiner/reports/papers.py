@@ -16,6 +16,7 @@ from refiner.evaluate.peers import COSTS, MEASURES, NONE
 from refiner.evaluate.robustness import CLEAN
 from refiner.files import Json, atomic_write
 from refiner.metrics.perturbations import Perturbation
+from refiner.metrics.sdg import TYPES
 from refiner.reports.evaluation import lead
 from refiner.reports.plots import words
 
@@ -32,11 +33,25 @@ class Paper(NamedTuple):
     """Heading and figure of each column."""
     rows: tuple[tuple[str, str], ...] = (("overall", ""),)
     """Label of each row, and what follows the names of the figures in it. A row without any figure is left out."""
+    of_group: tuple[tuple[str, str], ...] = (("", ""),)
+    """The same for each group; the labels follow its name."""
+    intervals: bool = True
+    """Whether the cells have the 95 % intervals."""
 
 
 PAPERS: Final[Mapping[str, Paper]] = {
     "localization": Paper("LEGION, Table 2", (("mIoU", "miou"), ("F1", "f1"))),
     "explanation": Paper("LEGION, Table 3", (("ROUGE-L", "rouge_l"), ("CSS", "css"))),
+    "defects": Paper(
+        "SDG, Table 2",
+        tuple(
+            (name.replace("Type", " Type").replace("@", " @"), name)
+            for name in ("DetTypeF1", "ClnAcc", "BoxF1@0.1", "BoxF1@0.5", "DescCos@0.1", "ImpAcc@0.1")
+        ),
+        tuple((f"overall, {kind}", f"_{kind}") for kind in TYPES),
+        tuple((f", {kind}", f"_{kind}") for kind in TYPES),
+        intervals=False,
+    ),
     "detection": Paper(
         "LEGION, Table 5 (Acc) and X-AIGD's table of detectors (the other columns; IoU and PixF1 of the heat maps)",
         (
@@ -86,9 +101,15 @@ def write_paper(table: Json, folder: str | Path) -> PaperTable | None:
     if paper is None:
         return None
     paper = _known(paper, [table["figures"], *table["groups"].values()])
-    rows = [(name, str(row["scored"]), *_cells(paper, row)) for name, row in table["groups"].items()]
+    rows = [
+        (f"{name}{label}", str(row["scored"]), *_cells(paper, row, ending))
+        for name, row in table["groups"].items()
+        for label, ending in paper.of_group
+        if not ending or any(f"{figure}{ending}" in row for _, figure in paper.columns)
+    ]
+    of_images = {ending for _, ending in paper.of_group}  # the others are means of groups
     for label, ending in paper.rows:
-        count = _UNKNOWN if ending else str(table["scored"])
+        count = str(table["scored"]) if ending in of_images else _UNKNOWN
         if any(f"{figure}{ending}" in table["figures"] for _, figure in paper.columns):
             rows.append((label, count, *_cells(paper, table["figures"], ending)))
     made = PaperTable(
@@ -167,7 +188,10 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
 
 def _known(paper: Paper, figures: Sequence[Figures]) -> Paper:
     """The paper's table without the columns that no figures have."""
-    return paper._replace(columns=tuple(each for each in paper.columns if any(each[1] in row for row in figures)))
+    endings = {"", *(ending for _, ending in (*paper.rows, *paper.of_group))}
+    names = {f"{name}{ending}": name for _, name in paper.columns for ending in endings}
+    known = {names[name] for row in figures for name in row if name in names}
+    return paper._replace(columns=tuple(each for each in paper.columns if each[1] in known))
 
 
 def _signed(value: float | None) -> str:
@@ -185,7 +209,7 @@ def _cells(paper: Paper, figures: Figures, ending: str = "", changes: Figures | 
         value, low, high = (figures.get(f"{name}{ending}{end}") for end in ("", "_low", "_high"))
         change = (changes or {}).get(name)
         cell = _UNKNOWN if value is None else f"{100 * value:.2f}"
-        if low is not None and high is not None:
+        if paper.intervals and low is not None and high is not None:
             cell += f" ({100 * low:.2f} to {100 * high:.2f})"
         cells.append(cell if change is None else f"{cell} ({round(change, 1) + 0.0:+.1f}%)")
     return cells

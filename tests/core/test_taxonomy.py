@@ -1,11 +1,16 @@
 import pytest
 
-from refiner.taxonomy import FROM_LEGION, FROM_XAIGD, Category, LegionKind, XaigdCategory
+from refiner.taxonomy import FROM_LEGION, FROM_XAIGD, PERCEPTUAL, Category, LegionKind, XaigdCategory
 
 
 def test_every_leaf_has_its_place_in_both_vocabularies():
-    assert {leaf.legion for leaf in Category} == set(LegionKind)
-    assert {leaf.xaigd for leaf in Category} == set(XaigdCategory)
+    assert {leaf.legion for leaf in PERCEPTUAL} == set(LegionKind)
+    assert {leaf.xaigd for leaf in PERCEPTUAL} == set(XaigdCategory)
+
+
+def test_misalignment_is_in_neither_vocabulary():
+    assert set(Category) - set(PERCEPTUAL) == {Category.MISALIGNMENT}
+    assert (Category.MISALIGNMENT.legion, Category.MISALIGNMENT.xaigd) == (None, None)
 
 
 def test_the_typical_leaf_of_a_category_belongs_to_it():

@@ -436,7 +436,7 @@ class Streaming:
 def test_prompts_that_a_judge_cannot_hold_are_counted(tmp_path: Path) -> None:
     samples = [sample("a", prompt="a hand " * 90)]
     _, scored = measure(tmp_path, "realism", samples, [analysis()], judge=Streaming())
-    assert scored.table["problems"] == {"long_text": 1, "note": 1}
+    assert scored.table["problems"] == {"alpha_over_white": 1, "long_text": 1}
     assert scored.notes[0] == "a: prompt cut to 77 tokens"
 
 

@@ -17,6 +17,7 @@ from support.profiles import rgb_profile
 
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.metrics.hps import texts as hps_texts
+from refiner.metrics.hps.inputs import DIFFERENCES, READING, read
 from refiner.metrics.hps.scorer import HPSScorer
 from refiner.metrics.hps.texts import text_features
 
@@ -245,6 +246,23 @@ def test_odd_pictures_are_scored_and_noted(scorer: HPSScorer, tmp_path: Path) ->
         assert again == outcome
 
 
+def test_the_signature_names_each_way_in_which_the_authors_read_an_image_otherwise(
+    scorer: HPSScorer, tmp_path: Path
+) -> None:
+    odd = odd_pictures(tmp_path)
+    assert set(DIFFERENCES) == set(odd)
+    for note, path in odd.items():
+        image, notes = read(path)
+        assert notes == (note,)
+        with Image.open(path) as theirs:
+            assert theirs.convert("RGB").tobytes() != image.tobytes()
+        kind, _, _ = DIFFERENCES[note].partition("_")
+        assert any(kind in word or word.startswith(kind) for word in READING.split(","))
+    picture(3).save(tmp_path / "plain.png")
+    assert read(tmp_path / "plain.png") == (picture(3), ())
+    assert f"|reading:{READING}|" in scorer.signature
+
+
 def test_palettes_lose_nothing(scorer: HPSScorer, tmp_path: Path) -> None:
     palette = picture(5).convert("P")
     palette.save(tmp_path / "palette.png")
@@ -280,7 +298,10 @@ def test_signatures_tell_settings_apart() -> None:
     ways = ({}, {"antialias": False}, {"mode": "compat"}, {"version": "v2.1"}, {"backend": "hpsv2"})
     scorers = [build(**settings) for settings in ways]
     signatures = [scorer.signature for scorer in scorers]
-    assert signatures[0] == "hps|version:own|model:small|backend:open_clip|mode:fp32|antialias:on|size:32|score:cosine"
+    assert signatures[0] == (
+        "hps|version:own|model:small|backend:open_clip|mode:fp32|antialias:on|size:32|"
+        "reading:v2,exif=turned,alpha=over_white,16bit=scaled,icc=to_srgb,tiny_or_narrow_or_no_prompt=refused|score:cosine"
+    )
     assert len(set(signatures)) == len(signatures)
     assert [scorer.name for scorer in scorers] == [
         "small",

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
-from refiner.data.anomreason import AnomalySet, Answers
+from refiner.data.anomreason import AnomalySet, Answers, Subset, read_subset
 from refiner.data.problems import count_problems
 from refiner.errors import ConfigError, InputError, ModelNotFoundError, WeightsError
 from refiner.metrics.bertscore import BertScore
@@ -434,6 +434,40 @@ def test_explanations_count_where_the_image_was_called_generated(files, encoder,
     assert (result.semap, result.semf1, len(result.images)) == (0.25, 0.25, 4)
     assert result.signature.startswith("csemap|")
     assert count_problems(result.problems) == {"missing_answer": 1, "real_image": 1, "unreadable_answer": 1}
+
+
+@pytest.mark.parametrize(
+    "form", [list, lambda names: dict.fromkeys(names, 0), lambda names: [{name: 1} for name in names]]
+)
+def test_a_subset_in_any_form_scores_only_its_images(files, encoder, tmp_path, form):
+    images, wrong = some(4, 0), some(4, 0, each=1)
+    predictions = {f"set/{name}": images[name] if name in ("1.png", "2.png") else wrong[name] for name in images}
+    subset = tmp_path / "subset.json"
+    subset.write_text(json.dumps(form(["2.png", "elsewhere/1.png", "gone.png"])))
+    paths = files(predictions, images)
+    whole, part = (score_files(*paths, encoder=encoder, subset=chosen) for chosen in (None, subset))
+    assert (whole.semf1 < 1, part.semf1, len(part.images)) == (True, 1, 2)
+    start, _, digest = part.signature.rpartition("|subset=")
+    assert (start, len(digest)) == (whole.signature, 12)
+
+
+def test_a_path_in_a_subset_means_just_that_image():
+    part, _ = sets(["x/a.png", "y/a.png", "b.png"], [])
+    kept = {
+        names: tuple(Subset(file="s", names=frozenset(names)).of(part).images)
+        for names in [("x/a.png",), ("a.png",), ("z/a.png",), ("c.png", "b.png")]
+    }
+    assert list(kept.values()) == [("x/a.png",), ("x/a.png", "y/a.png"), ("x/a.png", "y/a.png"), ("b.png",)]
+
+
+@pytest.mark.parametrize("content", ["", "3", '"a.png"', "[", "[]", "{}", '[3, null, [], {}, " "]', '["\\ud800"]'])
+def test_subsets_that_name_no_image_are_refused(tmp_path, content):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(InputError, match=r"s\.json"):
+        read_subset(tmp_path / "s.json")
+    (tmp_path / "s.json").write_text('[3, "a.png", {"b.png": 1, "c.png": 2}]')
+    found = read_subset(tmp_path / "s.json")
+    assert (found.names, [problem.kind for problem in found.problems]) == ({"a.png"}, ["bad_name", "bad_name"])
 
 
 def test_answers_for_several_images_of_one_name_are_ambiguous():

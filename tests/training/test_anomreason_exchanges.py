@@ -15,7 +15,7 @@ from refiner.detectors.anomreason.notes import Note
 from refiner.detectors.anomreason.work import ATTRIBUTES, RELATIONS, Issue
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import InputError
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 from refiner.training.anomreason.drawn import ANSWERS, drawn_of, drawn_rows
 from refiner.training.anomreason.exchanges import TURNS, Exchange, Study, exchange, possible_flaws, study_of
 from refiner.training.anomreason.recipe import micro
@@ -125,7 +125,7 @@ def test_false_claims_are_flaws_that_another_thing_of_the_kind_may_have() -> Non
     for kind, regions in possible_flaws().items():
         assert len(regions) == len({region.explanation for region in regions}) >= 4, kind
         assert all(region.name.endswith(kind) for region in regions)
-    assert {region.category for regions in possible_flaws().values() for region in regions} == set(Category)
+    assert {region.category for regions in possible_flaws().values() for region in regions} == set(PERCEPTUAL)
 
 
 def test_questions_and_answers_are_short_in_the_bundled_vocabulary(studies: list[Study], pupil: Pupil) -> None:

@@ -63,7 +63,11 @@ def lesson_of(sample: Sample, note: Note) -> Lesson:
 
 
 def claims_of(sample: Sample) -> tuple[Claim, ...] | None:
-    """The flaws of a sample in words, with boxes where its truth gives one for each; None if they are not known."""
+    """The flaws of a sample in words, with boxes where its truth gives one for each; None if they are not known.
+
+    Misalignments are left out, because the model does not see the prompt.
+    """
+    sample = sample.perceptual
     regions = () if sample.truth is None or not sample.itemised else sample.truth.regions
     words = sample.anomalies
     if words is None:

@@ -15,13 +15,14 @@ def truth_of(sample: Sample) -> Answer:
     """The right answer about a sample.
 
     The tags are those of the truth. Without them, they are the categories of its flaws, if the data set gives them. A
-    flaw whose place is not known is left out; of a joined mask, each connected part is a flaw.
+    flaw whose place is not known is left out; of a joined mask, each connected part is a flaw. Misalignments are left
+    out, because the model does not see the prompt.
 
     Raises:
         InputError: it is not known whether the image is generated, or which flaws a generated image has, or a real
             image has flaws.
     """
-    size = _size_of(sample)
+    sample, size = sample.perceptual, _size_of(sample)
     try:
         entry = entry_of(sample, "", size, lambda _kind, _detail: None)
     except UnusableError as error:

@@ -23,7 +23,7 @@ from refiner.micro.flaws import FLAWS
 from refiner.micro.world import SIZE, Scene, sample_scene
 from refiner.pipelines.revisers.chat import ChatReviser
 from refiner.pipelines.revisers.template import TemplateReviser, clause_of
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL, Category
 from refiner.training.world.flaws import EXPLANATION
 from refiner.training.world.labels import PART_NAMES
 from refiner.training.world.tokenizers import chat_tokenizer, padded
@@ -152,7 +152,7 @@ def _region(scene: Scene, rng: np.random.Generator) -> Region:
         name=whole if rng.random() < 0.1 else f"the {part} of {whole}",
         location=location_words(box, FRAME),
         explanation=(EXPLANATION if malformed else kind.explanation).format(part=part),
-        category=list(Category)[int(rng.integers(len(Category)))] if malformed else kind.category,
+        category=PERCEPTUAL[int(rng.integers(len(PERCEPTUAL)))] if malformed else kind.category,
         severity=float(rng.integers(1, 11)) / 10,
         score=float(rng.uniform(0.5, 1)),
     )

@@ -30,18 +30,19 @@ def answer_of(sample: Sample) -> Taught:
     If the sample has a caption, its phrases (the names of the regions) are marked in it, as in LEGION's training: the
     phrase becomes ``<p> phrase </p> [SEG]``. If a phrase occurs several times, each region gets an occurrence of its
     own; LEGION's code gives all of them the first one. Without a caption, the answer is composed of the fields of the
-    regions; a region without a name is called by its place.
+    regions; a region without a name is called by its place. Misalignments with the prompt are left out.
 
     Raises:
         InputError: the sample does not say which flaws there are, or not in words.
     """
     if sample.truth is None:
         raise InputError(f"The sample {sample.name!r} has no regions to learn from: leave it out of the training data.")
-    regions = sample.truth.regions
+    truth = sample.truth.perceptual
+    regions = truth.regions
     if sample.caption:
         return _marked(sample.caption, regions)
     placed = tuple(region for region in regions if region.placed)
-    if not placed and (regions or sample.truth.tags):
+    if not placed and (regions or truth.tags):
         raise InputError(
             f"The sample {sample.name!r} has flaws whose places are not known, which LEGION learns to outline: leave "
             "it out of the training data."
@@ -51,7 +52,7 @@ def answer_of(sample: Sample) -> Taught:
             f"The sample {sample.name!r} has regions without explanations, which LEGION learns to write: choose data "
             "with explanations or captions."
         )
-    text = compose([_claim(region, sample.truth.size) for region in placed]) if placed else CLEAN
+    text = compose([_claim(region, truth.size) for region in placed]) if placed else CLEAN
     return Taught(text, placed, tuple(region for region in regions if not region.placed))
 
 

@@ -18,7 +18,7 @@ from refiner.detectors.legion.grammar import OPENING, SEVERITIES, compose
 from refiner.masks import box_of, location_words
 from refiner.micro.things import COLOURS, KINDS
 from refiner.micro.world import SIZE
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL, Category
 from refiner.training.world.flaws import EXPLANATION, REASONING, Pixels, category_of
 from refiner.training.world.labels import PART_NAMES, decoder_like
 from refiner.training.world.marked import Marked, Shards, arranged, claim_of, flaw_tensors
@@ -79,7 +79,7 @@ def vocabulary_texts() -> list[str]:
     texts += example_answers()
     middles = [(x, y) for y in (1, SIZE // 2, SIZE - 2) for x in (1, SIZE // 2, SIZE - 2)]
     texts += [f", {location_words((x, y, x + 1, y + 1), FRAME)}" for x, y in middles]
-    texts += [f" ({category.legion}, {category}, {word})." for category in Category for word in SEVERITIES]
+    texts += [f" ({category.legion}, {category}, {word})." for category in PERCEPTUAL for word in SEVERITIES]
     texts += [f" {colour} {kind}" for colour in COLOURS for kind in KINDS]
     return texts
 

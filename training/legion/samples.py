@@ -14,13 +14,13 @@ from torch import Tensor
 from refiner.data.samples import DataSet
 from refiner.detectors.legion.detector import LegionDetector
 from refiner.errors import ConfigError, InputError
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 from refiner.training.fit import Draw
 from refiner.training.legion.answers import Taught, answer_of
 from refiner.training.world.tokenizers import padded
 from refiner.types import Size
 
-_CATEGORIES = list(Category)
+_CATEGORIES = list(PERCEPTUAL)
 _LENGTH_STEP = 32  # answers are padded to multiples of this, so that few different shapes occur
 
 
@@ -41,7 +41,7 @@ class SampleBatch(NamedTuple):
     labels: Tensor  # int (B, L): the tokens of the answer, -100 elsewhere
     masks: tuple[Tensor, ...]  # of each image, float (S_i, H_i, W_i) of 0 and 1 at its own size
     scaled: tuple[tuple[int, int], ...]  # height and width of each image inside SAM's input
-    kinds: tuple[tuple[int, ...], ...]  # of each image the category of each region, index into ``Category``
+    kinds: tuple[tuple[int, ...], ...]  # of each image the category of each region, index into ``PERCEPTUAL``
 
 
 class Samples:

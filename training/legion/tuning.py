@@ -28,7 +28,7 @@ from refiner.detectors.legion.modeling import LegionModel, LegionOutput
 from refiner.errors import ConfigError, InputError, OutputError, WeightsError
 from refiner.hub import locate, resolve
 from refiner.micro.world import SIZE
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 from refiner.training.fit import fit, fit_settings, summed
 from refiner.training.legion.adapters import freeze, merge, trained_in_float32
 from refiner.training.legion.answers import answer_of
@@ -52,7 +52,7 @@ class Tuned(nn.Module):
         super().__init__()
         self.model = model
         vision = model.llava.config.vision_config.hidden_size
-        self.patch_head = nn.Linear(vision, 1 + len(Category))
+        self.patch_head = nn.Linear(vision, 1 + len(PERCEPTUAL))
         width = model.sam.config.mask_decoder_config.hidden_size
         self.pixel_head = nn.Sequential(nn.Conv2d(width, _PROBES**2, 1), nn.PixelShuffle(_PROBES))
 

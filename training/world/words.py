@@ -10,7 +10,7 @@ from refiner.masks import location_words
 from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.things import BACKGROUNDS, COLOURS, KINDS
 from refiner.micro.world import SIZE, sample_scene
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 from refiner.training.world.flaws import EXPLANATION, REASONING
 from refiner.training.world.labels import PART_NAMES
 from refiner.types import Region, Size
@@ -24,7 +24,7 @@ VERDICTS = ("present", "absent")
 
 def words() -> list[str]:
     """The words of the micro world, and the fixed phrases of explanations."""
-    found = [*VERDICTS, NOTHING, *map(str, Category), *(str(tenths / 10) for tenths in range(11))]
+    found = [*VERDICTS, NOTHING, *map(str, PERCEPTUAL), *(str(tenths / 10) for tenths in range(11))]
     found += [location_words((x, y, x + 1, y + 1), FRAME) for y in _MIDDLES for x in _MIDDLES]
     parts = {name.partition(": ")[2] for name in PART_NAMES} | {"surface"}
     parts |= {region.name.removeprefix("the ").partition(" of the ")[0] for region in injected_regions()}

@@ -25,12 +25,14 @@ from refiner.data.anomreason.anomalies import (
     to_document,
     to_entry,
 )
+from refiner.data.anomreason.subset import Subset, read_subset
 
 __all__ = [
     "FAKE",
     "REAL",
     "AnomalySet",
     "Answers",
+    "Subset",
     "anomalies_at",
     "basename",
     "from_regions",
@@ -39,6 +41,7 @@ __all__ = [
     "label_of",
     "read_anomalies",
     "read_answers",
+    "read_subset",
     "to_document",
     "to_entry",
 ]

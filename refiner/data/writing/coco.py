@@ -12,11 +12,11 @@ import numpy as np
 from refiner.data.writing.entries import Entry, Flaw
 from refiner.files import Json, dumps
 from refiner.masks import rle_encode
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL, Category
 
 UNKNOWN: Final = "flaw"
 """The category of a flaw without one."""
-IDS: Final = {name: number for number, name in enumerate((*map(str, Category), UNKNOWN), start=1)}
+IDS: Final = {str(name): number for number, name in enumerate((*PERCEPTUAL, UNKNOWN, Category.MISALIGNMENT), start=1)}
 """Category -> its id."""
 _IN_MEMORY: Final = 2**22
 """Bytes of records of images; more of them wait in a temporary file."""

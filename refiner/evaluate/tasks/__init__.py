@@ -12,6 +12,7 @@ from typing import Final
 
 from refiner.errors import ConfigError
 from refiner.evaluate.figures import Task
+from refiner.evaluate.tasks.defects import Defects
 from refiner.evaluate.tasks.detection import Detection
 from refiner.evaluate.tasks.explanation import Explanation
 from refiner.evaluate.tasks.localization import Localization
@@ -19,6 +20,7 @@ from refiner.evaluate.tasks.realism import Realism
 from refiner.evaluate.tasks.refinement import Refinement
 from refiner.files import Json
 from refiner.metrics.heatmaps import HeatmapConfig
+from refiner.metrics.sdg import SdgConfig
 from refiner.metrics.semap_scoring import SemapConfig
 
 __all__ = ["TASKS", "build_task"]
@@ -30,6 +32,11 @@ _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = {
     "localization": lambda _system, scoring: Localization(
         heatmap=HeatmapConfig(stretch=scoring.get("stretch", "minmax")),
         region=scoring.get("region", "union"),
+        unreadable=scoring.get("unreadable", "miss"),
+    ),
+    "defects": lambda system, scoring: Defects(
+        config=SdgConfig(matching=scoring.get("matching", "hungarian")),
+        descriptions=system.get("descriptions"),
         unreadable=scoring.get("unreadable", "miss"),
     ),
     "explanation": lambda system, scoring: Explanation(

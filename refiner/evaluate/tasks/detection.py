@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, true_analysis
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, true_flaws
 from refiner.evaluate.tasks.pixels import heatmap_figures, heatmap_row
 from refiner.files import Json
 from refiner.metrics import classification
@@ -62,7 +62,7 @@ class Detection(Task):
 
     def _aligned(self, record: Json) -> Figures:
         """The pixel counts of the heat map against the true flaws of a generated image, if both are known."""
-        truth = true_analysis(record)
+        truth = true_flaws(record)
         if truth is None or record["answer"]["analysis"]["heatmap"] is None:
             return {}
         return heatmap_row(analysis_from_dict(record["answer"]["analysis"]), truth.mask, self.heatmap)

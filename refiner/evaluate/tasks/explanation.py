@@ -11,7 +11,7 @@ import numpy as np
 from refiner.data.anomreason import from_regions
 from refiner.data.captions import caption_of
 from refiner.data.samples import joined_text
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_flaws, with_interval
 from refiner.evaluate.tasks.localization import region_row, region_signature
 from refiner.files import Json
 from refiner.metrics import classification, text
@@ -33,7 +33,8 @@ class Explanation(Task):
     otherwise those of all anomalies in order.
 
     With accuracy and region IoU, if verdicts and boxes are known, this is also FakeXplain's table. An answer that
-    could not be read counts as an empty one: every true flaw is missed, and the verdict is wrong.
+    could not be read counts as an empty one: every true flaw is missed, and the verdict is wrong. Misalignments with
+    the prompt are left out.
     """
 
     config: SemapConfig
@@ -61,7 +62,7 @@ class Explanation(Task):
         """SemAP, SemF1 and counts by threshold; metrics of texts, verdict and boxes."""
         if record["answer"]["similarity"] is None:
             return Unscored("missing_truth", "the sample has no anomalies in words to compare with")
-        found, truth = analysis_from_dict(record["answer"]["analysis"]), record["truth"]
+        found, truth = analysis_from_dict(record["answer"]["analysis"]).perceptual, record["truth"]
         row: Figures = {"css": record["answer"]["css"]}
         if truth["fake"] is not None and found.fake_probability is not None:
             row["accuracy"] = float((found.fake_probability > self.threshold) == truth["fake"])
@@ -86,7 +87,7 @@ class Explanation(Task):
             said, true = "" if found is None else caption_of(found), truth["caption"]
         row: Figures = {"semap": scored.semap, "semf1": scored.semf1}
         row |= {"rouge_l": rouge_l(said, true), "bleu_2": bleu_2(said, true)} if true else {}
-        row |= region_row(regions, true_analysis(record), truth, self.region)
+        row |= region_row(regions, true_flaws(record), truth, self.region)
         row |= {"predictions": scored.predictions, "references": scored.references}
         for tau, counts in zip(self.config.thresholds, scored.by_threshold, strict=True):
             row |= {f"{name}@{tau:g}": value for name, value in asdict(counts).items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_flaws, with_interval
 from refiner.evaluate.tasks.pixels import COUNTS, heatmap_figures, heatmap_row, pixel_row, pixel_totals
 from refiner.files import Json
 from refiner.masks import union
@@ -47,7 +47,8 @@ class Localization(Task):
 
     Also FakeXplain's region IoU if the truth has boxes, and X-AIGD's figures of heat maps if the detector gives any.
     An answer that could not be read counts as an empty mask if the image has flaws, as a missing prediction does for
-    X-AIGD and FakeXplain. If the image has none, it has no figures, because nobody found it clean.
+    X-AIGD and FakeXplain. If the image has none, it has no figures, because nobody found it clean. Misalignments with
+    the prompt are left out on both sides.
     """
 
     heatmap: HeatmapConfig
@@ -67,14 +68,14 @@ class Localization(Task):
 
     def row(self, record: Json) -> Figures | Unscored:
         """Pixel counts of all flaws together, of each category and of the heat map; region IoU."""
-        truth = true_analysis(record)
+        truth = true_flaws(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
-        return self._compared(analysis_from_dict(record["answer"]["analysis"]), truth, record["truth"])
+        return self._compared(analysis_from_dict(record["answer"]["analysis"]).perceptual, truth, record["truth"])
 
     def miss(self, record: Json) -> Figures | None:
         """The numbers of an empty mask, if the image has a flaw."""
-        truth = true_analysis(record)
+        truth = true_flaws(record)
         if self.unreadable == "omit" or truth is None or not truth.regions:
             return None
         return self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"])

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
 from refiner.records import analysis_from_dict
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Realism(Task):
     """How real images look, by generator (group): anomalies, severity, area, and HPS if there are prompts.
 
-    An answer that could not be read has no figures.
+    An answer that could not be read has no figures. Misalignments with the prompt are left out.
     """
 
     plots = Plots(
@@ -31,11 +31,11 @@ class Realism(Task):
         row: Figures = {"score": record["answer"]["score"]}
         if record["answer"]["analysis"] is None:
             return row
-        analysis = analysis_from_dict(record["answer"]["analysis"])
+        analysis = analysis_from_dict(record["answer"]["analysis"]).perceptual
         row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
         row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
         row |= {"fake_probability": analysis.fake_probability}
-        for category in Category:
+        for category in PERCEPTUAL:
             row[f"n {category}"] = sum(region.category is category for region in analysis.regions)
         return row
 
@@ -59,7 +59,7 @@ class Realism(Task):
         """Share of images with a flaw of the category, and flaws per image."""
         if "anomalies" not in columns:
             return {}
-        counts = {str(category): columns[f"n {category}"] for category in Category}
+        counts = {str(category): columns[f"n {category}"] for category in PERCEPTUAL}
         return {
             name: {"rate": float((values > 0).mean()), "per_image": float(values.mean())}
             for name, values in counts.items()

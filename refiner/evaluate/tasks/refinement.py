@@ -8,7 +8,7 @@ from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_i
 from refiner.files import Json
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.records import analysis_from_dict
-from refiner.taxonomy import Category
+from refiner.taxonomy import PERCEPTUAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Refinement(Task):
     """Before against after, for the last image and for the kept one; SemAP if true explanations are known.
 
     A sample without any image that was analysed has no figures. Burden is the sum of severity times confidence over
-    the regions.
+    the regions. PAR and the categories leave misalignments with the prompt out; number of flaws and burden do not.
     """
 
     semap: SemapConfig
@@ -41,12 +41,12 @@ class Refinement(Task):
         for when in ("before", "last", "best"):
             look = answer[when]
             analysis = analysis_from_dict(look["analysis"])
-            row |= {f"hps_{when}": look["score"], f"par_{when}": analysis.artifact_ratio}
+            row |= {f"hps_{when}": look["score"], f"par_{when}": analysis.perceptual.artifact_ratio}
             row |= {f"flaws_{when}": len(analysis.regions), f"burden_{when}": analysis.burden}
             if look["similarity"] is not None:
                 scored = score_image(Similarity.from_dict(look["similarity"]), self.semap)
                 row |= {f"semap_{when}": scored.semap, f"semf1_{when}": scored.semf1}
-            for category in Category:
+            for category in PERCEPTUAL:
                 row[f"{category} {when}"] = sum(region.category is category for region in analysis.regions)
         for name in ("hps", "par", "flaws", "burden"):
             before, best = row[f"{name}_before"], row[f"{name}_best"]
@@ -73,5 +73,5 @@ class Refinement(Task):
         """Flaws per image by category, in start, last and best image."""
         return {
             str(category): {when: mean(columns[f"{category} {when}"]) for when in ("before", "last", "best")}
-            for category in Category
+            for category in PERCEPTUAL
         }

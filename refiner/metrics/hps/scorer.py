@@ -32,7 +32,7 @@ from refiner.errors import ConfigError, InputError, ModelError, RefinerError
 from refiner.images import Source
 from refiner.machine import device_of
 from refiner.metrics.hps import weights as hps_weights
-from refiner.metrics.hps.inputs import check_prompt, describe, paired, read
+from refiner.metrics.hps.inputs import READING, check_prompt, describe, paired, read
 from refiner.metrics.hps.texts import Captions
 from refiner.metrics.hps.weights import CONFIG_FILE, PUBLISHED_FILES, WEIGHTS_FILE, Version
 
@@ -206,7 +206,10 @@ class HPSScorer:
 
     @property
     def signature(self) -> str:
-        """All that the scores depend on; scores are comparable only with equal signatures."""
+        """All that the scores depend on; scores are comparable only with equal signatures.
+
+        ``reading`` names where images are read in another way than by the authors' code.
+        """
         facts = {
             "version": self._version,
             "model": self._name,
@@ -214,6 +217,7 @@ class HPSScorer:
             "mode": self.mode,
             "antialias": "on" if self.antialias else "off",
             "size": self.config["vision_cfg"]["image_size"],
+            "reading": READING,
             "score": "cosine",
         }
         return "|".join(["hps", *(f"{name}:{value}" for name, value in facts.items())])
