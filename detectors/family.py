@@ -41,6 +41,8 @@ class Family:
     """Options that its ids may have, as ``,option=value``; ``grounder`` is the option for masks."""
     endpoint: bool = False
     """Whether the model may run behind an endpoint: ``<name>:<model>@<base url>``."""
+    holds_ids: bool = False
+    """Whether its ids may hold those of other detectors, whose options stay with them."""
     needs_folder: bool = True
     """Whether its ids name a folder, a hub id or a bundled model. If not, just the family's name is an id too."""
     needs: Callable[[ModelId], Needs] | None = None

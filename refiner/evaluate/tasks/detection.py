@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from refiner.calibration import abstained
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored
 from refiner.files import Json
 from refiner.metrics import classification
@@ -25,7 +28,8 @@ class Detection(Task):
     """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
 
     With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
-    answer that could not be read has no figures.
+    answer that could not be read has no figures. An image whose verdict a calibrated detector leaves open counts
+    only in ``decided``, the share of images that have a verdict.
     """
 
     threshold: float
@@ -40,19 +44,28 @@ class Detection(Task):
 
     def row(self, record: Json) -> Figures | Unscored:
         """The truth, the probability of being generated, and its margin (positive if the verdict is right)."""
-        fake, probability = record["truth"]["fake"], record["answer"]["analysis"]["fake_probability"]
+        fake, analysis = record["truth"]["fake"], record["answer"]["analysis"]
+        probability = analysis["fake_probability"]
         if fake is None:
             return Unscored("missing_truth", "the sample does not say whether it is generated")
+        if probability is None and abstained(analysis["tags"]):
+            return {"fake": float(fake), "probability": None, "margin": None}
         if probability is None:
             return Unscored("no_verdict", "the detector gives no probability of being generated")
         margin = probability - self.threshold
         return {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
 
     def figures(self, columns: Columns) -> Figures:
-        """AJ."""
-        fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
+        """AJ of the images with a verdict, and their share."""
+        fake = columns["fake"] == 1
+        probability = columns["probability"] if "probability" in columns else np.full(len(fake), np.nan)
+        decided = ~np.isnan(probability)
+        if not decided.any():
+            return dict.fromkeys(BinaryCounts().document()) | {"decided": 0.0}
+        fake, called = fake[decided], probability[decided] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
-        return BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()}).document()
+        counts = BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()})
+        return counts.document() | {"decided": float(decided.mean())}
 
     def across(self, groups: Mapping[str, Figures]) -> Figures:
         """Unweighted means of the groups' accuracies: over all groups, and over each of ``KINDS`` that is complete."""
