@@ -122,8 +122,9 @@ def operating_point(scores: Scores, fake: Labels, fpr: float) -> OperatingPoint:
     if not (fake & (scores > threshold)).any():
         reached = int((real >= threshold).sum())
         raise InputError(
-            f"No generated image has a score above {threshold:g}, which fpr={fpr:g} needs, because {reached} of "
-            f"{len(real)} real images have at least this score: choose a higher rate, or another detector."
+            f"No generated image has a score above {threshold:g}, which fpr={fpr:g} needs, because this score or a "
+            f"higher one occurs {reached} times among {len(real)} real images: choose a higher rate, or another "
+            "detector."
         )
     middle = (threshold + float(higher.min())) / 2
     threshold = middle if middle < higher.min() else threshold
