@@ -63,6 +63,8 @@ def _calibrate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.seed < 0:
         raise ConfigError(f"Expected a seed of at least 0, got seed={args.seed}: choose another one.")
     check_writable(Path(args.out).parent)
+    if Path(args.out).is_dir():
+        raise ConfigError(f"Expected a file to write, got the folder --out {args.out}: add a name, such as c.json.")
     data = open_data(args.data, prompts=args.prompts)
     with terminal.waiting("drawing labelled images"):
         drawn = draw(data, args.labels, args.seed)

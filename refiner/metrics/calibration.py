@@ -1,9 +1,9 @@
 """Fit a calibration (``refiner.calibration``) on the scores of labelled images.
 
 **Operating point.** Of n real images, at most k = floor(fpr (n + 1)) - 1 lie above the threshold. Then a new image of
-the same kind lies above it with a probability of at most fpr, whatever the distribution of the scores: this is split
-conformal prediction (Vovk et al. 2005), and the umbrella of Tong et al. (2018) in its mean. The threshold lies half-way
-to the next higher score, so that rounding does not move an image across it.
+the same kind lies above it with a probability of at most fpr, whatever the distribution of the scores, as in split
+conformal prediction (Vovk et al. 2005). The threshold lies half-way to the next higher score, so that rounding does not
+move an image across it.
 
 The interval of the false-positive rate is that of Clopper and Pearson. It holds although the threshold was chosen on
 the same images: for scores without ties, the rate at the threshold lies between a Beta(k, n - k + 1) and a

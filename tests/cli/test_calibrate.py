@@ -166,6 +166,7 @@ def test_an_image_that_fails_is_left_out_and_named(calibrate: Cli, images: str, 
         (("--labels", "20"), "got 10 and 10"),
         (("--seed", "-1"), "at least 0"),
         (("--out", "/dev/null/c.json"), "Cannot write"),
+        (("--out", "/tmp"), "got the folder --out /tmp"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_words(calibrate: Cli, arguments: tuple[str, str], words: str) -> None:
