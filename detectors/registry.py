@@ -167,14 +167,14 @@ def bundled_detectors() -> list[str]:
 
 def _calibration(detector: str | Path) -> tuple[str, Calibration | None]:
     """Split an id into the id without its calibration, and the calibration; None if it has none."""
-    text = str(detector)
-    if Path(text).is_dir():
-        return text, None
-    prefix, table = text.partition(":")[0], families()
+    text, table = str(detector), families()
+    prefix = text.partition(":")[0]
     joined = prefix in table and _load_family(prefix, table).holds_ids
     first, plus, last = text.rpartition("+") if joined else ("", "", text)
     plain, file = take_option(last, "calibration")
-    return f"{first}{plus}{plain}", None if file is None else Calibration.read(file)
+    if file is None or Path(text).is_dir():
+        return text, None
+    return f"{first}{plus}{plain}", Calibration.read(file)
 
 
 def _check_option(family: Family, name: str, detector: str) -> None:

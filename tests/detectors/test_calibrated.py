@@ -193,6 +193,8 @@ def test_ids_name_a_calibration(tmp_path: Path) -> None:
         with_grounder(f"micro:probe,calibration={file}", "box")
     with pytest.raises(ConfigError, match="calibration of the detector 'legion-micro"):
         load_detector(f"micro,calibration={file}", device="cpu")
+    with pytest.raises(InputError, match="The calibration '' cannot be read"):
+        detector_needs("micro:probe,calibration=")
     for load in (load_detector, detector_needs):
         with pytest.raises(InputError, match=r"nowhere\.json' cannot be read \(no such file"):
             load("micro:probe,calibration=nowhere.json")
