@@ -8,6 +8,7 @@ from dataclasses import replace
 from PIL import Image
 
 from refiner.answers import analyses
+from refiner.calibration import ABSTAINED, abstained
 from refiner.detectors.composed import ComposedDetector
 from refiner.errors import ConfigError
 from refiner.plain import DetectorLike, as_detector
@@ -23,7 +24,8 @@ class GatedDetector(ComposedDetector):
     It gives a verdict to a detector that has none, such as LEGION's public weights (papers/legion.md section 4.2),
     which find flaws in real photographs too. ``fake_probability`` is that of the gate. Where it is below the
     threshold, the regions and the heatmap of the detector are withheld, which ``tags`` says; ``raw`` keeps its answer.
-    If one of the two raises an error, the whole call raises it.
+    Where a calibrated gate leaves its verdict open, so does this detector, and the regions are kept. If one of the two
+    raises an error, the whole call raises it.
 
     Args:
         detector: finds the flaws.
@@ -45,7 +47,7 @@ class GatedDetector(ComposedDetector):
 
     @property
     def decides(self) -> bool:
-        """True: each analysis has a ``fake_probability``."""
+        """True: each analysis has a ``fake_probability``, or says that the verdict is open."""
         return True
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
@@ -71,13 +73,16 @@ class GatedDetector(ComposedDetector):
         """The detector and its gate."""
         return self.detector, self.gate
 
-    def _chance(self, verdict: Analysis) -> float:
-        if verdict.fake_probability is None:
+    def _chance(self, verdict: Analysis) -> float | None:
+        """The gate's ``fake_probability``; None if it leaves the verdict open."""
+        if verdict.fake_probability is None and not abstained(verdict.tags):
             raise _undecided(self.gate.name)
         return verdict.fake_probability
 
-    def _gated(self, analysis: Analysis, chance: float) -> Analysis:
+    def _gated(self, analysis: Analysis, chance: float | None) -> Analysis:
         told = replace(analysis, fake_probability=chance, detector=self.name)
+        if chance is None:
+            return replace(told, tags=(*analysis.tags, f"{ABSTAINED} {self.gate.name} leaves the verdict open"))
         if chance >= self.threshold:
             return told
         count = len(analysis.regions)

@@ -35,6 +35,15 @@ def split_options(text: str, only: Sequence[str] | None = None) -> tuple[str, di
     return text, options
 
 
+def take_option(text: str, name: str) -> tuple[str, str | None]:
+    """Take one option out of an id: the id without it, and its value; None if it is not there."""
+    rest, options = split_options(text)
+    if name not in options:
+        return text, None
+    kept = [f",{option}={value}" for option, value in options.items() if option != name]
+    return rest + "".join(reversed(kept)), options[name]
+
+
 def check_options(options: Mapping[str, str], known: Sequence[str]) -> None:
     """Raise ``ConfigError`` if an option is unknown or empty."""
     for option, value in options.items():

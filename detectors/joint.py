@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.answers import analyses, read_analysis
+from refiner.calibration import abstained
 from refiner.detectors.composed import ComposedDetector
 from refiner.detectors.family import Family
 from refiner.detectors.registry import detector_needs, load_detector
@@ -32,9 +33,9 @@ class JointDetector(ComposedDetector):
     """Combines the regions of several detectors, each flaw once; a ``refiner.protocols.Detector``.
 
     A region is omitted if three tenths of it are in regions of earlier detectors; the first detector's description is
-    kept. ``fake_probability`` is the highest one. The heatmap has the maximum of each pixel, if all detectors give a
-    heatmap. If one detector raises an error, the whole call raises it, so that an unreadable answer never counts as
-    clean.
+    kept. ``fake_probability`` is the highest one; None if it is at most 0.5 and a calibrated detector leaves its
+    verdict open. The heatmap has the maximum of each pixel, if all detectors give a heatmap. If one detector raises an
+    error, the whole call raises it, so that an unreadable answer never counts as clean.
 
     Args:
         detectors: two or more detectors or functions of an image (see ``refiner.plain.as_detector``); the one with the
@@ -74,18 +75,25 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
         new = [not mask.any() or (mask & claimed).sum() < _CLAIMED * mask.sum() for mask in masks]
         regions += [region for region, alone in zip(answer.regions, new, strict=True) if alone]
         claimed |= answer.mask
-    chances = [answer.fake_probability for answer in answers if answer.fake_probability is not None]
     heatmaps = [answer.heatmap for answer in answers if answer.heatmap is not None]
     return Analysis(
         size=size,
         regions=tuple(regions),
-        fake_probability=max(chances, default=None),
+        fake_probability=_highest(answers),
         heatmap=np.maximum.reduce(heatmaps) if len(heatmaps) == len(answers) else None,
         tags=tuple(dict.fromkeys(tag for answer in answers for tag in answer.tags)),
         raw="\n".join(filter(None, (answer.raw for answer in answers))),
         detector=name,
         trace=tuple(step for answer in answers for step in answer.trace),
     )
+
+
+def _highest(answers: Sequence[Analysis]) -> float | None:
+    """The highest ``fake_probability``; None if there is none, or if an open verdict may be higher than 0.5."""
+    chances = [answer.fake_probability for answer in answers if answer.fake_probability is not None]
+    highest = max(chances, default=None)
+    is_open = any(answer.fake_probability is None and abstained(answer.tags) for answer in answers)
+    return None if highest is None or (is_open and highest <= 0.5) else highest
 
 
 def joined_ids(detector: str | Path) -> list[str]:
@@ -115,4 +123,4 @@ def _needs(model: ModelId) -> Needs:
     return [need for each in joined_ids(f"{FAMILY.name}:{model.model}") for need in detector_needs(each)]
 
 
-FAMILY = Family(name="joint", load=_load, needs=_needs, needs_folder=False, usage=("joint:<id>+<id>",))
+FAMILY = Family(name="joint", load=_load, needs=_needs, holds_ids=True, needs_folder=False, usage=("joint:<id>+<id>",))

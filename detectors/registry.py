@@ -16,10 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from refiner.calibration import Calibration
 from refiner.detectors.base import read_config
+from refiner.detectors.calibrated import CalibratedDetector
 from refiner.detectors.family import Family
 from refiner.detectors.gated import GatedDetector
-from refiner.detectors.ids import ModelId, check_options, parse_id, split_options
+from refiner.detectors.ids import ModelId, check_options, parse_id, split_options, take_option
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import MICRO_WEIGHTS, locate, micro_parts, read_card, resolve
 from refiner.plain import DetectorLike, as_detector
@@ -109,6 +111,10 @@ def load_detector(
               image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
+
+            Each id may end with ``,calibration=<file>``, a file of ``refiner calibrate`` (see
+            ``refiner.detectors.calibrated``). At the end of a joint id it is that of all detectors together; a detector
+            before the last may have its own.
         device: None selects CUDA or MPS if available, else the CPU.
         dtype: None selects float32 on a CPU, else the checkpoint's dtype.
         grounder: id for ``load_grounder``, such as ``sam:<path>``. Only for detectors that give boxes without masks:
@@ -123,9 +129,12 @@ def load_detector(
     Raises:
         ModelNotFoundError: there is no such detector; the message lists the known ones.
         WeightsError: the weights are damaged or of another kind.
-        ConfigError: a grounder for a detector that draws its own masks, or options that the family does not have.
+        ConfigError: a grounder for a detector that draws its own masks, options that the family does not have, or a
+            calibration of another detector.
+        InputError: the calibration cannot be read.
     """
-    family, model = _find(str(detector))
+    plain, calibration = _calibration(detector)
+    family, model = _find(plain)
     given = {"grounder": grounder, "gate": gate, "quantize": quantize, "device_map": device_map}
     for name in [name for name, value in given.items() if value is not None]:
         _check_option(family, name, str(detector))
@@ -135,7 +144,9 @@ def load_detector(
     if family.needs_folder:
         model = replace(model, model=str(resolve(model.model, "detector")))
     found = as_detector(family.load(model, device, dtype))
-    return found if gate is None or isinstance(gate, str | Path) else GatedDetector(found, gate)
+    if gate is not None and not isinstance(gate, str | Path):
+        found = GatedDetector(found, gate)
+    return found if calibration is None else CalibratedDetector(found, calibration)
 
 
 def detector_needs(detector: str | Path) -> Needs:
@@ -144,7 +155,7 @@ def detector_needs(detector: str | Path) -> Needs:
     Raises:
         UserError: the errors of ``load_detector`` that are known without a download.
     """
-    text, table = str(detector), families()
+    (text, _), table = _calibration(detector), families()
     found = _by_prefix(text, table)
     if found is None:
         place = _located(text, table)
@@ -164,13 +175,25 @@ def with_grounder(detector: str, grounder: str | Path) -> str:
         ConfigError: the detector draws its own masks.
         ModelNotFoundError: there is no such detector.
     """
-    _check_option(_find(detector)[0], "grounder", detector)
+    _check_option(_find(_calibration(detector)[0])[0], "grounder", detector)
     return f"{detector},grounder={grounder}"
 
 
 def bundled_detectors() -> list[str]:
     """List the ids of the bundled detectors."""
     return [part for part in micro_parts() if read_card(MICRO_WEIGHTS / part.removeprefix("micro:")).family]
+
+
+def _calibration(detector: str | Path) -> tuple[str, Calibration | None]:
+    """Split an id into the id without its calibration, and the calibration; None if it has none."""
+    text, table = str(detector), families()
+    prefix = text.partition(":")[0]
+    joined = prefix in table and _load_family(prefix, table).holds_ids
+    first, plus, last = text.rpartition("+") if joined else ("", "", text)
+    plain, file = take_option(last, "calibration")
+    if file is None or Path(text).is_dir():
+        return text, None
+    return f"{first}{plus}{plain}", Calibration.read(file)
 
 
 def _check_option(family: Family, name: str, detector: str) -> None:

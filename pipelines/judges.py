@@ -18,8 +18,9 @@ from cachetools import LRUCache
 from PIL import Image
 
 from refiner.answers import analyses
+from refiner.calibration import abstained
 from refiner.detectors.base import load_folder, one_for_each, placement
-from refiner.errors import ConfigError, ModelError, ModelNotFoundError
+from refiner.errors import BadAnswerError, ConfigError, ModelError, ModelNotFoundError
 from refiner.hub import locate, resolve
 from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
 from refiner.protocols import Deciding, Judge, Movable
@@ -81,10 +82,16 @@ class RealnessJudge:
 
         Raises:
             ConfigError: the detector gave no ``fake_probability``.
+            BadAnswerError: a calibrated detector leaves its verdict open.
         """
         return [1.0 - self._chance(analysis) for analysis in analyses(self.detector, images, prompts)]
 
     def _chance(self, analysis: Analysis) -> float:
+        if analysis.fake_probability is None and abstained(analysis.tags):
+            raise BadAnswerError(
+                f"The judge {self.name} has no score, because the detector leaves its verdict open: judge by the "
+                "detector without its calibration."
+            )
         if analysis.fake_probability is None:
             raise _undecided(self.detector.name)
         return analysis.fake_probability

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from refiner.detectors import load_detector
+from refiner.detectors.ids import split_options
 from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
 from refiner.files import check_writable
@@ -119,7 +120,7 @@ class RefinedPipeline:
         self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
         check_pipelines(pipe, self.inpainter, self.second_stage)
         if judge == "auto":
-            bundled = [each.partition(":")[0] == "micro" for each in joined_ids(str(detector))]
+            bundled = [split_options(each)[0].partition(":")[0] == "micro" for each in joined_ids(str(detector))]
             judge = "micro" if all(bundled) else None
         self.ids = ids_of(parts | {"judge": judge})
         self._runs: weakref.WeakSet[Interrupt] = weakref.WeakSet()

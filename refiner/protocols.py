@@ -187,7 +187,7 @@ class Deciding(Protocol):
 
     @property
     def decides(self) -> bool:
-        """Whether each analysis has a ``fake_probability``."""
+        """Whether each analysis has a ``fake_probability``, or a tag that says that the verdict is open."""
         ...
 
 

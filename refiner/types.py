@@ -199,7 +199,7 @@ class Analysis:
     size: Size
     regions: tuple[Region, ...] = ()
     fake_probability: float | None = None
-    """Probability that the image is generated, in [0, 1]; None if the detector does not give one."""
+    """Probability that the image is generated, in [0, 1]; None if the detector does not give one, or leaves it open."""
     heatmap: NDArray[np.float32] | None = None
     """Float (H, W) in [0, 1], or None."""
     tags: tuple[str, ...] = ()

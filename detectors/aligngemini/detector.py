@@ -8,6 +8,7 @@ from dataclasses import replace
 from PIL import Image
 
 from refiner.answers import analyses
+from refiner.calibration import abstained
 from refiner.detectors.aligngemini.config import BRANCHES
 from refiner.detectors.aligngemini.fusion import Fusion
 from refiner.detectors.base import check_domain
@@ -102,6 +103,8 @@ def _named(region: Region, branch: str) -> Region:
 
 def _tags(branch: str, analysis: Analysis) -> tuple[str, ...]:
     chance = analysis.fake_probability
+    if chance is None and abstained(analysis.tags):
+        return (f"{branch} branch: open", *analysis.tags)
     fake = bool(analysis.regions) if chance is None else chance > 0.5
     told = "" if chance is None else f" (probability {chance:.3f})"
     return (f"{branch} branch: {'generated' if fake else 'real'}{told}", *analysis.tags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from refiner.calibration import abstained
 from refiner.errors import ConfigError
 from refiner.types import Analysis
 
@@ -44,21 +45,27 @@ class Fusion:
         """Whether both branches must give a ``fake_probability``."""
         return self.name in ("mean", "max")
 
-    def of(self, semantic: Analysis, pixel: Analysis) -> float:
+    def of(self, semantic: Analysis, pixel: Analysis) -> float | None:
         """The probability that the image is generated, in [0, 1].
+
+        None if a calibrated branch leaves its verdict open and the other one does not settle it: by any rule but
+        ``mean``, a probability above 0.5 does.
 
         Raises:
             ConfigError: a branch gives no probability, which the rule needs.
         """
-        one, other = (self._chance(analysis) for analysis in (semantic, pixel))
-        if self.name == "mean":
-            return (one + other) / 2
-        if self.name == "thresholds":
-            assert self.thresholds is not None
-            one, other = scaled(one, self.thresholds[0]), scaled(other, self.thresholds[1])
-        return max(one, other)
+        chances = [self._chance(analysis) for analysis in (semantic, pixel)]
+        if self.thresholds is not None:
+            pairs = zip(chances, self.thresholds, strict=True)
+            chances = [None if chance is None else scaled(chance, threshold) for chance, threshold in pairs]
+        known = [chance for chance in chances if chance is not None]
+        if len(known) < len(chances):
+            return max((chance for chance in known if chance > _MIDDLE and self.name != "mean"), default=None)
+        return sum(known) / 2 if self.name == "mean" else max(known)
 
-    def _chance(self, analysis: Analysis) -> float:
+    def _chance(self, analysis: Analysis) -> float | None:
+        if analysis.fake_probability is None and abstained(analysis.tags):
+            return None
         if analysis.fake_probability is not None:
             return analysis.fake_probability
         if self.needs_probabilities:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from refiner import __version__
+from refiner.cli.calibrate import add_calibrate
 from refiner.cli.data import add_data
 from refiner.cli.demo import add_demo
 from refiner.cli.detect import add_detect
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     add_detect(commands.add_parser("detect", help="find the flaws of images"))
     add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
+    words = "learn a detector's threshold and probabilities from labelled images"
+    add_calibrate(commands.add_parser("calibrate", help=words))
     add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
     add_verify(commands.add_parser("verify", help="check the claims of detectors by hand"))
     add_data(commands.add_parser("data", help="convert data sets and published weights, reconstruct images"))

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of one set of samples; ``metrics.ranking`` compares generators that share prompts."""
+"""Intervals of one set of samples; ``metrics.ranking`` compares generators that share prompts."""
 
 from __future__ import annotations
 
@@ -40,3 +40,21 @@ def bootstrap_interval(
     )
     low, high = found.confidence_interval
     return float(low), float(high)
+
+
+def clopper_pearson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share (Clopper and Pearson, 1934): the ends between which ``count`` is not too unlikely.
+
+    Unlike a bootstrap interval, it is not empty for a count of 0 or of all, and holds for few samples.
+
+    Args:
+        count: of the samples, from 0 to ``total``.
+        total: at least 1.
+        level: how often such an interval holds the true share, at least.
+    """
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
+    high = 1.0 if count == total else float(beta.ppf(1 - tail, count + 1, total - count))
+    return low, high

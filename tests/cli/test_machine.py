@@ -23,11 +23,11 @@ COMMANDS = {
     "evaluate hps": ("--images", "none", "--prompts", "none.json"),
     "evaluate semap": ("--predictions", "none.json", "--references", "none.json"),
     "train": ("legion", "--data", "none"), "micro bench": ("--detector", "/no/such", "--out", "o"),
-    "demo": ("--model", "/no/such"),
+    "demo": ("--model", "/no/such"), "calibrate": ("micro", "--data", "none"),
 }  # fmt: skip
 """Every sub-command that loads models, each with arguments that are wrong as soon as a file or model is looked for."""
 OF_PIPELINES = ("refine", "rank", "evaluate refinement", "demo")
-WITH_DTYPE = (*OF_PIPELINES, "detect", "micro bench", *(f"evaluate {task}" for task in TASKS[:-1]))
+WITH_DTYPE = (*OF_PIPELINES, "calibrate", "detect", "micro bench", *(f"evaluate {task}" for task in TASKS[:-1]))
 
 Cli = Callable[..., tuple[int, str, str]]
 

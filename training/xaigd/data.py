@@ -61,7 +61,8 @@ def lesson_of(sample: Sample) -> Lesson:
     masks = np.zeros((len(CATEGORIES), image.height, image.width), dtype=np.bool_)
     if sample.truth is not None and sample.fake:
         for region in sample.truth.regions:
-            masks[CATEGORIES.index(region.category.xaigd)] |= region.pixels(sample.truth.size)
+            if region.category.xaigd is not None:
+                masks[CATEGORIES.index(region.category.xaigd)] |= region.pixels(sample.truth.size)
     known = not sample.fake or sample.truth is not None
     return Lesson(sample.name, image, sample.fake, masks if known else None)
 

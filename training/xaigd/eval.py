@@ -84,7 +84,8 @@ def row_of(sample: Sample, answer: Analysis) -> Row:
 def _by_category(analysis: Analysis) -> dict[XaigdCategory, Mask]:
     found: dict[XaigdCategory, list[Mask]] = {}
     for region in analysis.regions:
-        found.setdefault(region.category.xaigd, []).append(region.pixels(analysis.size))
+        if region.category.xaigd is not None:
+            found.setdefault(region.category.xaigd, []).append(region.pixels(analysis.size))
     return {category: union(masks, analysis.size) for category, masks in found.items()}
 
 

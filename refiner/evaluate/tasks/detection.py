@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.calibration import abstained
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, true_flaws
 from refiner.evaluate.tasks.pixels import heatmap_figures, heatmap_row
 from refiner.files import Json
@@ -31,7 +32,8 @@ class Detection(Task):
     """Generated or real: balanced accuracy, precision, recall and F1 as X-AIGD's AJ defines them, and plain accuracy.
 
     With groups, also the unweighted means of their accuracies, as in LEGION's Table 5. AJ counts verdicts only: an
-    answer that could not be read has no figures.
+    answer that could not be read has no figures. An image whose verdict a calibrated detector leaves open counts
+    only in ``decided``, the share of images that have a verdict.
 
     If the detector gives heat maps, and the flaws of generated images are known, also the alignment of the two on the
     generated images (X-AIGD's table of existing detectors). Real images are left out there, as in X-AIGD's PAD.
@@ -51,13 +53,16 @@ class Detection(Task):
 
     def row(self, record: Json) -> Figures | Unscored:
         """Truth, probability, its margin (positive if the verdict is right), and pixel counts of the heat map."""
-        fake, probability = record["truth"]["fake"], record["answer"]["analysis"]["fake_probability"]
+        fake, analysis = record["truth"]["fake"], record["answer"]["analysis"]
+        probability = analysis["fake_probability"]
         if fake is None:
             return Unscored("missing_truth", "the sample does not say whether it is generated")
-        if probability is None:
+        if probability is None and not abstained(analysis["tags"]):
             return Unscored("no_verdict", "the detector gives no probability of being generated")
-        margin = probability - self.threshold
-        row: Figures = {"fake": float(fake), "probability": probability, "margin": margin if fake else -margin}
+        margin = None if probability is None else probability - self.threshold
+        if margin is not None and not fake:
+            margin = -margin
+        row: Figures = {"fake": float(fake), "probability": probability, "margin": margin}
         return row | (self._aligned(record) if fake else {})
 
     def _aligned(self, record: Json) -> Figures:
@@ -68,11 +73,17 @@ class Detection(Task):
         return heatmap_row(analysis_from_dict(record["answer"]["analysis"]), truth.mask, self.heatmap)
 
     def figures(self, columns: Columns) -> Figures:
-        """AJ, and the alignment of heat maps."""
-        fake, called = columns["fake"] == 1, columns["probability"] > self.threshold
+        """AJ of the images with a verdict, their share, and the alignment of heat maps."""
+        fake = columns["fake"] == 1
+        probability = columns["probability"] if "probability" in columns else np.full(len(fake), np.nan)
+        decided = ~np.isnan(probability)
+        aligned = {"decided": float(decided.mean())} | heatmap_figures(columns)
+        if not decided.any():
+            return dict.fromkeys(BinaryCounts().document()) | aligned
+        fake, called = fake[decided], probability[decided] > self.threshold
         groups = {"tp": fake & called, "fp": ~fake & called, "tn": ~fake & ~called, "fn": fake & ~called}
-        verdicts = BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()})
-        return verdicts.document() | heatmap_figures(columns)
+        counts = BinaryCounts(**{name: int(group.sum()) for name, group in groups.items()})
+        return counts.document() | aligned
 
     def compared(self, columns: Columns, own: NDArray[np.bool_], ungrouped: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Its own samples, and the real ones of no group if it has none.
