@@ -37,6 +37,8 @@ class Paper(NamedTuple):
     """The same for each group; the labels follow its name."""
     intervals: bool = True
     """Whether the cells have the 95 % intervals."""
+    optional: tuple[str, ...] = ()
+    """Figures whose columns are left out if no row has them."""
 
 
 PAPERS: Final[Mapping[str, Paper]] = {
@@ -64,9 +66,10 @@ PAPERS: Final[Mapping[str, Paper]] = {
             ("PixF1", "heatmap_PixF1"),
         ),
         (("GANs", "_gans"), ("Diffusion", "_diffusion"), ("mean of the groups", "_group_mean"), ("all images", "")),
+        optional=("heatmap_IoU", "heatmap_PixF1"),
     ),
 }
-"""By task; the other tasks have no such table. A column is left out if its figure is missing."""
+"""By task; the other tasks have no such table."""
 
 
 class PaperTable(NamedTuple):
@@ -187,11 +190,9 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
 
 
 def _known(paper: Paper, figures: Sequence[Figures]) -> Paper:
-    """The paper's table without the columns that no figures have."""
-    endings = {"", *(ending for _, ending in (*paper.rows, *paper.of_group))}
-    names = {f"{name}{ending}": name for _, name in paper.columns for ending in endings}
-    known = {names[name] for row in figures for name in row if name in names}
-    return paper._replace(columns=tuple(each for each in paper.columns if each[1] in known))
+    """The paper's table without the optional columns that no figures have."""
+    missing = {name for name in paper.optional if not any(name in row for row in figures)}
+    return paper._replace(columns=tuple(each for each in paper.columns if each[1] not in missing))
 
 
 def _signed(value: float | None) -> str:

@@ -18,6 +18,7 @@ from support.tiny_experts import PublishedExpert, save_published, save_tiny_expe
 from torchvision.transforms import v2
 
 from refiner import RefinedPipeline
+from refiner.calibration import ABSTAINED
 from refiner.cli import main
 from refiner.detectors import load_detector
 from refiner.detectors.aligngemini.config import CLIP_MEAN, CLIP_STD, PairConfig
@@ -310,6 +311,21 @@ def test_a_branch_without_a_probability_counts_by_its_flaws_for_or_alone() -> No
         detector = AlignGeminiDetector(saying(0.1), saying(None, 1), fusion=Fusion(name))
         with pytest.raises(ConfigError, match="no fake_probability"):
             detector(image)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize(("known", "settles"), [(0.2, False), (0.9, True)])
+def test_an_open_verdict_of_a_branch_is_never_a_number(name: str, known: float, settles: bool) -> None:
+    thresholds = (0.5, 0.5) if name == "thresholds" else None
+    image, tag = Image.new("RGB", (32, 32)), f"{ABSTAINED} between the bounds"
+    undecided = ScriptedDetector(
+        lambda image: Analysis(size=Size(image.height, image.width), tags=(tag,), detector="undecided")
+    )
+    for branches in ((undecided, saying(known)), (saying(known), undecided)):
+        analysis = AlignGeminiDetector(*branches, fusion=Fusion(name, thresholds))(image)
+        assert analysis.fake_probability == (known if settles and name != "mean" else None)
+        assert tag in analysis.tags
+        assert any(said.endswith("branch: open") for said in analysis.tags)
 
 
 @pytest.mark.parametrize(

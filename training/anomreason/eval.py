@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refiner.data.micro import MicroData
 from refiner.detectors import load_detector
-from refiner.training.fakexplain.eval import held_out_scores
+from refiner.training.fakexplain.eval import held_out_scores, measured, summary
 from refiner.training.runs import Run
 
-_AGENT_SHARE = 10  # the agent, which asks far more, gets one image for so many of AnomReasonor
+_AGENT_SHARE = 2  # the agent, which asks far more, gets one image for so many of AnomReasonor
 
 
 def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
-    """``held_out_scores`` of a model in a folder; those of the agent have the prefix ``agent/``."""
+    """``held_out_scores`` of a model in a folder. The agent is measured on drawn images: ``agent/injected/<score>``."""
     scores = held_out_scores(load_detector(f"anomreason:{folder}", device="cpu"), run, count)
-    agent = load_detector(f"anomagent:{folder}", device="cpu")
-    found = held_out_scores(agent, run, max(1, count // _AGENT_SHARE))
-    return scores | {f"agent/{name}": value for name, value in found.items()}
+    agent, images = load_detector(f"anomagent:{folder}", device="cpu"), max(2, 2 * count // _AGENT_SHARE)
+    drawn = MicroData(images, painted=True)
+    found = summary(list(measured(agent, (drawn.load(index) for index in range(images)))))
+    return scores | {f"agent/injected/{name}": value for name, value in found.items()}

@@ -114,5 +114,5 @@ RECIPE = Recipe(
         ),
     ),
     measure=_measure,
-    measured=400,
+    measured=100,
 )

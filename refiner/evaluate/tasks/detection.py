@@ -67,8 +67,7 @@ class Detection(Task):
 
     def _aligned(self, record: Json) -> Figures:
         """The pixel counts of the heat map against the true flaws of a generated image, if both are known."""
-        truth = true_flaws(record)
-        if truth is None or record["answer"]["analysis"]["heatmap"] is None:
+        if record["answer"]["analysis"]["heatmap"] is None or (truth := true_flaws(record)) is None:
             return {}
         return heatmap_row(analysis_from_dict(record["answer"]["analysis"]), truth.mask, self.heatmap)
 
