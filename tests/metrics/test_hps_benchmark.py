@@ -103,7 +103,7 @@ def test_the_table_of_a_folder(run: Run, root: Path) -> None:
     code, out, err = run(root, "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert list(document) == ["styles", "average", "scores", "signature"]
+    assert list(document) == ["styles", "average", "scores", "read_differently", "signature"]
     assert [row["style"] for row in document["styles"]] == list(STYLES)
     counts = [(row["images"], row["missing"]) for row in [*document["styles"], document["average"]]]
     assert counts == [(3, 0), (3, 0), (3, 0), (2, 1), (11, 1)]
