@@ -36,12 +36,12 @@ from refiner.detectors import load_detector
 from refiner.files import atomic_write, dumps
 from refiner.hub import MICRO_WEIGHTS
 from refiner.micro.flaws import FLAWS
-from refiner.training.fakexplain.eval import Row, measured, summary
+from refiner.training.chat.eval import Row, measured, summary
 from refiner.training.fakexplain.recipe import micro, train_on
-from refiner.training.fakexplain.scenes import InjectedData, painted
 from refiner.training.fakexplain.settings import FakexplainSettings
 from refiner.training.runs import Run
 from refiner.training.world.flaws import ImperfectGenerator
+from refiner.training.world.injected import InjectedData, painted
 from refiner.training.world.scores import HELD_OUT_SEED
 
 HELD_OUT = ("extra_finger", "third_eye", "missing_shadow", "colour_bleed", "second_sun")

@@ -19,8 +19,8 @@ from refiner.detectors.anomreason.reasonor import AnomReasonorDetector
 from refiner.detectors.anomreason.work import Limits
 from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 from refiner.hub import MICRO_WEIGHTS, checksum, read_card
-from refiner.training.fakexplain.eval import measured, summary
-from refiner.training.vlm.words import PICTURE
+from refiner.training.anomreason.words import PICTURE
+from refiner.training.chat.eval import measured, summary
 from refiner.types import Analysis
 
 DATA = MicroData(60, painted=True)

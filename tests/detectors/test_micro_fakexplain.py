@@ -15,7 +15,7 @@ from refiner.detectors.chat.endpoint import EndpointChat, EndpointSettings
 from refiner.detectors.fakexplain.detector import FakexplainDetector
 from refiner.detectors.fakexplain.question import asking
 from refiner.hub import MICRO_WEIGHTS, checksum, read_card
-from refiner.training.fakexplain.eval import measured, summary
+from refiner.training.chat.eval import measured, summary
 
 DATA = MicroData(60, painted=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from refiner.data.micro import MicroData
 from refiner.detectors import load_detector
-from refiner.training.fakexplain.eval import held_out_scores, measured, summary
+from refiner.training.chat.eval import held_out_scores, measured, summary
 from refiner.training.runs import Run
 
 _LONGEST = 256  # tokens of an answer; right ones have fewer than 200, but some about strange images never end

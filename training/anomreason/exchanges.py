@@ -26,7 +26,7 @@ from refiner.micro.flaws import FLAWS, inject
 from refiner.micro.world import parse_caption, sample_scene
 from refiner.records import derive_seed
 from refiner.taxonomy import Category
-from refiner.training.vlm.words import FORM, LIKELY, UNLIKELY
+from refiner.training.anomreason.words import FORM, LIKELY, UNLIKELY
 from refiner.training.world.words import FRAME, NOTHING, VERDICTS
 from refiner.types import Box, Region
 

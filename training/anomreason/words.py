@@ -6,19 +6,25 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
+from PIL import Image
+
 from refiner.detectors.anomreason import requests
 from refiner.detectors.anomreason.grammar import FORMATS, NOTHING, Anomaly, write
 from refiner.detectors.anomreason.question import IS_IT_GENERATED, asking, questions
 from refiner.detectors.anomreason.severity import score_of
 from refiner.detectors.anomreason.work import ATTRIBUTES, RELATIONS, Issue, Thing
 from refiner.detectors.chat.backend import ChatRequest
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import box_key
 from refiner.micro.flaws import FLAWS
-from refiner.training.vlm.words import FORM, LIKELY, PICTURE, UNLIKELY
+from refiner.micro.world import SIZE
 from refiner.training.world.words import FRAME, VERDICTS
 
 REALISM = "Each thing has all of its parts, and nothing contradicts the rest of the picture."
 """What makes an image without flaws look real."""
+FORM = BoxFormat()  # how Qwen3-VL writes boxes
+PICTURE = Image.new("RGB", (SIZE, SIZE))  # a placeholder for any image: questions do not depend on pixels
+LIKELY, UNLIKELY = 0.9, 0.1  # probability of a flaw in the answer if the claim is true, and if it is false
 _MARK, _NUMBER = "@@", 7777777  # in the places of words and of item numbers
 _VARYING = re.compile(rf"{_MARK}|{_NUMBER}|(?:\d+, ){{3}}\d+\]")
 _MOST = 6  # things, and flaws in a list; longer lists need more tokens for each entry
