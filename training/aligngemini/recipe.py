@@ -167,11 +167,11 @@ def _thresholds(
     images = [case.image for case in cases]
     columns = [chances(bounded(folder / branch, run.processes.device), images) for branch in BRANCHES]
     found = np.stack(columns, axis=1)
-    known = ~np.isnan(found).any(axis=1)
+    known = np.flatnonzero(np.isfinite(found).all(axis=1))
     try:
-        return learn_thresholds(found[known], [case.fake for case, kept in zip(cases, known, strict=True) if kept])
+        return learn_thresholds(found[known], [cases[row].fake for row in known])
     except InputError as error:
-        run.tell(f"The branches are joined by OR: of {len(cases)} held-out images {known.sum()} had answers. {error}")
+        run.tell(f"The branches are joined by OR: of {len(cases)} held-out images {len(known)} had answers. {error}")
         return None
 
 
