@@ -60,10 +60,15 @@ def region_summary(region: Region) -> Json:
 
 
 def analysis_summary(analysis: Analysis) -> Json:
-    """Convert an analysis to the JSON that the CLI prints: verdict, area, tags and regions."""
+    """Convert an analysis to the JSON that the CLI prints: verdict, area, gaps, tags and regions.
+
+    ``unplaced`` is the number of regions that are in no area, because their place is not known.
+    """
     return {
         "fake_probability": _finite(analysis.fake_probability),
         "artifact_ratio": analysis.artifact_ratio,
+        "unplaced": sum(not region.placed for region in analysis.regions),
+        "gaps": list(analysis.gaps),
         "tags": list(analysis.tags),
         "regions": [region_summary(region) for region in analysis.regions],
     }
@@ -134,6 +139,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
             raw=data["raw"],
             detector=data["detector"],
             trace=tuple(Step(**step) for step in data.get("trace", ())),
+            gaps=tuple(data.get("gaps", ())),
         )
     except (KeyError, TypeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(

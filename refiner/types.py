@@ -30,6 +30,8 @@ StopReason = Literal[
 ]
 
 StepOutcome = Literal["found", "confirmed", "rejected", "merged", "skipped", "unreadable"]
+Gap = Literal["cut_short", "unverified"]
+"""What an answer lacks: it ended at the limit of its tokens, or its flaws were not verified although they should be."""
 
 UNVERIFIED: Final = "kept without verification"
 """Begins the reason of an attempt that was accepted whether it is better or not (``RefineConfig.keep="last"``)."""
@@ -209,10 +211,17 @@ class Analysis:
     """Id and revision of the detector."""
     trace: tuple[Step, ...] = ()
     """The steps that led to the regions, in order; empty for detectors that look only once."""
+    gaps: tuple[Gap, ...] = ()
+    """What the answer lacks; each at most once (see ``refiner.coverage``)."""
 
     def __post_init__(self) -> None:
         _check_unit("Analysis", "fake_probability", self.fake_probability)
         object.__setattr__(self, "size", _checked_size("Analysis", self.size))
+        known = get_args(Gap)
+        if any(gap not in known or self.gaps.count(gap) > 1 for gap in self.gaps):
+            raise BadAnswerError(
+                f"Analysis.gaps must be of {', '.join(known)}, each at most once, got {self.gaps!r:.80}."
+            )
         for region in self.regions:
             if not isinstance(region, Region):
                 raise BadAnswerError(f"Analysis.regions must be Regions, got {region!r:.80}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ Figures = dict[str, float | None]
 
 Unreadable = Literal["miss", "omit"]
 """How a sample is scored whose answer could not be read: as if nothing was found, or not at all."""
-UNREADABLE: Final = frozenset({"UnreadableOutputError", "BadAnswerError"})
-"""Kinds of errors that mean this: the detector answered, and the answer is unusable."""
 
 
 class Unscored(NamedTuple):

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.coverage import UNREADABLE
 from refiner.data.problems import Problem
 from refiner.data.texts import Texts
 from refiner.evaluate.columns import BLOCK, Column, Columns
-from refiner.evaluate.figures import UNREADABLE, Figures, Task, Unscored
+from refiner.evaluate.figures import Figures, Task, Unscored
 from refiner.evaluate.harness import PROBLEMS_FILE, Run
 from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
