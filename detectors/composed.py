@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from refiner.protocols import Borrower, Detector, Movable, Spender
+from refiner.protocols import Borrower, Concurrent, Detector, Movable, Spender
 from refiner.types import Calls
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ class ComposedDetector(ABC):
     @abstractmethod
     def parts(self) -> Sequence[Detector]:
         """The detectors that it asks."""
+
+    @property
+    def concurrency(self) -> int:
+        """That of the part with the lowest."""
+        return min(part.concurrency if isinstance(part, Concurrent) else 1 for part in self.parts)
 
     def bind(self, pipe: DiffusionPipeline) -> None:
         """Give the generating pipeline to the parts that use its denoiser.

@@ -17,7 +17,7 @@ from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import RefinerError
 from refiner.hub import read_card, verify
-from refiner.protocols import Movable
+from refiner.protocols import Concurrent, Movable
 from refiner.types import Analysis, Claim, Size, Step
 
 if TYPE_CHECKING:
@@ -126,6 +126,11 @@ class GroundedDetector(ABC):
         self._find(_going_on(cases))
         self._each(self._draw, cases)
         return [case.outcome for case in cases if case.outcome is not None]
+
+    @property
+    def concurrency(self) -> int:
+        """Number of requests that may be under way at the same time; 1 for a model on this machine."""
+        return self.backend.concurrency if isinstance(self.backend, Concurrent) else 1
 
     def to(self, device: str | torch.device) -> Self:
         """Move the networks of model and grounder that run on this machine."""

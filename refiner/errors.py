@@ -97,3 +97,9 @@ class BadAnswerError(ModelError):
 
     ``Region`` and ``Analysis`` raise it, whoever makes them.
     """
+
+
+def is_user_error(kind: str) -> bool:
+    """Whether the user can fix an error, by the name of its class; unknown errors are failures of a model."""
+    found = globals().get(kind)
+    return isinstance(found, type) and issubclass(found, UserError)

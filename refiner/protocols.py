@@ -3,7 +3,7 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Deciding``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
+``Streaming``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
 ``isinstance(part, Movable)``.
 """
 
@@ -188,6 +188,16 @@ class Deciding(Protocol):
     @property
     def decides(self) -> bool:
         """Whether each analysis has a ``fake_probability``, or a tag that says that the verdict is open."""
+        ...
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A part that waits for a server most of the time, and may be called by several threads at the same time."""
+
+    @property
+    def concurrency(self) -> int:
+        """Number of requests that may be under way at the same time; 1: call it from one thread."""
         ...
 
 

@@ -131,11 +131,17 @@ class EndpointChat:
         self._pictures = Pictures(self.max_side)
         self._dialect = Dialect()
         self._tally = _Tally()
+        self._slots = threading.BoundedSemaphore(self.settings.concurrency)
         self._unanswered = 0
         self._chance = random.Random()
 
     def __repr__(self) -> str:
         return f"EndpointChat({self.name!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
+
+    @property
+    def concurrency(self) -> int:
+        """Maximum number of requests at the same time, from all threads together."""
+        return self.settings.concurrency
 
     @property
     def ledger(self) -> Ledger:
@@ -230,9 +236,14 @@ class EndpointChat:
         body = {"model": self.name, "messages": conversation, **usual}
         if more := {**own, **self.settings.extra_body}:
             body["extra_body"] = more
+        wanted = Wanted(request.choice, request.thoughts)
+        with self._slots:
+            return self._counted(body, wanted, retry=retry)
+
+    def _counted(self, body: Mapping[str, Any], wanted: Wanted, *, retry: bool) -> Answered:
+        """Send a request, and enter its costs in the ledger."""
         began = time.monotonic()
         try:
-            wanted = Wanted(request.choice, request.thoughts)
             answered = send(self._client, body, self.settings.timeout, self._scrub, wanted)
         except FaultError as fault:
             self._unanswered = self._unanswered + 1 if fault.again else 0

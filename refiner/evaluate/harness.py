@@ -148,7 +148,7 @@ def collect(
 
     Raises:
         ConfigError: the folder holds records of another run, or of this one and ``resume`` is not set.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another process writes the same records.
         MissingExtraError: Parquet without pyarrow.
     """
     if records == "parquet":
@@ -157,10 +157,9 @@ def collect(
     _claim(root, description, part, resume=resume)
     atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
     file = root / part.file()
-    file.touch()
-    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
     finished = 0
     with Appending(file) as out:
+        left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
         for rows in (engine or work)(data, system, left):
             out.write(rows)
             finished += len(rows)
@@ -181,6 +180,8 @@ def _record_files(root: Path, shard: Shard | None = None) -> list[Path]:
 def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None:
     path = root / RUN_FILE
     if not path.exists():
+        if _record_files(root, shard):
+            raise ConfigError(f"{str(root)!r} holds records without a {RUN_FILE}, of another version: name another folder.")
         atomic_write(path, dumps(description) + "\n")
         return
     check_same(read_description(root), description, root)
@@ -277,7 +278,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFor
 Engine = Callable[[DataSet, System, Sequence[int]], Iterator[list[Json]]]
 """Makes the records of samples, by their numbers, in batches and in any order; each is equal to that of ``work``."""
 
-_Loaded = tuple[int, Sample | InputError]
+Loaded = tuple[int, Sample | InputError]
 """Number of a sample, and the sample or the error of reading it."""
 
 
@@ -286,16 +287,17 @@ def work(data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list
     with ThreadPoolExecutor(1) as pool:
         coming = None
         for start in range(0, len(indices), system.batch_size):
-            following = pool.submit(_read, data, indices[start : start + system.batch_size])
+            following = pool.submit(read_samples, data, indices[start : start + system.batch_size])
             if coming is not None:
-                yield _records(data, coming.result(), system)
+                yield make_records(data, coming.result(), system)
             coming = following
         if coming is not None:
-            yield _records(data, coming.result(), system)
+            yield make_records(data, coming.result(), system)
 
 
-def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
-    loaded: list[_Loaded] = []
+def read_samples(data: DataSet, indices: Sequence[int]) -> list[Loaded]:
+    """Read samples by their numbers; one that cannot be read gives its error."""
+    loaded: list[Loaded] = []
     for index in indices:
         try:
             loaded.append((index, data.load(index)))
@@ -304,8 +306,8 @@ def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
     return loaded
 
 
-def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Json]:
-    """A record for each sample of a batch."""
+def make_records(data: DataSet, batch: Sequence[Loaded], system: System) -> list[Json]:
+    """The record of each sample of a batch."""
     began = time.perf_counter()
     answers = iter(answer(system, [sample for _, sample in batch if isinstance(sample, Sample)]))
     rows = []
