@@ -231,9 +231,12 @@ class Appending:
         self.path = path
         try:
             self.file = path.open("wb" if truncate else "ab", buffering=0)
-            if not lock_file(self.file):
-                self.file.close()
-                raise OutputError(f"Another process writes {str(path)!r}: wait for it, or name another folder.")
+        except OSError as error:
+            raise unwritten(path, error) from error
+        if not lock_file(self.file):
+            self.file.close()
+            raise OutputError(f"Another process writes {str(path)!r}: wait for it, or name another folder.")
+        try:
             if not truncate and not _ends_in_newline(path):
                 self.file.write(b"\n")
         except OSError as error:

@@ -1,0 +1,124 @@
+"""What ``refiner detect`` keeps of an analysis: the records of ``refiner.evaluate``, and where to find the image.
+
+The records have three more fields than others: ``file``, the path of the image from the folder of the run, or ``data``,
+the data set that has the image under the record's ``name``; and ``picture``, the ``picture_digest`` of the image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from refiner.answers import analyses
+from refiner.data.samples import DataSet, Sample
+from refiner.errors import ConfigError, InputError
+from refiner.evaluate.harness import RUN_FILE, Engine, System, read_description
+from refiner.evaluate.records import Records
+from refiner.files import Json
+from refiner.plain import DetectorLike, as_detector
+from refiner.records import analysis_to_dict, picture_digest
+from refiner.types import Analysis
+
+TASK: Final = "detect"
+RECORDS_FILE: Final = "records.jsonl"
+
+
+class Detecting:
+    """Analyses images with a detector: a system of the harness.
+
+    Args:
+        detector: finds the flaws of images; also a function of an image (see ``refiner.plain.as_detector``).
+        batch_size: images that the detector gets at once, at least 1.
+
+    Raises:
+        ConfigError: the detector cannot be called with an image, or the batch size is below 1.
+    """
+
+    def __init__(self, detector: DetectorLike, *, batch_size: int = 8) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"Expected a batch size of at least 1, got {batch_size}: choose a larger one.")
+        self.detector, self.batch_size = as_detector(detector), batch_size
+
+    def identity(self) -> Json:
+        """The detector."""
+        return {"detector": self.detector.name}
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+        """``analysis`` of each image, without its heat map, and ``picture``, the digest of the image.
+
+        Raises:
+            InputError: a sample without an image, or an image that the detector refuses.
+            ModelError: the detector fails on one of the images.
+        """
+        images = [_image(sample) for sample in samples]
+        found: list[Analysis | None] = [None] * len(samples)
+        for prompted in (True, False):  # a detector takes either a prompt for each image, or none
+            chosen = [at for at, sample in enumerate(samples) if bool(sample.prompt) is prompted]
+            if chosen:
+                prompts = [samples[at].prompt for at in chosen] if prompted else None
+                answers = analyses(self.detector, [images[at] for at in chosen], prompts)
+                for at, answer in zip(chosen, answers, strict=True):
+                    found[at] = answer
+        return [answer_of(image, each) for image, each in zip(images, found, strict=True) if each is not None]
+
+
+def _image(sample: Sample) -> Image.Image:
+    if sample.image is None:
+        raise InputError("Expected images, got only prompts: name a data set of images.")
+    return sample.image
+
+
+def answer_of(image: Image.Image, analysis: Analysis) -> Json:
+    """What is kept of the analysis of an image."""
+    kept = analysis_to_dict(replace(analysis, heatmap=None), arrays=True)
+    return {"analysis": kept, "picture": picture_digest(image), "notes": []}
+
+
+def located(engine: Engine, folder: Path, data: str | None) -> Engine:
+    """The engine, with the place of the image in each record.
+
+    Args:
+        engine: makes the records.
+        folder: of the run.
+        data: specification of the data set; None if names are paths of files.
+    """
+
+    def run(images: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
+        for rows in engine(images, system, indices):
+            for row in rows:
+                place = {"data": data} if data is not None else {"file": _from_there(row["name"], folder)}
+                answer = row["answer"]
+                row.update(place, picture=None if answer is None else answer.pop("picture"))
+            yield rows
+
+    return run
+
+
+def _from_there(file: str, folder: Path) -> str:
+    """The path of a file from a folder, so that both can be moved together."""
+    try:
+        return os.path.relpath(file, folder)
+    except ValueError:  # on another drive
+        return str(Path(file).absolute())
+
+
+def holds_detections(folder: str | Path) -> bool:
+    """Whether ``refiner detect`` wrote the folder, in this version or in one that wrote no ``run.json``.
+
+    Raises:
+        InputError: its ``run.json`` cannot be read.
+    """
+    root = Path(folder)
+    if (root / RUN_FILE).is_file():
+        return bool(read_description(root)["task"] == TASK)
+    return (root / RECORDS_FILE).is_file()
+
+
+def open_detections(folder: str | Path) -> Records:
+    """The records of a folder that ``refiner detect`` wrote."""
+    return Records([Path(folder) / RECORDS_FILE])
