@@ -11,7 +11,7 @@ from PIL import Image
 
 from refiner.claims import region_of
 from refiner.detectors.base import check_domain, one_for_each
-from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Loaded
+from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Ledger, Loaded
 from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
@@ -126,6 +126,11 @@ class GroundedDetector(ABC):
         self._find(_going_on(cases))
         self._each(self._draw, cases)
         return [case.outcome for case in cases if case.outcome is not None]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The costs of the chat model so far."""
+        return self.backend.ledger
 
     @property
     def concurrency(self) -> int:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +21,7 @@ from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
 from refiner.cli.train import add_train
 from refiner.cli.verify import add_verify
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, tolerate_letters
 from refiner.errors import RefinerError, UserError
 
 
@@ -31,13 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted; 141: the reader of the output
-        went away, such as ``head``.
+        went away, such as ``head``; 143: ended by SIGTERM.
     """
+    tolerate_letters()
     args = _parser().parse_args(argv)
     if "check" in args:
         args.check(args)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
     terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,6 +25,7 @@ from refiner.reports.overlays import flaw_words, place_words
 from refiner.types import Analysis, Attempt
 
 T = TypeVar("T")
+_NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 
 
 class _Console(Console):
@@ -44,7 +48,12 @@ class Terminal:
 
     def document(self, document: Json | list[Json]) -> None:
         """Print a JSON document on stdout."""
-        self.out.file.write(dumps(document) + "\n")
+        self.lines([dumps(document) + "\n"])
+
+    def lines(self, document: Iterable[str]) -> None:
+        """Print the lines of a JSON document on stdout; letters that its encoding does not have are escaped."""
+        for line in document:
+            self.out.file.write(_encodable(line, self.out.encoding))
         self.out.file.flush()
 
     def say(self, text: str) -> None:
@@ -80,6 +89,22 @@ class Terminal:
         """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)
+
+
+def tolerate_letters() -> None:
+    """Let stdout and stderr write letters that their encoding does not have as escapes, such as ``\\u2192``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
+
+
+def _encodable(document: str, encoding: str) -> str:
+    """The text of a JSON document in letters of an encoding."""
+    try:
+        document.encode(encoding)
+    except UnicodeEncodeError:
+        return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], document)
+    return document
 
 
 def progress(console: Console, *last: ProgressColumn) -> Progress:

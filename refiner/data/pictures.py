@@ -7,13 +7,13 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.problems import Problem
-from refiner.data.samples import Sample, group_of
+from refiner.data.samples import DataSet, Sample
 from refiner.errors import InputError
 from refiner.images import load_image
 
@@ -96,7 +96,7 @@ def _listed(file: str) -> list[str]:
     return [each for path in paths for each in (_below(path) if os.path.isdir(path) else [path])]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pictures:
     """Image files as a data set. A name is the path of a file, and not unique if a file is named twice."""
 
@@ -108,4 +108,22 @@ class Pictures:
     def load(self, index: int) -> Sample:
         """Read one image."""
         name = self.names[index]
-        return Sample(name=name, group=group_of(name), prompt=self.prompts[index] or "", image=load_image(name))
+        return Sample(name=name, prompt=self.prompts[index] or "", image=load_image(name))
+
+
+class Prompted:
+    """A data set whose samples get a prompt if they have none.
+
+    Args:
+        data: the data set.
+        prompt: of these samples.
+    """
+
+    def __init__(self, data: DataSet, prompt: str) -> None:
+        self.data, self.prompt = data, prompt
+        self.problems, self.names = data.problems, data.names
+
+    def load(self, index: int) -> Sample:
+        """Read one sample."""
+        sample = self.data.load(index)
+        return sample if sample.prompt else replace(sample, prompt=self.prompt)

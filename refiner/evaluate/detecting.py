@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +18,18 @@ from PIL import Image
 from refiner.answers import analyses
 from refiner.data.samples import DataSet, Sample
 from refiner.errors import ConfigError, InputError
-from refiner.evaluate.harness import RUN_FILE, Engine, System, read_description
-from refiner.evaluate.records import Records
+from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Engine, System, read_description
+from refiner.evaluate.records import Appending, Records, unwritten
 from refiner.files import Json
 from refiner.plain import DetectorLike, as_detector
+from refiner.protocols import Concurrent
 from refiner.records import analysis_to_dict, picture_digest
 from refiner.types import Analysis
 
 TASK: Final = "detect"
 RECORDS_FILE: Final = "records.jsonl"
+DOCUMENT_FILE: Final = "detect.json"
+"""What ``refiner detect --json`` prints."""
 
 
 class Detecting:
@@ -43,6 +47,11 @@ class Detecting:
         if batch_size < 1:
             raise ConfigError(f"Expected a batch size of at least 1, got {batch_size}: choose a larger one.")
         self.detector, self.batch_size = as_detector(detector), batch_size
+
+    @property
+    def concurrency(self) -> int:
+        """Images that the detector may get at the same time, from several threads; 1: only from one."""
+        return self.detector.concurrency if isinstance(self.detector, Concurrent) else 1
 
     def identity(self) -> Json:
         """The detector."""
@@ -120,5 +129,41 @@ def holds_detections(folder: str | Path) -> bool:
 
 
 def open_detections(folder: str | Path) -> Records:
-    """The records of a folder that ``refiner detect`` wrote."""
-    return Records([Path(folder) / RECORDS_FILE])
+    """The records of a folder that ``refiner detect`` wrote.
+
+    Raises:
+        InputError: there are none.
+    """
+    file = Path(folder) / RECORDS_FILE
+    if not file.is_file():
+        raise InputError(f"{str(folder)!r} has no {RECORDS_FILE}: run refiner detect again.")
+    return Records([file])
+
+
+def set_aside(folder: Path) -> str:
+    """Rename the files of an earlier run of ``refiner detect``, so that a new one may begin.
+
+    Returns:
+        The new name of its records, such as ``records.jsonl.1``; "" if there was no such run.
+
+    Raises:
+        InputError: its ``run.json`` cannot be read.
+        OutputError: another process writes the records, or the files cannot be renamed.
+    """
+    files = [folder / name for name in (RECORDS_FILE, PROBLEMS_FILE, DOCUMENT_FILE, RUN_FILE)]
+    if not holds_detections(folder):
+        return ""
+    ending = next(f".{number}" for number in count(1) if not any(_ended(file, f".{number}").exists() for file in files))
+    with Appending(files[0]):  # fails while another process writes them
+        pass
+    try:
+        for file in files:
+            if file.exists():
+                file.rename(_ended(file, ending))
+    except OSError as error:
+        raise unwritten(folder, error) from error
+    return RECORDS_FILE + ending
+
+
+def _ended(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)

@@ -181,7 +181,9 @@ def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None
     path = root / RUN_FILE
     if not path.exists():
         if _record_files(root, shard):
-            raise ConfigError(f"{str(root)!r} holds records without a {RUN_FILE}, of another version: name another folder.")
+            raise ConfigError(
+                f"{str(root)!r} holds records without a {RUN_FILE}, of another version: name another folder."
+            )
         atomic_write(path, dumps(description) + "\n")
         return
     check_same(read_description(root), description, root)

@@ -272,7 +272,7 @@ class Able:
     """A nameless part with all optional abilities."""
 
     def __init__(self) -> None:
-        self.model, self.signature, self.asked = "weights", "v1", []
+        self.model, self.signature, self.asked, self.concurrency = "weights", "v1", [], 2
 
     def __call__(self, image: Image.Image) -> list[Any]:
         return []
@@ -299,7 +299,7 @@ class Able:
         self.asked.append(folder)
 
 
-ABLE = ("Movable", "Borrower", "Remarking", "Streaming", "Signed", "Saveable", "Networked", "Spender")
+ABLE = ("Movable", "Borrower", "Concurrent", "Remarking", "Streaming", "Signed", "Saveable", "Networked", "Spender")
 
 
 @pytest.mark.parametrize("wrap", [as_detector, as_judge])
