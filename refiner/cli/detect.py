@@ -22,6 +22,7 @@ from refiner.data.samples import digest
 from refiner.data.sources import contents, open_data, sources_help
 from refiner.errors import InputError
 from refiner.files import Json, check_writable
+from refiner.machine import share_freed_memory
 
 if TYPE_CHECKING:
     from refiner.data.samples import DataSet
@@ -162,6 +163,7 @@ def _collect(args: argparse.Namespace, images: DataSet, folder: Path, terminal: 
     from refiner.evaluate.harness import collect, describe
 
     stop = Stop()
+    share_freed_memory()
     with engine_of(args) as ray:
         with terminal.waiting("loading the detector"):
             system = load_detecting(args) if ray is None else ray.deferred(partial(load_detecting, args))

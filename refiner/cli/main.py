@@ -19,6 +19,7 @@ from refiner.cli.micro import add_micro
 from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
 from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
+from refiner.cli.report import add_report
 from refiner.cli.train import add_train
 from refiner.cli.verify import add_verify
 from refiner.cli.view import Terminal, tolerate_letters
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_refine(commands.add_parser("refine", help="generate an image, or take an existing one, and fix its flaws"))
     add_detect(commands.add_parser("detect", help="find the flaws of images"))
+    add_report(commands.add_parser("report", help="make tables, COCO and a contact sheet from records of detections"))
     add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     words = "learn a detector's threshold and probabilities from labelled images"

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -85,7 +85,7 @@ class Terminal:
         with self.err.status(Text(what)) if self.err.is_terminal else nullcontext():
             yield
 
-    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
+    def track(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)

@@ -18,8 +18,9 @@ from refiner.data.writing.entries import Entry, Flaw, plain
 from refiner.errors import InputError
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_stream, atomic_write, dumps
-from refiner.records import analysis_from_dict, analysis_summary
+from refiner.records import analysis_summary
 from refiner.types import Analysis, Region
+from refiner.verify.recorded import stored_analysis
 
 TABLE_FILE, TABLE_CSV = "table.json", "table.csv"
 IMAGES_CSV, FLAWS_CSV, IMAGES_JSONL, COCO_FILE = "images.csv", "flaws.csv", "images.jsonl", "coco.json"
@@ -53,15 +54,16 @@ def read_found(record: Json) -> Found:
         InputError: it has neither an analysis nor an error, or an analysis that cannot be read.
     """
     error, answer = record["error"], record.get("answer")
-    if error is not None:
+    if not isinstance(record.get("name"), str):
+        raise InputError(f"The record {record['index']} has no name: run the detector again.")
+    if isinstance(error, dict) and isinstance(error.get("kind"), str) and isinstance(error.get("detail"), str):
         return Found(record, None, Coverage.of_error(error["kind"]))
-    stored = answer.get("analysis") if isinstance(answer, dict) else None
-    if stored is None:
+    if error is not None or not isinstance(answer, dict) or answer.get("analysis") is None:
         raise InputError(
-            f"The record of {record.get('name')!r:.200} has no analysis of an image: name a folder that refiner "
-            "detect, or refiner evaluate with a detector, wrote."
+            f"The record of {record['name']!r:.200} has no analysis of an image: name a folder that refiner detect, or "
+            "refiner evaluate with a detector, wrote."
         )
-    analysis = analysis_from_dict(stored)
+    analysis = stored_analysis(answer["analysis"])
     return Found(record, analysis, Coverage.of(analysis))
 
 
@@ -219,7 +221,7 @@ def write_jsonl(records: Iterable[Json], folder: Path) -> list[Path]:
     return [target]
 
 
-def write_detections_coco(records: Iterable[Json], folder: Path, table: Json) -> list[Path]:
+def write_coco_file(records: Iterable[Json], folder: Path, table: Json) -> list[Path]:
     """Write ``coco.json``: the answered images with their placed flaws, and in ``info`` the coverage.
 
     An image has the names of its unplaced flaws as ``unplaced``, since an annotation needs a place.

@@ -101,7 +101,7 @@ class RecordedLooks:
                 yield _Answer(f"{index}/{key}", f"{name}/{key}", look.get("analysis"), look["picture"])
 
     def _look(self, record: Json, answer: _Answer) -> Look:
-        analysis = _analysis(answer.analysis)
+        analysis = stored_analysis(answer.analysis)
         group, picture = record.get("group"), record.get("picture")
 
         def read() -> Image.Image:
@@ -119,7 +119,7 @@ class RecordedLooks:
         )
 
 
-def _analysis(document: Any) -> Analysis:
+def stored_analysis(document: Any) -> Analysis:
     """The answer of a detector in a record; sizes that would fill the memory are refused before masks are decoded.
 
     Raises:
