@@ -50,9 +50,9 @@ def _report(args: argparse.Namespace, terminal: Terminal) -> int:
     for record in terminal.track(looks.records, "reading"):
         summary.add(read_found(record))
     table = summary.table(_samples(looks))
-    files = [
-        str(file) for name in FORMATS if name in formats for file in _write(name, looks, table, folder, args, terminal)
-    ]
+    files = list[str]()
+    for name in (name for name in FORMATS if name in formats):
+        files += map(str, _write(name, looks, table, folder, args, terminal))
 
     def show() -> None:
         show_table(table, terminal)
