@@ -131,8 +131,8 @@ def _write_gallery(
         terminal.track(indices, "drawing"),
         looks.read,
         folder,
-        title=f"What was found in {looks.folder.resolve().name}",
-        lead=f"{Coverage(**table['coverage']).words()}{missing}; {_flawed(table['figures'])}.",
+        title=looks.folder.resolve().name,
+        lead=f"{_flawed(table['figures'])}; {Coverage(**table['coverage']).words()}{missing}.",
         total=len(indices),
     )
     return pages[:1]

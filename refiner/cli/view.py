@@ -179,7 +179,8 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
     verdict = ""
     if analysis.fake_probability is not None:
         verdict = f"; generated with probability {analysis.fake_probability:.2f}"
-    terminal.say(f"{file}: {flaw_words(analysis)}{verdict}")
+    gaps = "".join(f"; {gap.replace('_', ' ')}" for gap in analysis.gaps)
+    terminal.say(f"{file}: {flaw_words(analysis)}{verdict}{gaps}")
     for tag in analysis.tags:
         terminal.say(f"  {tag}")
     if not analysis.regions:

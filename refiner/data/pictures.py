@@ -71,7 +71,7 @@ def _several(word: str) -> Iterable[str] | None:
 
 
 def _images(folder: str) -> list[str]:
-    return [os.path.join(folder, name) for name in find_images(Path(folder), deep=True)]
+    return [os.path.join(folder, name) for name in sorted(find_images(Path(folder), deep=True))]
 
 
 def _below(folder: str) -> list[str]:

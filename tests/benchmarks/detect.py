@@ -37,7 +37,7 @@ SEED = 20261130
 
 def start(folder: Path, out: Path, server: FaultyServer, concurrency: int, *options: str) -> subprocess.Popen[bytes]:
     """Start ``refiner detect`` in a process of its own."""
-    detector = f"vlm:Qwen3-VL@{server.url},grounder=box,timeout={TIMEOUT},backoff=0.2,concurrency={concurrency}"
+    detector = f"vlm:Qwen3-VL@{server.url},grounder=box,timeout={TIMEOUT},concurrency={concurrency}"
     command = [sys.executable, "-P", "-m", "refiner", "detect", str(folder), "--detector", detector]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([*command, "--out", str(out), *options], **quiet)  # type: ignore[call-overload,no-any-return]
@@ -85,11 +85,8 @@ def straight(root: Path, count: int, concurrency: int) -> dict[str, Any]:
 
 def killed(root: Path, wanted: dict[str, Any], kills: int, concurrency: int) -> dict[str, Any]:
     """A run over the images of ``straight`` that is killed and resumed; whether it gives the same table."""
-    server, chance, records = (
-        FaultyServer(latency=LATENCY, late=2 * TIMEOUT),
-        random.Random(SEED),
-        root / "again/records.jsonl",
-    )
+    server, chance = FaultyServer(latency=LATENCY, late=2 * TIMEOUT), random.Random(SEED)
+    records = root / "again/records.jsonl"
     for left in range(kills, 0, -1):
         process = start(root / "images", root / "again", server, concurrency, "--resume")
         size = records.stat().st_size if records.exists() else 0
@@ -117,9 +114,8 @@ def measure(count: int, kills: int, concurrency: int) -> dict[str, Any]:
         report = killed(root / "few", few["table"], kills, concurrency)
         many = straight(root / "many", count, concurrency)
     peaks = {f"{run['images']} images": run.pop("peak_mib") for run in (few, many)}
-    return {"concurrency": concurrency, **many, "peak_mib": peaks, "killed": report} | {
-        "table": many["table"]["figures"]
-    }
+    figures = many.pop("table")["figures"]
+    return {"concurrency": concurrency, **many, "peak_mib": peaks, "killed": report, "figures": figures}
 
 
 def main() -> None:
