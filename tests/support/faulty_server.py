@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -70,7 +70,7 @@ LASTING = {
     "prose": _status(200, _chat("I would rather not say.")),
 }
 """Answers that are paid for and cannot be read, however often the request comes."""
-FAULTS = [*PASSING, *LASTING]
+REFUSED = {"401": _status(401, b'{"error": {"message": "no such key"}}')}
 
 
 class FaultyServer(ThreadingHTTPServer):
@@ -80,14 +80,17 @@ class FaultyServer(ThreadingHTTPServer):
         latency: seconds until an answer.
         late: seconds that an answer takes that comes too late.
         share: of the requests, in [0, 1].
+        faults: names of the kinds.
     """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, *, latency: float, late: float, share: float = 0.05) -> None:
+    def __init__(
+        self, *, latency: float, late: float, share: float = 0.05, faults: Sequence[str] = (*PASSING, *LASTING)
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Answering)
-        self.latency, self.late, self.share = latency, late, share
+        self.latency, self.late, self.share, self.faults = latency, late, share, faults
         self.lock = threading.Lock()
         self.seen: Counter[str] = Counter()
         """How often each request came."""
@@ -96,6 +99,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.spoiled: Counter[str] = Counter()
         self.busy, self.first, self.last = 0.0, 0.0, 0.0
         """Seconds of all requests together, and when the first began and the last ended."""
+        self.under_way, self.most = 0, 0
+        """Requests now, and most at any time."""
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -110,7 +115,7 @@ class FaultyServer(ThreadingHTTPServer):
     def fault_of(self, key: str) -> str | None:
         """The fault of a request, by its hash."""
         number = int(key[:12], 16)
-        return FAULTS[number % len(FAULTS)] if number // len(FAULTS) % 1000 < 1000 * self.share else None
+        return self.faults[number % len(self.faults)] if number // 840 % 1000 < 1000 * self.share else None
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore clients that go away; some are killed on purpose."""
@@ -138,11 +143,14 @@ class _Answering(BaseHTTPRequestHandler):
             self.server.first = self.server.first or began
             self.server.seen[key] += 1
             again = self.server.seen[key] > 1
+            self.server.under_way += 1
+            self.server.most = max(self.server.most, self.server.under_way)
         fault = self.server.fault_of(key)
         time.sleep(self.server.latency)
         with contextlib.suppress(OSError):
             self._answer(key, body, None if fault in PASSING and again else fault)
         with self.server.lock:
+            self.server.under_way -= 1
             self.server.last = time.monotonic()
             self.server.busy += self.server.last - began
 
@@ -151,7 +159,7 @@ class _Answering(BaseHTTPRequestHandler):
         if fault is not None:
             with self.server.lock:
                 self.server.spoiled[fault] += 1
-            (PASSING | LASTING)[fault](self, good)
+            (PASSING | LASTING | REFUSED)[fault](self, good)
             return
         self.reply(200, good)
         with self.server.lock:
