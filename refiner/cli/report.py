@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from refiner.verify.recorded import RecordedLooks
 
 FORMATS: Final = {
-    "table": "table.json and table.csv, the figures of all images",
+    "table": "detections.json and detections.csv, the figures of all images",
     "csv": "images.csv and flaws.csv, a row for each",
     "jsonl": "images.jsonl, a line for each image",
     "coco": "coco.json",

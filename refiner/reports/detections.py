@@ -22,7 +22,7 @@ from refiner.records import analysis_summary
 from refiner.types import Analysis, Region
 from refiner.verify.recorded import stored_analysis
 
-TABLE_FILE, TABLE_CSV = "table.json", "table.csv"
+TABLE_FILE, TABLE_CSV = "detections.json", "detections.csv"
 IMAGES_CSV, FLAWS_CSV, IMAGES_JSONL, COCO_FILE = "images.csv", "flaws.csv", "images.jsonl", "coco.json"
 _IMAGE_COLUMNS: Final = (
     "index", "name", "group", "status", "cut_short", "unverified", "unplaced", "flaws", "severity", "burden", "area",
@@ -134,7 +134,7 @@ class Summary:
 
 
 def write_table(table: Json, folder: Path) -> list[Path]:
-    """Write ``table.json`` and ``table.csv``, which has the coverage in each row.
+    """Write ``detections.json`` and ``detections.csv``, which has the coverage in each row.
 
     Raises:
         OutputError: the folder cannot be written.

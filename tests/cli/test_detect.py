@@ -53,7 +53,7 @@ def command(images: Path, server: FaultyServer, *options: object) -> list[str]:
 
 def table_of(folder: Path) -> Any:
     assert main(["report", str(folder), "--format", "table"]) == 0
-    return json.loads((folder / "table.json").read_text())
+    return json.loads((folder / "detections.json").read_text())
 
 
 @pytest.fixture(scope="module")
