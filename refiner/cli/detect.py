@@ -162,11 +162,12 @@ def _collect(args: argparse.Namespace, images: DataSet, folder: Path, terminal: 
     from refiner.evaluate.engines import Stop
     from refiner.evaluate.harness import collect, describe
 
+    load = partial(load_detecting, args.detector, args.grounder, args.device, args.dtype, args.batch_size)
     stop = Stop()
     share_freed_memory()
     with engine_of(args) as ray:
         with terminal.waiting("loading the detector"):
-            system = load_detecting(args) if ray is None else ray.deferred(partial(load_detecting, args))
+            system = load() if ray is None else ray.deferred(load)
         description = describe(TASK, images, _source(args, images), system, {})
         if not args.resume and (kept := set_aside(folder)):
             terminal.complain(f"the records of the earlier run in {str(folder)!r} are kept as {kept}.")
@@ -178,14 +179,16 @@ def _collect(args: argparse.Namespace, images: DataSet, folder: Path, terminal: 
     return run, told.code
 
 
-def load_detecting(args: argparse.Namespace) -> Detecting:
-    """Load the detector that the options name."""
+def load_detecting(
+    detector: str, grounder: str | None, device: str | None, dtype: str | None, batch_size: int
+) -> Detecting:
+    """Load a detector, as the options of these names say."""
     from refiner.detectors import load_detector
     from refiner.evaluate.detecting import Detecting
 
-    machine = machine_of(args)
-    detector = load_detector(args.detector, machine.device, machine.dtype, grounder=args.grounder)
-    return Detecting(detector, batch_size=args.batch_size)
+    machine = machine_of(argparse.Namespace(device=device, dtype=dtype))
+    loaded = load_detector(detector, machine.device, machine.dtype, grounder=grounder)
+    return Detecting(loaded, batch_size=batch_size)
 
 
 def _engine(args: argparse.Namespace, system: System, ray: RayEngine | None, stop: Stop, folder: Path) -> Engine:

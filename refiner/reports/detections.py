@@ -29,7 +29,9 @@ _IMAGE_COLUMNS: Final = (
     "fake_probability", "categories", "tags", "error", "seconds",
 )  # fmt: skip
 _OF_REGION: Final = ("category", "severity", "score", "location", "explanation", "reasoning")
-_FLAW_COLUMNS: Final = ("index", "name", "number", "flaw", "placed", "x0", "y0", "x1", "y1", *_OF_REGION)
+_FLAW_COLUMNS: Final = (
+    "index", "name", "cut_short", "unverified", "number", "flaw", "placed", "x0", "y0", "x1", "y1", *_OF_REGION,
+)  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -191,6 +193,8 @@ def _flaw_rows(found: Found) -> Iterator[Json]:
         yield {
             "index": found.record["index"],
             "name": found.record["name"],
+            "cut_short": found.coverage.cut_short,
+            "unverified": found.coverage.unverified,
             "number": number,
             "flaw": region.name,
             "placed": int(region.placed),
