@@ -45,6 +45,16 @@ class BoxFormat:
                 known = " or ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: choose one of these.")
 
+    @classmethod
+    def parse(cls, text: str) -> BoxFormat:
+        """Read a scale, with ``-yxyx`` behind it if y stands before x, such as ``pixels`` or ``thousand-yxyx``.
+
+        Raises:
+            ConfigError: there is no such scale or order.
+        """
+        scale, dash, order = text.partition("-")
+        return cls(scale=scale, order=order if dash else "xyxy")  # type: ignore[arg-type]
+
 
 def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
     """Read the boxes (x0, y0, x1, y1) in a value of an answer, in the answer's scale; empty if there are none.

@@ -9,7 +9,6 @@ broken JSON or regions beside it. Any other answer raises ``UnreadableOutputErro
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +40,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "box": ("box", "bbox", "bbox2d", "box2d", "boundingbox", "boundingboxes", "boxes", "bboxes", "coordinates"),
 }
 _NOTHING = frozenset({"none", "na", "nothing", "noflaw", "noflaws", "noartifact", "noartifacts", "clean", "null"})
-_FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 
 
 def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown: Size | None = None) -> list[Claim]:
@@ -137,8 +135,7 @@ def _says_none(answer: str, found: Sequence[Document]) -> bool:
     """Whether an answer without entries has only an empty list, in valid JSON."""
     if not found or any(document.cut for document in found):
         return False
-    fenced = _FENCED.fullmatch(answer.strip())
-    whole = (fenced[1] if fenced else answer).strip()
+    whole = loose_json.unfenced(answer)
     empty = [
         whole == answer[document.start : document.end]
         if isinstance(document.value, LooseList)
