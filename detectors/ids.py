@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from refiner.errors import ConfigError
 
-_OPTION = re.compile(r",(\w+)=([^,]*)$")
+_OPTION = re.compile(r",(\w+)=(\{.*\}|[^,]*)$", re.DOTALL)
+"""The last option of an id; a JSON object may have commas."""
 
 
 @dataclass(frozen=True, kw_only=True)

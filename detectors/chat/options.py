@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from refiner.detectors.chat.images import MAX_SIDE
-from refiner.detectors.ids import ModelId
+from refiner.detectors.ids import ModelId, check_options
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import ConfigError
 
@@ -105,6 +105,11 @@ def _switch(text: str) -> bool:
     return text == "on"
 
 
+def _boxes(text: str) -> str:
+    BoxFormat.parse(text)
+    return text
+
+
 def read_object(text: str) -> dict[str, Any]:
     """Read a JSON object, given as such or as the path of a file that holds it.
 
@@ -131,9 +136,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "attempts": Option(value="N", words="how often a failing request is sent (5)", read=_whole),
     "boxes": Option(
         value="unit|thousand|pixels[-yxyx]",
-        words="how the model writes boxes: in shares, thousandths or pixels, and whether y stands before x "
-        "(known for Qwen and Gemini by the name of the model, else unit)",
-        read=BoxFormat.parse,
+        words="how the model writes boxes: in shares of the sides, thousandths or pixels, and whether y is before x",
+        read=_boxes,
         where="both",
     ),
     "cache": Option(value="FOLDER", words="stores the answers, by model and question", read=str),
@@ -160,17 +164,20 @@ class ChatOptions:
     settings: EndpointSettings
     cache: str | None = None
     adapter: str | None = None
-    boxes: BoxFormat | None = None
+    boxes: str | None = None
+    """For ``BoxFormat.parse``."""
     limits: Mapping[str, int]
     """``max_side`` and ``max_tokens``, as far as they are given."""
 
 
 def read_options(model: ModelId) -> ChatOptions:
-    """Read the options of an id, except those that are not in ``OPTIONS``.
+    """Read the options of an id.
 
     Raises:
-        ConfigError: a value cannot be read, is out of its range, or the option does not work for this model.
+        ConfigError: there is no such option, its value cannot be read or is out of its range, or it does not work for
+            this model.
     """
+    check_options(model.options, CHAT_OPTIONS)
     values: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         if name not in model.options:

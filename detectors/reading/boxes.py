@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from refiner.errors import ConfigError
@@ -46,14 +46,14 @@ class BoxFormat:
                 raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: choose one of these.")
 
     @classmethod
-    def parse(cls, text: str) -> BoxFormat:
-        """Read a scale, with ``-yxyx`` behind it if y stands before x, such as ``pixels`` or ``thousand-yxyx``.
+    def parse(cls, text: str, usual: BoxFormat | None = None) -> BoxFormat:
+        """Read a scale, with an order behind it if it differs from ``usual``, such as ``pixels`` or ``thousand-yxyx``.
 
         Raises:
             ConfigError: there is no such scale or order.
         """
         scale, dash, order = text.partition("-")
-        return cls(scale=scale, order=order if dash else "xyxy")  # type: ignore[arg-type]
+        return replace(usual or cls(), scale=scale, **({"order": order} if dash else {}))  # type: ignore[arg-type]
 
 
 def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
