@@ -18,7 +18,7 @@ from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import RefinerError
 from refiner.hub import read_card, verify
 from refiner.protocols import Movable
-from refiner.types import Analysis, Claim, Size, Step
+from refiner.types import Analysis, Claim, Gap, Size, Step
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,8 @@ class Case:
     tags: tuple[str, ...] = ()
     raw: str = ""
     trace: list[Step] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    """As in ``Analysis``; each may be there several times."""
     outcome: Analysis | RefinerError | None = None
 
     @property
@@ -142,7 +144,9 @@ class GroundedDetector(ABC):
         outcomes = self.backend.complete(requests) if requests else []
         for case, outcome in zip(cases, outcomes, strict=True):
             try:
-                take(case, value_of(outcome))
+                reply = value_of(outcome)
+                case.gaps += ["cut_short"] if reply.finish == "length" else []
+                take(case, reply)
             except RefinerError as error:
                 case.outcome = error
 
@@ -174,6 +178,7 @@ class GroundedDetector(ABC):
             raw=case.raw,
             detector=self.name,
             trace=tuple(case.trace),
+            gaps=tuple(dict.fromkeys(case.gaps)),
         )
 
 

@@ -62,7 +62,10 @@ def _send(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | Re
 
 def _read(question: Question[T], outcome: Outcome) -> T | RefinerError:
     try:
-        return question.read(value_of(outcome).text)
+        reply = value_of(outcome)
+        read = question.read(reply.text)
+        question.work.case.gaps += ["cut_short"] if reply.finish == "length" else []
+        return read
     except RefinerError as error:
         return error
 
