@@ -28,7 +28,7 @@ from refiner.detectors.vlm.questions import box_format, known_format
 from refiner.errors import RefinerError
 from refiner.hub import read_card, verify
 from refiner.protocols import Movable
-from refiner.types import Analysis, Claim, Size, Step
+from refiner.types import Analysis, Claim, Gap, Size, Step
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,8 @@ class Case:
     tags: tuple[str, ...] = ()
     raw: str = ""
     trace: list[Step] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    """As in ``Analysis``; each may be there several times."""
     outcome: Analysis | RefinerError | None = None
 
     @property
@@ -155,7 +157,9 @@ class GroundedDetector(ABC):
         """Make a request about each image, send all together, and take the replies; errors become the outcome."""
         for case, outcome in zip(cases, self._complete(cases, make), strict=True):
             try:
-                take(case, value_of(outcome))
+                reply = value_of(outcome)
+                case.gaps += ["cut_short"] if reply.finish == "length" else []
+                take(case, reply)
             except RefinerError as error:
                 case.outcome = error
 
@@ -202,6 +206,7 @@ class GroundedDetector(ABC):
             raw=case.raw,
             detector=self.name,
             trace=tuple(case.trace),
+            gaps=tuple(dict.fromkeys(case.gaps)),
         )
 
 

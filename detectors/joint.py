@@ -11,6 +11,7 @@ from PIL import Image
 
 from refiner.answers import analyses, read_analysis
 from refiner.calibration import abstained
+from refiner.coverage import joined_gaps
 from refiner.detectors.composed import ComposedDetector
 from refiner.detectors.family import Family
 from refiner.detectors.registry import detector_needs, load_detector
@@ -85,6 +86,7 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
         raw="\n".join(filter(None, (answer.raw for answer in answers))),
         detector=name,
         trace=tuple(step for answer in answers for step in answer.trace),
+        gaps=joined_gaps(answers),
     )
 
 

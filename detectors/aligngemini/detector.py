@@ -9,6 +9,7 @@ from PIL import Image
 
 from refiner.answers import analyses
 from refiner.calibration import abstained
+from refiner.coverage import joined_gaps
 from refiner.detectors.aligngemini.config import BRANCHES
 from refiner.detectors.aligngemini.fusion import Fusion
 from refiner.detectors.base import check_domain
@@ -94,6 +95,7 @@ class AlignGeminiDetector(ComposedDetector):
             raw=semantic.raw,
             detector=self.name,
             trace=tuple(step for branch, one in both.items() for step in (*one.trace, *_steps(branch, one))),
+            gaps=joined_gaps(both.values()),
         )
 
 

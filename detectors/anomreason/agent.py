@@ -220,6 +220,7 @@ def _judged(
     """Note the verdicts, and return the issues that are not rejected, with their scores."""
     if isinstance(own, Failed):
         work.miss(stage, thing.name, own)
+        work.case.gaps.append("unverified")
         return [replace(issue, score=UNVERIFIED) for issue in issues]
     kept: list[Issue] = []
     for issue, verdict in zip(issues, own, strict=True):

@@ -39,7 +39,8 @@ def ask(
 ) -> list[T | Failed]:
     """Send all questions together, and those with unreadable answers once more; returns what was read, in order.
 
-    ``shrink`` is that of ``complete_shown``; the questions must not tell the size of the image. A second attempt needs a spare call of its image. An error that the user can fix ends the work on its image.
+    ``shrink`` is that of ``complete_shown``; the questions must not tell the size of the image. A second
+    attempt needs a spare call of its image. An error that the user can fix ends the work on its image.
     """
     for question in questions:
         question.work.calls += 1
@@ -69,7 +70,10 @@ def _send(
 
 def _read(question: Question[T], outcome: Outcome) -> T | RefinerError:
     try:
-        return question.read(value_of(outcome).text)
+        reply = value_of(outcome)
+        read = question.read(reply.text)
+        question.work.case.gaps += ["cut_short"] if reply.finish == "length" else []
+        return read
     except RefinerError as error:
         return error
 

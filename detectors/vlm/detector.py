@@ -35,7 +35,7 @@ class VlmDetector(GroundedDetector):
 
     Two-step: the model lists all possible flaws. Then it gets its own list, and verifies all items in one request for
     each image. A region is dropped only if the model clearly denies it. Its ``score`` is the probability in the second
-    answer. If this answer fails or cannot be read, the regions stay as they are, and ``raw`` says so.
+    answer. If this answer fails or cannot be read, the regions stay as they are, and ``raw`` and ``gaps`` say so.
 
     One-step: ``score`` is the confidence in the first answer.
 
@@ -89,6 +89,7 @@ class VlmDetector(GroundedDetector):
                 verdicts = read_verdicts(answer.text, case.found)
             except RefinerError as error:
                 case.raw += f"\n\nNot verified: {error}"
+                case.gaps.append("unverified")
                 continue
             case.raw += f"\n\nVerified:\n{answer.text}"
             case.found = [
