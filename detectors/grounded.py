@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from PIL import Image
 
+from refiner.answers import value_of
 from refiner.claims import region_of
 from refiner.detectors.base import check_domain, one_for_each
 from refiner.detectors.chat.backend import (
@@ -18,22 +19,20 @@ from refiner.detectors.chat.backend import (
     ChatRequest,
     Loaded,
     Outcome,
-    OversizeError,
     Served,
 )
 from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import box_format, known_format
-from refiner.errors import RefinerError
+from refiner.errors import OversizeError, RefinerError
 from refiner.hub import read_card, verify
+from refiner.ledger import Ledger
 from refiner.protocols import Movable
 from refiner.types import Analysis, Claim, Gap, Size, Step
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 DEFAULT_GROUNDER = "grabcut"
 """Needs no weights; ``Analysis.raw`` and the detector's name say that it is used."""
@@ -104,6 +103,12 @@ class GroundedDetector(ABC):
     def name(self) -> str:
         """The model, how it is asked, and the grounder; a fallback grounder is named as such."""
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model, with the settings of its endpoint that decide its answers."""
+        manner = self.backend.manner if isinstance(self.backend, Served) else ""
+        return f"{self.backend.name} ({manner})" if manner else self.backend.name
+
     @abstractmethod
     def _find(self, cases: Sequence[Case]) -> None:
         """Ask the model about the images, and set ``found``, ``raw`` and what else is known, or the error."""
@@ -143,6 +148,10 @@ class GroundedDetector(ABC):
         self._find(_going_on(cases))
         self._each(self._draw, cases)
         return [case.outcome for case in cases if case.outcome is not None]
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the model, by its name."""
+        return {self.backend.name: self.backend.ledger}
 
     def to(self, device: str | torch.device) -> Self:
         """Move the networks of model and grounder that run on this machine."""
@@ -275,10 +284,3 @@ def domain_of(chat: ChatBackend) -> str:
 
 def _going_on(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if case.outcome is None]
-
-
-def value_of(outcome: T | RefinerError) -> T:
-    """Return the value of an outcome, or raise its error."""
-    if isinstance(outcome, RefinerError):
-        raise outcome
-    return outcome

@@ -79,7 +79,7 @@ class AnomAgent(GroundedDetector):
     def name(self) -> str:
         """Model, limits and grounder; a fallback grounder is named as such."""
         limits = ", ".join(f"{name} {value}" for name, value in vars(self.limits).items())
-        return f"anomagent:{self.backend.name}, {limits}, masks by {self.grounder.name}"
+        return f"anomagent:{self.model_name}, {limits}, masks by {self.grounder.name}"
 
     def _find(self, cases: Sequence[Case]) -> None:
         works = [Work(case=case, limits=self.limits) for case in cases]

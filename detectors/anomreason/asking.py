@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from refiner.answers import value_of
 from refiner.detectors.anomreason.prompts import prompt
 from refiner.detectors.anomreason.work import Failed, Work
 from refiner.detectors.chat.backend import ChatBackend, ChatRequest, Outcome
-from refiner.detectors.grounded import Case, complete_shown, value_of
+from refiner.detectors.grounded import Case, complete_shown
 from refiner.detectors.vlm.questions import quoted
 from refiner.errors import RefinerError, UnreadableOutputError, UserError
 

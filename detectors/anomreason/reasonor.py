@@ -63,7 +63,7 @@ class AnomReasonorDetector(GroundedDetector):
     @property
     def name(self) -> str:
         """Model, format and grounder; a fallback grounder is named as such."""
-        return f"anomreason:{self.backend.name}, format {self.note.form}, masks by {self.grounder.name}"
+        return f"anomreason:{self.model_name}, format {self.note.form}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

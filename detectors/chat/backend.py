@@ -13,7 +13,7 @@ from PIL import Image
 
 from refiner.detectors.chat.choices import Choice
 from refiner.detectors.chat.wire import Finish
-from refiner.errors import ConfigError, InputError, ModelError, RefinerError
+from refiner.errors import ConfigError, InputError, RefinerError
 from refiner.ledger import Ledger
 
 
@@ -85,10 +85,6 @@ class ChatReply:
 Outcome = ChatReply | RefinerError
 
 
-class OversizeError(ModelError):
-    """The images of a request are too large for the server; the request may be made again with smaller ones."""
-
-
 @runtime_checkable
 class ChatBackend(Protocol):
     """A chat model on this machine or behind an endpoint."""
@@ -114,6 +110,11 @@ class ChatBackend(Protocol):
 @runtime_checkable
 class Served(Protocol):
     """What is known about a chat model behind an endpoint."""
+
+    @property
+    def manner(self) -> str:
+        """The settings that decide the answers beside the model and the question, in words; empty if they are usual."""
+        ...
 
     def known_as(self) -> tuple[str, ...]:
         """Other names of the model, as the server tells them: of its folder or hub id, and of its base model."""

@@ -119,6 +119,11 @@ class EndpointChat:
         return f"EndpointChat({self.name!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
 
     @property
+    def manner(self) -> str:
+        """The settings that decide the answers beside the model and the question; empty with the defaults."""
+        return self.settings.manner
+
+    @property
     def ledger(self) -> Ledger:
         """The costs so far."""
         return replace(self._tally.total, pictures=self._pictures.encoded)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from refiner.detectors.chat import refusals
-from refiner.detectors.chat.backend import ChatRequest, OversizeError
+from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.chat.choices import LISTED
 from refiner.detectors.chat.options import EndpointSettings
 from refiner.detectors.chat.wire import Answered, Dialect, FaultError, lower_rung
-from refiner.errors import RefinerError
+from refiner.errors import OversizeError, RefinerError
 
 LEAST_TOKENS = 64
 """Least limit of an answer's tokens that is tried where a server does not say how many fit."""

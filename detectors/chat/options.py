@@ -73,6 +73,17 @@ class EndpointSettings:
         if fixed is not None:
             raise ConfigError(f"The field {fixed!r} of a request cannot be set by extra_body: leave it out.")
 
+    @property
+    def manner(self) -> str:
+        """What decides the answers beside the model and the question, in words; empty with the defaults."""
+        usual = EndpointSettings()
+        names = ("temperature", "thinking", "quality", "max_side", "extra_body")
+        return ", ".join(
+            f"{name} {json.dumps(value, default=str)}"
+            for name in names
+            if (value := getattr(self, name)) != getattr(usual, name)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -204,7 +215,9 @@ def _check_place(model: ModelId, name: str, option: Option) -> None:
             "serve the adapter there and give its name as the model."
         )
     if model.base_url is None and option.where == "endpoint":
-        raise ConfigError(f"{name} works only with an endpoint, but {model.model!r} runs here: remove {name}.")
+        raise ConfigError(
+            f"The option {name} works only with an endpoint, but {model.model!r} runs here: remove the {name}."
+        )
 
 
 def with_options(detector: str, options: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ class FakexplainDetector(GroundedDetector):
     @property
     def name(self) -> str:
         """Model, dialect and grounder; a fallback grounder is named as such."""
-        return f"fakexplain:{self.backend.name}, dialect {self.dialect.name}, masks by {self.grounder.name}"
+        return f"fakexplain:{self.model_name}, dialect {self.dialect.name}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

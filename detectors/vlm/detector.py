@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refiner.answers import value_of
 from refiner.detectors.chat.backend import ChatBackend, ChatReply
 from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
-from refiner.detectors.grounded import DEFAULT_GROUNDER, Case, GroundedDetector, boxes_of, domain_of, value_of
+from refiner.detectors.grounded import DEFAULT_GROUNDER, Case, GroundedDetector, boxes_of, domain_of
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
@@ -65,7 +66,7 @@ class VlmDetector(GroundedDetector):
     @property
     def name(self) -> str:
         """Model, number of steps, and grounder; a fallback grounder is named as such."""
-        return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
+        return f"vlm:{self.model_name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
 
     def _find(self, cases: Sequence[Case]) -> None:
         self._ask(

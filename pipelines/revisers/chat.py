@@ -17,6 +17,7 @@ from refiner.detectors.ids import ModelId, parse_id
 from refiner.detectors.reading.loose_json import LooseDict, read_document
 from refiner.detectors.reading.regions import MAX_NAME, plain_text
 from refiner.errors import ConfigError, UnreadableOutputError
+from refiner.ledger import Ledger
 from refiner.pipelines.revisers.prompt_checks import cleaned, negative_phrases, objection
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.protocols import Movable, Reviser, Revision
@@ -99,6 +100,10 @@ class ChatReviser:
             "Write a prompt with which that place alone is painted anew."
         )
         return self._ask(task, part, fallback, told=False)
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the model, by its name."""
+        return {self.backend.name: self.backend.ledger}
 
     def to(self, device: str | torch.device) -> ChatReviser:
         """Move the model, if it runs here."""

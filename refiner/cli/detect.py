@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refiner.answers import read_analysis
+from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, USER_ERROR, count
@@ -17,6 +18,7 @@ from refiner.data.sources import open_data, sources_help
 from refiner.errors import InputError, RefinerError, UserError
 from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.images import load_image, save_png
+from refiner.ledger import ledgers_of
 from refiner.records import analysis_summary
 from refiner.reports.overlays import overlay
 from refiner.verify.detections import Detections
@@ -40,6 +42,7 @@ def add_detect(parser: argparse.ArgumentParser) -> None:
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--prompt", metavar="TEXT", help="prompt of the images, for detectors that read it")
     wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, one for each image")
+    add_endpoint(parser)
     add_machine(parser, pipeline=False)
     words = "where to write the images with their regions marked, and records for refiner verify"
     parser.add_argument("--out", metavar="DIR", help=words)
@@ -89,6 +92,7 @@ def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     if folder is not None and rows:
         kept.write()
         atomic_write(folder / "detect.json", dumps(rows) + "\n")
+    tell_costs(ledgers_of([detector]), args, terminal)
     if args.json:
         terminal.document(rows)
     return code

@@ -12,11 +12,13 @@ when the run is resumed. Anything else that goes wrong (a bug, a full disk, miss
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args
@@ -28,14 +30,21 @@ from refiner.data.samples import DataSet, Sample, digest, polygon_rule
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
 from refiner.files import Json, atomic_write, check_writable, dumps
+from refiner.ledger import Ledger, added, bill, ledgers_from, ledgers_of, since
 from refiner.records import environment
 
 SCHEMA = 1
 """Version of records and ``run.json``."""
 RUN_FILE, PROBLEMS_FILE = "run.json", "problems.jsonl"
+_SPENT = "spent"
+"""Key of the costs of a batch in its first row, on the way from the system to the file of costs."""
 
 Progress = Callable[[int, int], None]
 """Takes the number of samples that this run has done, and the number that it has to do."""
+
+
+Answer = Json | ModelError | InputError
+"""What a system says about a sample, or the error that came instead."""
 
 
 class System(Protocol):
@@ -48,11 +57,11 @@ class System(Protocol):
         """Everything that the answers depend on: models, revisions, settings."""
         ...
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Answer]:
         """One answer for each sample.
 
         Raises:
-            ModelError, InputError: it fails on one of the samples.
+            ModelError, InputError: it fails on one of the samples. Then it gets them one by one.
         """
         ...
 
@@ -84,6 +93,11 @@ class Shard:
         """Name of its file of records."""
         return f"records.{kind}" if self.count == 1 else f"records-{self.number}-of-{self.count}.{kind}"
 
+    @property
+    def ledger(self) -> str:
+        """Name of its file of costs."""
+        return self.file().replace("records", "ledger")
+
 
 class Run(NamedTuple):
     """A folder of records, with the description of what made them."""
@@ -102,6 +116,23 @@ class Run(NamedTuple):
     def missing(self) -> int:
         """How many of them have no record."""
         return self.samples - len(self.records)
+
+    def ledgers(self) -> dict[str, Ledger]:
+        """What its chat models cost, by model, over all starts of the run.
+
+        Raises:
+            InputError: a line of the file of costs is something else.
+        """
+        return _ledgers(self.folder)
+
+
+def _ledgers(folder: Path) -> dict[str, Ledger]:
+    lines = [line for file in sorted(folder.glob("ledger*.jsonl")) for line in file.read_bytes().splitlines()]
+    total: dict[str, Ledger] = {}
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # a line that a killed run did not finish
+            total = added(total, ledgers_from(json.loads(line)))
+    return total
 
 
 def describe(task: str, data: DataSet, specification: Json, system: System, scoring: Json) -> Json:
@@ -162,6 +193,9 @@ def collect(
     finished = 0
     with Appending(file) as out:
         for rows in (engine or work)(data, system, left):
+            if spent := [row.pop(_SPENT) for row in rows if _SPENT in row]:
+                with Appending(root / part.ledger) as costs:
+                    costs.write(spent)
             out.write(rows)
             finished += len(rows)
             if progress is not None:
@@ -262,12 +296,15 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFor
     target = check_writable(out)
     if (target / RUN_FILE).exists():
         check_same(read_description(target), descriptions[0], target)
+    costs = functools.reduce(added, map(_ledgers, roots))
     files = [file for root in roots for file in _record_files(root)]
     joined = target / Shard().file(records)
     (to_parquet if records == "parquet" else to_lines)(files, joined)
-    for file in _record_files(target):
+    for file in (*_record_files(target), *target.glob("ledger*.jsonl")):
         if file != joined:
             file.unlink()
+    if costs:
+        atomic_write(target / Shard().ledger, json.dumps(bill(costs)) + "\n")
     for name in (RUN_FILE, PROBLEMS_FILE):
         if roots[0].resolve() != target.resolve() and (roots[0] / name).is_file():
             atomic_write(target / name, (roots[0] / name).read_bytes())
@@ -306,7 +343,7 @@ def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
 
 def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Json]:
     """A record for each sample of a batch."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), ledgers_of([system])
     answers = iter(answer(system, [sample for _, sample in batch if isinstance(sample, Sample)]))
     rows = []
     for index, sample in batch:
@@ -318,10 +355,13 @@ def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Js
             row |= {"group": sample.group, "prompt": sample.prompt, "truth": sample.truth_record()}
         rows.append(row | {"answer": None if failed else outcome})
     seconds = (time.perf_counter() - began) / len(batch)
-    return [row | {"seconds": round(seconds, 4)} for row in rows]
+    rows = [row | {"seconds": round(seconds, 4)} for row in rows]
+    if spent := since(before, ledgers_of([system])):
+        rows[0][_SPENT] = bill(spent)
+    return rows
 
 
-def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError | InputError]:
+def answer(system: System, samples: Sequence[Sample]) -> list[Answer]:
     """The answer or the error of each sample; if the system fails on a batch, it gets the samples one by one."""
     if not samples:
         return []
