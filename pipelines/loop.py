@@ -23,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.answers import analyses
+from refiner.answers import outcomes
 from refiner.answers import scores as scores_of
-from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
+from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, RefinerError, UserError
+from refiner.ledger import Ledger, ledgers_of, since
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
@@ -111,6 +112,7 @@ class _Refinement:
         self.notes: list[str] = []  # notes for the user since the last attempt
         self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
+        self.ledgers = self._ledgers()  # costs of chat models before this run
         self.started = self.clock = time.monotonic()
 
     def run(self) -> Iterator[Attempt]:
@@ -131,8 +133,16 @@ class _Refinement:
     def result(self, settings: Mapping[str, object]) -> RefinementResult:
         attempts = tuple(self.attempts)
         return RefinementResult(
-            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings
+            prompt=self.prompt,
+            attempts=attempts,
+            best=self.best_index,
+            stop=self.stop,
+            settings=settings,
+            costs=since(self.ledgers, self._ledgers()),
         )
+
+    def _ledgers(self) -> Mapping[str, Ledger]:
+        return ledgers_of([self.parts.detector, self.parts.reviser, *self.judges])
 
     def blame(self, error: Exception) -> Attempt:
         """Record an exception on the last attempt, such as one of the user's callback."""
@@ -392,9 +402,13 @@ class _Refinement:
             for number, (image, answer) in enumerate(zip(images, answers, strict=True))
         ]
 
-    def _detect(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
+    def _detect(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis | RefinerError]:
         self.looked += len(images)
-        return analyses(self.parts.detector, images, prompts)
+        found = outcomes(self.parts.detector, images, prompts)
+        for outcome in found:
+            if isinstance(outcome, RefinerError) and not isinstance(outcome, self.recorded):
+                raise outcome
+        return found
 
     def _record(
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None

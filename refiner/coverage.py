@@ -81,5 +81,10 @@ class Coverage:
         return ", ".join([f"{self.answered} of {self.images} images answered{without}", *told])
 
 
+def joined_gaps(analyses: Iterable[Analysis]) -> tuple[Gap, ...]:
+    """The gaps of an analysis that is made of several: those of any of them."""
+    return tuple(dict.fromkeys(gap for analysis in analyses for gap in analysis.gaps))
+
+
 COLUMNS: Final = tuple(Coverage().row())
 """Names of the columns."""

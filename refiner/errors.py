@@ -15,6 +15,7 @@
     │   └── BusyError             the queue is full; try again later
     └── ModelError                a model failed; the loop records it on the attempt and continues
         ├── UnreadableOutputError model text that could not be parsed (never treated as "no flaws")
+        ├── OversizeError         images that are too large for the server of a model
         ├── BadImageError         a generator or inpainter returned something that is not a usable image
         └── BadAnswerError        a detector or judge returned something unusable, such as None, NaN or a wrong box
 
@@ -86,6 +87,10 @@ class UnreadableOutputError(ModelError):
     def __init__(self, message: str, raw: str) -> None:
         super().__init__(message)
         self.raw = raw
+
+
+class OversizeError(ModelError):
+    """The images of a request are too large for the server of a model; smaller ones may do."""
 
 
 class BadImageError(ModelError):

@@ -2,9 +2,9 @@
 
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
-Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability
-tests, for example, ``isinstance(part, Movable)``.
+Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Paying``,
+``Remarking``, ``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code
+that uses such an ability tests, for example, ``isinstance(part, Movable)``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
 from refiner.errors import RefinerError
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
+
+if TYPE_CHECKING:
+    from refiner.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,15 @@ class Spender(Protocol):
 
     def spent(self) -> Calls:
         """Cost since construction: the work of the networks."""
+        ...
+
+
+@runtime_checkable
+class Paying(Protocol):
+    """A part that asks chat models, and counts what that costs."""
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs since construction, by the name of the model."""
         ...
 
 
@@ -178,6 +190,17 @@ class Streaming(Protocol):
 
     def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterable[Opinion]:
         """One opinion for each image, in order."""
+        ...
+
+
+@runtime_checkable
+class Sorting(Protocol):
+    """A detector that fails on single images of a batch, not on the batch, so that the others are not asked again."""
+
+    def outcomes(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+    ) -> list[Analysis | RefinerError]:
+        """Like ``Detector.batch``, but with the error of each image that failed instead of its analysis."""
         ...
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError
 from refiner.taxonomy import Category
+
+if TYPE_CHECKING:
+    from refiner.ledger import Ledger
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -324,6 +327,8 @@ class RefinementResult:
     stop: StopReason
     settings: Mapping[str, object] = field(default_factory=dict)
     """Settings of the run, as plain JSON values (``refiner.pipelines.saving.record``); empty if not known."""
+    costs: Mapping[str, Ledger] = field(default_factory=dict)
+    """What the chat models of its parts did meanwhile, by model; runs at the same time that share them count too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):

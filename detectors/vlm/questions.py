@@ -64,8 +64,13 @@ def box_format(model: str) -> BoxFormat:
     Qwen2.5-VL writes them in pixels of the image that it is shown, other Qwen models in thousandths, Gemini in
     thousandths with y before x. All other models are asked for shares of the sides.
     """
+    return known_format(model) or BoxFormat(scale="unit")
+
+
+def known_format(model: str) -> BoxFormat | None:
+    """As ``box_format``, but None for all other models."""
     name = "".join(character for character in model.lower() if character.isalnum())
-    return next((form for part, form in _FAMILIES.items() if part in name), BoxFormat(scale="unit"))
+    return next((form for part, form in _FAMILIES.items() if part in name), None)
 
 
 def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: bool) -> ChatRequest:

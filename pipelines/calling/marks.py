@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,7 @@ class MarkedDetector:
         left = [_region(mark) for mark in marks if mark.any() and same[mark].all()]
         union = np.logical_or.reduce(marks)
         inside = [region for region in analysis.regions if _share(region.pixels(analysis.size), union) >= _INSIDE]
-        return Analysis(
-            size=analysis.size,
-            regions=(*left, *inside),
-            fake_probability=analysis.fake_probability,
-            tags=analysis.tags,
-            raw=analysis.raw,
-            detector=analysis.detector,
-        )
+        return replace(analysis, regions=(*left, *inside), heatmap=None)
 
 
 def masks_of(given: Any) -> list[Image.Image]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from refiner.cli.detect_results import finish, telling
+from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate import add_engine, engine_of, speed
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
@@ -22,6 +23,7 @@ from refiner.data.samples import digest
 from refiner.data.sources import contents, open_data, sources_help
 from refiner.errors import InputError
 from refiner.files import Json, check_writable
+from refiner.ledger import ledgers_of
 from refiner.machine import share_freed_memory
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from refiner.evaluate.distributed import RayEngine
     from refiner.evaluate.engines import Stop
     from refiner.evaluate.harness import Engine, Run, System
+    from refiner.ledger import Prices
 
 _EXAMPLES: Final = """examples:
   refiner detect picture.png other.png --detector micro
@@ -59,6 +62,7 @@ def add_detect(parser: argparse.ArgumentParser) -> None:
     wanted.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, one for each image")
     words = "images that a detector on this machine gets at once (8)"
     parser.add_argument("--batch-size", type=count, default=8, metavar="N", help=words)
+    add_endpoint(parser)
     add_machine(parser, pipeline=False)
     _add_run(parser.add_argument_group("run"))
     parser.set_defaults(run=_detect, check=lambda args: _check(parser, args))
@@ -172,7 +176,7 @@ def _collect(args: argparse.Namespace, images: DataSet, folder: Path, terminal: 
         if not args.resume and (kept := set_aside(folder)):
             terminal.complain(f"the records of the earlier run in {str(folder)!r} are kept as {kept}.")
         engine = telling(_engine(args, system, ray, stop, folder), terminal)
-        with ended_by_signals(stop, terminal) as told, speed(terminal, "detect", _cost(system)) as report:
+        with ended_by_signals(stop, terminal) as told, speed(terminal, "detect", _cost(system, args.prices)) as report:
             run = collect(images, system, description, folder, resume=args.resume, engine=engine, progress=report)
     if stop and told.code == DONE:
         terminal.complain(f"stopped: {stop.reason}")
@@ -203,14 +207,16 @@ def _engine(args: argparse.Namespace, system: System, ray: RayEngine | None, sto
     return located(patient(engine, stop, args.max_failures), folder, args.data)
 
 
-def _cost(system: System) -> Callable[[], str]:
-    """What the detector has cost so far, in words."""
-    detector = getattr(system, "detector", None)
+def _cost(system: System, prices: Prices | None) -> Callable[[], str]:
+    """What the chat models have cost so far, in words, for the progress bar."""
 
     def told() -> str:
-        ledger = getattr(detector, "ledger", None)
-        if ledger is None or not ledger.calls:
-            return ""
-        return f"{ledger.calls} requests, {ledger.prompt_tokens + ledger.completion_tokens} tokens"
+        ledgers = ledgers_of([system])
+        tokens = sum(ledger.prompt_tokens + ledger.completion_tokens for ledger in ledgers.values())
+        costs = [None if prices is None else prices.cost(name, ledger) for name, ledger in ledgers.items()]
+        known = [cost for cost in costs if cost is not None]
+        if prices is not None and known and len(known) == len(costs):
+            return f"{sum(known):.4g} {prices.currency}"
+        return f"{tokens:,} tokens" if tokens else ""
 
     return told

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from refiner.cli.endpoint import tell_costs
 from refiner.cli.options import DONE, FAILED, USER_ERROR
 from refiner.cli.view import Terminal, plain_grid, show_analysis
 from refiner.coverage import Coverage
@@ -77,6 +78,7 @@ def finish(run: Run, images: DataSet, args: argparse.Namespace, terminal: Termin
             terminal.lines(lines)
     else:
         _show(run, summary.table(run.samples), args, terminal, each=shown)
+    tell_costs(run.ledgers(), args, terminal)
     return _code(summary.errors)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import TextColumn, TimeRemainingColumn
 
+from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
 from refiner.cli.machine import add_machine, machine_of
@@ -68,6 +69,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
             task.add_argument_group("comparison").add_argument("--peers", action="store_true", help=words)
         if name in ("detection", "localization"):
             _add_perturbations(task)
+        add_endpoint(task)
         add_machine(task, pipeline=name == "refinement")
         _add_run(task)
         task.set_defaults(run=_evaluate, task=name)
@@ -372,7 +374,8 @@ def _refining(
     }
     encoder = _encoder(args, machine) if args.encoder or args.references else None
     looker = Looker(judge=pipe.judge, encoder=encoder)
-    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out) / peer)
+    parts = (pipe.detector, pipe.reviser, pipe.judge)
+    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out) / peer, parts=parts)
 
 
 def weight_sums(model: str) -> dict[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from refiner.cli.endpoint import tell_costs
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
 from refiner.errors import UserError
 from refiner.files import Json
+from refiner.ledger import added
 
 if TYPE_CHECKING:
     from refiner.data.samples import DataSet
@@ -30,6 +33,7 @@ def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: T
     scored = score(run)
     paper = write_paper(scored.table, run.folder)
     page = write_report(run, scored, data or _again(run))
+    tell_costs(run.ledgers(), args, terminal)
     if args.json:
         terminal.document(scored.table)
     else:
@@ -71,6 +75,7 @@ def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Term
         write_paper(scored.table, run.folder)
         write_report(run, scored, _again(run))
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
+    tell_costs(functools.reduce(added, (run.ledgers() for run in runs.values()), {}), args, terminal)
     if set(runs) <= set(peers.PEERS):
         document = peers.compare(found)
         peers.write_peers(document, args.out)

@@ -14,6 +14,7 @@ from refiner.cli.calibrate import add_calibrate
 from refiner.cli.data import add_data
 from refiner.cli.demo import add_demo
 from refiner.cli.detect import add_detect
+from refiner.cli.endpoint import apply_endpoint
 from refiner.cli.evaluate import add_evaluate
 from refiner.cli.micro import add_micro
 from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():
+            apply_endpoint(args)
             code: int = args.run(args, terminal)
         return code
     except RefinerError as error:

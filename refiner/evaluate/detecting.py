@@ -7,7 +7,7 @@ the data set that has the image under the record's ``name``; and ``picture``, th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Final
 
 from PIL import Image
 
-from refiner.answers import analyses
+from refiner.answers import outcomes, value_of
 from refiner.data.samples import DataSet, Sample
-from refiner.errors import ConfigError, InputError
-from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Engine, System, read_description
+from refiner.errors import ConfigError, InputError, ModelError, RefinerError
+from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Answer, Engine, Shard, System, read_description
 from refiner.evaluate.records import Appending, Records, unwritten
 from refiner.files import Json
+from refiner.ledger import Ledger, ledgers_of
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Concurrent
 from refiner.records import analysis_to_dict, picture_digest
@@ -57,23 +58,25 @@ class Detecting:
         """The detector."""
         return {"detector": self.detector.name}
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """``analysis`` of each image, without its heat map, and ``picture``, the digest of the image.
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of the detector, by model."""
+        return ledgers_of([self.detector])
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
+        """``analysis`` of each image, without its heat map, and ``picture``, the digest of the image; or the error.
 
         Raises:
-            InputError: a sample without an image, or an image that the detector refuses.
-            ModelError: the detector fails on one of the images.
+            InputError: a sample without an image.
+            UserError: the detector cannot be used at all, for example because its key is missing.
         """
         images = [_image(sample) for sample in samples]
-        found: list[Analysis | None] = [None] * len(samples)
+        answers: dict[int, Answer] = {}
         for prompted in (True, False):  # a detector takes either a prompt for each image, or none
             chosen = [at for at, sample in enumerate(samples) if bool(sample.prompt) is prompted]
-            if chosen:
-                prompts = [samples[at].prompt for at in chosen] if prompted else None
-                answers = analyses(self.detector, [images[at] for at in chosen], prompts)
-                for at, answer in zip(chosen, answers, strict=True):
-                    found[at] = answer
-        return [answer_of(image, each) for image, each in zip(images, found, strict=True) if each is not None]
+            prompts = [samples[at].prompt for at in chosen] if prompted else None
+            found = outcomes(self.detector, [images[at] for at in chosen], prompts) if chosen else []
+            answers |= {at: answer_of(images[at], each) for at, each in zip(chosen, found, strict=True)}
+        return [answers[at] for at in range(len(samples))]
 
 
 def _image(sample: Sample) -> Image.Image:
@@ -82,9 +85,11 @@ def _image(sample: Sample) -> Image.Image:
     return sample.image
 
 
-def answer_of(image: Image.Image, analysis: Analysis) -> Json:
-    """What is kept of the analysis of an image."""
-    kept = analysis_to_dict(replace(analysis, heatmap=None), arrays=True)
+def answer_of(image: Image.Image, outcome: Analysis | RefinerError) -> Answer:
+    """What is kept of the analysis of an image; the error if there is none, unless that ends the run."""
+    if isinstance(outcome, ModelError | InputError):
+        return outcome
+    kept = analysis_to_dict(replace(value_of(outcome), heatmap=None), arrays=True)
     return {"analysis": kept, "picture": picture_digest(image), "notes": []}
 
 
@@ -150,7 +155,7 @@ def set_aside(folder: Path) -> str:
         InputError: its ``run.json`` cannot be read.
         OutputError: another process writes the records, or the files cannot be renamed.
     """
-    files = [folder / name for name in (RECORDS_FILE, PROBLEMS_FILE, DOCUMENT_FILE, RUN_FILE)]
+    files = [folder / name for name in (RECORDS_FILE, Shard().ledger, PROBLEMS_FILE, DOCUMENT_FILE, RUN_FILE)]
     if not holds_detections(folder):
         return ""
     ending = next(f".{number}" for number in count(1) if not any(_ended(file, f".{number}").exists() for file in files))

@@ -13,7 +13,7 @@ from itertools import islice
 
 from refiner.data.samples import DataSet
 from refiner.errors import is_user_error
-from refiner.evaluate.harness import Engine, System, make_records, read_samples
+from refiner.evaluate.harness import Costs, Engine, System, make_records, read_samples
 from refiner.files import Json
 
 
@@ -48,6 +48,7 @@ def several(threads: int, stop: Stop) -> Engine:
         left, reading = iter(indices), threading.Lock()
         running: set[Future[list[Json]]] = set()
         failure: BaseException | None = None
+        costs = Costs(system)
         with ThreadPoolExecutor(threads) as pool:
             while True:
                 if not stop and failure is None:
@@ -59,7 +60,7 @@ def several(threads: int, stop: Stop) -> Engine:
                 for future in done:
                     error = future.exception()
                     if error is None:
-                        yield future.result()
+                        yield costs.added(future.result())
                     failure = failure or error
         if failure is not None:
             raise failure
