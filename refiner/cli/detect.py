@@ -208,10 +208,13 @@ def _engine(args: argparse.Namespace, system: System, ray: RayEngine | None, sto
 
 
 def _cost(system: System, prices: Prices | None) -> Callable[[], str]:
-    """What the chat models have cost so far, in words, for the progress bar."""
+    """What the chat models in this process have cost so far, in words, for the progress bar."""
+    from refiner.evaluate.detecting import Detecting
+
+    asked = [system] if isinstance(system, Detecting) else []  # workers of Ray count their own costs
 
     def told() -> str:
-        ledgers = ledgers_of([system])
+        ledgers = ledgers_of(asked)
         tokens = sum(ledger.prompt_tokens + ledger.completion_tokens for ledger in ledgers.values())
         costs = [None if prices is None else prices.cost(name, ledger) for name, ledger in ledgers.items()]
         known = [cost for cost in costs if cost is not None]
