@@ -16,12 +16,14 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from refiner.coverage import Coverage
 from refiner.data.folders import SUFFIXES, ImageFolder
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts
 from refiner.data.samples import Sample, digest, group_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate.figures import coverage_of
 from refiner.evaluate.harness import Run
 from refiner.evaluate.systems import picture_file
 from refiner.evaluate.table import csv_text
@@ -185,13 +187,16 @@ class Answers(NamedTuple):
     """By name of the image."""
     errors: Mapping[str, int]
     """Number of images without an answer, by kind of error."""
+    coverage: Coverage
 
 
 def read_answers(run: Run) -> Answers:
     """The answers of detector and judge about the images of one generator."""
     found: dict[str, Inspected] = {}
     errors: Counter[str] = Counter()
+    coverage = Coverage()
     for record in run.records:
+        coverage += coverage_of(record)
         if record["error"] is not None:
             errors[record["error"]["kind"]] += 1
             continue
@@ -202,7 +207,7 @@ def read_answers(run: Run) -> Answers:
             area=analysis["artifact_ratio"],
             score=record["answer"]["score"],
         )
-    return Answers(found, dict(sorted(errors.items())))
+    return Answers(found, dict(sorted(errors.items())), coverage)
 
 
 def rank_runs(
@@ -222,9 +227,9 @@ def rank_runs(
 
     Returns:
         ``by``; number of ``prompts`` and ``pictures`` that are compared, ``of`` all images; ``systems``, best first,
-        each with ``name``, ``place``, ``source``, ``scored``, ``errors``, ``problems``, ``figures`` (by the names of
-        ``FIGURES``) and ``rates`` (share of images with a flaw of the category), each figure with ``value``, ``low``
-        and ``high``; ``orders`` and ``wins`` by CAP, HPS and PAR; ``signature``.
+        each with ``name``, ``place``, ``source``, ``scored``, ``coverage``, ``errors``, ``problems``, ``figures`` (by
+        the names of ``FIGURES``) and ``rates`` (share of images with a flaw of the category), each figure with
+        ``value``, ``low`` and ``high``; ``orders`` and ``wins`` by CAP, HPS and PAR; ``signature``.
 
     Raises:
         ConfigError: there is nothing to rank by.
@@ -247,6 +252,7 @@ def rank_runs(
             "place": row.place,
             "source": runs[row.name].description["data"]["specification"],
             "scored": len(looks[row.name]),
+            "coverage": read[row.name].coverage.row(),
             "errors": dict(read[row.name].errors),
             "problems": runs[row.name].description["problems"],
             "figures": {name: figures[row.name][name] for name in FIGURES if name in figures[row.name]},
@@ -333,7 +339,7 @@ def rank_rows(document: Json) -> list[Json]:
     rows = []
     for system in document["systems"]:
         row = {name: system[name] for name in ("place", "name", "source", "scored")}
-        row["errors"] = sum(system["errors"].values())
+        row |= {"errors": sum(system["errors"].values()), **system["coverage"]}
         rates = {f"rate_{name}": estimate for name, estimate in system["rates"].items()}
         for name, estimate in {**system["figures"], **rates}.items():
             row |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}

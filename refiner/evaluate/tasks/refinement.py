@@ -51,7 +51,7 @@ class Refinement(Task):
         for name in ("hps", "par", "flaws", "burden"):
             before, best = row[f"{name}_before"], row[f"{name}_best"]
             row[f"{name}_change"] = None if before is None or best is None else best - before
-        row |= {name: answer[name] for name in ("rounds", "accepted", "failed")}
+        row |= {"rounds": answer["rounds"], "accepted": answer["accepted"], "failed_attempts": answer["failed"]}
         return row | answer["calls"]
 
     def figures(self, columns: Columns) -> Figures:
@@ -66,7 +66,8 @@ class Refinement(Task):
         burden = columns["burden_change"]
         found |= {"better_share": float((burden < 0).mean()), "worse_share": float((burden > 0).mean())}
         return found | {
-            name: mean(columns[name]) for name in ("rounds", "accepted", "failed", "denoiser_rows", "detector_calls")
+            name: mean(columns[name])
+            for name in ("rounds", "accepted", "failed_attempts", "denoiser_rows", "detector_calls")
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
