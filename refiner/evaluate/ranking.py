@@ -40,7 +40,7 @@ FIGURES: Final[Mapping[str, str]] = {
     "AF": "flaws per image",
     "AF_share": "share of the images with any flaw",
     "MAI_image": "mean severity within a flawed image, mean over those images",
-    "PAR": "share of flawed pixels, mean over the images",
+    "PAR": "share of flawed pixels, mean over the images of which the place of a flaw is known, or that have none",
     "HPS": "how well an image fits its prompt according to the judge, mean over the images",
 }
 """What each figure means; lower is better, except for HPS."""
@@ -176,7 +176,8 @@ class Inspected:
 
     severities: tuple[float, ...]
     categories: frozenset[str]
-    area: float
+    area: float | None
+    """None if the place of no flaw is known."""
     score: float | None
 
 
@@ -188,6 +189,12 @@ class Answers(NamedTuple):
     errors: Mapping[str, int]
     """Number of images without an answer, by kind of error."""
     coverage: Coverage
+
+
+def area_of(analysis: Json) -> float | None:
+    """The share of flawed pixels of a stored analysis; None if it has flaws, and the place of none is known."""
+    boxes = [region["box"] for region in analysis["regions"]]
+    return None if boxes and not any(boxes) else float(analysis["artifact_ratio"])
 
 
 def read_answers(run: Run) -> Answers:
@@ -204,7 +211,7 @@ def read_answers(run: Run) -> Answers:
         found[record["name"]] = Inspected(
             severities=tuple(region["severity"] for region in analysis["regions"]),
             categories=frozenset(region["category"] for region in analysis["regions"]),
-            area=analysis["artifact_ratio"],
+            area=area_of(analysis),
             score=record["answer"]["score"],
         )
     return Answers(found, dict(sorted(errors.items())), coverage)
@@ -279,12 +286,15 @@ Looks = Mapping[str, Mapping[str, Inspected]]
 
 
 def rankings_of(looks: Looks, prompts_of: Mapping[str, str]) -> dict[str, Ranking]:
-    """By CAP (with MAI and AF), by HPS if a judge scored the images, and by PAR."""
+    """By CAP (with MAI and AF), by HPS if a judge scored the images, and by PAR if areas are known of the same ones."""
     severities = {name: {key: look.severities for key, look in own.items()} for name, own in looks.items()}
     found = {"CAP": rank_generators(severities, prompts_of=prompts_of)}
     if any(look.score is not None for own in looks.values() for look in own.values()):
         found["HPS"] = _ranked(looks, prompts_of, "HPS", lambda look: look.score)
-    return found | {"PAR": _ranked(looks, prompts_of, "PAR", lambda look: look.area)}
+    areas = [{key for key, look in own.items() if look.area is not None} for own in looks.values()]
+    if set.intersection(*areas):
+        found["PAR"] = _ranked(looks, prompts_of, "PAR", lambda look: look.area)
+    return found
 
 
 def _rates(looks: Looks, prompts_of: Mapping[str, str]) -> list[Ranking]:

@@ -61,14 +61,14 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
 
 
 def lead(table: Json) -> str:
-    """How many samples were scored, and what became of the others, in one sentence."""
-    parts = [f"{table['scored']} of {table['samples']} samples scored", Coverage(**table["coverage"]).words()]
+    """How many samples were scored, what became of the others, and the coverage, in two sentences."""
+    parts = [f"{table['scored']} of {table['samples']} samples scored"]
     misses = table["misses"]
     parts += [f"{count} of them as missed ({kind})" for kind, count in misses.items()]
     without = {kind: count - misses.get(kind, 0) for kind, count in table["errors"].items()}
     parts += [f"{count} without figures ({kind})" for kind, count in without.items() if count]
     parts += [f"{table['missing']} not run yet"] if table["missing"] else []
-    return "; ".join(parts) + "."
+    return f"{'; '.join(parts)}. {Coverage(**table['coverage']).words()}."
 
 
 def _plots(task: Task, scored: Scored) -> Iterator[Markup]:

@@ -6,18 +6,25 @@ Both hold in every grammar of answers.
 import json
 
 import pytest
+from PIL import Image
 
 from refiner.detectors.aligngemini import grammar as aligngemini
+from refiner.detectors.aligngemini.semantic import SemanticDetector
 from refiner.detectors.anomreason import answers, grammar
 from refiner.detectors.anomreason.grammar import Anomaly
 from refiner.detectors.anomreason.work import Issue
+from refiner.detectors.chat.backend import ChatReply, Ledger
+from refiner.detectors.fakexplain.detector import FakexplainDetector
 from refiner.detectors.fakexplain.grammar import DIALECTS
 from refiner.detectors.fakexplain.grammar import read as read_fakexplain
+from refiner.detectors.grounding.base import BoxGrounder
 from refiner.detectors.grounding.inside import SLACK, inside
+from refiner.detectors.joint import JointDetector
 from refiner.detectors.legion.grammar import parse
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.detectors.reading.nothing import says_nothing
 from refiner.detectors.reading.regions import read_regions
+from refiner.detectors.vlm.detector import VlmDetector
 from refiner.errors import UnreadableOutputError
 from refiner.types import Size
 
@@ -184,6 +191,46 @@ def test_legions_phrases_have_no_claim_of_a_statement():
     assert (claim.name, claim.marks) == ("the hand", (1,))
     with pytest.raises(UnreadableOutputError, match="no artifact"):
         parse(clean)
+
+
+class CutShort:
+    """A chat model that writes its answers in turn, cut off at the limit of their tokens or not."""
+
+    name, max_side, ledger = "script", 512, Ledger()
+
+    def __init__(self, *texts, finish="length"):
+        self.texts, self.finish = list(texts), finish
+
+    def complete(self, requests):
+        text, *rest = self.texts
+        self.texts = [*rest, text]
+        reply = ChatReply(text=text, finish=self.finish, prompt_tokens=1, completion_tokens=1)
+        return [reply] * len(requests)
+
+
+LISTED = '{"regions": [{"name": "hand", "explanation": "six fingers", "box": [0.1, 0.2, 0.3, 0.4]}, {"na'
+VERDICT = '{"verdicts": [{"item": 1, "verdict": "present", "probability_of_flaw": 0.9}]}'
+FAKE = "<think>\n- hand [0.1, 0.2, 0.3, 0.4]\n</think>\n<tag>none</tag>\n<verdict>fake</verdict>"
+DETECTORS = {
+    "vlm": lambda **options: VlmDetector(CutShort(LISTED, VERDICT, **options), grounder=BoxGrounder()),
+    "vlm, one step": lambda **options: VlmDetector(CutShort(LISTED, **options), grounder=BoxGrounder(), two_step=False),
+    "fakexplain": lambda **options: FakexplainDetector(CutShort(FAKE, **options), grounder=BoxGrounder()),
+    "aligngemini": lambda **options: SemanticDetector(
+        CutShort("fake\n- hand [0.1, 0.2, 0.3, 0.4]\n- the", **options),
+        grounder=BoxGrounder(),
+        boxes=FORMS[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("finish", ["length", "stop"])
+def test_an_answer_that_ended_at_the_limit_says_so(name, finish):
+    image = Image.new("RGB", (80, 60))
+    analysis = DETECTORS[name](finish=finish)(image)
+    assert analysis.regions[0].placed
+    assert analysis.gaps == (("cut_short",) if finish == "length" else ())
+    assert JointDetector([DETECTORS[name](finish=finish)] * 2)(image).gaps == analysis.gaps
 
 
 def test_a_little_outside_is_clipped_and_more_is_no_place():
