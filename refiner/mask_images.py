@@ -76,7 +76,8 @@ def _deep(values: NDArray[Any], name: str) -> Mask:
 
 def _coloured(pixels: NDArray[np.uint8], name: str, *, labels: bool) -> Mask:
     """The pixels that are not black, if they have one colour; the bright ones of greys that are no labels."""
-    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    packed = red << 16 | green << 8 | blue
     others = packed[packed > 0]
     single = bool((others == others[:1]).all())
     if np.ptp(pixels, axis=2).max(initial=0) <= _NEAR and not (labels and single):

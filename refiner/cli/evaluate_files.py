@@ -150,9 +150,9 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.json:
         terminal.document(document)
         return DONE
-    _show_rows(terminal, document["rows"], coverage)
+    _show_rows(terminal, document["rows"])
     _tell_counts(document["problems"], terminal)
-    terminal.say(f"{document['images']} images, {document['missing_predictions']} without a prediction")
+    terminal.say(f"{document['images']} images, {missing} without a prediction; {coverage.words()}")
     terminal.say(f"signature: {document['signature']}")
     return DONE
 
@@ -228,9 +228,9 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
     document = {
         "scores": scores,
         "mean": mean,
-        "coverage": coverage.row(),
         "read_differently": _read_differently(problems),
         "signature": scorer.signature,
+        "coverage": coverage.row(),
     }
     if args.json:
         terminal.document(document)

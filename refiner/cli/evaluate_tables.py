@@ -145,7 +145,7 @@ def _show(table: Json, terminal: Terminal) -> None:
     terminal.out.print(grid)
     missed = sum(table["misses"].values())
     said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as misses" if missed else "")
-    said += f"; {coverage.words()}"
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
+    terminal.say(coverage.words())
     terminal.say(f"signature: {table['signature']}")

@@ -154,8 +154,9 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
+                if sorted(image.size) != sorted(size):
+                    raise _wrong_size(path, image.height, image.width, size)
                 own = orientation_tag(image)
-                image.load()
                 mask = mask_of(image, repr(str(path)), indices=indices)
     except InputError:
         raise
@@ -169,12 +170,15 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
             "whether the mask is turned too: save the image upright, without EXIF."
         )
     if size not in (mask.shape, along.shape):
-        height, width = mask.shape
-        raise InputError(
-            f"Expected a mask of {size.width}x{size.height} pixels, like its image, got {width}x{height} in "
-            f"{str(path)!r}: export it at the image's size."
-        )
+        raise _wrong_size(path, *mask.shape, size)
     return mask if mask.shape == size else along
+
+
+def _wrong_size(path: Path, height: int, width: int, size: Size) -> InputError:
+    return InputError(
+        f"Expected a mask of {size.width}x{size.height} pixels, like its image, got {width}x{height} in "
+        f"{str(path)!r}: export it at the image's size."
+    )
 
 
 class FolderData:
