@@ -135,16 +135,28 @@ def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
     Raises:
         UnreadableOutputError: the answer has no complete JSON document.
     """
-    document = read_document(text)
-    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
-    entries = listed if isinstance(listed, LooseList) else [document]
     scores: list[float | None] = []
-    for number, region in enumerate(found, start=1):
+    for region, entries in zip(found, _verdicts(text, len(found)), strict=True):
         sure = 1.0 if region.score is None else region.score
-        own = [_score(entry, sure) for entry in entries if isinstance(entry, LooseDict) and _is_about(entry, number)]
+        own = [_score(entry, sure) for entry in entries]
         kept = [score for score in own if score is not None]
         scores.append(max(kept) if kept else None if own else sure)
     return scores
+
+
+def are_all_judged(text: str, count: int) -> bool:
+    """Whether an answer that ``read_verdicts`` can read has a verdict on each of ``count`` regions."""
+    return all(_verdicts(text, count))
+
+
+def _verdicts(text: str, count: int) -> list[list[LooseDict]]:
+    """The entries about each of ``count`` regions."""
+    document = read_document(text)
+    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
+    entries = [
+        each for each in (listed if isinstance(listed, LooseList) else [document]) if isinstance(each, LooseDict)
+    ]
+    return [[entry for entry in entries if _is_about(entry, number)] for number in range(1, count + 1)]
 
 
 def _is_about(entry: LooseDict, number: int) -> bool:

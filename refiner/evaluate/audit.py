@@ -106,8 +106,9 @@ def _compared(
     prompts = len({prompts_of[image] for image in images})
     if images:
         first, second = (rankings_of(_chosen(each, images), prompts_of) for each in (ones, others))
-        found = {name: each for by in ORDERS for name, each in compare_rankings(first[by], second[by]).items()}
-        tau = {name: found[name] for name in MEASURES}
+        orders = [by for by in ORDERS if by in first and by in second]
+        found = {name: each for by in orders for name, each in compare_rankings(first[by], second[by]).items()}
+        tau |= {name: found[name] for name in MEASURES if name in found}
     return {
         "one": one,
         "other": other,
