@@ -1,8 +1,8 @@
 """``refiner detect`` on thousands of small images, against a server on loopback that is slow and spoils answers.
 
-The server answers after 100 ms. It spoils 5 % of the requests in ten ways: 500, 503, 429 with Retry-After, a dropped
-connection, a truncated answer, an answer after the timeout, an empty body, and a body that is no JSON, each until the
-request comes again; and two kinds of answers that never can be read, malformed JSON and prose.
+The server answers after 100 ms (``--latency``). It spoils 5 % of the requests in ten ways: 500, 503, 429 with
+Retry-After, a dropped connection, a truncated answer, an answer after the timeout, an empty body, and a body that is no
+JSON, each until the request comes again; and two kinds of answers that never can be read, malformed JSON and prose.
 
 ``accounted``: images with a record. ``answered`` and ``unreadable``: of these. ``paid_twice``: good answers that the
 server sent more than once. ``used``: mean number of requests under way, as a share of the ``concurrency``, from the
@@ -11,7 +11,8 @@ first request to the last. ``peak_mib``: resident set of the process at its peak
 table is that of the run without kills, and how many good answers were under way when it was killed, and so were asked
 for again. The table and the counts are those of ``refiner report``.
 
-Run with ``make bench`` or ``python tests/benchmarks/detect.py [--count N] [--kills N] [--concurrency N] [--json]``.
+Run with ``make bench`` or ``python tests/benchmarks/detect.py [--count N] [--kills N] [--concurrency N]
+[--latency SECONDS] [--json]``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.faulty_server import FaultyServer, save_pictures
 
-LATENCY, TIMEOUT = 0.1, 1.0
+TIMEOUT = 5.0
 SEED = 20261130
 
 
@@ -58,10 +59,10 @@ def table_of(out: Path) -> dict[str, Any]:
     return {name: value for name, value in json.loads(done.stdout).items() if name != "files"}
 
 
-def straight(root: Path, count: int, concurrency: int) -> dict[str, Any]:
+def straight(root: Path, count: int, concurrency: int, latency: float) -> dict[str, Any]:
     """A run without kills, and its figures."""
     save_pictures(root / "images", count)
-    server = FaultyServer(latency=LATENCY, late=2 * TIMEOUT)
+    server = FaultyServer(latency=latency, late=2 * TIMEOUT)
     began = time.monotonic()
     peak = finished(start(root / "images", root / "out", server, concurrency))
     seconds = time.monotonic() - began
@@ -83,9 +84,9 @@ def straight(root: Path, count: int, concurrency: int) -> dict[str, Any]:
     }
 
 
-def killed(root: Path, wanted: dict[str, Any], kills: int, concurrency: int) -> dict[str, Any]:
+def killed(root: Path, wanted: dict[str, Any], kills: int, concurrency: int, latency: float) -> dict[str, Any]:
     """A run over the images of ``straight`` that is killed and resumed; whether it gives the same table."""
-    server, chance = FaultyServer(latency=LATENCY, late=2 * TIMEOUT), random.Random(SEED)
+    server, chance = FaultyServer(latency=latency, late=2 * TIMEOUT), random.Random(SEED)
     records = root / "again/records.jsonl"
     for left in range(kills, 0, -1):
         process = start(root / "images", root / "again", server, concurrency, "--resume")
@@ -106,13 +107,13 @@ def wanted_bytes(root: Path) -> int:
     return (root / "out/records.jsonl").stat().st_size
 
 
-def measure(count: int, kills: int, concurrency: int) -> dict[str, Any]:
+def measure(count: int, kills: int, concurrency: int, latency: float) -> dict[str, Any]:
     """All figures."""
     with tempfile.TemporaryDirectory() as home:
         root = Path(home)
-        few = straight(root / "few", max(1, count // 10), concurrency)
-        report = killed(root / "few", few["table"], kills, concurrency)
-        many = straight(root / "many", count, concurrency)
+        few = straight(root / "few", max(1, count // 10), concurrency, latency)
+        report = killed(root / "few", few["table"], kills, concurrency, latency)
+        many = straight(root / "many", count, concurrency, latency)
     peaks = {f"{run['images']} images": run.pop("peak_mib") for run in (few, many)}
     figures = many.pop("table")["figures"]
     return {"concurrency": concurrency, **many, "peak_mib": peaks, "killed": report, "figures": figures}
@@ -124,9 +125,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--latency", type=float, default=0.1, help="seconds until the server answers")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    report = measure(args.count, args.kills, args.concurrency)
+    report = measure(args.count, args.kills, args.concurrency, args.latency)
     if args.json:
         print(json.dumps(report))
         return
