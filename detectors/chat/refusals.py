@@ -97,7 +97,7 @@ def refuses_form(status: int | None, param: str | None, said: str, body: Mapping
         return True
     if _FORM.search(said):
         return status in _FIRM or status is None or status >= 500
-    return status in (400, 415, 422, 501) and _root(param) not in body
+    return status in (400, 415, 422, 501) and _root(param) not in ("model", "messages", *body)
 
 
 def refused_field(param: str | None, said: str, body: Mapping[str, Any], known: Sequence[str]) -> str | None:
