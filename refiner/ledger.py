@@ -8,11 +8,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from refiner.errors import InputError
 from refiner.files import Json
-from refiner.protocols import Paying
 
 _MAX_BYTES = 1_000_000
 """Largest table of prices that is read."""
@@ -55,6 +54,15 @@ class Ledger:
         parts += [f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens"]
         parts += [f"tokens of {self.uncounted} not counted by the server"] if self.uncounted else []
         return ", ".join([*parts, f"{self.seconds:.3g} s"])
+
+
+@runtime_checkable
+class Paying(Protocol):
+    """A part that asks chat models, and counts what that costs."""
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs since construction, by the name of the model."""
+        ...
 
 
 def ledgers_of(parts: Iterable[object]) -> dict[str, Ledger]:

@@ -2,9 +2,9 @@
 
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
-Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Paying``,
-``Remarking``, ``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code
-that uses such an ability tests, for example, ``isinstance(part, Movable)``.
+Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
+``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an
+ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
 from refiner.errors import RefinerError
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
-
-if TYPE_CHECKING:
-    from refiner.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +69,6 @@ class Spender(Protocol):
 
     def spent(self) -> Calls:
         """Cost since construction: the work of the networks."""
-        ...
-
-
-@runtime_checkable
-class Paying(Protocol):
-    """A part that asks chat models, and counts what that costs."""
-
-    def ledgers(self) -> Mapping[str, Ledger]:
-        """The costs since construction, by the name of the model."""
         ...
 
 

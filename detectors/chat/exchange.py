@@ -50,6 +50,7 @@ class Exchange:
         self._thinking = settings.thinking
         self._jpeg, self._empty = False, 0
         self._paid: Answered | None = None
+        self._had = 0  # the limit at which the last answer was cut off
         self._refusal: FaultError | None = None
         self.attempts, self.failures = 0, 0
 
@@ -81,19 +82,20 @@ class Exchange:
                 self._paid = answered
             if answered.finish == "stop":
                 return answered
+            self._had = self._limit
             if self._limit >= self._most:
                 return self._paid or self._silent(wait)
             self._limit = min(2 * self._limit, self._most)
 
     def _next(self) -> Step:
-        request, sampled = self._request, self._temperature > 0 or self._empty > 0
+        request = self._request
         fields = self._dialect.body(
             self._rung,
             request.schema,
             max_tokens=self._limit,
             thinking=self._thinking,
             temperature=self._temperature or (_WARMTH if self._empty else 0.0),
-            seed=(self._seed or 0) + self._empty if sampled and self._empty else self._seed,
+            seed=(self._seed or 0) + self._empty if self._empty else self._seed,
             skip_special_tokens=False if request.marks else None,
             logprobs=True if request.choice else None,
             top_logprobs=LISTED if request.choice else None,
@@ -129,13 +131,12 @@ class Exchange:
             wait(self._refusal or fault)
 
     def _shorten(self, fault: FaultError) -> bool:
-        """Lower the limit of tokens to what fits; False if nothing longer than what was paid for does."""
+        """Lower the limit of tokens to what fits; False if that is too few, or no more than were paid for."""
         room = refusals.room_in(fault.said, self._limit)
-        least = LEAST_TOKENS if self._paid is None else self._limit // 2
-        self._most = self._limit // 2 if room is None else room
-        if self._most < min(least, self._limit) or (self._paid is not None and self._most <= least):
+        fits = self._limit // 2 if room is None else room
+        if fits < min(LEAST_TOKENS, self._limit) or fits <= self._had:
             return False
-        self._limit = self._most
+        self._limit = self._most = fits
         return True
 
     def _oversize(self, fault: FaultError) -> OversizeError:

@@ -93,18 +93,23 @@ def refuses_form(status: int | None, param: str | None, said: str, body: Mapping
     """Whether the form of the answer may be refused: it is named, or nothing else is."""
     if status in _NEVER:
         return False
-    if param is not None and param.split(".")[0] in ("response_format", "json_schema", "schema"):
+    if _root(param) in ("response_format", "json_schema", "schema"):
         return True
     if _FORM.search(said):
         return status in _FIRM or status is None or status >= 500
-    return status in (400, 415, 422, 501) and param not in body
+    return status in (400, 415, 422, 501) and _root(param) not in ("model", "messages", *body)
 
 
 def refused_field(param: str | None, said: str, body: Mapping[str, Any], known: Sequence[str]) -> str | None:
     """The field of a request that is refused: that which the server names, else the first of ``known`` in its words."""
-    if param in body:
-        return param
+    if (named := _root(param)) in body:
+        return named
     return next((name for name in known if name in body and re.search(rf"\b{name}\b", said)), None)
+
+
+def _root(param: str | None) -> str:
+    """The field of the request that a server names, such as ``messages`` for ``messages[0].content``."""
+    return re.split(r"[.\[]", param or "")[0]
 
 
 def refuses_pictures(status: int | None, said: str) -> bool:

@@ -120,6 +120,13 @@ def test_refusals_come_in_many_documents(serve: Start, document: dict[str, Any])
     assert server.bodies[-1]["seed"] == 5, "and no other field is left out"
 
 
+@pytest.mark.parametrize("param", ["messages", "messages[0].content", "model"])
+def test_a_refusal_of_what_cannot_be_left_out_is_asked_once(serve: Start, param: str) -> None:
+    server, chat = serve(lambda body: refused(400, "Invalid value", param=param))
+    assert isinstance(chat.complete([ASKED])[0], ModelError)
+    assert len(server.bodies) == 1
+
+
 @pytest.mark.parametrize("status", [401, 402, 429])
 def test_what_is_no_refusal_of_a_field_changes_no_request(serve: Start, status: int) -> None:
     words = "too many tokens: 'max_tokens' and temperature are not supported for this key; response_format is invalid"
