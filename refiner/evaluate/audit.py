@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
+from refiner.coverage import Coverage
 from refiner.data.samples import digest
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate.harness import Run
@@ -23,6 +24,7 @@ from refiner.evaluate.ranking import (
     WINS_CSV,
     Answers,
     Inspected,
+    both_covered,
     rank_rows,
     rank_runs,
     rankings_of,
@@ -61,8 +63,8 @@ def audit_runs(runs: Mapping[str, Mapping[str, Run]], prompts_of: Mapping[str, s
     Returns:
         ``by``; ``of`` all images; ``detectors``, each with ``name``, ``folder``, ``ranking`` (from ``rank_runs``) and
         ``error`` (one of the two is None); ``agreement`` of each pair of detectors, with ``one``, ``other``, the number
-        of ``prompts`` and ``pictures`` that are compared, and ``tau`` by ``MEASURES``, each with ``value``, ``low``,
-        ``high`` (None if undefined) and ``undefined`` (share of the draws); ``signature``.
+        of ``prompts`` and ``pictures`` that are compared, the ``coverage`` of both, and ``tau`` by ``MEASURES``, each
+        with ``value``, ``low``, ``high`` (None if undefined) and ``undefined`` (share of the draws); ``signature``.
 
     Raises:
         ConfigError: the order does not depend on the detector.
@@ -114,6 +116,7 @@ def _compared(
         "other": other,
         "prompts": prompts,
         "pictures": len(images),
+        "coverage": [Coverage.total(each.coverage for each in side.values()).row() for side in (ones, others)],
         "tau": {name: each._asdict() for name, each in tau.items()},
     }
 
@@ -134,7 +137,12 @@ def write_audit(document: Json, folder: Path) -> None:
         for rows in (rank_rows, win_rows)
     )
     taus = [
-        {**{key: pair[key] for key in ("one", "other", "prompts", "pictures")}, "by": name, **tau}
+        {
+            **{key: pair[key] for key in ("one", "other", "prompts", "pictures")},
+            "by": name,
+            **tau,
+            **both_covered(*pair["coverage"]),
+        }
         for pair in document["agreement"]
         for name, tau in pair["tau"].items()
     ]
