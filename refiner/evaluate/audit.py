@@ -102,15 +102,15 @@ def _compared(
     one: str, other: str, ones: Mapping[str, Answers], others: Mapping[str, Answers], prompts_of: Mapping[str, str]
 ) -> Json:
     """The agreement of two detectors, by the answers about each generator."""
-    tables = [answers.looks.keys() for each in (ones, others) for answers in each.values()]
-    images = sorted(set(tables[0]).intersection(*tables))
+    sides = [*ones.values(), *others.values()]
+    images = sorted(set(sides[0].looks).intersection(*(each.looks for each in sides)))
     tau = dict.fromkeys(MEASURES, Agreement(None, None, None, 1.0))
     prompts = len({prompts_of[image] for image in images})
-    if images:
-        first, second = (rankings_of(_chosen(each, images), prompts_of) for each in (ones, others))
-        orders = [by for by in ORDERS if by in first and by in second]
-        found = {name: each for by in orders for name, each in compare_rankings(first[by], second[by]).items()}
-        tau |= {name: found[name] for name in MEASURES if name in found}
+    placed = [image for image in images if all(each.looks[image].area is not None for each in sides)]
+    for by, compared in (("CAP", images), ("PAR", placed)):
+        if compared:
+            first, second = (rankings_of(_chosen(each, compared), prompts_of)[by] for each in (ones, others))
+            tau |= {name: each for name, each in compare_rankings(first, second).items() if name in tau}
     return {
         "one": one,
         "other": other,
