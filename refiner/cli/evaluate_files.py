@@ -271,8 +271,7 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.json:
         terminal.document(document)
     else:
-        shown = [row | {"style": STYLES.get(row["style"], "Average")} for row in [*styles, average]]
-        _show_rows(terminal, [row | {"coverage": Coverage(**row["coverage"]).brief()} for row in shown])
+        _show_rows(terminal, [asdict(row) | {"style": STYLES.get(row.style, "Average")} for row in found])
         terminal.say(f"signature: {document['signature']}")
     there = sum(item.path is not None for item in items)
     return DONE if len(scores) == there > 0 else FAILED

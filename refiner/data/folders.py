@@ -155,7 +155,7 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
                 if sorted(image.size) != sorted(size):
-                    raise _wrong_size(path, image.height, image.width, size)
+                    raise _wrong_size(path, image.size, size)
                 own = orientation_tag(image)
                 mask = mask_of(image, repr(str(path)), indices=indices)
     except InputError:
@@ -170,13 +170,14 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
             "whether the mask is turned too: save the image upright, without EXIF."
         )
     if size not in (mask.shape, along.shape):
-        raise _wrong_size(path, *mask.shape, size)
+        raise _wrong_size(path, mask.shape[::-1], size)
     return mask if mask.shape == size else along
 
 
-def _wrong_size(path: Path, height: int, width: int, size: Size) -> InputError:
+def _wrong_size(path: Path, found: tuple[int, ...], size: Size) -> InputError:
+    """``found`` is width and height."""
     return InputError(
-        f"Expected a mask of {size.width}x{size.height} pixels, like its image, got {width}x{height} in "
+        f"Expected a mask of {size.width}x{size.height} pixels, like its image, got {'x'.join(map(str, found))} in "
         f"{str(path)!r}: export it at the image's size."
     )
 

@@ -333,6 +333,12 @@ def _wins(ranking: Ranking) -> Json:
     return {one: {other: ranking.duels[one, other]._asdict() for other in names if other != one} for one in names}
 
 
+def both_covered(one: Mapping[str, int], other: Mapping[str, int]) -> Json:
+    """The columns of the coverage of two sides."""
+    sides = {"one": one, "other": other}
+    return {f"{side}_{name}": count for side, row in sides.items() for name, count in row.items()}
+
+
 def write_tables(document: Json, folder: Path) -> None:
     """Write ``rank.json``, ``rank.csv`` (a row for each generator) and ``wins.csv`` (for each order and pair).
 
@@ -358,9 +364,10 @@ def rank_rows(document: Json) -> list[Json]:
 
 
 def win_rows(document: Json) -> list[Json]:
-    """A row for each order and pair of generators of a ranking."""
+    """A row for each order and pair of generators of a ranking, with the coverage of both."""
+    coverage = {system["name"]: system["coverage"] for system in document["systems"]}
     return [
-        {"by": by, "one": one, "other": other, **duel}
+        {"by": by, "one": one, "other": other, **duel, **both_covered(coverage[one], coverage[other])}
         for by, table in document["wins"].items()
         for one, duels in table.items()
         for other, duel in duels.items()

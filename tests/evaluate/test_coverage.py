@@ -15,6 +15,7 @@ from refiner.cli.view import Terminal
 from refiner.coverage import COLUMNS
 from refiner.data.samples import Sample
 from refiner.errors import InputError, ModelError, UnreadableOutputError
+from refiner.evaluate.audit import audit_runs, write_audit
 from refiner.evaluate.harness import Run
 from refiner.evaluate.peers import compare as compare_peers
 from refiner.evaluate.ranking import rank_runs, write_tables
@@ -130,6 +131,9 @@ def test_every_table_csv_and_report_of_a_ranking_has_the_coverage(
     wanted = {"a": WANTED | {"failed": 1}, "b": dict.fromkeys(COLUMNS, 0) | {"answered": 7}}
     assert {system["name"]: system["coverage"] for system in document["systems"]} == wanted
     assert {row["name"]: covered(row) for row in rows_of(tmp_path / "rank.csv")} == wanted
+    for row in rows_of(tmp_path / "wins.csv"):
+        for side in ("one", "other"):
+            assert {name: int(row[f"{side}_{name}"]) for name in COLUMNS} == wanted[row[side]]
     data = {name: Given([sample(str(number)) for number in range(len(answers))]) for name in runs}
     page = write_rank_report(document, runs, data, tmp_path).read_text()
     brief = "5/7, 1 unreadable, 1 failed, 2 cut short, 1 unverified, 2 unplaced"
@@ -137,6 +141,17 @@ def test_every_table_csv_and_report_of_a_ranking_has_the_coverage(
     assert '<td class="text">7/7</td>' in page
     _show_figures(document, Terminal())
     assert {"5/7,", "7/7"} <= set(capsys.readouterr().out.split())
+
+
+def test_the_agreement_of_detectors_has_the_coverage_of_both(tmp_path: Path) -> None:
+    answers, sure = list(ANSWERS.values()), [analysis()] * len(ANSWERS)
+    runs = {"one": {"a": looked(tmp_path / "1", *answers)}, "two": {"a": looked(tmp_path / "2", *sure)}}
+    document = audit_runs(runs, PROMPTS_OF)
+    write_audit(document, tmp_path)
+    for row in rows_of(tmp_path / "agreement.csv"):
+        assert (row["one_answered"], row["one_unplaced"], row["other_answered"]) == ("5", "2", "7")
+    assert [row["detector"] for row in rows_of(tmp_path / "rank.csv")] == ["one", "two"]
+    assert "answered" in rows_of(tmp_path / "rank.csv")[0]
 
 
 def test_areas_are_means_over_images_with_a_known_place(tmp_path: Path) -> None:
