@@ -3,8 +3,8 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an
-ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
+``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such
+an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
 """
 
 from __future__ import annotations
