@@ -72,6 +72,13 @@ class Coverage:
         """The columns of a table: all fields, in their order."""
         return asdict(self)
 
+    def brief(self) -> str:
+        """The coverage in a cell of a table, such as "95/100, 3 unreadable, 2 failed"; what is 0 is left out."""
+        told = [
+            f"{count} {name.replace('_', ' ')}" for name, count in self.row().items() if count and name != "answered"
+        ]
+        return ", ".join([f"{self.answered}/{self.images}", *told])
+
     def words(self) -> str:
         """The coverage in words, such as "95 of 100 images answered (3 unreadable, 2 failed), 4 cut short"."""
         lost = [f"{count} {name}" for name in ("unreadable", "failed") if (count := getattr(self, name))]

@@ -250,8 +250,14 @@ class Analysis:
 
     @property
     def artifact_ratio(self) -> float:
-        """Share of flawed pixels, in [0, 1] (PAR in X-AIGD)."""
+        """Share of flawed pixels, in [0, 1] (PAR in X-AIGD). Unplaced regions are in no area."""
         return float(self.mask.mean())
+
+    @property
+    def known_ratio(self) -> float | None:
+        """The ``artifact_ratio``; None if there are regions, and the place of none is known."""
+        placed = [region for region in self.regions if region.placed]
+        return self.artifact_ratio if placed or not self.regions else None
 
     @property
     def perceptual(self) -> Analysis:

@@ -20,7 +20,7 @@ from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.regions import read_regions
-from refiner.detectors.vlm.questions import finding, read_verdicts, verifying
+from refiner.detectors.vlm.questions import are_all_judged, finding, read_verdicts, verifying
 from refiner.errors import RefinerError
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class VlmDetector(GroundedDetector):
                 case.gaps.append("unverified")
                 continue
             case.raw += f"\n\nVerified:\n{answer.text}"
+            case.gaps += [] if are_all_judged(answer.text, len(case.found)) else ["unverified"]
+            case.gaps += ["cut_short"] if answer.finish == "length" else []
             case.found = [
                 replace(region, score=round(score, 6))
                 for region, score in zip(case.found, verdicts, strict=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 from refiner.cli.endpoint import tell_costs
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
+from refiner.coverage import Coverage
 from refiner.errors import UserError
 from refiner.files import Json
 from refiner.ledger import added
@@ -138,16 +139,18 @@ def _show(table: Json, terminal: Terminal) -> None:
     grid.add_column("figure")
     grid.add_column("value", justify="right")
     grid.add_column("95 % interval")
-    figures = table["figures"]
+    grid.add_column("coverage")
+    coverage, figures = Coverage(**table["coverage"]), table["figures"]
     for name, value in figures.items():
         if name.endswith(("_low", "_high")):
             continue
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
         margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
-        grid.add_row(Text(words(name)), number(value), margin)
+        grid.add_row(Text(words(name)), number(value), margin, coverage.brief())
     terminal.out.print(grid)
     missed = sum(table["misses"].values())
     said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as misses" if missed else "")
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
+    terminal.say(coverage.words())
     terminal.say(f"signature: {table['signature']}")

@@ -127,7 +127,8 @@ class RoundsView:
         """Add a row for an attempt."""
         flaws, area = "-", "-"
         if attempt.analysis is not None:
-            flaws, area = str(len(attempt.analysis.regions)), f"{100 * attempt.analysis.artifact_ratio:.1f} %"
+            flaws, share = str(len(attempt.analysis.regions)), attempt.analysis.known_ratio
+            area = "not known" if share is None else f"{100 * share:.1f} %"
         scores = "  ".join(f"{score.value:.4g}" for score in attempt.scores)
         verdict = Text("accepted", "green") if attempt.accepted else Text("rejected", "red")
         why = Text(attempt.error or attempt.reason)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.coverage import Coverage
 from refiner.files import Json
 from refiner.metrics.intervals import bootstrap_interval
 from refiner.records import analysis_from_dict
@@ -93,6 +94,15 @@ def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
     known = values[~np.isnan(values)]
     low, high = bootstrap_interval(known) if len(known) > 1 else (None, None)
     return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def coverage_of(record: Json) -> Coverage:
+    """The coverage of one sample: whether there is an answer, and what it lacks; of refinement, at any time."""
+    if record["error"] is not None:
+        return Coverage.of_error(record["error"]["kind"])
+    answer = record["answer"]
+    looks = [answer[when] for when in ("before", "last", "best")] if "before" in answer else [answer]
+    return Coverage.of_stored(*(look["analysis"] for look in looks))
 
 
 def true_analysis(record: Json) -> Analysis | None:

@@ -132,8 +132,9 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterato
     """Name, value of the start ("" if it has none) and value of the best."""
     if start.analysis and best.analysis:
         yield "Flaws found", str(len(start.analysis.regions)), str(len(best.analysis.regions))
-        before, after = (100 * analysis.artifact_ratio for analysis in (start.analysis, best.analysis))
-        yield "Flagged area, %", f"{before:.1f}", f"{after:.1f}"
+        shares = (analysis.known_ratio for analysis in (start.analysis, best.analysis))
+        before, after = ("not known" if share is None else f"{100 * share:.1f}" for share in shares)
+        yield "Flagged area, %", before, after
     for name in dict.fromkeys(score.name for score in best.scores):
         values = score_of(start, name), score_of(best, name)
         if None not in values:
