@@ -13,9 +13,17 @@ from PIL import Image
 
 from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
-from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
+from refiner.detectors.reading.loose_json import (
+    LooseDict,
+    LooseList,
+    documents,
+    read_document,
+    spoken,
+    unreadable,
+)
 from refiner.detectors.reading.regions import plain_text
 from refiner.detectors.reading.words import read_share
+from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import PERCEPTUAL, Category
 from refiner.types import Box, Claim, Size
 
@@ -133,7 +141,7 @@ def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
     without a verdict or without a probability keeps its score; if it has none, the score is 1.
 
     Raises:
-        UnreadableOutputError: the answer has no complete JSON document.
+        UnreadableOutputError: the answer has no complete JSON document, and breaks off before the first verdict.
     """
     scores: list[float | None] = []
     for region, entries in zip(found, _verdicts(text, len(found)), strict=True):
@@ -151,12 +159,25 @@ def are_all_judged(text: str, count: int) -> bool:
 
 def _verdicts(text: str, count: int) -> list[list[LooseDict]]:
     """The entries about each of ``count`` regions."""
-    document = read_document(text)
-    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
-    entries = [
-        each for each in (listed if isinstance(listed, LooseList) else [document]) if isinstance(each, LooseDict)
-    ]
+    entries = _entries(text)
     return [[entry for entry in entries if _is_about(entry, number)] for number in range(1, count + 1)]
+
+
+def _entries(text: str) -> list[LooseDict]:
+    """The verdicts of an answer; of one that breaks off, those that are complete, at least one."""
+    cut = [document.value for document in documents(spoken(text)) if document.value.cut]
+    try:
+        document = read_document(text)
+    except UnreadableOutputError:
+        if not cut:
+            raise
+        document = cut[-1]
+    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
+    entries = listed if isinstance(listed, LooseList) else [document]
+    whole = [entry for entry in entries if isinstance(entry, LooseDict) and not entry.cut]
+    if document.cut and not whole:
+        raise unreadable("no complete verdict", text)
+    return whole
 
 
 def _is_about(entry: LooseDict, number: int) -> bool:

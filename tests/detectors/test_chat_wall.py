@@ -192,6 +192,23 @@ def test_what_was_paid_for_is_kept_when_a_longer_answer_fails(serve: Start, faul
     assert chat.ledger.failed == 0
 
 
+def test_what_an_answer_says_before_it_breaks_off_counts_and_is_marked(serve: Start) -> None:
+    flaws = [{"name": f"flaw {n}", "explanation": "odd", "bbox_2d": [90 * n, 0, 90 * n + 80, 500]} for n in range(1, 5)]
+    verdicts = [
+        {"item": n, "verdict": v, "probability_of_flaw": p} for n, v, p in ((1, "absent", 0), (2, "present", 0.9))
+    ]
+    listed, judged = json.dumps({"regions": flaws}), json.dumps({"verdicts": [*verdicts, {"item": 3}]})
+
+    def answer(body: dict[str, Any]) -> Answer:
+        verifies = "These flaws were claimed" in body["messages"][-1]["content"][1]["text"]
+        return said(judged[:-5] if verifies else listed[: listed.index('"flaw 4"')], "length")
+
+    _, chat = serve(answer, max_tokens=900)
+    analysis = VlmDetector(chat, grounder=BoxGrounder(), boxes=BoxFormat(scale="thousand"))(noise(60))
+    assert [(region.name, region.score) for region in analysis.regions] == [("flaw 2", 0.9), ("flaw 3", 1.0)]
+    assert set(analysis.gaps) == {"cut_short", "unverified"}
+
+
 def test_an_answer_of_thoughts_alone_is_an_error_that_says_what_to_do(serve: Start) -> None:
     server, chat = serve(lambda body: said("", "length", reasoning_content="hmm " * 9), max_tokens=400)
     (error,) = chat.complete([ChatRequest(user="hi", max_tokens=100)])
