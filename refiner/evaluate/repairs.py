@@ -19,7 +19,7 @@ from refiner.data.problems import Problem
 from refiner.data.writing.pairs import Comparison, Tried
 from refiner.errors import InputError
 from refiner.evaluate.harness import RUN_FILE, open_run
-from refiner.evaluate.records import recorded_analysis
+from refiner.evaluate.records import stored_analysis
 from refiner.files import Json
 
 _MOST_BYTES: Final = 256_000_000
@@ -132,7 +132,7 @@ def _attempt(row: Mapping[str, Any], folder: Path) -> _Step:
         return _Step(accepted=accepted)
     if not picture.is_file():
         return _Step(accepted=accepted, missing=picture.name)
-    analysis = recorded_analysis(row["analysis"])
+    analysis = stored_analysis(row["analysis"])
     return _Step(
         accepted=accepted,
         tried=Tried(index=index, action=_text(row["action"]), picture=picture, analysis=analysis, scores=dict(scores)),
@@ -179,7 +179,7 @@ def _looks(answer: Mapping[str, Any], folder: Path, judge: Any) -> Iterator[_Ste
             index=index,
             action=_text(look["action"]),
             picture=folder / picture,
-            analysis=recorded_analysis(look["analysis"]),
+            analysis=stored_analysis(look["analysis"]),
             scores=scores,
         )
         yield _Step(accepted=index in (min(rows), best), tried=tried if look["error"] is None else None)
@@ -211,8 +211,10 @@ def _compared(steps: Sequence[_Step], prompt: str, run: str, margins: _Margins) 
 
 
 def _prefers(first: Tried, second: Tried, margins: _Margins) -> bool:
-    """Whether the detector and all judges prefer the first image; False if one of them judged only one image."""
+    """Whether the detector and all judges prefer the first image; False if one of them judged only one image, or in part."""
     if first.scores.keys() != second.scores.keys() or first.analysis.detector != second.analysis.detector:
+        return False
+    if first.analysis.gaps or second.analysis.gaps:
         return False
     drop = second.analysis.burden - first.analysis.burden
     gains = [score - second.scores[name] for name, score in first.scores.items()]

@@ -163,6 +163,7 @@ UNKNOWN: dict[str, Callable[[Attempt], Attempt]] = {
     "the judge disagrees": lambda one: replace(one, scores=(Score(name="the judge", value=0.9),)),
     "no better": lambda one: replace(one, analysis=attempt(1, 0.75).analysis),
     "another detector": lambda one: replace(one, analysis=replace(one.analysis, detector="another")),  # type: ignore[type-var]
+    "not analysed to the end": lambda one: replace(one, analysis=replace(one.analysis, gaps=("cut_short",))),  # type: ignore[type-var]
     "another start": lambda one: replace(one, action="given"),
     "the same pixels": lambda one: replace(one, image=picture(0)),
 }
