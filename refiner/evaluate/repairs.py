@@ -211,7 +211,7 @@ def _compared(steps: Sequence[_Step], prompt: str, run: str, margins: _Margins) 
 
 
 def _prefers(first: Tried, second: Tried, margins: _Margins) -> bool:
-    """Whether the detector and all judges prefer the first image; False if one of them judged only one image, or in part."""
+    """Whether the detector and all judges prefer the first image; False if one of them judged only a part."""
     if first.scores.keys() != second.scores.keys() or first.analysis.detector != second.analysis.detector:
         return False
     if first.analysis.gaps or second.analysis.gaps:

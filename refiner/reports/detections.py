@@ -16,11 +16,11 @@ from refiner.coverage import Coverage
 from refiner.data.writing.coco import write_coco
 from refiner.data.writing.entries import Entry, Flaw, plain
 from refiner.errors import InputError
+from refiner.evaluate.records import stored_analysis
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_stream, atomic_write, dumps
 from refiner.records import analysis_summary
 from refiner.types import Analysis, Region
-from refiner.evaluate.records import stored_analysis
 
 TABLE_FILE, TABLE_CSV = "detections.json", "detections.csv"
 IMAGES_CSV, FLAWS_CSV, IMAGES_JSONL, COCO_FILE = "images.csv", "flaws.csv", "images.jsonl", "coco.json"

@@ -18,6 +18,7 @@ from refiner.data.writing.resuming import open_target
 from refiner.errors import InputError
 from refiner.files import atomic_stream, check_writable, dumps
 from refiner.images import load_image, save_png
+from refiner.patches import difference
 from refiner.provenance import ai_label, read
 from refiner.records import picture_digest
 from refiner.types import Analysis, Claim, Mask, Region, Size
@@ -150,7 +151,7 @@ class _Writer:
         size = comparison.rejected.analysis.size
         if not chosen.size == rejected.size == (size.width, size.height):
             raise UnusableError("wrong_size", f"{chosen.size} and {rejected.size} pixels, not {size[::-1]}; left out")
-        mask = (np.asarray(chosen) != np.asarray(rejected)).any(axis=2)
+        mask = difference(chosen, rejected)
         if not mask.any():
             raise UnusableError("equal_images", "both images have the same pixels; left out")
         white = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
