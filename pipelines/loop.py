@@ -29,17 +29,17 @@ from refiner.ledger import Ledger, ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, one_picture, told
+from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.parts import DROPPED, Parts, Start
-from refiner.pipelines.picking import as_seen, kept_candidates, picked
+from refiner.pipelines.picking import kept_candidates, picked
 from refiner.pipelines.region_prompts import inpainted_first, joined, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, StopReason
 
 
 def refine(
@@ -416,7 +416,7 @@ class _Refinement:
             seed=job.seed,
             image=look.image,
             analysis=look.analysis,
-            scores=self._named(look),
+            scores=named_scores(look, self.judges),
             accepted=verdict.accepted,
             reason=verdict.reason,
             note="; ".join(dict.fromkeys(self.notes)),
@@ -434,18 +434,14 @@ class _Refinement:
             self.best, self.best_index = look, attempt.index
         return attempt
 
-    def _named(self, look: Look) -> tuple[Score, ...]:
-        names = [judge.name for judge in self.judges] if look.scores else []
-        return tuple(Score(name=name, value=value) for name, value in zip(names, look.scores, strict=True))
-
     def _verify(self, draft: Attempt, kept: Attempt) -> Attempt:
         """Look at an image that was picked by hand; see ``RefinementResult.verify``."""
         assert draft.image is not None
         began, rows, self.looked = time.monotonic(), self._rows(), 0
         look = self._look([draft.image])[0]
         calls = Calls(denoiser_rows=self._rows() - rows, detector_calls=self.looked)
-        draft = replace(draft, scores=self._named(look), seconds=time.monotonic() - began, calls=calls)
-        return picked(draft, look, compare(look, as_seen(kept), self.config))
+        draft = replace(draft, scores=named_scores(look, self.judges), seconds=time.monotonic() - began, calls=calls)
+        return picked(draft, look, kept, self.config)
 
     def _rows(self) -> int:
         """Count the denoiser rows of generator, inpainter and detector so far."""

@@ -10,7 +10,8 @@ from PIL import Image
 
 from refiner.masks import box_of
 from refiner.patches import Candidates
-from refiner.pipelines.selection import Choice, Look, Verdict
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.selection import Choice, Look, compare
 from refiner.pipelines.strategies import Patch
 from refiner.protocols import InpaintJob
 from refiner.types import Attempt
@@ -54,15 +55,18 @@ def _cut(patch: Patch, jobs: Sequence[InpaintJob], images: Sequence[Image.Image]
     )
 
 
-def as_seen(attempt: Attempt) -> Look:
-    """What the detector and the judges said about an attempt."""
-    scores = tuple(score.value for score in attempt.scores)
-    return Look(image=attempt.image, analysis=attempt.analysis, scores=scores, error=attempt.error)
+def picked(draft: Attempt, look: Look, kept: Attempt, config: RefineConfig) -> Attempt:
+    """The record of a picked image: it is kept if it was analysed and judged, even if that says that it is worse.
 
-
-def picked(draft: Attempt, look: Look, verdict: Verdict) -> Attempt:
-    """The record of a picked image: it is kept if it was analysed and judged, whatever the verdict."""
-    known = look.analysis is not None and look.error is None
+    Args:
+        draft: the attempt without what was found.
+        look: what was found.
+        kept: the attempt that was kept so far.
+        config: settings of the run.
+    """
+    scores = tuple(score.value for score in kept.scores)
+    before = Look(image=kept.image, analysis=kept.analysis, scores=scores, error=kept.error)
+    known, verdict = look.analysis is not None and look.error is None, compare(look, before, config)
     return replace(
         draft,
         analysis=look.analysis,

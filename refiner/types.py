@@ -416,13 +416,12 @@ class RefinementResult:
             )
         kept, choice = self.attempts[self.best], dict(choice)
         image = with_candidates(self.image, offered, choice)
-        source = next(
-            one for one in self.attempts if any(each is offered[next(iter(choice))] for each in one.candidates)
-        )
+        first, number = next(iter(choice.items()))
+        source = next(one for one in self.attempts if any(each is offered[first] for each in one.candidates))
         draft = replace(
             source,
             index=len(self.attempts),
-            seed=offered[next(iter(choice))].seeds[next(iter(choice.values()))],
+            seed=offered[first].seeds[number],
             image=image,
             painted=difference(image, self.image),
             note="",

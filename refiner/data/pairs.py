@@ -152,7 +152,7 @@ def _flaw(flaw: Claim) -> Json:
 
 
 def _claim(value: Mapping[str, Any]) -> Claim:
-    texts = {name: text_of(value, name) for name in _TEXTS}
+    texts: Json = {name: text_of(value, name) for name in _TEXTS}
     category, severity, score, box = (value[name] for name in ("category", "severity", "score", "box"))
     return replace(Claim(category=category, severity=severity, score=score, box=box), **texts)
 

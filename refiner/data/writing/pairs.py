@@ -16,7 +16,7 @@ from refiner.data.problems import Problem, UnusableError
 from refiner.data.writing.entries import plain
 from refiner.data.writing.resuming import open_target
 from refiner.errors import InputError
-from refiner.files import atomic_stream, check_writable, dumps
+from refiner.files import Json, atomic_stream, check_writable, dumps
 from refiner.images import load_image, save_png
 from refiner.patches import difference
 from refiner.provenance import ai_label, read
@@ -191,6 +191,6 @@ def _within(analysis: Analysis, mask: Mask, size: Size) -> list[Region]:
 
 
 def _claim(region: Region) -> Claim:
-    texts = {name: plain(getattr(region, name)) for name in ("name", "location", "explanation", "reasoning")}
+    texts: Json = {name: plain(getattr(region, name)) for name in ("name", "location", "explanation", "reasoning")}
     known = Claim(category=region.category, severity=region.severity, score=region.score, box=region.box)
     return replace(known, **texts)
