@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
@@ -18,13 +17,18 @@ from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.errors import InputError
-from refiner.images import FORMATS, load_image
+from refiner.images import load_image, open_image
+from refiner.reading import reason_of
 from refiner.types import Analysis, Mask, Size
 
 SUFFIXES: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".jp2", ".avif"}
+    {
+        *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".icb", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+        *(".jpf", ".jpg", ".jpx", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".vda"),
+        *(".vst", ".webp"),
+    }
 )
-"""File names that count as images."""
+"""File names that count as images: those that Pillow knows for its formats ``refiner.images.FORMATS``."""
 MASKS: Final = "masks"
 """The sub-folder of the truth: ``masks/<image without its suffix>.png``; see ``read_mask``."""
 
@@ -165,13 +169,15 @@ def read_values(path: Path, size: Size, *, indices: bool = False) -> NDArray[np.
         InputError: missing, unreadable, or of another size.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_image(path) as image:
             found = Size(image.height, image.width)
             values = (
                 None if found != size else np.asarray(image if indices and image.mode == "P" else image.convert("L"))
             )
     except Exception as error:  # a decoder can raise anything on damaged data
-        raise InputError(f"Cannot read the mask {str(path)!r} ({error!r}): download or export it again.") from error
+        raise InputError(
+            f"Cannot read the mask {str(path)!r} ({reason_of(error)}): download or export it again."
+        ) from error
     if values is None:
         raise InputError(
             f"Expected a mask of {size.width}x{size.height} pixels, like its image, got "

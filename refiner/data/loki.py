@@ -25,6 +25,7 @@ from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import UNNAMED, Sample, group_of
 from refiner.errors import InputError
 from refiner.images import load_image
+from refiner.reading import reason_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Box, Claim, Region, Size
 
@@ -97,7 +98,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[LokiImage]:
                     problems.append(Problem("empty_text", str(file), where, "no text, so it scores 0 against each one"))
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def read_record(place: Place) -> LokiImage:

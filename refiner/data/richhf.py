@@ -29,7 +29,8 @@ from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.data.texts import Texts
 from refiner.data.tfrecord import Feature, parse_example, read_tfrecord, stream_tfrecord
 from refiner.errors import InputError
-from refiner.images import FORMATS, MAX_PIXELS, load_image
+from refiner.images import MAX_PIXELS, load_image, open_image
+from refiner.reading import reason_of
 from refiner.types import Analysis, Score
 
 SCORES: Final = ("aesthetics_score", "artifact_score", "misalignment_score", "overall_score")
@@ -190,11 +191,13 @@ class RichhfData:
 
 def _truth(artifacts: bytes, name: str, image: Image.Image) -> Analysis:
     try:
-        with Image.open(io.BytesIO(artifacts), formats=FORMATS) as found:
+        with open_image(io.BytesIO(artifacts)) as found:
             if found.width * found.height > MAX_PIXELS:
                 raise ValueError(f"{found.width}x{found.height} pixels")
             grey = found.convert("L").resize(image.size, Image.Resampling.BILINEAR)
     except Exception as error:  # a decoder can raise anything on damaged data
-        raise InputError(f"Cannot read the heat map of {name!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the heat map of {name!r} ({reason_of(error)}): download the file again."
+        ) from error
     heatmap = np.asarray(grey, dtype=np.float32) / np.float32(255)
     return joined_truth(heatmap > THRESHOLD, "richhf-18k", heatmap)

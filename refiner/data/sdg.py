@@ -27,6 +27,7 @@ from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import UNNAMED, Sample, group_of
 from refiner.errors import InputError
 from refiner.images import load_image
+from refiner.reading import reason_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Box, Claim, Region, Size
 
@@ -186,7 +187,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[SdgImage]:
                     )
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def _find_splits(root: Path) -> dict[str, Path]:

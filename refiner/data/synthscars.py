@@ -36,6 +36,7 @@ from refiner.data.samples import Sample
 from refiner.errors import InputError
 from refiner.images import load_image
 from refiner.masks import box_of
+from refiner.reading import reason_of
 from refiner.taxonomy import FROM_LEGION, Category, LegionKind
 from refiner.types import Analysis, Claim, Mask, Region, Size
 
@@ -151,7 +152,9 @@ def read_images(file: Path, problems: list[Problem], keys: dict[str, str] | None
             problems.extend(Problem(kind, str(file), image.name, detail) for kind, detail in image.remarks)
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def read_record(place: Place) -> SynthscarsImage:

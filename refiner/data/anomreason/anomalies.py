@@ -22,6 +22,7 @@ from refiner.data.problems import Problem
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
 from refiner.files import Json
+from refiner.reading import reason_of
 from refiner.types import Claim, Region
 
 FAKE: Final = "1_fake"
@@ -167,9 +168,8 @@ def members(path: str | Path, values: str = "list of anomalies") -> Iterator[tup
     try:
         yield from stream_object(Path(path), json.JSONDecoder(object_pairs_hook=_Object))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
-            f"Cannot read anomalies from {str(path)!r} ({reason}): give JSON of image name -> {values}."
+            f"Cannot read anomalies from {str(path)!r} ({reason_of(error)}): give JSON of image name -> {values}."
         ) from error
 
 

@@ -10,11 +10,10 @@ from typing import Final
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
+from refiner.reading import read_text, reason_of
 
 SPLITS: Final = "dataset_split_list.json"
 """Name of the file: JSON of split -> list of image names."""
-_LARGEST: Final = 64 * 2**20
-"""Bytes of a file."""
 
 
 class Splits:
@@ -87,13 +86,11 @@ class Splits:
 
 
 def _read(file: Path) -> Json:
-    reason = f"more than {_LARGEST} bytes"
     try:
-        if file.stat().st_size <= _LARGEST:
-            document = json.loads(file.read_text(encoding="utf-8-sig"))
-            if isinstance(document, dict):
-                return document
-            reason = f"it holds {document!r:.60}"
+        document = json.loads(read_text(file))
+        if isinstance(document, dict):
+            return document
+        reason = f"it holds {document!r:.60}"
     except (OSError, ValueError, RecursionError) as error:
-        reason = repr(error)
+        reason = reason_of(error)
     raise InputError(f"Cannot read the splits in {str(file)!r} ({reason}): give JSON of split -> list of image names.")

@@ -28,6 +28,7 @@ from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.errors import InputError
 from refiner.images import MAX_PIXELS
+from refiner.reading import reason_of
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
@@ -196,7 +197,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
 
 
 def _damaged(file: Path, error: Exception) -> InputError:
-    return InputError(f"Cannot read X-AIGD's annotations in {str(file)!r} ({error!r}): download the file again.")
+    return InputError(
+        f"Cannot read X-AIGD's annotations in {str(file)!r} ({reason_of(error)}): download the file again."
+    )
 
 
 def _read_image(row: Any, place: Place) -> XaigdImage:
