@@ -152,7 +152,7 @@ def _from_file(source: str | PathLike[str]) -> Image.Image:
             return _decode(image, name)
 
 
-def open_image(source: str | PathLike[str] | BinaryIO, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(source: str | PathLike[str] | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open an image file as ``PIL.Image.open`` does, also a PNG with texts or a profile that Pillow finds too long.
 
     Such texts are left out, and such profiles kept up to ``png_chunks.MOST_PROFILE`` bytes.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.data.tables import read_csv
 from refiner.errors import InputError
@@ -21,7 +22,7 @@ _COLUMNS: Final = ("image", "content_type")
 
 
 def read_contents(folder: Path, images: Collection[str], problems: list[Problem]) -> dict[str, str]:
-    """Image -> content, from the first of ``FILES`` in the folder; empty if there is none.
+    """Image -> content, from the first of ``FILES`` in the folder; empty if there is none. Names are ``names.same``.
 
     Problems: ``unknown_content``, ``unknown_image`` and ``duplicate_image`` (the first one counts).
 
@@ -34,12 +35,12 @@ def read_contents(folder: Path, images: Collection[str], problems: list[Problem]
         content = CONTENTS.get(value.strip().lower()) if isinstance(value, str) else None
         if content is None:
             kind, detail = "unknown_content", f"expected human, object, animal or scene, got {value!r:.60}"
-        elif name not in images:
+        elif same(name) not in images:
             kind, detail = "unknown_image", "no record names this image"
-        elif name in found:
+        elif same(name) in found:
             kind, detail = "duplicate_image", "named before; the first one counts"
         else:
-            found[name] = content
+            found[same(name)] = content
             continue
         problems.append(Problem(kind, str(file), f"{name:.200}", detail))
     return found

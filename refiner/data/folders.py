@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os.path import isdir, isfile
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
+from refiner.data.anomreason import anomalies_at, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
+from refiner.data.names import basename, find_file, same
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import Sample, group_of, joined_truth
@@ -31,6 +33,8 @@ SUFFIXES: Final = frozenset(
 """File names that count as images: those that Pillow knows for its formats ``refiner.images.FORMATS``."""
 MASKS: Final = "masks"
 """The sub-folder of the truth: ``masks/<image without its suffix>.png``; see ``read_mask``."""
+METADATA: Final = ("metadata.csv", "metadata.jsonl")
+"""Files of prompts in the folder itself, as the hub's image folders have them; the first one that exists is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +58,11 @@ class ImageFolder:
             InputError: there is no such folder, or no image in it.
         """
         root = Path(folder)
-        if not root.is_dir():
+        if not isdir(root):
             raise InputError(f"Expected a folder of images, but {str(root)!r} is not a folder: check the path.")
         names = []
         for name in _files(root):
-            if name.startswith(f"{MASKS}/"):
+            if name.startswith(f"{MASKS}/") or name in METADATA:
                 continue
             if _is_image(name):
                 names.append(name)
@@ -80,7 +84,7 @@ class ImageFolder:
         """
         if not (self.root / MASKS).is_dir():
             return None
-        path = self.root / MASKS / _mask_of(name)
+        path = find_file(self.root / MASKS, _mask_of(name))
         if name in self.twins:
             raise InputError(f"{str(path)!r} is the mask of {name!r} and of another image too: rename one of the two.")
         return joined_truth(read_mask(path, size), str(path))
@@ -123,12 +127,12 @@ def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> froze
         return frozenset()
     owners: dict[str, list[str]] = {}
     for name in names:
-        owners.setdefault(_mask_of(name), []).append(name)
+        owners.setdefault(same(_mask_of(name)), []).append(name)
     file = str(root / MASKS)
     for name in _files(root / MASKS):
         if PurePosixPath(name).suffix != ".png":
             problems.append(Problem("ignored_file", file, name, "expected a mask whose name ends in .png"))
-        elif name not in owners:
+        elif same(name) not in owners:
             problems.append(Problem("unknown_image", file, name, "there is no image of this mask"))
     shared = {mask: twins for mask, twins in owners.items() if len(twins) > 1}
     for mask, twins in shared.items():
@@ -186,10 +190,15 @@ def read_values(path: Path, size: Size, *, indices: bool = False) -> NDArray[np.
     return values
 
 
+def metadata_of(folder: str | Path) -> str | None:
+    """The path of the first of ``METADATA`` in a folder; None if there is none."""
+    return next(filter(isfile, (str(Path(folder) / name) for name in METADATA)), None)
+
+
 class FolderData:
     """A folder of images as a data set, with prompts, masks (``masks/`` in the folder) and references if there are any.
 
-    A folder ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the
+    Without a file of prompts, they are read from one of ``METADATA``; images without one are kept then. A folder ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the
     group.
     """
 
@@ -205,12 +214,25 @@ class FolderData:
             self.prompts = read_prompts(prompts, self.problems)
             self.keys = match_prompts(self.names, self.prompts, prompts, self.problems)
             self.names = tuple(name for name in self.names if name in self.keys)
+        elif (metadata := metadata_of(folder)) is not None:
+            self._read_metadata(metadata)
         if references is not None:
             found = _match_references(self.names, references, self.problems)
             self.names = tuple(name for name in self.names if name in found)
             self.places = Places([Path(references)])
             for name in self.names:
                 self.places.append(found[name])
+
+    def _read_metadata(self, file: str) -> None:
+        found: list[Problem] = []
+        try:
+            self.prompts = read_prompts(file, found)
+        except InputError as error:
+            found.append(Problem("ignored_file", file, "", f"no prompts in it: {error}"))
+        else:
+            self.keys = match_prompts(self.names, self.prompts, file, found)
+        kept = {"missing_prompt": "the image has no prompt; kept without one"}
+        self.problems += [each._replace(detail=kept.get(each.kind, each.detail)) for each in found]
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
@@ -219,7 +241,7 @@ class FolderData:
         return Sample(
             name=name,
             group=group_of(name),
-            prompt=self.prompts[self.keys[name]] if self.keys else "",
+            prompt=self.prompts[self.keys[name]] if name in self.keys else "",
             image=image,
             fake=label_of(name),
             truth=self.folder.truth(name, Size(image.height, image.width)),
@@ -231,9 +253,9 @@ class FolderData:
 
 def _match_references(names: Iterable[str], file: str, problems: list[Problem]) -> dict[str, Place]:
     """References by image name; matched by the whole path, else by a file name that only one image has."""
-    index = index_anomalies(file, problems)
+    index = {same(key): place for key, place in index_anomalies(file, problems).items()}
     known = list(names)
-    found = {name: index.pop(name) for name in known if name in index}
+    found = {name: index.pop(same(name)) for name in known if same(name) in index}
     owners: dict[str, list[str]] = {}
     for name in known if index else ():
         owners.setdefault(basename(name), []).append(name)

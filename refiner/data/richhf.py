@@ -24,6 +24,7 @@ from PIL import Image
 from refiner.data.fields import image_name
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places
+from refiner.data.names import same
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.data.texts import Texts
@@ -158,19 +159,20 @@ class RichhfData:
             yield image.name
 
     def _match(self) -> None:
-        images = set(find_images(self.root, deep=True))
+        images = {same(path): path for path in find_images(self.root, deep=True)}
         stems: dict[str, list[str]] = {}
-        for path in sorted(images):
-            stems.setdefault(PurePosixPath(path).stem, []).append(path)
+        for path in sorted(images.values()):
+            stems.setdefault(same(PurePosixPath(path).stem), []).append(path)
         used = set()
         for name in self.names:
-            found = [name] if name in images else stems.get(PurePosixPath(name).stem, [])
+            whole = images.get(same(name))
+            found = stems.get(same(PurePosixPath(name).stem), []) if whole is None else [whole]
             if len(found) > 1:
                 detail = f"fits {' and '.join(found):.200}; it has no image"
                 self.problems.append(Problem("duplicate_basename", str(self.root), name, detail))
             used.update(found)
             self.paths.append(found[0] if len(found) == 1 else name)
-        for path in sorted(images - used):
+        for path in sorted({*images.values()} - used):
             self.problems.append(Problem("missing_record", str(self.root), path, "no record names it; left out"))
 
     def load(self, index: int) -> Sample:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
@@ -58,14 +59,14 @@ class Splits:
             return
         for name in names:
             if isinstance(name, str) and name.strip():
-                yield name.strip()
+                yield same(name.strip())
             else:
                 detail = f"expected the name of an image, got {name!r:.60}"
                 self.problems.append(Problem("bad_split", str(self.file), f"{split:.60}", detail))
 
     def of(self, names: Iterable[str]) -> str:
         """The split of an image, by the first of its names that is in one; "" if none is."""
-        found = [name for name in names if name in self._splits]
+        found = [name for name in map(same, names) if name in self._splits]
         self._met.update(found)
         return self._splits[found[0]] if found else ""
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refiner.data.anomreason.anomalies import AnomalySet, basename
+from refiner.data.anomreason.anomalies import AnomalySet
+from refiner.data.names import basename
 from refiner.data.problems import Problem
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refiner.data.fields import is_inside
 from refiner.data.json_stream import Place, stream_records
 from refiner.data.parquet import ParquetRows, decoded, image_bytes, stream_rows
 from refiner.data.problems import Problem, UnusableError, usable_records
@@ -219,7 +220,7 @@ def _read_image(row: Any, place: Place) -> XaigdImage:
 
 
 def _is_name(text: str) -> bool:
-    return text not in ("", ".", "..") and not set(text) & set("/\\\0")
+    return "/" not in text and is_inside(text)
 
 
 def _read_label(label: Any, where: str) -> XaigdLabel:
