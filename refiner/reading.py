@@ -81,5 +81,10 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{error!s:.80} is missing"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    words = " ".join(text.split()) or type(error).__name__
-    return f"{words:.200}" if words.isprintable() else f"{words!r:.200}"
+    return shown(text) or type(error).__name__
+
+
+def shown(text: str, longest: int = 200) -> str:
+    """A text of a file as a message shows it: shortened, on one line, with escapes if a letter cannot be printed."""
+    line = " ".join(text[: 2 * longest].split())
+    return line[:longest] if line.isprintable() else f"{line[:longest]!r:.{longest}}"

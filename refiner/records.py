@@ -125,12 +125,14 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
     """
     try:
         size = Size(*map(operator.index, data["size"]))
+        if not (size.height > 0 < size.width and size.height * size.width <= MAX_PIXELS):
+            raise ValueError(f"an image has 1 to {MAX_PIXELS} pixels")
         texts = [data["raw"], data["detector"], *data["tags"]]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("raw, detector and tags must be texts")
         return Analysis(
             size=size,
-            regions=tuple(_region_from_dict(region) for region in data["regions"]),
+            regions=tuple(_region_from_dict(region, size) for region in data["regions"]),
             fake_probability=data["fake_probability"],
             heatmap=None if data["heatmap"] is None else _heatmap_from_text(data["heatmap"], size),
             tags=tuple(data["tags"]),
@@ -146,19 +148,20 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
 
 def _heatmap_from_text(text: str, size: Size) -> NDArray[np.float32]:
     length = 4 * size.height * size.width
-    if min(size) < 0 or length > 4 * MAX_PIXELS:
-        raise ValueError(f"a heat map has at most {MAX_PIXELS} pixels")
     values = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), length + 1)
     if len(values) != length:
         raise ValueError(f"the heat map has not {length} bytes")
     return np.frombuffer(values, dtype="<f4").reshape(tuple(size)).astype(np.float32)
 
 
-def _region_from_dict(data: Mapping[str, Any]) -> Region:
+def _region_from_dict(data: Mapping[str, Any], size: Size) -> Region:
     if not all(isinstance(data[name], str) for name in _TEXTS):
         raise TypeError(f"{', '.join(_TEXTS)} must be texts")
+    mask = data["mask"]
+    if mask is not None and mask["size"] != list(size):  # so that masks that fill the memory are not decoded
+        raise ValueError(f"a mask must have the size of the image, {list(size)}")
     return Region(
-        mask=None if data["mask"] is None else rle_decode(data["mask"]),
+        mask=None if mask is None else rle_decode(mask),
         box=data["box"],
         category=Category(data["category"]),
         **{name: data[name] for name in (*_TEXTS, "severity", "score")},

@@ -198,8 +198,8 @@ def metadata_of(folder: str | Path) -> str | None:
 class FolderData:
     """A folder of images as a data set, with prompts, masks (``masks/`` in the folder) and references if there are any.
 
-    Without a file of prompts, they are read from one of ``METADATA``; images without one are kept then. A folder ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the
-    group.
+    Without a file of prompts, they are read from one of ``METADATA``; images without one are kept then. A folder
+    ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the group.
     """
 
     def __init__(self, folder: str, *, prompts: str | None = None, references: str | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from refiner.data.names import same
+from refiner.reading import shown
 
 
 class Problem(NamedTuple):
@@ -20,7 +21,7 @@ class Problem(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.where, self.detail) if part)
+        return ": ".join(shown(part, 300) for part in (self.file, self.where, self.detail) if part)
 
 
 def count_problems(problems: Iterable[Problem]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from refiner.errors import InputError
-from refiner.reading import encoding_of, reason_of
+from refiner.reading import encoding_of, reason_of, shown
 
 _SEPARATORS: Final = ",;\t"
 """Spreadsheets write semicolons where the comma is the decimal point, and tabs with UTF-16."""
@@ -48,7 +48,7 @@ def read_csv(
             if lacking:
                 found = ", ".join(header) or "no header"
                 raise InputError(
-                    f"Expected the columns {', '.join(columns)} in {str(path)!r}, got {found:.300}: "
+                    f"Expected the columns {', '.join(columns)} in {str(path)!r}, got {shown(found)}: "
                     f"give a UTF-8 CSV file of {what} with {', '.join(lacking)}."
                 )
             reader.fieldnames = header

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import InputError, MissingExtraError, OutputError
 from refiner.files import Json
+from refiner.reading import reason_of
 
 RecordsFormat = Literal["parquet", "jsonl"]
 """In the order in which they are read: JSON Lines are newer."""
@@ -140,7 +141,7 @@ def _reader(file: Path) -> Iterator[_LineReader | _RowReader]:
             yield _RowReader(table)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"The records in {str(file)!r} cannot be read ({error!r}): delete the file and pass --resume."
+            f"The records in {str(file)!r} cannot be read ({reason_of(error)}): delete the file and pass --resume."
         ) from error
 
 

@@ -20,9 +20,8 @@ from refiner.evaluate.records import Records
 from refiner.evaluate.robustness import open_source
 from refiner.evaluate.systems import picture_file
 from refiner.files import Json
-from refiner.images import MAX_PIXELS, load_image
+from refiner.images import load_image
 from refiner.records import analysis_from_dict
-from refiner.types import Analysis
 from refiner.verify.candidates import Look, flaws_of_analysis
 from refiner.verify.detections import RECORDS_FILE
 
@@ -101,7 +100,7 @@ class RecordedLooks:
                 yield _Answer(f"{index}/{key}", f"{name}/{key}", look.get("analysis"), look["picture"])
 
     def _look(self, record: Json, answer: _Answer) -> Look:
-        analysis = _analysis(answer.analysis)
+        analysis = analysis_from_dict(answer.analysis)
         group, picture = record.get("group"), record.get("picture")
 
         def read() -> Image.Image:
@@ -117,24 +116,6 @@ class RecordedLooks:
             read=read,
             picture=picture if isinstance(picture, str) else None,
         )
-
-
-def _analysis(document: Any) -> Analysis:
-    """The answer of a detector in a record; sizes that would fill the memory are refused before masks are decoded.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        height, width = map(int, document["size"])
-        masks = [region["mask"]["size"] for region in document["regions"] if region["mask"] is not None]
-        if not (height > 0 < width and height * width <= MAX_PIXELS) or any(size != [height, width] for size in masks):
-            raise ValueError(f"an image of {height}x{width} pixels, masks of {masks}")
-        return analysis_from_dict(document)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"Expected the answer of a detector, got {error!r:.120}: run the detector again.") from error
 
 
 def _label(record: Json) -> bool | None:
