@@ -80,7 +80,7 @@ def reason_of(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, KeyError):
         return f"{error!s:.80} is missing"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
     return shown(text) or type(error).__name__
 
 

@@ -56,6 +56,8 @@ SWIFT = [
 ]
 ANOMALY = {"Name": "a", "Observed Phenomenon": "b", "Reasoning": "c", "Severity Score": "25/100 (fair)."}
 DEFECTS = [{"box_2d": [100, 200, 300, 600], "description": "six toes", "importance": 45}]
+FLAW = {"box": [1, 2, 9, 9], "description": "six toes", "severity": 0.5}
+TOES = {"region": [2, 3, 9, 5], "text": "six toes"}
 OUTLINE = {"label": "low-level-texture", "points": [[2, 3], [10, 3], [10.9, 8.2]]}
 DATA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "synthscars": (
@@ -66,12 +68,15 @@ DATA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "loki": (
         "loki:{}",
         "loki.json",
-        lambda name: {"image_path": name, "problems": {"global": ["a"], "regional": [{"region": [2, 3, 9, 5]}]}},
+        lambda name: {
+            "image_path": name,
+            "problems": {"global": ["a"], "regional": [{"region": [2, 3, 9, 5], "text": "b"}]},
+        },
     ),
     "fakexplained": (
         "fakexplained:{}",
         "annotations.jsonl",
-        lambda name: {"image": name, "label": "fake", "regions": [{"box": [1, 2, 9, 9], "severity": 0.5}]},
+        lambda name: {"image": name, "label": "fake", "regions": [FLAW]},
     ),
     "fakexplained as a list": (
         "fakexplained:{}",
@@ -97,7 +102,7 @@ DATA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
         "labeled_test.jsonl",
         lambda name: {"generator": "g", "uid": name[:-4], "width": 30, "height": 20, "labels": [OUTLINE, OUTLINE]},
     ),
-    "references": ("{}", "references.json", lambda name: (f"images/{name}", [ANOMALY])),
+    "references": ("{}/images", "references.json", lambda name: (name, [ANOMALY])),
     "metadata of a folder": ("{}", "metadata.jsonl", lambda name: {"file_name": name, "text": "a cat"}),
     "anomreason": ("anomreason:{}", "anomalies.json", lambda name: (name, [ANOMALY, ANOMALY])),
     "anomreason, real images": ("anomreason:{}", "real.json", lambda name: (name, "The light is coherent.")),
