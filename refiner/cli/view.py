@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ from refiner.reports.overlays import flaw_words, place_words
 from refiner.types import Analysis, Attempt
 
 T = TypeVar("T")
+MOST_TOLD = 10
+"""Most sentences of one kind on the terminal."""
 
 
 class _Console(Console):
@@ -64,6 +66,14 @@ class Terminal:
         """Print one sentence on stderr."""
         message = in_option_words(str(error), self.options)
         self.err.print(f"refiner: {message}", style="red", markup=False, soft_wrap=True)
+
+    def complain_some(self, errors: Iterable[object]) -> None:
+        """Print the first ``MOST_TOLD`` of many sentences on stderr, and say that there are more."""
+        for number, error in enumerate(errors):
+            if number == MOST_TOLD:
+                self.complain("and more like these.")
+                break
+            self.complain(error)
 
     def discard(self) -> None:
         """Write nothing to stdout any more, because nobody reads it; else Python complains when it ends."""
