@@ -17,8 +17,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/installed
 	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
 
+# One process for each core, at most four: each takes up to 3 GB.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: .venv/installed-dev types
 	$(BIN)/ruff check .

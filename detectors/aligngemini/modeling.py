@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from refiner.detectors.aligngemini.config import ExpertConfig
+from refiner.detectors.heatmaps import relevance, scaled
 
 
 class Judged(NamedTuple):
@@ -60,23 +60,4 @@ class Expert(nn.Module):
             logits = self.head(found.pooler_output)[:, 0]
             slopes = torch.autograd.grad(logits.sum(), found.attentions)
         maps = relevance([attention.detach() for attention in found.attentions], slopes)
-        return logits.detach().float(), maps.unflatten(1, (self.cells, self.cells))
-
-
-def relevance(attentions: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
-    """The relevance of patches for the CLS token, by the rule for self-attention of Chefer et al. (ICCV 2021).
-
-    Args:
-        attentions: of each layer, float (N, heads, tokens, tokens); token 0 is CLS.
-        slopes: the derivatives of the logits with respect to them.
-
-    Returns:
-        Float32 (N, tokens - 1) in [0, 1], divided by the highest value of each image.
-    """
-    count = attentions[0].shape[-1]
-    total = torch.eye(count, device=attentions[0].device).expand(len(attentions[0]), count, count)
-    for attention, slope in zip(attentions, slopes, strict=True):
-        mean = (attention.float() * slope.float()).clamp(min=0).mean(1)
-        total = total + mean @ total
-    patches = total[:, 0, 1:]
-    return patches / patches.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return logits.detach().float(), scaled(maps.unflatten(1, (self.cells, self.cells)))

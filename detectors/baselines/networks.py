@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from refiner.detectors.baselines.heatmaps import grad_cam, relevance
 from refiner.detectors.baselines.views import Statistics
+from refiner.detectors.heatmaps import gradcam, relevance
 
 
 class Explained(NamedTuple):
@@ -53,7 +53,7 @@ class ConvolutionalClassifier(Classifier):
         features.requires_grad_()
         logits = self.judge(features)
         (gradients,) = torch.autograd.grad(logits.sum(), features)
-        return Explained(logits.detach(), grad_cam(features.detach(), gradients))
+        return Explained(logits.detach(), gradcam(features.detach(), gradients))
 
 
 class ClipClassifier(Classifier):

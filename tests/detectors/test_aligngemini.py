@@ -27,7 +27,6 @@ from refiner.detectors.aligngemini.detector import AlignGeminiDetector
 from refiner.detectors.aligngemini.expert import SEVERITY, TRACES, ExpertDetector, window
 from refiner.detectors.aligngemini.fusion import FUSIONS, Fusion, scaled
 from refiner.detectors.aligngemini.grammar import read, write
-from refiner.detectors.aligngemini.modeling import relevance
 from refiner.detectors.aligngemini.notes import NOTE
 from refiner.detectors.aligngemini.semantic import WHOLE, SemanticDetector
 from refiner.detectors.fakexplain.grammar import Answer, Flaw
@@ -178,30 +177,6 @@ def test_regions_are_where_the_evidence_is_and_only_if_the_verdict_is_generated(
             assert region.score == analysis.fake_probability
             assert region.mask is not None
             assert (analysis.heatmap[region.mask] >= 0.5).all()
-
-
-def test_relevance_follows_its_rule_layer_by_layer() -> None:
-    """Against a loop over entries."""
-    rng = np.random.default_rng(0)
-    shape = (2, 3, 5, 5)
-    attentions, slopes = ([torch.from_numpy(rng.normal(size=shape)) for _ in range(3)] for _ in range(2))
-    found = relevance(attentions, slopes)
-    for image in range(2):
-        total = np.eye(5)
-        for attention, slope in zip(attentions, slopes, strict=True):
-            step = np.zeros((5, 5))
-            for head, row, column in itertools.product(range(3), range(5), range(5)):
-                place = image, head, row, column
-                step[row, column] += max(0.0, float(attention[place] * slope[place]))
-            total = total + step / 3 @ total
-        assert found[image].numpy() == pytest.approx(total[0, 1:] / total[0, 1:].max(), abs=1e-6)
-
-
-def test_relevance_finds_the_patch_that_decides(tmp_path: Path) -> None:
-    """Attention of the CLS token on one patch, and a value there that the head reads."""
-    attention = torch.full((1, 1, 4, 4), 0.01)
-    attention[0, 0, 0, 2] = 0.9
-    assert relevance([attention], [torch.ones_like(attention)])[0].argmax() == 1
 
 
 DAMAGES: dict[str, Any] = {

@@ -21,7 +21,6 @@ from torchvision import transforms
 from refiner.cli.main import main
 from refiner.detectors import load_detector
 from refiner.detectors.baselines.detector import EXPLANATION, NAME, ClassifierDetector
-from refiner.detectors.baselines.heatmaps import relevance
 from refiner.detectors.baselines.npr import Npr
 from refiner.detectors.baselines.views import CLIP, IMAGENET, VIEWS, look
 from refiner.detectors.gated import GatedDetector
@@ -217,13 +216,6 @@ def test_relevance_is_that_of_slow_loops(home: Path, kind: str) -> None:
     found = detector.model.explained(pixels[None].clone())
     assert joined[0, 1:].max() > 0
     assert np.allclose(found.maps[0].numpy(), joined[0, 1:].reshape(4, 4), rtol=1e-3, atol=1e-6)
-
-
-def test_relevance_of_one_layer_is_attention_that_helps() -> None:
-    attention, gradient = torch.rand(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
-    wanted = (attention * gradient).clamp(min=0).mean(dim=1)[:, 0, 1:]
-    assert torch.allclose(relevance([attention], [gradient]), wanted)
-    assert not relevance([attention], [-gradient.abs()]).any()
 
 
 def test_npr_looks_where_neighbouring_pixels_differ() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.conformance import assert_same
 
@@ -113,8 +114,12 @@ def test_the_masks_are_equal(
     assert differing <= 1e-5 * pixels
 
 
-def test_a_batch_gives_the_answers_of_single_calls(
-    detector: LegionDetector, images: list[Image.Image], answers: list[Analysis]
-) -> None:
-    for image, answer in zip(images[:2], answers, strict=False):
-        assert_same(detector(image), answer)
+def test_a_batch_gives_the_answers_of_single_calls(home: Path, images: list[Image.Image]) -> None:
+    """In float64: the weights are random, many pixels lie near the threshold, and float32 would move a few of them."""
+    detector = LegionDetector.from_pretrained(home, device="cpu", dtype=torch.float64)
+    detector.model.config.max_new_tokens = TOKENS
+    for image, answer in zip(images[:2], detector.batch(images), strict=False):
+        alone = detector(image)
+        assert_same(alone, answer)
+        for one, other in zip(alone.regions, answer.regions, strict=True):
+            assert np.array_equal(one.mask, other.mask)

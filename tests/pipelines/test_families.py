@@ -229,6 +229,9 @@ def test_what_was_saved_is_loaded_again_here_and_by_diffusers(name: str, tmp_pat
     again = RefinedPipeline.from_pretrained(tmp_path, detector=relenting())
     again.set_progress_bar_config(disable=True)
     assert again.native == pipe.native
+    for part in again.pipe.components.values():  # where weights lie in memory affects how products are rounded
+        for tensor in (*part.parameters(), *part.buffers()) if isinstance(part, torch.nn.Module) else ():
+            tensor.data = tensor.data.clone()
     given = noise(40, 48)
     pictures = [each(PROMPTS[0], start_image=given, seed=2).images[0].tobytes() for each in (pipe, again)]
     assert pictures[0] == pictures[1] != given.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from support.tiny_chat_models import save_viewer
 from tokenizers import AddedToken
 
@@ -445,15 +447,31 @@ def test_samples_that_are_held_out_keep_their_pairs_together() -> None:
     assert len(pairs) == 16
 
 
-def test_the_fusion_thresholds_are_learned_and_used(base: Path, tmp_path: Path) -> None:
-    semantic = replace(SEMANTIC, base=str(base), method="sft", merged=False, sft=replace(STAGE, most_steps=1))
+class Verdicts(Drawn):
+    """Images whose flaws are not told: the semantic branch learns an answer of one word."""
+
+    def load(self, index: int) -> Sample:
+        return replace(super().load(index), truth=None)
+
+
+@pytest.mark.parametrize("steps", [1, 60])
+def test_fusion_thresholds_are_learned_from_images_that_both_branches_answered(
+    steps: int, base: Path, tmp_path: Path
+) -> None:
+    """After one step the semantic branch says nothing readable: the branches stay joined by OR, and that is said."""
+    stage = replace(STAGE, most_steps=steps, learning_rate=3e-2, save_every=100)
+    semantic = replace(SEMANTIC, base=str(base), method="sft", merged=False, sft=stage)
     settings = AlignGeminiSettings(fusion="thresholds", held=4, semantic=semantic, pixel=replace(PIXEL, most_steps=1))
-    train_on(settings, Drawn(6), Run(folder=tmp_path), tmp_path / "model")
+    said = io.StringIO()
+    train_on(settings, Verdicts(6), Run(folder=tmp_path, console=Console(file=said, width=500)), tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["fusion"] == "thresholds"
     detector = load_detector(tmp_path / "model", device="cpu")
     assert isinstance(detector, AlignGeminiDetector)
-    assert detector.fusion == Fusion("thresholds", tuple(config["thresholds"]))
+    assert ("joined by OR: of 4 held-out images 0 had answers" in said.getvalue()) == (steps == 1)
+    if steps == 1:
+        assert detector.fusion == Fusion()
+    else:
+        assert detector.fusion == Fusion("thresholds", tuple(config["thresholds"]))
 
 
 @pytest.mark.parametrize("name", RECIPE.configs)

@@ -112,8 +112,8 @@ def test_a_resumed_run_is_a_straight_one_and_diffusers_loads_it(
     tmp_path: Path,
     stopping_at_a_checkpoint: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    train(SMALL, pipe, Run(folder=tmp_path / "straight"), tmp_path / "one")
-    often, run = replace(SMALL, save_every=2), Run(folder=tmp_path / "resumed")
+    train(SMALL, pipe, Run(folder=tmp_path / "straight", dtype="float32"), tmp_path / "one")
+    often, run = replace(SMALL, save_every=2), Run(folder=tmp_path / "resumed", dtype="float32")
     with stopping_at_a_checkpoint():
         train(often, pipe, run, tmp_path / "two")
     train(often, pipe, run, tmp_path / "two")

@@ -214,9 +214,9 @@ def test_training_repeats_resumes_and_saves(tmp_path: Path) -> None:
     sizes = {"shards": 2, "shard_size": 3, "batch": 2, "natural_shards": 1, "natural_shard_size": 2, "naturals": 1}
     recipe = PreferenceSettings(steps=4, reading=1, read=4, natural_from=2, **sizes)
     imperfect = ImperfectGenerator(GENERATOR)
-    scorer = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference"))
-    resumed = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference"))
-    afresh = train(recipe, imperfect, Run(folder=tmp_path / "second" / "preference"))
+    scorer = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference", dtype="float32"))
+    resumed = train(recipe, imperfect, Run(folder=tmp_path / "first" / "preference", dtype="float32"))
+    afresh = train(recipe, imperfect, Run(folder=tmp_path / "second" / "preference", dtype="float32"))
     for name, tensor in scorer.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
         assert torch.equal(tensor, afresh.model.state_dict()[name]), name

@@ -8,10 +8,6 @@ from pathlib import Path
 import pytest
 from support.trajectories import SHORT, STORED, follow
 
-from refiner.training.runs import Run
-
-TOLERANCE = dict.fromkeys(("generator", "inpainter"), 1e-3)
-"""For recipes that multiply in bfloat16: processors round differently (2e-4 measured between Intel and AMD)."""
 STORED_RUNS = json.loads(STORED.read_text(encoding="utf-8"))
 
 
@@ -22,8 +18,8 @@ def test_every_short_run_is_stored() -> None:
 @pytest.mark.parametrize("name", list(SHORT))
 def test_a_short_run_gives_the_stored_losses(name: str, tmp_path: Path) -> None:
     """The digests of weights are not compared: they are equal only on the machine that wrote the file."""
-    got, stored = follow(name, Run(folder=tmp_path / name)), STORED_RUNS[name]
+    got, stored = follow(name, tmp_path / name), STORED_RUNS[name]
     assert [(row["stage"], row["step"]) for row in got["log"]] == [(row["stage"], row["step"]) for row in stored["log"]]
     for row, wanted in zip(got["log"], stored["log"], strict=True):
         figures = {key: value for key, value in wanted.items() if key not in ("stage", "step")}
-        assert {key: row[key] for key in figures} == pytest.approx(figures, rel=TOLERANCE.get(name, 1e-5)), row["stage"]
+        assert {key: row[key] for key in figures} == pytest.approx(figures, rel=1e-5), row["stage"]

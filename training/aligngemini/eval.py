@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -13,12 +14,24 @@ from refiner.data.micro import MicroData
 from refiner.detectors import load_detector
 from refiner.detectors.aligngemini.config import BRANCHES
 from refiner.detectors.aligngemini.detector import AlignGeminiDetector
+from refiner.detectors.aligngemini.semantic import SemanticDetector
+from refiner.detectors.chat.local import LocalChat
 from refiner.errors import UnreadableOutputError
 from refiner.protocols import Detector
 from refiner.training.aligngemini.drawn import Case, held_out
 from refiner.training.runs import Run
 
 _AT_ONCE = 16  # images that are analysed in one batch
+_LONGEST = 512  # tokens of an answer; some answers about strange images never end
+
+
+def bounded(folder: Path | str, device: torch.device) -> Detector:
+    """The detector in a folder; its chat model writes at most ``_LONGEST`` tokens."""
+    detector = load_detector(folder, device=device)
+    for part in detector.parts if isinstance(detector, AlignGeminiDetector) else (detector,):
+        if isinstance(part, SemanticDetector) and isinstance(part.backend, LocalChat):
+            part.backend.max_tokens = _LONGEST
+    return detector
 
 
 def chances(detector: Detector, images: Sequence[Image.Image]) -> NDArray[np.float64]:
@@ -67,7 +80,7 @@ def sets_of(count: int, run: Run) -> dict[str, list[Case]]:
 
 def measure(folder: Path, run: Run, count: int) -> dict[str, float]:
     """Scores of a model in a folder by ``<set>/<branch>``, where ``both`` is the fused verdict."""
-    detector = load_detector(f"aligngemini:{folder}", device="cpu")
+    detector = bounded(f"aligngemini:{folder}", torch.device("cpu"))
     if not isinstance(detector, AlignGeminiDetector):
         return scores_of({"alone": detector}, sets_of(count, run))
     branches = dict(zip(BRANCHES, detector.parts, strict=True))

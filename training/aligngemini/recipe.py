@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from refiner.data.samples import DataSet
-from refiner.detectors.aligngemini.config import PairConfig
+from refiner.detectors.aligngemini.config import BRANCHES, PairConfig
 from refiner.detectors.aligngemini.fusion import Fusion
 from refiner.detectors.aligngemini.notes import NOTE
 from refiner.detectors.vlm.questions import box_format
@@ -101,9 +101,8 @@ def train_on(settings: AlignGeminiSettings, data: DataSet | None, run: Run, out:
         fusion = Fusion() if settings.fusion == "thresholds" else Fusion(settings.fusion)
         config = PairConfig(branches={branch: branch for branch in settings.trains}, fusion=fusion)
         atomic_write(out / "config.json", dumps(config.document) + "\n")
-        if settings.fusion == "thresholds":
-            fusion = Fusion("thresholds", _thresholds(out, data, held, settings.held, run))
-            config = PairConfig(branches=config.branches, fusion=fusion)
+        if settings.fusion == "thresholds" and (learned := _thresholds(out, data, held, settings.held, run)):
+            config = PairConfig(branches=config.branches, fusion=Fusion("thresholds", learned))
             atomic_write(out / "config.json", dumps(config.document) + "\n")
     run.processes.wait()
 
@@ -144,11 +143,15 @@ def train_semantic(settings: SemanticSettings, data: DataSet, rows: list[int], r
         run.processes.wait()
 
 
-def _thresholds(folder: Path, data: DataSet | None, held: list[int], count: int, run: Run) -> tuple[float, float]:
-    """Thresholds learned from the held-out rows, or from drawn images."""
-    from refiner.detectors import load_detector
+def _thresholds(
+    folder: Path, data: DataSet | None, held: list[int], count: int, run: Run
+) -> tuple[float, float] | None:
+    """Thresholds learned from the held-out rows, or from drawn images; None, and said, if they cannot be learned.
+
+    Images for which a branch has no probability are left out.
+    """
     from refiner.training.aligngemini.drawn import Case, held_out
-    from refiner.training.aligngemini.eval import chances
+    from refiner.training.aligngemini.eval import bounded, chances
     from refiner.training.aligngemini.fusing import learn_thresholds
 
     cases: list[Case] = []
@@ -161,12 +164,15 @@ def _thresholds(folder: Path, data: DataSet | None, held: list[int], count: int,
             continue  # told by the training
         if sample is not None and sample.image is not None and sample.fake is not None:
             cases.append(Case(sample.image, sample.fake))
-    device = run.processes.device
-    columns = [
-        np.nan_to_num(chances(load_detector(folder / branch, device=device), [case.image for case in cases]), nan=0.5)
-        for branch in ("semantic", "pixel")
-    ]
-    return learn_thresholds(np.stack(columns, axis=1), [case.fake for case in cases])
+    images = [case.image for case in cases]
+    columns = [chances(bounded(folder / branch, run.processes.device), images) for branch in BRANCHES]
+    found = np.stack(columns, axis=1)
+    known = np.flatnonzero(np.isfinite(found).all(axis=1))
+    try:
+        return learn_thresholds(found[known], [cases[row].fake for row in known])
+    except InputError as error:
+        run.tell(f"The branches are joined by OR: of {len(cases)} held-out images {len(known)} had answers. {error}")
+        return None
 
 
 def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:

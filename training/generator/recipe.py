@@ -139,8 +139,7 @@ def draw_pool(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, 
         )
         rng = np.random.default_rng([seed, start, 1])
         captions = [emphasise(caption, rng) if rng.random() < EMPHASISED else caption for caption in captions]
-        with torch.autocast("cpu", torch.bfloat16):
-            encoded = autoencoder.encode(to_tensor(pictures)).latent_dist.mean
+        encoded = autoencoder.encode(to_tensor(pictures)).latent_dist.mean
         latents.append((encoded.float() * autoencoder.config.scaling_factor).half().contiguous())
         tokens.append(tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids)
     return LatentPool(torch.cat(latents), torch.cat(tokens))

@@ -128,8 +128,7 @@ def _encoded(pipe: StableDiffusionPipeline, holes: list[Hole]) -> HolePool:
     pixels = to_tensor(np.stack([np.asarray(hole.image) for hole in holes]))
     masks = torch.from_numpy(np.stack([hole.mask for hole in holes]))[:, None]
     captions = [hole.caption for hole in holes]
-    with torch.autocast("cpu", torch.bfloat16):
-        both = pipe.vae.encode(torch.cat([pixels, pixels * ~masks])).latent_dist.mean
+    both = pipe.vae.encode(torch.cat([pixels, pixels * ~masks])).latent_dist.mean
     latents, around = (both.float() * pipe.vae.config.scaling_factor).half().chunk(2)
     tokens = pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return HolePool(latents.contiguous(), around.contiguous(), masks[:, :, ::_CELL, ::_CELL].contiguous(), tokens)

@@ -75,8 +75,7 @@ class ImperfectGenerator:
 
     def round_trip(self, pictures: Pixels) -> Pixels:
         """Encode images, uint8 (N, 96, 96, 3), and decode them again, with the generator's autoencoder."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return round_trip(self._pipeline.vae, pictures)
+        return round_trip(self._pipeline.vae, pictures)
 
     @torch.inference_mode()
     def paint(self, scenes: Sequence[Scene], strength: float, seed: int, steps: int = 10) -> Pixels:
@@ -86,21 +85,19 @@ class ImperfectGenerator:
         takes fewer.
         """
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(scenes))]
-        with torch.autocast("cpu", torch.bfloat16):
-            pictures = self._pipeline(
-                [scene.caption for scene in scenes],
-                image=[render(scene) for scene in scenes],
-                strength=strength,
-                num_inference_steps=steps,
-                guidance_scale=_GUIDANCE,
-                generator=generators,
-            ).images
+        pictures = self._pipeline(
+            [scene.caption for scene in scenes],
+            image=[render(scene) for scene in scenes],
+            strength=strength,
+            num_inference_steps=steps,
+            guidance_scale=_GUIDANCE,
+            generator=generators,
+        ).images
         return np.stack([np.asarray(picture) for picture in pictures])
 
     def repaint(self, jobs: Sequence[InpaintJob]) -> list[Pixels]:
         """Inpaint the jobs' images in crops, as in the refinement loop. Each result is uint8 (96, 96, 3)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return [np.asarray(picture) for picture in self._inpainter.inpaint(jobs)]
+        return [np.asarray(picture) for picture in self._inpainter.inpaint(jobs)]
 
 
 def bundled_generator(weights: Path) -> ImperfectGenerator:
