@@ -40,6 +40,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/localization.py
 	$(BIN)/python tests/benchmarks/semap.py
 	$(BIN)/python tests/benchmarks/harness.py
+	$(BIN)/python tests/benchmarks/detect.py
 	$(BIN)/python tests/benchmarks/rank.py
 	$(BIN)/python tests/benchmarks/readers.py
 	$(BIN)/python tests/benchmarks/hostile.py

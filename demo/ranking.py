@@ -19,10 +19,12 @@ from refiner.demo.settings import Choices
 from refiner.demo.studio import Studio
 from refiner.demo.uploads import read_upload
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate.harness import Answer
 from refiner.evaluate.ranking import Pictures, PromptSet
 from refiner.evaluate.systems import Generating
 from refiner.files import Json, atomic_write
 from refiner.images import save_png
+from refiner.ledger import Ledger, ledgers_of
 
 if TYPE_CHECKING:
     from refiner.data.samples import Sample
@@ -259,7 +261,10 @@ class _Turns:
     def identity(self) -> Json:
         return self.system.identity()
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def ledgers(self) -> Mapping[str, Ledger]:
+        return ledgers_of([self.system])
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Answer]:
         self.job.check()
         with self.studio.desk.turn(self.job):
             return self.system(samples)

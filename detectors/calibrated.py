@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from PIL import Image
-
-from refiner.answers import analyses
 from refiner.calibration import ABSTAINED, Calibration, abstained
 from refiner.detectors.composed import ComposedDetector
 from refiner.errors import ConfigError
@@ -49,28 +46,13 @@ class CalibratedDetector(ComposedDetector):
         """True: each analysis has a ``fake_probability``, or says that the verdict is open."""
         return True
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one RGB image.
-
-        Raises:
-            ConfigError: the detector gave no ``fake_probability``.
-        """
-        return self.batch([image], None if prompt is None else [prompt])[0]
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """Analyse several images; the results are the same as with one call for each image.
-
-        Raises:
-            ConfigError: the detector gave no ``fake_probability`` for an image.
-        """
-        return [self._calibrated(analysis) for analysis in analyses(self.detector, images, prompts)]
-
     @property
     def parts(self) -> tuple[Detector, ...]:
         """The detector."""
         return (self.detector,)
 
-    def _calibrated(self, analysis: Analysis) -> Analysis:
+    def _combined(self, found: Sequence[Analysis]) -> Analysis:
+        (analysis,) = found
         score = analysis.fake_probability
         if score is None:
             if abstained(analysis.tags):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from PIL import Image
-
-from refiner.answers import analyses
 from refiner.calibration import ABSTAINED, abstained
 from refiner.detectors.composed import ComposedDetector
 from refiner.errors import ConfigError
@@ -50,28 +47,10 @@ class GatedDetector(ComposedDetector):
         """True: each analysis has a ``fake_probability``, or says that the verdict is open."""
         return True
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one RGB image.
-
-        Raises:
-            ConfigError: the gate gave no ``fake_probability``.
-        """
-        return self.batch([image], None if prompt is None else [prompt])[0]
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """Analyse several images; the results are the same as with one call for each image.
-
-        Raises:
-            ConfigError: the gate gave no ``fake_probability`` for an image.
-        """
-        chances = [self._chance(verdict) for verdict in analyses(self.gate, images, prompts)]
-        found = analyses(self.detector, images, prompts)
-        return [self._gated(analysis, chance) for analysis, chance in zip(found, chances, strict=True)]
-
     @property
     def parts(self) -> tuple[Detector, Detector]:
-        """The detector and its gate."""
-        return self.detector, self.gate
+        """The gate and the detector."""
+        return self.gate, self.detector
 
     def _chance(self, verdict: Analysis) -> float | None:
         """The gate's ``fake_probability``; None if it leaves the verdict open."""
@@ -79,7 +58,9 @@ class GatedDetector(ComposedDetector):
             raise _undecided(self.gate.name)
         return verdict.fake_probability
 
-    def _gated(self, analysis: Analysis, chance: float | None) -> Analysis:
+    def _combined(self, found: Sequence[Analysis]) -> Analysis:
+        verdict, analysis = found
+        chance = self._chance(verdict)
         told = replace(analysis, fake_probability=chance, detector=self.name)
         if chance is None:
             return replace(told, tags=(*analysis.tags, f"{ABSTAINED} {self.gate.name} leaves the verdict open"))

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from PIL import Image
 
+from refiner.answers import value_of
 from refiner.claims import region_of
 from refiner.detectors.base import check_domain, one_for_each
-from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Loaded
+from refiner.detectors.chat.backend import (
+    ChatBackend,
+    ChatReply,
+    ChatRequest,
+    Loaded,
+    Outcome,
+    Served,
+)
 from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.errors import RefinerError
+from refiner.detectors.vlm.questions import box_format, known_format
+from refiner.errors import OversizeError, RefinerError
 from refiner.hub import read_card, verify
-from refiner.protocols import Movable
-from refiner.types import Analysis, Claim, Size, Step
+from refiner.ledger import Ledger
+from refiner.protocols import Concurrent, Movable
+from refiner.types import Analysis, Claim, Gap, Size, Step
 
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
-
 DEFAULT_GROUNDER = "grabcut"
 """Needs no weights; ``Analysis.raw`` and the detector's name say that it is used."""
+
+
+LEAST_SIDE = 224
+"""Longest side, in pixels, below which an image is not shrunk for a server that takes only small requests."""
+_SHRINKING = 0.7
 
 
 @dataclass
@@ -43,6 +57,8 @@ class Case:
     tags: tuple[str, ...] = ()
     raw: str = ""
     trace: list[Step] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    """As in ``Analysis``; each may be there several times."""
     outcome: Analysis | RefinerError | None = None
 
     @property
@@ -87,6 +103,12 @@ class GroundedDetector(ABC):
     def name(self) -> str:
         """The model, how it is asked, and the grounder; a fallback grounder is named as such."""
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model, with the settings of its endpoint that decide its answers."""
+        manner = self.backend.manner if isinstance(self.backend, Served) else ""
+        return f"{self.backend.name} ({manner})" if manner else self.backend.name
+
     @abstractmethod
     def _find(self, cases: Sequence[Case]) -> None:
         """Ask the model about the images, and set ``found``, ``raw`` and what else is known, or the error."""
@@ -127,6 +149,15 @@ class GroundedDetector(ABC):
         self._each(self._draw, cases)
         return [case.outcome for case in cases if case.outcome is not None]
 
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the model, by its name."""
+        return {self.backend.name: self.backend.ledger}
+
+    @property
+    def concurrency(self) -> int:
+        """Number of requests that may be under way at the same time; 1 for a model on this machine."""
+        return self.backend.concurrency if isinstance(self.backend, Concurrent) else 1
+
     def to(self, device: str | torch.device) -> Self:
         """Move the networks of model and grounder that run on this machine."""
         for part in (self.backend, self.grounder):
@@ -138,13 +169,25 @@ class GroundedDetector(ABC):
         self, cases: Sequence[Case], make: Callable[[Case], ChatRequest], take: Callable[[Case, ChatReply], None]
     ) -> None:
         """Make a request about each image, send all together, and take the replies; errors become the outcome."""
-        requests = [make(case) for case in cases]
-        outcomes = self.backend.complete(requests) if requests else []
-        for case, outcome in zip(cases, outcomes, strict=True):
+        for case, outcome in zip(cases, self._complete(cases, make), strict=True):
             try:
-                take(case, value_of(outcome))
+                reply = value_of(outcome)
+                case.gaps += ["cut_short"] if reply.finish == "length" else []
+                take(case, reply)
             except RefinerError as error:
                 case.outcome = error
+
+    def _complete(self, cases: Sequence[Case], make: Callable[[Case], ChatRequest]) -> list[Outcome]:
+        """Send a request about each image; where the images are too large for the server, smaller ones are shown."""
+        return complete_shown(self.backend, cases, lambda place: make(cases[place]), self.shrink)
+
+    def shrink(self, case: Case) -> bool:
+        """Show a smaller image from now on; False if it would be too small to see anything."""
+        side = int(_SHRINKING * max(case.shown.size))
+        if side < LEAST_SIDE:
+            return False
+        case.shown = self._shown(case, side)
+        return True
 
     def _each(self, step: Callable[[Case], None], cases: Sequence[Case]) -> None:
         for case in _going_on(cases):
@@ -155,8 +198,11 @@ class GroundedDetector(ABC):
 
     def _show(self, case: Case) -> None:
         check_domain(self.domain, case.image)
+        case.shown = self._shown(case, self.max_side)
+
+    def _shown(self, case: Case, side: int) -> Image.Image:
         limits = self.backend.pixel_limits if isinstance(self.backend, Loaded) else None
-        case.shown = shown_picture(case.image, self.max_side, self.boxes, limits)
+        return shown_picture(case.image, side, self.boxes, limits)
 
     def _draw(self, case: Case) -> None:
         boxes = [region.box for region in case.found if region.box is not None]
@@ -174,12 +220,58 @@ class GroundedDetector(ABC):
             raw=case.raw,
             detector=self.name,
             trace=tuple(case.trace),
+            gaps=tuple(dict.fromkeys(case.gaps)),
         )
 
 
+def complete_shown(
+    backend: ChatBackend,
+    cases: Sequence[Case],
+    make: Callable[[int], ChatRequest],
+    shrink: Callable[[Case], bool],
+) -> list[Outcome]:
+    """Send a request about each case, and again with a smaller image where it was too large for the server.
+
+    Args:
+        backend: the model.
+        cases: an image may be in it several times.
+        make: makes the request about the case at a place, with its image as it is then shown.
+        shrink: makes the shown image of a case smaller; returns False if it must not be.
+    """
+    outcomes: dict[int, Outcome] = {}
+    waiting = list(range(len(cases)))
+    while waiting:
+        shown = {place: cases[place].shown for place in waiting}
+        outcomes |= zip(waiting, backend.complete([make(place) for place in waiting]), strict=True)
+        waiting = [
+            place
+            for place in waiting
+            if isinstance(outcomes[place], OversizeError)
+            and (cases[place].shown is not shown[place] or shrink(cases[place]))
+        ]
+    return [outcomes[place] for place in range(len(cases))]
+
+
 def kind_of(chat: ChatBackend) -> str:
-    """The type of a chat model on this machine, the name of one behind an endpoint."""
-    return chat.kind if isinstance(chat, Loaded) else chat.name
+    """The type of a chat model on this machine, the name of one behind an endpoint.
+
+    If that name does not say how the model writes boxes, the server is asked for its other names, which are appended.
+    """
+    if isinstance(chat, Loaded):
+        return chat.kind
+    if isinstance(chat, Served) and known_format(chat.name) is None:
+        return " ".join((chat.name, *chat.known_as()))
+    return chat.name
+
+
+def boxes_of(chat: ChatBackend, told: str | Path | None = None) -> BoxFormat:
+    """How a chat model writes boxes: as its type or name says, changed as ``told`` (``BoxFormat.parse``) says.
+
+    Raises:
+        ConfigError: there is no such scale or order.
+    """
+    usual = box_format(kind_of(chat))
+    return usual if told is None else BoxFormat.parse(str(told), usual)
 
 
 def domain_of(chat: ChatBackend) -> str:
@@ -197,10 +289,3 @@ def domain_of(chat: ChatBackend) -> str:
 
 def _going_on(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if case.outcome is None]
-
-
-def value_of(outcome: T | RefinerError) -> T:
-    """Return the value of an outcome, or raise its error."""
-    if isinstance(outcome, RefinerError):
-        raise outcome
-    return outcome

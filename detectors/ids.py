@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from refiner.errors import ConfigError
 
-_OPTION = re.compile(r",(\w+)=([^,]*)$")
+_OPTION = re.compile(r",(\w+)=(\{.*\}|[^,]*)$", re.DOTALL)
+"""The last option of an id; a JSON object may have commas."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,9 @@ def check_options(options: Mapping[str, str], known: Sequence[str]) -> None:
     """Raise ``ConfigError`` if an option is unknown or empty."""
     for option, value in options.items():
         if option not in known or not value:
+            names = ", ".join(f"{each}=..." for each in sorted(known)) or "none"
             raise ConfigError(
-                f"Expected the options {', '.join(f'{each}=...' for each in known) or 'none'} in the id of a model, "
-                f"got {option}={value!r}: remove it from the id."
+                f"Expected the options {names} in the id of a model, got {option}={value!r}: remove it from the id."
             )
 
 

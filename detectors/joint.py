@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from refiner.answers import analyses, read_analysis
 from refiner.calibration import abstained
+from refiner.coverage import joined_gaps
 from refiner.detectors.composed import ComposedDetector
 from refiner.detectors.family import Family
 from refiner.detectors.registry import detector_needs, load_detector
@@ -56,15 +55,8 @@ class JointDetector(ComposedDetector):
         """The detectors."""
         return self.detectors
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Find the flaws in one RGB image with all detectors."""
-        answers = [read_analysis(detector(image, prompt), image, detector.name) for detector in self.detectors]
-        return _joined(answers, self.name)
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """Analyse several images; the results are the same as with one call for each image."""
-        answers = [analyses(detector, images, prompts) for detector in self.detectors]
-        return [_joined(each, self.name) for each in zip(*answers, strict=True)]
+    def _combined(self, found: Sequence[Analysis]) -> Analysis:
+        return _joined(found, self.name)
 
 
 def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
@@ -85,6 +77,7 @@ def _joined(answers: Sequence[Analysis], name: str) -> Analysis:
         raw="\n".join(filter(None, (answer.raw for answer in answers))),
         detector=name,
         trace=tuple(step for answer in answers for step in answer.trace),
+        gaps=joined_gaps(answers),
     )
 
 

@@ -85,23 +85,23 @@ def load_detector(
             - ``vlm:<folder or hub id>``: any vision-language model, run on this machine. Just ``vlm`` is
               Qwen3-VL-8B-Instruct.
             - ``vlm:<model>@<base url>``: a model behind an OpenAI-compatible endpoint, such as
-              ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and for
-              an endpoint ``,cache=<folder>``, the folder that stores its answers.
+              ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and those
+              of chat models (``refiner.detectors.chat.options``), such as ``,cache=<folder>`` and ``,timeout=60``.
             - ``fakexplain:<folder or hub id>`` or ``fakexplain:<model>@<base url>``: a vision-language model that is
-              tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm``,
-              ``,adapter=<folder>``, ``,dialect=<name>`` and ``,boxes=<scale>`` (see ``load_fakexplain``).
+              tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm`` and
+              ``,dialect=<name>`` (see ``load_fakexplain``).
             - ``anomagent:<folder or hub id>`` or ``anomagent:<model>@<base url>``: any vision-language model, which is
               asked object by object in several steps for what contradicts physics or common sense. It has the options
               of ``vlm``, ``,max_calls=<n>``, ``,max_objects=<n>`` and ``,drafts=<n>`` (see ``load_anomagent``).
             - ``anomreason:<folder or hub id>`` or ``anomreason:<model>@<base url>``: a model that is tuned to list
-              such anomalies. It has the options of ``vlm``, ``,adapter=<folder>`` and ``,format=<name>``.
+              such anomalies. It has the options of ``vlm`` and ``,format=<name>``.
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``aligngemini:<folder or hub id>``, or ``aligngemini:<id>+<id>`` for any two detectors: a semantic and a
               pixel branch, each with a verdict of its own. Its options are ``,fusion=<name>`` and
               ``,thresholds=<x>/<y>`` (see ``load_aligngemini``).
             - ``semantic:<folder or hub id>`` or ``semantic:<model>@<base url>``: the semantic branch alone, a model
-              that is tuned to judge only what an image shows. It has the options of ``vlm`` and ``,adapter=<folder>``.
+              that is tuned to judge only what an image shows. It has the options of ``vlm``.
             - ``dda:<folder, hub id or file>``: the pixel branch alone, such as ``dda:Junwei-Xi/Dual-Data-Alignment``.
             - ``pal4vst:<file>``: PAL4VST, in TorchScript, which is a program: load only files that you trust.
             - ``xaigd:<folder or hub id>``: a detector of X-AIGD's tasks, a verdict and masks of seven categories. Its

@@ -56,7 +56,8 @@ class RefineConfig:
         strategy: What to do about the flaws. "inpaint" inpaints the flawed regions. "regenerate" generates a new image
             with a revised prompt. "auto" chooses in each round by the number, size and category of the flaws: it
             inpaints local flaws, and regenerates the image if a flaw is not local or if inpainting did not help. With
-            "auto", an image of the user is only inpainted.
+            "auto", an image of the user is only inpainted. Flaws whose place is not known are only fixed by a new
+            image, and never in an image of the user.
         keep: Which image is kept. "best": each new image is verified, and the best one is kept. "last": nothing is
             verified, as in LEGION (section 4.2). Each region is inpainted on the result of the one before, a prompt is
             revised from that of the round before, each new image replaces the old one, and the last one is kept, even

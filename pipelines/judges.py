@@ -22,6 +22,7 @@ from refiner.calibration import abstained
 from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import BadAnswerError, ConfigError, ModelError, ModelNotFoundError
 from refiner.hub import locate, resolve
+from refiner.ledger import Ledger, ledgers_of
 from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
 from refiner.protocols import Deciding, Judge, Movable
 from refiner.types import Analysis
@@ -51,6 +52,10 @@ class BurdenJudge:
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """Return minus the burden of each image; 0 is the best score."""
         return [-analysis.burden for analysis in analyses(self.detector, images, prompts)]
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of the detector, by model."""
+        return ledgers_of([self.detector])
 
     def to(self, device: str | torch.device) -> BurdenJudge:
         """Move the detector, if it has a method ``to``."""
@@ -95,6 +100,10 @@ class RealnessJudge:
         if analysis.fake_probability is None:
             raise _undecided(self.detector.name)
         return analysis.fake_probability
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of the detector, by model."""
+        return ledgers_of([self.detector])
 
     def to(self, device: str | torch.device) -> RealnessJudge:
         """Move the detector, if it has a method ``to``."""
@@ -226,6 +235,10 @@ class JointJudge:
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         return self.judges[0].score(images, prompts)
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of all judges, by model."""
+        return ledgers_of(self.judges)
 
 
 _BY_DETECTOR: Mapping[str, Callable[[DetectorLike], Judge]] = MappingProxyType(

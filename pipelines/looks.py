@@ -7,10 +7,11 @@ from typing import TypeVar
 
 from PIL import Image
 
+from refiner.answers import outcomes
 from refiner.errors import BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
-from refiner.protocols import InpaintJob
+from refiner.protocols import Detector, InpaintJob
 from refiner.types import Analysis
 
 T = TypeVar("T")
@@ -37,6 +38,24 @@ def each_answer(
         for image, prompt in zip(images, prompts, strict=True)
         for answer in each_answer(ask, [image], [prompt], recorded)
     ]
+
+
+def each_analysis(
+    detector: Detector,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    recorded: tuple[type[Exception], ...],
+) -> list[Analysis | Exception]:
+    """As ``each_answer``, for a detector; one that fails on single images is not asked again about the others."""
+
+    def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis | Exception]:
+        found: list[Analysis | Exception] = [*outcomes(detector, images, prompts)]
+        for outcome in found:
+            if isinstance(outcome, Exception) and not isinstance(outcome, recorded):
+                raise outcome
+        return found
+
+    return each_answer(ask, images, prompts, recorded)
 
 
 def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:

@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.answers import analyses
 from refiner.answers import scores as scores_of
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
+from refiner.ledger import Ledger, ledgers_of, since
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_answer, one_picture, told
+from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.parts import DROPPED, Parts, Start
 from refiner.pipelines.region_prompts import inpainted_first, not_excluded, revision_for, text_for
@@ -111,6 +111,7 @@ class _Refinement:
         self.notes: list[str] = []  # notes for the user since the last attempt
         self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
+        self.ledgers = self._ledgers()  # costs of chat models before this run
         self.started = self.clock = time.monotonic()
 
     def run(self) -> Iterator[Attempt]:
@@ -129,10 +130,13 @@ class _Refinement:
         self.stop = stop
 
     def result(self, settings: Mapping[str, object]) -> RefinementResult:
-        attempts = tuple(self.attempts)
+        attempts, costs = tuple(self.attempts), since(self.ledgers, self._ledgers())
         return RefinementResult(
-            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings
+            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings, costs=costs
         )
+
+    def _ledgers(self) -> Mapping[str, Ledger]:
+        return ledgers_of([self.parts.detector, self.parts.reviser, *self.judges])
 
     def blame(self, error: Exception) -> Attempt:
         """Record an exception on the last attempt, such as one of the user's callback."""
@@ -379,7 +383,8 @@ class _Refinement:
         if not images:
             return []
         prompts = [self.prompt] * len(images)
-        answers = each_answer(self._detect, images, prompts, self.recorded)
+        self.looked += len(images)
+        answers = each_analysis(self.parts.detector, images, prompts, self.recorded)
         if self.given is not None and self.best is None and isinstance(answers[0], UserError):
             raise answers[0]  # an image of the user that the detector does not support: the user must fix it
         clean = all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers)
@@ -391,10 +396,6 @@ class _Refinement:
             as_look(image, answer, [own[number] for own in scores])
             for number, (image, answer) in enumerate(zip(images, answers, strict=True))
         ]
-
-    def _detect(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
-        self.looked += len(images)
-        return analyses(self.parts.detector, images, prompts)
 
     def _record(
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None

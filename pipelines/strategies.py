@@ -40,7 +40,8 @@ def choose(
 ) -> tuple[Step, ...]:
     """Choose the steps of the next round; empty if nothing can be done.
 
-    With strategy "auto", an image of the user is only inpainted. Otherwise:
+    With strategy "auto", an image of the user is only inpainted. Flaws without a place are only ever fixed by a new
+    image, and not at all in an image of the user. Otherwise:
 
     - If all flaws are local, they are inpainted. If inpainting was the last action and has not fixed anything so far,
       this is followed by regenerating the image, unless the inpainting now helps.
@@ -56,6 +57,8 @@ def choose(
     """
     if analysis is None:
         return () if given or config.strategy == "inpaint" else ("regenerate",)
+    if given and not any(region.placed for region in analysis.regions):
+        return ()
     if config.strategy != "auto":
         return (config.strategy,)
     if given:
@@ -82,12 +85,13 @@ def repaintable(regions: Sequence[Region], size: Size, config: RefineConfig) -> 
 
 
 def ordered(regions: Sequence[Region], size: Size, config: RefineConfig) -> list[Region]:
-    """Sort regions by ``config.order``."""
+    """Sort regions, which must have a place, by ``config.order``."""
 
     def place(region: Region) -> float:
         if config.order == "detected":
             return 0.0
-        x0, y0, x1, y1 = region.box or (0, 0, size.width, size.height)
+        assert region.box is not None
+        x0, y0, x1, y1 = region.box
         if config.order == "largest":
             return -int(np.count_nonzero(region.pixels(size)))
         if config.order == "left_to_right":

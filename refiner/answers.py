@@ -20,17 +20,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.claims import region_of
-from refiner.errors import BadAnswerError
+from refiner.errors import BadAnswerError, InputError, ModelError, RefinerError
 from refiner.masks import clip_box
-from refiner.protocols import Detector, Judge
+from refiner.protocols import Detector, Judge, Sorting
 from refiner.types import Analysis, Box, Claim, Mask, Region, Size
+
+T = TypeVar("T")
 
 _TEXTS = ("name", "location", "explanation", "reasoning")
 _NUMBERS = ("severity", "score")
@@ -47,6 +49,45 @@ def analyses(detector: Detector, images: Sequence[Image.Image], prompts: Sequenc
         BadAnswerError: an answer is missing, or cannot be used; the message names the detector.
     """
     return read_analyses(detector.batch(images, prompts), images, detector.name)
+
+
+def outcomes(
+    detector: Detector, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+) -> list[Analysis | RefinerError]:
+    """Analyse images as ``analyses`` does, but with the error of each image that failed instead of its analysis.
+
+    A detector that fails on a batch gets its images one by one, unless it is ``Sorting``.
+    """
+    try:
+        if isinstance(detector, Sorting):
+            found = detector.outcomes(images, prompts)
+            return [
+                answer if isinstance(answer, RefinerError) else _read(answer, image, detector.name)
+                for answer, image in zip(found, images, strict=True)
+            ]
+        return [*analyses(detector, images, prompts)]
+    except (ModelError, InputError) as error:
+        if len(images) == 1:
+            return [error]
+    return [
+        outcome
+        for place, image in enumerate(images)
+        for outcome in outcomes(detector, [image], None if prompts is None else [prompts[place]])
+    ]
+
+
+def _read(answer: object, image: Image.Image, name: str) -> Analysis | RefinerError:
+    try:
+        return read_analysis(answer, image, name)
+    except BadAnswerError as error:
+        return error
+
+
+def value_of(outcome: T | RefinerError) -> T:
+    """Return the value of an outcome, or raise its error."""
+    if isinstance(outcome, RefinerError):
+        raise outcome
+    return outcome
 
 
 def scores(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:

@@ -15,6 +15,7 @@
     │   └── BusyError             the queue is full; try again later
     └── ModelError                a model failed; the loop records it on the attempt and continues
         ├── UnreadableOutputError model text that could not be parsed (never treated as "no flaws")
+        ├── OversizeError         images that are too large for the server of a model
         ├── BadImageError         a generator or inpainter returned something that is not a usable image
         └── BadAnswerError        a detector or judge returned something unusable, such as None, NaN or a wrong box
 
@@ -94,6 +95,10 @@ class UnreadableOutputError(ModelError):
         self.raw = raw
 
 
+class OversizeError(ModelError):
+    """The images of a request are too large for the server of a model; smaller ones may do."""
+
+
 class BadImageError(ModelError):
     """A generator or inpainter returned something that is not a usable image."""
 
@@ -103,3 +108,9 @@ class BadAnswerError(ModelError):
 
     ``Region`` and ``Analysis`` raise it, whoever makes them.
     """
+
+
+def is_user_error(kind: str) -> bool:
+    """Whether the user can fix an error, by the name of its class; unknown errors are failures of a model."""
+    found = globals().get(kind)
+    return isinstance(found, type) and issubclass(found, UserError)

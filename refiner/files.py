@@ -10,7 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from refiner.errors import OutputError
 
@@ -143,6 +143,22 @@ def append_line(path: str | Path, line: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise _output_error("the file", target, error) from error
+
+
+def lock_file(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed, against other processes that lock it too.
+
+    Returns:
+        Whether no other process has it. Always True on systems without ``flock``.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+    return True
 
 
 def _output_error(what: str, path: Path, error: OSError | ValueError) -> OutputError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from refiner.colours import to_srgb
 from refiner.errors import InputError, MissingImageError
@@ -226,7 +226,23 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     rgb, rgba, icc_profile = _to_rgb(upright, name)
     loaded: Any = Image.frombytes("RGB", rgb.size, rgb.tobytes())  # without Pillow's metadata of the source
     loaded.refiner_kept = known or read_metadata(upright, icc_profile=icc_profile, rgba=rgba)
+    loaded.refiner_orientation = orientation_tag(image)
     return loaded
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, of the file that ``load_image`` read an image from; 1: it was not turned."""
+    orientation: int = getattr(image, "refiner_orientation", 1)
+    return orientation
+
+
+def orientation_tag(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, of an image as it is stored; 1 if it has none that can be read."""
+    try:
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a decoder may raise any exception for damaged data
+        return 1
+    return tag if tag in range(1, 9) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 Offload = Literal["none", "model", "sequential", "group"]
 DEVICES: Final = ("cuda", "mps", "cpu")
 """Kinds of devices; the first one that a machine has is the default."""
+_M_ARENA_MAX: Final = -8
+"""Of ``malloc.h``."""
 DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
@@ -104,3 +108,13 @@ class Machine:
             # With a stream, the next layer is copied while the current one computes.
             stream = self.device.type == "cuda"
             pipe.enable_group_offload(self.device, offload_type="leaf_level", use_stream=stream)
+
+
+def share_freed_memory() -> None:
+    """Let all threads that start from now on share the memory that they free.
+
+    By default, glibc keeps freed memory for each thread separately. With many threads that hold images, a process then
+    grows by as much as all of them once needed together. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

@@ -155,6 +155,14 @@ def feather(mask: Mask, inner_pixels: float) -> NDArray[np.float32]:
     return weights
 
 
+def turned(mask: Mask, orientation: int) -> Mask:
+    """Turn the mask of an image's stored pixels as the EXIF orientation, 1 to 8, turns the image."""
+    if orientation >= 5:  # 5 to 8 swap the sides
+        mask = mask.T
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return np.ascontiguousarray(np.flip(mask, flips))
+
+
 def components(mask: Mask) -> list[Mask]:
     """Split a mask into its connected parts (8 neighbours), largest first; equal sizes in reading order."""
     from scipy import ndimage

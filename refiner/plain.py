@@ -33,7 +33,9 @@ DetectorLike = Detector | Callable[..., Any]
 JudgeLike = Judge | Scorer | Callable[..., Any]
 """A judge, an object with ``score(images, prompts)``, or a function of an image and its prompt."""
 
-ABILITIES = ("bind", "model", "remarks", "save_pretrained", "signature", "spent", "stream", "to")
+ABILITIES = (
+    "bind", "concurrency", "ledgers", "model", "remarks", "save_pretrained", "signature", "spent", "stream", "to",
+)  # fmt: skip
 """Members of the optional protocols of parts."""
 _PROMPTS = ("prompt", "prompts")
 

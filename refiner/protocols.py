@@ -3,8 +3,8 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Deciding``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such an ability tests, for example,
-``isinstance(part, Movable)``.
+``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such
+an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
 """
 
 from __future__ import annotations
@@ -182,12 +182,33 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
+class Sorting(Protocol):
+    """A detector that fails on single images of a batch, not on the batch, so that the others are not asked again."""
+
+    def outcomes(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+    ) -> list[Analysis | RefinerError]:
+        """Like ``Detector.batch``, but with the error of each image that failed instead of its analysis."""
+        ...
+
+
+@runtime_checkable
 class Deciding(Protocol):
     """A detector that knows whether it says how likely an image is to be generated."""
 
     @property
     def decides(self) -> bool:
         """Whether each analysis has a ``fake_probability``, or a tag that says that the verdict is open."""
+        ...
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A part that waits for a server most of the time, and may be called by several threads at the same time."""
+
+    @property
+    def concurrency(self) -> int:
+        """Number of requests that may be under way at the same time; 1: call it from one thread."""
         ...
 
 

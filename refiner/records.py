@@ -23,6 +23,7 @@ from refiner import __version__
 from refiner.errors import BadAnswerError, ConfigError, InputError
 from refiner.files import Json
 from refiner.images import MAX_PIXELS
+from refiner.ledger import Prices, bill
 from refiner.masks import rle_decode, rle_encode
 from refiner.reading import reason_of
 from refiner.taxonomy import Category
@@ -64,10 +65,15 @@ def region_summary(region: Region) -> Json:
 
 
 def analysis_summary(analysis: Analysis) -> Json:
-    """Convert an analysis to the JSON that the CLI prints: verdict, area, tags and regions."""
+    """Convert an analysis to the JSON that the CLI prints: verdict, area, gaps, tags and regions.
+
+    ``unplaced`` is the number of regions that are in no area, because their place is not known.
+    """
     return {
         "fake_probability": _finite(analysis.fake_probability),
         "artifact_ratio": analysis.artifact_ratio,
+        "unplaced": sum(not region.placed for region in analysis.regions),
+        "gaps": list(analysis.gaps),
         "tags": list(analysis.tags),
         "regions": [region_summary(region) for region in analysis.regions],
     }
@@ -139,6 +145,7 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
             raw=data["raw"],
             detector=data["detector"],
             trace=tuple(Step(**step) for step in data.get("trace", ())),
+            gaps=tuple(data.get("gaps", ())),
         )
     except (KeyError, TypeError, AttributeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(
@@ -168,11 +175,16 @@ def _region_from_dict(data: Mapping[str, Any], size: Size) -> Region:
     )
 
 
-def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files: Mapping[str, str]) -> Json:
+def to_record(
+    result: RefinementResult,
+    config: Mapping[str, Any] | None,
+    files: Mapping[str, str],
+    prices: Prices | None = None,
+) -> Json:
     """Build the run record (``run.json``): ``result_summary``, plus the settings and everything the detector found.
 
-    Everything that may differ between two equal runs (time, machine, versions) is under ``environment``. The rest
-    depends only on prompt, settings, weights and seed.
+    Everything that may differ between two equal runs (time, machine, versions, costs of chat models) is under
+    ``environment``. The rest depends only on prompt, settings, weights and seed.
 
     Raises:
         ConfigError: ``config`` holds a value that JSON cannot store.
@@ -189,6 +201,8 @@ def to_record(result: RefinementResult, config: Mapping[str, Any] | None, files:
     record["verified"] = result.verified
     record |= {"schema": SCHEMA, "config": dict(config or {}), "environment": environment()}
     record["environment"]["seconds"] = [round(attempt.seconds, 3) for attempt in result.attempts]
+    if result.costs:
+        record["environment"]["ledger"] = bill(result.costs, prices)
     try:
         json.dumps([record["config"], record["settings"]], allow_nan=False)
     except (TypeError, ValueError) as error:

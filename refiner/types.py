@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError
 from refiner.taxonomy import Category
+
+if TYPE_CHECKING:
+    from refiner.ledger import Ledger
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -30,6 +33,8 @@ StopReason = Literal[
 ]
 
 StepOutcome = Literal["found", "confirmed", "rejected", "merged", "skipped", "unreadable"]
+Gap = Literal["cut_short", "unverified"]
+"""What an answer lacks: it ended at the limit of its tokens, or its flaws were not verified although they should be."""
 
 UNVERIFIED: Final = "kept without verification"
 """Begins the reason of an attempt that was accepted whether it is better or not (``RefineConfig.keep="last"``)."""
@@ -209,10 +214,17 @@ class Analysis:
     """Id and revision of the detector."""
     trace: tuple[Step, ...] = ()
     """The steps that led to the regions, in order; empty for detectors that look only once."""
+    gaps: tuple[Gap, ...] = ()
+    """What the answer lacks; each at most once (see ``refiner.coverage``)."""
 
     def __post_init__(self) -> None:
         _check_unit("Analysis", "fake_probability", self.fake_probability)
         object.__setattr__(self, "size", _checked_size("Analysis", self.size))
+        known = get_args(Gap)
+        if any(gap not in known or self.gaps.count(gap) > 1 for gap in self.gaps):
+            raise BadAnswerError(
+                f"Analysis.gaps must be of {', '.join(known)}, each at most once, got {self.gaps!r:.80}."
+            )
         for region in self.regions:
             if not isinstance(region, Region):
                 raise BadAnswerError(f"Analysis.regions must be Regions, got {region!r:.80}.")
@@ -238,8 +250,14 @@ class Analysis:
 
     @property
     def artifact_ratio(self) -> float:
-        """Share of flawed pixels, in [0, 1] (PAR in X-AIGD)."""
+        """Share of flawed pixels, in [0, 1] (PAR in X-AIGD). Unplaced regions are in no area."""
         return float(self.mask.mean())
+
+    @property
+    def known_ratio(self) -> float | None:
+        """The ``artifact_ratio``; None if there are regions, and the place of none is known."""
+        placed = [region for region in self.regions if region.placed]
+        return self.artifact_ratio if placed or not self.regions else None
 
     @property
     def perceptual(self) -> Analysis:
@@ -315,6 +333,8 @@ class RefinementResult:
     stop: StopReason
     settings: Mapping[str, object] = field(default_factory=dict)
     """Settings of the run, as plain JSON values (``refiner.pipelines.saving.record``); empty if not known."""
+    costs: Mapping[str, Ledger] = field(default_factory=dict)
+    """What the chat models of its parts did meanwhile, by model; runs at the same time that share them count too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):

@@ -9,6 +9,7 @@ from refiner.demo.views.parts import words
 from refiner.demo.views.status import status_line
 from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
+from refiner.reports.page import covered
 from refiner.reports.plots import forest, short
 from refiner.reports.ranking import lead
 
@@ -44,11 +45,12 @@ def _table(document: Json, names: list[str]) -> str:
     heads = "".join(f'<th scope="col">{name} {"↑" if name in HIGHER_IS_BETTER else "↓"}</th>' for name in names)
     rows = "".join(
         f'<tr><td>{system["place"]}</td><th scope="row">{words(system["name"])}</th>'
-        f"{''.join(_figure(system['figures'][name]) for name in names)}</tr>"
+        f"{''.join(_figure(system['figures'][name]) for name in names)}<td>{covered(system['coverage'])}</td></tr>"
         for system in document["systems"]
     )
     return f"""<div class="rf-table" tabindex="0" role="region" aria-label="Ranking"><table>
-<thead><tr><th scope="col"></th><th scope="col">generator</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<thead><tr><th scope="col"></th><th scope="col">generator</th>{heads}<th scope="col">coverage</th></tr></thead>
+<tbody>{rows}</tbody></table></div>
 <p class="rf-faint rf-small">Below each value: its 95 % confidence interval over prompts of this kind.</p>"""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from refiner.detectors.aligngemini.config import EXPERT_TYPE, MODEL_TYPE
 from refiner.detectors.aligngemini.notes import NOTE
+from refiner.detectors.chat.options import CHAT_OPTIONS
 from refiner.detectors.family import Family, loader
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ SEMANTIC = Family(
     name="semantic",
     load=loader("refiner.detectors.aligngemini.loading:load_semantic"),
     recognise=lambda _config, folder: (folder / NOTE).is_file(),
-    options=("adapter", "cache", "grounder"),
+    options=("grounder", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_semantic_needs,

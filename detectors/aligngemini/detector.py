@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from PIL import Image
 
-from refiner.answers import analyses
 from refiner.calibration import abstained
+from refiner.coverage import joined_gaps
 from refiner.detectors.aligngemini.config import BRANCHES
 from refiner.detectors.aligngemini.fusion import Fusion
 from refiner.detectors.base import check_domain
 from refiner.detectors.composed import ComposedDetector
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, RefinerError
 from refiner.plain import DetectorLike, as_detector
 from refiner.protocols import Deciding, Detector
 from refiner.types import Analysis, Region, Step
@@ -68,22 +68,20 @@ class AlignGeminiDetector(ComposedDetector):
         """True: each analysis has a ``fake_probability``."""
         return True
 
-    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
-        """Ask both branches about one RGB image."""
-        return self.batch([image], None if prompt is None else [prompt])[0]
-
-    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
-        """Analyse several images; the results are the same as with one call for each image.
+    def outcomes(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+    ) -> list[Analysis | RefinerError]:
+        """Like ``batch``, but with the error of each image that failed instead of its analysis.
 
         Raises:
-            ConfigError: a branch gave no ``fake_probability``, which the fusion needs.
+            OutOfDomainError: the branches know only the micro world, and an image is not of it.
         """
         for image in images:
             check_domain(self.domain, image)
-        found = [analyses(part, images, prompts) for part in self.parts]
-        return [self._fused(*both) for both in zip(*found, strict=True)]
+        return super().outcomes(images, prompts)
 
-    def _fused(self, semantic: Analysis, pixel: Analysis) -> Analysis:
+    def _combined(self, found: Sequence[Analysis]) -> Analysis:
+        semantic, pixel = found
         both = dict(zip(BRANCHES, (semantic, pixel), strict=True))
         return Analysis(
             size=semantic.size,
@@ -94,6 +92,7 @@ class AlignGeminiDetector(ComposedDetector):
             raw=semantic.raw,
             detector=self.name,
             trace=tuple(step for branch, one in both.items() for step in (*one.trace, *_steps(branch, one))),
+            gaps=joined_gaps(both.values()),
         )
 
 

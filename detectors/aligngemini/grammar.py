@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from refiner.detectors.fakexplain.grammar import A_FLAW, MAX_TEXT, Answer, Flaw, plain, read_lines
+from refiner.detectors.fakexplain.grammar import A_FLAW, MAX_TEXT, Answer, Flaw, flaws_of, plain, read_lines
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
-from refiner.detectors.reading.shares import read_shares, told_box
+from refiner.detectors.reading.regions import MAX_NAME, MAX_WORDS, plain_text
+from refiner.detectors.reading.shares import told_box
 from refiner.errors import UnreadableOutputError
 from refiner.types import Size
 
@@ -69,8 +69,6 @@ def read(text: str, *, form: BoxFormat, shown: Size) -> Answer:
         )
     fake, rest = match[1].lower() == FAKE, text[match.end() :]
     lines = read_lines(rest, fake)
-    found = [Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in lines]
-    kept = tuple(dict.fromkeys(flaw for flaw in found if flaw.description or flaw.box))
-    if fake and not kept and (words := plain_text(rest, MAX_WORDS)):
-        kept = (Flaw(words, None),)
-    return Answer(flaws=kept[:MAX_REGIONS], tags=(), fake=fake)
+    if fake and not lines:
+        lines = [(plain_text(rest, MAX_WORDS), None)]
+    return Answer(flaws=flaws_of(lines, form, shown), tags=(), fake=fake)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ from refiner.detectors.aligngemini.fusion import Fusion, read_thresholds
 from refiner.detectors.aligngemini.notes import Note, read_note
 from refiner.detectors.base import first_line, identity, placement
 from refiner.detectors.chat.backend import ChatBackend, Loaded
-from refiner.detectors.chat.loading import chat_needs, load_chat
-from refiner.detectors.grounded import DEFAULT_GROUNDER, domain_of, kind_of
+from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
+from refiner.detectors.grounded import DEFAULT_GROUNDER, boxes_of, domain_of
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.ids import ModelId
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.registry import detector_needs, load_detector, with_grounder
-from refiner.detectors.vlm.questions import box_format
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import checksum, locate, resolve, verify
 from refiner.repository import Repository
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 """The backbone of the paper. It is not tuned for these answers; the weights of the paper are not published."""
-_CHAT = ("adapter", "cache")
-"""Options of the chat model."""
 _EXPERT_FILES = ("*.json", "*.safetensors", "*.pth")
 
 
@@ -125,11 +122,10 @@ def load_semantic(
     model: str | Path = DEFAULT_MODEL,
     *,
     base_url: str | None = None,
-    adapter: str | Path | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
-    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **options: str | Path | None,
 ) -> SemanticDetector:
     """Load a ``SemanticDetector``.
 
@@ -138,26 +134,22 @@ def load_semantic(
             selects ``DEFAULT_MODEL``. The folder may be an adapter of peft.
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
-        adapter: an adapter of peft for a model on this machine.
         grounder: id for ``load_grounder``.
-        cache: folder that stores an endpoint's answers.
         device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
+        options: of the chat model, as in an id (``refiner.detectors.chat.options``). Without ``boxes``, boxes are as
+            the note in the model's folder says, else as its type or name does (``boxes_of``).
 
     Raises:
         RefinerError: the errors of ``load_chat``, ``read_note`` and ``load_grounder``.
     """
     from refiner.detectors.aligngemini.semantic import SemanticDetector
 
-    given = {"adapter": adapter, "cache": cache}
-    options = {name: str(value) for name, value in given.items() if value is not None}
-    chat = load_chat(
-        ModelId(model=str(model) or DEFAULT_MODEL, base_url=base_url, options=options), device=device, dtype=dtype
-    )
-    note = _note_of(chat)
+    chat = load_chat(chat_id(str(model) or DEFAULT_MODEL, base_url, options), device=device, dtype=dtype)
+    note, told = _note_of(chat), options.get("boxes")
     return SemanticDetector(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=note.boxes,
+        boxes=note.boxes if told is None else BoxFormat.parse(str(told), note.boxes),
         domain=domain_of(chat),
         max_side=note.max_side,
     )
@@ -166,15 +158,16 @@ def load_semantic(
 def semantic_needs(model: ModelId) -> Needs:
     """List the folders and hub models that ``load_semantic`` reads; raises its errors that are known without a
     download."""
-    chat = {name: model.options[name] for name in _CHAT if name in model.options}
-    needed = chat_needs(replace(model, model=model.model or DEFAULT_MODEL, options=chat))
-    return [*needed, *grounder_needs(model.options.get("grounder", DEFAULT_GROUNDER))]
+    return [
+        *chat_needs(chat_part(model, DEFAULT_MODEL)),
+        *grounder_needs(model.options.get("grounder", DEFAULT_GROUNDER)),
+    ]
 
 
 def _note_of(chat: ChatBackend) -> Note:
     """The first note in the folders of a model, else what is usual for its type; a server may serve a folder's path."""
     folders = chat.folders if isinstance(chat, Loaded) else (Path(chat.name),)
-    return next((note for folder in folders if (note := read_note(folder))), Note(box_format(kind_of(chat))))
+    return next((note for folder in folders if (note := read_note(folder))), Note(boxes_of(chat)))
 
 
 def load_expert(

@@ -31,7 +31,7 @@ class SemanticDetector(GroundedDetector):
     @property
     def name(self) -> str:
         """Model and grounder; a fallback grounder is named as such."""
-        return f"semantic:{self.backend.name}, masks by {self.grounder.name}"
+        return f"semantic:{self.model_name}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

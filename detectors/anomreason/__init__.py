@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from refiner.detectors.anomreason.notes import NOTE
+from refiner.detectors.chat.options import CHAT_OPTIONS
 from refiner.detectors.family import Family, loader
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _needs(model: ModelId) -> Needs:
 AGENT = Family(
     name="anomagent",
     load=loader("refiner.detectors.anomreason.loading:load_anomagent"),
-    options=("cache", "drafts", "grounder", "max_calls", "max_objects"),
+    options=("drafts", "grounder", "max_calls", "max_objects", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_agent_needs,
@@ -43,7 +44,7 @@ FAMILY = Family(
     name="anomreason",
     load=loader("refiner.detectors.anomreason.loading:load_anomreason"),
     recognise=lambda _config, folder: (folder / NOTE).is_file(),
-    options=("adapter", "cache", "format", "grounder"),
+    options=("format", "grounder", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_needs,

@@ -32,10 +32,9 @@ from refiner.detectors.anomreason.work import (
 )
 from refiner.detectors.base import chunks
 from refiner.detectors.chat.backend import ChatBackend, ChatRequest
-from refiner.detectors.grounded import Case, GroundedDetector
+from refiner.detectors.grounded import Case, GroundedDetector, boxes_of
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.vlm.questions import box_format
 from refiner.types import StepOutcome
 
 UNVERIFIED = 0.5
@@ -59,7 +58,7 @@ class AnomAgent(GroundedDetector):
     Args:
         backend: the model.
         grounder: makes masks from boxes; it gets each image once, and only images with boxes.
-        boxes: how the model writes boxes; None: chosen by the model's name (``box_format``).
+        boxes: how the model writes boxes; None: as its type or name says (``boxes_of``).
         limits: how much is asked about an image.
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
     """
@@ -73,14 +72,14 @@ class AnomAgent(GroundedDetector):
         limits: Limits | None = None,
         domain: str = "",
     ) -> None:
-        super().__init__(backend, grounder=grounder, boxes=boxes or box_format(backend.name), domain=domain)
+        super().__init__(backend, grounder=grounder, boxes=boxes or boxes_of(backend), domain=domain)
         self.limits = limits or Limits()
 
     @property
     def name(self) -> str:
         """Model, limits and grounder; a fallback grounder is named as such."""
         limits = ", ".join(f"{name} {value}" for name, value in vars(self.limits).items())
-        return f"anomagent:{self.backend.name}, {limits}, masks by {self.grounder.name}"
+        return f"anomagent:{self.model_name}, {limits}, masks by {self.grounder.name}"
 
     def _find(self, cases: Sequence[Case]) -> None:
         works = [Work(case=case, limits=self.limits) for case in cases]
@@ -98,7 +97,7 @@ class AnomAgent(GroundedDetector):
         said = ask(self.backend, [
             Question(work=work, request=requests.perceiving(work.case.shown, draft), read=answers.read_things)
             for work in works for draft in drafts
-        ])  # fmt: skip
+        ], shrink=self.shrink)  # fmt: skip
         for work, own in zip(works, chunks(said, len(drafts)), strict=True):
             if not work.open:
                 continue
@@ -221,6 +220,7 @@ def _judged(
     """Note the verdicts, and return the issues that are not rejected, with their scores."""
     if isinstance(own, Failed):
         work.miss(stage, thing.name, own)
+        work.case.gaps.append("unverified")
         return [replace(issue, score=UNVERIFIED) for issue in issues]
     kept: list[Issue] = []
     for issue, verdict in zip(issues, own, strict=True):

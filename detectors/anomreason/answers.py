@@ -12,6 +12,7 @@ from refiner.detectors.anomreason.severity import read_severity
 from refiner.detectors.anomreason.work import Issue, Thing
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, documents, is_strict, spoken, unreadable
+from refiner.detectors.reading.nothing import says_nothing
 from refiner.detectors.reading.regions import MAX_NAME, MAX_WORDS, plain_text
 from refiner.detectors.reading.words import read_category
 from refiner.detectors.vlm.questions import box_key, read_verdicts
@@ -84,14 +85,15 @@ def union(drafts: Sequence[Sequence[Thing]]) -> list[tuple[Thing, tuple[int, ...
 def read_issues(text: str, thing: str) -> list[Issue]:
     """Read the issues of an object, each with a name or a phenomenon; equal ones are returned once.
 
-    There are none only if the answer holds nothing but an empty list, in valid JSON.
+    There are none only if the answer holds nothing but an empty list, or a list whose entries all say so in words, in
+    valid JSON.
     """
-    entries = _entries(_document(text), "issues", text)
-    if not entries:
-        _check_alone(text)
-    issues = [_issue(entry, thing) for entry in entries]
-    if not all(issue.name for issue in issues):
+    told = [_issue(entry, thing) for entry in _entries(_document(text), "issues", text)]
+    if not all(issue.name for issue in told):
         raise unreadable("an issue without name and phenomenon", text)
+    issues = [issue for issue in told if not (says_nothing(issue.name) or says_nothing(issue.phenomenon))]
+    if not issues:
+        _check_alone(text)
     return list(dict.fromkeys(issues))
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from refiner.answers import value_of
 from refiner.detectors.anomreason.prompts import prompt
 from refiner.detectors.anomreason.work import Failed, Work
 from refiner.detectors.chat.backend import ChatBackend, ChatRequest, Outcome
-from refiner.detectors.grounded import value_of
+from refiner.detectors.grounded import Case, complete_shown
 from refiner.detectors.vlm.questions import quoted
 from refiner.errors import RefinerError, UnreadableOutputError, UserError
 
@@ -34,20 +35,23 @@ class Question(Generic[T_co]):
         return replace(self, request=replace(self.request, user=f"{self.request.user}\n\n{told}"))
 
 
-def ask(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | Failed]:
+def ask(
+    backend: ChatBackend, questions: Sequence[Question[T]], *, shrink: Callable[[Case], bool] = lambda _case: False
+) -> list[T | Failed]:
     """Send all questions together, and those with unreadable answers once more; returns what was read, in order.
 
-    A second attempt needs a spare call of its image. An error that the user can fix ends the work on its image.
+    ``shrink`` is that of ``complete_shown``; the questions must not tell the size of the image. A second
+    attempt needs a spare call of its image. An error that the user can fix ends the work on its image.
     """
     for question in questions:
         question.work.calls += 1
-    first = _send(backend, questions)
+    first = _send(backend, questions, shrink)
     unread = {
         place: answer
         for place, answer in enumerate(first)
         if isinstance(answer, UnreadableOutputError) and questions[place].work.spend_spare()
     }
-    repeated = _send(backend, [questions[place].again(error) for place, error in unread.items()])
+    repeated = _send(backend, [questions[place].again(error) for place, error in unread.items()], shrink)
     second = dict(zip(unread, repeated, strict=True))
     return [
         _settle(question.work, [answer, *([second[place]] if place in second else [])])
@@ -55,14 +59,22 @@ def ask(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | Fail
     ]
 
 
-def _send(backend: ChatBackend, questions: Sequence[Question[T]]) -> list[T | RefinerError]:
-    outcomes = backend.complete([question.request for question in questions]) if questions else []
+def _send(
+    backend: ChatBackend, questions: Sequence[Question[T]], shrink: Callable[[Case], bool]
+) -> list[T | RefinerError]:
+    cases = [question.work.case for question in questions]
+    outcomes = complete_shown(
+        backend, cases, lambda place: replace(questions[place].request, images=(cases[place].shown,)), shrink
+    )
     return [_read(question, outcome) for question, outcome in zip(questions, outcomes, strict=True)]
 
 
 def _read(question: Question[T], outcome: Outcome) -> T | RefinerError:
     try:
-        return question.read(value_of(outcome).text)
+        reply = value_of(outcome)
+        read = question.read(reply.text)
+        question.work.case.gaps += ["cut_short"] if reply.finish == "length" else []
+        return read
     except RefinerError as error:
         return error
 

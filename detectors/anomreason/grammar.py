@@ -29,6 +29,7 @@ from refiner.claims import DEFAULT_SEVERITY
 from refiner.detectors.anomreason.severity import read_severity, score_of
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import spoken
+from refiner.detectors.reading.nothing import is_bare, says_nothing
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
 from refiner.detectors.reading.shares import Shares, pixels_of, read_shares, shares_of, told_box
 from refiner.detectors.reading.words import read_category
@@ -118,8 +119,12 @@ def write(anomalies: Sequence[Anomaly], *, form: BoxFormat | None, shown: Size) 
 
 
 def plain(text: str, longest: int = MAX_WORDS) -> str:
-    """A text as ``write`` writes it and ``read`` returns it: on one line, cut off, without asterisks at its ends."""
-    return plain_text(text.strip(_TRIMMED), longest).strip(_TRIMMED) or NAMELESS
+    """A text as ``write`` writes it and ``read`` returns it: on one line, cut off, without asterisks at its ends.
+
+    A text that is empty, or says that there is no anomaly, becomes ``NAMELESS``.
+    """
+    words = plain_text(text.strip(_TRIMMED), longest).strip(_TRIMMED)
+    return NAMELESS if is_bare(words) or says_nothing(words) else words
 
 
 def _item(number: int, anomaly: Anomaly, form: BoxFormat | None, shown: Size) -> str:
@@ -141,8 +146,9 @@ def read(text: str, *, form: BoxFormat, shown: Size) -> tuple[Anomaly, ...]:
         shown: size of the image as the model saw it.
 
     Returns:
-        At most ``MAX_REGIONS`` anomalies, in their order; equal ones are returned once. None at all only if the answer
-        is ``NOTHING``.
+        At most ``MAX_REGIONS`` anomalies, in their order; equal ones are returned once. An item that says that there is
+        no anomaly is left out. None at all only if the answer is ``NOTHING``, or all its items say so and have the
+        severity 0.
 
     Raises:
         UnreadableOutputError: a field is missing, empty, repeated or out of order, a score is no number from 0 to 100,
@@ -156,8 +162,17 @@ def read(text: str, *, form: BoxFormat, shown: Size) -> tuple[Anomaly, ...]:
     items = _items(answer, text)
     if not items:
         raise _unreadable("no item", text)
-    anomalies = [_anomaly(fields, text, form, shown) for fields in items]
+    told = [_anomaly(fields, text, form, shown) for fields in items]
+    anomalies = [anomaly for anomaly in told if not _is_statement(anomaly)]
+    if not anomalies and any(anomaly.severity > 0 for anomaly in told):
+        raise _unreadable("only items that say that there is none, with a severity", text)
     return tuple(dict.fromkeys(anomalies))[:MAX_REGIONS]
+
+
+def _is_statement(anomaly: Anomaly) -> bool:
+    """Whether an item says that there is no anomaly."""
+    texts = anomaly.name, anomaly.phenomenon
+    return any(map(says_nothing, texts)) or all(map(is_bare, texts))
 
 
 def read_verdict(text: str) -> bool:

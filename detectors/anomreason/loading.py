@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ from refiner.detectors.anomreason.notes import Note, read_note
 from refiner.detectors.anomreason.reasonor import AnomReasonorDetector
 from refiner.detectors.anomreason.work import Limits
 from refiner.detectors.chat.backend import ChatBackend, Loaded
-from refiner.detectors.chat.loading import chat_needs, load_chat
-from refiner.detectors.grounded import DEFAULT_GROUNDER, domain_of, kind_of
+from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
+from refiner.detectors.grounded import DEFAULT_GROUNDER, boxes_of, domain_of
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.ids import ModelId
-from refiner.detectors.vlm.questions import box_format
+from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ def load_anomagent(
     *,
     base_url: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
-    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    **limits: int | str,
+    **options: int | str | Path | None,
 ) -> AnomAgent:
     """Load an ``AnomAgent``.
 
@@ -51,20 +50,21 @@ def load_anomagent(
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
         grounder: id for ``load_grounder``.
-        cache: folder that stores an endpoint's answers, so that a run that was stopped goes on where it ended.
         device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
-        limits: the fields of ``Limits``.
+        options: the fields of ``Limits``, and options of the chat model, as in an id
+            (``refiner.detectors.chat.options``). With ``cache``, a run that was stopped goes on where it ended.
 
     Raises:
         ConfigError: a limit is no whole number, or out of its range.
         RefinerError: the errors of ``load_chat`` and ``load_grounder``.
     """
-    bounds = _limits(limits)
-    chat = _chat(str(model) or AGENT_MODEL, base_url, {"cache": cache}, device, dtype)
+    bounds = _limits({name: options.pop(name) for name in LIMITS if name in options})
+    asked = chat_id(str(model) or AGENT_MODEL, base_url, options)
+    chat = load_chat(asked, device=device, dtype=dtype)
     return AnomAgent(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=box_format(kind_of(chat)),
+        boxes=boxes_of(chat, asked.options.get("boxes")),
         limits=bounds,
         domain=domain_of(chat),
     )
@@ -74,22 +74,22 @@ def load_anomreason(
     model: str | Path = REASONOR_MODEL,
     *,
     base_url: str | None = None,
-    adapter: str | Path | None = None,
     format: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
-    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **options: str | Path | None,
 ) -> AnomReasonorDetector:
     """Load an ``AnomReasonorDetector``.
 
     Args:
         model: as for ``load_anomagent``; "" selects ``REASONOR_MODEL``. The folder may be an adapter of peft.
         base_url: as for ``load_anomagent``.
-        adapter: an adapter of peft for a model on this machine.
         format: one of ``FORMATS``; None: as the note in the model's folder says
             (``refiner.detectors.anomreason.notes``), else ``authenticity_reasoning``.
-        grounder, cache, device, dtype: as for ``load_anomagent``.
+        grounder, device, dtype: as for ``load_anomagent``.
+        options: of the chat model, as in an id (``refiner.detectors.chat.options``). With ``boxes``, the model is asked
+            for boxes, and its boxes are read so.
 
     Raises:
         ConfigError: there is no such format.
@@ -97,13 +97,15 @@ def load_anomreason(
     """
     if format is not None:
         check_format(format)
-    chat = _chat(str(model) or REASONOR_MODEL, base_url, {"adapter": adapter, "cache": cache}, device, dtype)
-    note = _note_of(chat)
+    chat = load_chat(chat_id(str(model) or REASONOR_MODEL, base_url, options), device=device, dtype=dtype)
+    note, told = _note_of(chat), options.get("boxes")
+    if told is not None:
+        note = note._replace(boxes=BoxFormat.parse(str(told), note.boxes))
     return AnomReasonorDetector(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
         note=note if format is None else note._replace(form=format),
-        boxes=box_format(kind_of(chat)),
+        boxes=boxes_of(chat),
         domain=domain_of(chat),
     )
 
@@ -122,28 +124,16 @@ def anomreason_needs(model: ModelId) -> Needs:
     return _needs(model, REASONOR_MODEL)
 
 
-def _chat(
-    model: str,
-    base_url: str | None,
-    given: dict[str, str | Path | None],
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-) -> ChatBackend:
-    options = {name: str(value) for name, value in given.items() if value is not None}
-    return load_chat(ModelId(model=model, base_url=base_url, options=options), device=device, dtype=dtype)
-
-
 def _needs(model: ModelId, default: str) -> Needs:
-    chat = {name: value for name, value in model.options.items() if name in ("adapter", "cache")}
     grounder = model.options.get("grounder", DEFAULT_GROUNDER)
-    return [*chat_needs(replace(model, model=model.model or default, options=chat)), *grounder_needs(grounder)]
+    return [*chat_needs(chat_part(model, default)), *grounder_needs(grounder)]
 
 
-def _limits(given: dict[str, int | str]) -> Limits:
+def _limits(given: Mapping[str, int | str | Path | None]) -> Limits:
     for name, value in given.items():
         if not str(value).isdecimal() or len(str(value)) > _DIGITS:
             raise ConfigError(f"Expected {name} as a whole number, got {value!r:.40}: write, for example, {name}=20.")
-    return Limits(**{name: int(value) for name, value in given.items()})
+    return Limits(**{name: int(str(value)) for name, value in given.items()})
 
 
 def _note_of(chat: ChatBackend) -> Note:

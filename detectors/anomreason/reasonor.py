@@ -11,10 +11,9 @@ from refiner.detectors.anomreason.grammar import NOTHING, Anomaly, read, read_re
 from refiner.detectors.anomreason.notes import Note
 from refiner.detectors.anomreason.question import IS_IT_GENERATED, MAX_TOKENS, asking
 from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Choice
-from refiner.detectors.grounded import Case, GroundedDetector
+from refiner.detectors.grounded import Case, GroundedDetector, boxes_of
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.detectors.vlm.questions import box_format
 from refiner.errors import UnreadableOutputError
 from refiner.types import Claim
 
@@ -43,8 +42,8 @@ class AnomReasonorDetector(GroundedDetector):
         backend: the model.
         grounder: makes masks from boxes; it gets each image once, and only images with boxes.
         note: how the model answers. It is asked for boxes only if the note says how it writes them.
-        boxes: how boxes are read that the model writes although the note does not say how; None: chosen by the model's
-            name (``box_format``).
+        boxes: how boxes are read that the model writes although the note does not say how; None: as its type or name
+            says (``boxes_of``).
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
     """
 
@@ -58,13 +57,13 @@ class AnomReasonorDetector(GroundedDetector):
         domain: str = "",
     ) -> None:
         self.note = note or Note()
-        form = self.note.boxes or boxes or box_format(backend.name)
+        form = self.note.boxes or boxes or boxes_of(backend)
         super().__init__(backend, grounder=grounder, boxes=form, domain=domain, max_side=self.note.max_side)
 
     @property
     def name(self) -> str:
         """Model, format and grounder; a fallback grounder is named as such."""
-        return f"anomreason:{self.backend.name}, format {self.note.form}, masks by {self.grounder.name}"
+        return f"anomreason:{self.model_name}, format {self.note.form}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

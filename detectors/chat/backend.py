@@ -14,6 +14,7 @@ from PIL import Image
 from refiner.detectors.chat.choices import Choice
 from refiner.detectors.chat.wire import Finish
 from refiner.errors import ConfigError, InputError, RefinerError
+from refiner.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,29 +85,6 @@ class ChatReply:
 Outcome = ChatReply | RefinerError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """The costs of a backend since its construction."""
-
-    calls: int = 0
-    """Calls of the model, including failed ones."""
-    retries: int = 0
-    """Those of the calls that repeat a failed one."""
-    cached: int = 0
-    """Answers from the cache."""
-    failed: int = 0
-    """Requests without an answer after all attempts."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    """Sum of the durations of all calls; parallel calls are counted separately."""
-    pictures: int = 0
-    """Images scaled and encoded."""
-
-    def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(**{name: value + getattr(other, name) for name, value in vars(self).items()})
-
-
 @runtime_checkable
 class ChatBackend(Protocol):
     """A chat model on this machine or behind an endpoint."""
@@ -126,6 +104,20 @@ class ChatBackend(Protocol):
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """Return an answer for each request, in order; a failed request gives its error instead."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What is known about a chat model behind an endpoint."""
+
+    @property
+    def manner(self) -> str:
+        """The settings that decide the answers beside the model and the question, in words; empty if they are usual."""
+        ...
+
+    def known_as(self) -> tuple[str, ...]:
+        """Other names of the model, as the server tells them: of its folder or hub id, and of its base model."""
         ...
 
 

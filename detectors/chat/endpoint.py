@@ -9,24 +9,25 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from refiner.detectors.chat.backend import ChatReply, ChatRequest, Ledger, Outcome
+from refiner.detectors.chat.backend import ChatReply, ChatRequest, Outcome
 from refiner.detectors.chat.cache import AnswerCache, cache_key
-from refiner.detectors.chat.choices import LISTED
-from refiner.detectors.chat.images import MAX_SIDE, Pictures
+from refiner.detectors.chat.exchange import Exchange, Step, sampling
+from refiner.detectors.chat.images import Pictures
+from refiner.detectors.chat.options import EndpointSettings
 from refiner.detectors.chat.wire import (
     Answered,
     Dialect,
     FaultError,
     Wanted,
     hide_in_logs,
-    lower_rung,
     messages,
+    names_of,
     scrubber,
     send,
 )
@@ -39,40 +40,15 @@ from refiner.errors import (
     RefinerError,
     UnreadableOutputError,
 )
+from refiner.ledger import Ledger
 
-_EXTENSIONS = ("skip_special_tokens",)
-"""Fields of vLLM that OpenAI's protocol does not have."""
+__all__ = ["EndpointChat", "EndpointSettings"]
 
+_EXTENSIONS = ("skip_special_tokens", "chat_template_kwargs", "reasoning_effort")
+"""Fields that the client does not know, or allows only some values of."""
 
-@dataclass(frozen=True, kw_only=True)
-class EndpointSettings:
-    """Timeouts, retries and limits of the requests to an endpoint."""
-
-    timeout: float = 120.0
-    """Seconds until the answer must begin, and again until it must be complete."""
-    attempts: int = 5
-    """Maximum number of times that a failing request is sent."""
-    backoff: float = 1.0
-    """Seconds before the second attempt. They double before each further attempt, and are randomly shortened to
-    spread the requests."""
-    max_wait: float = 60.0
-    """Longest wait in seconds. If the server asks for a longer wait, the request fails at once."""
-    max_tokens: int = 16_384
-    """Limit up to which a request's ``max_tokens`` is doubled if an answer is cut off."""
-    concurrency: int = 8
-    """Maximum number of requests at the same time."""
-    max_side: int = MAX_SIDE
-    """Longest side, in pixels, of the images that are sent."""
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """More fields of each request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}`` for vLLM."""
-
-    def __post_init__(self) -> None:
-        for name in ("timeout", "attempts", "max_tokens", "concurrency", "max_side"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"EndpointSettings.{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("backoff", "max_wait"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"EndpointSettings.{name} must be at least 0, got {getattr(self, name)}.")
+_PATIENCE = 10.0
+"""Seconds to wait for the list of models of a server."""
 
 
 class EndpointChat:
@@ -80,17 +56,22 @@ class EndpointChat:
 
     A schema is first sent as a strict schema. If the server refuses that, JSON mode is used, and then only the text of
     the request. What worked is used for later requests. The same holds for the system turn, which some models refuse,
-    and for the fields that ask for special tokens and for probabilities: without the first, answers have no marks,
-    without the second, ``ChatReply.probabilities`` is None. Failed connections, late or broken answers, and the
-    statuses 429 and 5xx are tried again. After many requests in a row without an answer (three times
-    ``settings.attempts``), each further request is sent only once, until one is answered.
+    for temperature, seed and the name of the limit of tokens, and for the fields that ask for special tokens and for
+    probabilities: without the first, answers have no marks, without the second, ``ChatReply.probabilities`` is None.
+    What a server refuses is judged by its words (``refusals``). An answer that is cut off is asked for with a higher
+    limit; if no longer answer is to be had, what there is is returned. Images that are too large are sent as JPEG.
+
+    Failed connections, late or broken answers, and the statuses 429 and 5xx are tried again. After many requests in a
+    row without an answer (three times ``settings.attempts``), each further request is sent only once, until one is
+    answered.
 
     Args:
         model: the server's name of the model.
         base_url: such as ``http://127.0.0.1:8000/v1``; None: ``OPENAI_BASE_URL``, else the hosted service.
         key_variable: environment variable that holds the key. If it is not set, a placeholder is sent.
-        cache: folder that stores answers; None stores nothing. Answers that are sampled without a seed, are cut off or
-            lack a required field of the schema are not stored.
+        cache: folder that stores answers, by model and question, so that another server with a model of the same name
+            gives the same answers; None stores nothing. Answers that are sampled without a seed, are cut off or lack a
+            required field of the schema are not stored.
         settings: timeouts, retries and limits.
 
     Raises:
@@ -128,9 +109,10 @@ class EndpointChat:
         weakref.finalize(self, self._client.close)
         weakref.finalize(self, hide_in_logs(self._scrub))
         self._cache = None if cache is None else AnswerCache(cache)
-        self._pictures = Pictures(self.max_side)
+        self._pictures = Pictures(self.max_side, self.settings.quality)
         self._dialect = Dialect()
         self._tally = _Tally()
+        self._slots = threading.BoundedSemaphore(self.settings.concurrency)
         self._unanswered = 0
         self._chance = random.Random()
 
@@ -138,9 +120,27 @@ class EndpointChat:
         return f"EndpointChat({self.name!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
 
     @property
+    def concurrency(self) -> int:
+        """Maximum number of requests at the same time, from all threads together."""
+        return self.settings.concurrency
+
+    @property
+    def manner(self) -> str:
+        """The settings that decide the answers beside the model and the question; empty with the defaults."""
+        return self.settings.manner
+
+    @property
     def ledger(self) -> Ledger:
         """The costs so far."""
         return replace(self._tally.total, pictures=self._pictures.encoded)
+
+    def known_as(self) -> tuple[str, ...]:
+        """Other names of the model, as the server tells them: of its folder or hub id, and of its base model.
+
+        Empty if the server does not tell.
+        """
+        patience = min(_PATIENCE, self.settings.timeout)
+        return names_of(self._client, self.name, patience, self._scrub)
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,9 +149,9 @@ class EndpointChat:
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """See ``ChatBackend.complete``; requests run in parallel.
 
-        The errors are ``ModelError`` (no answer, or a refusal), ``ConfigError`` (the
-        key is not accepted), ``ModelNotFoundError`` (the server does not have the model) and ``InputError`` (a damaged
-        image).
+        The errors are ``ModelError`` (no answer, or a refusal; ``OversizeError`` if the images are too large),
+        ``ConfigError`` (the key is not accepted), ``ModelNotFoundError`` (the server does not have the model) and
+        ``InputError`` (a damaged image).
         """
         stop = threading.Event()
         with ThreadPoolExecutor(max(1, min(self.settings.concurrency, len(requests)))) as pool:
@@ -164,99 +164,95 @@ class EndpointChat:
     def _outcome(self, request: ChatRequest, stop: threading.Event) -> Outcome:
         try:
             digests = [self._pictures.digest(image) for image in request.images]
-            key = self._cache_key(request, digests)
-            known = self._cache.get(key) if self._cache and key else None
+            question = self._question(request, digests)
+            known = self._known(question)
             if known is not None:
                 self._tally.add(cached=1)
                 return _reply(known, attempts=0)
-            urls = [self._pictures.url(*pair) for pair in zip(digests, request.images, strict=True)]
-            answered, attempts = self._ask(request, urls, stop)
+            answered, attempts = self._ask(request, digests, stop)
         except RefinerError as error:
             self._tally.add(failed=1)
             return error
-        if self._cache and key and _worth_keeping(answered, request):
-            self._cache.put(key, answered)
+        if self._cache and question and _worth_keeping(answered, request):
+            self._cache.put(cache_key(question), answered)
         return _reply(answered, attempts)
 
-    def _cache_key(self, request: ChatRequest, digests: Sequence[str]) -> str | None:
-        """Make the key of a request in the cache; None if its answer is random and must not be stored."""
-        if request.temperature > 0 and request.seed is None:
+    def _question(self, request: ChatRequest, digests: Sequence[str]) -> dict[str, Any] | None:
+        """All that an answer depends on; None if it is random and must not be stored."""
+        settings, (temperature, seed) = self.settings, sampling(request, self.settings)
+        if temperature > 0 and seed is None:
             return None
         question = {
-            "model": self.name, "base_url": self.base_url, "system": request.system, "text": request.text,
-            "images": list(digests), "max_side": self.max_side, "schema": request.schema,
-            "max_tokens": [request.max_tokens, self.settings.max_tokens], "temperature": request.temperature,
-            "seed": request.seed, "extra_body": dict(self.settings.extra_body),
+            "model": self.name, "system": request.system, "text": request.text, "images": list(digests),
+            "max_side": self.max_side, "schema": request.schema, "temperature": temperature, "seed": seed,
+            "max_tokens": [request.max_tokens, settings.max_tokens], "extra_body": dict(settings.extra_body),
         }  # fmt: skip
         question |= {name: True for name in ("marks", "thoughts") if getattr(request, name)}
+        question |= {name: value for name in ("quality", "thinking") if (value := getattr(settings, name)) is not None}
         if request.choice is not None:
             question["choice"] = list(request.choice)
         if request.history:
             question["history"] = list(request.history)
-        return cache_key(question)
+        return question
 
-    def _ask(self, request: ChatRequest, urls: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
+    def _known(self, question: Mapping[str, Any] | None) -> Answered | None:
+        """The stored answer; older versions stored it under a key that holds the address, too."""
+        if self._cache is None or question is None:
+            return None
+        older = {**question, "base_url": self.base_url}
+        return self._cache.get(cache_key(question)) or self._cache.get(cache_key(older))
+
+    def _ask(self, request: ChatRequest, digests: Sequence[str], stop: threading.Event) -> tuple[Answered, int]:
         """Return the answer, and how often the model was asked for it."""
-        rung = self._dialect.rung(request.schema)
-        limit, attempts, failures = min(request.max_tokens, self.settings.max_tokens), 0, 0
-        refusal: FaultError | None = None
-        while True:
-            attempts += 1
-            system = bool(request.system) and self._dialect.takes_system
-            fields = self._dialect.body(rung, request.schema, max_tokens=limit, **_wanted(request))
-            try:
-                answered = self._send(request, urls, fields, system=system, retry=failures > 0)
-            except FaultError as fault:
-                if self._dialect.adapt(fields, fault, system=system):
-                    continue
-                lower = lower_rung(rung, fault)
-                if lower is not None:
-                    rung, refusal = lower, refusal or fault
-                    continue
-                failures += 1
-                self._wait(fault, refusal, failures, attempts, stop)
-                continue
-            self._dialect.remember(request.schema, rung)
-            if answered.finish == "stop" or limit >= self.settings.max_tokens:
-                return answered, attempts
-            limit = min(2 * limit, self.settings.max_tokens)
+        exchange = Exchange(request, self._dialect, self.settings)
+        answered = exchange.run(
+            lambda step: self._send(request, digests, step, retry=exchange.failures > 0),
+            lambda fault: self._wait(fault, exchange, stop),
+        )
+        return answered, exchange.attempts
 
-    def _send(
-        self, request: ChatRequest, urls: Sequence[str], fields: Mapping[str, Any], *, system: bool, retry: bool
-    ) -> Answered:
-        conversation = messages(request.system, [*chain(*request.history), request.text], urls, takes_system=system)
-        own = {name: value for name, value in fields.items() if name in _EXTENSIONS}
-        usual = {name: value for name, value in fields.items() if name not in _EXTENSIONS}
-        body = {"model": self.name, "messages": conversation, **usual}
-        if more := {**own, **self.settings.extra_body}:
-            body["extra_body"] = more
+    def _send(self, request: ChatRequest, digests: Sequence[str], step: Step, *, retry: bool) -> Answered:
+        shown = zip(digests, request.images, strict=True)
+        urls = [self._pictures.url(digest, image, jpeg=step.jpeg) for digest, image in shown]
+        conversation = messages(
+            request.system, [*chain(*request.history), request.text], urls, takes_system=step.system
+        )
+        body = {"model": self.name, "messages": conversation, **_placed(step.fields, self.settings.extra_body)}
+        wanted = Wanted(request.choice, thoughts=request.thoughts, json=request.schema is not None)
+        with self._slots:
+            return self._counted(body, wanted, retry=retry)
+
+    def _counted(self, body: Mapping[str, Any], wanted: Wanted, *, retry: bool) -> Answered:
+        """Send a request, and enter its costs in the ledger."""
         began = time.monotonic()
         try:
-            wanted = Wanted(request.choice, request.thoughts)
             answered = send(self._client, body, self.settings.timeout, self._scrub, wanted)
         except FaultError as fault:
             self._unanswered = self._unanswered + 1 if fault.again else 0
-            self._tally.add(calls=1, retries=retry, seconds=time.monotonic() - began)
+            self._count(began, retry, *fault.tokens)
             raise
         self._unanswered = 0
-        self._tally.add(
-            calls=1, retries=retry, seconds=time.monotonic() - began,
-            prompt_tokens=answered.prompt_tokens, completion_tokens=answered.completion_tokens,
-        )  # fmt: skip
+        tokens = answered.prompt_tokens, answered.completion_tokens
+        self._count(began, retry, *tokens, uncounted=tokens == (0, 0))
         return answered
 
-    def _wait(
-        self, fault: FaultError, refusal: FaultError | None, failures: int, attempts: int, stop: threading.Event
-    ) -> None:
+    def _count(self, began: float, retry: bool, prompt: int, completion: int, *, uncounted: bool = False) -> None:
+        self._tally.add(
+            calls=1, retries=retry, seconds=time.monotonic() - began,
+            prompt_tokens=prompt, completion_tokens=completion, uncounted=uncounted,
+        )  # fmt: skip
+
+    def _wait(self, fault: FaultError, exchange: Exchange, stop: threading.Event) -> None:
         """Wait until the request may be sent again.
 
         Raises:
             RefinerError: the request must not be sent again.
         """
+        failures = exchange.failures
         patient = failures < self.settings.attempts and self._unanswered < 3 * self.settings.attempts
         asked = fault.wait or 0.0
         if not fault.again or not patient or asked > self.settings.max_wait or stop.is_set():
-            raise self._error(refusal or fault, attempts)
+            raise self._error(fault, exchange.attempts)
         own = self.settings.backoff * 2.0 ** (failures - 1) * self._chance.uniform(0.5, 1.0)
         stop.wait(max(asked, min(own, self.settings.max_wait)))
 
@@ -278,15 +274,14 @@ class EndpointChat:
         )
 
 
-def _wanted(request: ChatRequest) -> dict[str, Any]:
-    """The fields of a request that a server may refuse; None for those that are not needed."""
-    return {
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "skip_special_tokens": False if request.marks else None,
-        "logprobs": True if request.choice else None,
-        "top_logprobs": LISTED if request.choice else None,
-    }
+def _placed(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request where the client takes them; those of the user count more."""
+    more: dict[str, Any] = {name: value for name, value in fields.items() if name in _EXTENSIONS}
+    for name, value in extra.items():
+        both = isinstance(value, Mapping) and isinstance(more.get(name), Mapping)
+        more[name] = {**more[name], **value} if both else value
+    usual = {name: value for name, value in fields.items() if name not in _EXTENSIONS}
+    return {**usual, "extra_body": more} if more else usual
 
 
 def _reply(answered: Answered, attempts: int) -> ChatReply:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 import threading
+from concurrent.futures import Future
 
 from cachetools import LRUCache
 from PIL import Image
@@ -18,6 +20,10 @@ MAX_SIDE = 1536
 """Default longest side, in pixels, of the images shown to a model."""
 PATCH = 28
 """For models that give boxes in pixels (Qwen2.5-VL), the sides of images are multiples of this, at least two."""
+PNG_BYTES = 3_500_000
+"""Largest PNG, in bytes, that is sent; larger ones become JPEG. Services take images of 5 MB in base64 and more."""
+QUALITY = 95
+"""Quality of the JPEG of an image whose PNG is too large."""
 KEPT_BYTES = 256_000_000
 """Bytes of encoded images that are kept in memory for further requests."""
 
@@ -67,12 +73,18 @@ def _within(width: int, height: int, least: int, most: int) -> tuple[int, int]:
 
 
 class Pictures:
-    """Images as data URLs; each image is encoded once and identified by its pixels."""
+    """Images as data URLs; each image is encoded once and identified by its pixels. Several threads may share it.
 
-    def __init__(self, max_side: int) -> None:
-        self._max_side = max_side
+    Args:
+        max_side: longest side in pixels; larger images are scaled down.
+        quality: of JPEG, 1 to 100; None: images are PNG, and JPEG only if the PNG is too large.
+    """
+
+    def __init__(self, max_side: int, quality: int | None = None) -> None:
+        self._max_side, self._quality = max_side, quality
         self._lock = threading.Lock()
         self._urls: LRUCache[str, str] = LRUCache(KEPT_BYTES, getsizeof=len)
+        self._coming: dict[str, Future[str]] = {}
         self.encoded = 0
 
     def digest(self, image: Image.Image) -> str:
@@ -80,14 +92,37 @@ class Pictures:
         rgb = fit_picture(image, max(image.size))
         return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 
-    def url(self, digest: str, image: Image.Image) -> str:
-        """Return the image as a PNG in a data URL."""
+    def url(self, digest: str, image: Image.Image, *, jpeg: bool = False) -> str:
+        """Return the image in a data URL; ``jpeg``: as JPEG, even if its PNG is small.
+
+        Raises:
+            InputError: the pixels cannot be read.
+        """
+        key = f"{digest} jpeg" if jpeg else digest
         with self._lock:
-            if digest in self._urls:
-                return self._urls[digest]
-            data = base64.b64encode(png_bytes(fit_picture(image, self._max_side))).decode("ascii")
-            url = f"data:image/png;base64,{data}"
-            self.encoded += 1
-            if len(url) <= KEPT_BYTES:
-                self._urls[digest] = url
-            return url
+            if key in self._urls:
+                return self._urls[key]
+            first, coming = key not in self._coming, self._coming.setdefault(key, Future())
+        if not first:
+            return coming.result()
+        try:
+            coming.set_result(self._encoded(fit_picture(image, self._max_side), jpeg))
+        except BaseException as error:
+            coming.set_exception(error)
+        with self._lock:
+            del self._coming[key]
+            if coming.exception() is None:
+                self.encoded += 1
+                if len(coming.result()) <= KEPT_BYTES:
+                    self._urls[key] = coming.result()
+        return coming.result()
+
+    def _encoded(self, picture: Image.Image, jpeg: bool) -> str:
+        data, kind = b"", "png"
+        if self._quality is None and not jpeg:
+            data = png_bytes(picture)
+        if not data or len(data) > PNG_BYTES:
+            buffer, kind = io.BytesIO(), "jpeg"
+            picture.save(buffer, "JPEG", quality=self._quality or QUALITY, subsampling=0)
+            data = buffer.getvalue()
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

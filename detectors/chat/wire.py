@@ -16,7 +16,9 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
+from refiner.detectors.chat import refusals
 from refiner.detectors.chat.choices import Choice, listed_shares
+from refiner.detectors.reading.loose_json import is_strict, unfenced
 
 if TYPE_CHECKING:
     import openai
@@ -31,23 +33,27 @@ _WIRE_LOGGERS = ("httpcore", "httpx", "openai")
 """Prefixes of the names of loggers that log requests and answers."""
 MAX_BODY = 64_000_000
 """Largest answer that is read, in bytes."""
-_REFUSALS = (400, 415, 422, 501)
-"""HTTP statuses with which servers refuse an unknown field."""
+_MOST_NAMES, _MOST_NAME = 12, 300
+"""Most names of a model that are read of a server's list, and the longest in characters."""
 _AGAIN = (408, 409, 425, 429)
 _OMITTED: Mapping[str, tuple[str, ...]] = {
-    "temperature": ("temperature",),
-    "seed": ("seed",),
     "skip_special_tokens": ("skip_special_tokens",),
     "logprobs": ("logprobs", "top_logprobs"),
     "top_logprobs": ("logprobs", "top_logprobs"),
+    "temperature": ("temperature",),
+    "seed": ("seed",),
 }
 """Field that a server may refuse -> the fields that are then omitted."""
-_NAMED = re.compile(r"\b(?:skip_special_tokens|(?:top_)?logprobs)\b")
-"""Fields that servers refuse in words, without naming the field in ``param``."""
-_MOST_READ = 10_000
-"""Characters of a refusal in which fields are looked for."""
-_NO_SYSTEM = re.compile(r"\bsystem\b.{0,20}\brole|\brole.{0,20}\bsystem\b|roles must alternate", re.IGNORECASE)
-"""Messages of servers if a model's chat template has no system turn (Gemma, early Mistral)."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "")
+"""Names of the limit of tokens, in the order in which they are tried; the last one: no limit is sent."""
+_THINKING: Mapping[bool, tuple[Mapping[str, Any], ...]] = {
+    True: ({"chat_template_kwargs": {"enable_thinking": True}}, {"reasoning_effort": "medium"}),
+    False: (
+        {"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning_effort": "none"},
+        {"reasoning_effort": "minimal"},
+    ),
+}  # fmt: skip
+"""Fields that turn thinking on or off, in the order in which they are tried: of vLLM and SGLang, then of services."""
 
 
 class Answered(NamedTuple):
@@ -62,11 +68,13 @@ class Answered(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is read of a completion beside its text."""
+    """What is read of a completion, and how."""
 
     choice: Choice | None = None
     thoughts: bool = False
     """Whether thoughts that the server returns apart are put before the text, in the element ``think``."""
+    json: bool = False
+    """Whether the answer is JSON."""
 
 
 class FaultError(Exception):
@@ -76,9 +84,12 @@ class FaultError(Exception):
         message: a noun phrase that says what came instead of an answer.
         again: whether the same request may succeed later.
         wait: seconds that the server asks to wait before the next attempt.
-        status: HTTP status, if there is one.
+        status: HTTP status, if it is an error.
         param: the field that the server names as the cause.
-        mentioned: fields that the text of the server mentions; only some are looked for.
+        said: the words of the server about it, as ``refusals`` reads them.
+        empty: whether the model answered with nothing, so that the same request would get the same answer.
+        thought: whether it wrote thoughts instead.
+        tokens: of prompt and answer, as the server counts them; they were paid.
     """
 
     def __init__(
@@ -89,10 +100,19 @@ class FaultError(Exception):
         wait: float | None = None,
         status: int | None = None,
         param: str | None = None,
-        mentioned: Sequence[str] = (),
+        said: str = "",
+        empty: bool = False,
+        thought: bool = False,
+        tokens: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__(message)
-        self.again, self.wait, self.status, self.param, self.mentioned = again, wait, status, param, mentioned
+        self.again, self.wait, self.status, self.param, self.said = again, wait, status, param, said
+        self.empty, self.thought, self.tokens = empty, thought, tokens
+
+    @property
+    def refusal(self) -> bool:
+        """Whether the request must be changed."""
+        return refusals.is_refusal(self.status, self.said)
 
 
 def scrubber(key: str) -> Scrub:
@@ -137,7 +157,7 @@ class Dialect:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._limit_name = "max_tokens"
+        self._limit, self._efforts = 0, {True: 0, False: 0}
         self._dropped: set[str] = set()
         self.takes_system = True
         self._rungs: dict[str, Rung] = {}
@@ -154,16 +174,29 @@ class Dialect:
             with self._lock:
                 self._rungs[_canonical(schema)] = rung
 
-    def body(self, rung: Rung, schema: Mapping[str, Any] | None, *, max_tokens: int, **wanted: Any) -> dict[str, Any]:
-        """Make the fields of a request, without those that are None or that the server has refused."""
+    def body(
+        self,
+        rung: Rung,
+        schema: Mapping[str, Any] | None,
+        *,
+        max_tokens: int,
+        thinking: bool | None,
+        **wanted: Any,
+    ) -> dict[str, Any]:
+        """Make the fields of a request, without those that are None or that the server has refused.
+
+        ``thinking`` turns thinking on or off, in the way that the server takes; None sends nothing about it.
+        """
         form = {
             "schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
             "json": {"type": "json_object"},
             "text": None,
         }[rung]
         with self._lock:
-            fields = {self._limit_name: max_tokens, "response_format": form, **wanted}
-            return {name: value for name, value in fields.items() if value is not None and name not in self._dropped}
+            switch = {} if thinking is None else _THINKING[thinking][self._efforts[thinking]]
+            fields = {_LIMITS[self._limit]: max_tokens, "response_format": form, **wanted, **switch}
+            omitted = {"", *self._dropped}
+            return {name: value for name, value in fields.items() if value is not None and name not in omitted}
 
     def adapt(self, body: Mapping[str, Any], fault: FaultError, *, system: bool) -> bool:
         """Adapt to a refusal of the system turn, or of a field that can be renamed or omitted.
@@ -171,26 +204,36 @@ class Dialect:
         Returns:
             Whether something was changed, so that the request can be sent again.
         """
-        refused = next((name for name in (fault.param, *fault.mentioned) if name in body), None)
-        if fault.status not in _REFUSALS and not (fault.status == 403 and fault.mentioned and refused):
+        if not fault.refusal:
             return False
-        if system and _NO_SYSTEM.search(str(fault)):
+        if system and refusals.refuses_system(fault.said):
             self.takes_system = False
             return True
+        known = (*_LIMITS[:-1], *_OMITTED, "chat_template_kwargs", "reasoning_effort")
+        refused = refusals.refused_field(fault.param, fault.said, body, known)
         with self._lock:
-            if refused == "max_tokens":
-                self._limit_name = "max_completion_tokens"
-            elif refused is not None and refused in _OMITTED:
+            if refused is None:
+                return False
+            if refused in _LIMITS:
+                self._limit = max(self._limit, _LIMITS.index(refused) + 1)
+            elif refused in _OMITTED:
                 self._dropped.update(_OMITTED[refused])
             else:
-                return False
+                return self._think_otherwise(body, refused)
         return True
 
+    def _think_otherwise(self, body: Mapping[str, Any], refused: str) -> bool:
+        for thinking, ways in _THINKING.items():
+            sent = next((place for place, way in enumerate(ways) if way.items() <= body.items()), None)
+            if sent is not None and refused in ways[sent] and sent + 1 < len(ways):
+                self._efforts[thinking] = max(self._efforts[thinking], sent + 1)
+                return True
+        return False
 
-def lower_rung(rung: Rung, fault: FaultError) -> Rung | None:
+
+def lower_rung(rung: Rung, fault: FaultError, body: Mapping[str, Any]) -> Rung | None:
     """Return the next lower rung if the fault may be a refusal of this one, else None."""
-    named = (fault.param or "response_format").split(".")[0]
-    if rung == "text" or fault.status not in _REFUSALS or named not in ("response_format", "json_schema", "schema"):
+    if rung == "text" or not refusals.refuses_form(fault.status, fault.param, fault.said, body):
         return None
     return RUNGS[RUNGS.index(rung) + 1]
 
@@ -237,6 +280,31 @@ def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub
     return read_body(content, scrub, wanted)
 
 
+def names_of(client: openai.OpenAI, model: str, seconds: float, scrub: Scrub) -> tuple[str, ...]:
+    """The other names of a model in the server's list of models: what it was loaded from, and its base model.
+
+    ``model`` is the name that the server gives it; if the list has another one alone, that is taken for it. The list
+    is that of vLLM and SGLang: objects with ``id``, ``root`` and ``parent``. Empty if the server does not tell.
+    """
+    import httpx2
+    import openai
+
+    client = client.with_options(timeout=seconds)
+    try:
+        with client.models.with_streaming_response.list() as response:
+            listed = json.loads(_collect(response.iter_bytes(), seconds))["data"]
+        models = {str(entry["id"]): entry for entry in listed}
+    except (openai.OpenAIError, httpx2.HTTPError, FaultError, ValueError, RecursionError, KeyError, TypeError):
+        return ()
+    found: list[Any] = []
+    name: Any = model if model in models else next(iter(models)) if len(models) == 1 else None
+    while isinstance(name, str) and name in models and len(found) < _MOST_NAMES:
+        entry = models.pop(name)
+        found += [entry["id"], entry.get("root"), name := entry.get("parent")]
+    texts = (scrub(text[:_MOST_NAME]) for text in found if isinstance(text, str))
+    return tuple(dict.fromkeys(text for text in texts if text != model))
+
+
 def _late(seconds: float) -> FaultError:
     return FaultError(f"a timeout (no complete answer within {seconds:g} seconds)", again=True)
 
@@ -263,7 +331,7 @@ def _status_fault(error: openai.APIStatusError, scrub: Scrub) -> FaultError:
         wait=_retry_after(error.response.headers),
         status=status,
         param=param if isinstance(param, str) else None,
-        mentioned=tuple(dict.fromkeys(_NAMED.findall(error.response.text[:_MOST_READ]))),
+        said=scrub(refusals.words_of(body, error.response.text)),
     )
 
 
@@ -296,22 +364,29 @@ def read_body(content: bytes, scrub: Scrub, wanted: Wanted) -> Answered:
         answer = body["choices"][0]
         message, reason = answer["message"], answer.get("finish_reason")
         text = _text_of(message.get("content"))
-        if wanted.thoughts and "<think>" not in text:
-            text = f"{_thoughts_of(message)}{text}"
+        if not text.strip():
+            text = _answer_in(_thoughts_of(message), wanted)
+        elif wanted.thoughts and "<think>" not in text:
+            text = f"{_marked(_thoughts_of(message))}{text}"
     except (KeyError, IndexError, TypeError, AttributeError):
-        said = body.get("error") if isinstance(body, dict) else None
-        told = f" ({scrub(str(said))[:300]})" if said else ""
-        raise FaultError(f"JSON that is not a chat completion{told}", again=True) from None
-    if reason == "content_filter" or (not text and message.get("refusal")):
-        raise FaultError(f"a refusal ({scrub(str(message.get('refusal') or 'content filter'))[:200]})", again=False)
-    if not text.strip() and reason != "length":
-        raise FaultError("an empty answer", again=True)
+        error = body.get("error") if isinstance(body, dict) else None
+        told = f" ({scrub(str(error))[:300]})" if error else ""
+        words = scrub(refusals.words_of(body, "")) if error else ""
+        raise FaultError(f"JSON that is not a chat completion{told}", again=True, said=words) from None
     usage = body.get("usage")
+    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if reason == "content_filter" or (not text and message.get("refusal")):
+        words = scrub(str(message.get("refusal") or "content filter"))[:200]
+        raise FaultError(f"a refusal ({words})", again=False, tokens=tokens)
+    if not text.strip() and reason != "length":
+        thought = bool(_thoughts_of(message).strip())
+        words = "thoughts without an answer" if thought else "an empty answer"
+        raise FaultError(words, again=True, empty=True, thought=thought, tokens=tokens)
     return Answered(
         text=scrub(text),
         finish="length" if reason == "length" else "stop",
-        prompt_tokens=_count(usage, "prompt_tokens"),
-        completion_tokens=_count(usage, "completion_tokens"),
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
         probabilities=_probabilities(answer.get("logprobs"), wanted.choice),
     )
 
@@ -323,9 +398,26 @@ def _probabilities(listed: Any, choice: Choice | None) -> tuple[float, ...] | No
 
 
 def _thoughts_of(message: Mapping[str, Any]) -> str:
-    """The thoughts that vLLM, transformers and others return apart, in the element ``think``; empty without any."""
+    """The thoughts that vLLM, transformers and others return apart; empty without any."""
     found = message.get("reasoning_content") or message.get("reasoning")
-    return f"<think>{found}</think>" if isinstance(found, str) and found.strip() else ""
+    return found if isinstance(found, str) else ""
+
+
+def _marked(thoughts: str) -> str:
+    return f"<think>{thoughts}</think>" if thoughts.strip() else ""
+
+
+def _answer_in(thoughts: str, wanted: Wanted) -> str:
+    """The answer among thoughts, where some servers put it if a model does not mark their end; empty if there is none.
+
+    Thoughts may contain drafts of the answer. So it must stand after the mark, or be JSON and all that was written.
+    """
+    _, mark, after = thoughts.rpartition("</think>")
+    if wanted.thoughts:
+        return f"<think>{thoughts}" if mark and "<think>" not in thoughts else thoughts if mark else _marked(thoughts)
+    if mark:
+        return after
+    return thoughts if wanted.json and is_strict(unfenced(thoughts)) else ""
 
 
 def _text_of(content: Any) -> str:

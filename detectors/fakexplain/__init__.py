@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from refiner.detectors.chat.options import CHAT_OPTIONS
 from refiner.detectors.fakexplain.notes import NOTE
 from refiner.detectors.family import Family, loader
 
@@ -25,7 +26,7 @@ FAMILY = Family(
     name="fakexplain",
     load=loader("refiner.detectors.fakexplain.loading:load_fakexplain"),
     recognise=lambda _config, folder: (folder / NOTE).is_file(),
-    options=("adapter", "boxes", "cache", "dialect", "grounder"),
+    options=("dialect", "grounder", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_needs,

@@ -8,12 +8,11 @@ from dataclasses import replace
 from refiner.detectors.chat.backend import ChatBackend, ChatReply
 from refiner.detectors.fakexplain.grammar import DIALECTS, WHOLE, Answer, Dialect, read, thoughts
 from refiner.detectors.fakexplain.question import asking
-from refiner.detectors.grounded import Case, GroundedDetector
+from refiner.detectors.grounded import Case, GroundedDetector, boxes_of
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.regions import MAX_WORDS, plain_text
 from refiner.detectors.reading.words import read_category
-from refiner.detectors.vlm.questions import box_format
 from refiner.types import Claim
 
 _SILENT = "The answer calls the image generated and describes no flaw."
@@ -36,7 +35,7 @@ class FakexplainDetector(GroundedDetector):
         backend: the model.
         grounder: makes masks from boxes; it gets each image once, and only images with boxes.
         dialect: how the model answers.
-        boxes: how the model writes boxes; None: chosen by the model's name (``box_format``). A dialect with boxes of
+        boxes: how the model writes boxes; None: as its type or name says (``boxes_of``). A dialect with boxes of
             its own ignores this.
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
         max_side: longest side of the images shown to the model, in pixels, if less than that of the backend.
@@ -52,14 +51,14 @@ class FakexplainDetector(GroundedDetector):
         domain: str = "",
         max_side: int | None = None,
     ) -> None:
-        form = dialect.boxes or boxes or box_format(backend.name)
+        form = dialect.boxes or boxes or boxes_of(backend)
         super().__init__(backend, grounder=grounder, boxes=form, domain=domain, max_side=max_side)
         self.dialect = dialect
 
     @property
     def name(self) -> str:
         """Model, dialect and grounder; a fallback grounder is named as such."""
-        return f"fakexplain:{self.backend.name}, dialect {self.dialect.name}, masks by {self.grounder.name}"
+        return f"fakexplain:{self.model_name}, dialect {self.dialect.name}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

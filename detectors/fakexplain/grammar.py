@@ -28,6 +28,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.reading.nothing import is_bare, says_nothing
 from refiner.detectors.reading.regions import MAX_NAME, MAX_REGIONS, MAX_WORDS, plain_text
 from refiner.detectors.reading.shares import Shares, pixels_of, read_shares, told_box
 from refiner.detectors.reading.words import read_category
@@ -189,8 +190,12 @@ def write(answer: Answer, dialect: Dialect, *, form: BoxFormat, shown: Size) -> 
 
 
 def plain(text: str) -> str:
-    """A description without signs of the grammar, on one line, as ``write`` writes it and ``read`` returns it."""
-    return _described(text.translate(_PLAIN))
+    """A description without signs of the grammar, on one line, as ``write`` writes it and ``read`` returns it.
+
+    It is empty if the text says that there is no flaw.
+    """
+    words = _described(text.translate(_PLAIN))
+    return "" if is_bare(words) or says_nothing(words) else words
 
 
 def _line(description: str, box: Shares | None, dialect: Dialect, form: BoxFormat, shown: Size) -> str:
@@ -232,9 +237,19 @@ def read(text: str, dialect: Dialect, *, form: BoxFormat, shown: Size) -> Answer
         raise _unreadable(f"the verdict {plain_text(verdict, MAX_NAME)!r}, not {dialect.fake} or real", text)
     fake = word == dialect.fake
     found = _marked(thoughts, dialect) if dialect.opening else read_lines(thoughts, fake)
+    return Answer(flaws=flaws_of(found, form, shown), tags=_tags(tags), fake=fake)
+
+
+def flaws_of(found: Sequence[tuple[str, str | None]], form: BoxFormat, shown: Size) -> tuple[Flaw, ...]:
+    """The flaws of pairs of description and box: each once, at most ``MAX_REGIONS``.
+
+    A pair that says that there is no flaw, or has neither a description nor a usable box, is none.
+    """
     flaws = [Flaw(words, None if box is None else read_shares(box, form, shown)) for words, box in found]
-    kept = tuple(dict.fromkeys(flaw for flaw in flaws if flaw.description or flaw.box))
-    return Answer(flaws=kept[:MAX_REGIONS], tags=_tags(tags), fake=fake)
+    kept = (
+        flaw for flaw in flaws if not says_nothing(flaw.description) and (flaw.box or not is_bare(flaw.description))
+    )
+    return tuple(dict.fromkeys(kept))[:MAX_REGIONS]
 
 
 def _unreadable(what: str, text: str) -> UnreadableOutputError:
@@ -311,8 +326,8 @@ def read_lines(thoughts: str, fake: bool) -> list[tuple[str, str | None]]:
         if boxes:
             words = _described(text[: boxes[0].start()]) or _described(text[boxes[-1].end() :])
             found += [(words, match[1]) for match in boxes]
-        elif fake and bullet and (words := _described(text)).lower() != NOTHING:
-            found.append((words, None))
+        elif fake and bullet:
+            found.append((_described(text), None))
     return found
 
 
@@ -323,11 +338,11 @@ def _described(words: str) -> str:
 def thoughts(text: str) -> str:
     """The words of ``think`` in a readable answer, on one line, without marks and tags.
 
-    They are empty for ``NOTHING`` and ``WHOLE``.
+    They are empty for ``WHOLE`` and for words that say that there is no flaw.
     """
     inside = text.partition("<think>")[2].partition("</think>")[0]
     told = _described(" ".join(_ELEMENT.split(inside)[::4]))
-    return "" if told.lower() in (NOTHING, WHOLE) else told
+    return "" if told.lower() == WHOLE or says_nothing(told) else told
 
 
 def is_well_formed(answer: Answer, content: Content = EVERYTHING) -> bool:

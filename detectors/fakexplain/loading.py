@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refiner.detectors.chat.backend import ChatBackend, Loaded
-from refiner.detectors.chat.loading import chat_needs, load_chat
+from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
 from refiner.detectors.fakexplain.detector import FakexplainDetector
 from refiner.detectors.fakexplain.grammar import DIALECTS, find_dialect
 from refiner.detectors.fakexplain.notes import Note, read_note
@@ -25,21 +24,17 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 """The backbone of the paper. It is not tuned for these answers; the weights of the paper are not published."""
-_CHAT = ("adapter", "cache")
-"""Options of the chat model."""
 
 
 def load_fakexplain(
     model: str | Path = DEFAULT_MODEL,
     *,
     base_url: str | None = None,
-    adapter: str | Path | None = None,
     dialect: str | None = None,
-    boxes: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
-    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **options: str | Path | None,
 ) -> FakexplainDetector:
     """Load a ``FakexplainDetector``.
 
@@ -48,25 +43,20 @@ def load_fakexplain(
             selects ``DEFAULT_MODEL``. The folder may be an adapter of peft.
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
-        adapter: an adapter of peft for a model on this machine.
         dialect: how the model answers; None: as the note in its folder says (``refiner.detectors.fakexplain.notes``),
             else ``internvl`` for InternVL and ``paper`` for all others.
-        boxes: scale of boxes: ``unit``, ``thousand`` or ``pixels``; None: as the note says, else by the type of the
-            model, or by the name of one behind an endpoint (``box_format``).
         grounder: id for ``load_grounder``.
-        cache: folder that stores an endpoint's answers.
         device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
+        options: of the chat model, as in an id (``refiner.detectors.chat.options``). Without ``boxes``, boxes are as
+            the note says, else as the type or name of the model does (``boxes_of``).
 
     Raises:
         ConfigError: there is no such dialect or scale, or the dialect has boxes of its own.
         RefinerError: the errors of ``load_chat``, ``read_note`` and ``load_grounder``.
     """
+    boxes = None if options.get("boxes") is None else str(options["boxes"])
     _check(dialect, boxes)
-    given = {"adapter": adapter, "cache": cache}
-    options = {name: str(value) for name, value in given.items() if value is not None}
-    chat = load_chat(
-        ModelId(model=str(model) or DEFAULT_MODEL, base_url=base_url, options=options), device=device, dtype=dtype
-    )
+    chat = load_chat(chat_id(str(model) or DEFAULT_MODEL, base_url, options), device=device, dtype=dtype)
     note = _note_of(chat)
     spoken = note.dialect if dialect is None else find_dialect(dialect)
     _check(spoken.name, boxes)
@@ -74,7 +64,7 @@ def load_fakexplain(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
         dialect=spoken,
-        boxes=note.boxes if boxes is None else _scaled(note.boxes, boxes),
+        boxes=note.boxes if boxes is None else BoxFormat.parse(boxes, note.boxes),
         domain=domain_of(chat),
         max_side=note.max_side,
     )
@@ -86,19 +76,13 @@ def fakexplain_needs(model: ModelId) -> Needs:
     options = model.options
     _check(options.get("dialect"), options.get("boxes"))
     grounder = options.get("grounder", DEFAULT_GROUNDER)
-    chat = {name: options[name] for name in _CHAT if name in options}
-    needed = chat_needs(replace(model, model=model.model or DEFAULT_MODEL, options=chat))
-    return [*needed, *grounder_needs(grounder)]
+    return [*chat_needs(chat_part(model, DEFAULT_MODEL)), *grounder_needs(grounder)]
 
 
 def _check(dialect: str | None, boxes: str | None) -> None:
     fixed = None if dialect is None else find_dialect(dialect).boxes
-    if boxes is not None and _scaled(BoxFormat(), boxes) and fixed is not None:
+    if boxes is not None and BoxFormat.parse(boxes) and fixed is not None:
         raise ConfigError(f"The dialect {dialect!r} always has boxes in thousandths: leave boxes={boxes} out.")
-
-
-def _scaled(form: BoxFormat, scale: str) -> BoxFormat:
-    return replace(form, scale=scale)  # type: ignore[arg-type]
 
 
 def _note_of(chat: ChatBackend) -> Note:

@@ -186,6 +186,7 @@ class LegionDetector(BaseDetector):
         live = self._live_tokens(answer)[row]
         tokens, chances = answer.tokens[row][live], answer.chances[row][live]
         raw, (claims, tags) = self._read(tokens.tolist(), len(masks))
+        is_cut = len(tokens) >= self.model.config.max_new_tokens
         size = Size(image.height, image.width)
         sure = self._phrase_chances(tokens, chances)
         painted = not self.model.config.published
@@ -201,6 +202,7 @@ class LegionDetector(BaseDetector):
             tags=tags,
             raw=raw,
             detector=self.name,
+            gaps=("cut_short",) if is_cut else (),
         )
 
     def _read(self, tokens: Sequence[int], masks: int) -> tuple[str, Reading]:

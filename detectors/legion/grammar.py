@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.data.captions import LISTING, OPENING
+from refiner.detectors.reading.nothing import says_nothing
 from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import Category
 from refiner.types import Claim
@@ -97,8 +98,9 @@ def parse(raw: str) -> tuple[Claim, ...]:
         raw: the answer without the prompt; it may contain special tokens of the text model.
 
     Returns:
-        The claims in reading order, with the [SEG] tokens of each in ``marks``; empty only for the clean sentence. If a
-        caption does not separate the location from the name, the location is empty.
+        The claims in reading order, with the [SEG] tokens of each in ``marks``; empty only for the clean sentence. A
+        phrase such as "no artifacts" is no claim. If a caption does not separate the location from the name, the
+        location is empty.
 
     Raises:
         UnreadableOutputError: the text has neither claims nor the clean sentence; ``raw`` is the unchanged text.
@@ -117,8 +119,11 @@ def parse(raw: str) -> tuple[Claim, ...]:
         tokens = mark.group().count("[SEG]")
         end = starts[index + 1] if index + 1 < len(marks) else len(text)
         phrase = text[starts[index] + len("<p>") : mark.start()].replace("</p>", " ")
-        claims.append(_claim(phrase, text[mark.end() : end], tuple(range(drawn, drawn + tokens)), raw))
+        claim = _claim(phrase, text[mark.end() : end], tuple(range(drawn, drawn + tokens)), raw)
+        claims += [] if says_nothing(claim.name) else [claim]
         drawn += tokens
+    if not claims:
+        raise _unreadable("a [SEG] token for the statement that there is no artifact", raw)
     return tuple(claims)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from refiner.detectors.grounding.inside import inside
 from refiner.errors import ConfigError
 from refiner.masks import clip_box
 from refiner.types import Box, Size
@@ -17,8 +18,6 @@ Order = Literal["xyxy", "yxyx"]
 
 MAX_BOXES = 20
 """Only this many boxes of a region are kept: the first ones."""
-_SLACK = 0.02
-"""Distance outside the border, as a share of the side, up to which a coordinate is moved to the border."""
 _CORNERS = (
     ("x0", "y0", "x1", "y1"),
     ("x1", "y1", "x2", "y2"),
@@ -44,6 +43,16 @@ class BoxFormat:
                 known = " or ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"Expected BoxFormat.{name} {known}, got {value!r}: choose one of these.")
 
+    @classmethod
+    def parse(cls, text: str, usual: BoxFormat | None = None) -> BoxFormat:
+        """Read a scale, with an order behind it if it differs from ``usual``, such as ``pixels`` or ``thousand-yxyx``.
+
+        Raises:
+            ConfigError: there is no such scale or order.
+        """
+        scale, dash, order = text.partition("-")
+        return replace(usual or cls(), scale=scale, **({"order": order} if dash else {}))  # type: ignore[arg-type]
+
 
 def read_boxes(value: Any, form: BoxFormat) -> list[Corners]:
     """Read the boxes (x0, y0, x1, y1) in a value of an answer, in the answer's scale; empty if there are none.
@@ -64,7 +73,8 @@ def place_boxes(
 ) -> list[list[Box] | list[None]]:
     """Convert the boxes of each region, in the answer's scale, to pixels of an image that was shown at size ``shown``.
 
-    A region without a reliable box gets a single None. The scale is ``unit`` if that fits all boxes and a coordinate
+    A box up to ``grounding.inside.SLACK`` outside the image is clipped. A region without a box that is reliable and not
+    farther outside gets a single None: it is unplaced. The scale is ``unit`` if that fits all boxes and a coordinate
     has decimals. Otherwise it is the family's scale, unless that does not fit all boxes and exactly one other does.
     """
     scale = _scale([box for boxes in answer for box in boxes], form.scale, shown)
@@ -89,19 +99,16 @@ def full_sides(scale: Scale, size: Size) -> tuple[float, float]:
 
 
 def _fits(box: Corners, scale: Scale, shown: Size) -> bool:
-    width, height = full_sides(scale, shown)
-    return (
-        -_SLACK * width <= box[0] <= box[2] <= (1 + _SLACK) * width
-        and -_SLACK * height <= box[1] <= box[3] <= (1 + _SLACK) * height
-    )
+    return inside(box, full_sides(scale, shown)) is not None
 
 
 def _place(box: Corners, size: Size, scale: Scale, shown: Size) -> Box | None:
-    if not _fits(box, scale, shown):
+    sides = full_sides(scale, shown)
+    clipped = inside(box, sides)
+    if clipped is None:
         return None
-    width, height = full_sides(scale, shown)
-    across, down = size.width / width, size.height / height
-    pixels = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    across, down = size.width / sides[0], size.height / sides[1]
+    pixels = (clipped[0] * across, clipped[1] * down, clipped[2] * across, clipped[3] * down)
     return clip_box([round(value, 6) for value in pixels], size)
 
 

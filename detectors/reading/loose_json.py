@@ -37,6 +37,7 @@ _WORDS: dict[str, Any] = {
 }  # fmt: skip
 _THINKING = re.compile(r"^.*</think>", re.DOTALL)
 _UNFINISHED_THINKING = re.compile(r"<think>.*$", re.DOTALL)
+_FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -71,6 +72,12 @@ class Document:
 def spoken(text: str) -> str:
     """Remove the thinking before an answer; the result is empty if the thinking did not end."""
     return _UNFINISHED_THINKING.sub("", _THINKING.sub("", text[:MAX_TEXT]))
+
+
+def unfenced(text: str) -> str:
+    """Remove white space around a text, and the code fence if it is all in one."""
+    fenced = _FENCED.fullmatch(text.strip())
+    return (fenced[1] if fenced else text).strip()
 
 
 def documents(text: str) -> Iterator[Document]:

@@ -4,20 +4,23 @@ An answer is a list of objects, by itself or under a key such as ``regions``. If
 with a readable region counts. Separate objects, and those after a list that is cut off, count as one list.
 
 "No flaws" is an empty list under such a key, or an empty list that is the whole answer. It must be valid JSON, without
-broken JSON or regions beside it. Any other answer raises ``UnreadableOutputError``, which holds the unchanged text.
+broken JSON or regions beside it. An object that says so in words (``nothing.py``), or by severity 0 and an empty box,
+is no region; an answer of only such objects means "no flaws" unless something in them speaks against it. Any other
+answer raises ``UnreadableOutputError``, which holds the unchanged text.
 """
 
 from __future__ import annotations
 
-import re
+import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
 from refiner.detectors.reading import loose_json
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
 from refiner.detectors.reading.loose_json import Document, LooseDict, LooseList
+from refiner.detectors.reading.nothing import is_bare, says_nothing
 from refiner.detectors.reading.words import read_category, read_share
 from refiner.types import Box, Claim, Size
 
@@ -40,8 +43,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "score": ("score", "confidence", "probability"),
     "box": ("box", "bbox", "bbox2d", "box2d", "boundingbox", "boundingboxes", "boxes", "bboxes", "coordinates"),
 }
-_NOTHING = frozenset({"none", "na", "nothing", "noflaw", "noflaws", "noartifact", "noartifacts", "clean", "null"})
-_FENCED = re.compile(r"```\w*\n?(.*?)\n?```", re.DOTALL)
 
 
 def read_regions(text: str, size: Size, *, boxes: BoxFormat | None = None, shown: Size | None = None) -> list[Claim]:
@@ -120,13 +121,39 @@ def _listed(value: Any, depth: int = 0) -> list[Any]:
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether this is a complete object with a name, an explanation or a box, and without a list of other objects."""
+    """Whether this is a complete object about a flaw: with a name, an explanation or a box, and without a list."""
     if not isinstance(value, LooseDict) or value.cut or _holds_objects(_listed(value)):
         return False
-    name, words = plain_text(_field(value, "name"), MAX_NAME), plain_text(_field(value, "explanation"), MAX_WORDS)
-    if _key(name) in _NOTHING or (not name and _key(words) in _NOTHING):
-        return False
-    return bool(name or words or read_boxes(_field(value, "box"), BoxFormat()))
+    name, words = _named(value)
+    return bool(name or words or read_boxes(_field(value, "box"), BoxFormat())) and not _is_statement(value)
+
+
+def _named(entry: LooseDict) -> tuple[str, str]:
+    """Name and explanation."""
+    return plain_text(_field(entry, "name"), MAX_NAME), plain_text(_field(entry, "explanation"), MAX_WORDS)
+
+
+def _is_statement(entry: LooseDict) -> bool:
+    """Whether an object is no flaw but says, in words or by severity 0 and an empty box, that there is none."""
+    name, words = _named(entry)
+    if says_nothing(name) or says_nothing(words) or ((name or words) and is_bare(name) and is_bare(words)):
+        return True
+    boxed = any(_key(key) in _FIELDS["box"] for key in entry)
+    return boxed and not _has_area(entry) and read_share(_field(entry, "severity"), 1.0) == 0
+
+
+def _is_clear(entry: LooseDict) -> bool:
+    """Whether nothing in a statement speaks against it: no severity, box or explanation of a flaw."""
+    name, words = _named(entry)
+    severity = read_share(_field(entry, "severity"), math.nan)
+    if severity == 0:
+        return True
+    stated = says_nothing(words) or (says_nothing(name) and is_bare(words))
+    return stated and math.isnan(severity) and not _has_area(entry)
+
+
+def _has_area(entry: LooseDict) -> bool:
+    return any(box[0] < box[2] and box[1] < box[3] for box in read_boxes(_field(entry, "box"), BoxFormat()))
 
 
 def _holds_objects(value: Any) -> bool:
@@ -134,20 +161,34 @@ def _holds_objects(value: Any) -> bool:
 
 
 def _says_none(answer: str, found: Sequence[Document]) -> bool:
-    """Whether an answer without entries has only an empty list, in valid JSON."""
+    """Whether an answer without entries has only an empty list or clear statements, in valid JSON."""
     if not found or any(document.cut for document in found):
         return False
-    fenced = _FENCED.fullmatch(answer.strip())
-    whole = (fenced[1] if fenced else answer).strip()
-    empty = [
-        whole == answer[document.start : document.end]
-        if isinstance(document.value, LooseList)
-        else _holds_empty_list(document.value)
-        for document in found
-        if not document.value or isinstance(document.value, LooseDict)
-    ]
-    texts = (answer[document.start : document.end] for document in found)
-    return len(empty) == len(found) and all(empty) and all(loose_json.is_strict(text) for text in texts)
+    whole = loose_json.unfenced(answer)
+    texts = [answer[document.start : document.end] for document in found]
+    return all(
+        loose_json.is_strict(text) and (_is_empty(document.value, whole == text) or _only_states_none(document.value))
+        for document, text in zip(found, texts, strict=True)
+    )
+
+
+def _is_empty(value: LooseList | LooseDict, alone: bool) -> bool:
+    return _holds_empty_list(value) if isinstance(value, LooseDict) else alone and not value
+
+
+def _only_states_none(value: LooseList | LooseDict) -> bool:
+    """Whether all objects of a document are clear statements that there is no flaw, or hold only such objects."""
+    objects = list(_innermost(value))
+    return bool(objects) and all(_is_statement(entry) and _is_clear(entry) for entry in objects)
+
+
+def _innermost(value: Any) -> Iterator[LooseDict]:
+    """The objects in a value that hold no others."""
+    members = list(value.values()) if isinstance(value, LooseDict) else value if isinstance(value, LooseList) else []
+    inner = [entry for member in members for entry in _innermost(member)]
+    yield from inner
+    if isinstance(value, LooseDict) and not inner:
+        yield value
 
 
 def _holds_empty_list(value: LooseDict, depth: int = 0) -> bool:
@@ -179,8 +220,8 @@ def _field(entry: LooseDict, field: str) -> Any:
 
 
 def _claim(entry: LooseDict, box: Box | None) -> Claim:
-    explanation = plain_text(_field(entry, "explanation"), MAX_WORDS)
-    name = plain_text(_field(entry, "name"), MAX_NAME) or plain_text(explanation, MAX_NAME)
+    name, explanation = _named(entry)
+    name = plain_text(explanation, MAX_NAME) if is_bare(name) else name
     return Claim(
         name=name or "a flaw",
         location=plain_text(_field(entry, "location"), MAX_NAME),

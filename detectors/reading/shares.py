@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refiner.detectors.grounding.inside import inside
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
 from refiner.types import Box, Size
 
 Shares = tuple[float, float, float, float]
 """A box (x0, y0, x1, y1) in shares of the image's width and height, in [0, 1]."""
 
-_SLACK = 0.02
-"""Distance outside the image, as a share of the side, up to which a coordinate is moved to the border."""
 _STEPS = 1000
 """Steps of a side in which coordinates are written that are not in pixels."""
 
@@ -50,12 +49,15 @@ def told_box(box: Shares, form: BoxFormat, shown: Size) -> str:
 
 
 def read_shares(numbers: str, form: BoxFormat, shown: Size) -> Shares | None:
-    """Read the four numbers of a box, with commas between them; None if it is empty or outside the image."""
+    """Read the four numbers of a box, with commas between them; None if it is empty or outside the image.
+
+    A box that is partly outside is clipped by the rule of ``grounding.inside``.
+    """
     a, b, c, d = (float(number) for number in numbers.split(","))
-    x0, y0, x1, y1 = (b, a, d, c) if form.order == "yxyx" else (a, b, c, d)
+    box = (b, a, d, c) if form.order == "yxyx" else (a, b, c, d)
     width, height = full_sides(form.scale, shown)
-    box = x0 / width, y0 / height, x1 / width, y1 / height
-    if not (box[0] < box[2] and box[1] < box[3] and all(-_SLACK <= side <= 1 + _SLACK for side in box)):
+    clipped = inside(box, (width, height)) if box[0] < box[2] and box[1] < box[3] else None
+    if clipped is None:
         return None
-    cut = tuple(min(max(side, 0.0), 1.0) for side in box)
-    return (cut[0], cut[1], cut[2], cut[3]) if cut[0] < cut[2] and cut[1] < cut[3] else None
+    x0, y0, x1, y1 = clipped
+    return (x0 / width, y0 / height, x1 / width, y1 / height) if x0 < x1 and y0 < y1 else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.aligngemini.notes import NOTE as ALIGNGEMINI
 from refiner.detectors.anomreason.notes import NOTE as ANOMREASON
+from refiner.detectors.chat.options import CHAT_OPTIONS
 from refiner.detectors.fakexplain.notes import NOTE as FAKEXPLAIN
 from refiner.detectors.family import Family, loader
 
@@ -30,7 +31,7 @@ FAMILY = Family(
         config.get("model_type") in ("qwen2_5_vl", "qwen3_vl")
         and not any((folder / note).is_file() for note in (ALIGNGEMINI, ANOMREASON, FAKEXPLAIN))
     ),
-    options=("grounder", "cache"),
+    options=("grounder", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_needs,

@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refiner.answers import value_of
 from refiner.detectors.chat.backend import ChatBackend, ChatReply
-from refiner.detectors.chat.loading import chat_needs, load_chat
-from refiner.detectors.grounded import DEFAULT_GROUNDER, Case, GroundedDetector, domain_of, kind_of, value_of
+from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
+from refiner.detectors.grounded import DEFAULT_GROUNDER, Case, GroundedDetector, boxes_of, domain_of
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.regions import read_regions
-from refiner.detectors.vlm.questions import box_format, finding, read_verdicts, verifying
+from refiner.detectors.vlm.questions import are_all_judged, finding, read_verdicts, verifying
 from refiner.errors import RefinerError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class VlmDetector(GroundedDetector):
 
     Two-step: the model lists all possible flaws. Then it gets its own list, and verifies all items in one request for
     each image. A region is dropped only if the model clearly denies it. Its ``score`` is the probability in the second
-    answer. If this answer fails or cannot be read, the regions stay as they are, and ``raw`` says so.
+    answer. If this answer fails or cannot be read, the regions stay as they are, and ``raw`` and ``gaps`` say so.
 
     One-step: ``score`` is the confidence in the first answer.
 
@@ -45,7 +46,7 @@ class VlmDetector(GroundedDetector):
     Args:
         backend: the model.
         grounder: makes masks from boxes; it gets each image once, and only images with boxes.
-        boxes: how the model writes boxes; None: chosen by the model's name (``box_format``).
+        boxes: how the model writes boxes; None: as its type or name says (``boxes_of``).
         two_step: whether the model verifies its list of flaws.
         domain: "micro" for a model that knows only the micro world and must refuse other images; else "".
     """
@@ -59,13 +60,13 @@ class VlmDetector(GroundedDetector):
         two_step: bool = True,
         domain: str = "",
     ) -> None:
-        super().__init__(backend, grounder=grounder, boxes=boxes or box_format(backend.name), domain=domain)
+        super().__init__(backend, grounder=grounder, boxes=boxes or boxes_of(backend), domain=domain)
         self.two_step = two_step
 
     @property
     def name(self) -> str:
         """Model, number of steps, and grounder; a fallback grounder is named as such."""
-        return f"vlm:{self.backend.name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
+        return f"vlm:{self.model_name}, {'two-step' if self.two_step else 'one-step'}, masks by {self.grounder.name}"
 
     def _find(self, cases: Sequence[Case]) -> None:
         self._ask(
@@ -80,16 +81,20 @@ class VlmDetector(GroundedDetector):
 
     def _verify(self, cases: Sequence[Case]) -> None:
         """Ask the model to verify the regions, drop the denied ones, and add the answers to ``raw``."""
-        questions = [verifying(case.shown, case.found, case.size, self.boxes, case.prompt) for case in cases]
-        outcomes = self.backend.complete(questions) if questions else []
+        outcomes = self._complete(
+            cases, lambda case: verifying(case.shown, case.found, case.size, self.boxes, case.prompt)
+        )
         for case, outcome in zip(cases, outcomes, strict=True):
             try:
                 answer = value_of(outcome)
                 verdicts = read_verdicts(answer.text, case.found)
             except RefinerError as error:
                 case.raw += f"\n\nNot verified: {error}"
+                case.gaps.append("unverified")
                 continue
             case.raw += f"\n\nVerified:\n{answer.text}"
+            case.gaps += [] if are_all_judged(answer.text, len(case.found)) else ["unverified"]
+            case.gaps += ["cut_short"] if answer.finish == "length" else []
             case.found = [
                 replace(region, score=round(score, 6))
                 for region, score in zip(case.found, verdicts, strict=True)
@@ -102,9 +107,9 @@ def load_vlm(
     *,
     base_url: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
-    cache: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **options: str | Path | None,
 ) -> VlmDetector:
     """Load a two-step ``VlmDetector``.
 
@@ -114,19 +119,17 @@ def load_vlm(
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
         grounder: id for ``load_grounder``.
-        cache: folder that stores an endpoint's answers.
         device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
+        options: of the chat model, as in an id (``refiner.detectors.chat.options``), such as ``cache="answers"``.
 
     Raises:
         RefinerError: the errors of ``load_chat`` and ``load_grounder``.
     """
-    model = str(model) or DEFAULT_MODEL
-    options = {} if cache is None else {"cache": str(cache)}
-    chat = load_chat(ModelId(model=model, base_url=base_url, options=options), device=device, dtype=dtype)
+    chat = load_chat(chat_id(str(model) or DEFAULT_MODEL, base_url, options), device=device, dtype=dtype)
     return VlmDetector(
         chat,
         grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=box_format(kind_of(chat)),
+        boxes=boxes_of(chat, options.get("boxes")),
         domain=domain_of(chat),
     )
 
@@ -134,6 +137,4 @@ def load_vlm(
 def vlm_needs(model: ModelId) -> Needs:
     """List the folders and hub models that ``load_vlm`` reads; raises its errors that are known without a download."""
     grounder = model.options.get("grounder", DEFAULT_GROUNDER)
-    options = {name: value for name, value in model.options.items() if name != "grounder"}
-    chat = replace(model, model=model.model or DEFAULT_MODEL, options=options)
-    return [*chat_needs(chat), *grounder_needs(grounder)]
+    return [*chat_needs(chat_part(model, DEFAULT_MODEL)), *grounder_needs(grounder)]

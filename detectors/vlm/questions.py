@@ -13,9 +13,17 @@ from PIL import Image
 
 from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.reading.boxes import BoxFormat, full_sides
-from refiner.detectors.reading.loose_json import LooseDict, LooseList, read_document
+from refiner.detectors.reading.loose_json import (
+    LooseDict,
+    LooseList,
+    documents,
+    read_document,
+    spoken,
+    unreadable,
+)
 from refiner.detectors.reading.regions import plain_text
 from refiner.detectors.reading.words import read_share
+from refiner.errors import UnreadableOutputError
 from refiner.taxonomy import PERCEPTUAL, Category
 from refiner.types import Box, Claim, Size
 
@@ -64,8 +72,13 @@ def box_format(model: str) -> BoxFormat:
     Qwen2.5-VL writes them in pixels of the image that it is shown, other Qwen models in thousandths, Gemini in
     thousandths with y before x. All other models are asked for shares of the sides.
     """
+    return known_format(model) or BoxFormat(scale="unit")
+
+
+def known_format(model: str) -> BoxFormat | None:
+    """As ``box_format``, but None for all other models."""
     name = "".join(character for character in model.lower() if character.isalnum())
-    return next((form for part, form in _FAMILIES.items() if part in name), BoxFormat(scale="unit"))
+    return next((form for part, form in _FAMILIES.items() if part in name), None)
 
 
 def finding(picture: Image.Image, prompt: str, form: BoxFormat, *, thorough: bool) -> ChatRequest:
@@ -128,18 +141,43 @@ def read_verdicts(text: str, found: Sequence[Claim]) -> list[float | None]:
     without a verdict or without a probability keeps its score; if it has none, the score is 1.
 
     Raises:
-        UnreadableOutputError: the answer has no complete JSON document.
+        UnreadableOutputError: the answer has no complete JSON document, and breaks off before the first verdict.
     """
-    document = read_document(text)
-    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
-    entries = listed if isinstance(listed, LooseList) else [document]
     scores: list[float | None] = []
-    for number, region in enumerate(found, start=1):
+    for region, entries in zip(found, _verdicts(text, len(found)), strict=True):
         sure = 1.0 if region.score is None else region.score
-        own = [_score(entry, sure) for entry in entries if isinstance(entry, LooseDict) and _is_about(entry, number)]
+        own = [_score(entry, sure) for entry in entries]
         kept = [score for score in own if score is not None]
         scores.append(max(kept) if kept else None if own else sure)
     return scores
+
+
+def are_all_judged(text: str, count: int) -> bool:
+    """Whether an answer that ``read_verdicts`` can read has a verdict on each of ``count`` regions."""
+    return all(_verdicts(text, count))
+
+
+def _verdicts(text: str, count: int) -> list[list[LooseDict]]:
+    """The entries about each of ``count`` regions."""
+    entries = _entries(text)
+    return [[entry for entry in entries if _is_about(entry, number)] for number in range(1, count + 1)]
+
+
+def _entries(text: str) -> list[LooseDict]:
+    """The verdicts of an answer; of one that breaks off, those that are complete, at least one."""
+    cut = [document.value for document in documents(spoken(text)) if document.value.cut]
+    try:
+        document = read_document(text)
+    except UnreadableOutputError:
+        if not cut:
+            raise
+        document = cut[-1]
+    listed = document.get("verdicts") if isinstance(document, LooseDict) else document
+    entries = listed if isinstance(listed, LooseList) else [document]
+    whole = [entry for entry in entries if isinstance(entry, LooseDict) and not entry.cut]
+    if document.cut and not whole:
+        raise unreadable("no complete verdict", text)
+    return whole
 
 
 def _is_about(entry: LooseDict, number: int) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, InputError
+from refiner.mask_images import mask_of
 from refiner.masks import box_of
 from refiner.protocols import Detector
 from refiner.taxonomy import Category
@@ -56,21 +58,14 @@ class MarkedDetector:
         left = [_region(mark) for mark in marks if mark.any() and same[mark].all()]
         union = np.logical_or.reduce(marks)
         inside = [region for region in analysis.regions if _share(region.pixels(analysis.size), union) >= _INSIDE]
-        return Analysis(
-            size=analysis.size,
-            regions=(*left, *inside),
-            fake_probability=analysis.fake_probability,
-            tags=analysis.tags,
-            raw=analysis.raw,
-            detector=analysis.detector,
-        )
+        return replace(analysis, regions=(*left, *inside), heatmap=None)
 
 
 def masks_of(given: Any) -> list[Image.Image]:
     """Read one mask or several: Pillow images, arrays (H, W) or tensors (H, W) with values in [0, 1] or [0, 255].
 
     Raises:
-        ConfigError: a mask has another type or shape, or marks nothing.
+        ConfigError: a mask has another type or shape, cannot be read (``refiner.mask_images``), or marks nothing.
     """
     several = given if isinstance(given, list | tuple) else [given]
     if not several:
@@ -80,7 +75,7 @@ def masks_of(given: Any) -> list[Image.Image]:
 
 def _read(given: Any) -> Image.Image:
     if isinstance(given, Image.Image):
-        mask = given.convert("L")
+        mask = _of_image(given)
     else:
         array: np.ndarray[Any, Any] = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
         values = array.squeeze()
@@ -89,11 +84,17 @@ def _read(given: Any) -> Image.Image:
                 f"mask_image must be a Pillow image, an array (H, W) or a tensor (H, W), got {type(given).__name__} of "
                 f"shape {tuple(getattr(given, 'shape', ()))}: pass one mask for each region."
             )
-        half = 127 if values.dtype == np.uint8 else 0.5
-        mask = Image.fromarray((values > half).astype(np.uint8) * 255)
-    if not (np.asarray(mask) > 127).any():
+        mask = _of_image(Image.fromarray(values)) if values.dtype == np.uint8 else values > 0.5
+    if not mask.any():
         raise ConfigError("mask_image marks nothing: paint the region that may change white.")
-    return mask
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _of_image(image: Image.Image) -> Mask:
+    try:
+        return mask_of(image, "mask_image")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _as_mask(mask: Image.Image, size: Size) -> Mask:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest
 from refiner.detectors.chat.loading import chat_needs, load_chat
+from refiner.detectors.chat.options import CHAT_OPTIONS
 from refiner.detectors.ids import ModelId, parse_id
 from refiner.detectors.reading.loose_json import LooseDict, read_document
 from refiner.detectors.reading.regions import MAX_NAME, plain_text
 from refiner.errors import ConfigError, UnreadableOutputError
+from refiner.ledger import Ledger
 from refiner.pipelines.revisers.prompt_checks import cleaned, negative_phrases, objection
 from refiner.pipelines.revisers.template import TemplateReviser
 from refiner.protocols import Movable, Reviser, Revision
@@ -98,6 +100,10 @@ class ChatReviser:
             "Write a prompt with which that place alone is painted anew."
         )
         return self._ask(task, part, fallback, told=False)
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the model, by its name."""
+        return {self.backend.name: self.backend.ledger}
 
     def to(self, device: str | torch.device) -> ChatReviser:
         """Move the model, if it runs here."""
@@ -190,8 +196,8 @@ def load_reviser(name: str, template: TemplateReviser, *, device: str | torch.de
 
     Args:
         name: ``template``; or ``chat:<folder or hub id>`` for a language model that runs here, or
-            ``chat:<model>@<base url>`` for one behind an OpenAI-compatible endpoint. Append ``,cache=<folder>`` to
-            store its answers.
+            ``chat:<model>@<base url>`` for one behind an OpenAI-compatible endpoint. Append options of chat models
+            (``refiner.detectors.chat.options``), such as ``,cache=<folder>`` to store its answers.
         template: a template reviser that fits the pipeline's text encoders.
         device: None: CUDA or MPS if available, otherwise the CPU.
 
@@ -218,4 +224,4 @@ def _chat_id(name: str) -> ModelId:
     family, _, model = name.partition(":")
     if family != "chat" or not model:
         raise ConfigError(f"Expected a reviser 'template' or 'chat:MODEL[@URL]', got {name!r}: choose one of these.")
-    return parse_id(model, ("cache",))
+    return parse_id(model, tuple(option for option in CHAT_OPTIONS if option != "boxes"))

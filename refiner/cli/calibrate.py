@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import SCORING, load_looker, speed
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
@@ -46,6 +47,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-error", type=float, default=0.2, metavar="RATE", help=words)
     parser.add_argument("--seed", type=int, default=0, help="of the draw and the cross-validation (0)")
     parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="images per batch (8)")
+    add_endpoint(parser)
     add_machine(parser, pipeline=False)
     parser.add_argument("--out", metavar="FILE", default="calibration.json", help="(calibration.json)")
     parser.add_argument("--resume", action="store_true", help="continue the run in FILE.run; retry failed images")
@@ -71,6 +73,7 @@ def _calibrate(args: argparse.Namespace, terminal: Terminal) -> int:
     tell_problems(drawn.data.problems, terminal)
     check_labels(drawn.real, drawn.generated, args.fpr)
     run = _scored(args, drawn, terminal)
+    tell_costs(run.ledgers(), args, terminal)
     found = calibrate(run, fpr=args.fpr, max_error=args.max_error, seed=args.seed)
     report = write_calibration_report(found, run.folder)
     file = found.calibration.save(args.out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import product
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import TextColumn, TimeRemainingColumn
 
+from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
 from refiner.cli.machine import add_machine, machine_of
@@ -68,6 +69,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
             task.add_argument_group("comparison").add_argument("--peers", action="store_true", help=words)
         if name in ("detection", "localization"):
             _add_perturbations(task)
+        add_endpoint(task)
         add_machine(task, pipeline=name == "refinement")
         _add_run(task)
         task.set_defaults(run=_evaluate, task=name)
@@ -151,17 +153,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", action="store_true", help="continue the run in DIR; retry failed samples")
     _add_records(run)
     run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts; join them with `refiner evaluate merge`")
-    run.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="ray uses several workers, here or in a cluster (local)",
-    )
-    run.add_argument(
-        "--workers", type=int, metavar="N", help="workers of --engine ray, each with its models (one per GPU)"
-    )
+    add_engine(run)
     run.add_argument("--rescore", action="store_true", help="make the table of the run in DIR again, without models")
     run.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+
+
+def add_engine(parser: argparse._ActionsContainer) -> None:
+    """Add ``--engine`` and ``--workers``."""
+    words = "ray uses several workers, here or in a cluster (local)"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=words)
+    words = "workers of --engine ray, each with its models (one per GPU)"
+    parser.add_argument("--workers", type=int, metavar="N", help=words)
 
 
 def _add_records(parser: Any) -> None:
@@ -206,7 +208,7 @@ def _collect(
     from refiner.evaluate.tasks import build_task
 
     runs = {}
-    with _engine(args) as engine:
+    with engine_of(args) as engine:
         with terminal.waiting("loading models"):
             systems = _systems(args, engine, terminal)
         for (source_name, source), (peer, system) in product(sources.items(), systems.items()):
@@ -238,7 +240,8 @@ def _systems(args: argparse.Namespace, engine: RayEngine | None, terminal: Termi
     return {name: _refining(args, name, pipe, terminal) for name in names}
 
 
-def _engine(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None]:
+def engine_of(args: argparse.Namespace) -> AbstractContextManager[RayEngine | None]:
+    """The engine that ``--engine`` names, while the context lasts; None for this process."""
     if args.engine == "ray":
         from refiner.evaluate.distributed import ray_engine
 
@@ -371,7 +374,8 @@ def _refining(
     }
     encoder = _encoder(args, machine) if args.encoder or args.references else None
     looker = Looker(judge=pipe.judge, encoder=encoder)
-    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out) / peer)
+    parts = (pipe.detector, pipe.reviser, pipe.judge)
+    return Refining(refine=refine, settings=settings, looker=looker, pictures=Path(args.out) / peer, parts=parts)
 
 
 def weight_sums(model: str) -> dict[str, str]:
@@ -386,8 +390,14 @@ def weight_sums(model: str) -> dict[str, str]:
 
 
 @contextmanager
-def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
-    """Show progress, speed and remaining time on stderr: a bar, or a line now and then if it is not a terminal."""
+def speed(terminal: Terminal, task: str, cost: Callable[[], str] = str) -> Iterator[Reporting]:
+    """Show progress, speed and remaining time on stderr: a bar, or a line now and then if it is not a terminal.
+
+    Args:
+        terminal: to show it on.
+        task: what is done, in a word.
+        cost: what was spent so far, in words; "" for nothing.
+    """
     began = last = time.monotonic()
     bars = progress(terminal.err, TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     bar = bars.add_task(task, total=None, speed="")
@@ -396,11 +406,12 @@ def speed(terminal: Terminal, task: str) -> Iterator[Reporting]:
         nonlocal last
         now = time.monotonic()
         rate = done / max(now - began, 1e-9)
-        bars.update(bar, completed=done, total=total, speed=f"{rate:.3g} images/s")
+        told = ", ".join(filter(None, (f"{rate:.3g} images/s", cost())))
+        bars.update(bar, completed=done, total=total, speed=told)
         if not terminal.err.is_terminal and now - last >= _EVERY:
             last = now
             left = (total - done) / rate
-            terminal.err.print(f"{task}: {done} of {total}, {rate:.3g} images/s, {_duration(left)} left", markup=False)
+            terminal.err.print(f"{task}: {done} of {total}, {told}, {_duration(left)} left", markup=False)
 
     with bars:
         yield report

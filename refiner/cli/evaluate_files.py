@@ -14,12 +14,14 @@ from rich.text import Text
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
+from refiner.coverage import Coverage
 from refiner.data.problems import Problem, count_problems
 from refiner.errors import ConfigError
 from refiner.files import Json, check_writable
 
 if TYPE_CHECKING:
     from refiner.data.xaigd.predictions import Transform
+    from refiner.metrics.hps.benchmark import Row
     from refiner.metrics.hps.scorer import HPSScorer, Scored
 
 _SHOWN: Final = 20
@@ -75,15 +77,18 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
             subset=args.subset,
         )
     tell_problems(result.problems, terminal)
-    document = result.document()
+    lost = Counter((problem.kind, problem.file) for problem in result.problems)
+    unread, missing = lost["unreadable_image", args.predictions], lost["missing_image", args.references]
+    coverage = Coverage(answered=len(result.images) - unread, unreadable=unread, failed=missing)
+    document = result.document() | {"coverage": coverage.row()}
     if args.json:
         terminal.document(document)
         return DONE
     rows = [{"threshold": tau, **row} for tau, row in document["by_threshold"].items()]
-    _show_rows(terminal, rows)
+    _show_rows(terminal, rows, coverage)
     gated = "" if args.answers is None else "C"
     means = f"{gated}SemAP {document['semap']:.4f}, {gated}SemF1 {document['semf1']:.4f}"
-    terminal.say(f"{means} over {document['images']} images")
+    terminal.say(f"{means} over {document['images']} images; {coverage.words()}")
     terminal.say(f"signature: {document['signature']}")
     return DONE
 
@@ -139,12 +144,15 @@ def _pad(args: argparse.Namespace, terminal: Terminal) -> int:
             split=args.split,
             out=args.out,
         )
+    missing = document["missing_predictions"]
+    coverage = Coverage(answered=document["images"] - missing, failed=missing)
+    document["coverage"] = coverage.row()
     if args.json:
         terminal.document(document)
         return DONE
     _show_rows(terminal, document["rows"])
     _tell_counts(document["problems"], terminal)
-    terminal.say(f"{document['images']} images, {document['missing_predictions']} without a prediction")
+    terminal.say(f"{document['images']} images, {missing} without a prediction; {coverage.words()}")
     terminal.say(f"signature: {document['signature']}")
     return DONE
 
@@ -216,17 +224,21 @@ def _hps(args: argparse.Namespace, terminal: Terminal) -> int:
         problems += _problems_of(outcome, args.images, name)
     tell_problems(problems, terminal)
     mean = math.fsum(scores.values()) / len(scores) if scores else None
+    coverage = Coverage(answered=len(scores), failed=len(names) - len(scores))
     document = {
         "scores": scores,
         "mean": mean,
         "read_differently": _read_differently(problems),
         "signature": scorer.signature,
+        "coverage": coverage.row(),
     }
     if args.json:
         terminal.document(document)
     else:
         _show_rows(terminal, [{"file": name, "HPS": score} for name, score in scores.items()])
-        terminal.say(f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} images")
+        terminal.say(
+            f"mean {'-' if mean is None else f'{mean:.6f}'} of {len(scores)} of {len(names)} images; {coverage.words()}"
+        )
         terminal.say(f"signature: {document['signature']}")
     return DONE if len(scores) == len(names) > 0 else FAILED
 
@@ -248,7 +260,7 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
         problems += _problems_of(outcome, root, item.name)
     tell_problems(problems, terminal)
     found = table(((item.style, scores.get(item.name)) for item in items), compat=args.mode == "compat")
-    *styles, average = map(asdict, found)
+    *styles, average = (_style_row(row) for row in found)
     document = {
         "styles": styles,
         "average": average,
@@ -259,10 +271,15 @@ def _hps_benchmark(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.json:
         terminal.document(document)
     else:
-        _show_rows(terminal, [row | {"style": STYLES.get(row["style"], "Average")} for row in [*styles, average]])
+        _show_rows(terminal, [asdict(row) | {"style": STYLES.get(row.style, "Average")} for row in found])
         terminal.say(f"signature: {document['signature']}")
     there = sum(item.path is not None for item in items)
     return DONE if len(scores) == there > 0 else FAILED
+
+
+def _style_row(row: Row) -> Json:
+    """A row of the benchmark's table, with its coverage."""
+    return asdict(row) | {"coverage": Coverage(answered=row.images, failed=row.missing).row()}
 
 
 def _scorer(args: argparse.Namespace, terminal: Terminal) -> HPSScorer:
@@ -303,6 +320,9 @@ def _aj(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.metrics.classification import evaluate_aj
 
     document = evaluate_aj(args.predictions, threshold=args.threshold)
+    unread = sum(document["problems"].get(kind, 0) for kind in ("nan_score", "bad_score"))
+    coverage = Coverage(answered=document["images"], unreadable=unread)
+    document["coverage"] = coverage.row()
     for problem in document["problem_list"][:_SHOWN]:
         terminal.complain(problem)
     _tell_counts(document["problems"], terminal)
@@ -310,7 +330,7 @@ def _aj(args: argparse.Namespace, terminal: Terminal) -> int:
         terminal.document(document)
         return DONE
     names = ("balanced_accuracy", "accuracy", "precision", "recall", "f1", "images")
-    _show_rows(terminal, [{name: document[name] for name in names}])
+    _show_rows(terminal, [{name: document[name] for name in names}], coverage)
     terminal.say(f"signature: {document['signature']}")
     return DONE
 
@@ -336,8 +356,11 @@ def _tell_counts(counts: Mapping[str, int], terminal: Terminal) -> None:
         terminal.complain(f"problems with the input: {words}.")
 
 
-def _show_rows(terminal: Terminal, rows: Sequence[Json]) -> None:
+def _show_rows(terminal: Terminal, rows: Sequence[Json], coverage: Coverage | None = None) -> None:
+    """Print rows; if they all have the same coverage, with a column of it."""
     table = plain_grid()
+    if coverage is not None:
+        rows = [row | {"coverage": coverage.brief()} for row in rows]
     for name, value in (rows[0] if rows else {}).items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from refiner.cli.endpoint import tell_costs
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.view import Terminal, plain_grid
+from refiner.coverage import Coverage
 from refiner.errors import UserError
 from refiner.files import Json
+from refiner.ledger import added
 
 if TYPE_CHECKING:
     from refiner.data.samples import DataSet
@@ -30,6 +34,7 @@ def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: T
     scored = score(run)
     paper = write_paper(scored.table, run.folder)
     page = write_report(run, scored, data or _again(run))
+    tell_costs(run.ledgers(), args, terminal)
     if args.json:
         terminal.document(scored.table)
     else:
@@ -69,6 +74,7 @@ def finish_all(runs: Mapping[str, Run], args: argparse.Namespace, terminal: Term
         write_paper(scored.table, run.folder)
         write_report(run, scored, _again(run))
         code |= _tell_failures(run, scored, f"{name}: ", terminal)
+    tell_costs(functools.reduce(added, (run.ledgers() for run in runs.values()), {}), args, terminal)
     if set(runs) <= set(peers.PEERS):
         document = peers.compare(found)
         peers.write_peers(document, args.out)
@@ -131,16 +137,18 @@ def _show(table: Json, terminal: Terminal) -> None:
     grid.add_column("figure")
     grid.add_column("value", justify="right")
     grid.add_column("95 % interval")
-    figures = table["figures"]
+    grid.add_column("coverage")
+    coverage, figures = Coverage(**table["coverage"]), table["figures"]
     for name, value in figures.items():
         if name.endswith(("_low", "_high")):
             continue
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
         margin = "" if low is None or high is None else f"{number(low)} to {number(high)}"
-        grid.add_row(Text(words(name)), number(value), margin)
+        grid.add_row(Text(words(name)), number(value), margin, coverage.brief())
     terminal.out.print(grid)
     missed = sum(table["misses"].values())
     said = f"{table['scored']} of {table['samples']} samples scored" + (f", {missed} as misses" if missed else "")
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
+    terminal.say(coverage.words())
     terminal.say(f"signature: {table['signature']}")

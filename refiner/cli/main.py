@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -15,14 +14,16 @@ from refiner.cli.calibrate import add_calibrate
 from refiner.cli.data import add_data
 from refiner.cli.demo import add_demo
 from refiner.cli.detect import add_detect
+from refiner.cli.endpoint import apply_endpoint
 from refiner.cli.evaluate import add_evaluate
 from refiner.cli.micro import add_micro
 from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
 from refiner.cli.rank import add_rank
 from refiner.cli.refine import add_refine
+from refiner.cli.report import add_report
 from refiner.cli.train import add_train
 from refiner.cli.verify import add_verify
-from refiner.cli.view import Terminal
+from refiner.cli.view import Terminal, tolerate_letters
 from refiner.errors import RefinerError, UserError
 
 
@@ -31,16 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted; 141: the reader of the output
-        went away, such as ``head``.
+        went away, such as ``head``; 143: ended by SIGTERM.
     """
+    tolerate_letters()
     args = _parser().parse_args(argv)
     if "check" in args:
         args.check(args)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
     terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():
+            apply_endpoint(args)
             code: int = args.run(args, terminal)
         return code
     except RefinerError as error:
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_refine(commands.add_parser("refine", help="generate an image, or take an existing one, and fix its flaws"))
     add_detect(commands.add_parser("detect", help="find the flaws of images"))
+    add_report(commands.add_parser("report", help="make tables, COCO and a contact sheet from records of detections"))
     add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
     add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
     words = "learn a detector's threshold and probabilities from labelled images"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
-"""Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away."""
+DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD, TERMINATED = 0, 1, 2, 130, 141, 143
+"""Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away; ended by
+SIGTERM."""
 DETECTOR = (
     "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL][,adapter=PATH], "
     "anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"

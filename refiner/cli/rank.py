@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, machine_of
@@ -19,12 +20,14 @@ from refiner.cli.view import Terminal
 from refiner.errors import ConfigError, InputError, ModelNotFoundError
 from refiner.files import Json, check_writable
 from refiner.hub import read_card, resolve, verify
+from refiner.ledger import Ledger, added
 from refiner.machine import Machine
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from refiner.evaluate.entrants import Entrant, Option
+    from refiner.evaluate.harness import Run
     from refiner.evaluate.systems import Looker, Painting
     from refiner.protocols import PaintJob
 
@@ -63,6 +66,7 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt: NAME-0, NAME-1, ... (1)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
+    add_endpoint(parser)
     add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")
     words = "continue the ranking in DIR; may add generators, or detectors to several"
@@ -98,8 +102,15 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     contest = Contest({entrant.name: entrant.source for entrant in entrants}, prompts, data, paintings, root)
     if len(lookers) == 1:
         runs = collect_one(contest, lookers[detectors[0]], args, terminal)
+        tell_costs(_costs(runs.values()), args, terminal)
         return finish_one(contest, runs, args, terminal)
-    return finish_several(contest, collect_several(contest, lookers, args, terminal), args, terminal)
+    several = collect_several(contest, lookers, args, terminal)
+    tell_costs(_costs(run for runs in several.values() for run in runs.values()), args, terminal)
+    return finish_several(contest, several, args, terminal)
+
+
+def _costs(runs: Iterable[Run]) -> Mapping[str, Ledger]:
+    return functools.reduce(added, (run.ledgers() for run in runs), {})
 
 
 def _check(args: argparse.Namespace, detectors: Sequence[str], entrants: Sequence[Entrant]) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from refiner.cli.options import DONE, FAILED
 from refiner.cli.rank_runs import Contest
 from refiner.cli.view import Terminal, plain_grid
+from refiner.coverage import Coverage
 from refiner.files import Json, check_writable
 
 if TYPE_CHECKING:
@@ -112,12 +113,13 @@ def _show_figures(document: Json, terminal: Terminal) -> None:
     names = [name for name in document["systems"][0]["figures"] if name not in VARIANTS]
     for name in names:
         table.add_column(f"{words(name)} {'↑' if name in HIGHER_IS_BETTER else '↓'}", no_wrap=True)
+    table.add_column("coverage", overflow="fold")
     for system in document["systems"]:
         cells = [Text(str(system["place"])), Text(system["name"])]
         for name in names:
             value, low, high = (short(system["figures"][name][key]) for key in ("value", "low", "high"))
             cells.append(Text.assemble(value, "\n", (f"{low}–{high}", "dim")))
-        table.add_row(*cells)
+        table.add_row(*cells, Text(Coverage(**system["coverage"]).brief()))
     terminal.out.print(table)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.machine import add_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
 from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
@@ -15,6 +17,7 @@ from refiner.cli.view import RoundsView, Terminal
 from refiner.errors import InputError
 from refiner.files import Json, check_writable
 from refiner.images import load_image
+from refiner.ledger import Prices, added
 from refiner.records import result_summary
 from refiner.reports.overlays import flaw_words
 from refiner.reports.overview import image_folder, remove_earlier, save_overview
@@ -48,6 +51,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     )
     loop.add_argument("--max-seconds", type=float, metavar="S", help="start no image after S seconds")
     _add_models(parser.add_argument_group("models"))
+    add_endpoint(parser)
     add_machine(parser, pipeline=True)
     output = parser.add_argument_group("output")
     output.add_argument("--replay", metavar="FILE", help="make the image of this run.json or refined image again")
@@ -119,6 +123,7 @@ def _refine_all(
     options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
+    prices: Prices | None = args.prices
     documents: list[Json] = []
     places: list[Path] = []
     interrupted = False
@@ -133,11 +138,12 @@ def _refine_all(
             break
         places.append(folder if number == 1 else image_folder(folder, index))
         results.append(result)
-        documents.append(result_summary(result, save_result(result, places[-1], record)))
+        documents.append(result_summary(result, save_result(result, places[-1], record, prices=prices)))
         if result.stop == "interrupted":
             interrupted = True
             break
     remove_earlier(folder, places)
+    tell_costs(functools.reduce(added, (result.costs for result in results), {}), args, terminal)
     _answer(args, results, documents, folder, terminal)
     return _code(results, interrupted, terminal)
 

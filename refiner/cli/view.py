@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -24,6 +27,7 @@ from refiner.types import Analysis, Attempt
 T = TypeVar("T")
 MOST_TOLD = 10
 """Most sentences of one kind on the terminal."""
+_NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 
 
 class _Console(Console):
@@ -46,7 +50,12 @@ class Terminal:
 
     def document(self, document: Json | list[Json]) -> None:
         """Print a JSON document on stdout."""
-        self.out.file.write(dumps(document) + "\n")
+        self.lines([dumps(document) + "\n"])
+
+    def lines(self, document: Iterable[str]) -> None:
+        """Print the lines of a JSON document on stdout; letters that its encoding does not have are escaped."""
+        for line in document:
+            self.out.file.write(_encodable(line, self.out.encoding))
         self.out.file.flush()
 
     def say(self, text: str) -> None:
@@ -86,10 +95,26 @@ class Terminal:
         with self.err.status(Text(what)) if self.err.is_terminal else nullcontext():
             yield
 
-    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
+    def track(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)
+
+
+def tolerate_letters() -> None:
+    """Let stdout and stderr write letters that their encoding does not have as escapes, such as ``\\u2192``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
+
+
+def _encodable(document: str, encoding: str) -> str:
+    """The text of a JSON document in letters of an encoding."""
+    try:
+        document.encode(encoding)
+    except UnicodeEncodeError:
+        return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], document)
+    return document
 
 
 def progress(console: Console, *last: ProgressColumn) -> Progress:
@@ -137,7 +162,8 @@ class RoundsView:
         """Add a row for an attempt."""
         flaws, area = "-", "-"
         if attempt.analysis is not None:
-            flaws, area = str(len(attempt.analysis.regions)), f"{100 * attempt.analysis.artifact_ratio:.1f} %"
+            flaws, share = str(len(attempt.analysis.regions)), attempt.analysis.known_ratio
+            area = "not known" if share is None else f"{100 * share:.1f} %"
         scores = "  ".join(f"{score.value:.4g}" for score in attempt.scores)
         verdict = Text("accepted", "green") if attempt.accepted else Text("rejected", "red")
         why = Text(attempt.error or attempt.reason)
@@ -164,7 +190,8 @@ def show_analysis(terminal: Terminal, file: str, analysis: Analysis) -> None:
     verdict = ""
     if analysis.fake_probability is not None:
         verdict = f"; generated with probability {analysis.fake_probability:.2f}"
-    terminal.say(f"{file}: {flaw_words(analysis)}{verdict}")
+    gaps = "".join(f"; {gap.replace('_', ' ')}" for gap in analysis.gaps)
+    terminal.say(f"{file}: {flaw_words(analysis)}{verdict}{gaps}")
     for tag in analysis.tags:
         terminal.say(f"  {tag}")
     if not analysis.regions:

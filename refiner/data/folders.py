@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os.path import isdir, isfile
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from refiner.data.anomreason import anomalies_at, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
@@ -19,7 +20,9 @@ from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.errors import InputError
-from refiner.images import load_image, open_image
+from refiner.images import load_image, open_image, orientation_of, orientation_tag
+from refiner.mask_images import mask_of
+from refiner.masks import turned
 from refiner.reading import reason_of
 from refiner.types import Analysis, Mask, Size
 
@@ -76,8 +79,8 @@ class ImageFolder:
         """Path of an image."""
         return self.root / name
 
-    def truth(self, name: str, size: Size) -> Analysis | None:
-        """The mask of an image of ``size`` as an analysis; None if the folder has no masks at all.
+    def truth(self, name: str, image: Image.Image) -> Analysis | None:
+        """The mask of an image, as ``load_image`` read it, as an analysis; None if the folder has no masks at all.
 
         Raises:
             InputError: the image has no mask, or one that cannot be read, has another size or fits another image too.
@@ -87,7 +90,8 @@ class ImageFolder:
         path = find_file(self.root / MASKS, _mask_of(name))
         if name in self.twins:
             raise InputError(f"{str(path)!r} is the mask of {name!r} and of another image too: rename one of the two.")
-        return joined_truth(read_mask(path, size), str(path))
+        mask = read_mask(path, Size(image.height, image.width), orientation=orientation_of(image))
+        return joined_truth(mask, str(path))
 
 
 def _files(root: Path, *, deep: bool = True) -> Iterator[str]:
@@ -141,53 +145,52 @@ def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> froze
     return frozenset(name for twins in shared.values() for name in twins)
 
 
-def read_mask(path: Path, size: Size, *, indices: bool = False) -> Mask:
-    """A mask from an 8-bit image, bool (H, W) of ``size``: True above 127, or for 1 if no value is above 1.
+def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int = 1) -> Mask:
+    """Read the mask of an image from a file; bool (H, W) of ``size``.
 
     Args:
-        path, size, indices: as for ``read_values``.
-
-    Raises:
-        InputError: missing, unreadable, of another size, or with other values that are all below 128.
-    """
-    values = read_values(path, size, indices=indices)
-    highest = int(values.max(initial=0))
-    if 1 < highest <= 127:
-        raise InputError(
-            f"Expected a mask of the values 0 and 1, or 0 and 255, got values up to {highest} in {str(path)!r}: "
-            "export it as one of these."
-        )
-    mask: Mask = values > (0 if highest <= 1 else 127)
-    return mask
-
-
-def read_values(path: Path, size: Size, *, indices: bool = False) -> NDArray[np.uint8]:
-    """The grey values of a mask, uint8 (H, W) of ``size``.
-
-    Args:
-        path: an image file.
-        size: of the image that the mask belongs to.
+        path: an image file; see ``refiner.mask_images.mask_of`` for what is read.
+        size: of the upright image that the mask belongs to.
         indices: the numbers of colours, not their greys, if the file has a palette.
+        orientation: of that image's file (``refiner.images.orientation_of``). A mask of the sides of the stored pixels
+            is turned along with them.
 
     Raises:
-        InputError: missing, unreadable, or of another size.
+        InputError: missing, unreadable, of another size, of other values, or it cannot be known whether it belongs to
+            the stored or to the upright pixels.
     """
     try:
-        with open_image(path) as image:
-            found = Size(image.height, image.width)
-            values = (
-                None if found != size else np.asarray(image if indices and image.mode == "P" else image.convert("L"))
-            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_image(path) as image:
+                if sorted(image.size) != sorted(size):
+                    raise _wrong_size(path, image.size, size)
+                own = orientation_tag(image)
+                mask = mask_of(image, repr(str(path)), indices=indices)
+    except InputError:
+        raise
     except Exception as error:  # a decoder can raise anything on damaged data
         raise InputError(
             f"Cannot read the mask {str(path)!r} ({reason_of(error)}): download or export it again."
         ) from error
-    if values is None:
+    mask = turned(mask, own)
+    along = turned(mask, orientation if own == 1 else 1)
+    if mask.shape == along.shape == size and not np.array_equal(mask, along):
         raise InputError(
-            f"Expected a mask of {size.width}x{size.height} pixels, like its image, got "
-            f"{found.width}x{found.height} in {str(path)!r}: export it at the image's size."
+            f"The image of the mask {str(path)!r} is turned by its EXIF orientation {orientation}, and nothing says "
+            "whether the mask is turned too: save the image upright, without EXIF."
         )
-    return values
+    if size not in (mask.shape, along.shape):
+        raise _wrong_size(path, mask.shape[::-1], size)
+    return mask if mask.shape == size else along
+
+
+def _wrong_size(path: Path, found: tuple[int, ...], size: Size) -> InputError:
+    """``found`` is width and height."""
+    return InputError(
+        f"Expected a mask of {size.width}x{size.height} pixels, like its image, got {'x'.join(map(str, found))} in "
+        f"{str(path)!r}: export it at the image's size."
+    )
 
 
 def metadata_of(folder: str | Path) -> str | None:
@@ -244,7 +247,7 @@ class FolderData:
             prompt=self.prompts[self.keys[name]] if name in self.keys else "",
             image=image,
             fake=label_of(name),
-            truth=self.folder.truth(name, Size(image.height, image.width)),
+            truth=self.folder.truth(name, image),
             categorised=False,
             itemised=False,
             anomalies=None if self.places is None else anomalies_at(self.places[index]),

@@ -22,7 +22,7 @@ from refiner.data.samples import Sample, joined_truth
 from refiner.data.texts import Texts
 from refiner.data.verdicts import SPLITS
 from refiner.errors import InputError
-from refiner.images import load_image
+from refiner.images import load_image, orientation_of
 from refiner.types import Size
 
 IMAGE_FOLDERS: Final = frozenset({"images", "image", "imgs", "img", "img_dir"})
@@ -70,7 +70,8 @@ class Pal4vstData:
         """Read one sample."""
         name = self.names[index]
         image = load_image(self.root / name)
-        mask = read_mask(self.root / self.masks[index], Size(image.height, image.width), indices=True)
+        size, orientation = Size(image.height, image.width), orientation_of(image)
+        mask = read_mask(self.root / self.masks[index], size, indices=True, orientation=orientation)
         return Sample(
             name=name,
             group=next((part for part in _folders(name) if part not in SPLITS | IMAGE_FOLDERS), ""),

@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
+from refiner.coverage import Coverage
 from refiner.data.samples import digest
 from refiner.errors import ConfigError, InputError
 from refiner.evaluate.harness import Run
@@ -23,6 +24,7 @@ from refiner.evaluate.ranking import (
     WINS_CSV,
     Answers,
     Inspected,
+    both_covered,
     rank_rows,
     rank_runs,
     rankings_of,
@@ -61,8 +63,8 @@ def audit_runs(runs: Mapping[str, Mapping[str, Run]], prompts_of: Mapping[str, s
     Returns:
         ``by``; ``of`` all images; ``detectors``, each with ``name``, ``folder``, ``ranking`` (from ``rank_runs``) and
         ``error`` (one of the two is None); ``agreement`` of each pair of detectors, with ``one``, ``other``, the number
-        of ``prompts`` and ``pictures`` that are compared, and ``tau`` by ``MEASURES``, each with ``value``, ``low``,
-        ``high`` (None if undefined) and ``undefined`` (share of the draws); ``signature``.
+        of ``prompts`` and ``pictures`` that are compared, the ``coverage`` of both, and ``tau`` by ``MEASURES``, each
+        with ``value``, ``low``, ``high`` (None if undefined) and ``undefined`` (share of the draws); ``signature``.
 
     Raises:
         ConfigError: the order does not depend on the detector.
@@ -100,19 +102,21 @@ def _compared(
     one: str, other: str, ones: Mapping[str, Answers], others: Mapping[str, Answers], prompts_of: Mapping[str, str]
 ) -> Json:
     """The agreement of two detectors, by the answers about each generator."""
-    tables = [answers.looks.keys() for each in (ones, others) for answers in each.values()]
-    images = sorted(set(tables[0]).intersection(*tables))
+    sides = [*ones.values(), *others.values()]
+    images = sorted(set(sides[0].looks).intersection(*(each.looks for each in sides)))
     tau = dict.fromkeys(MEASURES, Agreement(None, None, None, 1.0))
     prompts = len({prompts_of[image] for image in images})
-    if images:
-        first, second = (rankings_of(_chosen(each, images), prompts_of) for each in (ones, others))
-        found = {name: each for by in ORDERS for name, each in compare_rankings(first[by], second[by]).items()}
-        tau = {name: found[name] for name in MEASURES}
+    placed = [image for image in images if all(each.looks[image].area is not None for each in sides)]
+    for by, compared in (("CAP", images), ("PAR", placed)):
+        if compared:
+            first, second = (rankings_of(_chosen(each, compared), prompts_of)[by] for each in (ones, others))
+            tau |= {name: each for name, each in compare_rankings(first, second).items() if name in tau}
     return {
         "one": one,
         "other": other,
         "prompts": prompts,
         "pictures": len(images),
+        "coverage": [Coverage.total(each.coverage for each in side.values()).row() for side in (ones, others)],
         "tau": {name: each._asdict() for name, each in tau.items()},
     }
 
@@ -133,7 +137,12 @@ def write_audit(document: Json, folder: Path) -> None:
         for rows in (rank_rows, win_rows)
     )
     taus = [
-        {**{key: pair[key] for key in ("one", "other", "prompts", "pictures")}, "by": name, **tau}
+        {
+            **{key: pair[key] for key in ("one", "other", "prompts", "pictures")},
+            "by": name,
+            **tau,
+            **both_covered(*pair["coverage"]),
+        }
         for pair in document["agreement"]
         for name, tau in pair["tau"].items()
     ]

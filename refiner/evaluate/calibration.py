@@ -14,11 +14,12 @@ import numpy as np
 from refiner.calibration import Calibration, Scores
 from refiner.data.problems import Problem
 from refiner.data.samples import DataSet, Sample, polygon_rule
-from refiner.errors import ConfigError, InputError
-from refiner.evaluate.harness import Run
+from refiner.errors import ConfigError, InputError, RefinerError
+from refiner.evaluate.harness import Answer, Run
 from refiner.evaluate.systems import Looker
 from refiner.evaluate.table import Failure
 from refiner.files import Json
+from refiner.ledger import Ledger
 from refiner.metrics.calibration import Fitted, Labels, brier, calibration_error, fit, log_loss
 
 
@@ -98,16 +99,20 @@ class Scoring:
         """The detector."""
         return self.looker.identity()
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the looker."""
+        return self.looker.ledgers()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
         """The answers of the looker.
 
         Raises:
-            ConfigError: the detector gave no ``fake_probability`` for the images of the first batch.
-            ModelError: it fails on an image.
+            ConfigError: the detector gave no ``fake_probability`` for the first images that it could analyse.
         """
         answers = self.looker(samples)
-        self._scored = self._scored or any(_score(answer) is not None for answer in answers)
-        if not self._scored:
+        known = [answer for answer in answers if not isinstance(answer, RefinerError)]
+        self._scored = self._scored or any(_score(answer) is not None for answer in known)
+        if known and not self._scored:
             raise unscored(str(self.identity()["detector"]))
         return answers
 

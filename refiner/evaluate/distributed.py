@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from refiner import errors
 from refiner.data.samples import DataSet, Sample
 from refiner.errors import ConfigError, InputError, MissingExtraError, ModelError, UserError
-from refiner.evaluate.harness import System, work
+from refiner.evaluate.harness import Answer, System, work
 from refiner.files import Json
+from refiner.ledger import Ledger, ledgers_of
 
 _AHEAD, _BLOCKS, _SHARES = 8, 10_000, 8
 """Most batches per block, most blocks (unless the blocks would be too large), and least blocks per worker."""
@@ -75,7 +76,11 @@ class Deferred:
             self._system = system
         return self._system
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of its chat models, by model."""
+        return ledgers_of([self.load()])
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Answer]:
         """One answer for each sample."""
         return self.load()(samples)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.coverage import Coverage
 from refiner.files import Json
 from refiner.metrics.intervals import bootstrap_interval
 from refiner.records import analysis_from_dict
@@ -20,8 +21,6 @@ Figures = dict[str, float | None]
 
 Unreadable = Literal["miss", "omit"]
 """How a sample is scored whose answer could not be read: as if nothing was found, or not at all."""
-UNREADABLE: Final = frozenset({"UnreadableOutputError", "BadAnswerError"})
-"""Kinds of errors that mean this: the detector answered, and the answer is unusable."""
 
 
 class Unscored(NamedTuple):
@@ -95,6 +94,15 @@ def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
     known = values[~np.isnan(values)]
     low, high = bootstrap_interval(known) if len(known) > 1 else (None, None)
     return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def coverage_of(record: Json) -> Coverage:
+    """The coverage of one sample: whether there is an answer, and what it lacks; of refinement, at any time."""
+    if record["error"] is not None:
+        return Coverage.of_error(record["error"]["kind"])
+    answer = record["answer"]
+    looks = [answer[when] for when in ("before", "last", "best")] if "before" in answer else [answer]
+    return Coverage.of_stored(*(look["analysis"] for look in looks))
 
 
 def true_analysis(record: Json) -> Analysis | None:

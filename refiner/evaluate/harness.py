@@ -12,11 +12,13 @@ when the run is resumed. Anything else that goes wrong (a bug, a full disk, miss
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args
@@ -28,15 +30,22 @@ from refiner.data.samples import DataSet, Sample, digest, polygon_rule
 from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
 from refiner.files import Json, atomic_write, check_writable, dumps
+from refiner.ledger import Ledger, added, bill, ledgers_from, ledgers_of, since
 from refiner.reading import reason_of
 from refiner.records import environment
 
 SCHEMA = 1
 """Version of records and ``run.json``."""
 RUN_FILE, PROBLEMS_FILE = "run.json", "problems.jsonl"
+_SPENT = "spent"
+"""Key of the costs of a batch in its first row, on the way from the system to the file of costs."""
 
 Progress = Callable[[int, int], None]
 """Takes the number of samples that this run has done, and the number that it has to do."""
+
+
+Answer = Json | ModelError | InputError
+"""What a system says about a sample, or the error that came instead."""
 
 
 class System(Protocol):
@@ -49,11 +58,11 @@ class System(Protocol):
         """Everything that the answers depend on: models, revisions, settings."""
         ...
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[Answer]:
         """One answer for each sample.
 
         Raises:
-            ModelError, InputError: it fails on one of the samples.
+            ModelError, InputError: it fails on one of the samples. Then it gets them one by one.
         """
         ...
 
@@ -85,6 +94,11 @@ class Shard:
         """Name of its file of records."""
         return f"records.{kind}" if self.count == 1 else f"records-{self.number}-of-{self.count}.{kind}"
 
+    @property
+    def ledger(self) -> str:
+        """Name of its file of costs."""
+        return self.file().replace("records", "ledger")
+
 
 class Run(NamedTuple):
     """A folder of records, with the description of what made them."""
@@ -103,6 +117,23 @@ class Run(NamedTuple):
     def missing(self) -> int:
         """How many of them have no record."""
         return self.samples - len(self.records)
+
+    def ledgers(self) -> dict[str, Ledger]:
+        """What its chat models cost, by model, over all starts of the run.
+
+        Raises:
+            InputError: a line of the file of costs is something else.
+        """
+        return _ledgers(self.folder)
+
+
+def _ledgers(folder: Path) -> dict[str, Ledger]:
+    lines = [line for file in sorted(folder.glob("ledger*.jsonl")) for line in file.read_bytes().splitlines()]
+    total: dict[str, Ledger] = {}
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # a line that a killed run did not finish
+            total = added(total, ledgers_from(json.loads(line)))
+    return total
 
 
 def describe(task: str, data: DataSet, specification: Json, system: System, scoring: Json) -> Json:
@@ -149,7 +180,7 @@ def collect(
 
     Raises:
         ConfigError: the folder holds records of another run, or of this one and ``resume`` is not set.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another process writes the same records.
         MissingExtraError: Parquet without pyarrow.
     """
     if records == "parquet":
@@ -158,11 +189,13 @@ def collect(
     _claim(root, description, part, resume=resume)
     atomic_write(root / PROBLEMS_FILE, "".join(json.dumps(each._asdict()) + "\n" for each in data.problems))
     file = root / part.file()
-    file.touch()
-    left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
     finished = 0
     with Appending(file) as out:
+        left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
         for rows in (engine or work)(data, system, left):
+            if spent := [row.pop(_SPENT) for row in rows if _SPENT in row]:
+                with Appending(root / part.ledger) as costs:
+                    costs.write(spent)
             out.write(rows)
             finished += len(rows)
             if progress is not None:
@@ -182,6 +215,10 @@ def _record_files(root: Path, shard: Shard | None = None) -> list[Path]:
 def _claim(root: Path, description: Json, shard: Shard, *, resume: bool) -> None:
     path = root / RUN_FILE
     if not path.exists():
+        if _record_files(root, shard):
+            raise ConfigError(
+                f"{str(root)!r} holds records without a {RUN_FILE}, of another version: name another folder."
+            )
         atomic_write(path, dumps(description) + "\n")
         return
     check_same(read_description(root), description, root)
@@ -266,12 +303,15 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFor
     target = check_writable(out)
     if (target / RUN_FILE).exists():
         check_same(read_description(target), descriptions[0], target)
+    costs = functools.reduce(added, map(_ledgers, roots))
     files = [file for root in roots for file in _record_files(root)]
     joined = target / Shard().file(records)
     (to_parquet if records == "parquet" else to_lines)(files, joined)
-    for file in _record_files(target):
+    for file in (*_record_files(target), *target.glob("ledger*.jsonl")):
         if file != joined:
             file.unlink()
+    if costs:
+        atomic_write(target / Shard().ledger, json.dumps(bill(costs)) + "\n")
     for name in (RUN_FILE, PROBLEMS_FILE):
         if roots[0].resolve() != target.resolve() and (roots[0] / name).is_file():
             atomic_write(target / name, (roots[0] / name).read_bytes())
@@ -281,25 +321,26 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, records: RecordsFor
 Engine = Callable[[DataSet, System, Sequence[int]], Iterator[list[Json]]]
 """Makes the records of samples, by their numbers, in batches and in any order; each is equal to that of ``work``."""
 
-_Loaded = tuple[int, Sample | InputError]
+Loaded = tuple[int, Sample | InputError]
 """Number of a sample, and the sample or the error of reading it."""
 
 
 def work(data: DataSet, system: System, indices: Sequence[int]) -> Iterator[list[Json]]:
     """Make the records of samples, batch by batch; the next batch is read while the system works on the current one."""
+    costs, coming = Costs(system), None
     with ThreadPoolExecutor(1) as pool:
-        coming = None
         for start in range(0, len(indices), system.batch_size):
-            following = pool.submit(_read, data, indices[start : start + system.batch_size])
+            following = pool.submit(read_samples, data, indices[start : start + system.batch_size])
             if coming is not None:
-                yield _records(data, coming.result(), system)
+                yield costs.added(make_records(data, coming.result(), system))
             coming = following
         if coming is not None:
-            yield _records(data, coming.result(), system)
+            yield costs.added(make_records(data, coming.result(), system))
 
 
-def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
-    loaded: list[_Loaded] = []
+def read_samples(data: DataSet, indices: Sequence[int]) -> list[Loaded]:
+    """Read samples by their numbers; one that cannot be read gives its error."""
+    loaded: list[Loaded] = []
     for index in indices:
         try:
             loaded.append((index, data.load(index)))
@@ -308,8 +349,8 @@ def _read(data: DataSet, indices: Sequence[int]) -> list[_Loaded]:
     return loaded
 
 
-def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Json]:
-    """A record for each sample of a batch."""
+def make_records(data: DataSet, batch: Sequence[Loaded], system: System) -> list[Json]:
+    """The record of each sample of a batch."""
     began = time.perf_counter()
     answers = iter(answer(system, [sample for _, sample in batch if isinstance(sample, Sample)]))
     rows = []
@@ -325,7 +366,22 @@ def _records(data: DataSet, batch: Sequence[_Loaded], system: System) -> list[Js
     return [row | {"seconds": round(seconds, 4)} for row in rows]
 
 
-def answer(system: System, samples: Sequence[Sample]) -> list[Json | ModelError | InputError]:
+class Costs:
+    """What the chat models of a system cost, from batch to batch of records."""
+
+    def __init__(self, system: System) -> None:
+        self._system, self._before = system, ledgers_of([system])
+
+    def added(self, rows: list[Json]) -> list[Json]:
+        """The rows; the first one has what was spent since the last call, on its way to the file of costs."""
+        now = ledgers_of([self._system])
+        if spent := since(self._before, now):
+            rows[0][_SPENT] = bill(spent)
+        self._before = now
+        return rows
+
+
+def answer(system: System, samples: Sequence[Sample]) -> list[Answer]:
     """The answer or the error of each sample; if the system fails on a batch, it gets the samples one by one."""
     if not samples:
         return []

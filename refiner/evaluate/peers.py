@@ -52,8 +52,9 @@ def compare(runs: Mapping[str, Scored]) -> Json:
 
     Returns:
         ``task``, ``data``, ``samples``, ``compared`` (samples in the figures), and for each of ``runs`` the ``scored``
-        samples, ``errors``, ``missing``, ``signature`` and ``figures``: ``hps_before``, ``hps_after``, ``hps_growth``
-        with ``_low`` and ``_high``, the same for ``par``, and the mean ``denoiser_rows`` and ``detector_calls``.
+        samples, ``coverage``, ``errors``, ``missing``, ``signature`` and ``figures``: ``hps_before``, ``hps_after``,
+        ``hps_growth`` with ``_low`` and ``_high``, the same for ``par``, and the mean ``denoiser_rows`` and
+        ``detector_calls``.
 
     Raises:
         InputError: the run without refinement is missing.
@@ -64,7 +65,7 @@ def compare(runs: Mapping[str, Scored]) -> Json:
     first, rows = runs[NONE].table, {}
     for name, scored in runs.items():
         chosen = np.isin(scored.indices, np.array(sorted(shared), dtype=np.int64))
-        rows[name] = {key: scored.table[key] for key in ("scored", "errors", "missing", "signature")}
+        rows[name] = {key: scored.table[key] for key in ("scored", "coverage", "errors", "missing", "signature")}
         rows[name]["figures"] = _figures(scored, chosen) if shared else {}
     return {
         "task": first["task"],
@@ -107,5 +108,8 @@ def write_peers(document: Json, folder: str | Path) -> None:
     """
     root = Path(folder)
     atomic_write(root / PEERS_FILE, dumps(document) + "\n")
-    rows = [{"system": name, "scored": run["scored"], **run["figures"]} for name, run in document["runs"].items()]
+    rows = [
+        {"system": name, "scored": run["scored"], **run["coverage"], **run["figures"]}
+        for name, run in document["runs"].items()
+    ]
     atomic_write(root / PEERS_CSV, csv_text(rows))

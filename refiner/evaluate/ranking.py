@@ -16,12 +16,14 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from refiner.coverage import Coverage
 from refiner.data.folders import SUFFIXES, ImageFolder
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts
 from refiner.data.samples import Sample, digest, group_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate.figures import coverage_of
 from refiner.evaluate.harness import Run
 from refiner.evaluate.systems import picture_file
 from refiner.evaluate.table import csv_text
@@ -38,7 +40,7 @@ FIGURES: Final[Mapping[str, str]] = {
     "AF": "flaws per image",
     "AF_share": "share of the images with any flaw",
     "MAI_image": "mean severity within a flawed image, mean over those images",
-    "PAR": "share of flawed pixels, mean over the images",
+    "PAR": "share of flawed pixels, mean over the images of which the place of a flaw is known, or that have none",
     "HPS": "how well an image fits its prompt according to the judge, mean over the images",
 }
 """What each figure means; lower is better, except for HPS."""
@@ -174,7 +176,8 @@ class Inspected:
 
     severities: tuple[float, ...]
     categories: frozenset[str]
-    area: float
+    area: float | None
+    """None if the place of no flaw is known."""
     score: float | None
 
 
@@ -185,13 +188,22 @@ class Answers(NamedTuple):
     """By name of the image."""
     errors: Mapping[str, int]
     """Number of images without an answer, by kind of error."""
+    coverage: Coverage
+
+
+def area_of(analysis: Json) -> float | None:
+    """The share of flawed pixels of a stored analysis; None if it has flaws, and the place of none is known."""
+    boxes = [region["box"] for region in analysis["regions"]]
+    return None if boxes and not any(boxes) else float(analysis["artifact_ratio"])
 
 
 def read_answers(run: Run) -> Answers:
     """The answers of detector and judge about the images of one generator."""
     found: dict[str, Inspected] = {}
     errors: Counter[str] = Counter()
+    coverage = Coverage()
     for record in run.records:
+        coverage += coverage_of(record)
         if record["error"] is not None:
             errors[record["error"]["kind"]] += 1
             continue
@@ -199,10 +211,10 @@ def read_answers(run: Run) -> Answers:
         found[record["name"]] = Inspected(
             severities=tuple(region["severity"] for region in analysis["regions"]),
             categories=frozenset(region["category"] for region in analysis["regions"]),
-            area=analysis["artifact_ratio"],
+            area=area_of(analysis),
             score=record["answer"]["score"],
         )
-    return Answers(found, dict(sorted(errors.items())))
+    return Answers(found, dict(sorted(errors.items())), coverage)
 
 
 def rank_runs(
@@ -222,9 +234,9 @@ def rank_runs(
 
     Returns:
         ``by``; number of ``prompts`` and ``pictures`` that are compared, ``of`` all images; ``systems``, best first,
-        each with ``name``, ``place``, ``source``, ``scored``, ``errors``, ``problems``, ``figures`` (by the names of
-        ``FIGURES``) and ``rates`` (share of images with a flaw of the category), each figure with ``value``, ``low``
-        and ``high``; ``orders`` and ``wins`` by CAP, HPS and PAR; ``signature``.
+        each with ``name``, ``place``, ``source``, ``scored``, ``coverage``, ``errors``, ``problems``, ``figures`` (by
+        the names of ``FIGURES``) and ``rates`` (share of images with a flaw of the category), each figure with
+        ``value``, ``low`` and ``high``; ``orders`` and ``wins`` by CAP, HPS and PAR; ``signature``.
 
     Raises:
         ConfigError: there is nothing to rank by.
@@ -247,6 +259,7 @@ def rank_runs(
             "place": row.place,
             "source": runs[row.name].description["data"]["specification"],
             "scored": len(looks[row.name]),
+            "coverage": read[row.name].coverage.row(),
             "errors": dict(read[row.name].errors),
             "problems": runs[row.name].description["problems"],
             "figures": {name: figures[row.name][name] for name in FIGURES if name in figures[row.name]},
@@ -273,12 +286,15 @@ Looks = Mapping[str, Mapping[str, Inspected]]
 
 
 def rankings_of(looks: Looks, prompts_of: Mapping[str, str]) -> dict[str, Ranking]:
-    """By CAP (with MAI and AF), by HPS if a judge scored the images, and by PAR."""
+    """By CAP (with MAI and AF), by HPS if a judge scored the images, and by PAR if areas are known of the same ones."""
     severities = {name: {key: look.severities for key, look in own.items()} for name, own in looks.items()}
     found = {"CAP": rank_generators(severities, prompts_of=prompts_of)}
     if any(look.score is not None for own in looks.values() for look in own.values()):
         found["HPS"] = _ranked(looks, prompts_of, "HPS", lambda look: look.score)
-    return found | {"PAR": _ranked(looks, prompts_of, "PAR", lambda look: look.area)}
+    areas = [{key for key, look in own.items() if look.area is not None} for own in looks.values()]
+    if set.intersection(*areas):
+        found["PAR"] = _ranked(looks, prompts_of, "PAR", lambda look: look.area)
+    return found
 
 
 def _rates(looks: Looks, prompts_of: Mapping[str, str]) -> list[Ranking]:
@@ -317,6 +333,12 @@ def _wins(ranking: Ranking) -> Json:
     return {one: {other: ranking.duels[one, other]._asdict() for other in names if other != one} for one in names}
 
 
+def both_covered(one: Mapping[str, int], other: Mapping[str, int]) -> Json:
+    """The columns of the coverage of two sides."""
+    sides = {"one": one, "other": other}
+    return {f"{side}_{name}": count for side, row in sides.items() for name, count in row.items()}
+
+
 def write_tables(document: Json, folder: Path) -> None:
     """Write ``rank.json``, ``rank.csv`` (a row for each generator) and ``wins.csv`` (for each order and pair).
 
@@ -333,7 +355,7 @@ def rank_rows(document: Json) -> list[Json]:
     rows = []
     for system in document["systems"]:
         row = {name: system[name] for name in ("place", "name", "source", "scored")}
-        row["errors"] = sum(system["errors"].values())
+        row |= {"errors": sum(system["errors"].values()), **system["coverage"]}
         rates = {f"rate_{name}": estimate for name, estimate in system["rates"].items()}
         for name, estimate in {**system["figures"], **rates}.items():
             row |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
@@ -342,9 +364,10 @@ def rank_rows(document: Json) -> list[Json]:
 
 
 def win_rows(document: Json) -> list[Json]:
-    """A row for each order and pair of generators of a ranking."""
+    """A row for each order and pair of generators of a ranking, with the coverage of both."""
+    coverage = {system["name"]: system["coverage"] for system in document["systems"]}
     return [
-        {"by": by, "one": one, "other": other, **duel}
+        {"by": by, "one": one, "other": other, **duel, **both_covered(coverage[one], coverage[other])}
         for by, table in document["wins"].items()
         for one, duels in table.items()
         for other, duel in duels.items()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import InputError, MissingExtraError, OutputError
-from refiner.files import Json
+from refiner.files import Json, lock_file
 from refiner.reading import reason_of
 
 RecordsFormat = Literal["parquet", "jsonl"]
@@ -218,18 +218,26 @@ def _parsed(line: bytes) -> Json | None:
 class Appending:
     """A file that grows by whole lines. An unfinished line of a killed run is ended first.
 
+    No other process can append to it meanwhile, on systems with ``flock``.
+
     Args:
-        path: of the file.
+        path: of the file; made if it is missing.
         truncate: drop the content of the file.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or another process appends to it.
     """
 
     def __init__(self, path: Path, *, truncate: bool = False) -> None:
         self.path = path
         try:
             self.file = path.open("wb" if truncate else "ab", buffering=0)
+        except OSError as error:
+            raise unwritten(path, error) from error
+        if not lock_file(self.file):
+            self.file.close()
+            raise OutputError(f"Another process writes {str(path)!r}: wait for it, or name another folder.")
+        try:
             if not truncate and not _ends_in_newline(path):
                 self.file.write(b"\n")
         except OSError as error:

@@ -22,6 +22,8 @@ from refiner.metrics.perturbations import PERTURBATIONS, Perturbation, perturb, 
 CLEAN: Final = "clean"
 LEGION: Final = "legion"
 """Short for all perturbations of LEGION's Table 10."""
+_KEPT: Final = ("scored", "coverage", "errors", "misses", "missing", "signature")
+"""Entries of each run's table that the robustness table has, too."""
 ROBUSTNESS_FILE, ROBUSTNESS_CSV = "robustness.json", "robustness.csv"
 
 
@@ -104,9 +106,9 @@ def compare(tables: Mapping[str, Json]) -> Json:
         tables: name of a run -> its table; that of the clean one is ``clean``.
 
     Returns:
-        ``task``, ``data``, ``seeds``, ``samples``, and for each of ``runs`` the ``scored`` samples, ``errors``,
-        ``misses`` (errors that are scored), ``missing``, ``signature``, ``figures``, and their ``change`` against the
-        clean run in percent (None if the clean figure is 0).
+        ``task``, ``data``, ``seeds``, ``samples``, and for each of ``runs`` the ``scored`` samples, ``coverage``,
+        ``errors``, ``misses`` (errors that are scored), ``missing``, ``signature``, ``figures``, and their ``change``
+        against the clean run in percent (None if the clean figure is 0).
 
     Raises:
         InputError: there is no table of the clean run.
@@ -120,7 +122,7 @@ def compare(tables: Mapping[str, Json]) -> Json:
         figures = {key: value for key, value in table["figures"].items() if not key.endswith(("_low", "_high"))}
         known = {key: value for key, value in figures.items() if value is not None and clean.get(key) is not None}
         change = {key: relative_change(clean[key], value) for key, value in known.items()}
-        runs[name] = {name: table[name] for name in ("scored", "errors", "misses", "missing", "signature")}
+        runs[name] = {name: table[name] for name in _KEPT}
         runs[name] |= {"figures": figures, "change": change}
     seeds = {table["data"]["perturbation_seed"] for name, table in tables.items() if name != CLEAN}
     return {
@@ -142,5 +144,5 @@ def write_robustness(document: Json, folder: str | Path) -> None:
     rows = []
     for name, run in document["runs"].items():
         change = {f"{key} change %": value for key, value in run["change"].items()}
-        rows.append({"pictures": name, "scored": run["scored"], **run["figures"], **change})
+        rows.append({"pictures": name, "scored": run["scored"], **run["coverage"], **run["figures"], **change})
     atomic_write(Path(folder) / ROBUSTNESS_CSV, csv_text(rows))

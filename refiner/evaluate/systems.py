@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import numpy as np
 from PIL import Image
 
-from refiner.answers import analyses, read_scores
+from refiner.answers import outcomes, read_scores, value_of
 from refiner.data.anomreason import from_regions
 from refiner.data.captions import caption_of
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, digest, joined_text
-from refiner.errors import ConfigError, ModelError, RefinerError
+from refiner.errors import ConfigError, InputError, ModelError, RefinerError
+from refiner.evaluate.harness import Answer
 from refiner.files import Json, atomic_write
 from refiner.images import png_bytes
+from refiner.ledger import Ledger, ledgers_of
 from refiner.metrics.hps.inputs import DIFFERENCES
 from refiner.metrics.sdg import description_cosines
 from refiner.plain import DetectorLike, JudgeLike, Scorer, as_detector, as_judge
@@ -80,13 +82,15 @@ class Looker:
             **({"descriptions": f"desccos|{self.descriptions.encoding}"} if self.descriptions else {}),
         }
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
         """``analysis``, ``score``, ``similarity``, ``css`` (each may be None) and ``notes`` of each sample.
 
-        With an encoder of descriptions also ``descriptions``: the cosines by type of defect, if the truth is known.
+        With an encoder of descriptions also ``descriptions``: the cosines by type of defect, if the truth is known. If
+        a model fails on a sample, the error comes instead, and no model is asked again about the others.
 
         Raises:
             ConfigError: a sample without an image.
+            UserError: a model cannot be used at all, for example because its key is missing.
         """
         images = []
         for sample in samples:
@@ -95,49 +99,64 @@ class Looker:
                     f"The data holds only prompts, such as {sample.name!r}: name a folder of images as --data."
                 )
             images.append(sample.image)
-        found: Sequence[Analysis | None] = [None] * len(samples)
+        found: Sequence[Analysis | RefinerError | None] = [None] * len(samples)
         if self._detector is not None:
             prompts = [sample.prompt for sample in samples]
-            found = analyses(self._detector, images, prompts if all(prompts) else None)
+            found = outcomes(self._detector, images, prompts if all(prompts) else None)
         return self.answers(samples, images, found)
 
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of detector and judge, by model."""
+        return ledgers_of([self._detector, self._judge])
+
     def answers(
-        self, samples: Sequence[Sample], images: Sequence[Image.Image], analyses: Sequence[Analysis | None]
-    ) -> list[Json]:
-        """The answers, given those of the detector."""
-        rows = []
-        for sample, analysis, scored in zip(samples, analyses, self._scores(samples, images), strict=True):
-            row: Json = {"analysis": None, "score": scored.score, "similarity": None, "css": None}
-            notes = [[note_kind(note), f"{sample.name}: {note}"] for note in scored.notes]
-            if analysis is not None:
-                analysis = _sound(sample.name, analysis, notes)
-                row["analysis"] = analysis_to_dict(analysis, arrays=True)
-                row |= self._compared(sample, analysis, notes)
-                if self.descriptions is not None and sample.truth is not None:
-                    row["descriptions"] = description_cosines(analysis, sample.truth, self.descriptions)
-                    notes += _unread(sample.name, (analysis, sample.truth), self.descriptions)
-            rows.append(row | {"notes": notes})
-        return rows
+        self,
+        samples: Sequence[Sample],
+        images: Sequence[Image.Image],
+        analyses: Sequence[Analysis | RefinerError | None],
+    ) -> list[Answer]:
+        """The answers, given those of the detector, or its errors."""
+        errors = {place: _of_sample(each) for place, each in enumerate(analyses) if isinstance(each, RefinerError)}
+        left = [place for place in range(len(samples)) if place not in errors]
+        scores = self._scores([samples[place] for place in left], [images[place] for place in left])
+        rows: dict[int, Answer] = {**errors}
+        for place, scored in zip(left, scores, strict=True):
+            analysis = analyses[place]
+            assert not isinstance(analysis, RefinerError)
+            try:
+                rows[place] = self._answer(samples[place], analysis, scored)
+            except (ModelError, InputError) as error:
+                rows[place] = error
+        return [rows[place] for place in range(len(samples))]
+
+    def _answer(self, sample: Sample, analysis: Analysis | None, scored: _Judged) -> Json:
+        if scored.error is not None:
+            raise scored.error
+        row: Json = {"analysis": None, "score": scored.score, "similarity": None, "css": None}
+        notes = [[note_kind(note), f"{sample.name}: {note}"] for note in scored.notes]
+        if analysis is not None:
+            analysis = _sound(sample.name, analysis, notes)
+            row["analysis"] = analysis_to_dict(analysis, arrays=True)
+            row |= self._compared(sample, analysis, notes)
+            if self.descriptions is not None and sample.truth is not None:
+                row["descriptions"] = description_cosines(analysis, sample.truth, self.descriptions)
+                notes += _unread(sample.name, (analysis, sample.truth), self.descriptions)
+        return row | {"notes": notes}
 
     def _scores(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[_Judged]:
-        """The scores of the judge; none for samples without a prompt."""
+        """The scores of the judge, or its errors; none for samples without a prompt."""
         scores, judge = [_Judged(None)] * len(samples), self._judge
         prompted = [at for at, sample in enumerate(samples) if sample.prompt]
         if judge is None or not prompted:
             return scores
         scored, prompts = [images[at] for at in prompted], [samples[at].prompt for at in prompted]
-        if isinstance(judge, Streaming):
-            outcomes = judge.stream(scored, prompts)
-        else:
-            outcomes = map(_Judged, read_scores(judge.score(scored, prompts), scored, judge.name))
-        for at, outcome in zip(prompted, outcomes, strict=True):
-            if outcome.error is not None:
-                raise outcome.error
-            if outcome.score is None or not math.isfinite(outcome.score):
-                raise ModelError(
-                    f"{judge.name} gave the score {outcome.score}, which is not a finite number: check the image."
-                )
-            scores[at] = _Judged(float(outcome.score), notes=outcome.notes)
+        opinions = judge.stream(scored, prompts) if isinstance(judge, Streaming) else _opinions(judge, scored, prompts)
+        for at, opinion in zip(prompted, opinions, strict=True):
+            error, score = opinion.error, opinion.score
+            if error is None and (score is None or not math.isfinite(score)):
+                words = f"gave the score {score}, which is not a finite number: check the image."
+                error = ModelError(f"{judge.name} {words}")
+            scores[at] = _Judged(None, _of_sample(error)) if error else _Judged(score, notes=opinion.notes)
         return scores
 
     def _compared(self, sample: Sample, analysis: Analysis, notes: list[list[str]]) -> Json:
@@ -191,6 +210,27 @@ class _Judged(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def _opinions(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[_Judged]:
+    """The scores of a judge; if it fails on several images, it gets them one by one."""
+    try:
+        return [_Judged(float(score)) for score in read_scores(judge.score(images, prompts), images, judge.name)]
+    except (ModelError, InputError) as error:
+        if len(images) == 1:
+            return [_Judged(None, error)]
+    return [
+        opinion
+        for image, prompt in zip(images, prompts, strict=True)
+        for opinion in _opinions(judge, [image], [prompt])
+    ]
+
+
+def _of_sample(error: RefinerError) -> ModelError | InputError:
+    """The error of a sample; any other ends the run."""
+    if isinstance(error, ModelError | InputError):
+        return error
+    raise error
+
+
 def _similarity(
     name: str, said: tuple[Claim, ...], true: tuple[Claim, ...], encoder: BertScore, notes: list[list[str]]
 ) -> Json:
@@ -219,12 +259,18 @@ class Refining:
     """Only its judge and encoder are used."""
     pictures: Path
     """Folder of the run; images go to ``pictures/`` in it."""
+    parts: Sequence[object] = ()
+    """The detector, the reviser and others that may ask chat models, whose costs are counted."""
     batch_size: int = 1
 
     def identity(self) -> Json:
         """Settings, judge and encoder."""
         looker = self.looker.identity()
         return {"refiner": self.settings, "judge": looker["judge"], "encoder": looker["encoder"]}
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of all parts, by model."""
+        return ledgers_of(self.parts)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
         """``stop``, ``calls``, ``rounds``, ``notes``; for ``before``, ``last`` and ``best`` an answer of ``Looker``.
@@ -261,7 +307,7 @@ class Refining:
     def _looks(self, sample: Sample, attempts: Sequence[Attempt]) -> dict[int, Json]:
         images = [attempt.image for attempt in attempts if attempt.image is not None]
         analyses = [attempt.analysis for attempt in attempts]
-        answers = self.looker.answers([sample] * len(images), images, analyses)
+        answers = map(value_of, self.looker.answers([sample] * len(images), images, analyses))
         looks = {}
         for attempt, image, look in zip(attempts, images, answers, strict=True):
             plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample.name)
@@ -317,7 +363,7 @@ class Painting:
             generated.append(replace(sample, image=image))
         return generated
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
         """``picture`` (path from the folder), ``seed`` and ``notes`` (none) of each image.
 
         Raises:
@@ -340,11 +386,15 @@ class Generating(Painting):
         """Model, seed, detector, judge and encoders."""
         return {**super().identity(), **self.looker.identity()}
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the looker."""
+        return self.looker.ledgers()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
         """The answers of the looker, each with the ``seed`` of its image.
 
         Raises:
-            ModelError: the model cannot generate an image, or the looker fails on it.
+            ModelError: the model cannot generate an image.
         """
         return _inspected(self.looker, self, self.painted(samples))
 
@@ -364,18 +414,20 @@ class Inspecting:
         """Model, seed, detector, judge and encoders."""
         return {**self.painting.identity(), **self.looker.identity()}
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """The answers of the looker, each with the ``seed`` of its image.
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the looker."""
+        return self.looker.ledgers()
 
-        Raises:
-            ModelError: the looker fails on an image.
-        """
+    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
+        """The answers of the looker, each with the ``seed`` of its image."""
         return _inspected(self.looker, self.painting, samples)
 
 
-def _inspected(looker: Looker, painting: Painting, samples: Sequence[Sample]) -> list[Json]:
-    answers = looker(samples)
-    return [answer | {"seed": painting.seed_of(sample)} for sample, answer in zip(samples, answers, strict=True)]
+def _inspected(looker: Looker, painting: Painting, samples: Sequence[Sample]) -> list[Answer]:
+    return [
+        answer if isinstance(answer, RefinerError) else answer | {"seed": painting.seed_of(sample)}
+        for sample, answer in zip(samples, looker(samples), strict=True)
+    ]
 
 
 def picture_file(folder: Path, name: str) -> Path:

@@ -7,8 +7,8 @@ import io
 import json
 import math
 from array import array
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.coverage import COLUMNS, UNREADABLE, Coverage
 from refiner.data.problems import Problem
 from refiner.data.texts import Texts
 from refiner.errors import InputError, RefinerError
 from refiner.evaluate.columns import BLOCK, Column, Columns
-from refiner.evaluate.figures import UNREADABLE, Figures, Task, Unscored
+from refiner.evaluate.figures import Figures, Task, Unscored, coverage_of
 from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Run
 from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
@@ -65,6 +66,8 @@ class _Collected:
 
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
+        self.coverage = {name: Column() for name in COLUMNS}
+        """Of each sample, by columns."""
         self.indices = array("q")
         self.names = Texts()
         self.groups: dict[str, int] = {}
@@ -72,7 +75,9 @@ class _Collected:
         self.group = array("l")
         """Number of the group of each sample."""
 
-    def add(self, record: Json, row: Figures) -> None:
+    def add(self, record: Json, row: Figures, coverage: Coverage) -> None:
+        for name, count in coverage.row().items():
+            self.coverage[name].append(count)
         for name, value in row.items():
             if name not in self.columns:
                 self.columns[name] = Column(missing=len(self.indices))
@@ -82,6 +87,10 @@ class _Collected:
             self.columns[name].append(np.nan)
         self.names.append(record["name"])
         self.group.append(self.groups.setdefault(record["group"], len(self.groups)))
+
+    def coverage_of(self, chosen: NDArray[np.bool_]) -> Coverage:
+        """The coverage of the chosen samples, all of which have figures."""
+        return Coverage(**{name: int(column.all()[chosen].sum()) for name, column in self.coverage.items()})
 
 
 def score(run: Run) -> Scored:
@@ -94,10 +103,14 @@ def score(run: Run) -> Scored:
     with _readable(f"{RUN_FILE} of {str(run.folder)!r}"):
         task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
     collected, failures = _Collected(), list[Failure]()
+    coverage = defaultdict[str | None, Coverage](Coverage)
     errors, misses, notes = Counter[str](), Counter[str](), Counter[str]()
     named: list[str] = []
     for record in run.records:
         row, failure = _outcome(task, record)
+        with _readable(f"record of sample {record['index']}"):
+            own = coverage_of(record)
+        coverage[record.get("group")] += own
         if failure is not None:
             errors[failure.kind] += 1
             misses[failure.kind] += row is not None
@@ -109,16 +122,23 @@ def score(run: Run) -> Scored:
                 if len(named) < SHOWN:
                     named.append(note)
         if row is not None:
-            collected.add(record, row)
+            collected.add(record, row, own)
     columns = Columns({name: column for name, column in collected.columns.items() if not column.empty})
-    table = _table(run, task, columns, collected, (errors, +misses, notes))
+    table = _table(run, task, columns, collected, (errors, +misses, notes), coverage)
     atomic_write(run.folder / TABLE_FILE, dumps(table) + "\n")
-    rows = [{"scope": "all", "name": "all", "scored": table["scored"], **table["figures"]}]
-    rows += [{"scope": "group", "name": name, **row} for name, row in table["groups"].items()]
-    rows += [{"scope": "category", "name": name, **row} for name, row in table["categories"].items()]
-    atomic_write(run.folder / TABLE_CSV, csv_text(rows))
+    atomic_write(run.folder / TABLE_CSV, csv_text(table_rows(table)))
     _write_samples(run.folder / SAMPLES_CSV, columns, collected)
     return Scored(table, columns, np.asarray(collected.indices), collected.names, failures, named)
+
+
+def table_rows(table: Json) -> list[Json]:
+    """The rows of ``table.csv``: all samples, each group, each category; each with the coverage of its figures."""
+    every = {"scored": table["scored"], **table["coverage"]}
+    rows = [{"scope": "all", "name": "all", **every, **table["figures"]}]
+    for name, row in table["groups"].items():
+        own = {key: value for key, value in row.items() if key not in ("scored", "coverage")}
+        rows.append({"scope": "group", "name": name, "scored": row["scored"], **row["coverage"], **own})
+    return rows + [{"scope": "category", "name": name, **every, **row} for name, row in table["categories"].items()]
 
 
 def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]:
@@ -135,7 +155,7 @@ def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]
 def _check_record(record: Json) -> None:
     """Check the fields that are not the task's own."""
     error = record["error"]
-    texts = [record["name"]]
+    texts = [record["name"], record.get("group", "")]
     if error is None or "truth" in record:
         texts.append(record["group"])
     if error is None:
@@ -163,14 +183,16 @@ def _readable(what: str) -> Iterator[None]:
         ) from error
 
 
-def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts: tuple[Counter[str], ...]) -> Json:
+def _table(
+    run: Run,
+    task: Task,
+    columns: Columns,
+    collected: _Collected,
+    counts: tuple[Counter[str], ...],
+    coverage: Mapping[str | None, Coverage],
+) -> Json:
     errors, misses, notes = counts
-    groups, ungrouped = {}, np.asarray(collected.group) == collected.groups.get("", -1)
-    for name, number in sorted(collected.groups.items()):
-        if name:
-            chosen = task.compared(columns, np.asarray(collected.group) == number, ungrouped)
-            groups[name] = {"scored": int(chosen.sum()), **task.figures(columns.rows_of(chosen))}
-    groups = groups if len(groups) > 1 else {}
+    groups = _groups(task, columns, collected, coverage)
     data, system = run.description["data"], run.description["system"]
     facts = {**system.get("refiner", {}), **system}
     signature = [task.signature]
@@ -188,6 +210,7 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
         "samples": run.samples,
         "scored": scored,
         "missing": run.missing,
+        "coverage": Coverage.total(coverage.values()).row(),
         "errors": dict(sorted(errors.items())),
         "misses": dict(sorted(misses.items())),
         "problems": dict(sorted(problems.items())),
@@ -197,17 +220,35 @@ def _table(run: Run, task: Task, columns: Columns, collected: _Collected, counts
     }
 
 
+def _groups(
+    task: Task, columns: Columns, collected: _Collected, coverage: Mapping[str | None, Coverage]
+) -> dict[str, Json]:
+    """The figures of each group, with their coverage; empty if there is just one group."""
+    groups: dict[str, Json] = {}
+    ungrouped = np.asarray(collected.group) == collected.groups.get("", -1)
+    for name, number in sorted(collected.groups.items()):
+        if name:
+            own = np.asarray(collected.group) == number
+            chosen = task.compared(columns, own, ungrouped)
+            covered = coverage[name] + collected.coverage_of(chosen & ~own)
+            groups[name] = {"scored": int(chosen.sum()), "coverage": covered.row()}
+            groups[name] |= task.figures(columns.rows_of(chosen))
+    return groups if len(groups) > 1 else {}
+
+
 def _write_samples(path: Path, columns: Columns, collected: _Collected) -> None:
     """A row for each scored sample, written one by one."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["index", "name", "group", *columns])
+            writer.writerow(["index", "name", "group", *COLUMNS, *columns])
+            covered = Columns(collected.coverage)
             groups, block = list(collected.groups), np.zeros((BLOCK, 0))
             for at, index in enumerate(collected.indices):
-                if at % BLOCK == 0 and columns:
-                    block = columns.block(at // BLOCK)
+                if at % BLOCK == 0:
+                    known = [covered.block(at // BLOCK), *([columns.block(at // BLOCK)] if columns else [])]
+                    block = np.concatenate(known, axis=1)
                 numbers = block[at % BLOCK].tolist()
                 cells = ("" if math.isnan(number) else repr(number).removesuffix(".0") for number in numbers)
                 writer.writerow([index, collected.names[at], groups[collected.group[at]], *cells])

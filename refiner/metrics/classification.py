@@ -102,6 +102,20 @@ class _Columns(NamedTuple):
         parts = (row[column] for column in (self.generator, self.name) if column is not None and self.name is not None)
         return "/".join(part for part in parts if part)
 
+    def truth_of(self, row: Mapping[str, str]) -> bool | None:
+        return _WORDS.get(row[self.truth].strip().lower())
+
+
+def _are_pairs(path: str) -> bool:
+    """Whether more than half of the names stand at a real and at a generated image."""
+    truths: dict[str, list[bool | None]] = {}
+    columns: _Columns | None = None
+    for _, row in read_csv(path, (), "verdicts"):
+        columns = columns or _Columns.of(row, path)
+        truths.setdefault(columns.name_of(row), []).append(columns.truth_of(row))
+    pairs = sum(bool(name) and {True, False} <= set(own) for name, own in truths.items())
+    return 2 * pairs > len(truths)
+
 
 def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD) -> Json:
     """Score a CSV of verdicts: ``refiner evaluate aj``.
@@ -110,8 +124,10 @@ def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD
     ``fake`` for generated, 0 or ``real`` for real. Note that LEGION's own files use the opposite numbers. The verdict
     is in ``prediction`` (``VERDICT_COLUMNS``: the same words, or a probability), else in ``score`` (``SCORE_COLUMNS``),
     the probability in [0, 1] that the image is generated. A name (``NAME_COLUMNS``, after ``generator`` if there is
-    one) identifies repeated images. ``par`` (``RATIO_COLUMNS``) is the share of flawed pixels in the truth. If it is
-    there, generated images with PAR > 0 and with PAR = 0 are also scored separately, each against all real images.
+    one) identifies repeated images. If most names stand at a real and at a generated image, they are names of pairs: a
+    real image is then another one than the generated image of its name. ``par`` (``RATIO_COLUMNS``) is the share of
+    flawed pixels in the truth. If it is there, generated images with PAR > 0 and with PAR = 0 are also scored
+    separately, each against all real images.
 
     Args:
         predictions: the file.
@@ -132,17 +148,19 @@ def evaluate_aj(predictions: str | Path, *, threshold: float = DEFAULT_THRESHOLD
     problems: list[Problem] = []
     groups: dict[str, BinaryCounts] = {}
     columns: _Columns | None = None
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
+    paired = _are_pairs(path)
     for number, row in read_csv(path, (), "verdicts"):
         columns = columns or _Columns.of(row, path)
         name = columns.name_of(row)
         found = _read_row(row, columns, threshold)
-        if name and name in seen:
+        identity = name, paired and columns.truth_of(row) is False
+        if name and identity in seen:
             found = _Fault("duplicate_image", "an earlier row has the same name; the first row counts")
         if isinstance(found, _Fault):
             problems.append(Problem(found.kind, path, f"line {number}" + (f", {name}" if name else ""), found.detail))
             continue
-        seen.add(name)
+        seen.add(identity)
         group, counts = found
         groups[group] = groups.get(group, BinaryCounts()) + counts
     if columns is None or not groups:
@@ -163,7 +181,7 @@ class _Fault(NamedTuple):
 
 def _read_row(row: Mapping[str, str], columns: _Columns, threshold: float) -> tuple[str, BinaryCounts] | _Fault:
     """Group and counts of a row. The group is ``real``, or for generated images ``fake``, ``PAR>0`` or ``PAR=0``."""
-    truth = _WORDS.get(row[columns.truth].strip().lower())
+    truth = columns.truth_of(row)
     if truth is None:
         return _Fault("bad_label", f"expected 1 or fake, 0 or real; got {row[columns.truth]!r}")
     text = row[columns.decision].strip().lower()

@@ -63,7 +63,8 @@ def tau_words(tau: Mapping[str, float | None]) -> tuple[str, str, str]:
 
 def _slopes(rows: Sequence[Json], signs: Mapping[str, str]) -> Iterator[Markup]:
     """The places of the generators by each detector, a chart for each measure."""
-    for measure in MEASURES:
+    known = [set(row["ranking"]["systems"][0]["figures"]) for row in rows]
+    for measure in (measure for measure in MEASURES if all(measure in each for each in known)):
         orders = []
         for row in rows:
             values = {system["name"]: system["figures"][measure]["value"] for system in row["ranking"]["systems"]}

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from refiner.coverage import Coverage
 from refiner.data.samples import DataSet
 from refiner.errors import InputError
 from refiner.evaluate.figures import Task
@@ -19,7 +20,7 @@ from refiner.files import Json, atomic_write, dumps
 from refiner.images import load_image
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
-from refiner.reports.page import render
+from refiner.reports.page import covered, render
 from refiner.reports.plots import bars, histogram, number, scatter, words
 from refiner.types import Analysis, Step
 
@@ -60,14 +61,14 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
 
 
 def lead(table: Json) -> str:
-    """How many samples were scored, and what became of the others, in one sentence."""
+    """How many samples were scored, what became of the others, and the coverage, in two sentences."""
     parts = [f"{table['scored']} of {table['samples']} samples scored"]
     misses = table["misses"]
     parts += [f"{count} of them as missed ({kind})" for kind, count in misses.items()]
     without = {kind: count - misses.get(kind, 0) for kind, count in table["errors"].items()}
     parts += [f"{count} without figures ({kind})" for kind, count in without.items() if count]
     parts += [f"{table['missing']} not run yet"] if table["missing"] else []
-    return "; ".join(parts) + "."
+    return f"{'; '.join(parts)}. {Coverage(**table['coverage']).words()}."
 
 
 def _plots(task: Task, scored: Scored) -> Iterator[Markup]:
@@ -79,12 +80,16 @@ def _plots(task: Task, scored: Scored) -> Iterator[Markup]:
         yield bars("by category", rows, plots.bars)
 
 
-def _grids(table: Json) -> Iterator[tuple[str, list[str], Json]]:
-    """Heading, columns and rows of each table."""
+def _grids(table: Json) -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
+    """Heading, columns and rows of cells of each table; the last column is the coverage."""
     for name, heading in (("groups", "By group"), ("categories", "By category")):
         if rows := table[name]:
-            keys = dict.fromkeys(key for row in rows.values() for key in row if not key.endswith(("_low", "_high")))
-            yield heading, list(keys), rows
+            known = dict.fromkeys(key for row in rows.values() for key in row if not key.endswith(("_low", "_high")))
+            keys = [key for key in known if key != "coverage"]
+            cells = {each: [number(row.get(key)) for key in keys] for each, row in rows.items()}
+            for each, row in rows.items():
+                cells[each].append(covered(row.get("coverage", table["coverage"])))
+            yield heading, [*keys, "coverage"], cells
 
 
 def _worst(

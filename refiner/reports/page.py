@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from PIL import Image
 
+from refiner.coverage import Coverage
 from refiner.images import png_bytes
 from refiner.reports.overlays import by_stage, flaw_words, place_words, trace_words
 from refiner.reports.plots import cut, number, short, words
@@ -37,7 +39,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["style"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
-    filters = (by_stage, cut, data_uri, flaw_words, number, percent, place_words, short, trace_words, words)
+    filters = (by_stage, covered, cut, data_uri, flaw_words, number, percent, place_words, short, trace_words, words)
     environment.filters |= {each.__name__: each for each in filters}
     return environment
 
@@ -45,6 +47,11 @@ def _environment() -> Environment:
 def data_uri(image: Image.Image) -> str:
     """An image as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+
+
+def covered(row: Mapping[str, int]) -> str:
+    """The coverage of figures in a cell of a table, from its columns."""
+    return Coverage(**row).brief()
 
 
 def percent(share: float) -> str:

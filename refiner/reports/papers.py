@@ -18,6 +18,7 @@ from refiner.files import Json, atomic_write
 from refiner.metrics.perturbations import Perturbation
 from refiner.metrics.sdg import TYPES
 from refiner.reports.evaluation import lead
+from refiner.reports.page import covered
 from refiner.reports.plots import words
 
 PAPER_FILE, ROBUSTNESS_PAPER_FILE, PEERS_PAPER_FILE = "table.md", "robustness.md", "peers.md"
@@ -105,20 +106,22 @@ def write_paper(table: Json, folder: str | Path) -> PaperTable | None:
         return None
     paper = _known(paper, [table["figures"], *table["groups"].values()])
     rows = [
-        (f"{name}{label}", str(row["scored"]), *_cells(paper, row, ending))
+        (f"{name}{label}", str(row["scored"]), *_cells(paper, row, ending), covered(row["coverage"]))
         for name, row in table["groups"].items()
         for label, ending in paper.of_group
         if not ending or any(f"{figure}{ending}" in row for _, figure in paper.columns)
     ]
     of_images = {ending for _, ending in paper.of_group}  # the others are means of groups
     for label, ending in paper.rows:
-        count = str(table["scored"]) if ending in of_images else _UNKNOWN
+        count, coverage = str(table["scored"]), covered(table["coverage"])
+        if ending not in of_images:
+            count = coverage = _UNKNOWN
         if any(f"{figure}{ending}" in table["figures"] for _, figure in paper.columns):
-            rows.append((label, count, *_cells(paper, table["figures"], ending)))
+            rows.append((label, count, *_cells(paper, table["figures"], ending), coverage))
     made = PaperTable(
         title=_title(table, ""),
         caption=f"As {paper.source}, times 100. {lead(table)}",
-        columns=("group", "n", *(heading for heading, _ in paper.columns)),
+        columns=("group", "n", *(heading for heading, _ in paper.columns), "coverage"),
         rows=tuple(rows),
         notes=(table["signature"],),
     )
@@ -137,15 +140,16 @@ def write_robustness_paper(document: Json, folder: str | Path) -> PaperTable:
     runs = dict(document["runs"])
     paper = _known(PAPERS[document["task"]], [run["figures"] for run in runs.values()])
     clean = runs.pop(CLEAN)
-    rows = [("No Distortion", str(clean["scored"]), *_cells(paper, clean["figures"]))]
+    rows = [("No Distortion", str(clean["scored"]), *_cells(paper, clean["figures"]), covered(clean["coverage"]))]
     for name, run in runs.items():
         label = Perturbation.parse(name.replace("-", ":", 1)).label
-        rows.append((label, str(run["scored"]), *_cells(paper, run["figures"], changes=run["change"])))
+        cells = _cells(paper, run["figures"], changes=run["change"])
+        rows.append((label, str(run["scored"]), *cells, covered(run["coverage"])))
     said = "in parentheses the change against no distortion"
     made = PaperTable(
         title=_title(document, " with distortions"),
         caption=f"As LEGION, Table 10, times 100; {said}. {document['samples']} samples, of which n are scored.",
-        columns=("distortion", "n", *(heading for heading, _ in paper.columns)),
+        columns=("distortion", "n", *(heading for heading, _ in paper.columns), "coverage"),
         rows=tuple(rows),
         notes=(clean["signature"], *(run["signature"].removeprefix(f"{clean['signature']}|") for run in runs.values())),
     )
@@ -175,6 +179,7 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
         means = (figures.get(name) for figures in columns)
         rows.append((words(name), *(_UNKNOWN if value is None else f"{value:.1f}" for value in means)))
     runs = document["runs"]
+    rows.append(("coverage", *(covered(run["coverage"]) for run in runs.values())))
     made = PaperTable(
         title=_title(document, " beside its peers"),
         caption=f"As LEGION, Table 4, times 100: the judge's score (HPS) and the share of pixels that the detector "

@@ -176,9 +176,10 @@ def cut(name: str) -> str:
 def charts(result: RefinementResult) -> Markup:
     """Burden, flagged area and each score of all attempts, a plot each."""
     analyses = [attempt.analysis for attempt in result.attempts]
+    shares = [None if each is None else each.known_ratio for each in analyses]
     rows = [
         ("burden (severity x confidence)", [None if each is None else each.burden for each in analyses], False),
-        ("flagged area, %", [None if each is None else 100 * each.artifact_ratio for each in analyses], False),
+        ("flagged area, %", [None if share is None else 100 * share for share in shares], False),
     ]
     named = {score.name: score for attempt in result.attempts for score in attempt.scores}
     for name, score in named.items():

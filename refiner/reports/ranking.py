@@ -13,7 +13,7 @@ from PIL import Image
 from refiner.data.samples import DataSet
 from refiner.errors import InputError
 from refiner.evaluate.harness import Run
-from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS
+from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS, area_of
 from refiner.files import Json, atomic_write, dumps
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
@@ -90,9 +90,9 @@ def _values(run: Run, by: str) -> list[float]:
     for record in run.records:
         if record["error"] is None:
             analysis, score = record["answer"]["analysis"], record["answer"]["score"]
-            of = {"PAR": analysis["artifact_ratio"], "HPS": score}
             severities = sum(region["severity"] for region in analysis["regions"])
-            values[record["index"]] = of.get(by, severities)
+            value = {"PAR": area_of(analysis), "HPS": score}.get(by, severities)
+            values[record["index"]] = np.nan if value is None else value
     return values
 
 

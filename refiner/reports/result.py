@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from refiner.files import atomic_write_all, check_writable, dumps
+from refiner.ledger import Prices
 from refiner.provenance import metadata_of_given, of_attempt, png, shows_given, slim
 from refiner.records import to_record
 from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, marks, overlay, sheet
@@ -41,6 +42,7 @@ def save_result(
     config: Mapping[str, Any] | None = None,
     *,
     made_from: str | Path | None = None,
+    prices: Prices | None = None,
 ) -> dict[str, str]:
     """Write a result into a folder, which is created if it is missing.
 
@@ -55,6 +57,7 @@ def save_result(
         config: the settings of the run for the record, plain JSON values.
         made_from: the file of the given image that the run started from, whose metadata is kept; None: the metadata
             that ``load_image`` read with the image is kept.
+        prices: of the chat models, for the record.
 
     Returns:
         Name -> path of each file, such as ``best`` -> ``<folder>/best.png``.
@@ -66,7 +69,7 @@ def save_result(
     root = check_writable(folder)
     pictures = _pictures(result)
     names = {name: f"{name}.png" for name in pictures} | {"report": "report.html", "run": "run.json"}
-    record = to_record(result, config, names)
+    record = to_record(result, config, names, prices)
     small, kept = slim(record), metadata_of_given(result, made_from)
     files = {}
     for name, (image, index) in pictures.items():
@@ -129,8 +132,9 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterato
     """Name, value of the start ("" if it has none) and value of the best."""
     if start.analysis and best.analysis:
         yield "Flaws found", str(len(start.analysis.regions)), str(len(best.analysis.regions))
-        before, after = (100 * analysis.artifact_ratio for analysis in (start.analysis, best.analysis))
-        yield "Flagged area, %", f"{before:.1f}", f"{after:.1f}"
+        shares = (analysis.known_ratio for analysis in (start.analysis, best.analysis))
+        before, after = ("not known" if share is None else f"{100 * share:.1f}" for share in shares)
+        yield "Flagged area, %", before, after
     for name in dict.fromkeys(score.name for score in best.scores):
         values = score_of(start, name), score_of(best, name)
         if None not in values:

@@ -15,6 +15,7 @@ from refiner.data.problems import Problem
 from refiner.data.samples import DataSet
 from refiner.data.sources import open_data
 from refiner.errors import InputError, UserError
+from refiner.evaluate.detecting import open_detections
 from refiner.evaluate.harness import Run
 from refiner.evaluate.records import Records
 from refiner.evaluate.robustness import open_source
@@ -23,7 +24,6 @@ from refiner.files import Json
 from refiner.images import load_image
 from refiner.records import analysis_from_dict
 from refiner.verify.candidates import Look, flaws_of_analysis
-from refiner.verify.detections import RECORDS_FILE
 
 _REFINED: Final = ("before", "best")
 """The answers in a record of a refinement that are looked at; equal images once."""
@@ -47,11 +47,11 @@ class RecordedLooks:
     Args:
         folder: of the records.
         records: of the images.
-        read: reads the image of a record that does not name its file.
+        read: reads the image of a record that does not name its file; raises InputError.
     """
 
     def __init__(self, folder: Path, records: Records, read: Callable[[Json], Image.Image]) -> None:
-        self.folder, self.records, self._read = folder, records, read
+        self.folder, self.records, self.read = folder, records, read
         self.problems: list[Problem] = []
         facts = {file.name: file.stat() for file in records.files}
         self.stamp: Json = {"records": {name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()}}
@@ -104,7 +104,7 @@ class RecordedLooks:
         group, picture = record.get("group"), record.get("picture")
 
         def read() -> Image.Image:
-            return self._read(record) if answer.picture is None else load_image(self.folder / answer.picture)
+            return self.read(record) if answer.picture is None else load_image(self.folder / answer.picture)
 
         return Look(
             name=answer.name,
@@ -139,7 +139,7 @@ def of_detections(folder: Path) -> RecordedLooks:
             f"Expected a file or a data set in the record of {record['name']!r}: run refiner detect again."
         )
 
-    return RecordedLooks(folder, Records([folder / RECORDS_FILE]), read)
+    return RecordedLooks(folder, open_detections(folder), read)
 
 
 def of_run(run: Run) -> RecordedLooks:

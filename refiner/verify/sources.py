@@ -10,11 +10,11 @@ from refiner.data.problems import Problem
 from refiner.data.samples import DataSet, Sample, digest
 from refiner.data.sources import contents, open_data
 from refiner.errors import ConfigError, InputError
+from refiner.evaluate.detecting import RECORDS_FILE, holds_detections
 from refiner.evaluate.harness import RUN_FILE, open_run
 from refiner.files import Json
 from refiner.types import Size
 from refiner.verify.candidates import Look, flaws_of_sample
-from refiner.verify.detections import RECORDS_FILE
 from refiner.verify.recorded import of_detections, of_run
 
 _OLD_FILE: Final = "detect.json"
@@ -71,7 +71,7 @@ def open_looks(specification: str, *, references: str | None = None) -> Source:
         return AnnotatedLooks(open_data(specification, references=references), specification, references)
     if references is not None:
         raise ConfigError(f"Expected no references for the folder of results {specification!r}: leave them out.")
-    return of_run(open_run(folder)) if (folder / RUN_FILE).is_file() else of_detections(folder)
+    return of_detections(folder) if holds_detections(folder) else of_run(open_run(folder))
 
 
 def is_results(specification: str) -> bool:

@@ -154,6 +154,7 @@ def test_answers_that_cannot_be_read_are_told_as_misses(evaluate: Cli, detector:
     code, out, err = evaluate(*arguments)
     assert code == 1
     assert "7 of 7 samples scored, 1 as misses; 1 UnreadableOutputError" in out
+    assert "6 of 7 images answered (1 unreadable)" in out
     assert "black.png" in err
     assert "0 samples without scores (and 1 counted as misses), 0 not run, of 7." in err
     out = evaluate("localization", "--rescore", "--unreadable", "omit", "--out", tmp_path / "o")[1]
@@ -392,7 +393,8 @@ def test_semap_prints_its_document(evaluate: Cli, encoder: Path, tmp_path: Path)
     code, out, err = evaluate("semap", *files, "--encoder", encoder, "--layer", "1", "--view", "phe", "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert list(document) == ["semap", "semf1", "by_threshold", "images", "signature"]
+    assert list(document) == ["semap", "semf1", "by_threshold", "images", "signature", "coverage"]
+    assert (document["coverage"]["answered"], document["coverage"]["failed"]) == (2, 0)
     assert list(document["by_threshold"]) == ["0.7", "0.8", "0.9"]
     assert set(document["by_threshold"]["0.7"]) == {"tp", "fp", "fn", "precision", "recall", "f1"}
     assert (document["semap"], document["semf1"], document["images"]) == (1, 1, 2)
@@ -520,7 +522,8 @@ def test_hps_of_a_folder_names_every_picture(evaluate: Cli, tmp_path: Path) -> N
     code, out, err = evaluate(*arguments, "--json")
     document = json.loads(out)
     assert code == 1
-    assert list(document) == ["scores", "mean", "read_differently", "signature"]
+    assert list(document) == ["scores", "mean", "read_differently", "signature", "coverage"]
+    assert (document["coverage"]["answered"], document["coverage"]["failed"]) == (2, 1)
     assert set(document["scores"]) == {"00001.png", "00003.png"}
     assert document["mean"] == pytest.approx(sum(document["scores"].values()) / 2)
     assert "broken.png" in err

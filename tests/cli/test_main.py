@@ -252,7 +252,8 @@ def test_detect_prints_one_document(detect, tmp_path):
     rows = json.loads(out)
     assert (code, err) == (0, "")
     assert [row["file"] for row in rows] == files
-    assert [list(row["analysis"]) for row in rows] == [["fake_probability", "artifact_ratio", "tags", "regions"]] * 2
+    fields = ["fake_probability", "artifact_ratio", "unplaced", "gaps", "tags", "regions"]
+    assert [list(row["analysis"]) for row in rows] == [fields] * 2
     assert rows[1]["analysis"]["regions"][0]["severity"] > rows[0]["analysis"]["regions"][0]["severity"]
 
 
@@ -265,7 +266,7 @@ def test_one_bad_file_does_not_lose_the_others(detect, tmp_path):
     assert [row["file"] for row in json.loads(out)] == [good, good]
     assert json.loads((tmp_path / "out" / "detect.json").read_text()) == json.loads(out)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "04-good.png", "05-good.png", "detect.json", "records.jsonl",
+        "04-good.png", "05-good.png", "detect.json", "problems.jsonl", "records.jsonl", "run.json",
     ]  # fmt: skip
     assert err.count("refiner: ") == err.count("\n") == 4
     assert all(Path(path).name in err for path in bad)
@@ -286,7 +287,7 @@ def test_detect_reads_data_sets_and_passes_over_what_is_damaged(detect, tmp_path
     assert "1.png" in err
     assert "record 3" in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "00-0.png", "02-2.png", "detect.json", "records.jsonl",
+        "00-0.png", "02-2.png", "detect.json", "problems.jsonl", "records.jsonl", "run.json",
     ]  # fmt: skip
     assert [row["file"] for row in json.loads(detect(*data, "--limit", "1")[1])] == ["0.png"]
 

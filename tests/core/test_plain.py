@@ -16,6 +16,7 @@ from PIL import Image
 from refiner import protocols
 from refiner.answers import analyses, scores
 from refiner.errors import BadAnswerError, ConfigError
+from refiner.ledger import Paying
 from refiner.plain import ABILITIES, PlainDetector, PlainJudge, as_detector, as_judge, held_by
 from refiner.types import Calls
 
@@ -272,7 +273,7 @@ class Able:
     """A nameless part with all optional abilities."""
 
     def __init__(self) -> None:
-        self.model, self.signature, self.asked = "weights", "v1", []
+        self.model, self.signature, self.asked, self.concurrency = "weights", "v1", [], 2
 
     def __call__(self, image: Image.Image) -> list[Any]:
         return []
@@ -299,7 +300,7 @@ class Able:
         self.asked.append(folder)
 
 
-ABLE = ("Movable", "Borrower", "Remarking", "Streaming", "Signed", "Saveable", "Networked", "Spender")
+ABLE = ("Movable", "Borrower", "Concurrent", "Remarking", "Streaming", "Signed", "Saveable", "Networked", "Spender")
 
 
 @pytest.mark.parametrize("wrap", [as_detector, as_judge])
@@ -312,7 +313,8 @@ def test_a_wrapper_has_the_abilities_of_what_it_wraps_and_no_others(wrap: Callab
 
 
 def test_every_optional_ability_is_known() -> None:
-    members = {name for each in ABLE for name in vars(getattr(protocols, each)) if not name.startswith("_")}
+    kinds = [*(getattr(protocols, each) for each in ABLE), Paying]
+    members = {name for kind in kinds for name in vars(kind) if not name.startswith("_")}
     assert members == set(ABILITIES)
 
 

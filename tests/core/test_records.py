@@ -24,7 +24,7 @@ from refiner.records import (
     to_record,
 )
 from refiner.taxonomy import Category
-from refiner.types import Analysis, Attempt, Calls, RefinementResult, Region, Score, Size, Step, StepOutcome
+from refiner.types import Analysis, Attempt, Calls, Gap, RefinementResult, Region, Score, Size, Step, StepOutcome
 
 parts = st.lists(st.one_of(st.integers(-(2**70), 2**70), st.text()), max_size=5)
 
@@ -89,6 +89,7 @@ def analyses(draw):
         raw=draw(texts),
         detector=draw(texts),
         trace=tuple(draw(st.lists(steps, max_size=2))),
+        gaps=tuple(draw(st.lists(st.sampled_from(get_args(Gap)), unique=True))),
     )
 
 
@@ -106,12 +107,15 @@ def test_analysis_round_trip_is_exact_with_arrays(analysis):
         assert (before.box, before.category, before.severity) == (after.box, after.category, after.severity)
     assert back.burden == analysis.burden
     assert back.trace == analysis.trace
+    assert back.gaps == analysis.gaps
 
 
-def test_records_from_before_there_were_traces_are_read():
+def test_records_from_before_there_were_traces_and_gaps_are_read():
     stored = analysis_to_dict(Analysis(size=Size(3, 3), detector="d"))
     assert "trace" not in stored
+    del stored["gaps"]
     assert analysis_from_dict(stored).trace == ()
+    assert analysis_from_dict(stored).gaps == ()
 
 
 @given(analyses())
@@ -137,6 +141,10 @@ def test_analysis_round_trip_without_arrays_keeps_the_rest(analysis):
         {"trace": [{"stage": "a", "subject": "b", "outcome": "found", "text": None}]},
         {"trace": [{"stage": "a", "subject": "b", "outcome": ["found"]}]},
         {"trace": [{"stage": "a", "subject": "b", "outcome": "found", "depth": 1}]},
+        {"gaps": None},
+        {"gaps": ["guessed"]},
+        {"gaps": [["unverified"]]},
+        {"gaps": ["unverified", "unverified"]},
     ],
 )
 def test_an_analysis_that_cannot_be_read_says_so(change):
@@ -179,7 +187,8 @@ def keys(value):
 
 def test_the_documents_shape_is_the_promised_one():
     fields = ("name", "location", "explanation", "reasoning", "category", "severity", "score", "box")
-    analysis = {"fake_probability": None, "artifact_ratio": None, "tags": None, "regions": [dict.fromkeys(fields)]}
+    analysis = dict.fromkeys(("fake_probability", "artifact_ratio", "unplaced", "gaps", "tags"))
+    analysis |= {"regions": [dict.fromkeys(fields)]}
     attempt = dict.fromkeys(("index", "action", "prompt", "seed", "accepted", "reason"))
     attempt |= {"scores": {"hps": None}, "analysis": analysis}
     document = result_summary(result(), {"best": "out/best.png"})

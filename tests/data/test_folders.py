@@ -16,6 +16,7 @@ from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import digest, group_of
 from refiner.data.sources import open_data
 from refiner.errors import ConfigError, InputError
+from refiner.images import load_image
 from refiner.types import Size
 
 
@@ -258,6 +259,47 @@ def test_a_mask_that_may_mean_anything_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 3, 100]], dtype=np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(InputError, match=r"0 and 1, or 0 and 255, got values up to 100"):
         read_mask(tmp_path / "m.png", Size(1, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [24, 32])
+@pytest.mark.parametrize("raw", [True, False])
+def test_masks_of_turned_pictures(tmp_path: Path, orientation: int, side: int, *, raw: bool) -> None:
+    """The mask shows where the picture is red; if its sides do not tell how it is turned, it is refused."""
+    stored = np.zeros((32 if side == 32 else 20, side, 3), dtype=np.uint8)
+    stored[2:5, 3:17] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    shown = load_image(tmp_path / "a.png")
+    red = stored if raw else np.asarray(shown)
+    Image.fromarray(red[..., 0]).save(tmp_path / "masks/a.png")
+    data = open_data(str(tmp_path))
+    if orientation == 1 or (orientation > 4 and side != 32):
+        truth = data.load(0).truth
+        assert truth is not None
+        assert np.array_equal(truth.mask, np.asarray(shown)[..., 0] > 127)
+        return
+    with pytest.raises(InputError, match=f"EXIF orientation {orientation}, and nothing says"):
+        data.load(0)
+    Image.fromarray(stored[..., 0]).save(tmp_path / "masks/a.png", exif=exif)
+    truth = data.load(0).truth
+    assert truth is not None, "a mask that says how it is turned"
+    assert np.array_equal(truth.mask, np.asarray(shown)[..., 0] > 127)
+
+
+def test_an_empty_mask_of_a_turned_picture_is_empty_either_way(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    (tmp_path / "masks").mkdir()
+    for orientation in range(2, 9):
+        exif[0x0112] = orientation
+        Image.new("RGB", (24, 20)).save(tmp_path / "a.png", exif=exif)
+        for size in (load_image(tmp_path / "a.png").size, (24, 20)):
+            mask(tmp_path / "masks/a.png", None, size)
+            truth = open_data(str(tmp_path)).load(0).truth
+            assert truth is not None
+            assert not truth.mask.any()
 
 
 def xaigd(folder: Path, size: tuple[int, int] = (24, 20)) -> None:

@@ -195,6 +195,7 @@ def test_a_ranking_is_shown_with_all_its_generators():
     names = [HOSTILE, "two"]
     systems = [
         {"place": place, "name": name, "source": name, "scored": 4, "errors": {"InputError": 1} if place == 1 else {},
+         "coverage": {"answered": 4, "failed": place - 1, "unplaced": 2},
          "problems": {}, "figures": {"CAP": estimate(place), "AF": estimate(1.0)}, "rates": {}}
         for place, name in enumerate(names, start=1)
     ]  # fmt: skip
@@ -209,6 +210,8 @@ def test_a_ranking_is_shown_with_all_its_generators():
     assert len(shown.all("svg")) == 2
     assert "with a probability of 90 %" in re.sub(r"\s+", " ", shown.text)
     assert "1 InputError" in shown.text
+    assert "4/4, 2 unplaced" in shown.text
+    assert "4/5, 1 failed, 2 unplaced" in shown.text
     assert "Stopped" not in safe(ranking_outcome(document)).text
     assert f"Stopped, without {HOSTILE}. Best by CAP" in safe(ranking_outcome(document, [HOSTILE])).text
 

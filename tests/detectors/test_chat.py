@@ -451,7 +451,7 @@ def test_all_that_decides_an_answer_decides_its_place_in_the_cache(serve, tmp_pa
     assert len(server.bodies) == 2
 
 
-def test_models_and_servers_do_not_share_answers(serve, tmp_path):
+def test_models_do_not_share_answers(serve, tmp_path):
     server, chat = serve(lambda body, number: completion(body["model"]), tmp_path)
     other = EndpointChat("other", base_url=server.url, cache=tmp_path, settings=chat.settings)
     assert [ask(one, "a")[0].text for one in (chat, other)] == ["m", "other"]
@@ -492,9 +492,9 @@ def test_what_may_turn_out_otherwise_is_not_kept(serve, tmp_path):
     )
     assert [ask(chat, "form", schema=SCHEMA)[0].text for _ in range(3)] == ["I'd rather not"] + ['{"word": "a"}'] * 2
     assert len(server.bodies) == 2
-    for odd in ('{"error": "overloaded"}', "[]", '["word"]', "{}"):
+    for place, odd in enumerate(('{"error": "overloaded"}', "[]", '["word"]', "{}")):
         said = iter([odd, '{"word": "b"}'])
-        _, other = serve(lambda body, number: completion(next(said)), tmp_path / str(len(odd)))  # noqa: B023
+        _, other = serve(lambda body, number: completion(next(said)), tmp_path / str(place))  # noqa: B023
         assert [ask(other, "form", schema=SCHEMA)[0].text for _ in range(3)] == [odd] + ['{"word": "b"}'] * 2
     for _ in range(2):
         ask(chat, "sampled", temperature=1.0)

@@ -235,6 +235,8 @@ def test_a_region_stays_unless_it_is_clearly_denied(serve, answer, scores):
     assert [region.score for region in analysis.regions] == scores
     cause = "The request to" if answer == 400 else "The model's answer"
     said = f"Not verified: {cause}" in analysis.raw
+    judged = all(f'"item": {number}' in str(answer) for number in (1, 2))
+    assert analysis.gaps == (() if judged else ("unverified",))
     assert said == (answer in (400, "[]", "I cannot tell.", '{"verdicts": [{"item": 1, "verdict": "absent"'))
 
 

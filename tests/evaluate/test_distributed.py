@@ -182,6 +182,23 @@ def test_a_driver_that_is_killed_goes_on(engine: RayEngine, spots: Spots, tmp_pa
     assert table(tmp_path / "ray") == table(tmp_path / "local")
 
 
+@pytest.mark.slow
+def test_detect_in_workers_finds_what_it_finds_here(
+    engine: RayEngine, spots: Spots, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for options in (["--engine", "ray", "--workers", "2"], []):
+        out = ["--out", str(tmp_path / str(len(found)))]
+        arguments = ["detect", "--data", "micro:12", "--detector", spots.name, "--batch-size", "2", "--json"]
+        before = len(spots.words())
+        code = main([*arguments, *out, *options])
+        here = any(pid == os.getpid() for pid, _ in spots.words()[before:])
+        assert (code, here) == (1, not options), "some answers cannot be read"
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert 0 < len(found[0]) < 12
+
+
 def deadly() -> System:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")

@@ -118,6 +118,17 @@ def test_the_same_uid_of_another_generator_is_another_image(tmp_path):
     assert (found["images"], found["problems"]) == (2, {"duplicate_image": 1})
 
 
+@pytest.mark.parametrize("lonely", [0, 1, 2])
+def test_pairs_that_share_a_name_are_kept_apart(tmp_path, lonely):
+    """Real and generated images of the same name; some have no partner, and one row is repeated."""
+    pairs = [(name, label, label) for name in ("a", "b", "c") for label in (1, 0)]
+    rows = [*pairs, *[(f"x{number}", 1, 1) for number in range(lonely)], ("a", 0, 0), ("b", 1, 0)]
+    found = evaluate_aj(write(tmp_path / "a.csv", rows[: 6 + lonely]))
+    assert (found["images"], found["problems"], found["balanced_accuracy"]) == (6 + lonely, {}, 1)
+    found = evaluate_aj(write(tmp_path / "b.csv", [*[(f"{name}+", *rest) for name, *rest in pairs], *rows]))
+    assert (found["images"], found["problems"]) == (12 + lonely, {"duplicate_image": 2})
+
+
 def test_images_with_and_without_artifacts_are_compared(tmp_path):
     rows = [(1, 0.9, 0.2), (1, 0.9, 0.1), (1, 0.2, 0), (1, 0.8, 0), (0, 0.1, ""), (0, 0.9, ""), (1, 0.9, "nan")]
     found = evaluate_aj(write(tmp_path / "a.csv", rows, "label,score,par"))

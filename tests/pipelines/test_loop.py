@@ -215,6 +215,23 @@ def test_a_flaw_whose_place_is_not_known_is_regenerated_and_never_inpainted(plac
     )
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("strategy", ["auto", "inpaint", "regenerate"])
+@pytest.mark.parametrize("given", [True, False])
+def test_flaws_without_a_place_are_only_fixed_by_a_new_image_and_never_in_the_users(
+    strategy: str, keep: str, *, given: bool
+) -> None:
+    unplaced = Region(mask=None, box=None, name="the light", category=Category.ANATOMY)
+    nowhere = ScriptedDetector(lambda image: Analysis(size=SIZE, regions=(unplaced,), detector="d"))
+    painter = Painter([picture(ground=(0, shade, 0)) for shade in range(9)])
+    config = RefineConfig(strategy=strategy, keep=keep, max_rounds=2)  # type: ignore[arg-type]
+    result = run(painter, config, nowhere, image=picture() if given else None)
+    again = [] if given or strategy == "inpaint" else ["regenerate"] * 2
+    assert [attempt.action for attempt in result.attempts] == ["given" if given else "generate", *again]
+    assert painter.jobs == []
+    assert result.stop in ("rounds", "no_progress")
+
+
 @pytest.mark.parametrize("strategy", ["auto", "inpaint", "regenerate"])
 @pytest.mark.parametrize("seed", range(5))
 def test_never_worse_under_detector_and_judge(strategy: str, seed: int) -> None:

@@ -84,12 +84,15 @@ def test_the_paper_table_has_the_numbers_of_the_table(tmp_path: Path, task: str)
     header, rows = read_markdown((tmp_path / "table.md").read_text())
     columns = [column for column in PAPERS[task].columns if column[1] in table["figures"]]
     figures = [name for _, name in columns]
-    assert header == ["group", "n", *(heading for heading, _ in columns)]
+    assert header == ["group", "n", *(heading for heading, _ in columns), "coverage"]
     assert ("IoU" in header) == (task == "detection")
     for name, row in table["groups"].items():
-        assert rows.pop(name) == [str(row["scored"]), *(shown(row[figure]) for figure in figures)]
+        covered = f"{row['coverage']['answered']}/{row['coverage']['answered']}"
+        assert rows.pop(name) == [str(row["scored"]), *(shown(row[figure]) for figure in figures), covered]
+        assert row["coverage"]["answered"] == row["scored"]
     whole = "overall" if task == "localization" else "all images"
-    assert rows.pop(whole) == [str(table["scored"]), *(shown(table["figures"][figure]) for figure in figures)]
+    cells = [shown(table["figures"][figure]) for figure in figures]
+    assert rows.pop(whole) == [str(table["scored"]), *cells, f"{table['scored']}/{table['samples']}"]
     if task == "detection":
         accuracies = [row["accuracy"] for row in table["groups"].values()]
         assert table["figures"]["accuracy_group_mean"] == pytest.approx(np.mean(accuracies))
@@ -122,7 +125,7 @@ def test_kinds_of_generators_count_each_generator_alike(tmp_path: Path) -> None:
     assert "accuracy_diffusion" not in table["figures"], "one of its generators is missing"
     write_paper(table, tmp_path)
     rows = read_markdown((tmp_path / "table.md").read_text())[1]
-    assert rows["GANs"] == ["–", shown(table["figures"]["accuracy_gans"]), *["–"] * 6]
+    assert rows["GANs"] == ["–", shown(table["figures"]["accuracy_gans"]), *["–"] * 7]
     assert "Diffusion" not in rows
 
 
@@ -139,11 +142,13 @@ def test_a_table_without_groups_has_one_row(tmp_path: Path) -> None:
 def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
     table = {"task": "localization", "data": {"specification": name}, "signature": name, "samples": 2, "scored": 2}
     table |= {"errors": {}, "misses": {}, "missing": 0, "figures": {"miou": 0.5, "f1": None}}
-    table |= {"groups": {each: {"scored": 1, "miou": 0.5, "f1": 0.25} for each in (name, "other")}}
+    group = {"scored": 1, "coverage": {"answered": 1}, "miou": 0.5, "f1": 0.25}
+    table |= {"coverage": {"answered": 2, "unplaced": 1}, "groups": dict.fromkeys((name, "other"), group)}
     write_paper(table, tmp_path)
     text = (tmp_path / "table.md").read_text()
     rows = read_markdown(text)[1]
-    assert list(rows.values()) == [["1", "50.00", "25.00"], ["1", "50.00", "25.00"], ["2", "50.00", "–"]]
+    of_group = ["1", "50.00", "25.00", "1/1"]
+    assert list(rows.values()) == [of_group, of_group, ["2", "50.00", "–", "2/2, 1 unplaced"]]
     assert not re.search(r"(?<!\\)[`<*\[$]", text.replace(f"\n    {name}\n", ""))
     assert text.count("\n#") == 0
 
@@ -151,10 +156,10 @@ def test_names_do_not_break_the_table(tmp_path: Path, name: str) -> None:
 def test_intervals_stand_behind_the_figures_that_have_them(tmp_path: Path) -> None:
     table = {"task": "explanation", "data": {"specification": "x"}, "signature": "s", "samples": 9, "scored": 9}
     figures = {"rouge_l": 0.395, "rouge_l_low": 0.38, "rouge_l_high": 0.40125, "css": None}
-    table |= {"errors": {}, "misses": {}, "missing": 0, "groups": {}, "figures": figures}
+    table |= {"errors": {}, "misses": {}, "missing": 0, "groups": {}, "figures": figures, "coverage": {"answered": 9}}
     paper = write_paper(table, tmp_path)
     assert isinstance(paper, PaperTable)
-    assert paper.rows == (("overall", "9", "39.50 (38.00 to 40.12)", "–"),)
+    assert paper.rows == (("overall", "9", "39.50 (38.00 to 40.12)", "–", "9/9"),)
 
 
 @pytest.mark.parametrize("task", ["realism", "refinement"])
@@ -168,19 +173,19 @@ def test_changes_are_those_of_the_paper(tmp_path: Path) -> None:
     tables = {
         name: {
             "task": "localization", "data": {"specification": "x", "perturbation_seed": 0}, "signature": f"s|{name}",
-            "samples": 2, "scored": 2, "errors": {}, "misses": {}, "missing": 0,
+            "samples": 2, "scored": 2, "errors": {}, "misses": {}, "missing": 0, "coverage": {"answered": 2},
             "figures": {"miou": miou, "f1": f1, "f1_low": 0.1, "f1_high": 0.2},
         }
         for name, (miou, f1) in figures.items()
     }  # fmt: skip
     write_robustness_paper(compare(tables), tmp_path)
     header, rows = read_markdown((tmp_path / "robustness.md").read_text())
-    assert header == ["distortion", "n", "mIoU", "F1"]
+    assert header == ["distortion", "n", "mIoU", "F1", "coverage"]
     assert rows == {
-        "No Distortion": ["2", "59.41", "36.96"],
-        "JPEG Comp. (QF = 20)": ["2", "57.91 (-2.5%)", "34.28 (-7.3%)"],
-        "Gaussian Noise (σ = 0.3)": ["2", "56.49 (-4.9%)", "32.12 (-13.1%)"],
-        "Gaussian Blur (Ksize = 15)": ["2", "0.00 (-100.0%)", "100.00 (+170.6%)"],
+        "No Distortion": ["2", "59.41", "36.96", "2/2"],
+        "JPEG Comp. (QF = 20)": ["2", "57.91 (-2.5%)", "34.28 (-7.3%)", "2/2"],
+        "Gaussian Noise (σ = 0.3)": ["2", "56.49 (-4.9%)", "32.12 (-13.1%)", "2/2"],
+        "Gaussian Blur (Ksize = 15)": ["2", "0.00 (-100.0%)", "100.00 (+170.6%)", "2/2"],
     }
 
 
@@ -215,7 +220,7 @@ def test_one_command_makes_table_10_and_again_without_models(evaluate: Cli, tmp_
                 f"{cell} ({run['change'][figure]:+.1f}%)" for cell, figure in zip(cells, ("miou", "f1"), strict=True)
             ]
             assert f"    {PERTURBATIONS[name].signature}|seed=0\n" in text
-        assert [cell.replace("-0.0%", "+0.0%") for cell in cells] == rows[label][1:]
+        assert [*(cell.replace("-0.0%", "+0.0%") for cell in cells), "3/3"] == rows[label][1:]
         assert label in out
         clean = json.loads((tmp_path / f"whole/{name}/table.json").read_text())
         assert clean["figures"]["miou"] == run["figures"]["miou"]
@@ -242,7 +247,7 @@ def test_the_table_is_shown_with_a_row_for_each_group(evaluate: Cli, tmp_path: P
     code, out, err = evaluate("detection", "--data", "grouped:", "--out", tmp_path)
     assert code == 0, err
     lines = [line.split() for line in out.splitlines()[:5]]
-    assert lines[0] == ["group", "n", "Acc", "Balanced", "F1", "P", "R", "IoU", "PixF1"]
+    assert lines[0] == ["group", "n", "Acc", "Balanced", "F1", "P", "R", "IoU", "PixF1", "coverage"]
     assert [line[0] for line in lines[1:]] == ["a", "b", "mean", "all"]
     text = (tmp_path / "table.md").read_text()
     (tmp_path / "table.md").unlink()

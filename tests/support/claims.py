@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from refiner.data.pictures import Pictures
 from refiner.data.problems import Problem
 from refiner.data.sources import open_data
 from refiner.errors import RefinerError
-from refiner.evaluate.harness import collect, describe
+from refiner.evaluate.detecting import TASK, Detecting, located
+from refiner.evaluate.harness import collect, describe, work
 from refiner.evaluate.systems import Looker
 from refiner.masks import box_of
+from refiner.records import picture_digest
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
-from refiner.verify.detections import Detections
 from refiner.verify.sources import open_looks
 from refiner.verify.verification import Verification, open_verification
 
@@ -54,13 +56,21 @@ def detected(root: Path, claims: Sequence[Sequence[Region] | RefinerError], dete
     """A folder of ``refiner detect`` for images in ``root/images``."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "found").mkdir()
-    kept = Detections(root / "found")
+    files, answers = [], {}
     for number, found in enumerate(claims):
-        file = root / "images" / f"{number:03d}.png"
-        picture(number).save(file)
-        broken = isinstance(found, RefinerError)
-        kept.add(number, str(file), None, found if broken else (picture(number), analysed(*found, detector=detector)))
-    kept.write()
+        files.append(str(root / "images" / f"{number:03d}.png"))
+        picture(number).save(files[-1])
+        answers[picture_digest(picture(number))] = found
+
+    def look(image: Image.Image) -> Analysis:
+        found = answers[picture_digest(image)]
+        if isinstance(found, RefinerError):
+            raise found
+        return analysed(*found, detector=detector)
+
+    images, system = Pictures(tuple(files), (None,) * len(files)), Detecting(look, batch_size=1)
+    description = describe(TASK, images, {"specification": "files"}, system, {})
+    collect(images, system, description, root / "found", engine=located(work, root / "found", None))
     return root / "found"
 
 

@@ -52,7 +52,7 @@ class TransformersServer:
 class FaultProxy(ThreadingHTTPServer):
     """A proxy between a client and a server. It relays a request unless ``script(body, number)`` names a fault.
 
-    ``number`` counts how often the same request came before. ``relayed`` counts the relayed requests, ``spoiled`` the
+    ``number`` counts how often the same messages came before. ``relayed`` counts the relayed requests, ``spoiled`` the
     faults, and ``answered`` the good answers by the body of the request.
     """
 
@@ -120,9 +120,10 @@ class _Proxying(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
+        asked = json.dumps(json.loads(body)["messages"])
         with self.server.lock:
-            number = self.server.seen[body]
-            self.server.seen[body] += 1
+            number = self.server.seen[asked]
+            self.server.seen[asked] += 1
         fault = self.server.script(json.loads(body), number)
         if fault is None or fault in ("cut", "invalid JSON", *ODD_ANSWERS, "no words"):
             status, data = self._relay(body)

@@ -198,6 +198,15 @@ def test_real_images_have_no_target_and_unknown_ones_no_loss() -> None:
     assert not batch.masks[1:].any()
 
 
+def test_a_flaw_without_a_place_teaches_no_masks() -> None:
+    sample = Pictures().load(0)
+    assert sample.truth is not None
+    assert lesson_of(sample).masks is not None
+    unplaced = replace(sample.truth.regions[0], mask=None, box=None)
+    for regions in ((unplaced,), (*sample.truth.regions, unplaced)):
+        assert lesson_of(replace(sample, truth=replace(sample.truth, regions=regions))).masks is None
+
+
 # Pairs
 
 

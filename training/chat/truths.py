@@ -31,7 +31,9 @@ def truth_of(sample: Sample) -> Answer:
         raise InputError(f"The flaws of the sample {sample.name!r} are not known: leave it out.")
     categories = {str(flaw.category) for flaw in entry.flaws if flaw.category is not None}
     flaws = [Flaw(_described(flaw.name, flaw.description), shares_of(flaw.box, size)) for flaw in entry.flaws]
-    return Answer(flaws=tuple(flaws[:MAX_REGIONS]), tags=entry.tags or tuple(sorted(categories)), fake=entry.fake)
+    return Answer(
+        flaws=tuple(flaws[:MAX_REGIONS]), tags=entry.tags or tuple(sorted(categories)), fake=entry.fake is True
+    )
 
 
 def _size_of(sample: Sample) -> Size:

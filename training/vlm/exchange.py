@@ -14,7 +14,7 @@ from transformers import Qwen2TokenizerFast
 from refiner.detectors.chat.backend import ChatRequest
 from refiner.detectors.vlm.questions import finding, verifying
 from refiner.masks import box_of, clip_box, location_words
-from refiner.micro.world import SIZE, parse_caption
+from refiner.micro.world import parse_caption
 from refiner.taxonomy import Category
 from refiner.training.vlm.data import LESS_SURE, hues_of, kind_of, mask_of, unlike
 from refiner.training.vlm.words import (
@@ -128,7 +128,8 @@ def false_claim(item: Marked, rng: np.random.Generator) -> Claim | None:
 
 def _jittered(region: Claim, rng: np.random.Generator) -> Claim:
     """The same claim with a box that is about as inexact as a model's box."""
-    x0, y0, x1, y1 = (side + int(rng.integers(-3, 4)) for side in region.box or (0, 0, SIZE, SIZE))
+    assert region.box is not None
+    x0, y0, x1, y1 = (side + int(rng.integers(-3, 4)) for side in region.box)
     box = clip_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), FRAME)
     return dataclasses.replace(region, box=box or region.box)
 

@@ -48,7 +48,7 @@ _BETWEEN = (
 
 
 def find_answer(found: Sequence[Claim]) -> str:
-    """The answer to the question for all flaws."""
+    """The answer to the question for all flaws, which must have boxes."""
     regions = [
         {
             "name": region.name,
@@ -58,9 +58,10 @@ def find_answer(found: Sequence[Claim]) -> str:
             "category": str(region.category),
             "severity": region.severity,
             "confidence": region.score,
-            "bbox_2d": [thousandths(side) for side in region.box or (0, 0, SIZE, SIZE)],
+            "bbox_2d": [thousandths(side) for side in region.box],
         }
         for region in found
+        if region.box is not None
     ]
     return json.dumps({"regions": regions})
 

@@ -63,7 +63,7 @@ def lesson_of(sample: Sample) -> Lesson:
         for region in sample.truth.regions:
             if region.category.xaigd is not None:
                 masks[CATEGORIES.index(region.category.xaigd)] |= region.pixels(sample.truth.size)
-    known = not sample.fake or sample.truth is not None
+    known = not sample.fake or (sample.truth is not None and all(region.placed for region in sample.truth.regions))
     return Lesson(sample.name, image, sample.fake, masks if known else None)
 
 

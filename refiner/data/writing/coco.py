@@ -22,15 +22,17 @@ _IN_MEMORY: Final = 2**22
 """Bytes of records of images; more of them wait in a temporary file."""
 
 
-def write_coco(entries: Iterable[Entry], stream: TextIO) -> None:
+def write_coco(entries: Iterable[Entry], stream: TextIO, *, info: Json | None = None) -> None:
     """Write one JSON object with ``categories``, ``annotations`` and ``images``.
 
     An annotation has ``bbox`` as [x, y, width, height] in pixels, ``area`` in pixels and the ``description``. If the
     mask is known, ``segmentation`` has its uncompressed run lengths; else the area is that of the box. ``file_name`` of
-    an image is its path below ``images/``. ``label`` of an image is ``fake`` or ``real``.
+    an image is its path below ``images/``. ``label`` of an image is ``fake`` or ``real``, if that is known.
+    ``unplaced`` lists its flaws whose place is not known, if there are any. ``info``, if given, is written as it is.
     """
     categories = [{"id": number, "name": name, "supercategory": UNKNOWN} for name, number in IDS.items()]
-    stream.write(f'{{"categories": {dumps(categories, indent=None)},\n"annotations": [')
+    about = "" if info is None else f'"info": {dumps(info, indent=None)},\n'
+    stream.write(f'{{{about}"categories": {dumps(categories, indent=None)},\n"annotations": [')
     count = 0
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as images:
         for number, entry in enumerate(entries, start=1):
@@ -50,8 +52,10 @@ def _separator(number: int) -> str:
 
 
 def _image(entry: Entry, number: int) -> Json:
-    facts = {"id": number, "file_name": entry.image, "width": entry.size.width, "height": entry.size.height}
-    return facts | {"label": "fake" if entry.fake else "real"}
+    facts: Json = {"id": number, "file_name": entry.image, "width": entry.size.width, "height": entry.size.height}
+    if entry.fake is not None:
+        facts["label"] = "fake" if entry.fake else "real"
+    return facts | ({"unplaced": list(entry.unplaced)} if entry.unplaced else {})
 
 
 def _annotation(flaw: Flaw, number: int, image: int) -> Json:

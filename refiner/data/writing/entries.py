@@ -47,10 +47,14 @@ class Entry:
     image: str
     """Path of its file below the folder of the images."""
     size: Size
-    fake: bool
+    fake: bool | None
+    """Whether it is generated; None if unknown."""
     group: str
     tags: tuple[str, ...]
     flaws: tuple[Flaw, ...]
+    """Those whose place is known."""
+    unplaced: tuple[str, ...] = ()
+    """Descriptions of the others."""
 
 
 def entry_of(sample: Sample, image: str, size: Size, note: Note) -> Entry:

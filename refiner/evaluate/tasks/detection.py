@@ -69,6 +69,8 @@ class Detection(Task):
         """The pixel counts of the heat map against the true flaws of a generated image, if both are known."""
         if record["answer"]["analysis"]["heatmap"] is None or (truth := true_flaws(record)) is None:
             return {}
+        if truth.known_ratio is None:
+            return {}
         return heatmap_row(analysis_from_dict(record["answer"]["analysis"]), truth.mask, self.heatmap)
 
     def figures(self, columns: Columns) -> Figures:

@@ -32,7 +32,7 @@ def region_row(found: Sequence[Region], truth: Analysis | None, facts: Json, rul
     if truth is None or not truth.regions or not facts.get("itemised", facts["categorised"]):
         return {}
     ours, theirs = ([region.box for region in regions if region.box] for regions in (found, truth.regions))
-    return {"region_iou": region_iou(ours, theirs, rule)}
+    return {"region_iou": region_iou(ours, theirs, rule)} if theirs else {}
 
 
 def region_signature(rule: RegionRule, unreadable: Unreadable) -> str:
@@ -71,12 +71,14 @@ class Localization(Task):
         truth = true_flaws(record)
         if truth is None:
             return Unscored("missing_truth", "the sample has no mask to compare with")
+        if truth.known_ratio is None:
+            return Unscored("unplaced_truth", "the place of no true flaw is known")
         return self._compared(analysis_from_dict(record["answer"]["analysis"]).perceptual, truth, record["truth"])
 
     def miss(self, record: Json) -> Figures | None:
         """The numbers of an empty mask, if the image has a flaw."""
         truth = true_flaws(record)
-        if self.unreadable == "omit" or truth is None or not truth.regions:
+        if self.unreadable == "omit" or truth is None or not truth.known_ratio:
             return None
         return self._compared(Analysis(size=truth.size, detector=""), truth, record["truth"])
 

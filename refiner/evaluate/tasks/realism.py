@@ -14,7 +14,8 @@ from refiner.taxonomy import PERCEPTUAL
 class Realism(Task):
     """How real images look, by generator (group): anomalies, severity, area, and HPS if there are prompts.
 
-    An answer that could not be read has no figures. Misalignments with the prompt are left out.
+    An answer that could not be read has no figures. An image whose flaws are all unplaced has no area. Misalignments
+    with the prompt are left out.
     """
 
     plots = Plots(
@@ -32,7 +33,7 @@ class Realism(Task):
         if record["answer"]["analysis"] is None:
             return row
         analysis = analysis_from_dict(record["answer"]["analysis"]).perceptual
-        row |= {"anomalies": len(analysis.regions), "par": analysis.artifact_ratio}
+        row |= {"anomalies": len(analysis.regions), "par": analysis.known_ratio}
         row |= {"intensity": float(sum(region.severity for region in analysis.regions))}
         row |= {"fake_probability": analysis.fake_probability}
         for category in PERCEPTUAL:
@@ -50,7 +51,7 @@ class Realism(Task):
             "MAI": float(intensity / anomalies) if anomalies else 0.0,
             **with_interval("AF", columns["anomalies"]),
             "AF_share": float((columns["anomalies"] > 0).mean()),
-            **with_interval("PAR", columns["par"]),
+            **(with_interval("PAR", columns["par"]) if "par" in columns else {}),
             **({"fake_probability": mean(columns["fake_probability"])} if "fake_probability" in columns else {}),
             **found,
         }

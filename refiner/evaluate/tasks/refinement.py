@@ -16,7 +16,8 @@ class Refinement(Task):
     """Before against after, for the last image and for the kept one; SemAP if true explanations are known.
 
     A sample without any image that was analysed has no figures. Burden is the sum of severity times confidence over
-    the regions. PAR and the categories leave misalignments with the prompt out; number of flaws and burden do not.
+    the regions. PAR and the categories leave misalignments with the prompt out; number of flaws and burden do not. An
+    image whose flaws are all unplaced has no PAR.
     """
 
     semap: SemapConfig
@@ -41,7 +42,7 @@ class Refinement(Task):
         for when in ("before", "last", "best"):
             look = answer[when]
             analysis = analysis_from_dict(look["analysis"])
-            row |= {f"hps_{when}": look["score"], f"par_{when}": analysis.perceptual.artifact_ratio}
+            row |= {f"hps_{when}": look["score"], f"par_{when}": analysis.perceptual.known_ratio}
             row |= {f"flaws_{when}": len(analysis.regions), f"burden_{when}": analysis.burden}
             if look["similarity"] is not None:
                 scored = score_image(Similarity.from_dict(look["similarity"]), self.semap)
@@ -51,7 +52,7 @@ class Refinement(Task):
         for name in ("hps", "par", "flaws", "burden"):
             before, best = row[f"{name}_before"], row[f"{name}_best"]
             row[f"{name}_change"] = None if before is None or best is None else best - before
-        row |= {name: answer[name] for name in ("rounds", "accepted", "failed")}
+        row |= {"rounds": answer["rounds"], "accepted": answer["accepted"], "failed_attempts": answer["failed"]}
         return row | answer["calls"]
 
     def figures(self, columns: Columns) -> Figures:
@@ -66,7 +67,8 @@ class Refinement(Task):
         burden = columns["burden_change"]
         found |= {"better_share": float((burden < 0).mean()), "worse_share": float((burden > 0).mean())}
         return found | {
-            name: mean(columns[name]) for name in ("rounds", "accepted", "failed", "denoiser_rows", "detector_calls")
+            name: mean(columns[name])
+            for name in ("rounds", "accepted", "failed_attempts", "denoiser_rows", "detector_calls")
         }
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
