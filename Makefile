@@ -43,6 +43,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/detect.py
 	$(BIN)/python tests/benchmarks/rank.py
 	$(BIN)/python tests/benchmarks/readers.py
+	$(BIN)/python tests/benchmarks/hostile.py
 	$(BIN)/python tests/benchmarks/hps.py
 	$(BIN)/python tests/benchmarks/hps_parity.py
 	$(BIN)/python tests/benchmarks/vlm.py --count 100

@@ -11,7 +11,7 @@ from PIL import Image
 
 from refiner.demo.settings import DemoSettings
 from refiner.errors import InputError
-from refiner.images import FORMATS, load_image
+from refiner.images import load_image, open_image
 from refiner.reports.overlays import fitted
 
 _DECODING: Final = threading.Lock()
@@ -49,7 +49,7 @@ def _check(file: Path, settings: DemoSettings) -> None:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
+            with open_image(file) as image:
                 width, height = image.size
     except InputError:
         raise

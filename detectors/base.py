@@ -14,6 +14,7 @@ from PIL import Image
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import read_card, verify
 from refiner.machine import device_of
+from refiner.reading import reason_of
 from refiner.types import Analysis
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"expected a JSON object, got {config!r:.80}")
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"The model config {str(path)!r} cannot be read ({error!r}): download the folder again."
+            f"The model config {str(path)!r} cannot be read ({reason_of(error)}): download the folder again."
         ) from error
     return config
 

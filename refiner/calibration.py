@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json, atomic_write, dumps
+from refiner.reading import read_text, reason_of
 
 SCHEMA: Final = 1
 """Version of the file; it is raised when a field changes its meaning."""
@@ -32,8 +33,6 @@ TINY: Final = 1e-6
 """Calibrated probabilities, and scores before their log odds are taken, lie in [TINY, 1 - TINY]."""
 _EDGE: Final = 1e-6
 """Least distance of a ``fake_probability`` from 0.5, so that the side of the operating point is never in doubt."""
-_LONGEST: Final = 2**22
-"""Most bytes of a calibration file."""
 
 Scores = NDArray[np.float64]
 
@@ -218,25 +217,15 @@ class Calibration:
             return _read(json.loads(_text(file)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(
-                f"The calibration {str(path)!r} cannot be read ({_reason(error)}): name a file that refiner calibrate "
-                "wrote."
+                f"The calibration {str(path)!r} cannot be read ({reason_of(error)}): name a file that refiner "
+                "calibrate wrote."
             ) from error
 
 
 def _text(file: Path) -> str:
     if file.exists() and not file.is_file():
         raise ValueError("it is no file")
-    if file.stat().st_size > _LONGEST:
-        raise ValueError(f"it has more than {_LONGEST} bytes")
-    return file.read_text(encoding="utf-8")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return f"{str(error) or type(error).__name__:.200}"
+    return read_text(file)
 
 
 def _read(document: Any) -> Calibration:

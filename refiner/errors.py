@@ -28,7 +28,13 @@ class RefinerWarning(UserWarning):
 
 
 class RefinerError(Exception):
-    """Base class of all exceptions of refiner."""
+    """Base class of all exceptions of refiner. Its text is one line: letters that cannot be printed are escaped."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UserError(RefinerError):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.files import atomic_write, dumps
+from refiner.reading import reason_of
 from refiner.repository import Repository
 
 Kind = Literal["generator", "detector", "judge"]
@@ -229,7 +230,9 @@ def _check_shards(index: Path) -> None:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"The weight index {str(index)!r} cannot be read ({error!r}): download it again.") from error
+        raise WeightsError(
+            f"The weight index {str(index)!r} cannot be read ({reason_of(error)}): download it again."
+        ) from error
     for shard in sorted(shards):
         if not (index.parent / shard).is_file():
             raise WeightsError(f"The weight file {str(index.parent / shard)!r} is missing: download it again.")

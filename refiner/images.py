@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from refiner.colours import to_srgb
 from refiner.errors import InputError, MissingImageError
 from refiner.files import atomic_write
 from refiner.metadata import XMP, Kept, over_white, read_metadata
+from refiner.png_chunks import readable
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,7 @@ def _from_file(source: str | PathLike[str]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(path, formats=FORMATS)
+            image = open_image(path)
         except Image.UnidentifiedImageError as error:
             raise InputError(f"{name} is not a supported image format: use a PNG or JPEG.") from error
         except Image.DecompressionBombError as error:
@@ -149,6 +150,31 @@ def _from_file(source: str | PathLike[str]) -> Image.Image:
             raise _damaged(name) from error
         with image:
             return _decode(image, name)
+
+
+def open_image(source: str | PathLike[str] | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image file as ``PIL.Image.open`` does, also a PNG with texts or a profile that Pillow finds too long.
+
+    Such texts are left out, and such profiles kept up to ``png_chunks.MOST_PROFILE`` bytes.
+
+    Args:
+        source: a path, or an open file.
+        formats: Pillow formats that may be read.
+
+    Raises:
+        OSError, ValueError and others of a decoder: it cannot be opened.
+    """
+    if isinstance(source, str | PathLike):
+        with open(source, "rb") as file:
+            found = readable(file)
+        kept = source if found.file is file else found.file
+    else:
+        found = readable(source)
+        kept = found.file
+    image = Image.open(kept, formats=formats)
+    if found.profile:
+        image.info["icc_profile"] = found.profile
+    return image
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
+from refiner.images import MAX_PIXELS
 from refiner.types import Box, Mask, Size
+
+_WIDEST: Final = 35
+"""Bits of a compressed count."""
 
 
 class Rle(TypedDict):
@@ -55,17 +59,59 @@ def rle_encode(mask: Mask) -> Rle:
 
 
 def rle_decode(rle: Rle) -> Mask:
-    """Decode run lengths of ``rle_encode`` or of COCO's tools (uncompressed) to a bool (H, W) mask.
+    """Decode run lengths of ``rle_encode`` or of COCO's tools to a bool (H, W) mask.
+
+    Args:
+        rle: ``counts`` may also be a text or bytes, which is COCO's compressed form. Any other value is refused.
 
     Raises:
-        ConfigError: the runs do not add up to the size.
+        ConfigError: no such run lengths, or they do not add up to the size, or that is above ``MAX_PIXELS``.
     """
-    height, width = rle["size"]
-    counts = np.asarray(rle["counts"], dtype=np.int64)
-    if (counts < 0).any() or counts.sum() != height * width:
-        raise ConfigError(f"Run lengths must add up to {height} x {width} pixels, got {int(counts.sum())}.")
+    size, counts = (rle.get(name) for name in ("size", "counts")) if isinstance(rle, Mapping) else (None, None)
+    if isinstance(counts, str | bytes):
+        counts = _decompressed(counts if isinstance(counts, str) else counts.decode("latin-1"))
+    if not (_are_whole(size) and len(size) == 2 and _are_whole(counts)):
+        raise ConfigError(f"Run lengths must have a size [H, W] and counts of whole numbers, got {rle!r:.80}.")
+    height, width = size
+    if min(size) < 0 or max(height, width, height * width) > MAX_PIXELS:
+        raise ConfigError(f"Run lengths must be of at most {MAX_PIXELS} pixels, got {height!r:.20} x {width!r:.20}.")
+    if min(counts, default=0) < 0 or sum(counts) != height * width:
+        raise ConfigError(f"Run lengths must add up to {height} x {width} pixels, got {sum(counts)!r:.40}.")
     values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape((height, width), order="F")
+    return np.repeat(values, np.asarray(counts, dtype=np.int64)).reshape((height, width), order="F")
+
+
+def _are_whole(values: Any) -> TypeGuard[Sequence[int]]:
+    """Whether a value is a list of whole numbers."""
+    return isinstance(values, list | tuple) and all(type(value) is int for value in values)
+
+
+def _decompressed(text: str) -> list[int]:
+    """The counts of COCO's compressed form.
+
+    Each count is written in letters of 6 bits from "0", the lowest first: 5 bits of the number, and 1 that says whether
+    another letter follows. The fifth bit of the last letter is the sign. From the fourth count on, the number is the
+    difference to the last but one.
+
+    Raises:
+        ConfigError: another letter, a number that is too long, or the end within one.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - ord("0")
+        if not 0 <= bits < 64 or shift > _WIDEST:
+            break
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << shift - 4
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    else:
+        if not shift:
+            return counts
+    raise ConfigError(f"Compressed run lengths must be in COCO's form, got {text!r:.80}.")
 
 
 def union(masks: Iterable[Mask], size: Size) -> Mask:

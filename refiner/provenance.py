@@ -25,8 +25,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from refiner.errors import ConfigError, InputError, MissingImageError
 from refiner.files import Json, atomic_write, check_writable
-from refiner.images import MAX_PIXELS, Source, kept_from, load_image
+from refiner.images import MAX_PIXELS, Source, kept_from, load_image, open_image
 from refiner.metadata import XMP, Kept, source_type_in, with_transparency, xmp_attribute, xmp_tree
+from refiner.reading import check_path
 from refiner.records import to_record
 from refiner.types import RefinementResult
 
@@ -280,12 +281,13 @@ def _packet(source_type: str | None, record: Json | None, kept: str) -> str:
 def _texts_of(path: str | Path) -> dict[str, str]:
     """Read the text metadata of a PNG or JPEG file, by PNG key."""
     file = Path(path)
+    check_path(file)
     if not file.exists():
         raise MissingImageError(f"The image file {str(path)!r} does not exist: check the path.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
+            with open_image(file, ("PNG", "JPEG")) as image:
                 whole = image.width * image.height <= MAX_PIXELS
                 texts = dict(image.text if whole and isinstance(image, PngImageFile) else image.info)
                 packet = image.info.get("xmp", b"")

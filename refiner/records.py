@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import platform
 import zlib
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from refiner import __version__
 from refiner.errors import BadAnswerError, ConfigError, InputError
 from refiner.files import Json
+from refiner.images import MAX_PIXELS
 from refiner.ledger import Prices, bill
 from refiner.masks import rle_decode, rle_encode
+from refiner.reading import reason_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Size, Step
 
@@ -126,31 +130,45 @@ def analysis_from_dict(data: Mapping[str, Any]) -> Analysis:
         InputError: a field is missing or cannot be read.
     """
     try:
-        size = Size(*map(int, data["size"]))
-        heatmap = None
-        if data["heatmap"] is not None:
-            packed = zlib.decompress(base64.b64decode(data["heatmap"]))
-            heatmap = np.frombuffer(packed, dtype="<f4").reshape(tuple(size)).astype(np.float32)
+        size = Size(*map(operator.index, data["size"]))
+        if not (size.height > 0 < size.width and size.height * size.width <= MAX_PIXELS):
+            raise ValueError(f"an image has 1 to {MAX_PIXELS} pixels")
+        texts = [data["raw"], data["detector"], *data["tags"]]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("raw, detector and tags must be texts")
         return Analysis(
             size=size,
-            regions=tuple(_region_from_dict(region) for region in data["regions"]),
+            regions=tuple(_region_from_dict(region, size) for region in data["regions"]),
             fake_probability=data["fake_probability"],
-            heatmap=heatmap,
+            heatmap=None if data["heatmap"] is None else _heatmap_from_text(data["heatmap"], size),
             tags=tuple(data["tags"]),
             raw=data["raw"],
             detector=data["detector"],
             trace=tuple(Step(**step) for step in data.get("trace", ())),
             gaps=tuple(data.get("gaps", ())),
         )
-    except (KeyError, TypeError, ValueError, BadAnswerError, zlib.error) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, BadAnswerError, zlib.error) as error:
         raise InputError(
-            f"The stored analysis cannot be read ({error!r}): write it again with analysis_to_dict."
+            f"The stored analysis cannot be read ({reason_of(error)}): write it again with analysis_to_dict."
         ) from error
 
 
-def _region_from_dict(data: Mapping[str, Any]) -> Region:
+def _heatmap_from_text(text: str, size: Size) -> NDArray[np.float32]:
+    length = 4 * size.height * size.width
+    values = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), length + 1)
+    if len(values) != length:
+        raise ValueError(f"the heat map has not {length} bytes")
+    return np.frombuffer(values, dtype="<f4").reshape(tuple(size)).astype(np.float32)
+
+
+def _region_from_dict(data: Mapping[str, Any], size: Size) -> Region:
+    if not all(isinstance(data[name], str) for name in _TEXTS):
+        raise TypeError(f"{', '.join(_TEXTS)} must be texts")
+    mask = data["mask"]
+    if mask is not None and mask["size"] != list(size):  # so that masks that fill the memory are not decoded
+        raise ValueError(f"a mask must have the size of the image, {list(size)}")
     return Region(
-        mask=None if data["mask"] is None else rle_decode(data["mask"]),
+        mask=None if mask is None else rle_decode(mask),
         box=data["box"],
         category=Category(data["category"]),
         **{name: data[name] for name in (*_TEXTS, "severity", "score")},

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from refiner.detectors.chat.adapters import read_settings
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import WeightsError
+from refiner.reading import reason_of
 
 NOTE = "aligngemini.json"
 
@@ -39,5 +40,6 @@ def read_note(folder: Path) -> Note | None:
         return Note(BoxFormat(**settings["boxes"]), side)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"The note {str(path)!r} does not say how the model answers ({error!r}): download the folder again."
+            f"The note {str(path)!r} does not say how the model answers ({reason_of(error)}): "
+            "download the folder again."
         ) from error

@@ -9,6 +9,7 @@ from refiner.detectors.anomreason.grammar import check_format
 from refiner.detectors.chat.adapters import read_settings
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import WeightsError
+from refiner.reading import reason_of
 
 NOTE = "anomreason.json"
 DEFAULT_FORMAT = "authenticity_reasoning"
@@ -45,5 +46,6 @@ def read_note(folder: Path) -> Note | None:
         return Note(check_format(settings["format"]), None if boxes is None else BoxFormat(**boxes), side)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"The note {str(path)!r} does not say how the model answers ({error!r}): download the folder again."
+            f"The note {str(path)!r} does not say how the model answers ({reason_of(error)}): "
+            "download the folder again."
         ) from error

@@ -9,6 +9,7 @@ from refiner.detectors.chat.adapters import read_settings
 from refiner.detectors.fakexplain.grammar import Dialect, find_dialect
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.errors import WeightsError
+from refiner.reading import reason_of
 
 NOTE = "fakexplain.json"
 
@@ -41,5 +42,6 @@ def read_note(folder: Path) -> Note | None:
         return Note(find_dialect(settings["dialect"]), BoxFormat(**settings["boxes"]), side)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"The note {str(path)!r} does not say how the model answers ({error!r}): download the folder again."
+            f"The note {str(path)!r} does not say how the model answers ({reason_of(error)}): "
+            "download the folder again."
         ) from error

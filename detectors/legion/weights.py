@@ -12,6 +12,7 @@ from torch import Tensor
 
 from refiner.detectors.base import first_line
 from refiner.errors import WeightsError
+from refiner.reading import reason_of
 
 _KINDS = (
     ("model.safetensors.index.json", "model*.safetensors"),
@@ -89,7 +90,9 @@ def _weight_map(index: Path) -> dict[str, str]:
             if not isinstance(file, str) or Path(file).name != file:
                 raise ValueError(f"{file!r:.80} is no name of a file")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"The weight index {str(index)!r} cannot be read ({error!r}): download it again.") from error
+        raise WeightsError(
+            f"The weight index {str(index)!r} cannot be read ({reason_of(error)}): download it again."
+        ) from error
     return found
 
 

@@ -19,6 +19,7 @@ from refiner.pipelines.calling.seeding import Seeding, defaults_as, generator_fr
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.saving.record import Wrapped, settings_of
 from refiner.pipelines.saving.settings import config_from
+from refiner.reading import reason_of
 from refiner.records import environment, picture_digest
 from refiner.types import RefinementResult
 
@@ -67,7 +68,9 @@ def replay(
         now = settings_of(again, config=config, index=settings["index"], call=arguments, image=image)
         differences = [*_differences(settings, now), *_version_differences(record)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"The record cannot be read ({error!r}): use the version of refiner that wrote it.") from error
+        raise InputError(
+            f"The record cannot be read ({reason_of(error)}): use the version of refiner that wrote it."
+        ) from error
     if differences:
         raise ConfigError(f"The run differs from its record ({'; '.join(differences)}): load the same.")
     choices = _choices(record, best)

@@ -12,6 +12,7 @@ from refiner.errors import WeightsError
 from refiner.files import atomic_write, dumps
 from refiner.hub import MICRO_WEIGHTS
 from refiner.pipelines.config import RefineConfig
+from refiner.reading import reason_of
 
 SETTINGS_FILE = "refiner.json"
 _FORMAT = 1
@@ -69,7 +70,7 @@ class SavedSettings:
             return cls(config=config_from(data.pop("config")), **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(
-                f"The settings {str(path)!r} cannot be read ({error!r}): save the pipeline again."
+                f"The settings {str(path)!r} cannot be read ({reason_of(error)}): save the pipeline again."
             ) from error
 
 

@@ -121,8 +121,7 @@ def _tell(args: argparse.Namespace, found: Calibrated, files: dict[str, Path], t
         terminal.say(f"report: {files['report']}")
 
     terminal.answer(args, document | {"files": {name: str(path) for name, path in files.items()}}, show)
-    for failure in found.failures:
-        terminal.complain(f"{failure.name}: {failure.kind}: {failure.detail}")
+    terminal.complain_some(f"{failure.name}: {failure.kind}: {failure.detail}" for failure in found.failures)
     if found.failures:
         terminal.complain(f"{len(found.failures)} images without a score were left out; --resume tries them again.")
     return FAILED if found.failures else DONE

@@ -46,10 +46,8 @@ def finish(run: Run, data: DataSet | None, args: argparse.Namespace, terminal: T
 
 
 def _tell_failures(run: Run, scored: Scored, prefix: str, terminal: Terminal) -> int:
-    for failure in scored.failures:
-        terminal.complain(f"{prefix}{failure.name}: {failure.kind}: {failure.detail}")
-    for note in scored.notes:
-        terminal.complain(f"{prefix}{note}")
+    terminal.complain_some(f"{prefix}{failure.name}: {failure.kind}: {failure.detail}" for failure in scored.failures)
+    terminal.complain_some(f"{prefix}{note}" for note in scored.notes)
     failed, missed, missing = _total(scored, "errors"), _total(scored, "misses"), scored.table["missing"]
     if failed or missing:
         as_missed = f" (and {missed} counted as misses)" if missed else ""

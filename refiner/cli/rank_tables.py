@@ -6,7 +6,7 @@ import argparse
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -18,9 +18,6 @@ from refiner.files import Json, check_writable
 
 if TYPE_CHECKING:
     from refiner.evaluate.harness import Run
-
-_NAMED: Final = 20
-"""How many failed images are printed one by one for each run."""
 
 
 def finish_one(contest: Contest, runs: Mapping[str, Run], args: argparse.Namespace, terminal: Terminal) -> int:
@@ -68,8 +65,7 @@ def _write_reports(contest: Contest, runs: Mapping[str, Run], prefix: str, termi
     for name, run in runs.items():
         scored = score(run)
         write_report(run, scored, shown[name])
-        for failure in scored.failures[:_NAMED]:
-            terminal.complain(f"{prefix}{name}: {failure.name}: {failure.kind}: {failure.detail}")
+        terminal.complain_some(f"{prefix}{name}: {each.name}: {each.kind}: {each.detail}" for each in scored.failures)
 
 
 def _write_ranking(contest: Contest, runs: Mapping[str, Run], document: Json, folder: Path) -> Path:

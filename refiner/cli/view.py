@@ -25,6 +25,8 @@ from refiner.reports.overlays import flaw_words, place_words
 from refiner.types import Analysis, Attempt
 
 T = TypeVar("T")
+MOST_TOLD = 10
+"""Most sentences of one kind on the terminal."""
 _NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 
 
@@ -73,6 +75,14 @@ class Terminal:
         """Print one sentence on stderr."""
         message = in_option_words(str(error), self.options)
         self.err.print(f"refiner: {message}", style="red", markup=False, soft_wrap=True)
+
+    def complain_some(self, errors: Iterable[object]) -> None:
+        """Print the first ``MOST_TOLD`` of many sentences on stderr, and say that there are more."""
+        for number, error in enumerate(errors):
+            if number == MOST_TOLD:
+                self.complain("and more like these.")
+                break
+            self.complain(error)
 
     def discard(self) -> None:
         """Write nothing to stdout any more, because nobody reads it; else Python complains when it ends."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from refiner.data.names import with_slashes
 from refiner.data.problems import UnusableError
 from refiner.data.texts import is_unicode
 
@@ -18,17 +19,26 @@ def is_inside(name: str) -> bool:
     return harmless and path.name != "" and not path.is_absolute() and ".." not in path.parts
 
 
+def path_inside(value: Any, field: str) -> str:
+    """The path of an image as others wrote it, with either kind of slash; returned with forward slashes.
+
+    Raises:
+        UnusableError: no text, or a path that leads out of the folder (``bad_record``).
+    """
+    if isinstance(value, str) and is_inside(path := with_slashes(value)):
+        return PurePosixPath(path).as_posix()
+    raise UnusableError("bad_record", f"expected as {field} a path inside the folder, got {value!r:.60}")
+
+
 def image_name(value: Any) -> str:
     """The name of an image as others wrote it: its path below the last folder ``images``, or as it is.
 
     Raises:
         UnusableError: no text, or a path that leads out of the folder (``bad_record``).
     """
-    if isinstance(value, str):
-        name = f"/{value}".rpartition("/images/")[2] if "/images/" in f"/{value}" else value
-        if is_inside(name):
-            return PurePosixPath(name).as_posix()
-    raise UnusableError("bad_record", f"expected the name of an image inside the folder, got {value!r:.60}")
+    if isinstance(value, str) and "/images/" in (whole := f"/{with_slashes(value)}"):
+        return path_inside(whole.rpartition("/images/")[2], "the name of an image")
+    return path_inside(value, "the name of an image")
 
 
 def is_finite(value: Any) -> bool:

@@ -6,29 +6,38 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os.path import isdir, isfile
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
-from refiner.data.anomreason import anomalies_at, basename, index_anomalies, label_of
+from refiner.data.anomreason import anomalies_at, index_anomalies, label_of
 from refiner.data.json_stream import Place, Places
+from refiner.data.names import basename, find_file, same
 from refiner.data.problems import Problem
 from refiner.data.prompts import match_prompts, read_prompts
 from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.errors import InputError
-from refiner.images import FORMATS, load_image, orientation_of, orientation_tag
+from refiner.images import load_image, open_image, orientation_of, orientation_tag
 from refiner.mask_images import mask_of
 from refiner.masks import turned
+from refiner.reading import reason_of
 from refiner.types import Analysis, Mask, Size
 
 SUFFIXES: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".jp2", ".avif"}
+    {
+        *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".icb", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+        *(".jpf", ".jpg", ".jpx", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".vda"),
+        *(".vst", ".webp"),
+    }
 )
-"""File names that count as images."""
+"""File names that count as images: those that Pillow knows for its formats ``refiner.images.FORMATS``."""
 MASKS: Final = "masks"
 """The sub-folder of the truth: ``masks/<image without its suffix>.png``; see ``read_mask``."""
+METADATA: Final = ("metadata.csv", "metadata.jsonl")
+"""Files of prompts in the folder itself, as the hub's image folders have them; the first one that exists is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +61,11 @@ class ImageFolder:
             InputError: there is no such folder, or no image in it.
         """
         root = Path(folder)
-        if not root.is_dir():
+        if not isdir(root):
             raise InputError(f"Expected a folder of images, but {str(root)!r} is not a folder: check the path.")
         names = []
         for name in _files(root):
-            if name.startswith(f"{MASKS}/"):
+            if name.startswith(f"{MASKS}/") or name in METADATA:
                 continue
             if _is_image(name):
                 names.append(name)
@@ -78,7 +87,7 @@ class ImageFolder:
         """
         if not (self.root / MASKS).is_dir():
             return None
-        path = self.root / MASKS / _mask_of(name)
+        path = find_file(self.root / MASKS, _mask_of(name))
         if name in self.twins:
             raise InputError(f"{str(path)!r} is the mask of {name!r} and of another image too: rename one of the two.")
         mask = read_mask(path, Size(image.height, image.width), orientation=orientation_of(image))
@@ -122,12 +131,12 @@ def _match_masks(root: Path, names: list[str], problems: list[Problem]) -> froze
         return frozenset()
     owners: dict[str, list[str]] = {}
     for name in names:
-        owners.setdefault(_mask_of(name), []).append(name)
+        owners.setdefault(same(_mask_of(name)), []).append(name)
     file = str(root / MASKS)
     for name in _files(root / MASKS):
         if PurePosixPath(name).suffix != ".png":
             problems.append(Problem("ignored_file", file, name, "expected a mask whose name ends in .png"))
-        elif name not in owners:
+        elif same(name) not in owners:
             problems.append(Problem("unknown_image", file, name, "there is no image of this mask"))
     shared = {mask: twins for mask, twins in owners.items() if len(twins) > 1}
     for mask, twins in shared.items():
@@ -153,7 +162,7 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with open_image(path) as image:
                 if sorted(image.size) != sorted(size):
                     raise _wrong_size(path, image.size, size)
                 own = orientation_tag(image)
@@ -161,7 +170,9 @@ def read_mask(path: Path, size: Size, *, indices: bool = False, orientation: int
     except InputError:
         raise
     except Exception as error:  # a decoder can raise anything on damaged data
-        raise InputError(f"Cannot read the mask {str(path)!r} ({error!r}): download or export it again.") from error
+        raise InputError(
+            f"Cannot read the mask {str(path)!r} ({reason_of(error)}): download or export it again."
+        ) from error
     mask = turned(mask, own)
     along = turned(mask, orientation if own == 1 else 1)
     if mask.shape == along.shape == size and not np.array_equal(mask, along):
@@ -182,11 +193,16 @@ def _wrong_size(path: Path, found: tuple[int, ...], size: Size) -> InputError:
     )
 
 
+def metadata_of(folder: str | Path) -> str | None:
+    """The path of the first of ``METADATA`` in a folder; None if there is none."""
+    return next(filter(isfile, (str(Path(folder) / name) for name in METADATA)), None)
+
+
 class FolderData:
     """A folder of images as a data set, with prompts, masks (``masks/`` in the folder) and references if there are any.
 
-    A folder ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the
-    group.
+    Without a file of prompts, they are read from one of ``METADATA``; images without one are kept then. A folder
+    ``1_fake`` or ``0_real`` in an image's path says whether it is generated. The first other folder is the group.
     """
 
     def __init__(self, folder: str, *, prompts: str | None = None, references: str | None = None) -> None:
@@ -201,12 +217,25 @@ class FolderData:
             self.prompts = read_prompts(prompts, self.problems)
             self.keys = match_prompts(self.names, self.prompts, prompts, self.problems)
             self.names = tuple(name for name in self.names if name in self.keys)
+        elif (metadata := metadata_of(folder)) is not None:
+            self._read_metadata(metadata)
         if references is not None:
             found = _match_references(self.names, references, self.problems)
             self.names = tuple(name for name in self.names if name in found)
             self.places = Places([Path(references)])
             for name in self.names:
                 self.places.append(found[name])
+
+    def _read_metadata(self, file: str) -> None:
+        found: list[Problem] = []
+        try:
+            self.prompts = read_prompts(file, found)
+        except InputError as error:
+            found.append(Problem("ignored_file", file, "", f"no prompts in it: {error}"))
+        else:
+            self.keys = match_prompts(self.names, self.prompts, file, found)
+        kept = {"missing_prompt": "the image has no prompt; kept without one"}
+        self.problems += [each._replace(detail=kept.get(each.kind, each.detail)) for each in found]
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
@@ -215,7 +244,7 @@ class FolderData:
         return Sample(
             name=name,
             group=group_of(name),
-            prompt=self.prompts[self.keys[name]] if self.keys else "",
+            prompt=self.prompts[self.keys[name]] if name in self.keys else "",
             image=image,
             fake=label_of(name),
             truth=self.folder.truth(name, image),
@@ -227,9 +256,9 @@ class FolderData:
 
 def _match_references(names: Iterable[str], file: str, problems: list[Problem]) -> dict[str, Place]:
     """References by image name; matched by the whole path, else by a file name that only one image has."""
-    index = index_anomalies(file, problems)
+    index = {same(key): place for key, place in index_anomalies(file, problems).items()}
     known = list(names)
-    found = {name: index.pop(name) for name in known if name in index}
+    found = {name: index.pop(same(name)) for name in known if same(name) in index}
     owners: dict[str, list[str]] = {}
     for name in known if index else ():
         owners.setdefault(basename(name), []).append(name)

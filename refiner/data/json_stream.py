@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from refiner.errors import InputError
+from refiner.reading import LARGEST, encoding_of, reason_of
 
 _CHUNK: Final = 1 << 16
 _BLANK: Final = " \t\n\r"
@@ -33,7 +35,7 @@ class Place(NamedTuple):
             OSError, ValueError, RecursionError: the file has changed.
         """
         with self.file.open("rb") as file:
-            encoding, _ = _encoding(file)
+            encoding, _ = encoding_of(file.read(4))
             file.seek(self.start)
             return json.loads(file.read(self.length).decode(encoding))
 
@@ -52,21 +54,9 @@ def read_again(place: Place, read: Callable[[Any, Place], _T]) -> _T:
         return read(place.read(), place)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"Cannot read the record at byte {place.start} of {str(place.file)!r} again ({error!r}): do not change the "
-            "file while it is used."
+            f"Cannot read the record at byte {place.start} of {str(place.file)!r} again ({reason_of(error)}): "
+            "do not change the file while it is used."
         ) from error
-
-
-def _encoding(file: BinaryIO) -> tuple[str, int]:
-    """The encoding of JSON, UTF-8 or UTF-16, and the length of its byte order mark, from the first bytes."""
-    head = file.read(3)
-    marks = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-    for mark, encoding in marks.items():
-        if head.startswith(mark):
-            return encoding, len(mark)
-    if b"\0" not in head[:2]:
-        return "utf-8", 0
-    return "utf-16-be" if head[:1] == b"\0" else "utf-16-le", 0
 
 
 class Places:
@@ -117,31 +107,40 @@ def stream_records(path: Path) -> Iterator[tuple[str, Item]]:
     Raises:
         OSError, ValueError, RecursionError: the file cannot be read, or is not a list.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         yield from ((f"line {number}", item) for number, item in stream_lines(path))
     else:
         yield from ((f"record {number}", item) for number, item in enumerate(stream_list(path)))
 
 
 def stream_lines(path: Path) -> Iterator[tuple[int, Item]]:
-    """Number and value of each line that is not blank.
+    """Number and value of each line that is not blank, of UTF-8 or UTF-16, with or without a byte order mark.
 
-    A line that is not JSON, or not UTF-8, is returned as its text. A byte order mark is passed over.
+    A line that is not JSON, or not UTF-8, is returned as its text.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError, ValueError: the file cannot be read, or a line is longer than ``LARGEST`` bytes.
     """
-    start = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-            data = line[mark:]
-            value: Any = data.decode("utf-8", "backslashreplace")
-            if value.strip():
-                with suppress(ValueError, RecursionError):
-                    value = json.loads(data.decode("utf-8"))
-                yield number, Item(value, Place(path, start + mark, len(data)))
-            start += len(line)
+    for number, (start, data, encoding) in enumerate(_lines(path), 1):
+        value: Any = data.decode(encoding, "backslashreplace")
+        if value.strip():
+            with suppress(ValueError, RecursionError):
+                value = json.loads(data.decode(encoding))
+            yield number, Item(value, Place(path, start, len(data)))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, str]]:
+    """The start, the bytes and the encoding of each line."""
+    with path.open("rb") as file:
+        encoding, start = encoding_of(file.read(4))
+        file.seek(start)
+        text = None if encoding == "utf-8" else io.TextIOWrapper(file, encoding, newline="\n")
+        while line := file.readline(LARGEST + 1) if text is None else text.readline(LARGEST + 1):
+            data = line if isinstance(line, bytes) else line.encode(encoding)
+            if len(data) > LARGEST:
+                raise ValueError(f"a line has more than {LARGEST} bytes")
+            yield start, data, encoding
+            start += len(data)
 
 
 def stream_list(path: Path) -> Iterator[Item]:
@@ -184,7 +183,7 @@ class _Text:
 
     def __init__(self, path: Path, file: BinaryIO, decoder: json.JSONDecoder) -> None:
         self.path, self.file, self.decoder = path, file, decoder
-        self.encoding, self.start = _encoding(file)
+        self.encoding, self.start = encoding_of(file.read(4))
         """Also the bytes before ``at``."""
         self.bytes = codecs.getincrementaldecoder(self.encoding)()
         self.text, self.at, self.ended = "", 0, False
@@ -194,6 +193,8 @@ class _Text:
         """Read on. The part doubles each time while one value is incomplete."""
         self.text = self.text[self.at :]
         self.at = 0
+        if len(self.text) > LARGEST:
+            raise ValueError(f"a value has more than {LARGEST} letters, at byte {self.start}")
         data = self.file.read(max(_CHUNK, len(self.text)))
         self.ended = not data
         self.text += self.bytes.decode(data, final=self.ended)

@@ -21,10 +21,12 @@ from typing import Any, Final, NamedTuple
 from refiner.data.fields import image_name, is_finite, list_of, text_of
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, read_again, stream_list
+from refiner.data.names import find_file, same
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import UNNAMED, Sample, group_of
 from refiner.errors import InputError
 from refiner.images import load_image
+from refiner.reading import reason_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Box, Claim, Region, Size
 
@@ -97,7 +99,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[LokiImage]:
                     problems.append(Problem("empty_text", str(file), where, "no text, so it scores 0 against each one"))
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def read_record(place: Place) -> LokiImage:
@@ -166,14 +170,15 @@ class LokiData:
             names[image.name] = None
             self.places.append(image.place)
         self.names = tuple(names)
+        known = set(map(same, names))
         for found in find_images(self.root, deep=True):
-            if found not in names:
+            if same(found) not in known:
                 self.problems.append(Problem("missing_record", str(self.root), found, "no record names it; left out"))
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
         item = read_record(self.places[index])
-        image = load_image(self.root / item.name)
+        image = load_image(find_file(self.root, item.name))
         size = Size(image.height, image.width)
         # The data set has no categories, and no figure of this truth uses the category.
         regions = (

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from refiner.data.folders import find_images, read_mask
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, joined_truth
 from refiner.data.texts import Texts
@@ -99,4 +100,4 @@ def _shared(name: str) -> str:
     stem = PurePosixPath(name).stem
     for ending in MASK_ENDINGS if _is_mask(name) else ():
         stem = stem.removesuffix(ending)
-    return "/".join([*(part for part in _folders(name) if part not in MASK_FOLDERS | IMAGE_FOLDERS), stem])
+    return same("/".join([*(part for part in _folders(name) if part not in MASK_FOLDERS | IMAGE_FOLDERS), stem]))

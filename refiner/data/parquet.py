@@ -15,7 +15,8 @@ from PIL import Image
 
 from refiner.data.json_stream import Place
 from refiner.errors import InputError, MissingExtraError
-from refiner.images import FORMATS, load_image
+from refiner.images import load_image, open_image
+from refiner.reading import reason_of
 
 _AHEAD: Final = 4
 """Images that are in memory at a time."""
@@ -46,7 +47,9 @@ def stream_rows(file: Path, columns: Sequence[str], what: str) -> Iterator[tuple
                     yield f"record {number}", row, Place(file, number, 0)
                     number += 1
     except (ArrowException, OSError, ValueError) as error:
-        raise InputError(f"Cannot read {what} in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read {what} in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def _values(batch: Any) -> list[Any]:
@@ -100,7 +103,9 @@ class ParquetRows:
             found: dict[str, Any] = self._batch.slice(row - self._start, 1).to_pylist()[0]
         except (ArrowException, OSError, ValueError, StopIteration) as error:
             self._file = None
-            raise InputError(f"Cannot read row {row} of {str(file)!r} ({error!r}): download the file again.") from error
+            raise InputError(
+                f"Cannot read row {row} of {str(file)!r} ({reason_of(error)}): download the file again."
+            ) from error
         return found
 
     def _open(self, file: Path, row: int) -> None:
@@ -136,9 +141,9 @@ def decoded(data: bytes, where: str) -> Image.Image:
         InputError: it cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
             return load_image(image)
     except InputError as error:
         raise InputError(f"In {where}: {error}") from error
     except Exception as error:  # a decoder can raise anything on damaged data
-        raise InputError(f"Cannot read the image in {where} ({error!r}): download the file again.") from error
+        raise InputError(f"Cannot read the image in {where} ({reason_of(error)}): download the file again.") from error

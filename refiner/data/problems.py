@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from refiner.data.names import same
+from refiner.reading import shown
+
 
 class Problem(NamedTuple):
     """A part of the input that could not be used."""
@@ -18,7 +21,7 @@ class Problem(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.where, self.detail) if part)
+        return ": ".join(shown(part, 300) for part in (self.file, self.where, self.detail) if part)
 
 
 def count_problems(problems: Iterable[Problem]) -> dict[str, int]:
@@ -62,7 +65,7 @@ def usable_records(
         read: from value and place to an object with a name; raises ``UnusableError``.
         file: that holds the records.
         problems: gets the problems; for a repeated name ``duplicate_image``.
-        seen: the names so far.
+        seen: the names so far, in the form of ``names.same``.
     """
     for where, value, place in records:
         try:
@@ -70,9 +73,9 @@ def usable_records(
         except UnusableError as error:
             problems.append(Problem(error.kind, file, where + error.where, str(error)))
             continue
-        if found.name in seen:
+        if (name := same(found.name)) in seen:
             detail = "an earlier record has the same name; the first one counts"
             problems.append(Problem("duplicate_image", file, found.name, detail))
             continue
-        seen.add(found.name)
+        seen.add(name)
         yield found

@@ -1,24 +1,31 @@
 """Files of prompts: file name -> the prompt of the image.
 
-``.json`` holds an object of name -> prompt, or a list of prompts. ``.csv`` has the columns ``file`` and ``prompt``.
-``.txt`` holds one prompt a line. Prompts without names are named by their number, from ``00000``, like the images of
-the HPS v2 benchmark.
+``.json`` holds an object of name -> prompt, or a list. ``.jsonl`` holds one value a line. ``.csv`` has the columns
+``file`` and ``prompt``, separated by commas, semicolons or tabs. ``.txt`` holds one prompt a line. The values of a list
+and of lines are prompts, or objects with ``file`` and ``prompt``. As in the hub's image folders (``metadata.csv`` and
+``metadata.jsonl``), ``file_name`` may stand for ``file``, and ``text`` or ``caption`` for ``prompt``. Prompts without
+names are named by their number, from ``00000``, like the images of the HPS v2 benchmark.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from refiner.data.json_stream import first_letter, stream_list, stream_object
+from refiner.data.json_stream import first_letter, stream_lines, stream_list, stream_object
+from refiner.data.names import basename, same
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, group_of
 from refiner.data.tables import read_csv
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
+from refiner.reading import read_text, reason_of
+
+_SPELLINGS: Final[Mapping[str, Sequence[str]]] = {"file": ("file_name",), "prompt": ("text", "caption")}
+"""Field -> its names in the metadata of the hub's image folders."""
 
 
 def read_prompts(path: str | Path, problems: list[Problem]) -> dict[str, str]:
@@ -48,30 +55,42 @@ def read_prompts(path: str | Path, problems: list[Problem]) -> dict[str, str]:
 
 def _entries(file: Path) -> Iterator[tuple[str, str, Any]]:
     """Place, name and value of each prompt."""
-    if file.suffix.lower() == ".csv":
-        for line, row in read_csv(file, ("file", "prompt"), "prompts"):
-            yield f"line {line}, {row['file']}", row["file"].strip(), row["prompt"]
+    kind = file.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        spellings = {each: ours for ours, others in _SPELLINGS.items() for each in others}
+        for line, row in read_csv(file, tuple(_SPELLINGS), "prompts", spellings):
+            yield f"line {line}, {row['file']:.200}", row["file"].strip(), row["prompt"]
         return
     try:
-        if file.suffix.lower() == ".txt":
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            yield from _numbered(line for line in lines if line.strip())
+        if kind == ".txt":
+            lines = read_text(file).splitlines()
+            yield from _listed((f"prompt {number}", line) for number, line in enumerate(filter(str.strip, lines)))
+        elif kind == ".jsonl":
+            yield from _listed((f"line {number}", item.value) for number, item in stream_lines(file))
         elif first_letter(file) == "[":
-            yield from _numbered(item.value for item in stream_list(file))
+            yield from _listed((f"prompt {number}", item.value) for number, item in enumerate(stream_list(file)))
         else:
             for name, item in stream_object(file, json.JSONDecoder()):
-                yield name, name, item.value
+                yield f"{name:.200}", name, item.value
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
         raise InputError(
-            f"Cannot read prompts from {str(file)!r} ({reason or error}): give JSON of name -> prompt, CSV with the "
+            f"Cannot read prompts from {str(file)!r} ({reason_of(error)}): give JSON of name -> prompt, CSV with the "
             "columns file and prompt, or lines of text."
         ) from error
 
 
-def _numbered(values: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
-    for number, value in enumerate(values):
-        yield f"prompt {number}", f"{number:05d}", value
+def _listed(values: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    for number, (where, value) in enumerate(values):
+        name = _field(value, "file") if isinstance(value, Mapping) else None
+        if isinstance(name, str):
+            yield f"{where}, {name:.200}", name.strip(), _field(value, "prompt")
+        else:
+            yield where, f"{number:05d}", value
+
+
+def _field(value: Mapping[str, Any], name: str) -> Any:
+    """A field in any of its spellings; None if it is missing."""
+    return next((value[each] for each in (name, *_SPELLINGS[name]) if each in value), None)
 
 
 def match_prompts(
@@ -80,8 +99,10 @@ def match_prompts(
     """Find the prompt of each image.
 
     An image is matched by its whole name, then without the suffix, then by its file name, then by that without the
-    suffix; each only if no other image has the same. Problems: ``missing_prompt``, ``missing_image`` (a prompt without
-    an image) and ``duplicate_basename`` (a prompt that fits several images).
+    suffix; each only if no other image has the same. Names are compared as in ``refiner.data.names``.
+
+    Problems: ``missing_prompt``, ``missing_image`` (a prompt without an image), ``duplicate_prompt`` and
+    ``duplicate_basename`` (a prompt that fits several images).
 
     Args:
         names: of the images; relative paths with forward slashes.
@@ -93,7 +114,7 @@ def match_prompts(
     """
     known, left = list(names), list(prompts)
     found: dict[str, str] = {}
-    for shorten in (str, _without_suffix, _basename, lambda name: _without_suffix(_basename(name))):
+    for shorten in (same, _without_suffix, basename, lambda name: _without_suffix(basename(name))):
         if left:
             left = _match(known, left, shorten, found, str(file), problems)
     for name in known:
@@ -121,25 +142,22 @@ def _match(
             shared[short] += 1
     left = []
     for key in prompts:
-        if key not in owners:
+        name = same(key)
+        if name not in owners:
             left.append(key)
-        elif shared[key]:
-            detail = f"{shared[key] + 1} images have this name; give the prompt under their whole paths"
+        elif shared[name]:
+            detail = f"{shared[name] + 1} images have this name; give the prompt under their whole paths"
             problems.append(Problem("duplicate_basename", file, key, detail))
-        elif owners[key] in found:
-            detail = f"{owners[key]} has a prompt under a longer name already; that one counts"
+        elif owners[name] in found:
+            detail = f"{owners[name]} has a prompt under another name already; that one counts"
             problems.append(Problem("duplicate_prompt", file, key, detail))
         else:
-            found[owners[key]] = key
+            found[owners[name]] = key
     return left
 
 
-def _basename(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
 def _without_suffix(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
+    folder, slash, base = same(name).rpartition("/")
     return folder + slash + (base.rpartition(".")[0] or base)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import PurePosixPath
 
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.data.verdicts import VerdictFolders, folders_of
 
@@ -38,7 +39,7 @@ class ReconstructedData(VerdictFolders):
 
     def _common(self, name: str) -> str:
         folders = [part for part in folders_of(name) if part not in self.labels]
-        return "/".join((*folders, PurePosixPath(name).stem))
+        return same("/".join((*folders, PurePosixPath(name).stem)))
 
     def _pair(self, name: str) -> str:
         return "" if name in self._alone else self._common(name)

@@ -24,12 +24,14 @@ from PIL import Image
 from refiner.data.fields import image_name
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places
+from refiner.data.names import same
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import Sample, group_of, joined_truth
 from refiner.data.texts import Texts
 from refiner.data.tfrecord import Feature, parse_example, read_tfrecord, stream_tfrecord
 from refiner.errors import InputError
-from refiner.images import FORMATS, MAX_PIXELS, load_image
+from refiner.images import MAX_PIXELS, load_image, open_image
+from refiner.reading import reason_of
 from refiner.types import Analysis, Score
 
 SCORES: Final = ("aesthetics_score", "artifact_score", "misalignment_score", "overall_score")
@@ -157,19 +159,20 @@ class RichhfData:
             yield image.name
 
     def _match(self) -> None:
-        images = set(find_images(self.root, deep=True))
+        images = {same(path): path for path in find_images(self.root, deep=True)}
         stems: dict[str, list[str]] = {}
-        for path in sorted(images):
-            stems.setdefault(PurePosixPath(path).stem, []).append(path)
+        for path in sorted(images.values()):
+            stems.setdefault(same(PurePosixPath(path).stem), []).append(path)
         used = set()
         for name in self.names:
-            found = [name] if name in images else stems.get(PurePosixPath(name).stem, [])
+            whole = images.get(same(name))
+            found = stems.get(same(PurePosixPath(name).stem), []) if whole is None else [whole]
             if len(found) > 1:
                 detail = f"fits {' and '.join(found):.200}; it has no image"
                 self.problems.append(Problem("duplicate_basename", str(self.root), name, detail))
             used.update(found)
             self.paths.append(found[0] if len(found) == 1 else name)
-        for path in sorted(images - used):
+        for path in sorted({*images.values()} - used):
             self.problems.append(Problem("missing_record", str(self.root), path, "no record names it; left out"))
 
     def load(self, index: int) -> Sample:
@@ -190,11 +193,13 @@ class RichhfData:
 
 def _truth(artifacts: bytes, name: str, image: Image.Image) -> Analysis:
     try:
-        with Image.open(io.BytesIO(artifacts), formats=FORMATS) as found:
+        with open_image(io.BytesIO(artifacts)) as found:
             if found.width * found.height > MAX_PIXELS:
                 raise ValueError(f"{found.width}x{found.height} pixels")
             grey = found.convert("L").resize(image.size, Image.Resampling.BILINEAR)
     except Exception as error:  # a decoder can raise anything on damaged data
-        raise InputError(f"Cannot read the heat map of {name!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the heat map of {name!r} ({reason_of(error)}): download the file again."
+        ) from error
     heatmap = np.asarray(grey, dtype=np.float32) / np.float32(255)
     return joined_truth(heatmap > THRESHOLD, "richhf-18k", heatmap)

@@ -17,16 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from os.path import isfile
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from refiner.data.fields import is_finite, is_inside, list_of, text_of
+from refiner.data.fields import is_finite, list_of, path_inside, text_of
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Place, Places, read_again, stream_records
+from refiner.data.names import find_file, same
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.samples import UNNAMED, Sample, group_of
 from refiner.errors import InputError
 from refiner.images import load_image
+from refiner.reading import reason_of
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Box, Claim, Region, Size
 
@@ -138,20 +141,20 @@ class SdgData:
 
     def _without_record(self, files: Mapping[str, Path]) -> Iterator[Problem]:
         root = self.root / IMAGES if (self.root / IMAGES).is_dir() else self.root
-        known = set(self.names)
-        if any(name not in known for name in find_images(root, deep=True)):
+        known = set(map(same, self.names))
+        if any(same(name) not in known for name in find_images(root, deep=True)):
             for other in files.values():
                 with suppress(InputError):  # a split that cannot be read has no records
-                    known.update(image.name for image in read_images(other, []))
+                    known.update(same(image.name) for image in read_images(other, []))
         for name in find_images(root, deep=True):
-            if name not in known:
+            if same(name) not in known:
                 yield Problem("missing_record", str(root), name, "no record names it; left out")
 
     def load(self, index: int) -> Sample:
         """Read one sample."""
         item = read_again(self.places[index], _read)
-        paths = (self.root / item.path, self.root / IMAGES / item.name)
-        image = load_image(next((path for path in paths if path.is_file()), paths[0]))
+        paths = (find_file(self.root, item.path), find_file(self.root / IMAGES, item.name))
+        image = load_image(next(filter(isfile, paths), paths[0]))
         return Sample(
             name=item.name,
             group=item.generator or group_of(item.name),
@@ -186,7 +189,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[SdgImage]:
                     )
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
@@ -202,10 +207,7 @@ def _find_splits(root: Path) -> dict[str, Path]:
 def _read(value: Any, place: Place) -> SdgImage:
     if not isinstance(value, Mapping):
         raise UnusableError("bad_record", f"expected an object, got {value!r:.60}")
-    path = value.get("filepath")
-    if not isinstance(path, str) or not is_inside(path):
-        raise UnusableError("bad_record", f"expected filepath inside the folder, got {path!r:.60}")
-    path = PurePosixPath(path).as_posix()
+    path = path_inside(value.get("filepath"), "filepath")
     try:
         missing = [name for name in _LISTS if name not in value]
         if missing:

@@ -9,15 +9,17 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from os.path import exists
+from os.path import exists, isdir
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from refiner.data.folders import metadata_of
 from refiner.data.samples import DataSet, Sample, polygon_rule
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
 from refiner.hub import checksum
+from refiner.reading import check_path
 
 FOLDER: Final = "folder"
 """The source of a specification without a name."""
@@ -62,7 +64,7 @@ def _split(name: str, target: str, words: str) -> Source:
     )
 
 
-_FOLDER_HELP: Final = "images, with masks in masks/ if there are any"
+_FOLDER_HELP: Final = "images, with masks in masks/ and prompts in metadata.csv or metadata.jsonl if there are any"
 _PROMPTS_HELP: Final = "only prompts, to generate from"
 _MICRO_HELP: Final = "N images of the micro world, every second one with flaws"
 _CAPTIONS_HELP: Final = "captions of the micro world, to generate from"
@@ -188,7 +190,7 @@ def names_data(specification: str) -> bool:
     _, place = _named(specification)
     if place != specification:
         return True
-    return Path(place).is_dir() and not (Path(place) / "config.json").exists()
+    return isdir(place) and not exists(f"{place}/config.json")
 
 
 def contents(specification: str, *, prompts: str | None = None, references: str | None = None) -> Json:
@@ -200,7 +202,8 @@ def contents(specification: str, *, prompts: str | None = None, references: str 
         references: the same.
     """
     source, place = _named(specification)
-    files = {"prompts": place if source.text else prompts, "references": references}
+    metadata = metadata_of(place) if source.matched else None
+    files = {"prompts": place if source.text else prompts or metadata, "references": references}
     return {name: checksum(Path(file))[:16] for name, file in files.items() if file is not None}
 
 
@@ -227,8 +230,10 @@ def open_data(
     if limit is not None and limit < 1:
         raise ConfigError(f"Expected a limit of at least 1 sample, got {limit}: leave it out for all samples.")
     source, place = _named(specification)
+    for path in filter(None, (place, prompts, references)):
+        check_path(path)
     if source.matched:
-        if ":" in place and place == specification and not Path(place).exists():
+        if ":" in place and place == specification and not exists(place):
             raise InputError(
                 f"Expected a folder of images, or one of {known_names()} and a place, got {specification!r}: check the "
                 "name or the path."

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from refiner.data.anomreason import REAL
 from refiner.data.folders import find_images
+from refiner.data.names import same
 from refiner.data.verdicts import SPLITS, VerdictFolders, folders_of
 from refiner.errors import InputError
 
@@ -59,7 +60,7 @@ class SynthbusterData(VerdictFolders):
         return above[-1] if above else ""
 
     def _pair(self, name: str) -> str:
-        return PurePosixPath(name).stem
+        return same(PurePosixPath(name).stem)
 
     def _path(self, name: str) -> Path:
         path = self.root / name

@@ -30,12 +30,14 @@ from refiner.data.contents import CONTENTS, read_contents
 from refiner.data.fields import image_name, is_finite, list_of, text_of
 from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Place, Places, read_again, stream_list
+from refiner.data.names import find_file, same
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.data.samples import Sample
 from refiner.errors import InputError
 from refiner.images import load_image
 from refiner.masks import box_of
+from refiner.reading import reason_of
 from refiner.taxonomy import FROM_LEGION, Category, LegionKind
 from refiner.types import Analysis, Claim, Mask, Region, Size
 
@@ -127,7 +129,7 @@ def read_images(file: Path, problems: list[Problem], keys: dict[str, str] | None
     Args:
         file: the records.
         problems: gets the problems.
-        keys: gets each image with the key of its first annotation.
+        keys: gets each image, in the form of ``names.same``, with the key of its first annotation.
 
     Raises:
         InputError: the file is damaged as a whole.
@@ -136,10 +138,11 @@ def read_images(file: Path, problems: list[Problem], keys: dict[str, str] | None
 
     def read(value: Any, place: Place) -> SynthscarsImage:
         found = _read(value, place)
-        if found.image not in first:
-            first[found.image] = found.key
+        image = same(found.image)
+        if image not in first:
+            first[image] = found.key
             return found
-        if first[found.image] == found.key:
+        if first[image] == found.key:
             raise UnusableError("duplicate_image", "an earlier record has the same image and key; the first one counts")
         name = f"{found.image}#{found.key}"
         remark = ("repeated_image", f"another annotation of its image; the sample is called {name!r:.200}")
@@ -151,7 +154,9 @@ def read_images(file: Path, problems: list[Problem], keys: dict[str, str] | None
             problems.extend(Problem(kind, str(file), image.name, detail) for kind, detail in image.remarks)
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): download the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): download the file again."
+        ) from error
 
 
 def read_record(place: Place) -> SynthscarsImage:
@@ -283,11 +288,11 @@ class SynthscarsData:
     def load(self, index: int) -> Sample:
         """Read one sample."""
         item = read_record(self.places[index])
-        image = load_image(self.root / item.image)
+        image = load_image(find_file(self.root, item.image))
         size = Size(image.height, image.width)
         return Sample(
             name=self.names[index],
-            group=item.content or self.contents.get(item.image, ""),
+            group=item.content or self.contents.get(same(item.image), ""),
             image=image,
             fake=True,
             truth=Analysis(size=size, regions=tuple(_region(ref, size) for ref in item.refs), detector="synthscars"),
@@ -314,10 +319,11 @@ def _category(ref: SynthscarsRef) -> Category:
 
 def _strays(root: Path, images: Collection[str]) -> Iterator[Problem]:
     """The images without a record, and those that differ from one with a record only in the suffix."""
-    for found in find_images(root, deep=True):
+    for path in find_images(root, deep=True):
+        found = same(path)
         if found not in images:
-            yield Problem("missing_record", str(root), found, "no record names it; left out")
+            yield Problem("missing_record", str(root), path, "no record names it; left out")
         stem = found.rpartition(".")[0]
         first = next((name for suffix in sorted(SUFFIXES) if (name := f"{stem}{suffix}") in images), found)
         if first != found:
-            yield Problem("twin_image", str(root), found, f"may show the same as {first!r:.200}")
+            yield Problem("twin_image", str(root), path, f"may show the same as {first!r:.200}")

@@ -31,6 +31,7 @@ from refiner.errors import ConfigError, InputError, ModelError
 from refiner.evaluate.records import Appending, Records, RecordsFormat, need_parquet, to_lines, to_parquet
 from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.ledger import Ledger, added, bill, ledgers_from, ledgers_of, since
+from refiner.reading import reason_of
 from refiner.records import environment
 
 SCHEMA = 1
@@ -259,11 +260,14 @@ def read_description(folder: str | Path) -> Json:
     try:
         description: Json = json.loads(path.read_text(encoding="utf-8"))
         if description["schema"] != SCHEMA:
-            raise ValueError(f"schema {description['schema']!r}, not {SCHEMA}")
-        _ = description["task"], description["data"]["samples"], description["system"], description["scoring"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"schema {description['schema']!r:.40}, not {SCHEMA}")
+        if not all(isinstance(description[name], dict) for name in ("data", "system", "scoring", "problems")):
+            raise ValueError("data, system, scoring and problems must be objects")
+        if not isinstance(description["task"], str) or not isinstance(description["data"]["samples"], int):
+            raise ValueError("the task must be a text, and the number of samples a whole number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{str(folder)!r} is not the folder of a run, because its {RUN_FILE} cannot be read ({error!r}): "
+            f"{str(folder)!r} is not the folder of a run, because its {RUN_FILE} cannot be read ({reason_of(error)}): "
             "name the folder that --out wrote."
         ) from error
     return description

@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import InputError, MissingExtraError, OutputError
 from refiner.files import Json, lock_file
-from refiner.images import MAX_PIXELS
-from refiner.records import analysis_from_dict
-from refiner.types import Analysis
+from refiner.reading import reason_of
 
 RecordsFormat = Literal["parquet", "jsonl"]
 """In the order in which they are read: JSON Lines are newer."""
@@ -143,7 +141,7 @@ def _reader(file: Path) -> Iterator[_LineReader | _RowReader]:
             yield _RowReader(table)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"The records in {str(file)!r} cannot be read ({error!r}): delete the file and pass --resume."
+            f"The records in {str(file)!r} cannot be read ({reason_of(error)}): delete the file and pass --resume."
         ) from error
 
 
@@ -215,24 +213,6 @@ def _parsed(line: bytes) -> Json | None:
     if not isinstance(record, dict) or not isinstance(record.get("index"), int) or "error" not in record:
         return None
     return record if 0 <= record["index"] < 2**63 else None
-
-
-def stored_analysis(document: Any) -> Analysis:
-    """The answer of a detector in a record; sizes that would fill the memory are refused before masks are decoded.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        height, width = map(int, document["size"])
-        masks = [region["mask"]["size"] for region in document["regions"] if region["mask"] is not None]
-        if not (height > 0 < width and height * width <= MAX_PIXELS) or any(size != [height, width] for size in masks):
-            raise ValueError(f"an image of {height}x{width} pixels, masks of {masks}")
-        return analysis_from_dict(document)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"Expected the answer of a detector, got {error!r:.120}: run the detector again.") from error
 
 
 class Appending:

@@ -19,8 +19,8 @@ from refiner.data.problems import Problem
 from refiner.data.writing.pairs import Comparison, Tried
 from refiner.errors import InputError
 from refiner.evaluate.harness import RUN_FILE, open_run
-from refiner.evaluate.records import stored_analysis
 from refiner.files import Json
+from refiner.records import analysis_from_dict
 
 _MOST_BYTES: Final = 256_000_000
 """Of one run record."""
@@ -132,7 +132,7 @@ def _attempt(row: Mapping[str, Any], folder: Path) -> _Step:
         return _Step(accepted=accepted)
     if not picture.is_file():
         return _Step(accepted=accepted, missing=picture.name)
-    analysis = stored_analysis(row["analysis"])
+    analysis = analysis_from_dict(row["analysis"])
     return _Step(
         accepted=accepted,
         tried=Tried(index=index, action=_text(row["action"]), picture=picture, analysis=analysis, scores=dict(scores)),
@@ -179,7 +179,7 @@ def _looks(answer: Mapping[str, Any], folder: Path, judge: Any) -> Iterator[_Ste
             index=index,
             action=_text(look["action"]),
             picture=folder / picture,
-            analysis=stored_analysis(look["analysis"]),
+            analysis=analysis_from_dict(look["analysis"]),
             scores=scores,
         )
         yield _Step(accepted=index in (min(rows), best), tried=tried if look["error"] is None else None)

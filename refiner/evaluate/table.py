@@ -8,7 +8,8 @@ import json
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 from refiner.coverage import COLUMNS, UNREADABLE, Coverage
 from refiner.data.problems import Problem
 from refiner.data.texts import Texts
+from refiner.errors import InputError, RefinerError
 from refiner.evaluate.columns import BLOCK, Column, Columns
 from refiner.evaluate.figures import Figures, Task, Unscored, coverage_of
-from refiner.evaluate.harness import PROBLEMS_FILE, Run
+from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Run
 from refiner.evaluate.records import unwritten
 from refiner.evaluate.tasks import build_task
 from refiner.files import Json, atomic_write, dumps
 from refiner.metrics.perturbations import Perturbation
+from refiner.reading import reason_of
 
 TABLE_FILE, TABLE_CSV, SAMPLES_CSV = "table.json", "table.csv", "samples.csv"
 
@@ -97,14 +100,16 @@ def score(run: Run) -> Scored:
         InputError: a record cannot be read.
         OutputError: the folder cannot be written.
     """
-    task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
+    with _readable(f"{RUN_FILE} of {str(run.folder)!r}"):
+        task = build_task(run.description["task"], run.description["system"], run.description["scoring"])
     collected, failures = _Collected(), list[Failure]()
     coverage = defaultdict[str | None, Coverage](Coverage)
     errors, misses, notes = Counter[str](), Counter[str](), Counter[str]()
     named: list[str] = []
     for record in run.records:
         row, failure = _outcome(task, record)
-        own = coverage_of(record)
+        with _readable(f"record of sample {record['index']}"):
+            own = coverage_of(record)
         coverage[record.get("group")] += own
         if failure is not None:
             errors[failure.kind] += 1
@@ -138,11 +143,44 @@ def table_rows(table: Json) -> list[Json]:
 
 def _outcome(task: Task, record: Json) -> tuple[Figures | None, Unscored | None]:
     """The numbers of a sample, and why it has none; an answer that could not be read may have both."""
+    with _readable(f"record of sample {record['index']}"):
+        _check_record(record)
+        error = record["error"]
+        if error is not None:
+            return task.miss(record) if error["kind"] in UNREADABLE else None, Unscored(error["kind"], error["detail"])
+        row = task.row(record)
+        return (None, row) if isinstance(row, Unscored) else (row, None)
+
+
+def _check_record(record: Json) -> None:
+    """Check the fields that are not the task's own."""
     error = record["error"]
-    if error is not None:
-        return task.miss(record) if error["kind"] in UNREADABLE else None, Unscored(error["kind"], error["detail"])
-    row = task.row(record)
-    return (None, row) if isinstance(row, Unscored) else (row, None)
+    texts = [record["name"], record.get("group", "")]
+    if error is None or "truth" in record:
+        texts.append(record["group"])
+    if error is None:
+        texts += [text for note in record["answer"]["notes"] for text in note]
+    else:
+        texts += [error["kind"], error["detail"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("name, group, error and notes must be texts")
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Word what goes wrong with a file that this program did not write like this.
+
+    Raises:
+        InputError: a field is missing or of another kind.
+    """
+    try:
+        yield
+    except RefinerError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"The {what} cannot be read ({reason_of(error)}): run the evaluation again in another folder."
+        ) from error
 
 
 def _table(

@@ -17,6 +17,7 @@ from refiner.data.tables import read_csv
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
 from refiner.metrics.counts import Hits, ratio
+from refiner.reading import shown
 
 VERSION = 1
 """Increases when the same input can give other numbers."""
@@ -91,7 +92,8 @@ class _Columns(NamedTuple):
         if truth is None or decision is None:
             raise InputError(
                 f"Expected a column {' or '.join(TRUTH_COLUMNS)} and a column "
-                f"{' or '.join((*VERDICT_COLUMNS, *SCORE_COLUMNS))} in {path!r}, got {', '.join(row)}: rename them."
+                f"{' or '.join((*VERDICT_COLUMNS, *SCORE_COLUMNS))} in {path!r}, got "
+                f"{shown(', '.join(row))}: rename them."
             )
         name, generator = first(NAME_COLUMNS), first(("generator",))
         return cls(truth, decision, verdict is not None, name, generator, first(RATIO_COLUMNS))

@@ -28,6 +28,7 @@ from refiner.data.anomreason import (
     read_answers,
     read_subset,
 )
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.errors import InputError, WeightsError
 from refiner.metrics.bertscore import BertScore, Tokens, compare
@@ -89,8 +90,9 @@ def _same_image(
         if max(map(len, keys)) == 1:
             yield name, next(iter(keys[0]), None), next(iter(keys[1]), None)
         else:
-            for key in sorted({*keys[0], *keys[1]}):
-                yield key, key if key in keys[0] else None, key if key in keys[1] else None
+            predicted, referred = ({same(key): key for key in own} for own in keys)
+            for path in sorted({*predicted, *referred}):
+                yield path, predicted.get(path), referred.get(path)
 
 
 def similarities(

@@ -17,6 +17,7 @@ from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
 from refiner.metrics.counts import Hits
+from refiner.reading import reason_of
 
 Floats = NDArray[np.float32]
 View = Literal["phe", "rea", "full"]
@@ -105,9 +106,10 @@ class Similarity:
                 reasoning=np.array(data["reasoning"], dtype=np.float32).reshape(rows, columns),
                 confidence=tuple(data["confidence"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"Expected a record written by Similarity.to_dict, got one that fails with {error!r}: write it again."
+                f"Expected a record written by Similarity.to_dict, got one that cannot be read ({reason_of(error)}): "
+                "write it again."
             ) from error
 
 

@@ -16,10 +16,9 @@ from refiner.coverage import Coverage
 from refiner.data.writing.coco import write_coco
 from refiner.data.writing.entries import Entry, Flaw, plain
 from refiner.errors import InputError
-from refiner.evaluate.records import stored_analysis
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_stream, atomic_write, dumps
-from refiner.records import analysis_summary
+from refiner.records import analysis_from_dict, analysis_summary
 from refiner.types import Analysis, Region
 
 TABLE_FILE, TABLE_CSV = "detections.json", "detections.csv"
@@ -65,7 +64,7 @@ def read_found(record: Json) -> Found:
             f"The record of {record['name']!r:.200} has no analysis of an image: name a folder that refiner detect, or "
             "refiner evaluate with a detector, wrote."
         )
-    analysis = stored_analysis(answer["analysis"])
+    analysis = analysis_from_dict(answer["analysis"])
     return Found(record, analysis, Coverage.of(analysis))
 
 

@@ -49,10 +49,10 @@ def save_result(
     """Write a result into a folder, which is created if it is missing.
 
     ``start.png`` and ``best.png`` (bit-exact), ``attempt-00.png`` and so on (bit-exact), ``regions-00.png`` (the
-    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html``, ``run.json``; of candidates that
-    were kept, ``candidate-01-00-00.png`` and so on (attempt, patch, candidate; only the painted part). Every image holds
-    the run record; those that a model made also hold an AI-generated label (``refiner.provenance``). An earlier result in
-    the folder is replaced only after the whole new one is on the disk.
+    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html`` and ``run.json``. Of candidates
+    that were kept, ``candidate-01-00-00.png`` and so on (attempt, patch, candidate; only the painted part). Every image
+    holds the run record; those that a model made also hold an AI-generated label (``refiner.provenance``). An earlier
+    result in the folder is replaced only after the whole new one is on the disk.
 
     Args:
         result: of the loop.

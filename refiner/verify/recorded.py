@@ -17,11 +17,12 @@ from refiner.data.sources import open_data
 from refiner.errors import InputError, UserError
 from refiner.evaluate.detecting import open_detections
 from refiner.evaluate.harness import Run
-from refiner.evaluate.records import Records, stored_analysis
+from refiner.evaluate.records import Records
 from refiner.evaluate.robustness import open_source
 from refiner.evaluate.systems import picture_file
 from refiner.files import Json
 from refiner.images import load_image
+from refiner.records import analysis_from_dict
 from refiner.verify.candidates import Look, flaws_of_analysis
 
 _REFINED: Final = ("before", "best")
@@ -99,7 +100,7 @@ class RecordedLooks:
                 yield _Answer(f"{index}/{key}", f"{name}/{key}", look.get("analysis"), look["picture"])
 
     def _look(self, record: Json, answer: _Answer) -> Look:
-        analysis = stored_analysis(answer.analysis)
+        analysis = analysis_from_dict(answer.analysis)
         group, picture = record.get("group"), record.get("picture")
 
         def read() -> Image.Image:

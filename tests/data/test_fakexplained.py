@@ -149,7 +149,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ({"image": "../1.png"}, "bad_record"),
         ({"image": "a/../../1.png"}, "bad_record"),
         ({"image": "/etc/passwd"}, "bad_record"),
-        ({"image": "a\\1.png"}, "bad_record"),
+        ({"image": "a\\..\\..\\1.png"}, "bad_record"),
         ({"image": "a\0.png"}, "bad_record"),
         ({"image": "\ud800.png"}, "bad_record"),
         ({"label": None}, "bad_record"),

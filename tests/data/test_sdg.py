@@ -162,7 +162,8 @@ ODD = (3, True, ["a"], {"a": "b"}, "\ud83d")
         *(
             (("filepath",), value, "bad_record")
             for value in (
-                None, *ODD[:4], "", "..", "/", "a/", "../1.png", "/etc/passwd", "a\\1.png", "a\0.png", "\ud800.png",
+                None, *ODD[:4], "", "..", "/", "a/", "../1.png", "/etc/passwd", "a\\..\\..\\1.png", "a\0.png",
+                "\ud800.png",
             )
         ),
         *(((field,), value, "bad_record") for field in ("caption", "generator") for value in ODD),

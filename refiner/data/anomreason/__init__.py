@@ -15,7 +15,6 @@ from refiner.data.anomreason.anomalies import (
     AnomalySet,
     Answers,
     anomalies_at,
-    basename,
     from_regions,
     index_anomalies,
     index_descriptions,
@@ -26,6 +25,7 @@ from refiner.data.anomreason.anomalies import (
     to_entry,
 )
 from refiner.data.anomreason.subset import Subset, read_subset
+from refiner.data.names import basename
 
 __all__ = [
     "FAKE",

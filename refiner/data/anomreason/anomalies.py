@@ -18,10 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from refiner.data.json_stream import Item, Place, stream_object
+from refiner.data.names import with_slashes
 from refiner.data.problems import Problem
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
 from refiner.files import Json
+from refiner.reading import reason_of
 from refiner.types import Claim, Region
 
 FAKE: Final = "1_fake"
@@ -51,11 +53,6 @@ class AnomalySet:
     unreadable: frozenset[str] = frozenset()
     """Keys of ``images`` whose value is not a list of anomalies; they have no anomalies there."""
     problems: tuple[Problem, ...] = field(default=())
-
-
-def basename(key: str) -> str:
-    """The file name in an image's key, with either kind of slash; images are matched by it."""
-    return PurePosixPath(key.replace("\\", "/")).name
 
 
 def read_anomalies(path: str | Path) -> AnomalySet:
@@ -167,9 +164,8 @@ def members(path: str | Path, values: str = "list of anomalies") -> Iterator[tup
     try:
         yield from stream_object(Path(path), json.JSONDecoder(object_pairs_hook=_Object))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
-            f"Cannot read anomalies from {str(path)!r} ({reason}): give JSON of image name -> {values}."
+            f"Cannot read anomalies from {str(path)!r} ({reason_of(error)}): give JSON of image name -> {values}."
         ) from error
 
 
@@ -313,5 +309,5 @@ def read_answers(path: str | Path) -> Answers:
 
 def label_of(key: str) -> bool | None:
     """Whether an image is generated, by the folder in its key: ``1_fake``, ``0_real``; None if it has neither."""
-    parts = PurePosixPath(key.replace("\\", "/")).parts
+    parts = PurePosixPath(with_slashes(key)).parts
     return True if FAKE in parts else False if REAL in parts else None

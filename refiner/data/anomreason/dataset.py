@@ -11,7 +11,6 @@ from refiner.data.anomreason.anomalies import (
     FAKE,
     REAL,
     anomalies_at,
-    basename,
     index_anomalies,
     index_descriptions,
     members,
@@ -21,6 +20,7 @@ from refiner.data.fakexplained.images import IMAGES
 from refiner.data.fields import is_inside
 from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Place, Places, first_letter, read_again
+from refiner.data.names import basename, same, with_slashes
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, group_of
 from refiner.errors import InputError
@@ -98,16 +98,19 @@ class _Images:
         self.labelled = (root / label).is_dir()
         self.folder = next((place for place in (root / label, root / IMAGES) if place.is_dir()), root)
         other = f"{FAKE if label == REAL else REAL}/"
-        self.files = {name for name in find_images(self.folder, deep=True) if not name.startswith(other)}
+        found = (name for name in find_images(self.folder, deep=True) if not name.startswith(other))
+        self.files = {same(name): name for name in found}
+        """Each file by its name in the form of ``names.same``."""
 
     def find(self, key: str) -> str | None:
         """The file of a record, from ``folder``: one that exists, else where it should be; None if there is no name."""
-        whole = key.replace("\\", "/")
+        whole = with_slashes(key)
         path = f"/{whole}".rpartition(f"/{self.label}/")[2].removeprefix("/")
         names = [name for name in dict.fromkeys((path, whole, basename(path))) if is_inside(name)]
         stems = [name.rpartition(".")[0] or name for name in names]
         others = (f"{stem}{suffix}" for stem in stems for suffix in sorted(SUFFIXES))
-        return next((name for name in (*names, *others) if name in self.files), names[0] if names else None)
+        known = (self.files.get(same(name)) for name in (*names, *others))
+        return next(filter(None, known), names[0] if names else None)
 
 
 class AnomreasonData:
@@ -170,7 +173,7 @@ class AnomreasonData:
 
     def _add_others(self, images: _Images, known: set[str], file: Path | None, splits: Splits) -> None:
         """Add the real images that have no record, and name the generated ones."""
-        for found in sorted(images.files - known):
+        for found in sorted({*images.files.values()} - known):
             where = str(images.folder)
             if images.label == FAKE:
                 self.problems.append(Problem("missing_record", where, found, "no record names it; left out"))

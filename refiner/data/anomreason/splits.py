@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json
+from refiner.reading import read_text, reason_of
 
 SPLITS: Final = "dataset_split_list.json"
 """Name of the file: JSON of split -> list of image names."""
-_LARGEST: Final = 64 * 2**20
-"""Bytes of a file."""
 
 
 class Splits:
@@ -59,14 +59,14 @@ class Splits:
             return
         for name in names:
             if isinstance(name, str) and name.strip():
-                yield name.strip()
+                yield same(name.strip())
             else:
                 detail = f"expected the name of an image, got {name!r:.60}"
                 self.problems.append(Problem("bad_split", str(self.file), f"{split:.60}", detail))
 
     def of(self, names: Iterable[str]) -> str:
         """The split of an image, by the first of its names that is in one; "" if none is."""
-        found = [name for name in names if name in self._splits]
+        found = [name for name in map(same, names) if name in self._splits]
         self._met.update(found)
         return self._splits[found[0]] if found else ""
 
@@ -87,13 +87,11 @@ class Splits:
 
 
 def _read(file: Path) -> Json:
-    reason = f"more than {_LARGEST} bytes"
     try:
-        if file.stat().st_size <= _LARGEST:
-            document = json.loads(file.read_text(encoding="utf-8-sig"))
-            if isinstance(document, dict):
-                return document
-            reason = f"it holds {document!r:.60}"
+        document = json.loads(read_text(file))
+        if isinstance(document, dict):
+            return document
+        reason = f"it holds {document!r:.60}"
     except (OSError, ValueError, RecursionError) as error:
-        reason = repr(error)
+        reason = reason_of(error)
     raise InputError(f"Cannot read the splits in {str(file)!r} ({reason}): give JSON of split -> list of image names.")

@@ -7,15 +7,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from refiner.data.anomreason.anomalies import AnomalySet, basename
+from refiner.data.anomreason.anomalies import AnomalySet
+from refiner.data.names import basename
 from refiner.data.problems import Problem
 from refiner.data.texts import is_unicode
 from refiner.errors import InputError
-
-_LARGEST: Final = 64 * 2**20
-"""Bytes of a file."""
+from refiner.reading import read_text, reason_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +67,11 @@ def read_subset(path: str | Path) -> Subset:
 
 
 def _load(file: Path) -> dict[str, Any] | list[Any]:
-    reason = f"more than {_LARGEST} bytes"
     try:
-        if file.stat().st_size <= _LARGEST:
-            document = json.loads(file.read_text(encoding="utf-8-sig"))
-            if isinstance(document, dict | list):
-                return document
-            reason = f"it holds {document!r:.60}"
+        document = json.loads(read_text(file))
+        if isinstance(document, dict | list):
+            return document
+        reason = f"it holds {document!r:.60}"
     except (OSError, ValueError, RecursionError) as error:
-        reason = repr(error)
+        reason = reason_of(error)
     raise InputError(f"Cannot read the images to score in {str(file)!r} ({reason}): give a JSON list of image names.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 
 from refiner.data.fakexplained.images import IMAGES, FakexplainedImage
 from refiner.data.fakexplained.records import find_records, read_images, read_record
 from refiner.data.folders import find_images
 from refiner.data.json_stream import Places
+from refiner.data.names import find_file, same
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, check_size, group_of
 from refiner.errors import InputError
@@ -62,8 +64,8 @@ class FakexplainedFile:
         )
 
     def _path(self, item: FakexplainedImage) -> Path:
-        paths = [self.folder / path for path in item.paths]
-        return next((path for path in paths if path.is_file()), paths[0])
+        paths = [find_file(self.folder, path) for path in item.paths]
+        return next(filter(isfile, paths), paths[0])
 
 
 class FakexplainedData(FakexplainedFile):
@@ -78,7 +80,7 @@ class FakexplainedData(FakexplainedFile):
     def __init__(self, folder: str) -> None:
         super().__init__(find_records(folder))
         root = self.folder / IMAGES
-        known = set(self.names)
+        known = set(map(same, self.names))
         for found in find_images(root if root.is_dir() else self.folder, deep=root.is_dir()):
-            if found not in known:
+            if same(found) not in known:
                 self.problems.append(Problem("missing_record", str(root), found, "no record names it; left out"))

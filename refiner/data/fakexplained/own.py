@@ -14,11 +14,10 @@ group of the image; without it, the group is the first folder of the path. Other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from refiner.data.fakexplained.images import IMAGES, FakexplainedImage, FakexplainedRegion, read_corners
-from refiner.data.fields import is_finite, is_inside, list_of, text_of
+from refiner.data.fields import is_finite, list_of, path_inside, text_of
 from refiner.data.json_stream import Place
 from refiner.data.problems import UnusableError
 from refiner.data.texts import is_unicode
@@ -37,9 +36,8 @@ def read_own(value: Mapping[str, Any], place: Place) -> FakexplainedImage:
     Raises:
         UnusableError: it cannot be used (``bad_record``, ``bad_region``).
     """
-    name, label, generator = value.get("image"), value.get("label"), value.get("generator")
-    if not isinstance(name, str) or not is_inside(name):
-        raise UnusableError("bad_record", f"expected as image a path inside the folder, got {name!r:.60}")
+    label, generator = value.get("label"), value.get("generator")
+    name = path_inside(value.get("image"), "image")
     if not isinstance(label, str) or label not in LABELS:
         raise UnusableError("bad_record", f"expected the label {' or '.join(LABELS)}, got {label!r:.60}")
     if generator is not None and not (isinstance(generator, str) and is_unicode(generator)):
@@ -49,10 +47,9 @@ def read_own(value: Mapping[str, Any], place: Place) -> FakexplainedImage:
         raise UnusableError("bad_record", f"expected tags as texts, got {tags!r:.60}")
     if regions and not LABELS[label]:
         raise UnusableError("bad_record", f"expected no regions for a real image, got {len(regions)}")
-    plain = PurePosixPath(name).as_posix()
     return FakexplainedImage(
-        name=plain,
-        paths=(f"{IMAGES}/{plain}", plain),
+        name=name,
+        paths=(f"{IMAGES}/{name}", name),
         fake=LABELS[label],
         generator=generator or "",
         regions=tuple(_region(region, number) for number, region in enumerate(regions)),

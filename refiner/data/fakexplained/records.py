@@ -12,6 +12,7 @@ from refiner.data.fakexplained.swift import first_path, is_swift, read_swift
 from refiner.data.json_stream import Place, read_again, stream_records
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.errors import InputError
+from refiner.reading import reason_of
 
 FILES: Final = ("annotations.jsonl", "annotations.json")
 
@@ -49,7 +50,9 @@ def read_images(file: Path, problems: list[Problem]) -> Iterator[FakexplainedIma
                     problems.append(Problem("empty_text", str(file), f"{image.name}, region {number}", text))
             yield image
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read the records in {str(file)!r} ({error!r}): export the file again.") from error
+        raise InputError(
+            f"Cannot read the records in {str(file)!r} ({reason_of(error)}): export the file again."
+        ) from error
 
 
 def read_record(place: Place) -> FakexplainedImage:

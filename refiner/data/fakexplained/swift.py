@@ -21,8 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from refiner.data.fakexplained.images import IMAGES, FakexplainedImage, FakexplainedRegion, read_corners
-from refiner.data.fields import is_inside, list_of
+from refiner.data.fields import list_of, path_inside
 from refiner.data.json_stream import Place
+from refiner.data.names import with_slashes
 from refiner.data.problems import UnusableError
 from refiner.data.texts import is_unicode
 
@@ -86,13 +87,11 @@ def _path(value: Mapping[str, Any], folder: Path) -> str:
     images, path = list_of(value, "images"), first_path(value)
     if len(images) != 1 or path is None:
         raise UnusableError("bad_record", f"expected the path of one image in images, got {images!r:.60}")
-    given = PurePosixPath(path)
+    given = PurePosixPath(with_slashes(path))
     if given.is_absolute():
         roots = (PurePosixPath(root.as_posix()) for root in (folder.absolute(), folder.resolve()))
         given = next((given.relative_to(root) for root in roots if given.is_relative_to(root)), given)
-    if path.endswith("/") or not is_inside(str(given)):
-        raise UnusableError("bad_record", f"expected as image a path inside the folder, got {path!r:.60}")
-    return given.as_posix()
+    return path_inside(path if path.endswith(("/", "\\")) else str(given), "image")
 
 
 def _texts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from refiner.data.writing.resuming import open_target
 from refiner.errors import ConfigError, InputError, ModelError, WeightsError
 from refiner.files import atomic_write
 from refiner.hub import locate
-from refiner.images import kept_from, load_image, png_bytes
+from refiner.images import kept_from, load_image, open_image, png_bytes
 from refiner.records import derive_seed
 from refiner.repository import Repository
 
@@ -283,7 +283,7 @@ def jpeg_quality(path: Path) -> int | None:
 
     The scale is that of the Independent JPEG Group, which Pillow and most programs use.
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         tables = getattr(image, "quantization", None) if image.format == "JPEG" else None
         if not tables:
             return None

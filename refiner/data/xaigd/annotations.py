@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refiner.data.fields import is_inside
 from refiner.data.json_stream import Place, stream_records
 from refiner.data.parquet import ParquetRows, decoded, image_bytes, stream_rows
 from refiner.data.problems import Problem, UnusableError, usable_records
 from refiner.data.raster import fill_polygons
 from refiner.errors import InputError
 from refiner.images import MAX_PIXELS
+from refiner.reading import reason_of
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
@@ -196,7 +198,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Any, Place]]:
 
 
 def _damaged(file: Path, error: Exception) -> InputError:
-    return InputError(f"Cannot read X-AIGD's annotations in {str(file)!r} ({error!r}): download the file again.")
+    return InputError(
+        f"Cannot read X-AIGD's annotations in {str(file)!r} ({reason_of(error)}): download the file again."
+    )
 
 
 def _read_image(row: Any, place: Place) -> XaigdImage:
@@ -216,7 +220,7 @@ def _read_image(row: Any, place: Place) -> XaigdImage:
 
 
 def _is_name(text: str) -> bool:
-    return text not in ("", ".", "..") and not set(text) & set("/\\\0")
+    return "/" not in text and is_inside(text)
 
 
 def _read_label(label: Any, where: str) -> XaigdLabel:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from os.path import isfile
 from pathlib import Path
 from typing import Final
 
 from refiner.data.folders import SUFFIXES, find_images
 from refiner.data.json_stream import Places
+from refiner.data.names import find_file, same
 from refiner.data.parquet import ParquetRows
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample, check_size
@@ -63,7 +65,7 @@ class XaigdData:
         for source in self.sources:
             for image in source.images(self.problems, names):
                 generated.append(image.name)
-                uids.add(image.uid)
+                uids.add(same(image.uid))
                 self.places.append(image.place)
         self.rows = ParquetRows((*FIELDS, COLUMN))
         place = RealImages.find(self.folder, real)
@@ -74,7 +76,7 @@ class XaigdData:
     @property
     def pairs(self) -> list[str]:
         """The ``uid`` of each sample."""
-        return [name.rpartition("/")[2] for name in self.names]
+        return [same(name.rpartition("/")[2]) for name in self.names]
 
     def _other_names(self) -> Iterator[str]:
         """``generator/uid`` of the records of all splits that are not read; a split that cannot be read has none."""
@@ -82,18 +84,18 @@ class XaigdData:
             yield from self.sources[0].other_names()
 
     def _other_uids(self) -> set[str]:
-        return {name.rpartition("/")[2] for name in self._other_names()}
+        return {same(name.rpartition("/")[2]) for name in self._other_names()}
 
     def _without_record(self, generated: list[str], real: Path) -> Iterator[Problem]:
         """The images without a record, except for those in the folder of real images."""
-        known, apart = set(generated), real.resolve()
+        known, apart = set(map(same, generated)), real.resolve()
         images = find_images(self.root, deep=self.root != self.folder)
-        files = [file for file in images if file.rpartition(".")[0] not in known]
+        files = [file for file in images if same(file.rpartition(".")[0]) not in known]
         files = [file for file in files if not (self.root / file).resolve().is_relative_to(apart)]
         if files:
-            known.update(self._other_names())
+            known.update(map(same, self._other_names()))
         for file in files:
-            if file.rpartition(".")[0] not in known:
+            if same(file.rpartition(".")[0]) not in known:
                 yield Problem("missing_record", str(self.root), file, "no record of the data set names it; left out")
 
     def load(self, index: int) -> Sample:
@@ -112,15 +114,12 @@ class XaigdData:
             fake=True,
             truth=None if split.startswith(_UNLABELLED) else _xaigd_truth(item),
             split=split,
-            pair=item.uid,
+            pair=same(item.uid),
         )
 
     def _path(self, item: XaigdImage) -> Path:
-        folder = self.root / item.generator
-        for suffix in sorted(SUFFIXES):
-            if (path := folder / f"{item.uid}{suffix}").is_file():
-                return path
-        return folder / f"{item.uid}.png"
+        paths = (find_file(self.root, f"{item.name}{suffix}") for suffix in sorted(SUFFIXES))
+        return next(filter(isfile, paths), self.root / f"{item.name}.png")
 
 
 def _xaigd_truth(item: XaigdImage) -> Analysis:

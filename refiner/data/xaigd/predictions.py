@@ -26,6 +26,8 @@ from PIL import Image, ImageOps
 from refiner.data.problems import Problem
 from refiner.data.raster import centre_crop, resize_nearest
 from refiner.errors import ConfigError
+from refiner.images import open_image
+from refiner.reading import reason_of
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
@@ -162,7 +164,7 @@ def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
+            with open_image(path, ("PNG", "JPEG")) as image:
                 found = _upright_size(image, size)
                 if found != size:
                     detail = f"expected {size.width}x{size.height} pixels, got {found.width}x{found.height}"
@@ -170,7 +172,7 @@ def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int) 
                     return None
                 grey = _grey(image)
     except Exception as error:  # a decoder can raise anything on damaged data
-        problems.append(Problem("unreadable_mask", str(path), "", f"expected a PNG, got {error!r}"))
+        problems.append(Problem("unreadable_mask", str(path), "", f"expected a PNG, got {reason_of(error)}"))
         return None
     mask: Mask = grey > threshold
     if not mask.any() and grey.any():

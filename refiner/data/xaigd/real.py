@@ -14,6 +14,7 @@ from typing import Final
 
 from refiner.data.anomreason import REAL
 from refiner.data.folders import find_images
+from refiner.data.names import same
 from refiner.data.problems import Problem
 from refiner.data.samples import Sample
 from refiner.errors import InputError
@@ -33,7 +34,7 @@ class RealImages:
 
     Args:
         folder: with the images.
-        uids: of the generated images.
+        uids: of the generated images, in the form of ``names.same``.
         others: makes the ``uid`` of the records of other splits; called if it matters.
         problems: gets the problems.
     """
@@ -45,7 +46,7 @@ class RealImages:
         found: dict[str, str] = {}
         unknown: dict[str, str] = {}
         for name in find_images(folder, deep=True):
-            uid = PurePosixPath(name).stem
+            uid = same(PurePosixPath(name).stem)
             chosen = found if uid in uids else unknown
             if chosen.setdefault(uid, name) != name:
                 detail = f"{chosen[uid]} has the same uid; the first one counts"

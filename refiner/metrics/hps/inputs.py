@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from refiner.errors import ConfigError, InputError
-from refiner.images import Source, kept_from, load_image
+from refiner.images import Source, kept_from, load_image, open_image
 from refiner.metadata import Kept
 
 READING: Final = "v2,exif=turned,alpha=over_white,16bit=scaled,icc=to_srgb,tiny_or_narrow_or_no_prompt=refused"
@@ -91,7 +91,7 @@ def _changes(source: Source, kept: Kept) -> tuple[str, ...]:
         # load_image names a file that cannot be opened; an image with unreadable EXIF is not turned
         with (
             suppress(Exception),
-            nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image,
+            nullcontext(source) if isinstance(source, Image.Image) else open_image(source) as image,
         ):
             deep = image.mode == "F" or image.mode.startswith("I")
             recoloured = kept.icc_profile is not None and kept.icc_profile != image.info.get("icc_profile")

@@ -21,6 +21,7 @@ from torch import Tensor
 from refiner.errors import ModelNotFoundError, WeightsError
 from refiner.hub import checksum, read_card, resolve, verify
 from refiner.metrics.hps.transformers_layout import open_clip_config, open_clip_state
+from refiner.reading import reason_of
 
 Version = Literal["v2.0", "v2.1"]
 
@@ -80,7 +81,8 @@ def load(checkpoint: Checkpoint) -> open_clip.CLIP:
             model = open_clip.CLIP(**{name: checkpoint.config[name] for name in names if name in checkpoint.config})
     except Exception as error:  # open_clip does not check a config
         raise WeightsError(
-            f"The config beside {str(checkpoint.file)!r} does not describe a CLIP ({error!r}): download it again."
+            f"The config beside {str(checkpoint.file)!r} does not describe a CLIP ({reason_of(error)}): download it "
+            "again."
         ) from error
     fill(model, checkpoint)
     return model
@@ -112,7 +114,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
         return open_clip.get_tokenizer(f"local-dir:{folder}" if own else ARCHITECTURE)
     except Exception as error:  # transformers can raise anything on damaged tokenizer files
         raise WeightsError(
-            f"Cannot load the tokenizer in {str(folder)!r} ({error!r}): download the folder again."
+            f"Cannot load the tokenizer in {str(folder)!r} ({reason_of(error)}): download the folder again."
         ) from error
 
 
@@ -164,7 +166,7 @@ def _read_config(file: Path) -> Config:
         raise
     except Exception as error:  # transformers can raise anything on wrong values
         raise WeightsError(
-            f"{str(path)!r} is not a config of open_clip or CLIP ({error!r}): download it again."
+            f"{str(path)!r} is not a config of open_clip or CLIP ({reason_of(error)}): download it again."
         ) from error
     return config
 
