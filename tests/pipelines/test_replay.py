@@ -33,7 +33,7 @@ from refiner.types import Analysis, RefinementResult, Region, Size  # noqa: E402
 
 torch.set_num_threads(1)
 PROMPT = "a red hand left of a green clock"
-BOXES = ((8, 8, 20, 20), (40, 40, 52, 52))
+BOXES = ((8, 8, 20, 20), (40, 30, 52, 42))
 
 
 def by_pixels(image: Image.Image) -> Analysis:
@@ -180,7 +180,7 @@ def test_what_differs_is_said_before_anything_is_painted(model: str, record: dic
 
 
 def test_what_was_picked_by_hand_is_picked_again(model: str) -> None:
-    pipe = refined(model, config=replace(CONFIG, max_rounds=1, keep_candidates=True, candidates=2))
+    pipe = refined(model, config=replace(CONFIG, strategy="inpaint", max_rounds=1, keep_candidates=True, candidates=2))
     picked = pipe.stream(PROMPT, height=48, width=64).result.with_choice({0: 1})
     assert picked.attempts[picked.best].by == "hand"
     document = json.loads(json.dumps(to_record(picked, None, {})))
