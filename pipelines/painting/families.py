@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 from refiner.errors import ConfigError
 from refiner.locks import exclusive
 from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
-from refiner.pipelines.painting.refusals import refuse_image_to_image, refuse_other_media
+from refiner.pipelines.painting.refusals import (
+    inpainting_class,
+    refuse_image_to_image,
+    refuse_modular,
+    refuse_other_media,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -200,6 +205,7 @@ def check_pipelines(
     """
     repainter = pipe if inpainter is None else inpainter
     for used in filter(None, (pipe, inpainter, second_stage)):
+        refuse_modular(used)
         refuse_other_media(used, takes(used))
     refuse_image_to_image(pipe, takes(pipe))
     _check_parts(pipe)
@@ -217,7 +223,7 @@ def check_inpaints(cls: type) -> None:
     if known_family(cls) is None and not inpaints(cls):
         raise ConfigError(
             f"Expected a pipeline that takes prompt, image and mask_image, or one of {', '.join(FAMILIES)}, got "
-            f"{cls.__name__}: pass a pipeline that can inpaint as inpainter=."
+            f"{cls.__name__}: pass a pipeline that can inpaint, such as {inpainting_class(cls)}, as inpainter=."
         )
 
 

@@ -1,4 +1,4 @@
-"""Kinds of pipelines that refiner cannot use: those that make no images, and those that cannot start from a prompt."""
+"""Kinds of pipelines that refiner cannot use: those of other kinds, those without images, and those without a start."""
 
 from __future__ import annotations
 
@@ -19,6 +19,27 @@ _MEDIA = {
 """What a pipeline generates, and the words in its name, or in those of its call's parameters, that show it."""
 
 _BASE = "pass a text-to-image pipeline, such as StableDiffusionXLPipeline"
+
+_EDITORS = ("QwenImageEdit", "QwenImageLayered", "LongCatImageEdit")
+"""How the names of classes begin whose call fails without an image, although its signature makes it an option."""
+
+
+def refuse_modular(pipe: object) -> None:
+    """Raise ConfigError if a pipeline is a ``ModularPipeline``, whose blocks have no call to generate and inpaint."""
+    if any(cls.__name__ == "ModularPipeline" for cls in type(pipe).__mro__):
+        raise ConfigError(
+            f"{type(pipe).__name__} is a modular pipeline, and refiner uses only pipelines that are a "
+            "DiffusionPipeline: load another model with DiffusionPipeline.from_pretrained, such as FLUX.1 or FLUX.2."
+        )
+
+
+def inpainting_class(cls: type) -> str:
+    """Return the name of the inpainting class in diffusers that is nearest to a class; without one, that of SDXL."""
+    import diffusers
+
+    words = re.findall("[A-Z][a-z0-9]*", cls.__name__.removesuffix("Pipeline"))
+    names = ("".join(words[:count]) + "InpaintPipeline" for count in range(len(words), 0, -1))
+    return next((name for name in names if hasattr(diffusers, name)), "StableDiffusionXLInpaintPipeline")
 
 
 def refuse_other_media(pipe: DiffusionPipeline, parameters: Collection[str]) -> None:
@@ -54,6 +75,11 @@ def refuse_image_to_image(pipe: DiffusionPipeline, parameters: Mapping[str, Para
     """
     if "image" not in parameters or parameters.keys() & {"mask", "mask_image"}:
         return
+    if any(cls.__name__.startswith(_EDITORS) for cls in type(pipe).__mro__):
+        raise ConfigError(
+            f"{type(pipe).__name__} edits a given image and cannot generate one from a prompt alone: {_BASE}, and "
+            f"{inpainting_class(type(pipe))} as inpainter=."
+        )
     for shown, what, advice in _needs(pipe, parameters):
         if shown:
             raise ConfigError(

@@ -19,7 +19,7 @@ from support.tiny_pipelines import stable_diffusion, stable_diffusion_xl  # noqa
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import ConfigError  # noqa: E402
 from refiner.pipelines import RefinedPipeline  # noqa: E402
-from refiner.pipelines.painting.families import check_pipelines, takes  # noqa: E402
+from refiner.pipelines.painting.families import check_inpaints, check_pipelines, takes  # noqa: E402
 from refiner.pipelines.painting.refusals import refuse_image_to_image, refuse_other_media  # noqa: E402
 
 VIDEOS = [
@@ -98,6 +98,45 @@ def test_a_model_that_reads_an_image_in_its_unet_is_refused() -> None:
     pipe.register_modules(unet=parts["unet"], vae=parts["vae"])
     with pytest.raises(ConfigError, match=r"^StableDiffusionInstructPix2PixPipeline changes a given image"):
         check_pipelines(pipe, None, None)
+
+
+INPAINTING = {
+    "QwenImageEditPipeline": "QwenImageEditInpaintPipeline",
+    "QwenImageEditPlusPipeline": "QwenImageEditInpaintPipeline",
+    "QwenImageLayeredPipeline": "QwenImageInpaintPipeline",
+    "LongCatImageEditPipeline": "StableDiffusionXLInpaintPipeline",
+}
+"""Classes that edit images, and the class that is advised for inpainting."""
+
+
+@pytest.mark.parametrize(("name", "advised"), INPAINTING.items())
+def test_edit_models_are_refused_as_the_generator_with_what_inpaints_instead(name: str, advised: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} edits a given image .*, and {advised} as inpainter=\.$"):
+        check_pipelines(named(name), named(advised), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "advised"),
+    [
+        *INPAINTING.items(),
+        ("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+        ("HiDreamImagePipeline", "StableDiffusionXLInpaintPipeline"),
+        ("OmniGenPipeline", "StableDiffusionXLInpaintPipeline"),
+    ],
+)
+def test_what_cannot_inpaint_is_refused_with_a_class_that_can(name: str, advised: str) -> None:
+    with pytest.raises(ConfigError, match=rf"got {name}: .*, such as {advised}, as inpainter=\.$"):
+        check_inpaints(getattr(diffusers, name))
+    check_inpaints(getattr(diffusers, advised))
+
+
+@pytest.mark.parametrize("name", ["ModularPipeline", "FluxModularPipeline", "QwenImageEditModularPipeline"])
+@pytest.mark.parametrize("role", [0, 1, 2])
+def test_modular_pipelines_are_refused_in_every_role(name: str, role: int) -> None:
+    pipelines = [stable_diffusion(), None, None]
+    pipelines[role] = named(name)
+    with pytest.raises(ConfigError, match=rf"^{name} is a modular pipeline.*DiffusionPipeline.from_pretrained"):
+        check_pipelines(*pipelines)
 
 
 def wan() -> diffusers.WanPipeline:
