@@ -127,9 +127,8 @@ def wanted(scene: Scene) -> set[str]:
     found = {f"the background shows {scene.background}"}
     for thing in scene.things:
         texts = [f"there is a {thing.kind}", f"there is {article(thing.colour)} {thing.kind}", details[thing.kind]]
-        found |= {
-            text.format(named(thing), attribute=thing.attribute) for text in (*texts, more.get(thing.kind, texts[0]))
-        }
+        texts.append(more.get(thing.kind, texts[0]))
+        found |= {text.format(named(thing), attribute=thing.attribute) for text in texts}
     ends = [0, *itertools.accumulate(scene.rows)]
     rows = [[named(thing) for thing in scene.things[start:end]] for start, end in itertools.pairwise(ends)]
     found |= {f"{left} is to the left of {right}" for row in rows for left, right in itertools.pairwise(row)}
