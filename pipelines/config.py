@@ -130,6 +130,8 @@ class RefineConfig:
             longer side, at least 0. 0: full strength everywhere in the mask.
         candidates: Number of candidates for a region at the first try, at least 1. Each later try generates one more.
         max_candidates: Maximum number of candidates for a region, at least ``candidates``.
+        keep_candidates: Whether the result keeps all candidates of every region, so that you can pick one by hand
+            (``RefinementResult.with_choice``). It then also keeps the models.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -179,6 +181,7 @@ class RefineConfig:
     soft_edge: float = 0.0
     candidates: int = 1
     max_candidates: int = 4
+    keep_candidates: bool = False
 
     @classmethod
     def legion(cls, mode: LegionMode, **changes: Any) -> RefineConfig:
@@ -247,6 +250,8 @@ class RefineConfig:
         object.__setattr__(self, "inpaint_call", plain_values(self.inpaint_call))
         if self.keep == "last":
             self._check("candidates", self.candidates == 1, 'exactly 1 with keep="last", which compares nothing')
+            nothing = 'False with keep="last", which chooses nothing'
+            self._check("keep_candidates", not self.keep_candidates, nothing)
             self._check("together", not self.together, 'False with keep="last", which inpaints region by region')
 
     def _check_length(self, name: str, value: float) -> None:

@@ -11,8 +11,8 @@ from refiner.answers import outcomes
 from refiner.errors import BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
-from refiner.protocols import Detector, InpaintJob
-from refiner.types import Analysis
+from refiner.protocols import Detector, InpaintJob, Judge
+from refiner.types import Analysis, Score
 
 T = TypeVar("T")
 
@@ -68,6 +68,12 @@ def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[f
         scores=known if len(known) == len(scores) else (),
         error=" ".join(map(told, errors)) or None,
     )
+
+
+def named_scores(look: Look, judges: Sequence[Judge]) -> tuple[Score, ...]:
+    """The scores of an image with the names of the judges; empty if it was not judged."""
+    names = [judge.name for judge in judges] if look.scores else []
+    return tuple(Score(name=name, value=value) for name, value in zip(names, look.scores, strict=True))
 
 
 def told(error: Exception) -> str:

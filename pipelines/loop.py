@@ -26,18 +26,20 @@ from refiner import protocols
 from refiner.answers import scores as scores_of
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
 from refiner.ledger import Ledger, ledgers_of, since
+from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, one_picture, told
+from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.parts import DROPPED, Parts, Start
-from refiner.pipelines.region_prompts import inpainted_first, not_excluded, revision_for, text_for
+from refiner.pipelines.picking import kept_candidates, picked
+from refiner.pipelines.region_prompts import inpainted_first, joined, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
 from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Score, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, StopReason
 
 
 def refine(
@@ -109,6 +111,7 @@ class _Refinement:
         self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
         self.notes: list[str] = []  # notes for the user since the last attempt
+        self.offered: tuple[Candidates, ...] = ()  # candidates to keep since the last attempt
         self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
         self.ledgers = self._ledgers()  # costs of chat models before this run
@@ -132,8 +135,9 @@ class _Refinement:
     def result(self, settings: Mapping[str, object]) -> RefinementResult:
         attempts, costs = tuple(self.attempts), since(self.ledgers, self._ledgers())
         return RefinementResult(
-            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings, costs=costs
-        )
+            prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings, costs=costs,
+            verify=self._verify if self.config.keep_candidates else None,
+        )  # fmt: skip
 
     def _ledgers(self) -> Mapping[str, Ledger]:
         return ledgers_of([self.parts.detector, self.parts.reviser, *self.judges])
@@ -288,13 +292,15 @@ class _Refinement:
             painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
             candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
+            if self.config.keep_candidates:
+                self.offered = kept_candidates(groups, jobs, painted, settled.choice)
         except self.recorded as error:
             look = self._failure(error)
             settled = Settled(nothing, look, compare(look, base, self.config))
         self._collect_remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
-        job = _joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
+        job = joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
         return self._record("inpaint", job, settled.look, settled.verdict, base.image)
 
     def _inpaint_in_turn(self, start: Image.Image, patches: Sequence[Patch], round_: int) -> Attempt:
@@ -319,7 +325,7 @@ class _Refinement:
         except self.recorded as error:
             look = self._failure(error)
         self._collect_remarks()
-        job = _joined(jobs) if jobs else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
+        job = joined(jobs) if jobs else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
         return self._record("inpaint", job, look, compare(look, self.best, self.config), start)
 
     def _collect_remarks(self) -> None:
@@ -402,7 +408,6 @@ class _Refinement:
     ) -> Attempt:
         """Record an attempt with its cost, and update the best image so far."""
         now, rows = time.monotonic(), self._rows()
-        names = [judge.name for judge in self.judges] if look.scores else []
         attempt = Attempt(
             index=len(self.attempts),
             action=action,
@@ -411,16 +416,17 @@ class _Refinement:
             seed=job.seed,
             image=look.image,
             analysis=look.analysis,
-            scores=tuple(Score(name=name, value=value) for name, value in zip(names, look.scores, strict=True)),
+            scores=named_scores(look, self.judges),
             accepted=verdict.accepted,
             reason=verdict.reason,
             note="; ".join(dict.fromkeys(self.notes)),
-            painted=_difference(look.image, source) if look.image and source else None,
+            painted=difference(look.image, source) if look.image and source else None,
             error=look.error,
             seconds=now - self.clock,
             calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
+            candidates=self.offered,
         )
-        self.clock, self.rows, self.looked, self.notes = now, rows, 0, []
+        self.clock, self.rows, self.looked, self.notes, self.offered = now, rows, 0, [], ()
         earlier = (other.image for other in self.attempts)
         self.repeated = look.image is not None and look.image in earlier
         self.attempts.append(attempt)
@@ -428,21 +434,16 @@ class _Refinement:
             self.best, self.best_index = look, attempt.index
         return attempt
 
+    def _verify(self, draft: Attempt, kept: Attempt) -> Attempt:
+        """Look at an image that was picked by hand; see ``RefinementResult.verify``."""
+        assert draft.image is not None
+        began, rows, self.looked = time.monotonic(), self._rows(), 0
+        look = self._look([draft.image])[0]
+        calls = Calls(denoiser_rows=self._rows() - rows, detector_calls=self.looked)
+        draft = replace(draft, scores=named_scores(look, self.judges), seconds=time.monotonic() - began, calls=calls)
+        return picked(draft, look, kept, self.config)
+
     def _rows(self) -> int:
         """Count the denoiser rows of generator, inpainter and detector so far."""
         parts = (self.parts.generator, self.parts.detector)
         return sum(part.spent().denoiser_rows for part in parts if isinstance(part, protocols.Spender))
-
-
-def _joined(jobs: Sequence[InpaintJob]) -> PaintJob:
-    """Join the different prompts of several jobs into one, for the record."""
-    return PaintJob(
-        prompt="; ".join(dict.fromkeys(job.prompt for job in jobs)),
-        negative_prompt="; ".join(filter(None, dict.fromkeys(job.negative_prompt for job in jobs))),
-        seed=jobs[0].seed,
-    )
-
-
-def _difference(new: Image.Image, old: Image.Image) -> Mask:
-    red, green, blue = np.moveaxis(np.asarray(new) != np.asarray(old), 2, 0)
-    return red | green | blue  # takes a tenth of the time of np.any along such a short axis

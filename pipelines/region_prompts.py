@@ -10,7 +10,7 @@ from refiner.pipelines.config import EXPLANATION_MARK, PROMPT_MARK, SEPARATOR_MA
 from refiner.pipelines.revisers.prompt_checks import words
 from refiner.pipelines.revisers.template import clause_of
 from refiner.pipelines.strategies import ordered
-from refiner.protocols import Reviser, Revision
+from refiner.protocols import InpaintJob, PaintJob, Reviser, Revision
 from refiner.types import Analysis, Attempt, Region, Size
 
 _MARKS = re.compile("|".join(map(re.escape, (SKIP_MARK, PROMPT_MARK, EXPLANATION_MARK))))
@@ -88,3 +88,12 @@ def revision_for(region: Region, text: str, prompt: str, config: RefineConfig, r
         return reviser.for_region(prompt, region)
     part = clause_of(prompt, region.name) if config.region_prompt == "clause" else None
     return Revision(prompt=part or prompt)
+
+
+def joined(jobs: Sequence[InpaintJob]) -> PaintJob:
+    """Join the different prompts of several jobs into one, for the record."""
+    return PaintJob(
+        prompt="; ".join(dict.fromkeys(job.prompt for job in jobs)),
+        negative_prompt="; ".join(filter(None, dict.fromkeys(job.negative_prompt for job in jobs))),
+        seed=jobs[0].seed,
+    )

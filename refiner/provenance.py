@@ -206,6 +206,7 @@ def slim(record: Mapping[str, object]) -> Json:
     small = json.loads(json.dumps(record, allow_nan=False))
     for attempt in small["attempts"]:
         attempt.pop("painted", None)
+        attempt.pop("candidates", None)
         analysis = attempt["analysis"]
         for name in ("heatmap", "raw", "trace") if analysis else ():
             analysis.pop(name, None)

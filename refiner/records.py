@@ -194,6 +194,11 @@ def to_record(
         row |= {"negative_prompt": attempt.negative_prompt, "note": attempt.note, "error": attempt.error}
         row["calls"] = {name: getattr(attempt.calls, name) for name in ("denoiser_rows", "detector_calls")}
         row["painted"] = None if attempt.painted is None else rle_encode(attempt.painted)
+        row |= {"by": attempt.by, "choice": {str(patch): number for patch, number in attempt.choice.items()}}
+        row["candidates"] = [
+            {"name": patch.name, "mask": rle_encode(patch.mask), "seeds": list(patch.seeds), "shown": patch.shown}
+            for patch in attempt.candidates
+        ]
         if attempt.analysis is not None:
             row["analysis"] = analysis_to_dict(attempt.analysis, arrays=True)
     best = result.attempts[result.best].image

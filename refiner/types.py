@@ -9,7 +9,7 @@ They check their values at construction.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError
+from refiner.patches import Candidates, difference, with_candidates
 from refiner.taxonomy import Category
 
 if TYPE_CHECKING:
@@ -320,6 +321,15 @@ class Attempt:
     """The message of the model error; None if there was no error."""
     seconds: float = 0.0
     calls: Calls = field(default_factory=Calls)
+    candidates: tuple[Candidates, ...] = ()
+    """All that was painted for each patch, if it was to be kept (``RefineConfig.keep_candidates``)."""
+    choice: Mapping[int, int] = field(default_factory=dict)
+    """What was picked by hand to make this image (see ``RefinementResult.with_choice``); empty if the loop made it."""
+
+    @property
+    def by(self) -> Literal["loop", "hand"]:
+        """Who chose what this image shows."""
+        return "hand" if self.choice else "loop"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -335,6 +345,8 @@ class RefinementResult:
     """Settings of the run, as plain JSON values (``refiner.pipelines.saving.record``); empty if not known."""
     costs: Mapping[str, Ledger] = field(default_factory=dict)
     """What the chat models of its parts did meanwhile, by model; runs at the same time that share them count too."""
+    verify: Callable[[Attempt, Attempt], Attempt] | None = field(default=None, repr=False)
+    """Analyses and judges the image of the first attempt, and compares it with the second; None: the parts are gone."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.best < len(self.attempts):
@@ -362,6 +374,63 @@ class RefinementResult:
     def calls(self) -> Calls:
         """The cost of all attempts together."""
         return sum((attempt.calls for attempt in self.attempts), Calls())
+
+    @property
+    def candidates(self) -> tuple[Candidates, ...]:
+        """The patches of the kept image with all their candidates, from all rounds; see ``with_choice``.
+
+        Those of images that were replaced by a regenerated one are not among them.
+        """
+        origin = self._origin(self.best)
+        return tuple(
+            patch
+            for attempt in self.attempts
+            if attempt.candidates and self._origin(attempt.index) == origin
+            for patch in attempt.candidates
+        )
+
+    def _origin(self, index: int) -> int:
+        """The attempt whose image was inpainted, in one or several steps, to make that of another."""
+        whole = (one.index for one in self.attempts[: index + 1] if one.accepted and one.painted is None)
+        return max(whole, default=0)
+
+    def with_choice(self, choice: Mapping[int, int]) -> RefinementResult:
+        """Pick candidates by hand: paste them into the kept image, and look at it as the loop did.
+
+        The picked image is a further attempt, whose ``reason`` says what detector and judge say about it. It is kept,
+        also if they find it worse, unless it cannot be analysed and judged. Outside the masks it is the kept image.
+
+        Args:
+            choice: index in ``candidates`` -> index of one of its images.
+
+        Returns:
+            A new result; this one is not changed.
+
+        Raises:
+            ConfigError: there are no candidates, no such region or candidate, or two chosen regions overlap.
+        """
+        offered = self.candidates
+        if self.verify is None or not offered:
+            raise ConfigError(
+                "This result has no candidates to choose from: pass keep_candidates=True to the call that makes it."
+            )
+        kept, choice = self.attempts[self.best], dict(choice)
+        image = with_candidates(self.image, offered, choice)
+        first, number = next(iter(choice.items()))
+        source = next(one for one in self.attempts if any(each is offered[first] for each in one.candidates))
+        draft = replace(
+            source,
+            index=len(self.attempts),
+            seed=offered[first].seeds[number],
+            image=image,
+            painted=difference(image, self.image),
+            note="",
+            candidates=(),
+            choice=choice,
+        )
+        attempt = self.verify(draft, kept)
+        best = attempt.index if attempt.accepted else self.best
+        return replace(self, attempts=(*self.attempts, attempt), best=best)
 
     def save(self, folder: str) -> Mapping[str, str]:
         """Write the images, the contact sheet, ``report.html`` and ``run.json`` into ``folder``.

@@ -73,7 +73,10 @@ def replay(
         ) from error
     if differences:
         raise ConfigError(f"The run differs from its record ({'; '.join(differences)}): load the same.")
-    result = _again(again, record, config, arguments, image, masks, best)
+    choices = _choices(record, best)
+    result = _again(again, record, config, arguments, image, masks, best - len(choices))
+    for choice in choices:
+        result = result.with_choice(choice)
     image = result.attempts[best].image if len(result.attempts) > best else None
     found = f"no attempt {best}" if image is None else picture_digest(image)
     if found != wanted:
@@ -114,6 +117,19 @@ def _again(
             if attempt.index == best:
                 run.stop()
         return run.result
+
+
+def _choices(record: Mapping[str, Any], best: int) -> list[dict[int, int]]:
+    """What was picked by hand, in order, until the kept image was made.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    try:
+        choices = [row.get("choice") or {} for row in record["attempts"][: best + 1]]
+        return [{int(patch): number for patch, number in choice.items()} for choice in choices if choice]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The choices in the record cannot be read ({error!r}): pick again by hand.") from error
 
 
 def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str, int]:

@@ -1,4 +1,4 @@
-"""``refiner data``: convert data sets and model folders to other formats, and reconstruct images."""
+"""``refiner data``: convert data sets and model folders, reconstruct images, and write pairs of repairs to train on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_device, check_device
 from refiner.cli.options import DONE, FAILED, count
 from refiner.cli.view import Terminal
+from refiner.data.pairs import FILES as LAYOUTS
 from refiner.data.problems import Problem, count_problems
 from refiner.data.sources import names_data, open_data, sources_help
 from refiner.data.writing import FORMATS, check_target, convert_data
@@ -23,6 +24,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_reconstruct(commands)
+    _add_pairs(commands)
 
 
 def _add_convert(commands: Any) -> None:
@@ -59,6 +61,22 @@ def _add_reconstruct(commands: Any) -> None:
     add_device(made)
     made.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     made.set_defaults(run=_reconstruct)
+
+
+def _add_pairs(commands: Any) -> None:
+    words = "write accepted against rejected repairs as preference pairs, to train a generator on"
+    pairs = commands.add_parser("pairs", help=words)
+    words = "folder that refiner refine or refiner evaluate refinement wrote, or one that holds such folders"
+    pairs.add_argument("records", metavar="RECORDS", nargs="+", help=words)
+    pairs.add_argument(
+        "--to",
+        choices=sorted(LAYOUTS),
+        required=True,
+        help="trl: prompt, chosen, rejected and mask, for datasets as an imagefolder; ms-swift: records of DPO",
+    )
+    pairs.add_argument("--out", required=True, metavar="DST", help="folder to write, or of a run that was stopped")
+    pairs.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    pairs.set_defaults(run=_pairs)
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -128,3 +146,26 @@ def _reconstruct(args: argparse.Namespace, terminal: Terminal) -> int:
     counts = f"{done.made} pairs made, {done.kept} there before, {done.left_out} images left out"
     terminal.answer(args, document, f"{target}: {counts}")
     return DONE if done.made + done.kept else FAILED
+
+
+def _pairs(args: argparse.Namespace, terminal: Terminal) -> int:
+    from refiner.data.writing.pairs import write_pairs
+    from refiner.evaluate.repairs import comparisons, find_runs
+
+    runs = find_runs(args.records)
+    problems: list[Problem] = []
+    try:
+        found = comparisons(terminal.track(runs, "comparing"), problems)
+        done = write_pairs(found, args.out, args.to, problems, sources=args.records)
+    finally:
+        tell_problems(problems, terminal)
+    document = {
+        "file": str(done.file),
+        "runs": len(runs),
+        "pairs": done.pairs,
+        "images": {"written": done.written, "there_before": done.kept},
+        "left_out": done.left_out,
+        "problems": count_problems(problems),
+    }
+    terminal.answer(args, document, f"{done.file}: {done.pairs} pairs from {len(runs)} runs, {done.left_out} left out")
+    return DONE

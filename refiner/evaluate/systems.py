@@ -272,7 +272,7 @@ class Refining:
         return ledgers_of(self.parts)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Json]:
-        """``stop``, ``calls``, ``rounds``, ``notes``; for ``before``, ``last`` and ``best`` an answer of ``Looker``.
+        """``stop``, ``verified``, ``calls``, ``rounds``, ``notes``; ``before``, ``last``, ``best``: of ``Looker``.
 
         Raises:
             ModelError: no image could be generated and analysed.
@@ -295,6 +295,7 @@ class Refining:
         calls = result.calls
         return {
             "stop": result.stop,
+            "verified": result.verified,
             "calls": {"denoiser_rows": calls.denoiser_rows, "detector_calls": calls.detector_calls},
             "rounds": len(result.attempts) - 1,
             "accepted": sum(attempt.accepted for attempt in result.attempts[1:]),
@@ -315,7 +316,8 @@ class Refining:
             label = {} if attempt.action == "given" else ai_label(from_given_image=given)
             (self.pictures / PICTURES).mkdir(parents=True, exist_ok=True)
             atomic_write(self.pictures / file, png_bytes(image, label))
-            looks[attempt.index] = look | {"attempt": attempt.index, "picture": file}
+            facts = {"attempt": attempt.index, "action": attempt.action, "error": attempt.error}
+            looks[attempt.index] = look | facts | {"picture": file}
         return looks
 
 

@@ -33,7 +33,9 @@ _STOPS = {
 
 _SIDE = 640
 """Longest side of an image on the page, in pixels."""
-_OURS = re.compile(r"((attempt|regions)-\d+|start|best|before_after|sheet)\.png|report\.html|run\.json")
+_OURS = re.compile(
+    r"((attempt|regions)-\d+|candidate-\d+-\d+-\d+|start|best|before_after|sheet)\.png|report\.html|run\.json"
+)
 
 
 def save_result(
@@ -47,7 +49,8 @@ def save_result(
     """Write a result into a folder, which is created if it is missing.
 
     ``start.png`` and ``best.png`` (bit-exact), ``attempt-00.png`` and so on (bit-exact), ``regions-00.png`` (the
-    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html``, ``run.json``. Every image
+    same with its regions marked), ``before_after.png``, ``sheet.png``, ``report.html`` and ``run.json``. Of candidates
+    that were kept, ``candidate-01-00-00.png`` and so on (attempt, patch, candidate; only the painted part). Every image
     holds the run record; those that a model made also hold an AI-generated label (``refiner.provenance``). An earlier
     result in the folder is replaced only after the whole new one is on the disk.
 
@@ -101,6 +104,9 @@ def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
     for image, index in images:
         pictures[f"attempt-{index:02d}"] = (image, index)
         pictures[f"regions-{index:02d}"] = (overlay(image, result.attempts[index].analysis), index)
+        for patch, one in enumerate(result.attempts[index].candidates):
+            cut = {f"candidate-{index:02d}-{patch:02d}-{number:02d}": each for number, each in enumerate(one.images)}
+            pictures |= {name: (each, index) for name, each in cut.items()}
     pair = before_after(result)
     if pair is not None:
         pictures["before_after"] = (pair, result.best)
@@ -125,6 +131,8 @@ def _page(result: RefinementResult, record: Mapping[str, Any]) -> str:
         settings=dumps({"config": record["config"], "environment": record["environment"]}),
         colours=KIND_COLOURS,
         layers=_layers,
+        numbers={id(patch): number for number, patch in enumerate(result.candidates)},
+        id=id,
     )
 
 

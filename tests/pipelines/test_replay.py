@@ -179,6 +179,18 @@ def test_what_differs_is_said_before_anything_is_painted(model: str, record: dic
     assert pipe.detector.seen == []
 
 
+def test_what_was_picked_by_hand_is_picked_again(model: str) -> None:
+    pipe = refined(model, config=replace(CONFIG, max_rounds=1, keep_candidates=True, candidates=2))
+    picked = pipe.stream(PROMPT, height=48, width=64).result.with_choice({0: 1})
+    assert picked.attempts[picked.best].by == "hand"
+    document = json.loads(json.dumps(to_record(picked, None, {})))
+    assert same(pipe.replay(document).image, picked.image)
+    for choice in ({"0": 7}, {"hand": 0}, [1]):
+        document["attempts"][picked.best]["choice"] = choice
+        with pytest.raises((ConfigError, InputError), match=r"candidate 7|choices in the record"):
+            pipe.replay(document)
+
+
 @pytest.mark.parametrize(("version", "matters"), [("0.1.0", True), (None, False), ("patch", False)])
 def test_versions_matter_in_their_first_two_numbers(
     model: str, record: dict[str, Any], version: str | None, matters: bool

@@ -24,8 +24,9 @@ from torch import Tensor
 from refiner.data.anomreason import FAKE, REAL
 from refiner.data.folders import find_images
 from refiner.data.problems import Problem
+from refiner.data.writing.resuming import open_target
 from refiner.errors import ConfigError, InputError, ModelError, WeightsError
-from refiner.files import atomic_write, check_writable, dumps
+from refiner.files import atomic_write
 from refiner.hub import locate
 from refiner.images import kept_from, load_image, open_image, png_bytes
 from refiner.records import derive_seed
@@ -196,14 +197,14 @@ def reconstruct(
     Raises:
         InputError: there is no such folder, or no image in it.
         ConfigError: ``out`` holds reconstructions with other settings.
-        OutputError: a file cannot be written.
+        OutputError: ``out`` holds other files, or a file cannot be written.
     """
     if not images.is_dir():
         raise InputError(f"Expected a folder of images, but {str(images)!r} is not a folder: check the path.")
     names = list(find_images(images, deep=True))
     if not names:
         raise InputError(f"Expected images in {str(images)!r}, got none: add some.")
-    _open(out, settings)
+    open_target(out, RECORD, {"vae": settings.vae, "seed": settings.seed, "jpeg": settings.jpeg})
     before, kept, made = len(problems), 0, 0
     waiting: dict[tuple[int, ...], list[Original]] = {}
     seen: set[str] = set()
@@ -221,24 +222,6 @@ def reconstruct(
     for group in waiting.values():
         made += _write(group, out, settings, autoencoder, problems)
     return Reconstructed(made, kept, len(problems) - before)
-
-
-def _open(out: Path, settings: ReconstructionSettings) -> None:
-    """Write the record, or check that an earlier run had the same settings."""
-    check_writable(out)
-    record = {"vae": settings.vae, "seed": settings.seed, "jpeg": settings.jpeg}
-    path = out / RECORD
-    if path.is_file():
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"The record {str(path)!r} cannot be read ({error}): choose another folder.") from error
-        if earlier != record:
-            raise ConfigError(
-                f"{str(out)!r} holds reconstructions with {json.dumps(earlier)}, not with {json.dumps(record)}: choose "
-                "another folder."
-            )
-    atomic_write(path, dumps(record) + "\n")
 
 
 def _read(path: Path, target: str, multiple: int, problems: list[Problem]) -> Original | None:
