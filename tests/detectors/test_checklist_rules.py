@@ -151,7 +151,29 @@ def soup(seed: int) -> str:
     """Words in any order, with marks and quotes that do not fit."""
     rng = random.Random(seed)
     known = [*words.ATTRIBUTES, *words.NUMBERS, *words.PREPOSITIONS, *words.SAYING, *words.STOPS, *words.NEGATIONS]
-    some = "a|an|the|and|of|cat|dogs|running|is|\"|'|“x”|,|.|(|9|\u202e|left of|on the left|with|a photo of".split("|")
+    some = [
+        "a",
+        "an",
+        "the",
+        "and",
+        "of",
+        "cat",
+        "dogs",
+        "running",
+        "is",
+        '"',
+        "'",
+        "“x”",
+        ",",
+        ".",
+        "(",
+        "9",
+        "\u202e",
+        "left of",
+        "on the left",
+        "with",
+        "a photo of",
+    ]
     return " ".join(rng.choice(some if rng.random() < 0.6 else sorted(known)) for _ in range(rng.randint(1, 30)))
 
 
