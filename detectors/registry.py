@@ -40,6 +40,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "aligngemini": "refiner.detectors.aligngemini:FAMILY",
         "anomagent": "refiner.detectors.anomreason:AGENT",
         "anomreason": "refiner.detectors.anomreason:FAMILY",
+        "checklist": "refiner.detectors.checklist:FAMILY",
         "cnnspot": "refiner.detectors.baselines:CNNSPOT",
         "dda": "refiner.detectors.aligngemini:EXPERT",
         "drct": "refiner.detectors.baselines:DRCT",
@@ -95,6 +96,9 @@ def load_detector(
               of ``vlm``, ``,max_calls=<n>``, ``,max_objects=<n>`` and ``,drafts=<n>`` (see ``load_anomagent``).
             - ``anomreason:<folder or hub id>`` or ``anomreason:<model>@<base url>``: a model that is tuned to list
               such anomalies. It has the options of ``vlm`` and ``,format=<name>``.
+            - ``checklist:<folder or hub id>`` or ``checklist:<model>@<base url>``: any vision-language model, which
+              checks each statement of the prompt on the image. It has the options of ``vlm`` and ``,parser=<name>``:
+              what makes the statements, ``rules``, ``model``, or ``auto`` (see ``load_checklist``).
             - ``parts:hand,face@<folder or hub id of an open-vocabulary detector>``: parts that are always
               regenerated.
             - ``aligngemini:<folder or hub id>``, or ``aligngemini:<id>+<id>`` for any two detectors: a semantic and a

@@ -1,4 +1,4 @@
-"""Judges: CLIP similarity, HPS, what another detector says (burden or realness), or several of these together.
+"""Judges: CLIP similarity, HPS, what a detector says (burden, realness or checklist), or several of these together.
 
 A judge scores images against their prompts: it is any object with ``score(images, prompts)`` (see
 ``refiner.plain.as_judge``). With several judges, an
@@ -19,6 +19,7 @@ from PIL import Image
 
 from refiner.answers import analyses
 from refiner.calibration import abstained
+from refiner.checklist import of_trace, share_that_holds
 from refiner.detectors.base import load_folder, one_for_each, placement
 from refiner.errors import BadAnswerError, ConfigError, ModelError, ModelNotFoundError
 from refiner.hub import locate, resolve
@@ -106,6 +107,57 @@ class RealnessJudge:
         return ledgers_of([self.detector])
 
     def to(self, device: str | torch.device) -> RealnessJudge:
+        """Move the detector, if it has a method ``to``."""
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
+        return self
+
+
+class ChecklistJudge:
+    """Scores an image by the share of the prompt's statements that hold, in [0, 1].
+
+    Statements for which the model cannot tell are left out. ``UnreadableOutputError`` is not caught.
+
+    Args:
+        detector: one that checks the statements of the prompt, such as ``checklist:<model>``.
+    """
+
+    def __init__(self, detector: DetectorLike) -> None:
+        self.detector = as_detector(detector)
+
+    @property
+    def name(self) -> str:
+        return self.detector.name
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """Return the share of each image; 1 is the best score.
+
+        Raises:
+            BadAnswerError: the answer to a statement could not be read, or no statement is decided.
+        """
+        return [self._share(analysis) for analysis in analyses(self.detector, images, prompts)]
+
+    def _share(self, analysis: Analysis) -> float:
+        answers = of_trace(analysis.trace)
+        lost = sum(each.reply == "unreadable" for each in answers)
+        if lost:
+            raise BadAnswerError(
+                f"The judge {self.name} has no score, because {lost} of {len(answers)} answers could not be read: ask "
+                "again, or use another model."
+            )
+        share = share_that_holds(answers)
+        if share is None:
+            raise BadAnswerError(
+                f"The judge {self.name} has no score, because the detector decides no statement of the prompt: use a "
+                "detector such as checklist:MODEL."
+            )
+        return share
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of the detector, by model."""
+        return ledgers_of([self.detector])
+
+    def to(self, device: str | torch.device) -> ChecklistJudge:
         """Move the detector, if it has a method ``to``."""
         if isinstance(self.detector, Movable):
             self.detector.to(device)
@@ -242,16 +294,22 @@ class JointJudge:
 
 
 _BY_DETECTOR: Mapping[str, Callable[[DetectorLike], Judge]] = MappingProxyType(
-    {"burden": BurdenJudge, "realness": RealnessJudge}
+    {"burden": BurdenJudge, "checklist": ChecklistJudge, "realness": RealnessJudge}
 )
 """Prefix of ids -> judge made of a detector."""
+
+
+def _detector_of(kind: str, rest: str) -> str:
+    """The id of the detector in that of a judge; a checklist is a detector by the same id."""
+    return f"{kind}:{rest}" if kind == "checklist" else rest
 
 
 def load_judge(judge: str | Path, device: str | torch.device | None = None) -> Judge:
     """Load a judge by its id.
 
     Args:
-        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, ``realness:<id of a detector>``, or for HPS
+        judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, ``realness:<id of a detector>``,
+            ``checklist:<id of a chat model>`` as for ``load_detector``, or for HPS
             ``hps:<...>``, ``micro``, or anything else that ``HPSScorer.from_pretrained`` reads.
         device: None: CUDA or MPS if available, otherwise the CPU.
 
@@ -264,7 +322,7 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
     if colon and kind in _BY_DETECTOR:
         from refiner.detectors import load_detector
 
-        return _BY_DETECTOR[kind](load_detector(rest, device=device))
+        return _BY_DETECTOR[kind](load_detector(_detector_of(kind, rest), device=device))
     from refiner.metrics.hps.scorer import HPSScorer
 
     scorer: Judge = HPSScorer.from_pretrained(rest if colon and kind == "hps" else judge, device=device)
@@ -281,7 +339,7 @@ def judge_needs(judge: str | Path) -> Needs:
     if colon and kind in _BY_DETECTOR:
         from refiner.detectors.registry import detector_needs
 
-        return detector_needs(rest)
+        return detector_needs(_detector_of(kind, rest))
     model = rest if colon and kind in ("clip", "hps") else str(judge)
     if kind != "clip" and Path(model).is_file():
         return [Path(model)]
@@ -290,7 +348,7 @@ def judge_needs(judge: str | Path) -> Needs:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(
             f"{error} Known judges: micro, clip:<folder or hub id>, burden:<detector>, "
-            "realness:<detector>, hps:<folder, file or hub id>."
+            "realness:<detector>, checklist:<model>, hps:<folder, file or hub id>."
         ) from error
 
 

@@ -76,6 +76,22 @@ def outcomes(
     ]
 
 
+def prompted_outcomes(
+    detector: Detector, images: Sequence[Image.Image], prompts: Sequence[str]
+) -> list[Analysis | RefinerError]:
+    """Analyse images as ``outcomes`` does, some of which have no prompt (""); the others keep theirs.
+
+    A detector takes either a prompt for each image, or none, so the two kinds of images are asked about apart.
+    """
+    found: dict[int, Analysis | RefinerError] = {}
+    for prompted in (True, False):
+        chosen = [at for at, prompt in enumerate(prompts) if bool(prompt) is prompted]
+        if chosen:
+            given = [prompts[at] for at in chosen] if prompted else None
+            found |= zip(chosen, outcomes(detector, [images[at] for at in chosen], given), strict=True)
+    return [found[at] for at in range(len(prompts))]
+
+
 def _read(answer: object, image: Image.Image, name: str) -> Analysis | RefinerError:
     try:
         return read_analysis(answer, image, name)

@@ -49,6 +49,7 @@ _TASKS: Final[Mapping[str, str]] = {
     "localization": "predicted against true masks (PAD, mIoU, F1, region IoU, heat maps)",
     "defects": "predicted against true defects, by type (SDG-Eval: DetTypeF1, ClnAcc, BoxF1, DescCos, ImpAcc)",
     "explanation": "predicted against true texts (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
+    "checklist": "the share of the prompts' statements that holds, by kind (object, count, attribute, relation, text)",
     "realism": "how real images look, by generator (MAI, AF, CAP, PAR, HPS)",
     "refinement": "before against after (HPS, PAR, flaws, SemAP)",
 }
@@ -101,8 +102,9 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         models.add_argument("--rounds", type=int, help=words)
         models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
     own = " (the model's own)" if task == "refinement" else " (micro)"
-    default = None if task == "refinement" else "micro"
-    models.add_argument("--detector", default=default, help=f"micro, a folder, or a hub id{own}")
+    default = None if task in ("refinement", "checklist") else "micro"
+    words = "checklist:MODEL or checklist:MODEL@URL" if task == "checklist" else f"micro, a folder, or a hub id{own}"
+    models.add_argument("--detector", default=default, help=words)
     if task == "refinement":
         add_weights(models)
     if task in ("realism", "refinement"):
@@ -178,6 +180,9 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.data is None:
         words = f"a folder of images, or one of {known_names()} and a place"
         raise ConfigError(f"--data is missing: name {words}.")
+    if args.task == "checklist" and "checklist:" not in (args.detector or ""):
+        given_words = f"is {args.detector!r}" if args.detector else "is missing"
+        raise ConfigError(f"--detector {given_words}: name one that checks prompts, such as checklist:MODEL@URL.")
     if args.engine == "local":
         machine_of(args)  # workers of Ray may have devices that this machine does not have
     if args.task == "refinement":

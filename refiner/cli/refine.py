@@ -69,7 +69,8 @@ def _add_models(models: argparse._ArgumentGroup) -> None:
         "--judge",
         action="append",
         metavar="ID",
-        help="micro, clip:MODEL, burden:DETECTOR, realness:DETECTOR or HPS; may be repeated (the model's own)",
+        help="micro, clip:MODEL, burden:DETECTOR, realness:DETECTOR, checklist:MODEL or HPS; may be repeated "
+        "(the model's own)",
     )
     models.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")
 

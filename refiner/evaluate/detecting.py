@@ -15,7 +15,7 @@ from typing import Final
 
 from PIL import Image
 
-from refiner.answers import outcomes, value_of
+from refiner.answers import prompted_outcomes, value_of
 from refiner.data.samples import DataSet, Sample
 from refiner.errors import ConfigError, InputError, ModelError, RefinerError
 from refiner.evaluate.harness import PROBLEMS_FILE, RUN_FILE, Answer, Engine, Shard, System, read_description
@@ -70,13 +70,8 @@ class Detecting:
             UserError: the detector cannot be used at all, for example because its key is missing.
         """
         images = [_image(sample) for sample in samples]
-        answers: dict[int, Answer] = {}
-        for prompted in (True, False):  # a detector takes either a prompt for each image, or none
-            chosen = [at for at, sample in enumerate(samples) if bool(sample.prompt) is prompted]
-            prompts = [samples[at].prompt for at in chosen] if prompted else None
-            found = outcomes(self.detector, [images[at] for at in chosen], prompts) if chosen else []
-            answers |= {at: answer_of(images[at], each) for at, each in zip(chosen, found, strict=True)}
-        return [answers[at] for at in range(len(samples))]
+        found = prompted_outcomes(self.detector, images, [sample.prompt for sample in samples])
+        return [answer_of(image, each) for image, each in zip(images, found, strict=True)]
 
 
 def _image(sample: Sample) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import numpy as np
 from PIL import Image
 
-from refiner.answers import outcomes, read_scores, value_of
+from refiner.answers import prompted_outcomes, read_scores, value_of
 from refiner.data.anomreason import from_regions
 from refiner.data.captions import caption_of
 from refiner.data.problems import Problem
@@ -101,8 +101,7 @@ class Looker:
             images.append(sample.image)
         found: Sequence[Analysis | RefinerError | None] = [None] * len(samples)
         if self._detector is not None:
-            prompts = [sample.prompt for sample in samples]
-            found = outcomes(self._detector, images, prompts if all(prompts) else None)
+            found = prompted_outcomes(self._detector, images, [sample.prompt for sample in samples])
         return self.answers(samples, images, found)
 
     def ledgers(self) -> Mapping[str, Ledger]:

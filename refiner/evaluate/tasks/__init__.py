@@ -12,6 +12,7 @@ from typing import Final
 
 from refiner.errors import ConfigError
 from refiner.evaluate.figures import Task
+from refiner.evaluate.tasks.checklist import Checklist
 from refiner.evaluate.tasks.defects import Defects
 from refiner.evaluate.tasks.detection import Detection
 from refiner.evaluate.tasks.explanation import Explanation
@@ -47,6 +48,7 @@ _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = {
         region=scoring.get("region", "union"),
         unreadable=scoring.get("unreadable", "miss"),
     ),
+    "checklist": lambda _system, _scoring: Checklist(),
     "realism": lambda _system, _scoring: Realism(),
     "refinement": lambda system, scoring: Refinement(
         semap=SemapConfig(view=scoring["view"]), encoder=system["encoder"]
