@@ -88,7 +88,7 @@ class ChecklistDetector(GroundedDetector):
             except RefinerError as error:
                 found[prompt] = error
         with self._lock:
-            self._lists.update((each, found[each]) for each in new if isinstance(found[each], Checklist))
+            self._lists.update({each: made for each in new if isinstance(made := found[each], Checklist)})
         return [found[prompt] for prompt in prompts]
 
     def _asks(self, ruled: Checklist | None) -> bool:

@@ -165,6 +165,8 @@ class _Draft:
         for pattern, word in _JOINED:
             rest = pattern.sub(partial(_joined, word=word), rest)
         self.tokens, self.place = [each for each in rest.split() if each.lower() not in words.COPULAS], 0
+        if rest and not self.tokens:
+            self.leave(rest, UNKNOWN)
         before = len(self.statements)
         with suppress(_StopError):
             self._clause()
