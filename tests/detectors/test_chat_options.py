@@ -22,7 +22,7 @@ from refiner.pipelines.revisers.chat import load_reviser, reviser_needs
 from refiner.pipelines.revisers.template import TemplateReviser
 
 URL = "http://127.0.0.1:1/v1"
-CHATS = ["vlm", "fakexplain", "anomreason", "anomagent", "semantic"]
+CHATS = ["vlm", "fakexplain", "anomreason", "anomagent", "semantic", "checklist"]
 """Families of detectors that ask a chat model."""
 VALUES: dict[str, tuple[str, Any]] = {
     "timeout": ("60.5", 60.5), "concurrency": ("3", 3), "attempts": ("2", 2), "max_side": ("640", 640),

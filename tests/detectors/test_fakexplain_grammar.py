@@ -222,11 +222,11 @@ def test_time_is_linear_in_the_length_of_an_answer(piece: str, dialect: Dialect)
             f"<think>{filler}</think><verdict>{dialect.fake}</verdict>",
             f"<think>a{filler}b</think><verdict>real</verdict>",
         ):
-            began = time.perf_counter()
+            began = time.process_time()
             with contextlib.suppress(UnreadableOutputError):
                 assert len(read(text, dialect, form=THOUSAND, shown=SHOWN).flaws) <= MAX_REGIONS
             assert len(thoughts(text)) <= MAX_WORDS
-            assert time.perf_counter() - began < 2
+            assert time.process_time() - began < 2
 
 
 def test_what_is_too_long_is_unreadable() -> None:
