@@ -42,7 +42,9 @@ def apply_endpoint(args: argparse.Namespace) -> None:
     try:
         options = read_object(text)
     except ValueError as error:
-        raise ConfigError(f"Expected a JSON object as --endpoint-options, got {text!r:.80} ({error}).") from error
+        raise ConfigError(
+            f"Expected a JSON object as --endpoint-options, got {text!r:.80} ({error}): correct it."
+        ) from error
     before = {name: value for name in _IDS if (value := getattr(args, name, None)) is not None}
     after = {
         name: [with_options(each, options) for each in value]

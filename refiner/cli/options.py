@@ -9,7 +9,8 @@ DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD, TERMINATED = 0, 1, 2, 130, 141, 1
 SIGTERM."""
 DETECTOR = (
     "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL][,adapter=PATH], "
-    "anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID"
+    "anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID; "
+    "an id may end with ,calibration=FILE, which refiner calibrate writes"
 )
 GROUNDER = (
     "draws the masks of vlm:, anomagent:, fakexplain:, anomreason: and parts: detectors: sam:PATH, grabcut or box "

@@ -57,7 +57,6 @@ SWIFT = [
 ANOMALY = {"Name": "a", "Observed Phenomenon": "b", "Reasoning": "c", "Severity Score": "25/100 (fair)."}
 DEFECTS = [{"box_2d": [100, 200, 300, 600], "description": "six toes", "importance": 45}]
 FLAW = {"box": [1, 2, 9, 9], "description": "six toes", "severity": 0.5}
-TOES = {"region": [2, 3, 9, 5], "text": "six toes"}
 OUTLINE = {"label": "low-level-texture", "points": [[2, 3], [10, 3], [10.9, 8.2]]}
 DATA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "synthscars": (
