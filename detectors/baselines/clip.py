@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFAULT: Final = "openai/clip-vit-large-patch14"
-_HEAD_WIDTH: Final = 64
-"""Channels of an attention head in all of OpenAI's transformers."""
 _TOPS: Final = {
     "class_embedding": "vision_model.embeddings.class_embedding",
     "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -84,26 +82,36 @@ def load_tower(backbone: str) -> Any:
     return tower
 
 
-def tower_of(state: Mapping[str, Tensor], path: Path) -> Any:
+def tower_of(
+    state: Mapping[str, Tensor], path: Path, *, head_width: int = 64, activation: str = "quick_gelu"
+) -> CLIPVisionModelWithProjection:
     """Build an image encoder from weights with OpenAI's names (``conv1.weight``, ``transformer.resblocks...``).
 
     Sizes follow from the shapes.
+
+    Args:
+        state: weights of the image encoder alone.
+        path: their file, for messages.
+        head_width: channels of an attention head. All of OpenAI's models have 64.
+        activation: of the layers, in transformers' words. OpenAI's models have ``quick_gelu``.
 
     Raises:
         WeightsError: weights are missing, unexpected or of other shapes.
     """
     try:
         width, _, patch, _ = state["conv1.weight"].shape
+        if width % head_width:
+            raise ValueError(f"{width} channels do not make heads of {head_width}")
         places = state["positional_embedding"].shape[0] - 1
         config = CLIPVisionConfig(
             hidden_size=width,
             intermediate_size=state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
             num_hidden_layers=1 + max(int(found[1]) for name in state if (found := _JOINED.fullmatch(name))),
-            num_attention_heads=width // _HEAD_WIDTH,
+            num_attention_heads=width // head_width,
             image_size=round(places**0.5) * patch,
             patch_size=patch,
             projection_dim=state["proj"].shape[1],
-            hidden_act="quick_gelu",
+            hidden_act=activation,
             attn_implementation="eager",
         )
         tower = CLIPVisionModelWithProjection(config)

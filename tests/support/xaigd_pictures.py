@@ -13,11 +13,11 @@ from refiner.taxonomy import FROM_XAIGD
 from refiner.training.xaigd.settings import AlignmentSettings, Architecture, XaigdSettings
 from refiner.types import Analysis, Region, Size
 
-TINY = Architecture(image_size=48, patch=12, width=16, layers=3, heads=2, decoder_width=8, zoom=2)
+TINY = Architecture(image_size=48, patch=12, width=16, layers=3, heads=2)
 ALIGNED = AlignmentSettings(kind="artifact", benign=0.4, layers=2)
 TOY = XaigdSettings(
-    architecture=TINY, alignment=ALIGNED, most_steps=4, batch=4, learning_rate=1e-3, warmup=1, report_every=1,
-    save_every=2,
+    architecture=TINY, decoder_width=8, zoom=2, alignment=ALIGNED, most_steps=4, batch=4, learning_rate=1e-3,
+    warmup=1, report_every=1, save_every=2,
 )  # fmt: skip
 
 

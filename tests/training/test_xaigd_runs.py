@@ -88,6 +88,43 @@ def test_a_whole_clip_gives_its_image_tower(tmp_path: Path) -> None:
         assert torch.equal(tensor, theirs[name.removeprefix("vision_model.")]), name
 
 
+def save_open_clip(folder: Path, *, quick: bool, **changes: Any) -> Any:
+    """Write a tiny CLIP as open_clip does; returns its image tower."""
+    import open_clip
+
+    torch.manual_seed(5)
+    vision = {"image_size": SIDE, "patch_size": 12, "layers": 2, "width": 32, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 40, "width": 16, "heads": 2, "layers": 1}
+    whole = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text, quick_gelu=quick).eval()  # type: ignore[arg-type]
+    torch.nn.init.normal_(whole.visual.positional_embedding)
+    folder.mkdir()
+    save_file(whole.state_dict(), folder / "open_clip_model.safetensors")
+    config = {"embed_dim": 24, "vision_cfg": {**vision, **changes}, "text_cfg": text, "quick_gelu": quick}
+    norm = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": norm}))
+    return whole.visual
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@torch.no_grad()
+def test_the_image_tower_of_open_clip_sees_what_open_clip_sees(quick: bool, tmp_path: Path) -> None:
+    tower = save_open_clip(tmp_path / "base", quick=quick)
+    settings = replace(TOY, base=str(tmp_path / "base"))
+    check_base(settings)
+    model = start_from(settings).eval()
+    pixels = torch.randn(2, 3, SIDE, SIDE)
+    tower.proj = None
+    assert torch.allclose(model.backbone(pixels, None).pooled, tower(pixels), atol=1e-5)
+    assert model.config.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("changes", [{"layers": [2, 2, 2, 2]}, {"timm_model_name": "vit"}, {"head_width": 12}])
+def test_other_networks_of_open_clip_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    save_open_clip(tmp_path / "base", quick=False, **changes)
+    with pytest.raises(WeightsError, match="CLIP"):
+        start_from(replace(TOY, base=str(tmp_path / "base")))
+
+
 def test_a_transfer_keeps_what_was_learnt_and_adds_a_verdict(tmp_path: Path) -> None:
     save_tiny(tmp_path / "pad", verdict=False)
     old = load_network(tmp_path / "pad").state_dict()
@@ -154,7 +191,8 @@ def test_the_shipped_configs_are_those_of_the_papers_trainings() -> None:
     }  # fmt: skip
     assert CONFIGS["probe"]().frozen
     assert CONFIGS["align"]().alignment.kind == "artifact"
-    assert [name for name, make in CONFIGS.items() if not make().base] == ["probe", "transfer", "micro"]
+    assert [name for name, make in CONFIGS.items() if not make().base] == ["probe", "transfer"]
+    assert CONFIGS["micro"]().base == "micro:hps"
 
 
 # Runs

@@ -19,6 +19,8 @@ from refiner.detectors.xaigd.modeling import TRANSFORMERS, XaigdModel
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import locate, resolve
 from refiner.training.world.losses import sines
+from refiner.training.xaigd.open_clip import CONFIG as OPEN_CLIP_CONFIG
+from refiner.training.xaigd.open_clip import OPEN_CLIP, read_tower
 from refiner.training.xaigd.settings import Architecture, XaigdSettings
 
 _TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
@@ -37,7 +39,7 @@ def check_base(settings: XaigdSettings) -> None:
         raise ConfigError("A frozen backbone needs a detector or a backbone to start from: name one with --base.")
     place = locate(settings.base, "detector") if settings.base else None
     if isinstance(place, Path):
-        _kind_of(read_config(place), settings.base)
+        _kind_of(_config(place), settings.base)
 
 
 def start_from(settings: XaigdSettings) -> XaigdModel:
@@ -51,10 +53,16 @@ def start_from(settings: XaigdSettings) -> XaigdModel:
     if not settings.base:
         return _fresh(settings)
     folder = resolve(settings.base, "detector")
-    values = read_config(folder)
+    values = _config(folder)
     if _kind_of(values, settings.base) == MODEL_TYPE:
         return _continued(settings, folder)
     return _with_backbone(settings, folder, values)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config of a model in the layout of transformers, timm or, if it has no other one, open_clip."""
+    open_clip = (folder / OPEN_CLIP_CONFIG).exists() and not (folder / "config.json").exists()
+    return {"model_type": OPEN_CLIP} if open_clip else read_config(folder)
 
 
 def _kind_of(values: Mapping[str, Any], base: str) -> str:
@@ -63,10 +71,10 @@ def _kind_of(values: Mapping[str, Any], base: str) -> str:
         return TIMM
     kind = str(values.get("model_type"))
     kind = _TOWERS.get(kind, kind)
-    if kind != MODEL_TYPE and kind not in TRANSFORMERS:
+    if kind not in (MODEL_TYPE, OPEN_CLIP) and kind not in TRANSFORMERS:
         raise WeightsError(
-            f"Expected an X-AIGD detector or an image backbone ({', '.join(TRANSFORMERS)} or timm) as base, got "
-            f"{base!r} of type {kind!r}: choose one with --base."
+            f"Expected an X-AIGD detector or an image backbone ({', '.join(TRANSFORMERS)}, open_clip or timm) as base, "
+            f"got {base!r} of type {kind!r}: choose one with --base."
         )
     return kind
 
@@ -88,8 +96,8 @@ def _fresh(settings: XaigdSettings) -> XaigdModel:
             image_size=shape.image_size,
             verdict=settings.judges,
             artifacts=settings.marks,
-            decoder_width=shape.decoder_width,
-            zoom=shape.zoom,
+            decoder_width=settings.decoder_width,
+            zoom=settings.zoom,
             layers=settings.alignment.layers,
         )
     )
@@ -132,7 +140,10 @@ def _continued(settings: XaigdSettings, folder: Path) -> XaigdModel:
 
 def _with_backbone(settings: XaigdSettings, folder: Path, values: Mapping[str, Any]) -> XaigdModel:
     kind = _kind_of(values, settings.base)
-    pretrained, backbone, size = _timm(folder, values) if kind == TIMM else _transformer(folder, kind)
+    if kind == TIMM:
+        pretrained, backbone, size = _timm(folder, values)
+    else:
+        pretrained, backbone, size = read_tower(folder) if kind == OPEN_CLIP else _transformer(folder, kind)
     plain = kind == TIMM or kind.startswith("siglip")
     mean, std = _normalisation(folder, values)
     side = settings.image_size or size
@@ -149,6 +160,8 @@ def _with_backbone(settings: XaigdSettings, folder: Path, values: Mapping[str, A
             pool="mean" if plain else "cls",
             heatmap="gradcam" if kind == TIMM else "rollout",
             layers=settings.alignment.layers,
+            decoder_width=settings.decoder_width,
+            zoom=settings.zoom,
         )
     )
     wanted = model.backbone.model.state_dict()
@@ -203,7 +216,10 @@ def _normalisation(
         WeightsError: they are not there.
     """
     try:
-        if "pretrained_cfg" in values:
+        if values.get("model_type") == OPEN_CLIP:
+            found = json.loads((folder / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
+            mean, std = found["mean"], found["std"]
+        elif "pretrained_cfg" in values:
             found = values["pretrained_cfg"]
             mean, std = found["mean"], found["std"]
         else:

@@ -1,9 +1,9 @@
 """Train X-AIGD's detectors (papers/x-aigd.md): verdict, masks of seven categories, and the alignment of both.
 
 With ``--data``: pairs of real and generated images, brought to the same JPEG quality. Without, the recipe trains the
-bundled detector on drawn pairs of the micro world from random weights. It departs from the paper in this:
+bundled detector on drawn pairs of the micro world. It departs from the paper in this:
 
-* There is no pretrained backbone: a small ViT of DINOv2's architecture learns all three losses at once.
+* It starts from the CLIP of the bundled judge, which has seen the micro world alone, and learns all losses at once.
 * An image with flaws is "generated", the same scene without flaws is "real".
 * Pairs are shifted, and look as if an autoencoder had decoded them, in place of JPEG.
 """
