@@ -49,13 +49,13 @@ def micro() -> AlignGeminiSettings:
 
     return AlignGeminiSettings(
         semantic=SemanticSettings(
-            base="micro:vlm", rank=32, alpha=64, vision=False, tokens=tokens(), bf16=False, method="sft", blur=0.4,
+            base="micro:vlm", rank=24, alpha=48, vision=False, tokens=tokens(), bf16=False, method="sft", blur=0.4,
             sft=StageSettings(
                 most_steps=1500, batch=16, accumulate=1, learning_rate=1e-3, warmup=50, report_every=50, save_every=200
             ),
         ),
         pixel=PixelSettings(
-            base="", width=128, layers=4, heads=2, patch=8, side=96, rank=0, most_steps=2000, batch=16, accumulate=1,
+            base="", width=96, layers=4, heads=2, patch=8, side=96, rank=0, most_steps=2000, batch=16, accumulate=1,
             learning_rate=4e-4, warmup=100, weight_decay=0.02, resized=False, bf16=False, report_every=50,
             save_every=200,
         ),
