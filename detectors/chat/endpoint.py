@@ -44,9 +44,6 @@ from refiner.ledger import Ledger
 
 __all__ = ["EndpointChat", "EndpointSettings"]
 
-_EXTENSIONS = ("skip_special_tokens", "chat_template_kwargs", "reasoning_effort")
-"""Fields that the client does not know, or allows only some values of."""
-
 _PATIENCE = 10.0
 """Seconds to wait for the list of models of a server."""
 
@@ -217,7 +214,7 @@ class EndpointChat:
         conversation = messages(
             request.system, [*chain(*request.history), request.text], urls, takes_system=step.system
         )
-        body = {"model": self.name, "messages": conversation, **_placed(step.fields, self.settings.extra_body)}
+        body = {"model": self.name, "messages": conversation, **_merged(step.fields, self.settings.extra_body)}
         wanted = Wanted(request.choice, thoughts=request.thoughts, json=request.schema is not None)
         with self._slots:
             return self._counted(body, wanted, retry=retry)
@@ -274,14 +271,12 @@ class EndpointChat:
         )
 
 
-def _placed(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request where the client takes them; those of the user count more."""
-    more: dict[str, Any] = {name: value for name, value in fields.items() if name in _EXTENSIONS}
-    for name, value in extra.items():
-        both = isinstance(value, Mapping) and isinstance(more.get(name), Mapping)
-        more[name] = {**more[name], **value} if both else value
-    usual = {name: value for name, value in fields.items() if name not in _EXTENSIONS}
-    return {**usual, "extra_body": more} if more else usual
+def _merged(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request; those of the user count more, also inside ``chat_template_kwargs``."""
+    inside = "chat_template_kwargs"
+    if isinstance(fields.get(inside), Mapping) and isinstance(extra.get(inside), Mapping):
+        return {**fields, **extra, inside: {**fields[inside], **extra[inside]}}
+    return {**fields, **extra}
 
 
 def _reply(answered: Answered, attempts: int) -> ChatReply:

@@ -256,8 +256,11 @@ def messages(
     return [*opening, {"role": "user", "content": content}, *later]
 
 
-def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub: Scrub, wanted: Wanted) -> Answered:
+def send(client: openai.OpenAI, body: Mapping[str, Any], seconds: float, scrub: Scrub, wanted: Wanted) -> Answered:
     """Send one request; it takes at most about twice ``seconds``.
+
+    ``body`` goes as the client's ``extra_body``, which is sent as it is: going through the fields of a long
+    conversation takes the client longer than all else.
 
     Raises:
         FaultError: the answer is not a chat completion, or there is no answer.
@@ -266,7 +269,8 @@ def send(client: openai.OpenAI, fields: Mapping[str, Any], seconds: float, scrub
     import openai
 
     try:
-        with client.chat.completions.with_streaming_response.create(**dict(fields)) as response:
+        create = client.chat.completions.with_streaming_response.create
+        with create(model=body["model"], messages=[], extra_body=body) as response:
             content = _collect(response.iter_bytes(), seconds)
     except (openai.APITimeoutError, httpx2.TimeoutException):
         raise _late(seconds) from None
