@@ -52,6 +52,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
         "semantic": "refiner.detectors.aligngemini:SEMANTIC",
+        "text": "refiner.detectors.text:FAMILY",
         "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
         "xaigd": "refiner.detectors.xaigd:FAMILY",
@@ -113,6 +114,8 @@ def load_detector(
             - ``cnnspot:<file>``, ``npr:<file>``, ``drct:<file>``, ``univfd:<file>``: published classifiers of real and
               generated images, which give a verdict and a heat map. Options: ``,view=<name>`` (what they see of the
               image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.
+            - ``text``: reads the lettering of an image, and compares it with the words that the prompt asks for, in
+              Latin, Chinese and Japanese letters; needs the extra ``text`` (see ``refiner.detectors.text.detector``).
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
 
