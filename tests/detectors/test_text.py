@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.lettering import KINDS, SIZE, WORDS, lettered
+from support.lettering import KINDS, SIZE, WORDS, flagged, lettered
 
 from refiner.cli.main import main
 from refiner.detectors import load_detector
@@ -33,18 +33,10 @@ def detector() -> Detector:
     return load_detector("text")
 
 
-def flagged(detector: Detector, image: Image.Image, prompt: str) -> set[str]:
-    """The words that are not as wanted, or there once too often."""
-    analysis = detector(image, prompt)
-    wrong = {each.word for each in of_steps(analysis.trace) if each.kind != "read"}
-    twice = {region.name.split('"')[1] for region in analysis.regions if "too often" in region.explanation}
-    return {word.upper() for word in wrong | twice}
-
-
 @pytest.mark.parametrize(("kind", "script"), CASES)
 def test_lettering_like_in_photographs_is_told_right_from_wrong(detector: Detector, kind: str, script: str) -> None:
     shown = lettered(CASES.index((kind, script)), kind, script)
-    assert flagged(detector, shown.image, shown.prompt) == {word.upper() for word in shown.wrong}
+    assert flagged(detector(shown.image, shown.prompt)) == {word.upper() for word in shown.wrong}
 
 
 def test_the_mask_is_on_the_wrong_word(detector: Detector) -> None:
@@ -160,7 +152,7 @@ def test_prompts_for_a_repair_name_the_wanted_words_and_negative_ones_do_not(det
 def test_it_works_beside_another_detector() -> None:
     shown = lettered(1, "misspelt", "latin")
     both = load_detector("joint:text+text")
-    assert flagged(both, shown.image, shown.prompt) == shown.wrong
+    assert flagged(both(shown.image, shown.prompt)) == shown.wrong
     assert len(both(shown.image, shown.prompt).regions) == 1
 
 

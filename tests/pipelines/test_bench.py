@@ -87,7 +87,7 @@ def pipe() -> RefinedPipeline:
 def test_a_run_is_resumed_and_refuses_records_of_other_settings(pipe: RefinedPipeline, tmp_path: Path) -> None:
     report = run(pipe, 2, 1, tmp_path)
     assert report["never_worse"] == {"runs": 6, "violations": 0, "outside_max_diff": 0}
-    assert set(report["systems"]) == set(SYSTEMS)
+    assert set(report["systems"]) == set(report["signs"]) == set(SYSTEMS)
     rows = {system: row["denoiser_rows"] for system, row in report["systems"].items()}
     assert min(rows["best_of_n"], rows["more_steps"]) >= rows["auto"] >= rows["start"] > 0
     records = (tmp_path / "records.jsonl").read_bytes()

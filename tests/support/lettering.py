@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from refiner.lettering import of_steps
+from refiner.types import Analysis
+
 KINDS = ("right", "misspelt", "unreadable", "doubled", "missing")
 WORDS = {
     "latin": ["OPEN", "Bakery", "COFFEE", "Museum", "STATION", "Welcome", "LIBRARY", "Summer", "GALLERY", "Fresh Fish"],
@@ -38,8 +41,8 @@ class Lettered:
     """The words that are not as wanted, or there once too often."""
 
 
-def lettered(seed: int, kind: str, script: str) -> Lettered:
-    """Draw two signs, the first with this kind of flaw, the second as wanted."""
+def lettered(seed: int, kind: str, script: str, least: int = 24) -> Lettered:
+    """Draw two signs, the first with this kind of flaw, the second as wanted; letters have ``least`` pixels or more."""
     rng = np.random.default_rng([77, seed])
     first, second = rng.choice(WORDS[script], 2, replace=False).tolist()
     shown, wrong = first, set()
@@ -55,7 +58,7 @@ def lettered(seed: int, kind: str, script: str) -> Lettered:
     texts = ["" if kind == "missing" else shown, second]
     for row, text in enumerate(texts):
         if text:
-            _sign(image, text, script, row, rng, garbled=kind == "unreadable" and row == 0)
+            _sign(image, text, script, row, rng, least, garbled=kind == "unreadable" and row == 0)
     prompt = f'a street with a sign that says "{first}" above a board that says "{second}"'
     return Lettered(_photographed(image, rng), prompt, script, kind, tuple(first.split()), frozenset(wrong))
 
@@ -76,6 +79,13 @@ def misspelt(text: str, script: str, rng: np.random.Generator) -> tuple[str, str
     return " ".join(words), word
 
 
+def flagged(analysis: Analysis) -> set[str]:
+    """The words, in capitals, that are not as wanted, or there once too often."""
+    wrong = {each.word for each in of_steps(analysis.trace) if each.kind != "read"}
+    twice = {region.name.split('"')[1] for region in analysis.regions if "too often" in region.explanation}
+    return {word.upper() for word in wrong | twice}
+
+
 def _ground(rng: np.random.Generator) -> Image.Image:
     layers = np.zeros((SIZE[1], SIZE[0], 3))
     for cells, weight in ((3, 60), (9, 30), (40, 14)):
@@ -87,10 +97,12 @@ def _ground(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((layers + 120).clip(0, 255).astype(np.uint8))
 
 
-def _sign(image: Image.Image, text: str, script: str, row: int, rng: np.random.Generator, *, garbled: bool) -> None:
+def _sign(
+    image: Image.Image, text: str, script: str, row: int, rng: np.random.Generator, least: int, *, garbled: bool
+) -> None:
     """Paste a board with lettering onto the image, slightly turned."""
     file = _FONTS[script][int(rng.integers(len(_FONTS[script])))]
-    font = ImageFont.truetype(file, int(rng.integers(24, 52)))
+    font = ImageFont.truetype(file, int(rng.integers(least, 52)))
     left, top, right, bottom = font.getbbox(text)
     size = (round(right - left) + 40, round(bottom - top) + 30)
     dark, light = rng.integers(10, 80, 3), rng.integers(180, 250, 3)
