@@ -89,6 +89,8 @@ def load_detector(
             - ``vlm:<model>@<base url>``: a model behind an OpenAI-compatible endpoint, such as
               ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and those
               of chat models (``refiner.detectors.chat.options``), such as ``,cache=<folder>`` and ``,timeout=60``.
+            - ``vlm:<model>,profile=<name or TOML file>``: a released critic with a form of its own, such as ``sdg`` or
+              ``fakeclue``; ``,instruction=<file>`` is what it is asked (see ``refiner.detectors.vlm.profile``).
             - ``fakexplain:<folder or hub id>`` or ``fakexplain:<model>@<base url>``: a vision-language model that is
               tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm`` and
               ``,dialect=<name>`` (see ``load_fakexplain``).
