@@ -75,6 +75,16 @@ def test_all_bundled_detectors_answer(client, flawed):
     assert summary[FIRST]["regions"]
 
 
+def test_the_prompt_of_an_image_reaches_the_detectors(client, flawed):
+    prompt = 'a sign that says "OPEN"'
+    options = {"image": handle_file(flawed[0]), "detectors": ["text"], "api_name": "/detect"}
+    _, shown, summary = client.predict(prompt=prompt, **options)
+    assert [region["name"] for region in summary["text"]["regions"]] == ['the text "OPEN"']
+    assert "the prompt asks for OPEN" in shown
+    with pytest.raises(AppError, match="at most"):
+        client.predict(prompt="x" * 5000, **options)
+
+
 def test_twenty_jobs_of_the_bundled_models_end_or_are_refused_in_bounded_memory(client, demo, flawed):
     """The peak memory comes from the kernel, so that no short peak is missed."""
     sent = [
