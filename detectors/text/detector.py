@@ -145,7 +145,9 @@ class _Look:
             found[text, at] = Found(word, kind, word if kind == "read" else read)
 
     def _letters(self, line: int) -> int:
-        return sum(map(str.isalnum, self.lines[line].text))
+        """Number of letters of a line; 0 if it repeats a single one, as ornaments and windows are read."""
+        form = folded(self.lines[line].text)
+        return len(form) if len(set(form)) > 1 else 0
 
     def _compared(self, each: Match) -> tuple[Kind, Region | None]:
         """What is found of matched words, and the flaw if they are not read as wanted."""

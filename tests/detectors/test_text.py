@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from support.lettering import KINDS, SIZE, WORDS, flagged, lettered
 
 from refiner.cli.main import main
@@ -71,6 +72,14 @@ def test_images_of_any_shape_and_mode_are_read(detector: Detector, size: tuple[i
     analysis = detector(Image.fromarray(noise).convert(mode), 'a sign that says "OPEN"')
     assert analysis.size == size[::-1]
     assert [each.kind for each in of_steps(analysis.trace)] in (["missing"], ["unreadable"])
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_photographs_without_lettering_have_no_flaw(detector: Detector, name: str) -> None:
+    photo = Image.fromarray(load_sample_image(name))
+    assert detector(photo).regions == ()
+    (missing,) = detector(photo, 'a wall with the words "OPEN"').regions
+    assert not missing.placed
 
 
 def test_a_script_that_cannot_be_read_is_refused_before_the_image_is_read() -> None:

@@ -53,6 +53,7 @@ def kinds(analysis: Analysis) -> list[tuple[str, str]]:
         ('"A B"', ["B", "A"]),
         ('"STOP" and "STOP"', ["STOP STOP"]), ('"OPEN"', ["WE ARE OPEN NOW"]), ("a cat", ["ANYTHING", "AT ALL"]),
         ('"OPEN"', [("OPEN", 0.6)]), ("a cat", [("仓", 0.3)]), ("a cat", []),
+        ("a palace", [("AAA", 0.6)]),
     ],
 )  # fmt: skip
 def test_what_is_there_as_wanted_is_no_flaw(prompt: str, lines: list[str]) -> None:
