@@ -114,6 +114,12 @@ def wanted_words(prompt: str) -> list[list[str]]:
     return found
 
 
+def is_cut(prompt: str) -> bool:
+    """Whether a prompt is longer, or asks for more words, than ``wanted_words`` reads."""
+    words = [word for text in wanted_texts(prompt) for word in text.split() if folded(word)]
+    return len(words) > MAX_WORDS or bool(prompt[MAX_PROMPT:].strip())
+
+
 def strange_script(text: str) -> str | None:
     """The first script of a text that is not in ``SCRIPTS``; None if all its letters and digits can be read."""
     for letter in unicodedata.normalize("NFKC", text):

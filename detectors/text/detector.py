@@ -14,7 +14,7 @@ from refiner.detectors.base import BaseDetector
 from refiner.detectors.text.matching import Match, Matching, Span, match
 from refiner.detectors.text.reader import Line, RapidReader, Reader, check_installed
 from refiner.errors import ConfigError
-from refiner.lettering import Found, Kind, folded, to_steps, wanted_words
+from refiner.lettering import Found, Kind, folded, is_cut, to_steps, wanted_words
 from refiner.metrics.edits import edit_share
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Claim, Mask, Region, Size
@@ -48,7 +48,8 @@ class TextDetector(BaseDetector):
     - missing: nothing similar is in the image. The flaw is unplaced, and a misalignment; the others are of the category
       text, with the polygon of the lettering as their mask.
 
-    A name tells the wanted words, so that prompts for a repair do. ``trace`` has what is found of each wanted word.
+    A name tells the wanted words, so that prompts for a repair do. ``trace`` has what is found of each wanted word. If
+    the image or the prompt has more words than are compared, ``gaps`` has "unverified".
     ``fake_probability`` is None.
 
     Args:
@@ -61,11 +62,12 @@ class TextDetector(BaseDetector):
 
     def _analyse(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis]:
         wanted = [wanted_words(prompt) for prompt in prompts]
-        return [self._analysis(image, words) for image, words in zip(images, wanted, strict=True)]
+        return [self._analysis(*each) for each in zip(images, wanted, map(is_cut, prompts), strict=True)]
 
-    def _analysis(self, image: Image.Image, wanted: Sequence[Sequence[str]]) -> Analysis:
+    def _analysis(self, image: Image.Image, wanted: Sequence[Sequence[str]], cut: bool) -> Analysis:
         lines, size = self.reader.read(image), Size(image.height, image.width)
-        flaws, found = compare(lines, wanted, size)
+        look = _look(lines, wanted, size)
+        flaws, found = look.flaws()
         return Analysis(
             size=size,
             regions=tuple(flaws),
@@ -73,6 +75,7 @@ class TextDetector(BaseDetector):
             raw="\n".join(f"{line.text} ({line.score:.2f})" for line in lines),
             detector=self.name,
             trace=to_steps(found),
+            gaps=("unverified",) if cut or (found and look.matching.cut) else (),
         )
 
 
@@ -82,7 +85,11 @@ def compare(lines: Sequence[Line], wanted: Sequence[Sequence[str]], size: Size) 
     Returns:
         The flaws, in the order of the wanted texts, and what is found of each word.
     """
-    return _Look(lines=lines, wanted=wanted, matching=match(lines, wanted), size=size).flaws()
+    return _look(lines, wanted, size).flaws()
+
+
+def _look(lines: Sequence[Line], wanted: Sequence[Sequence[str]], size: Size) -> _Look:
+    return _Look(lines=lines, wanted=wanted, matching=match(lines, wanted), size=size)
 
 
 def load_text(

@@ -8,9 +8,11 @@ nearest first. No piece is matched twice.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from refiner.detectors.text.reader import Line
@@ -25,6 +27,7 @@ _MAX_PIECES: Final = 200
 """Pieces of an image that are compared; the rest is left out."""
 _LEAST_DOUBLE: Final = 3
 """Letters of a word that counts as doubled; scripts without spaces need one less."""
+_WORD: Final = re.compile(r"\S+")
 
 
 class Piece(NamedTuple):
@@ -70,6 +73,8 @@ class Matching:
     """Runs of pieces that repeat a wanted word once more than wanted."""
     unmatched: tuple[int, ...]
     """Numbers of the lines none of whose pieces belongs to a match or is doubled."""
+    cut: bool
+    """Whether the image has more pieces than are compared, so that a missing word may be there."""
 
 
 def match(lines: Sequence[Line], wanted: Sequence[Sequence[str]]) -> Matching:
@@ -79,30 +84,19 @@ def match(lines: Sequence[Line], wanted: Sequence[Sequence[str]]) -> Matching:
         lines: in the order of reading.
         wanted: the words of each wanted text, as ``refiner.lettering.wanted_words`` returns them.
     """
-    return _Matcher(tuple(_pieces(lines))[:_MAX_PIECES], [[folded(word) for word in text] for text in wanted]).result(
-        len(lines)
-    )
+    pieces, forms = tuple(_pieces(lines)), [[folded(word) for word in text] for text in wanted]
+    return _Matcher(pieces[:_MAX_PIECES], forms).result(len(lines), cut=len(pieces) > _MAX_PIECES)
 
 
 def _pieces(lines: Sequence[Line]) -> Iterator[Piece]:
     for number, line in enumerate(lines):
-        start = 0
-        for at, letter in enumerate(line.text):
-            alone = is_unspaced(letter)
-            if (letter == " " or alone) and start < at:
-                yield from _piece(line.text, number, start, at)
-            if letter == " " or alone:
-                start = at + (letter == " ")
-            if alone:
-                yield from _piece(line.text, number, at, at + 1)
-                start = at + 1
-        yield from _piece(line.text, number, start, len(line.text))
-
-
-def _piece(text: str, line: int, start: int, end: int) -> Iterator[Piece]:
-    form = folded(text[start:end])
-    if form:
-        yield Piece(form, line, start, end)
+        for word in _WORD.finditer(line.text):
+            start, end = word.span()
+            alone = [at for at in range(start, end) if is_unspaced(line.text[at])]
+            edges = sorted({start, end, *alone, *(at + 1 for at in alone)})
+            for first, last in pairwise(edges):
+                if form := folded(line.text[first:last]):
+                    yield Piece(form, number, first, last)
 
 
 class _Offer(NamedTuple):
@@ -130,7 +124,7 @@ class _Matcher:
     def __post_init__(self) -> None:
         self.open = [set(range(len(text))) for text in self.wanted]
 
-    def result(self, lines: int) -> Matching:
+    def result(self, lines: int, *, cut: bool) -> Matching:
         for offer in sorted(self._offers()):
             if self._is_open(offer):
                 self._take(offer)
@@ -142,6 +136,7 @@ class _Matcher:
             missing=tuple(self._missing()),
             doubled=tuple(doubled),
             unmatched=tuple(line for line in range(lines) if line not in taken),
+            cut=cut,
         )
 
     def _is_open(self, offer: _Offer) -> bool:

@@ -106,6 +106,14 @@ def test_severity_grows_with_the_damage() -> None:
     assert len(set(burdens)) == 4
 
 
+def test_what_is_left_out_is_a_gap() -> None:
+    many = [" ".join(f"word{number}" for number in range(100))] * 3
+    assert looked('"OPEN"', *many).gaps == ("unverified",)
+    assert looked('"OPEN"', *many[:2]).gaps == looked("a cat", *many).gaps == ()
+    assert looked(" ".join(f'"w{number}"' for number in range(61)), "OPEN").gaps == ("unverified",)
+    assert looked('"OPEN"' + " and a cat" * 300, "OPEN").gaps == ("unverified",)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_lines_are_matched_without_overlap_in_bounded_time(seed: int) -> None:
     rng = random.Random(seed)
