@@ -42,9 +42,10 @@ beside this module and are chosen by their name.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -59,6 +60,8 @@ FIELDS: Final = ("name", "location", "explanation", "reasoning", "category", "se
 """The fields of a flaw that an answer may have."""
 MAX_BYTES: Final = 1_000_000
 """Bytes of a profile or an instruction at most."""
+_MOST: Final = 1_000_000
+"""Largest importance, in either direction."""
 _FOLDER: Final = Path(__file__).parent / "profiles"
 
 
@@ -71,6 +74,7 @@ class Profile:
     """
 
     name: str
+    """As the user wrote it."""
     instruction: str
     """"" if the user must name its file."""
     needs_prompt: bool = False
@@ -92,6 +96,8 @@ class Profile:
     def __post_init__(self) -> None:
         self._check(self.form in get_args(Form), f"answer.form must be {' or '.join(get_args(Form))}")
         self._check(0 < self.max_tokens <= 1_000_000, "max_tokens must be from 1 to 1000000")
+        known = all(-_MOST <= bound <= _MOST for bound in (self.worst, self.none))
+        self._check(known, f"severity.worst and severity.none must be from {-_MOST} to {_MOST}")
         self._check(self.worst != self.none, "severity.worst and severity.none must differ")
         self._check(0 < self.least_pixels <= self.most_pixels, "image.least_pixels must be from 1 to most_pixels")
         self._check(bool(self.prompt_mark), "prompt_mark must not be empty")
@@ -106,6 +112,12 @@ class Profile:
             self._check(known, f"the category of {label} must be one of {', '.join(Category)}, or empty")
         if self.needs_prompt and self.instruction:
             self._check(self.prompt_mark in self.instruction, f"the instruction must have {self.prompt_mark}")
+
+    @property
+    def version(self) -> str:
+        """The name without its folder, and the first digits of a checksum of all that decides requests and answers."""
+        content = repr([(item.name, getattr(self, item.name)) for item in fields(self) if item.name != "name"])
+        return f"{Path(self.name).stem} {hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def _check(self, holds: bool, words: str) -> None:
         if not holds:
@@ -149,7 +161,7 @@ def read_profile(profile: str | Path, instruction: str | Path | None = None) -> 
         )
     try:
         content = tomllib.loads(_read(path, "profile"))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"The profile {str(profile)!r} is no TOML ({error}): correct the file.") from error
     _check_keys(str(profile), content)
     return _made(str(profile), content, path.parent, instruction)

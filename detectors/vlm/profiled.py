@@ -40,8 +40,8 @@ class ProfiledDetector(GroundedDetector):
 
     @property
     def name(self) -> str:
-        """Model, profile and grounder; a fallback grounder is named as such."""
-        return f"vlm:{self.model_name}, profile {self.profile.name}, masks by {self.grounder.name}"
+        """Model, profile with its checksum, and grounder; a fallback grounder is named as such."""
+        return f"vlm:{self.model_name}, profile {self.profile.version}, masks by {self.grounder.name}"
 
     @property
     def decides(self) -> bool:

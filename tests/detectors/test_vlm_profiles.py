@@ -220,8 +220,21 @@ def test_paths_are_relative_to_the_profile_and_the_users_file_counts_more(tmp_pa
     assert read_profile(tmp_path / "own.toml", ask).instruction == ask.read_text()
 
 
+def test_a_name_tells_profiles_apart_without_their_folder(tmp_path: Path, ask: Path) -> None:
+    (tmp_path / "own.toml").write_text('instruction = "Look."')
+    own, again = (read_profile(tmp_path / "own.toml").version for _ in range(2))
+    assert own == again
+    assert own.startswith("own ")
+    assert read_profile(tmp_path / "own.toml", ask).version != own
+
+
 BROKEN = {
     "no TOML": "instruction = ",
+    "maximum recursion": "a = " + "[" * 100_000,
+    "4300 digits": f"max_tokens = {'9' * 6000}",
+    "from -1000000 to 1000000": 'instruction = "x"\n[severity]\nworst = inf',
+    "severity.none must be": f'instruction = "x"\n[severity]\nnone = {"9" * 400}',
+    "worst and severity.none must be": 'instruction = "x"\n[severity]\nworst = nan',
     "unknown key bloc": 'instruction = "x"\nbloc = "answer"',
     "write block": 'instruction = "x"\n[answer]\nblok = "answer"',
     "must be a table": 'instruction = "x"\nanswer = "list"',
