@@ -125,6 +125,20 @@ def test_records_of_a_detector_with_other_settings_are_refused(pipe: RefinedPipe
         run(probing, 1, 1, tmp_path)
 
 
+def test_the_command_line_tells_wrong_signs_by_both_referees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [record(prompt, 0, {}) for prompt in range(2)]
+    for each in records:
+        each["systems"]["start"] |= {"signs": 2, "oracle_signs": 1, "text_signs": 2}
+        each["systems"]["inpaint"] |= {"signs": 0, "oracle_signs": 0, "text_signs": 0}
+    monkeypatch.setattr("refiner.pipelines.bench.run", lambda *_: summarise(records))
+    assert main(["micro", "bench", "--out", str(tmp_path)]) == 0
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "wrong signs of start, of 4: 2 by the referee, 4 by the reader of lettering" in told
+    assert told.count("wrong signs of") == 1
+
+
 @pytest.mark.parametrize("option", ["--detector", "--reviser"])
 def test_the_command_line_names_who_looks_and_who_revises(option: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["micro", "bench", option, "chatter:x", "--out", str(tmp_path)]) == 2
