@@ -57,8 +57,12 @@ class Reader(Protocol):
 
 
 def is_installed() -> bool:
-    """Whether the packages of the extra ``text`` are installed."""
-    return all(importlib.util.find_spec(package) is not None for package in _PACKAGES)
+    """Whether lettering can be read: the packages of the extra ``text`` are installed, with the weights."""
+    try:
+        check_installed()
+    except (MissingExtraError, WeightsError):
+        return False
+    return True
 
 
 def check_installed() -> None:

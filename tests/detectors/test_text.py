@@ -107,6 +107,7 @@ def test_what_is_not_installed_or_damaged_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(reading._WEIGHTS, "Rec.model_path", "lost.onnx")
     with pytest.raises(WeightsError, match=r"lost\.onnx"):
         load_detector("text")
+    assert not reading.is_installed()
 
 
 def test_a_failure_of_the_networks_is_one_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
