@@ -50,6 +50,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/chat.py
 	$(BIN)/python tests/benchmarks/agent.py
 	$(BIN)/python tests/benchmarks/anomreason.py
+	$(BIN)/python tests/benchmarks/text.py
 	$(BIN)/python tests/benchmarks/training.py
 
 # The images in the README.

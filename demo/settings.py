@@ -73,3 +73,10 @@ def bundled_detectors() -> list[str]:
     first = f"micro:{resolve('micro', 'detector').name}"
     found = [part for part in micro_parts() if part.removeprefix("micro:") in families()]
     return sorted(found, key=lambda part: part != first)
+
+
+def usual_detectors() -> list[str]:
+    """The bundled detectors, and that of lettering if it is installed."""
+    from refiner.detectors.text.reader import is_installed
+
+    return [*bundled_detectors(), *(["text"] if is_installed() else [])]

@@ -115,15 +115,16 @@ class Studio:
         _chosen(self.settings.detectors, request.detector, "detector")
         if not request.prompt.strip():
             raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
-        if len(request.prompt) > self.settings.max_prompt:
-            raise InputError(
-                f"Expected a prompt of at most {self.settings.max_prompt} characters, got {len(request.prompt)}: "
-                "shorten it."
-            )
+        self._check_length(request.prompt)
         if not 0 <= request.rounds <= self.settings.max_rounds:
             raise ConfigError(f"Expected 0 to {self.settings.max_rounds} rounds, got {request.rounds}: change it.")
         if not 0 <= request.seed < 2**63:
             raise ConfigError(f"Expected a seed from 0 to {2**63 - 1}, got {request.seed}: choose another.")
+
+    def _check_length(self, prompt: str) -> None:
+        most = self.settings.max_prompt
+        if len(prompt) > most:
+            raise InputError(f"Expected a prompt of at most {most} characters, got {len(prompt)}: shorten it.")
 
     def _refine(self, request: RefineRequest, job: Job, tell: Tell) -> None:
         run: RefinementRun | None = None
@@ -157,15 +158,19 @@ class Studio:
         if run is not None and made:
             tell(Refined(result=_public_result(run.so_far), over=True))
 
-    def detect(self, session: str, image: Image.Image, detectors: Sequence[str]) -> Iterator[DetectEvent]:
+    def detect(
+        self, session: str, image: Image.Image, detectors: Sequence[str], prompt: str = ""
+    ) -> Iterator[DetectEvent]:
         """Analyse an image with one detector after the other; each ``Looked`` event holds one more answer.
 
         Args:
             session: id of the user's browser tab or client.
             image: RGB.
             detectors: labels of ``DemoSettings.detectors``.
+            prompt: of the image; empty if it is not known.
 
         Raises:
+            InputError: a too long prompt.
             ConfigError: no detector, or an unknown label.
             BusyError: too many jobs are running or waiting.
         """
@@ -173,15 +178,16 @@ class Studio:
             raise ConfigError("Expected at least one detector, got none: select one.")
         for name in detectors:
             _chosen(self.settings.detectors, name, "detector")
-        return self.desk.run(session, lambda job, tell: self._detect(image, detectors, job, tell))
+        self._check_length(prompt)
+        return self.desk.run(session, lambda job, tell: self._detect(image, detectors, prompt.strip(), job, tell))
 
-    def _detect(self, image: Image.Image, detectors: Sequence[str], job: Job, tell: Tell) -> None:
+    def _detect(self, image: Image.Image, detectors: Sequence[str], prompt: str, job: Job, tell: Tell) -> None:
         answers: dict[str, Analysis | str] = {}
         for name in detectors:
             try:
                 detector = self.detector(name, job, tell)
                 with self.desk.turn(job):
-                    answers[name] = _public(read_analysis(detector(image), image, detector.name))
+                    answers[name] = _public(read_analysis(detector(image, prompt or None), image, detector.name))
             except RefinerError as error:
                 answers[name] = public_message(error)
             tell(Looked(answers=dict(answers), over=len(answers) == len(detectors)))

@@ -52,6 +52,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "parts": "refiner.detectors.parts:FAMILY",
         "probe": "refiner.detectors.probe:FAMILY",
         "semantic": "refiner.detectors.aligngemini:SEMANTIC",
+        "text": "refiner.detectors.text:FAMILY",
         "univfd": "refiner.detectors.baselines:UNIVFD",
         "vlm": "refiner.detectors.vlm:FAMILY",
         "xaigd": "refiner.detectors.xaigd:FAMILY",
@@ -88,6 +89,8 @@ def load_detector(
             - ``vlm:<model>@<base url>``: a model behind an OpenAI-compatible endpoint, such as
               ``vlm:my-model@http://127.0.0.1:8000/v1``. Options of ``vlm`` follow the id: ``,grounder=<id>``, and those
               of chat models (``refiner.detectors.chat.options``), such as ``,cache=<folder>`` and ``,timeout=60``.
+            - ``vlm:<model>,profile=<name or TOML file>``: a released critic with a form of its own, such as ``sdg`` or
+              ``fakeclue``; ``,instruction=<file>`` is what it is asked (see ``refiner.detectors.vlm.profile``).
             - ``fakexplain:<folder or hub id>`` or ``fakexplain:<model>@<base url>``: a vision-language model that is
               tuned for the answers of FakeXplain, or an adapter for one. It has the options of ``vlm`` and
               ``,dialect=<name>`` (see ``load_fakexplain``).
@@ -113,6 +116,8 @@ def load_detector(
             - ``cnnspot:<file>``, ``npr:<file>``, ``drct:<file>``, ``univfd:<file>``: published classifiers of real and
               generated images, which give a verdict and a heat map. Options: ``,view=<name>`` (what they see of the
               image), ``,regions=heatmap``, and for UnivFD ``,backbone=<folder or hub id of CLIP>``.
+            - ``text``: reads the lettering of an image, and compares it with the words that the prompt asks for, in
+              Latin, Chinese and Japanese letters; needs the extra ``text`` (see ``refiner.detectors.text.detector``).
             - ``joint:<id>+<id>``, such as ``joint:micro+micro:probe``: several detectors together, which find more
               than each of them.
 

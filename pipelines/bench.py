@@ -11,7 +11,8 @@ For every held-out prompt and seed, seven systems make an image:
 more_steps and best_of_n use no detector and at least as many denoiser rows (images times denoiser passes, guidance
 counted) as auto. shuffled has the budget of auto. All systems share models, prompt and seed, so they share the start
 image. The oracle (``refiner.micro.oracle``, which knows the truth of the micro world) counts the flaws of each result;
-the systems do not use it. A benchmark that was stopped can be resumed if the models and settings are the same.
+the systems do not use it. Where the extra ``text`` is installed, a reader of lettering counts the wrong signs, too
+(``refiner.pipelines.signs``). A benchmark that was stopped can be resumed if the models and settings are the same.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from refiner.micro.world import Scene, sample_scene
 from refiner.pipelines.painting.families import takes
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.refined import RefinedPipeline
+from refiner.pipelines.signs import sign_counts, total_signs
 from refiner.protocols import Detector, Networked, PaintJob, Spender
 from refiner.records import derive_seed
 from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Region, Size
@@ -223,6 +225,7 @@ def _row(image: Image.Image, scene: Scene, rows: int, calls: int, seconds: float
         "denoiser_rows": rows,
         "detector_calls": calls,
         "seconds": round(seconds, 3),
+        **sign_counts(image, scene, verdict),
     }
 
 
@@ -259,6 +262,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "cases": len(records),
         **_figures(records),
+        "signs": {name: total_signs([record["systems"][name] for record in records]) for name in SYSTEMS},
         "by_things": {str(number): _figures(own) for number, own in by_things.items()},
         "never_worse": {
             "runs": len(checks),

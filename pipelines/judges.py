@@ -1,4 +1,4 @@
-"""Judges: CLIP similarity, HPS, what a detector says (burden, realness or checklist), or several of these together.
+"""Judges: CLIP similarity, HPS, what a detector says (burden, realness, checklist, text), or several of these together.
 
 A judge scores images against their prompts: it is any object with ``score(images, prompts)`` (see
 ``refiner.plain.as_judge``). With several judges, an
@@ -21,9 +21,10 @@ from refiner.answers import analyses
 from refiner.calibration import abstained
 from refiner.checklist import of_trace, share_that_holds
 from refiner.detectors.base import load_folder, one_for_each, placement
-from refiner.errors import BadAnswerError, ConfigError, ModelError, ModelNotFoundError
+from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, ModelNotFoundError
 from refiner.hub import locate, resolve
 from refiner.ledger import Ledger, ledgers_of
+from refiner.lettering import of_steps, share_read
 from refiner.plain import DetectorLike, JudgeLike, as_detector, as_judge
 from refiner.protocols import Deciding, Judge, Movable
 from refiner.types import Analysis
@@ -164,6 +165,47 @@ class ChecklistJudge:
         return self
 
 
+class TextJudge:
+    """Scores an image by the share of the words in the prompt that can be read in it, in [0, 1].
+
+    Args:
+        detector: one that reads lettering, such as ``text``.
+    """
+
+    def __init__(self, detector: DetectorLike) -> None:
+        self.detector = as_detector(detector)
+
+    @property
+    def name(self) -> str:
+        return self.detector.name
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """Return the share of each image; 1 is the best score.
+
+        Raises:
+            InputError: a prompt asks for no words.
+        """
+        return [
+            self._share(analysis, prompt)
+            for analysis, prompt in zip(analyses(self.detector, images, prompts), prompts, strict=True)
+        ]
+
+    def _share(self, analysis: Analysis, prompt: str) -> float:
+        share = share_read(of_steps(analysis.trace))
+        if share is None:
+            raise InputError(
+                f"The judge {self.name} has no score, because the prompt {prompt!r:.120} asks for no words: put the "
+                "wanted words in quotation marks, or use another judge."
+            )
+        return share
+
+    def to(self, device: str | torch.device) -> TextJudge:
+        """Move the detector, if it has a method ``to``."""
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
+        return self
+
+
 def _undecided(detector: str) -> ConfigError:
     return ConfigError(
         f"The judge realness:{detector} has no score, because this detector gives no fake_probability: use a detector "
@@ -294,14 +336,19 @@ class JointJudge:
 
 
 _BY_DETECTOR: Mapping[str, Callable[[DetectorLike], Judge]] = MappingProxyType(
-    {"burden": BurdenJudge, "checklist": ChecklistJudge, "realness": RealnessJudge}
+    {"burden": BurdenJudge, "checklist": ChecklistJudge, "realness": RealnessJudge, "text": TextJudge}
 )
 """Prefix of ids -> judge made of a detector."""
 
 
+def _parts(judge: str | Path) -> tuple[str, str, str]:
+    """Kind, colon and rest of an id; the colon of ``text`` may be left out."""
+    return ("text", ":", "") if str(judge) == "text" else str(judge).partition(":")
+
+
 def _detector_of(kind: str, rest: str) -> str:
-    """The id of the detector in that of a judge; a checklist is a detector by the same id."""
-    return f"{kind}:{rest}" if kind == "checklist" else rest
+    """The id of the detector in that of a judge; checklists and ``text`` are detectors by the same id."""
+    return f"{kind}:{rest}" if kind in ("checklist", "text") else rest
 
 
 def load_judge(judge: str | Path, device: str | torch.device | None = None) -> Judge:
@@ -309,14 +356,14 @@ def load_judge(judge: str | Path, device: str | torch.device | None = None) -> J
 
     Args:
         judge: ``clip:<folder or hub id>``, ``burden:<id of a detector>``, ``realness:<id of a detector>``,
-            ``checklist:<id of a chat model>`` as for ``load_detector``, or for HPS
+            ``checklist:<id of a chat model>`` as for ``load_detector``, ``text``, or for HPS
             ``hps:<...>``, ``micro``, or anything else that ``HPSScorer.from_pretrained`` reads.
         device: None: CUDA or MPS if available, otherwise the CPU.
 
     Raises:
         ModelNotFoundError, WeightsError: there is no such model, or it is damaged or of the wrong kind.
     """
-    kind, colon, rest = str(judge).partition(":")
+    kind, colon, rest = _parts(judge)
     if colon and kind == "clip":
         return ClipJudge.from_pretrained(rest, device=device)
     if colon and kind in _BY_DETECTOR:
@@ -335,7 +382,7 @@ def judge_needs(judge: str | Path) -> Needs:
     Raises:
         UserError: the errors of ``load_judge`` that are known without a download.
     """
-    kind, colon, rest = str(judge).partition(":")
+    kind, colon, rest = _parts(judge)
     if colon and kind in _BY_DETECTOR:
         from refiner.detectors.registry import detector_needs
 
@@ -348,7 +395,7 @@ def judge_needs(judge: str | Path) -> Needs:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(
             f"{error} Known judges: micro, clip:<folder or hub id>, burden:<detector>, "
-            "realness:<detector>, checklist:<model>, hps:<folder, file or hub id>."
+            "realness:<detector>, checklist:<model>, text, hps:<folder, file or hub id>."
         ) from error
 
 

@@ -41,6 +41,12 @@ def detect_tab(studio: Studio, examples: Sequence[str], reviews: Reviews) -> Non
                     api_visibility="private",
                     preload=False,
                 )
+            prompt = gr.Textbox(
+                "",
+                label="Prompt of the image, if known",
+                max_length=studio.settings.max_prompt,
+                elem_id="rf-detect-prompt",
+            )
             detectors = gr.CheckboxGroup(names, value=names, label="Detectors")
             with gr.Row():
                 run = gr.Button("Analyse", variant="primary", elem_id="rf-detect", scale=3)
@@ -50,18 +56,18 @@ def detect_tab(studio: Studio, examples: Sequence[str], reviews: Reviews) -> Non
             shown = html("The detected flaws appear here.", "rf-detect-answers")
     summary = gr.JSON(visible=False)
     handler = guarded(_detecting(studio, reviews), _OUTPUTS)
-    wire(studio, (run, stop), handler, [image, detectors], [status, shown, summary], [], "detect")
+    wire(studio, (run, stop), handler, [image, detectors, prompt], [status, shown, summary], [], "detect")
 
 
 def _detecting(studio: Studio, reviews: Reviews) -> Callable[..., Iterator[Row]]:
-    def detect(image: str | None, detectors: list[str], request: gr.Request) -> Iterator[Row]:
+    def detect(image: str | None, detectors: list[str], prompt: str, request: gr.Request) -> Iterator[Row]:
         if image is None:
             raise InputError("Expected an image, got none: upload or paste one.")
         given = read_upload(image, studio.settings)
         yield (status_line("Starting.", 0.0), "", None)
         said: dict[str, Any] = {}
         session = str(request.session_hash)
-        for event in studio.detect(session, given, detectors):
+        for event in studio.detect(session, given, detectors, prompt):
             if not isinstance(event, Looked):
                 yield (progress_line(event), *nothing(_OUTPUTS - 1))
                 continue

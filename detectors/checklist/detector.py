@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, get_args
@@ -15,11 +15,13 @@ from refiner.detectors.chat.backend import ChatBackend, ChatReply
 from refiner.detectors.chat.loading import chat_id, chat_needs, chat_part, load_chat
 from refiner.detectors.checklist.questions import Told, asking, listing, read_answers, read_listing
 from refiner.detectors.checklist.rules import STYLE, parse_rules
+from refiner.detectors.checklist.written import read_statements
 from refiner.detectors.grounded import DEFAULT_GROUNDER, Case, GroundedDetector, boxes_of, domain_of
 from refiner.detectors.grounding import grounder_needs, load_grounder
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.text.reader import RapidReader, Reader, is_installed
 from refiner.detectors.vlm.detector import DEFAULT_MODEL
 from refiner.errors import BadAnswerError, ConfigError, InputError, RefinerError
 from refiner.taxonomy import Category
@@ -50,6 +52,7 @@ class ChecklistDetector(GroundedDetector):
     Args:
         backend, grounder, boxes, domain: as for ``VlmDetector``.
         parser: what makes the statements.
+        reader: answers the statements about what is written, instead of the model; None: the model does.
     """
 
     def __init__(
@@ -60,16 +63,18 @@ class ChecklistDetector(GroundedDetector):
         boxes: BoxFormat | None = None,
         domain: str = "",
         parser: str = "auto",
+        reader: Reader | None = None,
     ) -> None:
         super().__init__(backend, grounder=grounder, boxes=boxes or boxes_of(backend), domain=domain)
-        self.parser = read_parser(parser)
+        self.parser, self.reader = read_parser(parser), reader
         self._lists: LRUCache[str, Checklist] = LRUCache(_PROMPTS)
         self._lock = Lock()
 
     @property
     def name(self) -> str:
         """Model, parser and grounder; a fallback grounder is named as such."""
-        return f"checklist:{self.model_name}, parser {self.parser}, masks by {self.grounder.name}"
+        reader = "" if self.reader is None else f", text by {self.reader.name}"
+        return f"checklist:{self.model_name}, parser {self.parser}{reader}, masks by {self.grounder.name}"
 
     def checklists(self, prompts: Sequence[str]) -> list[Checklist | RefinerError]:
         """Return the statements of each prompt, or the error: ``InputError`` if there is none that can be checked."""
@@ -116,18 +121,33 @@ class ChecklistDetector(GroundedDetector):
         for case in cases:
             if isinstance(error := lists[id(case)], RefinerError):
                 case.outcome = error
-        left = [case for case in cases if case.outcome is None]
-        known = {id(case): value_of(lists[id(case)]) for case in left}
+        known = {id(case): value_of(lists[id(case)]) for case in cases if case.outcome is None}
+        read: dict[int, Mapping[int, Told]] = {}
+        self._each(lambda case: read.update({id(case): self._read(case, known[id(case)])}), cases)
+        going = [case for case in cases if case.outcome is None]
+        whole = [case for case in going if len(read[id(case)]) == len(known[id(case)].statements)]
+        self._each(lambda case: self._conclude(case, known[id(case)], read[id(case)]), whole)
         self._ask(
-            left,
-            lambda case: asking(case.shown, known[id(case)].statements, self.boxes),
-            lambda case, reply: self._take(case, reply, known[id(case)]),
+            [case for case in going if case not in whole],
+            lambda case: asking(case.shown, _left(known[id(case)], read[id(case)]), self.boxes),
+            lambda case, reply: self._take(case, reply, known[id(case)], read[id(case)]),
         )
 
-    def _take(self, case: Case, reply: ChatReply, checklist: Checklist) -> None:
+    def _read(self, case: Case, checklist: Checklist) -> Mapping[int, Told]:
+        """The answers of the reader of lettering, by the numbers of the statements."""
+        if self.reader is None:
+            return {}
+        return read_statements(self.reader, case.image.convert("RGB"), checklist.statements)
+
+    def _take(self, case: Case, reply: ChatReply, checklist: Checklist, read: Mapping[int, Told]) -> None:
         case.raw = reply.text
+        left = [at for at in range(len(checklist.statements)) if at not in read]
+        told = read_answers(reply.text, len(left), case.size, form=self.boxes, shown=case.shown_size)
+        self._conclude(case, checklist, {**read, **dict(zip(left, told, strict=True))})
+
+    def _conclude(self, case: Case, checklist: Checklist, answers: Mapping[int, Told]) -> None:
         count = len(checklist.statements)
-        told = read_answers(reply.text, count, case.size, form=self.boxes, shown=case.shown_size)
+        told = [answers[at] for at in range(count)]
         replies = [each.reply for each in told]
         case.trace = list(to_trace(checklist, replies, [each.evidence for each in told]))
         if share_that_holds(of_trace(case.trace)) is None:
@@ -146,6 +166,11 @@ def read_parser(text: str) -> Parser:
     raise ConfigError(
         f"Expected one of the parsers {', '.join(get_args(Parser))} of checklists, got {text!r}: choose one of them."
     )
+
+
+def _left(checklist: Checklist, read: Mapping[int, Told]) -> list[Statement]:
+    """The statements that the reader has not answered."""
+    return [statement for at, statement in enumerate(checklist.statements) if at not in read]
 
 
 def _claim(statement: Statement, told: Told) -> Claim:
@@ -170,6 +195,8 @@ def load_checklist(
 ) -> ChecklistDetector:
     """Load a ``ChecklistDetector``; the arguments are those of ``load_vlm``, and ``parser`` is a ``Parser``.
 
+    Where the extra ``text`` is installed, statements about what is written are answered by reading the image.
+
     Raises:
         RefinerError: the errors of ``load_chat`` and ``load_grounder``.
         ConfigError: there is no such parser.
@@ -182,6 +209,7 @@ def load_checklist(
         boxes=boxes_of(chat, options.get("boxes")),
         domain=domain_of(chat),
         parser=parser,
+        reader=RapidReader() if is_installed() else None,
     )
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from refiner.checklist import KINDS, MAX_STATEMENTS, Checklist, Reply, Statement
 from refiner.detectors.chat.backend import ChatRequest
-from refiner.detectors.checklist.rules import MAX_PROMPT
 from refiner.detectors.reading.boxes import BoxFormat, place_boxes, read_boxes
 from refiner.detectors.reading.loose_json import LooseDict, LooseList, documents, read_document, spoken, unreadable
 from refiner.detectors.reading.regions import MAX_NAME, MAX_WORDS, plain_text
 from refiner.detectors.vlm.questions import box_key, box_words, list_schema, quoted
 from refiner.errors import UnreadableOutputError
+from refiner.lettering import MAX_PROMPT
 from refiner.types import Box, Size
 
 _SYSTEM: Final = (

@@ -22,9 +22,8 @@ from functools import partial
 
 from refiner.checklist import MAX_STATEMENTS, Checklist, Kind, Statement, Unread
 from refiner.detectors.checklist import words
+from refiner.lettering import MAX_PROMPT, QUOTED, SAYING, straight
 
-MAX_PROMPT = 2000
-"""Characters of a prompt that are read."""
 DENIED = "it denies something"
 OPEN = "it leaves open what is to be seen"
 UNKNOWN = "no rule reads it"
@@ -32,9 +31,7 @@ STYLE = "it is about the style or the scene as a whole"
 SURPLUS = "the prompt has too many statements"
 _MAX_NOUN = 5
 
-_QUOTED = re.compile(r'"([^"]{1,200})"|(?<!\w)\'([^\']{1,200})\'(?!\w)')
 _QUOTE = re.compile(r'"(\d+)"')
-_CURLY = str.maketrans("“”„‘’", '"""\'\'')
 _BREAK = re.compile(r"\s*(?:[,;\n]|[.:!?]+(?=\s|$))\s*")
 _PLAIN = re.compile(r"""[\w'"-]+""")
 _BACKGROUND = re.compile(r"\s+(?:on|against|with|in)\s+an?\s+((?:[\w-]+\s+){1,3})background$", re.IGNORECASE)
@@ -53,7 +50,7 @@ _JOINED = (
 
 def parse_rules(prompt: str) -> Checklist:
     """Read the statements of a prompt, in its order; what cannot be read is in ``unread``, with the reason."""
-    text = prompt[:MAX_PROMPT].translate(_CURLY)
+    text = straight(prompt[:MAX_PROMPT])
     quotes: list[str] = []
 
     def mask(match: re.Match[str]) -> str:
@@ -61,7 +58,7 @@ def parse_rules(prompt: str) -> Checklist:
         return f' "{len(quotes) - 1}" '
 
     draft = _Draft(quotes)
-    for clause in filter(None, _BREAK.split(_QUOTED.sub(mask, text).strip())):
+    for clause in filter(None, _BREAK.split(QUOTED.sub(mask, text).strip())):
         draft.read(" ".join(clause.split()))
     if prompt[MAX_PROMPT:].strip():
         draft.leave(f"{prompt[MAX_PROMPT : MAX_PROMPT + 80].strip()} ...", SURPLUS)
@@ -303,7 +300,7 @@ class _Draft:
             return _begins_thing(after) or _is_participle(after)
         return (
             not word
-            or word in words.PREPOSITIONS | words.NEGATIONS | words.STOPS | words.SAYING
+            or word in words.PREPOSITIONS | words.NEGATIONS | words.STOPS | SAYING
             or "_" in word
             or bool(_QUOTE.fullmatch(word))
             or _begins_thing(word)
@@ -330,7 +327,7 @@ class _Draft:
         try:
             if word == "and" and _is_participle(after):
                 self._take()
-            elif _QUOTE.fullmatch(word) or (word in words.SAYING and self._says(after)):
+            elif _QUOTE.fullmatch(word) or (word in SAYING and self._says(after)):
                 self._written(thing)
             elif word == "with" and (_begins_thing(after) or after in words.ATTRIBUTES):
                 self._part(thing)
@@ -356,7 +353,7 @@ class _Draft:
 
     def _written(self, thing: _Thing) -> None:
         """Read what is written on a thing: in quotation marks, else up to the next relation."""
-        if self._next() in words.SAYING:
+        if self._next() in SAYING:
             self._take()
         text = self._quote()
         if text is not None:
@@ -420,7 +417,7 @@ def _begins_thing(word: str) -> bool:
 
 
 def _is_participle(word: str) -> bool:
-    known = words.NOUNS_IN_ING | words.SAYING | words.NEGATIONS
+    known = words.NOUNS_IN_ING | SAYING | words.NEGATIONS
     return len(word) > 5 and word.endswith("ing") and word not in known
 
 

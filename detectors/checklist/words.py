@@ -37,8 +37,6 @@ SPATIAL: Final = _words("left_of right_of next_to in_front_of beside behind near
 ATTACHED: Final = _words("on_top_of on in inside at by under over against around across")
 """Relations of a thing to what belongs to its description. They bind tighter than ``SPATIAL``."""
 PREPOSITIONS: Final = LOOSE | SPATIAL | ATTACHED | _words("with between during for from to into")
-SAYING: Final = _words("saying says say reading reads labeled labelled titled spelling")
-"""Words before what is written on a thing."""
 NEGATIONS: Final = _words(
     "no not without never none nobody nothing neither nor except isn't aren't doesn't don't wasn't lacking missing"
 )

@@ -31,11 +31,11 @@ FAMILY = Family(
         config.get("model_type") in ("qwen2_5_vl", "qwen3_vl")
         and not any((folder / note).is_file() for note in (ALIGNGEMINI, ANOMREASON, FAKEXPLAIN))
     ),
-    options=("grounder", *CHAT_OPTIONS),
+    options=("grounder", "profile", "instruction", *CHAT_OPTIONS),
     endpoint=True,
     needs_folder=False,
     needs=_needs,
-    usage=("vlm:<folder or hub id>", "vlm:<model>@<base url>"),
+    usage=("vlm:<folder or hub id>", "vlm:<model>@<base url>", "vlm:<model>,profile=<name or file>"),
 )
 
 

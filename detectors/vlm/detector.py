@@ -20,8 +20,10 @@ from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.ids import ModelId
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.regions import read_regions
+from refiner.detectors.vlm.profile import Profile, read_profile
+from refiner.detectors.vlm.profiled import ProfiledDetector
 from refiner.detectors.vlm.questions import are_all_judged, finding, read_verdicts, verifying
-from refiner.errors import RefinerError
+from refiner.errors import ConfigError, RefinerError
 
 if TYPE_CHECKING:
     import torch
@@ -107,11 +109,13 @@ def load_vlm(
     *,
     base_url: str | None = None,
     grounder: str | Path = DEFAULT_GROUNDER,
+    profile: str | Path | None = None,
+    instruction: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **options: str | Path | None,
-) -> VlmDetector:
-    """Load a two-step ``VlmDetector``.
+) -> VlmDetector | ProfiledDetector:
+    """Load a two-step ``VlmDetector``, or a ``ProfiledDetector`` if there is a profile.
 
     Args:
         model: folder or hub id with an optional ``@revision``; with ``base_url``, the server's name of the model; ""
@@ -119,22 +123,40 @@ def load_vlm(
         base_url: address of an OpenAI-compatible endpoint, whose key is in ``OPENAI_API_KEY``; None: the model runs on
             this machine.
         grounder: id for ``load_grounder``.
+        profile: name of a bundled profile, or path of a TOML file, that says how the model is asked and how it answers
+            (``refiner.detectors.vlm.profile``).
+        instruction: path of a text with which the model is asked instead of the profile's own.
         device, dtype: of the grounder and of a model on this machine, as for ``load_detector``.
         options: of the chat model, as in an id (``refiner.detectors.chat.options``), such as ``cache="answers"``.
 
     Raises:
+        ConfigError: the profile cannot be used, or contradicts other options.
         RefinerError: the errors of ``load_chat`` and ``load_grounder``.
     """
+    chosen = _profile_of(profile, instruction, options.get("boxes"))
     chat = load_chat(chat_id(str(model) or DEFAULT_MODEL, base_url, options), device=device, dtype=dtype)
-    return VlmDetector(
-        chat,
-        grounder=load_grounder(grounder, device=device, dtype=dtype),
-        boxes=boxes_of(chat, options.get("boxes")),
-        domain=domain_of(chat),
-    )
+    masks = load_grounder(grounder, device=device, dtype=dtype)
+    if chosen is not None:
+        return ProfiledDetector(chat, grounder=masks, profile=chosen, domain=domain_of(chat))
+    return VlmDetector(chat, grounder=masks, boxes=boxes_of(chat, options.get("boxes")), domain=domain_of(chat))
 
 
 def vlm_needs(model: ModelId) -> Needs:
     """List the folders and hub models that ``load_vlm`` reads; raises its errors that are known without a download."""
-    grounder = model.options.get("grounder", DEFAULT_GROUNDER)
+    options = model.options
+    _profile_of(options.get("profile"), options.get("instruction"), options.get("boxes"))
+    grounder = options.get("grounder", DEFAULT_GROUNDER)
     return [*chat_needs(chat_part(model, DEFAULT_MODEL)), *grounder_needs(grounder)]
+
+
+def _profile_of(profile: str | Path | None, instruction: str | Path | None, boxes: str | Path | None) -> Profile | None:
+    """The profile of an id, if it has one."""
+    if profile is None:
+        if instruction is not None:
+            raise ConfigError(
+                f"The instruction {str(instruction)!r} belongs to a profile: add profile=NAME or remove it."
+            )
+        return None
+    if boxes is not None:
+        raise ConfigError(f"The profile {str(profile)!r} says how boxes are written: remove boxes={boxes}.")
+    return read_profile(profile, instruction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from refiner.lettering import folded, wanted_texts
 from refiner.pipelines.revisers.clauses import choose, joined
 from refiner.pipelines.revisers.memory_bank import Memory, remember
 from refiner.pipelines.revisers.prompt_checks import cleaned
@@ -46,7 +47,7 @@ class TemplateReviser:
         """Return the user's prompt with additions: what the image should show instead of each flaw found so far.
 
         Additions that would exceed ``limit`` are left out. The detector's explanations name flaws, so they are used in
-        the negative prompt.
+        the negative prompt, without the parts that name words which the image should show.
         """
         memories = remember(history)
         if not self.free_text:
@@ -86,10 +87,10 @@ class TemplateReviser:
     def _revision(self, prompt: str, flaws: Sequence[Memory | Region]) -> Revision:
         wanted = []
         for flaw in flaws:
-            bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(flaw.name), flags=re.IGNORECASE)
+            bare = re.sub(r"^(?:an?|the)\s+", "", cleaned(flaw.name, '"'), flags=re.IGNORECASE)
             phrase = _WANTED[flaw.category].format(name=bare)
             wanted += [phrase] if bare and phrase not in prompt else []
-        negative = self.fill("", [cleaned(flaw.explanation) for flaw in flaws])
+        negative = self.fill("", [cleaned(_without_wanted(flaw.explanation, prompt)) for flaw in flaws])
         return Revision(prompt=self.fill(prompt, wanted), negative_prompt=negative)
 
     def fill(self, start: str, additions: Sequence[str], separator: str = ", ") -> str:
@@ -100,6 +101,13 @@ class TemplateReviser:
             if self.count(longer) <= self.limit:
                 text = longer
         return text
+
+
+def _without_wanted(explanation: str, prompt: str) -> str:
+    """The parts of an explanation without words that the image should show; a negative prompt must not name these."""
+    wanted = [folded(text) for text in wanted_texts(prompt)]
+    parts = explanation.split(";")
+    return ";".join(part for part in parts if not any(text in folded(part) for text in wanted))
 
 
 def clause_of(prompt: str, name: str) -> str | None:

@@ -22,7 +22,7 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="ID",
         help=(
-            "micro, vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL], a folder, or a hub id; "
+            "micro, text, vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL], a folder, or a hub id; "
             "may be repeated"
         ),
     )
@@ -58,11 +58,11 @@ def quiet_server(terminal: Terminal) -> Iterator[None]:
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     machine = machine_of(args)
     need_gradio("The demo")
-    from refiner.demo.settings import DemoSettings, bundled_detectors, labelled
+    from refiner.demo.settings import DemoSettings, labelled, usual_detectors
 
     settings = DemoSettings(
         models=labelled(args.model or ["micro"]),
-        detectors=labelled(args.detector or bundled_detectors()),
+        detectors=labelled(args.detector or usual_detectors()),
         machine=machine,
     )
     with quiet_server(terminal):

@@ -50,9 +50,13 @@ _TASKS: Final[Mapping[str, str]] = {
     "defects": "predicted against true defects, by type (SDG-Eval: DetTypeF1, ClnAcc, BoxF1, DescCos, ImpAcc)",
     "explanation": "predicted against true texts (SemAP, SemF1, ROUGE-L, BLEU-2, CSS, accuracy, region IoU)",
     "checklist": "the share of the prompts' statements that holds, by kind (object, count, attribute, relation, text)",
+    "text": "the words that the prompts ask for against what the images say (word accuracy, normalised edit distance)",
     "realism": "how real images look, by generator (MAI, AF, CAP, PAR, HPS)",
     "refinement": "before against after (HPS, PAR, flaws, SemAP)",
 }
+
+_DETECTORS: Final[Mapping[str, str | None]] = {"refinement": None, "checklist": None, "text": "text"}
+"""The default detectors of tasks, if not ``micro``."""
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -101,9 +105,9 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         words = "maximum number of rounds after the start image (the model's own: 5)"
         models.add_argument("--rounds", type=int, help=words)
         models.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
-    own = " (the model's own)" if task == "refinement" else " (micro)"
-    default = None if task in ("refinement", "checklist") else "micro"
-    words = "checklist:MODEL or checklist:MODEL@URL" if task == "checklist" else f"micro, a folder, or a hub id{own}"
+    default = _DETECTORS.get(task, "micro")
+    own = default or "the model's own"
+    words = "checklist:MODEL or checklist:MODEL@URL" if task == "checklist" else f"micro, a folder, or a hub id ({own})"
     models.add_argument("--detector", default=default, help=words)
     if task == "refinement":
         add_weights(models)

@@ -84,6 +84,10 @@ def _show_bench(report: Json, terminal: Terminal) -> None:
     terminal.out.print(table)
     for pair, row in report["paired"].items():
         terminal.say(f"{pair}: {_change(row)}")
+    for system, row in report["signs"].items():
+        if row is not None and row["signs"]:
+            told = f"{row['oracle_signs']} by the referee, {row['text_signs']} by the reader of lettering"
+            terminal.say(f"wrong signs of {system}, of {row['signs']}: {told}")
     never = report["never_worse"]
     terminal.say(
         f"never worse: {never['violations']} violations in {never['runs']} runs; "

@@ -8,9 +8,9 @@ DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD, TERMINATED = 0, 1, 2, 130, 141, 1
 """Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away; ended by
 SIGTERM."""
 DETECTOR = (
-    "micro, legion:MODEL[,gate=ID], vlm:MODEL[@URL], anomagent:MODEL[@URL], fakexplain:MODEL[@URL][,adapter=PATH], "
-    "anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, a hub id, or several: joint:ID+ID; "
-    "an id may end with ,calibration=FILE, which refiner calibrate writes"
+    "micro, text, legion:MODEL[,gate=ID], vlm:MODEL[@URL][,profile=NAME|FILE], anomagent:MODEL[@URL], "
+    "fakexplain:MODEL[@URL][,adapter=PATH], anomreason:MODEL[@URL][,adapter=PATH], parts:hand,face@MODEL, a folder, "
+    "a hub id, or several: joint:ID+ID; an id may end with ,calibration=FILE, which refiner calibrate writes"
 )
 GROUNDER = (
     "draws the masks of vlm:, anomagent:, fakexplain:, anomreason: and parts: detectors: sam:PATH, grabcut or box "

@@ -69,7 +69,7 @@ def _add_models(models: argparse._ArgumentGroup) -> None:
         "--judge",
         action="append",
         metavar="ID",
-        help="micro, clip:MODEL, burden:DETECTOR, realness:DETECTOR, checklist:MODEL or HPS; may be repeated "
+        help="micro, clip:MODEL, burden:DETECTOR, realness:DETECTOR, checklist:MODEL, text or HPS; may be repeated "
         "(the model's own)",
     )
     models.add_argument("--reviser", help="template, or a language model: chat:MODEL[@URL] (the model's own)")

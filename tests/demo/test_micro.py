@@ -68,11 +68,21 @@ def test_a_flawed_picture_is_refined_by_the_bundled_models(client, flawed):
 
 def test_all_bundled_detectors_answer(client, flawed):
     status, shown, summary = client.predict(image=handle_file(flawed[0]), api_name="/detect")
-    assert "5 of 5 detectors analysed the image (96 x 96 pixels)" in status
-    assert shown.count("<article") == 5
-    assert set(summary) == {"micro:anomreason", "micro:fakexplain", "micro:legion", "micro:probe", "micro:vlm"}
+    assert "6 of 6 detectors analysed the image (96 x 96 pixels)" in status
+    assert shown.count("<article") == 6
+    assert set(summary) == {"micro:anomreason", "micro:fakexplain", "micro:legion", "micro:probe", "micro:vlm", "text"}
     assert all(0 <= said["artifact_ratio"] <= 1 for said in summary.values())
     assert summary[FIRST]["regions"]
+
+
+def test_the_prompt_of_an_image_reaches_the_detectors(client, flawed):
+    prompt = 'a sign that says "OPEN"'
+    options = {"image": handle_file(flawed[0]), "detectors": ["text"], "api_name": "/detect"}
+    _, shown, summary = client.predict(prompt=prompt, **options)
+    assert [region["name"] for region in summary["text"]["regions"]] == ['the text "OPEN"']
+    assert "the prompt asks for OPEN" in shown
+    with pytest.raises(AppError, match="at most"):
+        client.predict(prompt="x" * 5000, **options)
 
 
 def test_twenty_jobs_of_the_bundled_models_end_or_are_refused_in_bounded_memory(client, demo, flawed):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.chat_servers import ScriptedServer, settle_environment
+from support.lettering import lettered
 
 from refiner.checklist import of_trace
 from refiner.cli.main import main
@@ -204,6 +205,39 @@ def test_the_judge_scores_the_share_that_holds(load: Load) -> None:
     judge, _ = load(answers({"there is a cup": "perhaps"}), loader=load_judge)
     with pytest.raises(BadAnswerError, match="1 of 5 answers"):
         judge.score([PICTURE], [PROMPT])
+
+
+def test_what_is_written_is_read_where_the_reader_is_installed_and_the_model_is_asked_the_rest(load: Load) -> None:
+    shown = lettered(1, "misspelt", "latin")
+    (wrong,) = shown.wrong
+    detector, server = load(answers())
+    prompt = f'a sign that says "{wrong}" next to a cup'
+    analysis = detector(shown.image, prompt)
+    assert "text by rapidocr" in analysis.detector
+    assert not any('says "' in each["statement"] for each in items(server.asked[0]))
+    replies = {step.subject: (step.outcome, step.reason) for step in analysis.trace}
+    outcome, evidence = replies[f'the sign says "{wrong}"']
+    assert (outcome, evidence.startswith("read: ")) == ("rejected", True)
+    (region,) = analysis.regions
+    assert region.category is Category.MISALIGNMENT
+    assert region.box is not None
+    assert analysis.gaps == ()
+
+
+def test_a_prompt_of_writing_alone_asks_no_model(load: Load) -> None:
+    shown = lettered(1, "misspelt", "latin")
+    (wrong,) = shown.wrong
+    detector, server = load(answers())
+    analysis = detector(shown.image, f'the text "{wrong}"')
+    assert [step.outcome for step in analysis.trace] == ["rejected"]
+    assert analysis.regions[0].explanation.startswith("not as the prompt says")
+    assert server.asked == []
+
+
+def test_writing_in_another_script_is_left_to_the_model(load: Load) -> None:
+    detector, server = load(answers())
+    assert detector(PICTURE, 'a sign that says "ПРИВЕТ"').regions == ()
+    assert 'the sign says "ПРИВЕТ"' in [each["statement"] for each in items(server.asked[0])]
 
 
 def evaluated(tmp_path: Path, *more: str) -> int:

@@ -11,7 +11,8 @@ import pytest
 
 from refiner.checklist import KINDS, MAX_STATEMENTS, Checklist
 from refiner.detectors.checklist import words
-from refiner.detectors.checklist.rules import DENIED, MAX_PROMPT, OPEN, STYLE, SURPLUS, UNKNOWN, parse_rules
+from refiner.detectors.checklist.rules import DENIED, OPEN, STYLE, SURPLUS, UNKNOWN, parse_rules
+from refiner.lettering import MAX_PROMPT, SAYING
 from refiner.micro.things import KINDS as THINGS
 from refiner.micro.world import Scene, Thing, sample_scene
 
@@ -150,7 +151,7 @@ def test_captions_of_the_micro_world_are_read_in_full() -> None:
 def soup(seed: int) -> str:
     """Words in any order, with marks and quotes that do not fit."""
     rng = random.Random(seed)
-    known = [*words.ATTRIBUTES, *words.NUMBERS, *words.PREPOSITIONS, *words.SAYING, *words.STOPS, *words.NEGATIONS]
+    known = [*words.ATTRIBUTES, *words.NUMBERS, *words.PREPOSITIONS, *SAYING, *words.STOPS, *words.NEGATIONS]
     some = [
         "a",
         "an",

@@ -200,6 +200,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "anomreason": anomreason,
     "anomagent": anomagent,
     "parts": parts,
+    "text": lambda: load_detector("text", device="cpu"),
     "pal4vst": pal4vst,
     "xaigd": lambda: xaigd("dinov2"),
     "xaigd cnn": lambda: xaigd("timm"),
@@ -242,6 +243,6 @@ def test_every_bundled_detector_is_checked() -> None:
     assert set(bundled_detectors()) <= DETECTORS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - {"scripted", "plain"}))
+@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - {"scripted", "plain", "text"}))
 def test_the_search_for_networks_finds_some(name: str) -> None:
     assert list(networks(DETECTORS[name]()))

@@ -87,7 +87,7 @@ def pipe() -> RefinedPipeline:
 def test_a_run_is_resumed_and_refuses_records_of_other_settings(pipe: RefinedPipeline, tmp_path: Path) -> None:
     report = run(pipe, 2, 1, tmp_path)
     assert report["never_worse"] == {"runs": 6, "violations": 0, "outside_max_diff": 0}
-    assert set(report["systems"]) == set(SYSTEMS)
+    assert set(report["systems"]) == set(report["signs"]) == set(SYSTEMS)
     rows = {system: row["denoiser_rows"] for system, row in report["systems"].items()}
     assert min(rows["best_of_n"], rows["more_steps"]) >= rows["auto"] >= rows["start"] > 0
     records = (tmp_path / "records.jsonl").read_bytes()
@@ -123,6 +123,20 @@ def test_records_of_a_detector_with_other_settings_are_refused(pipe: RefinedPipe
     probing.detector.config = replace(probing.detector.config, threshold=0.2)
     with pytest.raises(ConfigError, match="another folder"):
         run(probing, 1, 1, tmp_path)
+
+
+def test_the_command_line_tells_wrong_signs_by_both_referees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [record(prompt, 0, {}) for prompt in range(2)]
+    for each in records:
+        each["systems"]["start"] |= {"signs": 2, "oracle_signs": 1, "text_signs": 2}
+        each["systems"]["inpaint"] |= {"signs": 0, "oracle_signs": 0, "text_signs": 0}
+    monkeypatch.setattr("refiner.pipelines.bench.run", lambda *_: summarise(records))
+    assert main(["micro", "bench", "--out", str(tmp_path)]) == 0
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "wrong signs of start, of 4: 2 by the referee, 4 by the reader of lettering" in told
+    assert told.count("wrong signs of") == 1
 
 
 @pytest.mark.parametrize("option", ["--detector", "--reviser"])

@@ -19,6 +19,7 @@ from refiner.evaluate.tasks.explanation import Explanation
 from refiner.evaluate.tasks.localization import Localization
 from refiner.evaluate.tasks.realism import Realism
 from refiner.evaluate.tasks.refinement import Refinement
+from refiner.evaluate.tasks.text import Text
 from refiner.files import Json
 from refiner.metrics.heatmaps import HeatmapConfig
 from refiner.metrics.sdg import SdgConfig
@@ -49,6 +50,7 @@ _BUILDERS: Final[Mapping[str, Callable[[Json, Json], Task]]] = {
         unreadable=scoring.get("unreadable", "miss"),
     ),
     "checklist": lambda _system, _scoring: Checklist(),
+    "text": lambda _system, _scoring: Text(),
     "realism": lambda _system, _scoring: Realism(),
     "refinement": lambda system, scoring: Refinement(
         semap=SemapConfig(view=scoring["view"]), encoder=system["encoder"]
