@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from refiner import locks
 from refiner.pipelines.painting.families import tokenizers_of
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
 
 
@@ -58,6 +59,24 @@ def wrapped(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
             delattr(owner, name)
         else:
             setattr(owner, name, before)
+
+
+@contextmanager
+def before_passes(
+    denoiser: torch.nn.Module, note: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """Call ``note`` with the arguments of every pass through a denoiser, also a compiled one, before the pass."""
+
+    def called(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        note(args, kwargs)
+        return compiled(*args, **kwargs)
+
+    if denoiser._compiled_call_impl is None:
+        with denoiser.register_forward_pre_hook(lambda _module, *given: note(*given), with_kwargs=True):
+            yield
+    else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
+        with wrapped(denoiser, "_compiled_call_impl", called):
+            yield
 
 
 @contextmanager

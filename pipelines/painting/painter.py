@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,17 +19,18 @@ from refiner.pipelines.painting.arguments import TEXTS, differ, for_regions, is_
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import (
     as_it_was,
+    before_passes,
     chance,
     cleaned_up,
     exclusive,
     own_scheduler,
     replaced,
-    wrapped,
 )
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
 from refiner.pipelines.painting.crops import Crop, Pixels
 from refiner.pipelines.painting.staggering import staggered
+from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
 from refiner.protocols import PaintJob
 from refiner.types import Calls
 
@@ -128,6 +129,7 @@ class DiffusersPainter:
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
         with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+            forget_steps(pipe)
             return pipe(**request).images
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
@@ -248,28 +250,19 @@ class DiffusersPainter:
                 stack.enter_context(blending)
             for changed in (self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
                 stack.enter_context(changed)
+            forget_steps(pipe)
+            stack.enter_context(told_steps(pipe, self._pipe, self._inpainter))
             stack.enter_context(chance(crops[0].seed))
             return list(pipe(**request).images)
 
-    @contextmanager
-    def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
+    def _counting(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
         """Count the rows that go through the denoiser."""
-        denoiser = families.denoiser_of(pipe)
 
-        def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
             self._rows += len(rows)
 
-        def counted(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            count(denoiser, args, kwargs)
-            return compiled(*args, **kwargs)
-
-        if denoiser._compiled_call_impl is None:
-            with denoiser.register_forward_pre_hook(count, with_kwargs=True):
-                yield
-        else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
-            with wrapped(denoiser, "_compiled_call_impl", counted):
-                yield
+        return before_passes(families.denoiser_of(pipe), count)
 
 
 def not_blocked(picture: Image.Image) -> Image.Image:
@@ -392,15 +385,18 @@ _PARTLY = ("control_guidance_start", "control_guidance_end")
 
 
 def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
-    """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match."""
+    """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match.
+
+    With a cache of steps, each crop is alone, because such caches decide for the whole batch what to compute again.
+    """
     family = families.family_of(pipe)
     mixed = families.mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
-    controlled = control_in(options, family.control) is not None
+    controlled, cached = control_in(options, family.control) is not None, caches_steps(pipe)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, crop in enumerate(crops):
         kind: list[Any] = [differ(options, crop)]
         kind += [] if mixed else [crop.strength]
-        kind += [index] if family.alone and controlled else []
+        kind += [index] if (family.alone and controlled) or cached else []
         if family.one_length and options.get("prompt_embeds") is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]
