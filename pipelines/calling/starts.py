@@ -43,10 +43,7 @@ class Batch:
 
     def of_image(self, pipe: DiffusionPipeline, number: int) -> dict[str, Any]:
         """Select the arguments of one image."""
-        several = hasattr(getattr(pipe, "controlnet", None), "nets")
-        chosen = of_image(
-            pipe, self.arguments, prompt=number // self.count, prompts=self.prompts, several_controls=several
-        )
+        chosen = of_image(pipe, self.arguments, prompt=number // self.count, prompts=self.prompts)
         return {name: value for name, value in chosen.items() if name not in ("prompt", "num_images_per_prompt")}
 
 

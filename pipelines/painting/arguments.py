@@ -59,9 +59,7 @@ def kind_of(name: str, pipe: DiffusionPipeline) -> Kind | None:
     return KINDS.get(name)
 
 
-def of_image(
-    pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: int, prompts: int, several_controls: bool = False
-) -> dict[str, Any]:
+def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: int, prompts: int) -> dict[str, Any]:
     """Select, from the arguments of a call, those of a single image.
 
     Args:
@@ -69,13 +67,13 @@ def of_image(
         arguments: the arguments of a call for one prompt or several.
         prompt: number of the image's prompt.
         prompts: number of prompts of the call.
-        several_controls: whether there are several ControlNets, so that a list of images is one for each.
     """
     chosen: dict[str, Any] = {}
+    several = families.several_controls(pipe)
     for name, value in arguments.items():
         kind = kind_of(name, pipe)
         listed = isinstance(value, list | tuple) and len(value) == prompts
-        if (kind == "text" and listed) or (kind == "control" and listed and prompts > 1 and not several_controls):
+        if (kind == "text" and listed) or (kind == "control" and listed and prompts > 1 and not several):
             chosen[name] = value[prompt]
         elif kind == "row" and value is not None and len(value) == prompts:
             chosen[name] = value[prompt : prompt + 1]
@@ -87,7 +85,7 @@ def of_image(
 def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str, Any]:
     """Convert the arguments of an image to those of a call that inpaints N crops of it, all of one size."""
     family, made = families.family_of(pipe), dict[str, Any]()
-    several = hasattr(getattr(pipe, "controlnet", None), "nets")
+    several = families.several_controls(pipe)
     for name, value in arguments.items():
         kind = kind_of(name, pipe)
         if value is None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from refiner import locks
-from refiner.pipelines.painting.families import tokenizers_of
+from refiner.pipelines.painting.families import denoiser_of, tokenizers_of
 
 if TYPE_CHECKING:
     import torch
@@ -119,14 +119,22 @@ def copied(scheduler: SchedulerMixin) -> SchedulerMixin:
 
 @contextmanager
 def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Restore the dtype of the autoencoder; some float16 pipelines leave it in float32."""
+    """Restore the dtype of the autoencoder and the attention processors of the denoiser.
+
+    Some float16 pipelines leave the autoencoder in float32. Those with perturbed-attention guidance leave their own
+    processors when a call fails.
+    """
     vae = getattr(pipe, "vae", None)
     dtype = getattr(vae, "dtype", None)
+    perturbed = denoiser_of(pipe).modules() if hasattr(pipe, "pag_applied_layers") else ()
+    processors = [(module, module.processor) for module in perturbed if hasattr(module, "processor")]
     try:
         yield
     finally:
         if vae is not None and vae.dtype != dtype:
             vae.to(dtype)
+        for module, processor in processors:
+            module.processor = processor
 
 
 @contextmanager

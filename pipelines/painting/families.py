@@ -54,6 +54,8 @@ class Family:
     """Name of ``control_image`` in the generator's call; None: the same name, or no ControlNet."""
     twin: str | None = None
     """Class with the same components that repaints, unless a control image is given; None: the pipeline itself."""
+    modes: bool = False
+    """Whether the ControlNet is one for several kinds of control images, given as a list with one for each mode."""
     alone: bool = False
     """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
 
@@ -73,10 +75,14 @@ def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
 _SD = Family()
 _SD3 = Family(multiple=16, longest=_longest)
 _FLUX = Family(layout=FLUX, multiple=16, negative_switches=True)
+_FLUX_2 = Family(layout=FLUX_2, multiple=16, native=1024, framing=40)
 _KLEIN = Family(layout=FLUX_2, multiple=16, native=1024, framing=16)
 _QWEN = Family(layout=QWEN, multiple=16, framing=16, negative_switches=True)
 _Z_IMAGE = Family(multiple=16, native=1024, framing=16)
 _CHROMA = Family(layout=FLUX, multiple=16)
+_PIXART = Family(multiple=16, fixed=_no_bins)
+_SANA = Family(multiple=32, fixed=_no_bins)
+_HUNYUAN_DIT = Family(multiple=16, fixed=_no_bins, reads=256)
 
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _SD,
@@ -88,7 +94,19 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusionXLInpaintPipeline": _SD,
     "StableDiffusionXLControlNetPipeline": replace(_SD, control="image", twin="StableDiffusionXLPipeline"),
     "StableDiffusionXLControlNetInpaintPipeline": replace(_SD, twin="StableDiffusionXLInpaintPipeline"),
+    "StableDiffusionXLControlNetUnionPipeline": replace(_SD, twin="StableDiffusionXLPipeline", modes=True),
+    "StableDiffusionXLControlNetUnionInpaintPipeline": replace(
+        _SD, twin="StableDiffusionXLInpaintPipeline", modes=True
+    ),
+    "StableDiffusionPAGPipeline": _SD,
+    "StableDiffusionPAGInpaintPipeline": _SD,
+    "StableDiffusionControlNetPAGPipeline": replace(_SD, control="image", twin="StableDiffusionPAGPipeline"),
+    "StableDiffusionControlNetPAGInpaintPipeline": replace(_SD, twin="StableDiffusionPAGInpaintPipeline"),
+    "StableDiffusionXLPAGPipeline": _SD,
+    "StableDiffusionXLPAGInpaintPipeline": _SD,
+    "StableDiffusionXLControlNetPAGPipeline": replace(_SD, control="image", twin="StableDiffusionXLPAGPipeline"),
     "StableDiffusion3Pipeline": _SD3,
+    "StableDiffusion3PAGPipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
     "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=True),
     "FluxPipeline": _FLUX,
@@ -96,7 +114,9 @@ FAMILIES: Mapping[str, Family] = {
     "FluxControlNetPipeline": replace(_FLUX, twin="FluxPipeline"),
     "FluxControlNetInpaintPipeline": replace(_FLUX, twin="FluxInpaintPipeline"),
     "FluxFillPipeline": Family(multiple=16, blends=False),
+    "FluxKontextPipeline": replace(_FLUX, fixed=_size_as_asked),
     "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked, negative_switches=True),
+    "Flux2Pipeline": _FLUX_2,
     "Flux2KleinPipeline": _KLEIN,
     # Its call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
     "Flux2KleinInpaintPipeline": replace(_KLEIN, mask_cells=2, native=992),
@@ -106,10 +126,14 @@ FAMILIES: Mapping[str, Family] = {
     "ZImageInpaintPipeline": _Z_IMAGE,
     "ChromaPipeline": _CHROMA,
     "ChromaInpaintPipeline": replace(_CHROMA, twin="ChromaPipeline"),
-    "PixArtSigmaPipeline": Family(multiple=16, fixed=_no_bins),
-    "SanaPipeline": Family(multiple=32, fixed=_no_bins),
+    "PixArtSigmaPipeline": _PIXART,
+    "PixArtSigmaPAGPipeline": _PIXART,
+    "SanaPipeline": _SANA,
+    "SanaPAGPipeline": _SANA,
     "KolorsPipeline": Family(),
-    "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins, reads=256),
+    "KolorsPAGPipeline": Family(),
+    "HunyuanDiTPipeline": _HUNYUAN_DIT,
+    "HunyuanDiTPAGPipeline": _HUNYUAN_DIT,
     "AuraFlowPipeline": Family(multiple=16, native=1024, longest=lambda pipe: math.isqrt(_longest(pipe))),
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
@@ -262,8 +286,14 @@ def own_image(pipe: DiffusionPipeline) -> bool:
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
-    """List the tokenizers of a pipeline's text encoders."""
-    return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    """List the tokenizers of a pipeline's text encoders, also those inside a processor of texts and images."""
+    parts = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    return [part if hasattr(part, "model_max_length") else part.tokenizer for part in parts]
+
+
+def several_controls(pipe: DiffusionPipeline) -> bool:
+    """Whether a list of control images is one for each ControlNet or mode, and not one for each prompt."""
+    return family_of(pipe).modes or hasattr(getattr(pipe, "controlnet", None), "nets")
 
 
 def tokens_of(tokenizer: Any, text: str) -> int:

@@ -304,6 +304,8 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
     pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
     if hasattr(owner, "watermark"):
         pipe.watermark = owner.watermark
+    if hasattr(owner, "pag_applied_layers"):
+        pipe.set_pag_applied_layers(owner.pag_applied_layers, owner._pag_attn_processors)
     pipe.encode_prompt = owner.encode_prompt  # it may be overridden by a subclass or on the instance
     pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     return pipe
@@ -351,7 +353,8 @@ def _masked(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> dict[str, Any]:
     made: dict[str, Any] = {"image": [crop.image for crop in crops]}
     made["mask_image"] = [Image.fromarray(mask).convert("L") for mask in masks]
     # diffusers would encode the masked images even for a UNet that ignores them.
-    if hasattr(pipe, "unet") and pipe.unet.config.in_channels == 4:
+    unused = hasattr(pipe, "unet") and pipe.unet.config.in_channels == 4
+    if unused and "masked_image_latents" in families.takes(pipe):
         made["masked_image_latents"] = torch.zeros(len(crops), 4, 1, 1)
     return made
 

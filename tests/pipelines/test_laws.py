@@ -42,7 +42,7 @@ INPAINTERS = ("StableDiffusionXLImg2ImgPipeline",)
 EXCEPTIONS = (
     ("`*InpaintPipeline`, `FluxFillPipeline`", 1, "there is no call without an image: a grey image is inpainted"),
     ("`StableDiffusionXLImg2ImgPipeline`", 1, "never the pipeline, only an `inpainter=` or `second_stage=`"),
-    ("`SanaPipeline`, `HunyuanDiTPipeline`", 4, "several images of several prompts get wrong masks: `batch_images=1`"),
+    ("`Sana*Pipeline`, `HunyuanDiT*Pipeline`", 4, "several images of several prompts get wrong masks: `batch_images=1`"),
     ("`StableDiffusion3ControlNetPipeline`", 4, "its ControlNet draws without a generator: `batch_images=1`"),
 )
 """The rows, the law that they are an exception to, and the reason, as the README has them."""
