@@ -18,21 +18,24 @@ from refiner.pipelines.painting.crops import Crop
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Kind = Literal["own", "text", "row", "start", "frame", "control", "attention"]
+Kind = Literal["own", "text", "row", "layers", "start", "frame", "control", "attention"]
 """own: refiner sets its own value for each image and each region. text: one text for all prompts, or a list with one
 for each prompt; a region gets that of its image. row: a tensor with a row for each prompt, or a list; a region gets the
-row of its image. start: used only for whole images. frame: sizes and offsets in the whole image, moved to the region.
-control: images that are cut out as the region is. attention: a mapping in which ``ip_adapter_masks`` are cut out."""
+row of its image. layers: the same, for a tensor with its rows on the second axis. start: used only for whole images.
+frame: sizes and offsets in the whole image, moved to the region. control: images that are cut out as the region is.
+attention: a mapping in which ``ip_adapter_masks`` are cut out."""
 
 _EMBEDDINGS = (
     *("prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds", "prompt_embeds_mask"),
-    *("prompt_attention_mask", "prompt_attention_mask_2"),
+    *("prompt_embeds_mask_2", "prompt_attention_mask", "prompt_attention_mask_2", "prompt_embeds_t5"),
 )
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         **dict.fromkeys(("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict"), "own"),
         **dict.fromkeys(("height", "width", "image", "mask_image", "strength"), "own"),
-        **dict.fromkeys(("prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3"), "text"),
+        **dict.fromkeys(("prompt_2", "prompt_3", "prompt_4", "negative_prompt"), "text"),
+        **dict.fromkeys(("negative_prompt_2", "negative_prompt_3", "negative_prompt_4"), "text"),
+        **dict.fromkeys(("prompt_embeds_llama3", "negative_prompt_embeds_llama3"), "layers"),
         **dict.fromkeys(_EMBEDDINGS, "row"),
         **dict.fromkeys((f"negative_{name}" for name in _EMBEDDINGS), "row"),
         **dict.fromkeys(("latents", "denoising_end"), "start"),
@@ -44,7 +47,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 """Argument of a diffusers call -> what becomes of it."""
 
-TEXTS = ("prompt_2", "prompt_3")
+TEXTS = ("prompt_2", "prompt_3", "prompt_4")
 """Arguments with the prompts of further text encoders."""
 MASKS = "ip_adapter_masks"
 
@@ -77,6 +80,8 @@ def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: i
             chosen[name] = value[prompt]
         elif kind == "row" and value is not None and len(value) == prompts:
             chosen[name] = value[prompt : prompt + 1]
+        elif kind == "layers" and value is not None:
+            chosen[name] = value[:, prompt : prompt + 1]
         elif name != "latents":
             chosen[name] = value
     return chosen
@@ -94,6 +99,8 @@ def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Se
             made[name] = [value] * len(crops)
         elif kind == "row":
             made[name] = _repeated(value, len(crops))
+        elif kind == "layers":
+            made[name] = value.repeat_interleave(len(crops), dim=1)
         elif kind == "frame":
             made[name] = framed(name, value, crops[0])
         elif kind == "control":

@@ -38,6 +38,8 @@ class Family:
     """Side of the squares that a mask consists of, in latent cells."""
     fixed: Callable[[int, int], Mapping[str, Any]] = lambda _height, _width: {}
     """Maps height and width, in pixels, to arguments that keep the inpainting call from resizing its images."""
+    one_area: bool = False
+    """Whether the call scales all images to the area of ``default_sample_size``, an attribute of the pipeline."""
     longest: Callable[[DiffusionPipeline], int] | None = None
     """Longest side that the denoiser has position embeddings for, in patches of latent cells; None: no limit."""
     one_length: bool = False
@@ -137,6 +139,10 @@ FAMILIES: Mapping[str, Family] = {
     "AuraFlowPipeline": Family(multiple=16, native=1024, longest=lambda pipe: math.isqrt(_longest(pipe))),
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
+    "HiDreamImagePipeline": Family(multiple=16, one_area=True),
+    "HunyuanImagePipeline": Family(multiple=32, reads=1000),
+    "OvisImagePipeline": Family(layout=FLUX, multiple=16, framing=16),
+    "Krea2Pipeline": Family(layout=QWEN, multiple=16, native=1024, framing=5),
 }
 """Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""
 
@@ -217,6 +223,11 @@ def native_side(pipe: DiffusionPipeline) -> int:
     config: Any = denoiser_of(pipe).config
     side = getattr(pipe, "default_sample_size", None) or config.sample_size
     return (side if isinstance(side, int) else max(side)) * int(pipe.vae_scale_factor)
+
+
+def sample_size(pipe: DiffusionPipeline, size: tuple[int, int]) -> float:
+    """Return the ``default_sample_size`` for which a call with ``one_area`` keeps a width and height, in pixels."""
+    return math.sqrt(math.prod(size)) * (1 + 1e-6) / int(pipe.vae_scale_factor)  # sides are rounded down
 
 
 def check_pipelines(

@@ -237,6 +237,10 @@ class DiffusersPainter:
         request = _region_request(pipe, crops, options)
         with exclusive(owner), ExitStack() as stack:
             stack.enter_context(cleaned_up(owner))
+            if family.one_area:
+                stack.enter_context(
+                    replaced(pipe, "default_sample_size", families.sample_size(pipe, crops[0].image.size))
+                )
             if not marked:
                 stack.enter_context(replaced(pipe, "watermark", None))
             if families.inpaints(pipe):

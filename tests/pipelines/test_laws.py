@@ -42,7 +42,11 @@ INPAINTERS = ("StableDiffusionXLImg2ImgPipeline",)
 EXCEPTIONS = (
     ("`*InpaintPipeline`, `FluxFillPipeline`", 1, "there is no call without an image: a grey image is inpainted"),
     ("`StableDiffusionXLImg2ImgPipeline`", 1, "never the pipeline, only an `inpainter=` or `second_stage=`"),
-    ("`Sana*Pipeline`, `HunyuanDiT*Pipeline`", 4, "several images of several prompts get wrong masks: `batch_images=1`"),
+    (
+        "`Sana*Pipeline`, `HunyuanDiT*Pipeline`",
+        4,
+        "several images of several prompts get wrong masks: `batch_images=1`",
+    ),
     ("`StableDiffusion3ControlNetPipeline`", 4, "its ControlNet draws without a generator: `batch_images=1`"),
 )
 """The rows, the law that they are an exception to, and the reason, as the README has them."""
@@ -191,7 +195,13 @@ class HeardError(Exception):
 
 def example(name: str, default: Any) -> Any:
     """A value for an argument that is not its default."""
-    kinds = {"row": torch.ones(1, 3), "text": "blur", "frame": (64, 64), "attention": {"scale": 0.5}}
+    kinds = {
+        "row": torch.ones(1, 3),
+        "layers": torch.ones(2, 1, 3),
+        "text": "blur",
+        "frame": (64, 64),
+        "attention": {"scale": 0.5},
+    }
     if KINDS.get(name) in kinds:
         return kinds[KINDS[name]]
     if isinstance(default, bool | float | int):
@@ -232,7 +242,7 @@ def test_an_argument_reaches_the_call_or_is_refused_by_name(row: str, role: str)
                     assert arrived(name, value, calls[0].get(name)), name
                 reached.add(name)
     assert all(name in message for name, message in refused.items())
-    assert {"num_inference_steps", "guidance_scale"} <= reached | set(ROWS[row].call)
+    assert {"num_inference_steps", "guidance_scale"} & takes(pipe).keys() <= reached | set(ROWS[row].call)
     assert ("latents" in reached) == (role == "pipe" and not inpaints(pipe))
 
 
@@ -269,6 +279,7 @@ def state(pipe: DiffusionPipeline) -> dict[str, Any]:
         "hooks": [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in inner],
         "methods": [{"forward", "encode", "_compiled_call_impl"} & vars(module).keys() for module in inner],
         "training": [module.training for module in inner],
+        "processors": [id(module.processor) for module in inner if hasattr(module, "processor")],
     }
 
 

@@ -8,16 +8,36 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKLFlux2, DiffusionPipeline
+from diffusers.guiders import AdaptiveProjectedMixGuidance
 from transformers import (
+    ByT5Tokenizer,
+    CLIPTextModelWithProjection,
+    LlamaConfig,
+    LlamaForCausalLM,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralImageProcessor,
     PixtralProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 
 from support.tiny_chat_models import IMAGE_TEMPLATE, tokenizer_of
-from support.tiny_parts import flow
-from support.tiny_pipelines import Tiny, quiet
+from support.tiny_parts import (
+    SIDE,
+    clip_config,
+    clip_tokenizer,
+    flow,
+    flux_autoencoder,
+    qwen3,
+    qwen_tokenizer,
+    t5_encoder,
+    t5_tokenizer,
+)
+from support.tiny_pipelines import Tiny, quiet, qwen_autoencoder
 
 
 def flux_2() -> DiffusionPipeline:
@@ -50,9 +70,99 @@ def flux_2() -> DiffusionPipeline:
     )  # fmt: skip
 
 
+def hidream() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    words = clip_tokenizer()
+    config = clip_config(len(words))
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=4, caption_channels=[32, 16], text_emb_dim=64, num_routed_experts=4,
+        num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(32, 32), llama_layers=(0, 1),
+    )  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    pipe = diffusers.HiDreamImagePipeline(
+        scheduler=flow(), vae=flux_autoencoder(), text_encoder=CLIPTextModelWithProjection(config).eval(),
+        tokenizer=words, text_encoder_2=CLIPTextModelWithProjection(config).eval(), tokenizer_2=words,
+        text_encoder_3=t5_encoder(), tokenizer_3=t5_tokenizer(), text_encoder_4=LlamaForCausalLM(text).eval(),
+        tokenizer_4=qwen_tokenizer(), transformer=transformer.eval(),
+    )  # fmt: skip
+    pipe.default_sample_size = 16
+    return quiet(pipe)
+
+
+def viewer(cls: type = Qwen2_5_VLForConditionalGeneration) -> torch.nn.Module:
+    """A text encoder that could also take images."""
+    text = {
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None,
+        "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    if cls is Qwen2_5_VLForConditionalGeneration:
+        return cls(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    more = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    return cls(Qwen3VLConfig(text_config=text | {"head_dim": 8}, vision_config=vision | more)).eval()
+
+
+def hunyuan_image() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_single_layers=1,
+        num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=16, text_embed_2_dim=32, rope_axes_dim=(4, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32, 32), layers_per_block=1,
+        spatial_compression_ratio=4, sample_size=SIDE, scaling_factor=0.7,
+    )  # fmt: skip
+    return quiet(
+        diffusers.HunyuanImagePipeline(
+            scheduler=flow(), vae=vae.eval(), text_encoder=viewer(), tokenizer=qwen_tokenizer(),
+            text_encoder_2=t5_encoder(), tokenizer_2=ByT5Tokenizer(), transformer=transformer.eval(),
+            guider=AdaptiveProjectedMixGuidance(), ocr_guider=AdaptiveProjectedMixGuidance(guidance_scale=5.0),
+        )
+    )  # fmt: skip
+
+
+def ovis() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.OvisImageTransformer2DModel(
+        patch_size=1, in_channels=16, out_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return quiet(
+        diffusers.OvisImagePipeline(
+            scheduler=flow(), vae=flux_autoencoder(), text_encoder=qwen3(Qwen3Model), tokenizer=qwen_tokenizer(),
+            transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def krea_2() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=16, num_text_layers=2, text_num_attention_heads=2,
+        text_num_key_value_heads=1, text_intermediate_size=16, num_layerwise_text_blocks=1, num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    return quiet(
+        diffusers.Krea2Pipeline(
+            scheduler=flow(), vae=qwen_autoencoder(), text_encoder=viewer(Qwen3VLModel), tokenizer=qwen_tokenizer(),
+            transformer=transformer.eval(), text_encoder_select_layers=(0, 1),
+        )
+    )  # fmt: skip
+
+
 _FLUX_2: Mapping[str, Any] = {"max_sequence_length": 256, "text_encoder_out_layers": (0, 1, 2)}
 
 NEWER: Mapping[str, Tiny] = {
     "Flux2Pipeline": Tiny(build=flux_2, call=_FLUX_2, native=32, rows=1, rows_with_negative=1),
+    "HiDreamImagePipeline": Tiny(build=hidream, call={"max_sequence_length": 48}, native=32),
+    "HunyuanImagePipeline": Tiny(build=hunyuan_image, native=32),
+    "OvisImagePipeline": Tiny(build=ovis, call={"max_sequence_length": 192}, native=32),
+    "Krea2Pipeline": Tiny(build=krea_2, call={"max_sequence_length": 192}, native=32),
 }
 """Class -> how to build and call it."""

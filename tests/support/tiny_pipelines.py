@@ -235,15 +235,18 @@ def chroma(cls: type = diffusers.ChromaPipeline) -> DiffusionPipeline:
     )  # fmt: skip
 
 
+def qwen_autoencoder() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
+    ).eval()  # fmt: skip
+
+
 def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
-    )  # fmt: skip
-    vae = AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
     )  # fmt: skip
     text = {
         "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
@@ -254,7 +257,7 @@ def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return quiet(
         cls(
-            scheduler=flow(), vae=vae.eval(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
+            scheduler=flow(), vae=qwen_autoencoder(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
             text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
         )
     )  # fmt: skip
