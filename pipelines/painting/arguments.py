@@ -18,10 +18,11 @@ from refiner.pipelines.painting.crops import Crop
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Kind = Literal["own", "text", "row", "layers", "start", "frame", "control", "attention"]
+Kind = Literal["own", "text", "row", "layers", "images", "start", "frame", "control", "attention"]
 """own: refiner sets its own value for each image and each region. text: one text for all prompts, or a list with one
 for each prompt; a region gets that of its image. row: a tensor with a row for each prompt, or a list; a region gets the
-row of its image. layers: the same, for a tensor with its rows on the second axis. start: used only for whole images.
+row of its image. layers: the same, for a tensor with its rows on the second axis. images: a list of
+images, or one such list for each prompt. start: used only for whole images.
 frame: sizes and offsets in the whole image, moved to the region. control: images that are cut out as the region is.
 attention: a mapping in which ``ip_adapter_masks`` are cut out."""
 
@@ -38,6 +39,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         **dict.fromkeys(("prompt_embeds_llama3", "negative_prompt_embeds_llama3"), "layers"),
         **dict.fromkeys(_EMBEDDINGS, "row"),
         **dict.fromkeys((f"negative_{name}" for name in _EMBEDDINGS), "row"),
+        "input_images": "images",
         **dict.fromkeys(("latents", "denoising_end"), "start"),
         **dict.fromkeys(("original_size", "crops_coords_top_left", "target_size"), "frame"),
         **dict.fromkeys(("negative_original_size", "negative_crops_coords_top_left", "negative_target_size"), "frame"),
@@ -80,6 +82,8 @@ def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: i
             chosen[name] = value[prompt]
         elif kind == "row" and value is not None and len(value) == prompts:
             chosen[name] = value[prompt : prompt + 1]
+        elif kind == "images" and listed and any(isinstance(each, list | None) for each in value):
+            chosen[name] = value[prompt]
         elif kind == "layers" and value is not None:
             chosen[name] = value[:, prompt : prompt + 1]
         elif name != "latents":
@@ -95,7 +99,7 @@ def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Se
         kind = kind_of(name, pipe)
         if value is None:
             made |= {} if kind in ("own", "start") else {name: None}
-        elif kind == "text":
+        elif kind in ("text", "images"):
             made[name] = [value] * len(crops)
         elif kind == "row":
             made[name] = _repeated(value, len(crops))

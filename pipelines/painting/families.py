@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
 from refiner.locks import exclusive
-from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
+from refiner.pipelines.painting.latents import FLUX, FLUX_2, FLUX_2_UNPACKED, PLAIN, QWEN, Layout
 from refiner.pipelines.painting.refusals import (
     inpainting_class,
     refuse_image_to_image,
@@ -58,8 +58,10 @@ class Family:
     """Class with the same components that repaints, unless a control image is given; None: the pipeline itself."""
     modes: bool = False
     """Whether the ControlNet is one for several kinds of control images, given as a list with one for each mode."""
-    alone: bool = False
-    """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
+    alone: Callable[[Mapping[str, Any]], bool] = lambda _options: False
+    """Whether a call with some options draws random numbers without a generator, so that each crop needs its own."""
+    negatives: bool = False
+    """Whether a batch needs a negative prompt for each image, even an empty one."""
 
 
 def _longest(pipe: DiffusionPipeline) -> int:
@@ -72,6 +74,14 @@ def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
 
 def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
     return {"use_resolution_binning": False}
+
+
+def _controlled(options: Mapping[str, Any]) -> bool:
+    return options.get("control_image") is not None
+
+
+def _rewritten(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("enable_prompt_rewrite", True))
 
 
 _SD = Family()
@@ -110,7 +120,7 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusion3Pipeline": _SD3,
     "StableDiffusion3PAGPipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=True),
+    "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=_controlled),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
     "FluxControlNetPipeline": replace(_FLUX, twin="FluxPipeline"),
@@ -143,6 +153,9 @@ FAMILIES: Mapping[str, Family] = {
     "HunyuanImagePipeline": Family(multiple=32, reads=1000),
     "OvisImagePipeline": Family(layout=FLUX, multiple=16, framing=16),
     "Krea2Pipeline": Family(layout=QWEN, multiple=16, native=1024, framing=5),
+    "LongCatImagePipeline": Family(layout=FLUX, multiple=16, reads=512, alone=_rewritten, negatives=True),
+    "OmniGenPipeline": Family(multiple=16, longest=_longest, one_length=True, framing=16),
+    "BriaFibo2Pipeline": Family(layout=FLUX_2_UNPACKED, multiple=16, reads=4096, framing=16),
 }
 """Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""
 
@@ -298,8 +311,9 @@ def own_image(pipe: DiffusionPipeline) -> bool:
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
     """List the tokenizers of a pipeline's text encoders, also those inside a processor of texts and images."""
-    parts = [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
-    return [part if hasattr(part, "model_max_length") else part.tokenizer for part in parts]
+    parts = [part for name, part in pipe.components.items() if "tokenizer" in name or "processor" in name]
+    found = [part if hasattr(part, "model_max_length") else getattr(part, "tokenizer", None) for part in parts]
+    return [tokenizer for tokenizer in found if tokenizer is not None]
 
 
 def several_controls(pipe: DiffusionPipeline) -> bool:

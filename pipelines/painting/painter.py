@@ -344,7 +344,8 @@ def _texts(
                 made[name] = one_or_all([job.texts[name] for job in jobs])
     negative = [job.negative_prompt for job in jobs]
     taken = "negative_prompt" in families.takes(pipe) and options.get("negative_prompt_embeds") is None
-    if taken and (any(negative) or options.get("negative_prompt") is not None):
+    needed = listed and families.family_of(pipe).negatives
+    if taken and (needed or any(negative) or options.get("negative_prompt") is not None):
         made["negative_prompt"] = one_or_all(negative)
     return made
 
@@ -398,12 +399,12 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
     """
     family = families.family_of(pipe)
     mixed = families.mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
-    controlled, cached = control_in(options, family.control) is not None, caches_steps(pipe)
+    cached = caches_steps(pipe)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, crop in enumerate(crops):
         kind: list[Any] = [differ(options, crop)]
         kind += [] if mixed else [crop.strength]
-        kind += [index] if (family.alone and controlled) or cached else []
+        kind += [index] if family.alone(options) or cached else []
         if family.one_length and options.get("prompt_embeds") is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]

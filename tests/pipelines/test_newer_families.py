@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,17 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # no
 from support.repairs import NOISE, PROMPT, STEPS  # noqa: E402
 from support.tiny_rows import ROWS, noise  # noqa: E402
 
+from refiner.pipelines.painting.borrowing import before_passes  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
+from refiner.pipelines.painting.families import denoiser_of  # noqa: E402
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import PaintJob  # noqa: E402
 
 pytestmark = NOISE
 PASSES = {
     "Flux2Pipeline": 1, "FluxKontextPipeline": 1, "HiDreamImagePipeline": 2, "HunyuanImagePipeline": 2,
-    "OvisImagePipeline": 2, "Krea2Pipeline": 2,
+    "OvisImagePipeline": 2, "Krea2Pipeline": 2, "LongCatImagePipeline": 1, "OmniGenPipeline": 2,
+    "BriaFibo2Pipeline": 2,
 }  # fmt: skip
 """Class -> denoiser rows of one image in one step."""
 
@@ -69,3 +73,20 @@ def test_repainting_nothing_is_the_autoencoders_round_trip(
     painted = painter_of(row).paint([crop(size, 0.0, 0.6)])[0]
     assert painted.shape == (*size, 3)
     assert np.abs(painted - decoded.clip(0, 1)).max() <= 2e-4
+
+
+@pytest.mark.parametrize("row", PASSES)
+def test_what_is_kept_loses_its_noise_step_by_step_whatever_the_strength(row: str) -> None:
+    """The latents outside a mask are those of the image at the noise level of each step."""
+    seen = list[Any]()
+    denoiser = denoiser_of(built(row))
+    with before_passes(denoiser, lambda args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"])[0])):
+        painter = painter_of(row)
+        painter.paint([crop((32, 32), 0.0, 1.0)])
+        whole, seen[:] = seen[:: len(seen) // STEPS], []
+        painter.paint([crop((32, 32), 0.0, 0.5)])
+        half = seen[:: len(seen) // (STEPS // 2)]
+    assert all(torch.equal(one, other) for one, other in zip(whole[STEPS // 2 :], half, strict=True))
+    away = [float((latents - whole[-1]).norm()) for latents in whole]
+    assert away == sorted(away, reverse=True)
+    assert away[0] > 1

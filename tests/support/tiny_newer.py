@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLFlux2, DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from transformers import (
     ByT5Tokenizer,
@@ -20,14 +20,21 @@ from transformers import (
     PixtralProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3Model,
     Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     Qwen3VLModel,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from support.tiny_chat_models import IMAGE_TEMPLATE, tokenizer_of
 from support.tiny_parts import (
     SIDE,
+    autoencoder,
     clip_config,
     clip_tokenizer,
     flow,
@@ -37,7 +44,7 @@ from support.tiny_parts import (
     t5_encoder,
     t5_tokenizer,
 )
-from support.tiny_pipelines import Tiny, quiet, qwen_autoencoder
+from support.tiny_pipelines import Tiny, flux_2_autoencoder, quiet, qwen_autoencoder
 
 
 def flux_2() -> DiffusionPipeline:
@@ -45,10 +52,6 @@ def flux_2() -> DiffusionPipeline:
     transformer = diffusers.Flux2Transformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=True,
-    )  # fmt: skip
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
     )  # fmt: skip
     text = {
         "model_type": "mistral", "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16,
@@ -64,7 +67,7 @@ def flux_2() -> DiffusionPipeline:
     )
     return quiet(
         diffusers.Flux2Pipeline(
-            scheduler=flow(), vae=vae.eval(), text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+            scheduler=flow(), vae=flux_2_autoencoder(), text_encoder=Mistral3ForConditionalGeneration(config).eval(),
             tokenizer=processor, transformer=transformer.eval(),
         )
     )  # fmt: skip
@@ -93,10 +96,10 @@ def hidream() -> DiffusionPipeline:
     return quiet(pipe)
 
 
-def viewer(cls: type = Qwen2_5_VLForConditionalGeneration) -> torch.nn.Module:
+def viewer(cls: type = Qwen2_5_VLForConditionalGeneration, layers: int = 2) -> torch.nn.Module:
     """A text encoder that could also take images."""
     text = {
-        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": layers,
         "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None,
         "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
     }  # fmt: skip
@@ -156,6 +159,60 @@ def krea_2() -> DiffusionPipeline:
     )  # fmt: skip
 
 
+def long_cat() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.LongCatImageTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(), tokenizer=tokenizer_of(IMAGE_TEMPLATE),
+        video_processor=Qwen2VLVideoProcessor(), chat_template=IMAGE_TEMPLATE,
+    )  # fmt: skip
+    return quiet(
+        diffusers.LongCatImagePipeline(
+            scheduler=flow(), vae=flux_autoencoder(latent=16), text_encoder=viewer(), tokenizer=qwen_tokenizer(),
+            text_processor=processor, transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def omni_gen() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.OmniGenTransformer2DModel(
+        in_channels=4, patch_size=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=4, intermediate_size=32,
+        num_layers=1, pad_token_id=0, vocab_size=300, max_position_embeddings=1000,
+        original_max_position_embeddings=1000, pos_embed_max_size=64, time_step_dim=8,
+        rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4},
+    )  # fmt: skip
+    return quiet(
+        diffusers.OmniGenPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True, num_train_timesteps=1),
+            vae=autoencoder(4), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def bria_fibo_2() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    transformer = diffusers.BriaFibo2Transformer2DModel(
+        in_channels=4, patch_size=2, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, cap_feat_dim=48,
+        injection_layer_ids=(0, 1), perceiver_num_layers=1, min_num_gist_tokens=4, max_num_gist_tokens=8, gist_step=4,
+        gist_min_text_len=16, gist_max_text_len=64, axes_dims=(4, 6, 6), axes_lens=(600, 64, 64),
+    )  # fmt: skip
+    return quiet(
+        diffusers.BriaFibo2Pipeline(
+            scheduler=flow(), vae=flux_2_autoencoder(), text_encoder=viewer(Qwen3VLForConditionalGeneration, layers=36),
+            processor=Qwen3VLProcessor(
+                image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
+                tokenizer=tokenizer_of(IMAGE_TEMPLATE), video_processor=Qwen3VLVideoProcessor(),
+                chat_template=IMAGE_TEMPLATE,
+            ),
+            transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
 _FLUX_2: Mapping[str, Any] = {"max_sequence_length": 256, "text_encoder_out_layers": (0, 1, 2)}
 
 NEWER: Mapping[str, Tiny] = {
@@ -164,5 +221,11 @@ NEWER: Mapping[str, Tiny] = {
     "HunyuanImagePipeline": Tiny(build=hunyuan_image, native=32),
     "OvisImagePipeline": Tiny(build=ovis, call={"max_sequence_length": 192}, native=32),
     "Krea2Pipeline": Tiny(build=krea_2, call={"max_sequence_length": 192}, native=32),
+    # Without guidance: with it, diffusers fails for several prompts without as many negative prompts.
+    "LongCatImagePipeline": Tiny(
+        build=long_cat, call={"enable_prompt_rewrite": False, "guidance_scale": 1.0}, native=32
+    ),
+    "OmniGenPipeline": Tiny(build=omni_gen, native=32),
+    "BriaFibo2Pipeline": Tiny(build=bria_fibo_2, native=32),
 }
 """Class -> how to build and call it."""

@@ -202,20 +202,23 @@ def flux(cls: type = diffusers.FluxPipeline, channels: int = 16, **options: Any)
     )  # fmt: skip
 
 
+def flux_2_autoencoder() -> AutoencoderKLFlux2:
+    return AutoencoderKLFlux2(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
+    ).eval()  # fmt: skip
+
+
 def flux_klein(cls: type = diffusers.Flux2KleinPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.Flux2Transformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
     )  # fmt: skip
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
-    )  # fmt: skip
     return quiet(
         cls(
-            scheduler=flow(), vae=vae.eval(), text_encoder=qwen3(Qwen3ForCausalLM), tokenizer=qwen_tokenizer(),
-            transformer=transformer.eval(),
+            scheduler=flow(), vae=flux_2_autoencoder(), text_encoder=qwen3(Qwen3ForCausalLM),
+            tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
         )
     )  # fmt: skip
 
