@@ -353,5 +353,6 @@ def count_tokens(
 
 
 def reads_free_text(pipe: DiffusionPipeline) -> bool:
-    """Whether the text encoders were trained on free text, by their vocabularies (CLIP has 49408 entries)."""
-    return all(len(tokenizer) > 5000 for tokenizer in tokenizers_of(pipe))
+    """Whether a text encoder was trained on free text, by its vocabulary (CLIP has 49408 entries)."""
+    sizes = [len(tokenizer) for tokenizer in tokenizers_of(pipe)]
+    return not sizes or max(sizes) > 5000
