@@ -54,6 +54,15 @@ TEXTS = ("prompt_2", "prompt_3", "prompt_4")
 MASKS = "ip_adapter_masks"
 
 
+def embeddings_in(options: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return the embeddings of prompts in the options of a call, with a row for each prompt, or None.
+
+    With ``prefix="negative_"``, those of negative prompts. HiDream has them under the name of a text encoder.
+    """
+    given = (options.get(f"{prefix}{name}") for name in ("prompt_embeds", "prompt_embeds_t5"))
+    return next((value for value in given if value is not None), None)
+
+
 def kind_of(name: str, pipe: DiffusionPipeline) -> Kind | None:
     """Return the kind of an argument; None: it is passed on unchanged."""
     family = families.family_of(pipe)

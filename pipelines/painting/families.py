@@ -68,8 +68,12 @@ def _longest(pipe: DiffusionPipeline) -> int:
     return int(pipe.transformer.config.pos_embed_max_size)
 
 
+def _area_as_asked(height: int, width: int) -> Mapping[str, Any]:
+    return {"max_area": height * width}
+
+
 def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
-    return {"max_area": height * width, "_auto_resize": False}
+    return {**_area_as_asked(height, width), "_auto_resize": False}
 
 
 def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
@@ -126,7 +130,7 @@ FAMILIES: Mapping[str, Family] = {
     "FluxControlNetPipeline": replace(_FLUX, twin="FluxPipeline"),
     "FluxControlNetInpaintPipeline": replace(_FLUX, twin="FluxInpaintPipeline"),
     "FluxFillPipeline": Family(multiple=16, blends=False),
-    "FluxKontextPipeline": replace(_FLUX, fixed=_size_as_asked),
+    "FluxKontextPipeline": replace(_FLUX, fixed=_area_as_asked),
     "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked, negative_switches=True),
     "Flux2Pipeline": _FLUX_2,
     "Flux2KleinPipeline": _KLEIN,

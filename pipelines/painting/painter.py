@@ -15,7 +15,7 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import TEXTS, differ, for_regions, is_open
+from refiner.pipelines.painting.arguments import TEXTS, differ, embeddings_in, for_regions, is_open
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import (
     as_it_was,
@@ -337,13 +337,13 @@ def _texts(
         return texts if listed else texts[0]
 
     made: dict[str, Any] = {}
-    if options.get("prompt_embeds") is None:
+    if embeddings_in(options) is None:
         made["prompt"] = one_or_all([job.prompt for job in jobs])
         for name in TEXTS:
             if all(name in job.texts for job in jobs):
                 made[name] = one_or_all([job.texts[name] for job in jobs])
     negative = [job.negative_prompt for job in jobs]
-    taken = "negative_prompt" in families.takes(pipe) and options.get("negative_prompt_embeds") is None
+    taken = "negative_prompt" in families.takes(pipe) and embeddings_in(options, "negative_") is None
     needed = listed and families.family_of(pipe).negatives
     if taken and (needed or any(negative) or options.get("negative_prompt") is not None):
         made["negative_prompt"] = one_or_all(negative)
@@ -405,7 +405,7 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
         kind: list[Any] = [differ(options, crop)]
         kind += [] if mixed else [crop.strength]
         kind += [index] if family.alone(options) or cached else []
-        if family.one_length and options.get("prompt_embeds") is None:
+        if family.one_length and embeddings_in(options) is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
 from diffusers import DiffusionPipeline  # noqa: E402
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # noqa: E402
-from support.repairs import NOISE, PROMPT, STEPS  # noqa: E402
+from support.repairs import NOISE, PROMPT, STEPS, relenting  # noqa: E402
 from support.tiny_rows import ROWS, noise  # noqa: E402
 
+from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.borrowing import before_passes  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
 from refiner.pipelines.painting.families import denoiser_of  # noqa: E402
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import PaintJob  # noqa: E402
+from refiner.types import RefinementResult  # noqa: E402
 
 pytestmark = NOISE
 PASSES = {
@@ -90,3 +95,113 @@ def test_what_is_kept_loses_its_noise_step_by_step_whatever_the_strength(row: st
     away = [float((latents - whole[-1]).norm()) for latents in whole]
     assert away == sorted(away, reverse=True)
     assert away[0] > 1
+
+
+# Arguments that other families do not have
+
+
+def refined(pipe: DiffusionPipeline, **call: Any) -> RefinedPipeline:
+    options = {"num_inference_steps": STEPS, **ROWS[type(pipe).__name__].call, **call}
+    config = RefineConfig(max_rounds=1, strengths=(0.5,), strategy="inpaint", region_prompt="whole")
+    return RefinedPipeline(pipe, detector=relenting(), config=config, call=options, native=32)
+
+
+def mended(pipe: DiffusionPipeline, **options: Any) -> RefinementResult:
+    result = refined(pipe, **options.pop("call", {}))(**{"prompt": PROMPT, "seed": 1, **options}).results[0]
+    assert result.best == 1, result.attempts[-1].error
+    return result
+
+
+EMBEDDINGS: Mapping[str, tuple[str, ...]] = {
+    "Flux2Pipeline": ("prompt_embeds",),
+    "OvisImagePipeline": ("prompt_embeds", "negative_prompt_embeds"),
+    "Krea2Pipeline": ("prompt_embeds", "prompt_embeds_mask"),
+    "HunyuanImagePipeline": ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2"),
+    "HiDreamImagePipeline": (
+        "prompt_embeds_t5", "negative_prompt_embeds_t5", "prompt_embeds_llama3", "negative_prompt_embeds_llama3",
+        "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
+    ),
+}  # fmt: skip
+"""Class -> the arguments that the results of ``encode_prompt`` are passed as."""
+
+
+@pytest.mark.parametrize("row", EMBEDDINGS)
+def test_embeddings_are_used_for_regions_as_the_whole_prompt_is(row: str) -> None:
+    pipe, other = built(row), "a green clock"
+    taken = {"prompt_2": None, "prompt_3": None, "prompt_4": None, **ROWS[row].call}
+    known = inspect.signature(pipe.encode_prompt).parameters
+    with torch.no_grad():
+        both = [
+            pipe.encode_prompt(prompt=text, **{key: value for key, value in taken.items() if key in known})
+            for text in (PROMPT, other)
+        ]
+    given = [dict(zip(EMBEDDINGS[row], made, strict=False)) for made in both]
+    by_text = [mended(pipe, prompt=text) for text in (PROMPT, other)]
+    written = {"negative_prompt": None} if "negative_prompt_embeds" in given[0] else {}  # else there is a text
+    by_rows = [mended(pipe, prompt=None, **each, **written) for each in given]
+    joined = {name: torch.cat([each[name] for each in given], dim=1 if "llama3" in name else 0) for name in given[0]}
+    together = refined(pipe)(seed=1, prompt=[PROMPT, other], **joined, **written).results
+    for text, alone, row_of in zip(by_text, by_rows, together, strict=True):
+        assert [attempt.calls for attempt in alone.attempts] == [attempt.calls for attempt in text.attempts]
+        for one, same in zip(text.attempts, alone.attempts, strict=True):
+            assert np.abs(np.asarray(one.image).astype(int) - np.asarray(same.image)).max() <= 1
+        assert row_of.best == 1
+    assert (
+        np.abs(np.asarray(together[0].attempts[0].image).astype(int) - np.asarray(by_text[0].attempts[0].image)).max()
+        <= 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "argument"),
+    [("Flux2Pipeline", "image"), ("FluxKontextPipeline", "image"), ("OmniGenPipeline", "input_images")],
+)
+def test_reference_images_reach_the_image_and_its_regions(row: str, argument: str) -> None:
+    pipe, listed = built(row), argument == "input_images"
+    prompt = "<img><|image_1|></img> a hand" if listed else PROMPT
+    found = []
+    for seed in (7, 8):
+        reference = noise(64, 64, seed)
+        call = {"prompt": prompt, argument: [reference] if listed else reference}
+        call |= {"_auto_resize": False} if row == "FluxKontextPipeline" else {}  # to a megapixel
+        found.append([mended(pipe, **call).image, mended(pipe, start_image=noise(64, 64, 1), **call).image])
+    assert all(one.tobytes() != other.tobytes() for one, other in zip(*found, strict=True))
+    if listed:
+        several = refined(pipe)([prompt, prompt], seed=1, input_images=[[noise(64, 64, seed)] for seed in (7, 8)])
+        assert [result.best for result in several.results] == [1, 1]
+
+
+def test_long_cat_guides_a_batch_of_regions_as_single_ones() -> None:
+    options = {"num_inference_steps": STEPS, **ROWS["LongCatImagePipeline"].call, "guidance_scale": 4.0}
+    painter = DiffusersPainter(built("LongCatImagePipeline"), PaintSettings(native=32, options=options))
+    crops = [replace(crop((32, 32), 0.5, 0.5), seed=seed, prompt=PROMPT[: 8 + seed]) for seed in range(3)]
+    together = painter.paint(crops)
+    assert painter.spent().denoiser_rows == 3 * 2 * STEPS // 2
+    for each, pixels in zip(crops, together, strict=True):
+        assert np.abs(painter.paint([each])[0] - pixels).max() <= 5e-5
+
+
+def test_regions_whose_prompts_long_cat_rewrites_are_separate_calls() -> None:
+    pipe, texts = ROWS["LongCatImagePipeline"].build(), list[Any]()
+    pipe.rewire_prompt = lambda prompt, _device: (texts.append(prompt), prompt)[1]
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    painter = DiffusersPainter(pipe, PaintSettings(native=32, options=options))
+    painter.paint([crop((32, 32), 0.5, 0.5)] * 3)
+    assert [len(text) for text in texts] == [1, 1, 1]
+
+
+def test_control_images_of_several_modes_steer_where_the_region_is() -> None:
+    pipe, given, modes = built("StableDiffusionXLControlNetUnionPipeline"), noise(64, 64, 1), {"control_mode": [0, 2]}
+    edges, other = noise(64, 64, 2), noise(64, 64, 3)
+
+    def painted(*images: Image.Image, **options: Any) -> bytes:
+        controls = {"control_image": list(images), **modes, **options}
+        return mended(
+            pipe, start_image=given, call={"control_image": None, "control_mode": None}, **controls
+        ).image.tobytes()
+
+    assert len({painted(edges, edges), painted(edges, other), painted(edges, other, control_mode=[1, 2])}) == 3
+    without = mended(pipe, start_image=given, call={"control_image": None, "control_mode": None}).image
+    assert without.tobytes() not in (painted(edges, other), given.tobytes())
+    one = mended(pipe, start_image=given, call={"control_mode": 1}, control_image=edges).image
+    assert one.tobytes() != without.tobytes()
