@@ -38,13 +38,15 @@ from support.tiny_parts import (
     clip_config,
     clip_tokenizer,
     flow,
+    flux_2_autoencoder,
     flux_autoencoder,
     qwen3,
+    qwen_autoencoder,
     qwen_tokenizer,
     t5_encoder,
     t5_tokenizer,
 )
-from support.tiny_pipelines import Tiny, flux_2_autoencoder, quiet, qwen_autoencoder
+from support.tiny_pipelines import Tiny, quiet
 
 
 def flux_2() -> DiffusionPipeline:

@@ -13,8 +13,6 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
     ControlNetModel,
     ControlNetUnionModel,
     DDIMScheduler,
@@ -50,11 +48,13 @@ from support.tiny_parts import (
     clip_config,
     clip_tokenizer,
     flow,
+    flux_2_autoencoder,
     flux_autoencoder,
     gemma2,
     gemma_tokenizer,
     glm_tokenizer,
     qwen3,
+    qwen_autoencoder,
     qwen_tokenizer,
     t5_encoder,
     t5_tokenizer,
@@ -202,13 +202,6 @@ def flux(cls: type = diffusers.FluxPipeline, channels: int = 16, **options: Any)
     )  # fmt: skip
 
 
-def flux_2_autoencoder() -> AutoencoderKLFlux2:
-    return AutoencoderKLFlux2(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
-    ).eval()  # fmt: skip
-
-
 def flux_klein(cls: type = diffusers.Flux2KleinPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.Flux2Transformer2DModel(
@@ -236,13 +229,6 @@ def chroma(cls: type = diffusers.ChromaPipeline) -> DiffusionPipeline:
             transformer=transformer.eval(),
         )
     )  # fmt: skip
-
-
-def qwen_autoencoder() -> AutoencoderKLQwenImage:
-    return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
-    ).eval()  # fmt: skip
 
 
 def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
