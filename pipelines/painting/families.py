@@ -84,6 +84,10 @@ def _controlled(options: Mapping[str, Any]) -> bool:
     return options.get("control_image") is not None
 
 
+def _referring(options: Mapping[str, Any]) -> bool:
+    return options.get("input_images") is not None
+
+
 def _rewritten(options: Mapping[str, Any]) -> bool:
     return bool(options.get("enable_prompt_rewrite", True))
 
@@ -158,7 +162,7 @@ FAMILIES: Mapping[str, Family] = {
     "OvisImagePipeline": Family(layout=FLUX, multiple=16, framing=16),
     "Krea2Pipeline": Family(layout=QWEN, multiple=16, native=1024, framing=5),
     "LongCatImagePipeline": Family(layout=FLUX, multiple=16, reads=512, alone=_rewritten, negatives=True),
-    "OmniGenPipeline": Family(multiple=16, longest=_longest, one_length=True, framing=16),
+    "OmniGenPipeline": Family(multiple=16, longest=_longest, one_length=True, framing=16, alone=_referring),
     "BriaFibo2Pipeline": Family(layout=FLUX_2_UNPACKED, multiple=16, reads=4096, framing=16),
 }
 """Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""

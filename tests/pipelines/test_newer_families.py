@@ -181,6 +181,18 @@ def test_long_cat_guides_a_batch_of_regions_as_single_ones() -> None:
         assert np.abs(painter.paint([each])[0] - pixels).max() <= 5e-5
 
 
+def test_regions_with_reference_images_in_omni_gen_equal_single_calls() -> None:
+    """It draws the latents of the images without a generator."""
+    prompt = "<img><|image_1|></img> a hand"
+    options = {"num_inference_steps": STEPS, "input_images": [noise(64, 64, 7)]}
+    painter = DiffusersPainter(built("OmniGenPipeline"), PaintSettings(native=32, options=options))
+    crops = [replace(crop((32, 32), 0.5, 0.5), seed=seed, prompt=prompt) for seed in range(2)]
+    together = painter.paint(crops)
+    for each, pixels in zip(crops, together, strict=True):
+        assert np.array_equal(painter.paint([each])[0], pixels)
+    assert not np.array_equal(*together)
+
+
 def test_regions_whose_prompts_long_cat_rewrites_are_separate_calls() -> None:
     pipe, texts = ROWS["LongCatImagePipeline"].build(), list[Any]()
     pipe.rewire_prompt = lambda prompt, _device: (texts.append(prompt), prompt)[1]
