@@ -91,13 +91,18 @@ def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: i
             chosen[name] = value[prompt]
         elif kind == "row" and value is not None and len(value) == prompts:
             chosen[name] = value[prompt : prompt + 1]
-        elif kind == "images" and listed and any(isinstance(each, list | None) for each in value):
+        elif kind == "images" and one_list_each(value, prompts):
             chosen[name] = value[prompt]
         elif kind == "layers" and value is not None:
             chosen[name] = value[:, prompt : prompt + 1]
         elif name != "latents":
             chosen[name] = value
     return chosen
+
+
+def one_list_each(value: Any, prompts: int) -> bool:
+    """Whether reference images are given as a list of images, or None, for each prompt, and not as one for all."""
+    return isinstance(value, list) and len(value) == prompts and all(isinstance(each, list | None) for each in value)
 
 
 def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Se
         if value is None:
             made |= {} if kind in ("own", "start") else {name: None}
         elif kind in ("text", "images"):
-            made[name] = [value] * len(crops)
+            made[name] = value if family.single else [value] * len(crops)
         elif kind == "row":
             made[name] = _repeated(value, len(crops))
         elif kind == "layers":

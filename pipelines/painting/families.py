@@ -60,6 +60,8 @@ class Family:
     """Whether the ControlNet is one for several kinds of control images, given as a list with one for each mode."""
     alone: Callable[[Mapping[str, Any]], bool] = lambda _options: False
     """Whether a call with some options draws random numbers without a generator, so that each crop needs its own."""
+    single: bool = False
+    """Whether a call takes only one prompt, as a text, so that each crop needs its own."""
     negatives: bool = False
     """Whether a batch needs a negative prompt for each image, even an empty one."""
 
@@ -163,6 +165,7 @@ FAMILIES: Mapping[str, Family] = {
     "Krea2Pipeline": Family(layout=QWEN, multiple=16, native=1024, framing=5),
     "LongCatImagePipeline": Family(layout=FLUX, multiple=16, reads=512, alone=_rewritten, negatives=True),
     "OmniGenPipeline": Family(multiple=16, longest=_longest, one_length=True, framing=16, alone=_referring),
+    "DreamLitePipeline": Family(multiple=32, framing=16, single=True),
     "BriaFibo2Pipeline": Family(layout=FLUX_2_UNPACKED, multiple=16, reads=4096, framing=16),
 }
 """Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""

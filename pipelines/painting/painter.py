@@ -318,7 +318,8 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
 def _region_request(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> dict[str, Any]:
     """Build the arguments of a call that inpaints crops of one size, without images and masks."""
     width, height = crops[0].image.size
-    request = for_regions(pipe, options, crops) | _texts(pipe, options, crops, listed=True)
+    listed = not families.family_of(pipe).single
+    request = for_regions(pipe, options, crops) | _texts(pipe, options, crops, listed=listed)
     request |= {"height": height, "width": width, "generator": [_seeded(crop.seed) for crop in crops]}
     request |= {"output_type": "np", **families.family_of(pipe).fixed(height, width)}
     known = families.takes(pipe)
@@ -404,7 +405,7 @@ def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[st
     for index, crop in enumerate(crops):
         kind: list[Any] = [differ(options, crop)]
         kind += [] if mixed else [crop.strength]
-        kind += [index] if family.alone(options) or cached else []
+        kind += [index] if family.single or family.alone(options) or cached else []
         if family.one_length and embeddings_in(options) is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]

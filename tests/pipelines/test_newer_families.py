@@ -23,6 +23,7 @@ from refiner.pipelines import RefineConfig, RefinedPipeline  # noqa: E402
 from refiner.pipelines.painting.borrowing import before_passes  # noqa: E402
 from refiner.pipelines.painting.crops import Crop  # noqa: E402
 from refiner.pipelines.painting.families import denoiser_of  # noqa: E402
+from refiner.pipelines.painting.latents import encoded  # noqa: E402
 from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings  # noqa: E402
 from refiner.protocols import PaintJob  # noqa: E402
 from refiner.types import RefinementResult  # noqa: E402
@@ -31,7 +32,7 @@ pytestmark = NOISE
 PASSES = {
     "Flux2Pipeline": 1, "FluxKontextPipeline": 1, "HiDreamImagePipeline": 2, "HunyuanImagePipeline": 2,
     "OvisImagePipeline": 2, "Krea2Pipeline": 2, "LongCatImagePipeline": 1, "OmniGenPipeline": 2,
-    "BriaFibo2Pipeline": 2,
+    "BriaFibo2Pipeline": 2, "DreamLitePipeline": 2,
 }  # fmt: skip
 """Class -> denoiser rows of one image in one step."""
 
@@ -73,7 +74,7 @@ def test_repainting_nothing_is_the_autoencoders_round_trip(
     vae = built(row).vae
     pixels = torch.from_numpy(np.asarray(noise(*size), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
-        latents = vae.encode(pixels[:, :, None] if row == "Krea2Pipeline" else pixels).latent_dist.mode()
+        latents = encoded(vae, pixels[:, :, None] if row == "Krea2Pipeline" else pixels)
         decoded = vae.decode(latents).sample.reshape(3, *size).permute(1, 2, 0).numpy() / 2 + 0.5
     painted = painter_of(row).paint([crop(size, 0.0, 0.6)])[0]
     assert painted.shape == (*size, 3)
@@ -141,6 +142,9 @@ def test_embeddings_are_used_for_regions_as_the_whole_prompt_is(row: str) -> Non
     by_rows = [mended(pipe, prompt=None, **each, **written) for each in given]
     joined = {name: torch.cat([each[name] for each in given], dim=1 if "llama3" in name else 0) for name in given[0]}
     together = refined(pipe)(seed=1, prompt=[PROMPT, other], **joined, **written).results
+    apart = refined(pipe)(seed=1, prompt=[PROMPT, other], **joined, **written, batch_images=1, max_rounds=0).images
+    for one, image in zip(together, apart, strict=True):
+        assert np.abs(np.asarray(one.attempts[0].image).astype(int) - np.asarray(image)).max() <= 1
     for text, alone, row_of in zip(by_text, by_rows, together, strict=True):
         assert [attempt.calls for attempt in alone.attempts] == [attempt.calls for attempt in text.attempts]
         for one, same in zip(text.attempts, alone.attempts, strict=True):
@@ -167,8 +171,10 @@ def test_reference_images_reach_the_image_and_its_regions(row: str, argument: st
         found.append([mended(pipe, **call).image, mended(pipe, start_image=noise(64, 64, 1), **call).image])
     assert all(one.tobytes() != other.tobytes() for one, other in zip(*found, strict=True))
     if listed:
-        several = refined(pipe)([prompt, prompt], seed=1, input_images=[[noise(64, 64, seed)] for seed in (7, 8)])
-        assert [result.best for result in several.results] == [1, 1]
+        call = {"prompt": [prompt, prompt], "seed": 1, "input_images": [[noise(64, 64, seed)] for seed in (7, 8)]}
+        assert [result.best for result in refined(pipe)(**call).results] == [1, 1]
+        apart = refined(pipe)(**call, batch_images=1, max_rounds=0).images
+        assert apart[0].tobytes() != apart[1].tobytes()
 
 
 def test_long_cat_guides_a_batch_of_regions_as_single_ones() -> None:

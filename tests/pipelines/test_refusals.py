@@ -120,7 +120,6 @@ def test_edit_models_are_refused_as_the_generator_with_what_inpaints_instead(nam
     [
         *INPAINTING.items(),
         ("GlmImagePipeline", "StableDiffusionXLInpaintPipeline"),
-        ("DreamLitePipeline", "StableDiffusionXLInpaintPipeline"),
         ("Ideogram4Pipeline", "StableDiffusionXLInpaintPipeline"),
     ],
 )

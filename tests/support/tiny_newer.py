@@ -112,6 +112,13 @@ def viewer(cls: type = Qwen2_5_VLForConditionalGeneration, layers: int = 2) -> t
     return cls(Qwen3VLConfig(text_config=text | {"head_dim": 8}, vision_config=vision | more)).eval()
 
 
+def qwen3_vl_processor() -> Qwen3VLProcessor:
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
+        tokenizer=tokenizer_of(IMAGE_TEMPLATE), video_processor=Qwen3VLVideoProcessor(), chat_template=IMAGE_TEMPLATE,
+    )  # fmt: skip
+
+
 def hunyuan_image() -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.HunyuanImageTransformer2DModel(
@@ -205,12 +212,27 @@ def bria_fibo_2() -> DiffusionPipeline:
     return quiet(
         diffusers.BriaFibo2Pipeline(
             scheduler=flow(), vae=flux_2_autoencoder(), text_encoder=viewer(Qwen3VLForConditionalGeneration, layers=36),
-            processor=Qwen3VLProcessor(
-                image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
-                tokenizer=tokenizer_of(IMAGE_TEMPLATE), video_processor=Qwen3VLVideoProcessor(),
-                chat_template=IMAGE_TEMPLATE,
-            ),
-            transformer=transformer.eval(),
+            processor=qwen3_vl_processor(), transformer=transformer.eval(),
+        )
+    )  # fmt: skip
+
+
+def dream_lite() -> DiffusionPipeline:
+    torch.manual_seed(0)
+    unet = diffusers.DreamLiteUNetModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        norm_num_groups=8, cross_attention_dim=16, attention_head_dim=8, ff_mult=2,
+        down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
+        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderTiny(
+        latent_channels=4, encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
+        num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3,
+    )  # fmt: skip
+    return quiet(
+        diffusers.DreamLitePipeline(
+            scheduler=flow(), vae=vae.eval(), text_encoder=viewer(Qwen3VLForConditionalGeneration),
+            tokenizer=qwen_tokenizer(), processor=qwen3_vl_processor(), unet=unet.eval(),
         )
     )  # fmt: skip
 
@@ -228,6 +250,7 @@ NEWER: Mapping[str, Tiny] = {
         build=long_cat, call={"enable_prompt_rewrite": False, "guidance_scale": 1.0}, native=32
     ),
     "OmniGenPipeline": Tiny(build=omni_gen, native=32),
+    "DreamLitePipeline": Tiny(build=dream_lite, native=32),
     "BriaFibo2Pipeline": Tiny(build=bria_fibo_2, native=32),
 }
 """Class -> how to build and call it."""
