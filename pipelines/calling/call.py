@@ -20,7 +20,7 @@ from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import TEXTS
+from refiner.pipelines.painting.arguments import TEXTS, embeddings_in
 from refiner.pipelines.painting.caches import PromptCache
 from refiner.pipelines.painting.crops import CropInpainter
 from refiner.pipelines.painting.interrupts import Interrupt
@@ -192,7 +192,7 @@ def _prompt(batch: Batch, row: int) -> dict[str, Any]:
 
 def _takes_negatives(pipe: Any, options: Mapping[str, Any]) -> bool:
     """Whether a negative prompt can be added without switching guidance on."""
-    if options.get("negative_prompt_embeds") is not None or "negative_prompt" not in families.takes(pipe):
+    if embeddings_in(options, "negative_") is not None or "negative_prompt" not in families.takes(pipe):
         return False
     return not families.family_of(pipe).negative_switches or options.get("negative_prompt") is not None
 

@@ -14,7 +14,7 @@ from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import is_open, kind_of
+from refiner.pipelines.painting.arguments import embeddings_in, is_open, kind_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -211,7 +211,7 @@ def _prompts_in(arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
     diffusers takes either a prompt or its embeddings. Here the text may stand beside them: it is what images are
     judged by, and the embeddings are what they are generated from.
     """
-    prompt, embeddings = arguments.get("prompt"), arguments.get("prompt_embeds")
+    prompt, embeddings = arguments.get("prompt"), embeddings_in(arguments)
     rows = 1 if embeddings is None else len(embeddings)
     if prompt is None:
         return ("",) * rows, dict(arguments)

@@ -13,7 +13,8 @@ import numpy as np
 from refiner.errors import BadImageError
 from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator
-from refiner.pipelines.painting.arguments import kind_of, of_image
+from refiner.pipelines.painting.arguments import Kind, kind_of, of_image, one_list_each
+from refiner.pipelines.painting.families import family_of
 from refiner.pipelines.painting.painter import DiffusersPainter
 from refiner.pipelines.parts import DROPPED, Start
 
@@ -43,10 +44,7 @@ class Batch:
 
     def of_image(self, pipe: DiffusionPipeline, number: int) -> dict[str, Any]:
         """Select the arguments of one image."""
-        several = hasattr(getattr(pipe, "controlnet", None), "nets")
-        chosen = of_image(
-            pipe, self.arguments, prompt=number // self.count, prompts=self.prompts, several_controls=several
-        )
+        chosen = of_image(pipe, self.arguments, prompt=number // self.count, prompts=self.prompts)
         return {name: value for name, value in chosen.items() if name not in ("prompt", "num_images_per_prompt")}
 
 
@@ -70,31 +68,41 @@ def batches_of(pipe: DiffusionPipeline, request: Request, seeding: Seeding, nati
 
 
 def _control_name(pipe: DiffusionPipeline) -> str | None:
-    from refiner.pipelines.painting.families import family_of
-
     return family_of(pipe).control
 
 
 def _part(pipe: DiffusionPipeline, whole: Batch, numbers: range) -> Batch:
     """Build the call for some images of a call: one prompt, one row of embeddings, one row of latents for each."""
-    arguments: dict[str, Any] = {}
-    picks = [number // whole.count for number in numbers]
-    for name, value in whole.arguments.items():
-        listed = isinstance(value, list | tuple) and len(value) == whole.prompts
-        kind = kind_of(name, pipe)
-        if name == "prompt":
-            texts = [value] if isinstance(value, str) else value
-            arguments[name] = [texts[pick] for pick in picks]
-        elif name == "latents" and value is not None:
-            arguments[name] = value[numbers.start : numbers.stop]
-        elif (kind == "row" and value is not None and len(value) == whole.prompts) or (kind == "text" and listed):
-            arguments[name] = [value[pick] for pick in picks] if isinstance(value, list | tuple) else value[picks]
-        elif kind == "text" and value is not None:
-            arguments[name] = [value] * len(picks)
-        elif name != "num_images_per_prompt":
-            arguments[name] = value
     generators = whole.generators if len(whole.generators) < 2 else whole.generators[numbers.start : numbers.stop]
+    if family_of(pipe).single:
+        arguments = {**whole.arguments, "num_images_per_prompt": len(numbers)}
+        return replace(whole, arguments=arguments, count=len(numbers), generators=generators)
+    picks = [number // whole.count for number in numbers]
+    arguments = {
+        name: value[numbers.start : numbers.stop]
+        if name == "latents" and value is not None
+        else _picked(kind_of(name, pipe), name, value, whole.prompts, picks)
+        for name, value in whole.arguments.items()
+        if name != "num_images_per_prompt"
+    }
     return replace(whole, arguments=arguments, prompts=len(numbers), count=1, generators=generators)
+
+
+def _picked(kind: Kind | None, name: str, value: Any, prompts: int, picks: list[int]) -> Any:
+    """Select what an argument has for some prompts of a call, which may come several times."""
+    listed = isinstance(value, list | tuple) and len(value) == prompts
+    if name == "prompt":
+        texts = [value] if isinstance(value, str) else value
+        return [texts[pick] for pick in picks]
+    if value is None:
+        return None
+    rows = kind == "row" and len(value) == prompts
+    lists = kind == "images" and one_list_each(value, prompts)
+    if (kind == "text" and listed) or rows or lists:
+        return [value[pick] for pick in picks] if isinstance(value, list | tuple) else value[picks]
+    if kind == "layers":
+        return value[:, picks]
+    return [value] * len(picks) if kind in ("text", "images") else value
 
 
 def painted(

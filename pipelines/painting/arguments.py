@@ -18,23 +18,28 @@ from refiner.pipelines.painting.crops import Crop
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Kind = Literal["own", "text", "row", "start", "frame", "control", "attention"]
+Kind = Literal["own", "text", "row", "layers", "images", "start", "frame", "control", "attention"]
 """own: refiner sets its own value for each image and each region. text: one text for all prompts, or a list with one
 for each prompt; a region gets that of its image. row: a tensor with a row for each prompt, or a list; a region gets the
-row of its image. start: used only for whole images. frame: sizes and offsets in the whole image, moved to the region.
-control: images that are cut out as the region is. attention: a mapping in which ``ip_adapter_masks`` are cut out."""
+row of its image. layers: the same, for a tensor with its rows on the second axis. images: a list of
+images, or one such list for each prompt. start: used only for whole images.
+frame: sizes and offsets in the whole image, moved to the region. control: images that are cut out as the region is.
+attention: a mapping in which ``ip_adapter_masks`` are cut out."""
 
 _EMBEDDINGS = (
     *("prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds", "prompt_embeds_mask"),
-    *("prompt_attention_mask", "prompt_attention_mask_2"),
+    *("prompt_embeds_mask_2", "prompt_attention_mask", "prompt_attention_mask_2", "prompt_embeds_t5"),
 )
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         **dict.fromkeys(("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict"), "own"),
         **dict.fromkeys(("height", "width", "image", "mask_image", "strength"), "own"),
-        **dict.fromkeys(("prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3"), "text"),
+        **dict.fromkeys(("prompt_2", "prompt_3", "prompt_4", "negative_prompt"), "text"),
+        **dict.fromkeys(("negative_prompt_2", "negative_prompt_3", "negative_prompt_4"), "text"),
+        **dict.fromkeys(("prompt_embeds_llama3", "negative_prompt_embeds_llama3"), "layers"),
         **dict.fromkeys(_EMBEDDINGS, "row"),
         **dict.fromkeys((f"negative_{name}" for name in _EMBEDDINGS), "row"),
+        "input_images": "images",
         **dict.fromkeys(("latents", "denoising_end"), "start"),
         **dict.fromkeys(("original_size", "crops_coords_top_left", "target_size"), "frame"),
         **dict.fromkeys(("negative_original_size", "negative_crops_coords_top_left", "negative_target_size"), "frame"),
@@ -44,9 +49,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 """Argument of a diffusers call -> what becomes of it."""
 
-TEXTS = ("prompt_2", "prompt_3")
+TEXTS = ("prompt_2", "prompt_3", "prompt_4")
 """Arguments with the prompts of further text encoders."""
 MASKS = "ip_adapter_masks"
+
+
+def embeddings_in(options: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return the embeddings of prompts in the options of a call, with a row for each prompt, or None.
+
+    With ``prefix="negative_"``, those of negative prompts. HiDream has them under the name of a text encoder.
+    """
+    given = (options.get(f"{prefix}{name}") for name in ("prompt_embeds", "prompt_embeds_t5"))
+    return next((value for value in given if value is not None), None)
 
 
 def kind_of(name: str, pipe: DiffusionPipeline) -> Kind | None:
@@ -59,9 +73,7 @@ def kind_of(name: str, pipe: DiffusionPipeline) -> Kind | None:
     return KINDS.get(name)
 
 
-def of_image(
-    pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: int, prompts: int, several_controls: bool = False
-) -> dict[str, Any]:
+def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: int, prompts: int) -> dict[str, Any]:
     """Select, from the arguments of a call, those of a single image.
 
     Args:
@@ -69,33 +81,44 @@ def of_image(
         arguments: the arguments of a call for one prompt or several.
         prompt: number of the image's prompt.
         prompts: number of prompts of the call.
-        several_controls: whether there are several ControlNets, so that a list of images is one for each.
     """
     chosen: dict[str, Any] = {}
+    several = families.several_controls(pipe)
     for name, value in arguments.items():
         kind = kind_of(name, pipe)
         listed = isinstance(value, list | tuple) and len(value) == prompts
-        if (kind == "text" and listed) or (kind == "control" and listed and prompts > 1 and not several_controls):
+        if (kind == "text" and listed) or (kind == "control" and listed and prompts > 1 and not several):
             chosen[name] = value[prompt]
         elif kind == "row" and value is not None and len(value) == prompts:
             chosen[name] = value[prompt : prompt + 1]
+        elif kind == "images" and one_list_each(value, prompts):
+            chosen[name] = value[prompt]
+        elif kind == "layers" and value is not None:
+            chosen[name] = value[:, prompt : prompt + 1]
         elif name != "latents":
             chosen[name] = value
     return chosen
 
 
+def one_list_each(value: Any, prompts: int) -> bool:
+    """Whether reference images are given as a list of images, or None, for each prompt, and not as one for all."""
+    return isinstance(value, list) and len(value) == prompts and all(isinstance(each, list | None) for each in value)
+
+
 def for_regions(pipe: DiffusionPipeline, arguments: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str, Any]:
     """Convert the arguments of an image to those of a call that inpaints N crops of it, all of one size."""
     family, made = families.family_of(pipe), dict[str, Any]()
-    several = hasattr(getattr(pipe, "controlnet", None), "nets")
+    several = families.several_controls(pipe)
     for name, value in arguments.items():
         kind = kind_of(name, pipe)
         if value is None:
             made |= {} if kind in ("own", "start") else {name: None}
-        elif kind == "text":
-            made[name] = [value] * len(crops)
+        elif kind in ("text", "images"):
+            made[name] = value if family.single else [value] * len(crops)
         elif kind == "row":
             made[name] = _repeated(value, len(crops))
+        elif kind == "layers":
+            made[name] = value.repeat_interleave(len(crops), dim=1)
         elif kind == "frame":
             made[name] = framed(name, value, crops[0])
         elif kind == "control":

@@ -91,7 +91,7 @@ class _Blend:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = inspect.signature(inner).bind(*args, **kwargs).arguments
-        device, dtype = given["device"], given["dtype"]
+        device, dtype = given["device"], given.get("dtype", torch.float32)
         known = _encode(self.pipe, self.images, self.layout).to(device, dtype)
         codes = torch.from_numpy(self.stagger.codes[:, None]).to(device).expand(-1, known.shape[1], -1, -1)
         self.codes = self.layout.pack(self.pipe, codes)
@@ -127,6 +127,8 @@ class _Blend:
 
     def _noised(self, level: torch.Tensor) -> torch.Tensor:
         """Return the known latents at a noise level (a timestep of the schedule)."""
+        if self.scheduler.config.get("invert_sigmas"):  # a sigma is the share of the image, and not of the noise
+            return self.scheduler.scale_noise(self.noise, level, self.known)
         if hasattr(self.scheduler, "scale_noise"):
             return self.scheduler.scale_noise(self.known, level, self.noise)
         return self.scheduler.add_noise(self.known, self.noise, level)
@@ -135,9 +137,12 @@ class _Blend:
 def _encode(pipe: DiffusionPipeline, images: Sequence[Image.Image], layout: Layout) -> torch.Tensor:
     """Encode images to latents (N, C, h, w), scaled as the pipeline's decoding expects them."""
     import torch
+    from diffusers.image_processor import VaeImageProcessor
 
     with as_it_was(pipe):
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.get("force_upcast"):  # it overflows; diffusers does so
             pipe.vae.to(torch.float32)
-        pixels = pipe.image_processor.preprocess(list(images)).to(pipe._execution_device, pipe.vae.dtype)
+        # Some classes replace the method by one for images to edit.
+        pixels = VaeImageProcessor.preprocess(pipe.image_processor, list(images))
+        pixels = pixels.to(pipe._execution_device, pipe.vae.dtype)
         return layout.encode(pipe, pixels)

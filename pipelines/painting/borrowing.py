@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from refiner import locks
-from refiner.pipelines.painting.families import tokenizers_of
+from refiner.pipelines.painting.families import denoiser_of, tokenizers_of
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
 
 
@@ -61,6 +62,24 @@ def wrapped(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
 
 
 @contextmanager
+def before_passes(
+    denoiser: torch.nn.Module, note: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """Call ``note`` with the arguments of every pass through a denoiser, also a compiled one, before the pass."""
+
+    def called(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        note(args, kwargs)
+        return compiled(*args, **kwargs)
+
+    if denoiser._compiled_call_impl is None:
+        with denoiser.register_forward_pre_hook(lambda _module, *given: note(*given), with_kwargs=True):
+            yield
+    else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
+        with wrapped(denoiser, "_compiled_call_impl", called):
+            yield
+
+
+@contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
     """Set an attribute of an instance, if it has it, and restore it afterwards."""
     if name not in vars(owner):
@@ -100,14 +119,22 @@ def copied(scheduler: SchedulerMixin) -> SchedulerMixin:
 
 @contextmanager
 def as_it_was(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Restore the dtype of the autoencoder; some float16 pipelines leave it in float32."""
+    """Restore the dtype of the autoencoder and the attention processors of the denoiser.
+
+    Some float16 pipelines leave the autoencoder in float32. Those with perturbed-attention guidance leave their own
+    processors when a call fails.
+    """
     vae = getattr(pipe, "vae", None)
     dtype = getattr(vae, "dtype", None)
+    perturbed = denoiser_of(pipe).modules() if hasattr(pipe, "pag_applied_layers") else ()
+    processors = [(module, module.processor) for module in perturbed if hasattr(module, "processor")]
     try:
         yield
     finally:
         if vae is not None and vae.dtype != dtype:
             vae.to(dtype)
+        for module, processor in processors:
+            module.processor = processor
 
 
 @contextmanager

@@ -24,17 +24,18 @@ def cut_out(control: Any, crops: Sequence[Crop], *, several: bool) -> Pixels | l
 
     Args:
         control: Pillow image, array (H, W, 3) (uint8, or floats in [0, 1]) or tensor (3, H, W) with values in [0, 1],
-            with or without a batch dimension of 1; of any size. With several ControlNets, a list of one for each.
+            with or without a batch dimension of 1; of any size. A list of one for each of several ControlNets or modes.
         crops: N crops of one size.
-        several: whether there are several ControlNets.
+        several: whether there are several ControlNets, or one with modes.
 
     Returns:
-        Float32 (N, H, W, 3) in [0, 1]; with several ControlNets, a list of one array for each.
+        Float32 (N, H, W, 3) in [0, 1]; with several ControlNets or modes, a list of one array for each.
 
     Raises:
         ConfigError: the control image has another type or shape.
     """
-    pictures = map(_picture, control if several else [control])
+    given = control if several and isinstance(control, list | tuple) else [control]
+    pictures = map(_picture, given)
     parts = [np.stack([_part(picture, crop) for crop in crops]) for picture in pictures]
     return parts if several else parts[0]
 

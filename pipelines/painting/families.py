@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
 from refiner.locks import exclusive
-from refiner.pipelines.painting.latents import FLUX, FLUX_2, PLAIN, QWEN, Layout
+from refiner.pipelines.painting.latents import FLUX, FLUX_2, FLUX_2_UNPACKED, PLAIN, QWEN, Layout
 from refiner.pipelines.painting.refusals import (
     inpainting_class,
     refuse_image_to_image,
@@ -38,6 +38,8 @@ class Family:
     """Side of the squares that a mask consists of, in latent cells."""
     fixed: Callable[[int, int], Mapping[str, Any]] = lambda _height, _width: {}
     """Maps height and width, in pixels, to arguments that keep the inpainting call from resizing its images."""
+    one_area: bool = False
+    """Whether the call scales all images to the area of ``default_sample_size``, an attribute of the pipeline."""
     longest: Callable[[DiffusionPipeline], int] | None = None
     """Longest side that the denoiser has position embeddings for, in patches of latent cells; None: no limit."""
     one_length: bool = False
@@ -54,29 +56,55 @@ class Family:
     """Name of ``control_image`` in the generator's call; None: the same name, or no ControlNet."""
     twin: str | None = None
     """Class with the same components that repaints, unless a control image is given; None: the pipeline itself."""
-    alone: bool = False
-    """Whether controlled calls draw random numbers without a generator, so that each crop needs a separate call."""
+    modes: bool = False
+    """Whether the ControlNet is one for several kinds of control images, given as a list with one for each mode."""
+    alone: Callable[[Mapping[str, Any]], bool] = lambda _options: False
+    """Whether a call with some options draws random numbers without a generator, so that each crop needs its own."""
+    single: bool = False
+    """Whether a call takes only one prompt, as a text, so that each crop needs its own."""
+    negatives: bool = False
+    """Whether a batch needs a negative prompt for each image, even an empty one."""
 
 
 def _longest(pipe: DiffusionPipeline) -> int:
     return int(pipe.transformer.config.pos_embed_max_size)
 
 
+def _area_as_asked(height: int, width: int) -> Mapping[str, Any]:
+    return {"max_area": height * width}
+
+
 def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
-    return {"max_area": height * width, "_auto_resize": False}
+    return {**_area_as_asked(height, width), "_auto_resize": False}
 
 
 def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
     return {"use_resolution_binning": False}
 
 
+def _controlled(options: Mapping[str, Any]) -> bool:
+    return options.get("control_image") is not None
+
+
+def _referring(options: Mapping[str, Any]) -> bool:
+    return options.get("input_images") is not None
+
+
+def _rewritten(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("enable_prompt_rewrite", True))
+
+
 _SD = Family()
 _SD3 = Family(multiple=16, longest=_longest)
 _FLUX = Family(layout=FLUX, multiple=16, negative_switches=True)
+_FLUX_2 = Family(layout=FLUX_2, multiple=16, native=1024, framing=40)
 _KLEIN = Family(layout=FLUX_2, multiple=16, native=1024, framing=16)
 _QWEN = Family(layout=QWEN, multiple=16, framing=16, negative_switches=True)
 _Z_IMAGE = Family(multiple=16, native=1024, framing=16)
 _CHROMA = Family(layout=FLUX, multiple=16)
+_PIXART = Family(multiple=16, fixed=_no_bins)
+_SANA = Family(multiple=32, fixed=_no_bins)
+_HUNYUAN_DIT = Family(multiple=16, fixed=_no_bins, reads=256)
 
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _SD,
@@ -88,15 +116,29 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusionXLInpaintPipeline": _SD,
     "StableDiffusionXLControlNetPipeline": replace(_SD, control="image", twin="StableDiffusionXLPipeline"),
     "StableDiffusionXLControlNetInpaintPipeline": replace(_SD, twin="StableDiffusionXLInpaintPipeline"),
+    "StableDiffusionXLControlNetUnionPipeline": replace(_SD, twin="StableDiffusionXLPipeline", modes=True),
+    "StableDiffusionXLControlNetUnionInpaintPipeline": replace(
+        _SD, twin="StableDiffusionXLInpaintPipeline", modes=True
+    ),
+    "StableDiffusionPAGPipeline": _SD,
+    "StableDiffusionPAGInpaintPipeline": _SD,
+    "StableDiffusionControlNetPAGPipeline": replace(_SD, control="image", twin="StableDiffusionPAGPipeline"),
+    "StableDiffusionControlNetPAGInpaintPipeline": replace(_SD, twin="StableDiffusionPAGInpaintPipeline"),
+    "StableDiffusionXLPAGPipeline": _SD,
+    "StableDiffusionXLPAGInpaintPipeline": _SD,
+    "StableDiffusionXLControlNetPAGPipeline": replace(_SD, control="image", twin="StableDiffusionXLPAGPipeline"),
     "StableDiffusion3Pipeline": _SD3,
+    "StableDiffusion3PAGPipeline": _SD3,
     "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=True),
+    "StableDiffusion3ControlNetPipeline": replace(_SD3, twin="StableDiffusion3Pipeline", alone=_controlled),
     "FluxPipeline": _FLUX,
     "FluxInpaintPipeline": _FLUX,
     "FluxControlNetPipeline": replace(_FLUX, twin="FluxPipeline"),
     "FluxControlNetInpaintPipeline": replace(_FLUX, twin="FluxInpaintPipeline"),
     "FluxFillPipeline": Family(multiple=16, blends=False),
+    "FluxKontextPipeline": replace(_FLUX, fixed=_area_as_asked),
     "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked, negative_switches=True),
+    "Flux2Pipeline": _FLUX_2,
     "Flux2KleinPipeline": _KLEIN,
     # Its call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
     "Flux2KleinInpaintPipeline": replace(_KLEIN, mask_cells=2, native=992),
@@ -106,13 +148,25 @@ FAMILIES: Mapping[str, Family] = {
     "ZImageInpaintPipeline": _Z_IMAGE,
     "ChromaPipeline": _CHROMA,
     "ChromaInpaintPipeline": replace(_CHROMA, twin="ChromaPipeline"),
-    "PixArtSigmaPipeline": Family(multiple=16, fixed=_no_bins),
-    "SanaPipeline": Family(multiple=32, fixed=_no_bins),
+    "PixArtSigmaPipeline": _PIXART,
+    "PixArtSigmaPAGPipeline": _PIXART,
+    "SanaPipeline": _SANA,
+    "SanaPAGPipeline": _SANA,
     "KolorsPipeline": Family(),
-    "HunyuanDiTPipeline": Family(multiple=16, fixed=_no_bins, reads=256),
+    "KolorsPAGPipeline": Family(),
+    "HunyuanDiTPipeline": _HUNYUAN_DIT,
+    "HunyuanDiTPAGPipeline": _HUNYUAN_DIT,
     "AuraFlowPipeline": Family(multiple=16, native=1024, longest=lambda pipe: math.isqrt(_longest(pipe))),
     "Lumina2Pipeline": Family(multiple=16),
     "CogView4Pipeline": Family(multiple=16, one_length=True),
+    "HiDreamImagePipeline": Family(multiple=16, one_area=True),
+    "HunyuanImagePipeline": Family(multiple=32, reads=1000),
+    "OvisImagePipeline": Family(layout=FLUX, multiple=16, framing=16),
+    "Krea2Pipeline": Family(layout=QWEN, multiple=16, native=1024, framing=5),
+    "LongCatImagePipeline": Family(layout=FLUX, multiple=16, reads=512, alone=_rewritten, negatives=True),
+    "OmniGenPipeline": Family(multiple=16, longest=_longest, one_length=True, framing=16, alone=_referring),
+    "DreamLitePipeline": Family(multiple=32, framing=16, single=True),
+    "BriaFibo2Pipeline": Family(layout=FLUX_2_UNPACKED, multiple=16, reads=4096, framing=16),
 }
 """Families by the name of a class in diffusers; a subclass belongs to the family of its nearest ancestor."""
 
@@ -195,6 +249,11 @@ def native_side(pipe: DiffusionPipeline) -> int:
     return (side if isinstance(side, int) else max(side)) * int(pipe.vae_scale_factor)
 
 
+def sample_size(pipe: DiffusionPipeline, size: tuple[int, int]) -> float:
+    """Return the ``default_sample_size`` for which a call with ``one_area`` keeps a width and height, in pixels."""
+    return math.sqrt(math.prod(size)) * (1 + 1e-6) / int(pipe.vae_scale_factor)  # sides are rounded down
+
+
 def check_pipelines(
     pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None, second_stage: DiffusionPipeline | None
 ) -> None:
@@ -262,8 +321,15 @@ def own_image(pipe: DiffusionPipeline) -> bool:
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> list[Any]:
-    """List the tokenizers of a pipeline's text encoders."""
-    return [part for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    """List the tokenizers of a pipeline's text encoders, also those inside a processor of texts and images."""
+    parts = [part for name, part in pipe.components.items() if "tokenizer" in name or "processor" in name]
+    found = [part if hasattr(part, "model_max_length") else getattr(part, "tokenizer", None) for part in parts]
+    return [tokenizer for tokenizer in found if tokenizer is not None]
+
+
+def several_controls(pipe: DiffusionPipeline) -> bool:
+    """Whether a list of control images is one for each ControlNet or mode, and not one for each prompt."""
+    return family_of(pipe).modes or hasattr(getattr(pipe, "controlnet", None), "nets")
 
 
 def tokens_of(tokenizer: Any, text: str) -> int:
@@ -298,5 +364,6 @@ def count_tokens(
 
 
 def reads_free_text(pipe: DiffusionPipeline) -> bool:
-    """Whether the text encoders were trained on free text, by their vocabularies (CLIP has 49408 entries)."""
-    return all(len(tokenizer) > 5000 for tokenizer in tokenizers_of(pipe))
+    """Whether a text encoder was trained on free text, by its vocabulary (CLIP has 49408 entries)."""
+    sizes = [len(tokenizer) for tokenizer in tokenizers_of(pipe)]
+    return not sizes or max(sizes) > 5000

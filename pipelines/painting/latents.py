@@ -80,4 +80,5 @@ def _in_patches(pipe: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
 PLAIN = Layout(encode=_scaled, scales_noise=True)
 FLUX = Layout(encode=_scaled, pack=_in_squares)
 FLUX_2 = Layout(encode=_normalised, pack=_in_patches)
+FLUX_2_UNPACKED = Layout(encode=_normalised)
 QWEN = Layout(encode=_standardised, pack=_in_squares)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,21 +15,22 @@ from PIL import Image
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import TEXTS, differ, for_regions, is_open
+from refiner.pipelines.painting.arguments import TEXTS, differ, embeddings_in, for_regions, is_open
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import (
     as_it_was,
+    before_passes,
     chance,
     cleaned_up,
     exclusive,
     own_scheduler,
     replaced,
-    wrapped,
 )
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
 from refiner.pipelines.painting.crops import Crop, Pixels
 from refiner.pipelines.painting.staggering import staggered
+from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
 from refiner.protocols import PaintJob
 from refiner.types import Calls
 
@@ -128,6 +129,7 @@ class DiffusersPainter:
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
         with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+            forget_steps(pipe)
             return pipe(**request).images
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]:
@@ -235,6 +237,10 @@ class DiffusersPainter:
         request = _region_request(pipe, crops, options)
         with exclusive(owner), ExitStack() as stack:
             stack.enter_context(cleaned_up(owner))
+            if family.one_area:
+                stack.enter_context(
+                    replaced(pipe, "default_sample_size", families.sample_size(pipe, crops[0].image.size))
+                )
             if not marked:
                 stack.enter_context(replaced(pipe, "watermark", None))
             if families.inpaints(pipe):
@@ -248,28 +254,19 @@ class DiffusersPainter:
                 stack.enter_context(blending)
             for changed in (self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
                 stack.enter_context(changed)
+            forget_steps(pipe)
+            stack.enter_context(told_steps(pipe, self._pipe, self._inpainter))
             stack.enter_context(chance(crops[0].seed))
             return list(pipe(**request).images)
 
-    @contextmanager
-    def _counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
+    def _counting(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
         """Count the rows that go through the denoiser."""
-        denoiser = families.denoiser_of(pipe)
 
-        def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
             self._rows += len(rows)
 
-        def counted(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            count(denoiser, args, kwargs)
-            return compiled(*args, **kwargs)
-
-        if denoiser._compiled_call_impl is None:
-            with denoiser.register_forward_pre_hook(count, with_kwargs=True):
-                yield
-        else:  # compiled by Module.compile(), where hooks are compiled too, or ignored
-            with wrapped(denoiser, "_compiled_call_impl", counted):
-                yield
+        return before_passes(families.denoiser_of(pipe), count)
 
 
 def not_blocked(picture: Image.Image) -> Image.Image:
@@ -311,6 +308,8 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
     pipe.scheduler = owner.scheduler  # constructors of pipelines replace schedulers with an outdated config
     if hasattr(owner, "watermark"):
         pipe.watermark = owner.watermark
+    if hasattr(owner, "pag_applied_layers"):
+        pipe.set_pag_applied_layers(owner.pag_applied_layers, owner._pag_attn_processors)
     pipe.encode_prompt = owner.encode_prompt  # it may be overridden by a subclass or on the instance
     pipe.set_progress_bar_config(**getattr(owner, "_progress_bar_config", {}))
     return pipe
@@ -319,7 +318,8 @@ def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> Diffusio
 def _region_request(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> dict[str, Any]:
     """Build the arguments of a call that inpaints crops of one size, without images and masks."""
     width, height = crops[0].image.size
-    request = for_regions(pipe, options, crops) | _texts(pipe, options, crops, listed=True)
+    listed = not families.family_of(pipe).single
+    request = for_regions(pipe, options, crops) | _texts(pipe, options, crops, listed=listed)
     request |= {"height": height, "width": width, "generator": [_seeded(crop.seed) for crop in crops]}
     request |= {"output_type": "np", **families.family_of(pipe).fixed(height, width)}
     known = families.takes(pipe)
@@ -338,14 +338,15 @@ def _texts(
         return texts if listed else texts[0]
 
     made: dict[str, Any] = {}
-    if options.get("prompt_embeds") is None:
+    if embeddings_in(options) is None:
         made["prompt"] = one_or_all([job.prompt for job in jobs])
         for name in TEXTS:
             if all(name in job.texts for job in jobs):
                 made[name] = one_or_all([job.texts[name] for job in jobs])
     negative = [job.negative_prompt for job in jobs]
-    taken = "negative_prompt" in families.takes(pipe) and options.get("negative_prompt_embeds") is None
-    if taken and (any(negative) or options.get("negative_prompt") is not None):
+    taken = "negative_prompt" in families.takes(pipe) and embeddings_in(options, "negative_") is None
+    needed = listed and families.family_of(pipe).negatives
+    if taken and (needed or any(negative) or options.get("negative_prompt") is not None):
         made["negative_prompt"] = one_or_all(negative)
     return made
 
@@ -358,7 +359,8 @@ def _masked(pipe: DiffusionPipeline, crops: Sequence[Crop]) -> dict[str, Any]:
     made: dict[str, Any] = {"image": [crop.image for crop in crops]}
     made["mask_image"] = [Image.fromarray(mask).convert("L") for mask in masks]
     # diffusers would encode the masked images even for a UNet that ignores them.
-    if hasattr(pipe, "unet") and pipe.unet.config.in_channels == 4:
+    unused = hasattr(pipe, "unet") and pipe.unet.config.in_channels == 4
+    if unused and "masked_image_latents" in families.takes(pipe):
         made["masked_image_latents"] = torch.zeros(len(crops), 4, 1, 1)
     return made
 
@@ -392,16 +394,19 @@ _PARTLY = ("control_guidance_start", "control_guidance_end")
 
 
 def _batches(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any]) -> list[list[int]]:
-    """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match."""
+    """Group the crops that go through a model in one batch: all, unless their prompts or strengths must match.
+
+    With a cache of steps, each crop is alone, because such caches decide for the whole batch what to compute again.
+    """
     family = families.family_of(pipe)
     mixed = families.mixes_strengths(pipe) and not any(name in options for name in _PARTLY)
-    controlled = control_in(options, family.control) is not None
+    cached = caches_steps(pipe)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, crop in enumerate(crops):
         kind: list[Any] = [differ(options, crop)]
         kind += [] if mixed else [crop.strength]
-        kind += [index] if family.alone and controlled else []
-        if family.one_length and options.get("prompt_embeds") is None:
+        kind += [index] if family.single or family.alone(options) or cached else []
+        if family.one_length and embeddings_in(options) is None:
             tokenizer = families.tokenizers_of(pipe)[0]
             kind += [families.tokens_of(tokenizer, text) for text in (crop.prompt, crop.negative_prompt)]
         groups.setdefault(tuple(kind), []).append(index)

@@ -119,9 +119,8 @@ def test_edit_models_are_refused_as_the_generator_with_what_inpaints_instead(nam
     ("name", "advised"),
     [
         *INPAINTING.items(),
-        ("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
-        ("HiDreamImagePipeline", "StableDiffusionXLInpaintPipeline"),
-        ("OmniGenPipeline", "StableDiffusionXLInpaintPipeline"),
+        ("GlmImagePipeline", "StableDiffusionXLInpaintPipeline"),
+        ("Ideogram4Pipeline", "StableDiffusionXLInpaintPipeline"),
     ],
 )
 def test_what_cannot_inpaint_is_refused_with_a_class_that_can(name: str, advised: str) -> None:

@@ -54,10 +54,11 @@ def test_the_arguments_of_every_family_are_known_without_weights(family: str) ->
     cls = class_named(family)
     assert cls is not None
     hints = call_hints(cls)
-    assert {"num_inference_steps", "guidance_scale"} <= hints.keys()
+    guidance = "distilled_guidance_scale" if family == "HunyuanImagePipeline" else "guidance_scale"
+    assert {"num_inference_steps", guidance} <= hints.keys()
     assert not hints.keys() & {"prompt", "image", "generator", "latents", "prompt_embeds", "callback_on_step_end"}
     assert read("num_inference_steps", "4", hints["num_inference_steps"]) == 4
-    assert read("guidance_scale", "1.5", hints["guidance_scale"]) == 1.5
+    assert read(guidance, "1.5", hints[guidance]) == 1.5
     for text in ("0", "4.5", "true", "four"):
         with pytest.raises(ConfigError):
             read("num_inference_steps", text, hints["num_inference_steps"])

@@ -12,6 +12,8 @@ from typing import Any
 
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -135,6 +137,20 @@ def autoencoder(blocks: int = 3, latent: int = 4, **options: Any) -> Autoencoder
 def flux_autoencoder(blocks: int = 2, latent: int = 4) -> AutoencoderKL:
     flux = {"shift_factor": 0.1159, "scaling_factor": 0.3611, "use_quant_conv": False, "use_post_quant_conv": False}
     return autoencoder(blocks, latent, **flux)
+
+
+def flux_2_autoencoder() -> AutoencoderKLFlux2:
+    return AutoencoderKLFlux2(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
+    ).eval()  # fmt: skip
+
+
+def qwen_autoencoder() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
+    ).eval()  # fmt: skip
 
 
 def flow() -> FlowMatchEulerDiscreteScheduler:

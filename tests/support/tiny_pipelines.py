@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,9 +13,8 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
     ControlNetModel,
+    ControlNetUnionModel,
     DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -48,11 +48,13 @@ from support.tiny_parts import (
     clip_config,
     clip_tokenizer,
     flow,
+    flux_2_autoencoder,
     flux_autoencoder,
     gemma2,
     gemma_tokenizer,
     glm_tokenizer,
     qwen3,
+    qwen_autoencoder,
     qwen_tokenizer,
     t5_encoder,
     t5_tokenizer,
@@ -92,6 +94,27 @@ def controlnet(**options: Any) -> ControlNetModel:
     return stirred(ControlNetModel.from_unet(unet(**options), conditioning_embedding_out_channels=(8, 8, 8)))
 
 
+def controlnet_union(**options: Any) -> ControlNetUnionModel:
+    """A ControlNet for three kinds of control images."""
+    inner = {
+        name: value
+        for name, value in unet(**options).config.items()
+        if name in inspect.signature(ControlNetUnionModel).parameters
+    }
+    return stirred(
+        ControlNetUnionModel(
+            **inner
+            | {
+                "conditioning_embedding_out_channels": (8, 8, 8),
+                "num_control_type": 3,
+                "num_trans_channel": 16,
+                "num_trans_head": 2,
+                "num_proj_channel": 16,
+            }
+        )
+    )
+
+
 def ddim() -> DDIMScheduler:
     return DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction")
 
@@ -120,7 +143,9 @@ def stable_diffusion_xl(cls: type = diffusers.StableDiffusionXLPipeline, **optio
         "cross_attention_dim": 32 if refiner else 64, "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": (5 if refiner else 6) * 8 + 32,
     }  # fmt: skip
-    if "ControlNet" in cls.__name__:
+    if "ControlNetUnion" in cls.__name__:
+        options["controlnet"] = controlnet_union(**inner)
+    elif "ControlNet" in cls.__name__:
         options["controlnet"] = controlnet(**inner)
     return quiet(
         cls(
@@ -183,14 +208,10 @@ def flux_klein(cls: type = diffusers.Flux2KleinPipeline) -> DiffusionPipeline:
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
     )  # fmt: skip
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, layers_per_block=1,
-    )  # fmt: skip
     return quiet(
         cls(
-            scheduler=flow(), vae=vae.eval(), text_encoder=qwen3(Qwen3ForCausalLM), tokenizer=qwen_tokenizer(),
-            transformer=transformer.eval(),
+            scheduler=flow(), vae=flux_2_autoencoder(), text_encoder=qwen3(Qwen3ForCausalLM),
+            tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
         )
     )  # fmt: skip
 
@@ -216,10 +237,6 @@ def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
     )  # fmt: skip
-    vae = AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
-    )  # fmt: skip
     text = {
         "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None,
@@ -229,7 +246,7 @@ def qwen_image(cls: type = diffusers.QwenImagePipeline) -> DiffusionPipeline:
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return quiet(
         cls(
-            scheduler=flow(), vae=vae.eval(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
+            scheduler=flow(), vae=qwen_autoencoder(), tokenizer=qwen_tokenizer(), transformer=transformer.eval(),
             text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
         )
     )  # fmt: skip
@@ -255,21 +272,21 @@ def z_image(cls: type = diffusers.ZImagePipeline) -> DiffusionPipeline:
 # Families without an inpainting class
 
 
-def pixart_sigma() -> DiffusionPipeline:
+def pixart_sigma(cls: type = diffusers.PixArtSigmaPipeline, layers: int = 1) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
-        in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True,
+        sample_size=8, num_layers=layers, patch_size=2, attention_head_dim=8, num_attention_heads=3,
+        caption_channels=32, in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True,
     )  # fmt: skip
     return quiet(
-        diffusers.PixArtSigmaPipeline(
+        cls(
             tokenizer=t5_tokenizer(), text_encoder=t5_encoder(), vae=autoencoder(), transformer=transformer.eval(),
             scheduler=diffusers.DPMSolverMultistepScheduler(),
         )
     )  # fmt: skip
 
 
-def sana() -> DiffusionPipeline:
+def sana(cls: type = diffusers.SanaPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
@@ -285,7 +302,7 @@ def sana() -> DiffusionPipeline:
         scaling_factor=0.41407,
     )  # fmt: skip
     return quiet(
-        diffusers.SanaPipeline(
+        cls(
             tokenizer=gemma_tokenizer(), text_encoder=gemma2(), vae=vae.eval(), transformer=transformer.eval(),
             scheduler=diffusers.DPMSolverMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -318,7 +335,7 @@ def kolors(cls: type = diffusers.KolorsPipeline) -> DiffusionPipeline:
     )  # fmt: skip
 
 
-def hunyuan_dit() -> DiffusionPipeline:
+def hunyuan_dit(cls: type = diffusers.HunyuanDiTPipeline) -> DiffusionPipeline:
     torch.manual_seed(0)
     transformer = diffusers.HunyuanDiT2DModel(
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
@@ -327,7 +344,7 @@ def hunyuan_dit() -> DiffusionPipeline:
     )  # fmt: skip
     bert = BertConfig(vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37)
     return quiet(
-        diffusers.HunyuanDiTPipeline(
+        cls(
             vae=autoencoder(4), text_encoder=BertModel(bert).eval(), tokenizer=bert_tokenizer(),
             transformer=transformer.eval(), scheduler=diffusers.DDPMScheduler(), safety_checker=None,
             feature_extractor=None, requires_safety_checker=False, text_encoder_2=t5_encoder(),
