@@ -82,7 +82,7 @@ def load_detector(
         detector: one of these ids.
 
             - ``micro`` (the same as ``micro:legion``), ``micro:probe``, ``micro:vlm``, ``micro:fakexplain``,
-              ``micro:anomreason``: bundled.
+              ``micro:anomreason``, ``micro:xaigd``, ``micro:aligngemini``: bundled.
             - ``<family>:<folder or hub id>``, or only a folder or hub id whose family can be recognised.
             - ``vlm:<folder or hub id>``: any vision-language model, run on this machine. Just ``vlm`` is
               Qwen3-VL-8B-Instruct.

@@ -68,9 +68,10 @@ def test_a_flawed_picture_is_refined_by_the_bundled_models(client, flawed):
 
 def test_all_bundled_detectors_answer(client, flawed):
     status, shown, summary = client.predict(image=handle_file(flawed[0]), api_name="/detect")
-    assert "6 of 6 detectors analysed the image (96 x 96 pixels)" in status
-    assert shown.count("<article") == 6
-    assert set(summary) == {"micro:anomreason", "micro:fakexplain", "micro:legion", "micro:probe", "micro:vlm", "text"}
+    assert "8 of 8 detectors analysed the image (96 x 96 pixels)" in status
+    assert shown.count("<article") == 8
+    bundled = ("aligngemini", "anomreason", "fakexplain", "legion", "probe", "vlm", "xaigd")
+    assert set(summary) == {*(f"micro:{name}" for name in bundled), "text"}
     assert all(0 <= said["artifact_ratio"] <= 1 for said in summary.values())
     assert summary[FIRST]["regions"]
 

@@ -213,6 +213,8 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "micro:vlm": lambda: load_detector("micro:vlm", device="cpu"),
     "micro:fakexplain": lambda: load_detector("micro:fakexplain", device="cpu"),
     "micro:anomreason": lambda: load_detector("micro:anomreason", device="cpu"),
+    "micro:xaigd": lambda: load_detector("micro:xaigd", device="cpu"),
+    "micro:aligngemini": lambda: load_detector("micro:aligngemini", device="cpu"),
 }
 
 

@@ -183,6 +183,7 @@ def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
 
 RECIPE = Recipe(
     name="aligngemini",
+    folder="aligngemini",
     micro=micro,
     train=train_on,
     configs={"paper": paper, "sft": sft, "semantic": semantic, "pixel": pixel, "micro": micro},
@@ -196,5 +197,5 @@ RECIPE = Recipe(
         ),
     ),
     measure=_measure,
-    measured=300,
+    measured=100,
 )

@@ -116,6 +116,7 @@ def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
 
 RECIPE = Recipe(
     name="xaigd",
+    folder="xaigd",
     micro=micro,
     train=_train,
     configs=CONFIGS,
