@@ -58,6 +58,7 @@ def in_tree():
 
 def test_the_wheel_holds_what_the_tree_holds(wheel):
     assert wheel.name.startswith("diffusers_refiner-")
+    assert wheel.stat().st_size < 90_000_000
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]
