@@ -170,7 +170,7 @@ def add_engine(parser: argparse._ActionsContainer) -> None:
     words = "ray uses several workers, here or in a cluster (local)"
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help=words)
     words = "workers of --engine ray, each with its models (one per GPU)"
-    parser.add_argument("--workers", type=count, metavar="N", help=words)
+    parser.add_argument("--workers", type=int, metavar="N", help=words)
 
 
 def _add_records(parser: Any) -> None:

@@ -13,7 +13,7 @@ from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, check_machine, machine_of
-from refiner.cli.options import DETECTOR, count
+from refiner.cli.options import DETECTOR
 from refiner.cli.rank_runs import Contest, collect_one, collect_several
 from refiner.cli.rank_tables import finish_one, finish_several
 from refiner.cli.view import Terminal
@@ -56,7 +56,7 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
         help="a generator, with a name that you choose",
     )
     parser.add_argument("--prompts", metavar="FILE", required=True, help="JSON, CSV or text; or micro-prompts:N")
-    parser.add_argument("--limit", type=count, metavar="N", help="only the first N prompts")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
     words = f"{DETECTOR}; may be repeated, to see how the rankings of several detectors agree (micro)"
     parser.add_argument("--detector", action="append", metavar="ID", help=words)
     parser.add_argument("--judge", help="HPS weights: micro, a folder, a file, or a hub id (none)")
@@ -64,10 +64,8 @@ def add_rank(parser: argparse.ArgumentParser) -> None:
         "--by", choices=("CAP", "HPS", "PAR"), default="CAP", help="metric that decides the order (CAP)"
     )
     parser.add_argument("--seed", type=int, default=0, help="all other seeds are derived from it (0)")
-    parser.add_argument(
-        "--seeds", type=count, default=1, metavar="N", help="images per prompt: NAME-0, NAME-1, ... (1)"
-    )
-    parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="images per batch (8)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt: NAME-0, NAME-1, ... (1)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
     add_endpoint(parser)
     add_machine(parser, pipeline=True)
     parser.add_argument("--out", metavar="DIR", default="rank", help="where records, tables and report go (rank)")

@@ -39,17 +39,20 @@ REFUSED = {
         f"{command} {option} -1": option
         for command, options in {
             "refine p": ("rounds", "max-rows", "max-seconds", "num-images", "steps", "width", "height"),
-            "detect x.png": ("batch-size", "max-failures", "workers"),
+            "detect x.png": ("batch-size", "max-failures"),
             "micro bench": ("prompts", "seeds"),
-            "rank a=/no/such --prompts p.txt --out o": ("limit", "seeds", "batch-size"),
             "calibrate micro --data none": ("labels", "fpr", "max-error", "batch-size"),
-            f"evaluate detection {EVALUATE}": ("limit", "batch-size", "threshold", "workers"),
+            f"evaluate detection {EVALUATE}": ("limit", "batch-size", "threshold"),
             f"evaluate refinement {EVALUATE}": ("rounds", "limit", "steps", "width", "height"),
             "evaluate hps --images none --prompts p.txt": ("batch-size",),
             "verify none": ("limit", "port"),
             "demo": ("port",),
         }.items()
         for option in (f"--{name}" for name in options)
+    },
+    **{
+        f"rank a=/no/such --prompts p.txt --out o --{option} -1": word
+        for option, word in (("limit", "limit"), ("seeds", "seed"))
     },
     "refine p --set dilate=-1": "dilate",
     "refine p --device cpu --offload model": "--offload",
