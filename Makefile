@@ -33,6 +33,7 @@ bench: .venv/installed-dev
 	$(BIN)/refiner micro bench
 	$(BIN)/python tests/benchmarks/costs.py
 	$(BIN)/python tests/benchmarks/decoding.py
+	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/projection.py
 	$(BIN)/python tests/benchmarks/memory.py

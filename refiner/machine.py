@@ -26,18 +26,27 @@ def device_of(name: str | None) -> torch.device:
     Raises:
         ConfigError: the device is unknown, or this machine does not have it.
     """
+    kind, colon, number = (name or "").partition(":")
+    if name is not None and (kind not in DEVICES or (colon and not number.isdecimal())):
+        raise ConfigError(f"Expected device {', '.join(DEVICES)} or cuda:1, got {name!r}: choose one of these.")
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         return torch.device(next(kind for kind in DEVICES if present[kind]))
-    kind, colon, number = name.partition(":")
-    if kind not in present or (colon and not number.isdecimal()):
-        raise ConfigError(f"Expected device {', '.join(DEVICES)} or cuda:1, got {name!r}: choose one of these.")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if not present[kind] or int(number or 0) >= max(count, 1):
         raise ConfigError(f"This machine has no {name} device that torch can use: choose another, such as cpu.")
     return torch.device(name)
+
+
+def check_device(name: str | None) -> None:
+    """Raise ConfigError where ``device_of`` would.
+
+    The default (None) and "cpu" are on every machine: for these, and for an unknown name, torch is not imported.
+    """
+    if name not in (None, "cpu"):
+        device_of(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +76,16 @@ class Machine:
         Raises:
             ConfigError: there is no such device or dtype, or the models of a CPU would be offloaded.
         """
-        import torch
-
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"Expected dtype {', '.join(DTYPES)}, got {dtype!r}: choose one of these.")
-        place = device_of(device)
-        if offload != "none" and place.type == "cpu":
+        if offload != "none" and (device == "cpu" or device_of(device).type == "cpu"):
             raise ConfigError(
                 f"The offload {offload!r} moves weights between a GPU and main memory, and the device is the CPU: "
                 "choose a GPU, or no offload."
             )
-        return cls(device=place, dtype=None if dtype is None else getattr(torch, dtype), offload=offload)
+        import torch
+
+        return cls(device=device_of(device), dtype=None if dtype is None else getattr(torch, dtype), offload=offload)
 
     @property
     def pipeline_dtype(self) -> torch.dtype:

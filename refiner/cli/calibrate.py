@@ -11,7 +11,7 @@ from rich.text import Text
 from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import SCORING, load_looker, speed
 from refiner.cli.evaluate_files import tell_problems
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.sources import contents, open_data, sources_help
@@ -60,7 +60,7 @@ def _calibrate(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.metrics.calibration import check_labels, check_rates
     from refiner.reports.calibration import write_calibration_report
 
-    machine_of(args)
+    check_machine(args)
     check_rates(args.fpr, args.max_error)
     if args.seed < 0:
         raise ConfigError(f"Expected a seed of at least 0, got seed={args.seed}: choose another one.")

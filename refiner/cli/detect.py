@@ -14,7 +14,7 @@ from refiner.cli.detect_results import finish, telling
 from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate import add_engine, engine_of, speed
 from refiner.cli.evaluate_files import tell_problems
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, GROUNDER, USER_ERROR, count
 from refiner.cli.stopping import ended_by_signals
 from refiner.cli.view import Terminal
@@ -90,7 +90,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.engine == "local":
-        machine_of(args)  # workers of Ray may have devices that this machine does not have
+        check_machine(args)  # workers of Ray may have devices that this machine does not have
     with _folder(args.out) as folder:
         images = _data(args, terminal) if args.data else _files(args, terminal)
         if isinstance(images, Pictures) and not any(Path(name).is_file() for name in images.names):

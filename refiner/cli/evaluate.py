@@ -17,7 +17,8 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
+from refiner.cli.options import count, probability
 from refiner.cli.painting import CONTROLLERS, add_image, add_weights, controlled, wanted_of
 from refiner.cli.view import Terminal, progress
 from refiner.data.sources import contents, known_names, sources_help
@@ -92,7 +93,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", metavar="SPEC", help=sources_help())
     data.add_argument("--prompts", metavar="FILE", help="JSON or CSV of file name -> prompt, for a folder")
     data.add_argument("--references", metavar="FILE", help="AnomReason's JSON of file name -> anomalies, for a folder")
-    data.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+    data.add_argument("--limit", type=count, metavar="N", help="only the first N samples")
 
 
 def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
@@ -126,7 +127,7 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
         words = f"for {metric}: a folder or hub id, default for MiniLM, or none for no {metric} (default)"
         models.add_argument("--sentence-encoder", default="default", help=words)
     if task in ("detection", "explanation"):
-        models.add_argument("--threshold", type=float, help="generated if the probability is above it (0.5)")
+        models.add_argument("--threshold", type=probability, help="generated if the probability is above it (0.5)")
     if task in ("localization", "explanation"):
         models.add_argument("--region", choices=("union", "matched"), help="how region IoU compares boxes (union)")
     if task == "defects":
@@ -140,7 +141,7 @@ def _add_models(parser: argparse.ArgumentParser, task: str) -> None:
             "--stretch", choices=("minmax", "none"), help="scale heat maps before the cut at 0.5 (minmax)"
         )
     if task != "refinement":
-        models.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per batch (8)")
+        models.add_argument("--batch-size", type=count, default=8, metavar="N", help="images per batch (8)")
 
 
 def _add_perturbations(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +189,7 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
         given_words = f"is {args.detector!r}" if args.detector else "is missing"
         raise ConfigError(f"--detector {given_words}: name one that checks prompts, such as checklist:MODEL@URL.")
     if args.engine == "local":
-        machine_of(args)  # workers of Ray may have devices that this machine does not have
+        check_machine(args)  # workers of Ray may have devices that this machine does not have
     if args.task == "refinement":
         wanted_of(args, args.model)
     from refiner.evaluate.harness import Shard

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from refiner.cli.machine import add_device, check_device
-from refiner.cli.options import DONE, FAILED
+from refiner.cli.options import DONE, FAILED, count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.coverage import Coverage
 from refiner.data.problems import Problem, count_problems
@@ -192,7 +192,7 @@ def _add_hps(parser: argparse.ArgumentParser) -> None:
         default="open_clip",
         help="package of network and preprocessing (open_clip)",
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images per batch (16)")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="images per batch (16)")
     add_device(parser)
     _add_json(parser)
     parser.set_defaults(run=_hps, check=lambda args: _check_hps(args, parser))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from refiner import machine
 from refiner.errors import ConfigError
-from refiner.machine import DTYPES, Machine, Offload, device_of
+from refiner.machine import DTYPES, Machine, Offload
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
@@ -52,10 +53,18 @@ def machine_of(args: argparse.Namespace) -> Machine:
         raise _named(f"--offload {offload}", error) from error
 
 
+def check_machine(args: argparse.Namespace) -> None:
+    """Raise ConfigError where ``machine_of`` would; torch is imported only if the answer depends on the GPU."""
+    if getattr(args, "offload", "none") == "none":
+        check_device(args.device)
+    else:
+        machine_of(args)
+
+
 def check_device(name: str | None) -> None:
     """Raise ConfigError if this machine does not have the device of ``--device``; None: the default."""
     try:
-        device_of(name)
+        machine.check_device(name)
     except ConfigError as error:
         raise _named(f"--device {name}", error) from error
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from refiner import __version__
-from refiner.cli.calibrate import add_calibrate
-from refiner.cli.data import add_data
-from refiner.cli.demo import add_demo
-from refiner.cli.detect import add_detect
-from refiner.cli.endpoint import apply_endpoint
-from refiner.cli.evaluate import add_evaluate
-from refiner.cli.micro import add_micro
-from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
-from refiner.cli.rank import add_rank
-from refiner.cli.refine import add_refine
-from refiner.cli.report import add_report
-from refiner.cli.train import add_train
-from refiner.cli.verify import add_verify
-from refiner.cli.view import Terminal, tolerate_letters
 from refiner.errors import RefinerError, UserError
+
+_COMMANDS: Final[Mapping[str, str]] = {
+    "refine": "generate an image, or take an existing one, and fix its flaws",
+    "detect": "find the flaws of images",
+    "report": "make tables, COCO and a contact sheet from records of detections",
+    "train": "train a detector, a judge or a generator with a recipe",
+    "evaluate": "measure detectors, generators and refinement",
+    "calibrate": "learn a detector's threshold and probabilities from labelled images",
+    "rank": "compare generators on the same prompts",
+    "verify": "check the claims of detectors by hand",
+    "data": "convert data sets and published weights, reconstruct images",
+    "demo": "serve the demo for a browser",
+    "micro": "the bundled models: contact sheet, training, benchmark",
+}
+"""Sub-command -> its help. The arguments of ``NAME`` are added by ``refiner.cli.NAME.add_NAME``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,10 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         0: done; 1: a model failed; 2: an error that the user can fix; 130: interrupted; 141: the reader of the output
         went away, such as ``head``; 143: ended by SIGTERM.
     """
-    tolerate_letters()
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    _tolerate_letters()
+    args = _parser(arguments).parse_args(arguments)
     if "check" in args:
         args.check(args)
+    from refiner.cli.endpoint import apply_endpoint
+    from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
+    from refiner.cli.view import Terminal
+
     terminal = Terminal(options=frozenset(vars(args)))
     try:
         with _muted_libraries():
@@ -74,20 +83,20 @@ def _muted_libraries() -> Iterator[None]:
         yield
 
 
-def _parser() -> argparse.ArgumentParser:
+def _tolerate_letters() -> None:
+    """Let stdout and stderr write letters that their encoding does not have as escapes, such as ``\\u2192``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser; only sub-commands that occur among the arguments are imported."""
     parser = argparse.ArgumentParser(prog="refiner", description="Find and fix the flaws of generated images.")
     parser.add_argument("--version", action="version", version=f"refiner {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_refine(commands.add_parser("refine", help="generate an image, or take an existing one, and fix its flaws"))
-    add_detect(commands.add_parser("detect", help="find the flaws of images"))
-    add_report(commands.add_parser("report", help="make tables, COCO and a contact sheet from records of detections"))
-    add_train(commands.add_parser("train", help="train a detector, a judge or a generator with a recipe"))
-    add_evaluate(commands.add_parser("evaluate", help="measure detectors, generators and refinement"))
-    words = "learn a detector's threshold and probabilities from labelled images"
-    add_calibrate(commands.add_parser("calibrate", help=words))
-    add_rank(commands.add_parser("rank", help="compare generators on the same prompts"))
-    add_verify(commands.add_parser("verify", help="check the claims of detectors by hand"))
-    add_data(commands.add_parser("data", help="convert data sets and published weights, reconstruct images"))
-    add_demo(commands.add_parser("demo", help="serve the demo for a browser"))
-    add_micro(commands.add_parser("micro", help="the bundled models: contact sheet, training, benchmark"))
+    for name, words in _COMMANDS.items():
+        command = commands.add_parser(name, help=words)
+        if name in arguments:
+            getattr(importlib.import_module(f"refiner.cli.{name}"), f"add_{name}")(command)
     return parser

@@ -6,7 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json, check_writable
@@ -60,13 +60,13 @@ def _build(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
-    machine = machine_of(args)
+    check_machine(args)
     folder = check_writable(args.out)
     with terminal.waiting("loading micro"):
         from refiner.pipelines.bench import run
         from refiner.pipelines.loading.placing import load_refined
 
-        pipe = load_refined("micro", machine, detector=args.detector, reviser=args.reviser)
+        pipe = load_refined("micro", machine_of(args), detector=args.detector, reviser=args.reviser)
     track = functools.partial(terminal.track, what="refining")
     report: Json = run(pipe, args.prompts, args.seeds, folder, track)
     terminal.answer(args, report, lambda: _show_bench(report, terminal))

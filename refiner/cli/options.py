@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 DONE, FAILED, USER_ERROR, INTERRUPTED, UNREAD, TERMINATED = 0, 1, 2, 130, 141, 143
 """Exit codes: done; a model failed; the user can fix it; interrupted; the reader of the output went away; ended by
@@ -23,6 +24,17 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def probability(text: str) -> float:
+    """Read a number from 0 to 1; a ``type`` of argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
 
 
 def port(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR
 from refiner.cli.rank_runs import Contest, collect_one, collect_several
 from refiner.cli.rank_tables import finish_one, finish_several
@@ -79,7 +79,8 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.evaluate.entrants import parse_entrants
     from refiner.evaluate.ranking import Pictures, open_prompts
 
-    machine, detectors = machine_of(args), args.detector or [DEFAULT]
+    check_machine(args)
+    detectors = args.detector or [DEFAULT]
     entrants = parse_entrants(args.systems)
     _check(args, detectors, entrants)
     prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
@@ -90,6 +91,7 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     calls = {entrant.name: _call(entrant) for entrant in entrants if entrant.paints}
     tell_problems([*prompts.problems, *(problem for each in data.values() for problem in each.problems)], terminal)
     root = check_writable(args.out)
+    machine = machine_of(args)
     shelf = _Shelf(machine)
     with terminal.waiting("loading models"):
         _check_words(entrants, calls, list(prompts.prompts.values()), shelf)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refiner.cli.endpoint import add_endpoint, tell_costs
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
 from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
 from refiner.cli.replay import replay
@@ -27,7 +27,6 @@ from refiner.types import RefinementResult
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refiner.machine import Machine
     from refiner.pipelines import RefineConfig, RefinedPipeline
     from refiner.pipelines.run import RefinementRun
 
@@ -86,22 +85,22 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
-    machine = machine_of(args)
+    check_machine(args)
     folder = check_writable(args.out)
     image = load_image(args.image) if args.image else None
     wanted = wanted_of(args, args.model)
     with terminal.waiting(f"loading {args.model}"):
-        pipe = _load(args, machine)
+        pipe = _load(args)
     return _refine_all(args, pipe, wanted, folder, image, terminal)
 
 
-def _load(args: argparse.Namespace, machine: Machine) -> RefinedPipeline:
+def _load(args: argparse.Namespace) -> RefinedPipeline:
     from refiner.detectors.registry import with_grounder
     from refiner.pipelines.loading.placing import load_refined
 
     return load_refined(
         args.model,
-        machine,
+        machine_of(args),
         detector=with_grounder(args.detector or "micro", args.grounder) if args.grounder else args.detector,
         judge=args.judge or "saved",
         reviser=args.reviser,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
@@ -99,13 +98,6 @@ class Terminal:
         """Yield the items and count them with a bar on stderr."""
         with progress(self.err) as bars:
             yield from bars.track(items, description=what)
-
-
-def tolerate_letters() -> None:
-    """Let stdout and stderr write letters that their encoding does not have as escapes, such as ``\\u2192``."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no UTF-8
 
 
 def _encodable(document: str, encoding: str) -> str:
