@@ -238,7 +238,7 @@ def test_files_of_the_server_and_of_jobs_are_not_served(demo, client):
     root = demo.homes[0].parent
     for path in (demo.homes[0] / "allow", demo.log, root / "cache", Path(__file__), root / "cache" / ".." / "log.txt"):
         assert ask(demo, f"/gradio_api/file={quote(str(path))}")[0] == 403
-        kind, said = call(demo, "detect", file_at(str(path)), [DETECTOR])
+        kind, said = call(demo, "detect", file_at(str(path)), [DETECTOR], "")
         assert kind == "error"
         assert "allow" not in str(said)
 
@@ -284,13 +284,13 @@ def test_the_server_asks_nobody_for_anything(demo, trap):
     for place in places:
         for route in ("file", "proxy"):
             assert ask(demo, f"/gradio_api/{route}={quote(place, safe=':/@[]')}")[0] >= 400
-        assert call(demo, "detect", file_at(place), [DETECTOR])[0] in ("403", "422", "error")
-        assert call(demo, "detect", {"url": place, "meta": {"_type": "gradio.FileData"}}, [DETECTOR])[0] in (
+        assert call(demo, "detect", file_at(place), [DETECTOR], "")[0] in ("403", "422", "error")
+        assert call(demo, "detect", {"url": place, "meta": {"_type": "gradio.FileData"}}, [DETECTOR], "")[0] in (
             "422",
             "error",
         )
         assert refine(demo, file_at(place))[0] in ("403", "422", "error")
-        call(demo, "detect", file_at("/nowhere.png", url=place), [DETECTOR])
+        call(demo, "detect", file_at("/nowhere.png", url=place), [DETECTOR], "")
     assert asked == []
 
 
@@ -319,7 +319,7 @@ def test_uploads_are_bounded(demo):
     Image.new("1", (6000, 5000)).save(buffer, "PNG")
     status, body = upload(demo, "wide.png", buffer.getvalue())
     assert status == 200
-    kind, said = call(demo, "detect", file_at(json.loads(body)[0]), [DETECTOR])
+    kind, said = call(demo, "detect", file_at(json.loads(body)[0]), [DETECTOR], "")
     assert kind == "error"
     assert "Expected at most 24 megapixels, got 6000x5000" in str(said)
 
