@@ -10,11 +10,13 @@ from PIL import Image
 from refiner.answers import outcomes
 from refiner.errors import BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.pipelines.parts import DROPPED
 from refiner.pipelines.selection import Look
 from refiner.protocols import Detector, InpaintJob, Judge
 from refiner.types import Analysis, Score
 
 T = TypeVar("T")
+J = TypeVar("J")
 
 
 def each_answer(
@@ -82,6 +84,26 @@ def told(error: Exception) -> str:
         return str(error)
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def painted(
+    paint: Callable[[Sequence[J]], list[Image.Image]], jobs: Sequence[J], interrupted: Callable[[], bool]
+) -> list[Image.Image]:
+    """Call a generator or an inpainter; an interrupt or a lack of memory becomes a ``BadImageError``."""
+    try:
+        pictures = with_memory(paint, jobs)
+    except NoMemoryError as error:
+        raise BadImageError(
+            f"There is not enough memory to generate an image ({error}): use a smaller model, dtype or image size, "
+            "or enable_model_cpu_offload()."
+        ) from error
+    except Exception as error:
+        if not interrupted():
+            raise
+        raise BadImageError(DROPPED) from error
+    if interrupted():
+        raise BadImageError(DROPPED)
+    return pictures
 
 
 def one_picture(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -28,19 +28,30 @@ from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainErr
 from refiner.ledger import Ledger, ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
-from refiner.pipelines.editing.instructions import instruction_for
+from refiner.pipelines.editing.instructions import as_edit
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
-from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
-from refiner.pipelines.parts import DROPPED, Parts, Start
+from refiner.pipelines.looks import (
+    as_look,
+    checked,
+    each_analysis,
+    each_answer,
+    named_scores,
+    one_picture,
+    painted,
+    told,
+)
+from refiner.pipelines.painting.out_of_memory import NoMemoryError
+from refiner.pipelines.parts import Parts, Start
 from refiner.pipelines.picking import kept_candidates, picked
 from refiner.pipelines.region_prompts import inpainted_first, joined, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
-from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
+from refiner.pipelines.strategies import Patch, Step, choose, plan_patches, repaintable, strength_of
+from refiner.pipelines.tools import Toolbox, regenerated
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, StopReason
+from refiner.repairs import Repair
+from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, Size, StopReason
 
 
 def refine(
@@ -110,6 +121,8 @@ class _Refinement:
         self.recorded: tuple[type[Exception], ...] = (Exception,) if self.config.on_error == "record" else ()
         self.attempts: list[Attempt] = []
         self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
+        self.toolbox = Toolbox(self.config, self.parts.tools, self.failed, given=self.given is not None)
+        self.repairs: tuple[Repair, ...] = ()  # what the attempt under way tries to repair
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
         self.notes: list[str] = []  # notes for the user since the last attempt
         self.offered: tuple[Candidates, ...] = ()  # candidates to keep since the last attempt
@@ -153,7 +166,8 @@ class _Refinement:
         return self.best.analysis if self.best else None
 
     def _steps(self) -> tuple[Step, ...]:
-        return choose(self._analysis, self.config, given=self.given is not None, repainted_in_vain=self.in_vain)
+        given, local = self.given is not None, self.toolbox.is_local
+        return choose(self._analysis, self.config, given=given, repainted_in_vain=self.in_vain, local=local)
 
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted; none if it could not be analysed."""
@@ -166,7 +180,7 @@ class _Refinement:
         regions = repaintable(not_excluded(analysis.regions, self.config), size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
-        return [region for region in regions if is_local(region, size, self.config)]
+        return [region for region in regions if self.toolbox.is_local(region, size)]
 
     def _own_text(self, region: Region) -> str:
         """Return the user's text for a region of the best image; see ``text_for``."""
@@ -201,9 +215,9 @@ class _Refinement:
         return None
 
     def _origin(self) -> PaintJob:
-        return PaintJob(
-            prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=self._first_seed()
-        )
+        assert self.config.seed is not None
+        first = self.config.seed + self.index
+        return PaintJob(prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=first)
 
     def _start(self) -> Attempt:
         origin = self.last
@@ -228,11 +242,13 @@ class _Refinement:
         try:
             if action == "regenerate":
                 self.last = job = self._revised(job.seed)
-            pictures = self._painted(self.parts.generator.generate, [job])
+            pictures = painted(self.parts.generator.generate, [job], self.interrupted)
             look = self._look([one_picture(pictures)])[0]
         except self.recorded as error:
             look = self._failure(error)
-        return self._record(action, job, look, compare(look, self.best, self.config))
+        verdict = compare(look, self.best, self.config)
+        self.repairs = regenerated(self._analysis, better=verdict.accepted) if action == "regenerate" else ()
+        return self._record(action, job, look, verdict)
 
     def _revised(self, seed: int) -> PaintJob:
         """Revise the prompts of all text encoders: the user's, or with ``keep="last"`` those of the round before."""
@@ -248,31 +264,10 @@ class _Refinement:
             for name, text in origin.texts.items()
         }
 
-    def _first_seed(self) -> int:
-        assert self.config.seed is not None
-        return self.config.seed + self.index
-
     def _failure(self, error: Exception) -> Look:
         """Record an exception instead of an image."""
         self.broken |= not isinstance(error, ModelError)
         return Look(image=None, error=told(error))
-
-    def _painted(self, paint: Callable[..., list[Image.Image]], jobs: Sequence[object]) -> list[Image.Image]:
-        """Call a model; an interrupt or a lack of memory becomes a ``BadImageError``."""
-        try:
-            pictures = with_memory(paint, jobs)
-        except NoMemoryError as error:
-            raise BadImageError(
-                f"There is not enough memory to generate an image ({error}): use a smaller model, dtype or image size, "
-                "or enable_model_cpu_offload()."
-            ) from error
-        except Exception as error:
-            if not self.interrupted():
-                raise
-            raise BadImageError(DROPPED) from error
-        if self.interrupted():
-            raise BadImageError(DROPPED)
-        return pictures
 
     def _inpaint(self, round_: int) -> Attempt:
         """Inpaint all patches of the best image in one round, and keep the candidates that are better."""
@@ -289,20 +284,19 @@ class _Refinement:
         try:
             jobs = [self._jobs(base.image, group, round_, number) for number, group in enumerate(groups, start=1)]
             every = list(chain(*jobs))
-            pictures = iter(checked(self._painted(self.parts.inpainter.inpaint, every), every))
-            painted = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
-            candidates = [options for options, group in zip(painted, groups, strict=True) for _ in group]
+            pictures = iter(checked(painted(self.parts.inpainter.inpaint, every, self.interrupted), every))
+            made = [[next(pictures) for _ in group_jobs] for group_jobs in jobs]
+            candidates = [options for options, group in zip(made, groups, strict=True) for _ in group]
             settled = settle(Board(base, [patch.mask for patch in patches], candidates, self._look), self.config)
             if self.config.keep_candidates:
-                self.offered = kept_candidates(groups, jobs, painted, settled.choice)
+                self.offered = kept_candidates(groups, jobs, made, settled.choice)
         except self.recorded as error:
             look = self._failure(error)
             settled = Settled(nothing, look, compare(look, base, self.config))
-        self._collect_remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
+        self.repairs = self.toolbox.tried(patches, base.analysis.size, kept)
         self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
-        job = joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
-        return self._record("inpaint", job, settled.look, settled.verdict, base.image)
+        return self._record("inpaint", self._told(every, round_), settled.look, settled.verdict, base.image)
 
     def _inpaint_in_turn(self, start: Image.Image, patches: Sequence[Patch], round_: int) -> Attempt:
         """Inpaint patches one after the other, each on the result of the one before, and keep the last image.
@@ -314,7 +308,7 @@ class _Refinement:
             for number, patch in enumerate(patches, start=1):
                 jobs += self._jobs(image, [patch], round_, number)
                 try:
-                    image = checked(self._painted(self.parts.inpainter.inpaint, jobs[-1:]), jobs[-1:])[0]
+                    image = checked(painted(self.parts.inpainter.inpaint, jobs[-1:], self.interrupted), jobs[-1:])[0]
                 except ModelError as error:
                     failures.append(error)
                     if self.interrupted() or not self.recorded or len(failures) == len(patches):
@@ -325,13 +319,13 @@ class _Refinement:
             look = self._look([image])[0]
         except self.recorded as error:
             look = self._failure(error)
-        self._collect_remarks()
-        job = joined(jobs) if jobs else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
-        return self._record("inpaint", job, look, compare(look, self.best, self.config), start)
+        return self._record("inpaint", self._told(jobs, round_), look, compare(look, self.best, self.config), start)
 
-    def _collect_remarks(self) -> None:
+    def _told(self, jobs: Sequence[InpaintJob], round_: int) -> PaintJob:
+        """Describe the jobs of a round for the record, and collect the inpainter's remarks about them."""
         if isinstance(self.parts.inpainter, protocols.Remarking):
             self.notes += self.parts.inpainter.remarks()
+        return joined(jobs) if jobs else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
 
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
@@ -342,20 +336,22 @@ class _Refinement:
             text = self._own_text(region)
             revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
         texts = self._others(self._origin(), revision, lambda text: self._for_patches(group, text))
-        return [
+        jobs = [
             InpaintJob(
                 image=image,
                 mask=np.logical_or.reduce([patch.mask for patch in group]),
                 prompt=revision.prompt,
                 negative_prompt=self._negative(revision),
                 texts=texts,
-                instruction=instruction_for([patch.region for patch in group], revision.prompt, own=bool(text)),
                 seed=self._seed(round_, number, candidate),
                 strength=strength_of(group[0], self.config, tries),
                 whole=revision.whole or self.config.whole_image,
             )
             for candidate in range(self.config.candidate_count(tries))
         ]
+        if self.toolbox.choose(group[0].region, Size(image.height, image.width)) != "edit":
+            return jobs
+        return [as_edit(job, [patch.region for patch in group], self.config, own=bool(text)) for job in jobs]
 
     def _for_patches(self, group: Sequence[Patch], text: str) -> Revision:
         """Revise the prompt of a further text encoder for patches that are inpainted together."""
@@ -427,8 +423,9 @@ class _Refinement:
             seconds=now - self.clock,
             calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
             candidates=self.offered,
+            repairs=self.repairs,
         )
-        self.clock, self.rows, self.looked, self.notes, self.offered = now, rows, 0, [], ()
+        self.clock, self.rows, self.looked, self.notes, self.offered, self.repairs = now, rows, 0, [], (), ()
         earlier = (other.image for other in self.attempts)
         self.repeated = look.image is not None and look.image in earlier
         self.attempts.append(attempt)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from refiner import protocols
+from refiner.repairs import Tool
 
 DROPPED = "Interrupted; the unfinished image was dropped."
 
@@ -19,6 +20,8 @@ class Parts:
     generator: protocols.Generator
     """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
+    tools: tuple[Tool, ...] = ("inpaint",)
+    """The tools of the inpainter, in the order in which they are tried: "inpaint", "edit"."""
     negatives: bool = True
     """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
     detector: protocols.Detector

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -36,7 +37,12 @@ class Patch:
 
 
 def choose(
-    analysis: Analysis | None, config: RefineConfig, *, given: bool, repainted_in_vain: bool = False
+    analysis: Analysis | None,
+    config: RefineConfig,
+    *,
+    given: bool,
+    repainted_in_vain: bool = False,
+    local: Callable[[Region, Size], bool] | None = None,
 ) -> tuple[Step, ...]:
     """Choose the steps of the next round; empty if nothing can be done.
 
@@ -54,6 +60,7 @@ def choose(
         config: settings of the run.
         given: whether the run started from an image of the user.
         repainted_in_vain: whether inpainting was the last action and none was ever accepted.
+        local: whether a flaw can be fixed in its place; None: by its size and category (``is_local``).
     """
     if analysis is None:
         return () if given or config.strategy == "inpaint" else ("regenerate",)
@@ -63,10 +70,13 @@ def choose(
         return (config.strategy,)
     if given:
         return ("inpaint",)
-    local = sum(is_local(region, analysis.size, config) for region in analysis.regions)
-    if local == len(analysis.regions):
-        return ("inpaint", "regenerate") if repainted_in_vain else ("inpaint",)
-    return ("regenerate", "inpaint") if local else ("regenerate",)
+    local = local or partial(is_local, config=config)
+    found = [local(region, analysis.size) for region in analysis.regions]
+    if all(found):
+        return ("inpaint", "regenerate") if repainted_in_vain and not config.tools else ("inpaint",)
+    if config.tools and "regenerate" not in config.tools:
+        return ("inpaint",) if any(found) else ()
+    return ("regenerate", "inpaint") if any(found) else ("regenerate",)
 
 
 def is_local(region: Region, size: Size, config: RefineConfig) -> bool:
@@ -114,11 +124,11 @@ def plan_patches(
     """
     if config.keep == "last":
         chosen = ordered(regions, size, config)[: config.max_regions]
-        return [Patch(mask=_grown(region, size, config), region=region) for region in chosen]
+        return [Patch(mask=grown(region, size, config), region=region) for region in chosen]
     patches: list[Patch] = []
     taken = np.zeros(tuple(size), dtype=np.bool_)
     for region in ordered(regions, size, config):
-        mask = _grown(region, size, config)
+        mask = grown(region, size, config)
         free = mask & ~taken
         overlaps = [_overlap(patch.mask, mask) for patch in patches]
         most = max(overlaps, default=0.0)
@@ -148,7 +158,7 @@ def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
     return max(_STRENGTH_STEP, round(round(strength / _STRENGTH_STEP) * _STRENGTH_STEP, 2))
 
 
-def _grown(region: Region, size: Size, config: RefineConfig) -> Mask:
+def grown(region: Region, size: Size, config: RefineConfig) -> Mask:
     """Return the dilated mask of a region; only the part of the image that it can reach is computed."""
     mask = region.pixels(size)
     if not mask.any():

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from refiner.errors import RefinerError
+from refiner.repairs import Tool
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
 
 
@@ -44,13 +45,13 @@ class InpaintJob:
     negative_prompt: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     """The prompts of further text encoders, by argument, such as ``prompt_2``; empty: they read ``prompt``."""
-    instruction: str = ""
-    """What is to be changed, for edit models; empty: they are given ``prompt``."""
     seed: int
     strength: float
     """Share of the noise schedule that is run, in (0, 1]; 1 keeps nothing of the old content."""
     whole: bool = False
     """Whether the prompt describes the whole image, so that the model needs all of it, not a crop."""
+    tool: Tool = "inpaint"
+    """What repairs the region; with "edit", the prompt is an instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)

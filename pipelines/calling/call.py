@@ -19,7 +19,6 @@ from refiner.pipelines.calling.seeding import Seeding, default_generator, record
 from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.editing.editors import editor_of
-from refiner.pipelines.editing.inpainter import InstructedInpainter
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS
@@ -162,11 +161,12 @@ class Call:
         painter.check(soft=config.soft_edge > 0)
         sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
         crops = CropInpainter(painter.paint, **sides, config=config, mark=painter.mark)
-        told = self.pipe.inpainter is not None and editor_of(self.pipe.inpainter) is not None
+        editing = self.pipe.inpainter is not None and editor_of(self.pipe.inpainter) is not None
         detector = MarkedDetector(self.pipe.detector, self.masks) if self.masks else self.pipe.detector
         return Parts(
             generator=painter,
-            inpainter=InstructedInpainter(crops, config) if told else crops,
+            inpainter=crops,
+            tools=("edit",) if editing else ("inpaint",),
             negatives=_takes_negatives(self.pipe.pipe, options),
             detector=detector,
             judge=self.pipe.judge,

@@ -23,7 +23,7 @@ from transformers import (
 
 from support.tiny_chat_models import TEXT_TEMPLATE, _viewing_config, _viewing_processor, tokenizer_of
 from support.tiny_parts import flow, flux_autoencoder
-from support.tiny_pipelines import flux, flux_klein, qwen_image, quiet
+from support.tiny_pipelines import flux, flux_klein, quiet, qwen_image
 
 _PIXTRAL_TEMPLATE = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
 
@@ -99,9 +99,7 @@ def omni_gen(cls: type) -> DiffusionPipeline:
         in_channels=4, time_step_dim=4, vocab_size=len(tokenizer), pad_token_id=0,
         rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4},
     )  # fmt: skip
-    return quiet(
-        cls(transformer=transformer.eval(), scheduler=flow(), vae=flux_autoencoder(4), tokenizer=tokenizer)
-    )
+    return quiet(cls(transformer=transformer.eval(), scheduler=flow(), vae=flux_autoencoder(4), tokenizer=tokenizer))
 
 
 _BUILDERS: Mapping[str, Callable[[type], DiffusionPipeline]] = {
