@@ -1,9 +1,8 @@
 """Judges: CLIP similarity, HPS, what a detector says (burden, realness, checklist, text), or several of these together.
 
 A judge scores images against their prompts: it is any object with ``score(images, prompts)`` (see
-``refiner.plain.as_judge``). With several judges, an
-image is accepted only if it is not worse for any of them, and better for one of them or for the detector. So scores in
-different units need no weights, and each judge has a veto.
+``refiner.plain.as_judge``). With several judges, an image is accepted only if it is not worse for any of them, and
+better for one of them or for the detector. So scores in different units need no weights, and each judge has a veto.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cachetools import LRUCache
 from PIL import Image
@@ -38,14 +37,32 @@ _PROMPTS = 256
 """Number of prompts whose text features are cached."""
 
 
-class BurdenJudge:
+class _DetectorJudge:
+    """What the judges that ask a detector have in common."""
+
+    def __init__(self, detector: DetectorLike) -> None:
+        self.detector = as_detector(detector)
+
+    @property
+    def name(self) -> str:
+        return self.detector.name
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of the chat models of the detector, by model."""
+        return ledgers_of([self.detector])
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the detector, if it has a method ``to``."""
+        if isinstance(self.detector, Movable):
+            self.detector.to(device)
+        return self
+
+
+class BurdenJudge(_DetectorJudge):
     """Scores an image by a detector: minus the burden (sum of severity times confidence over the regions).
 
     Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
     """
-
-    def __init__(self, detector: DetectorLike) -> None:
-        self.detector = as_detector(detector)
 
     @property
     def name(self) -> str:
@@ -55,18 +72,8 @@ class BurdenJudge:
         """Return minus the burden of each image; 0 is the best score."""
         return [-analysis.burden for analysis in analyses(self.detector, images, prompts)]
 
-    def ledgers(self) -> Mapping[str, Ledger]:
-        """The costs of the chat models of the detector, by model."""
-        return ledgers_of([self.detector])
 
-    def to(self, device: str | torch.device) -> BurdenJudge:
-        """Move the detector, if it has a method ``to``."""
-        if isinstance(self.detector, Movable):
-            self.detector.to(device)
-        return self
-
-
-class RealnessJudge:
+class RealnessJudge(_DetectorJudge):
     """Scores an image by the verdict of a detector: 1 - ``fake_probability``, in [0, 1].
 
     Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
@@ -76,7 +83,7 @@ class RealnessJudge:
     """
 
     def __init__(self, detector: DetectorLike) -> None:
-        self.detector = as_detector(detector)
+        super().__init__(detector)
         if isinstance(self.detector, Deciding) and not self.detector.decides:
             raise _undecided(self.detector.name)
 
@@ -103,18 +110,8 @@ class RealnessJudge:
             raise _undecided(self.detector.name)
         return analysis.fake_probability
 
-    def ledgers(self) -> Mapping[str, Ledger]:
-        """The costs of the chat models of the detector, by model."""
-        return ledgers_of([self.detector])
 
-    def to(self, device: str | torch.device) -> RealnessJudge:
-        """Move the detector, if it has a method ``to``."""
-        if isinstance(self.detector, Movable):
-            self.detector.to(device)
-        return self
-
-
-class ChecklistJudge:
+class ChecklistJudge(_DetectorJudge):
     """Scores an image by the share of the prompt's statements that hold, in [0, 1].
 
     Statements for which the model cannot tell are left out. ``UnreadableOutputError`` is not caught.
@@ -122,13 +119,6 @@ class ChecklistJudge:
     Args:
         detector: one that checks the statements of the prompt, such as ``checklist:<model>``.
     """
-
-    def __init__(self, detector: DetectorLike) -> None:
-        self.detector = as_detector(detector)
-
-    @property
-    def name(self) -> str:
-        return self.detector.name
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """Return the share of each image; 1 is the best score.
@@ -154,30 +144,13 @@ class ChecklistJudge:
             )
         return share
 
-    def ledgers(self) -> Mapping[str, Ledger]:
-        """The costs of the chat models of the detector, by model."""
-        return ledgers_of([self.detector])
 
-    def to(self, device: str | torch.device) -> ChecklistJudge:
-        """Move the detector, if it has a method ``to``."""
-        if isinstance(self.detector, Movable):
-            self.detector.to(device)
-        return self
-
-
-class TextJudge:
+class TextJudge(_DetectorJudge):
     """Scores an image by the share of the words in the prompt that can be read in it, in [0, 1].
 
     Args:
         detector: one that reads lettering, such as ``text``.
     """
-
-    def __init__(self, detector: DetectorLike) -> None:
-        self.detector = as_detector(detector)
-
-    @property
-    def name(self) -> str:
-        return self.detector.name
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """Return the share of each image; 1 is the best score.
@@ -198,12 +171,6 @@ class TextJudge:
                 "wanted words in quotation marks, or use another judge."
             )
         return share
-
-    def to(self, device: str | torch.device) -> TextJudge:
-        """Move the detector, if it has a method ``to``."""
-        if isinstance(self.detector, Movable):
-            self.detector.to(device)
-        return self
 
 
 def _undecided(detector: str) -> ConfigError:
