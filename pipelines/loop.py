@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,6 +50,7 @@ def refine(
     start: Callable[[], Start] | None = None,
     texts: Mapping[str, str] | None = None,
     index: int = 0,
+    number: int = 0,
     flag: threading.Event | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> RefinementRun:
@@ -64,6 +64,7 @@ def refine(
         start: generates the start image, when the first attempt is made; None: ``parts.generator`` does.
         texts: the user's prompts for further text encoders, by argument, such as ``prompt_2``.
         index: number of the image among those with the same prompt and seed; all seeds of the run depend on it.
+        number: number of the image in its call; its attempts have it.
         flag: once it is set, the run ends with the best image so far; an unfinished image is dropped.
         settings: stored in the result; they describe how it was made.
 
@@ -79,7 +80,7 @@ def refine(
     if config.seed is None:
         config = replace(config, seed=secrets.randbits(63))
     refinement = _Refinement(
-        parts, prompt, config, index, given=image, begin=start, texts=texts or {}, interrupted=flag.is_set
+        parts, prompt, config, index, number, given=image, begin=start, texts=texts or {}, interrupted=flag.is_set
     )
     return RefinementRun(refinement.run(), lambda: refinement.result(settings or {}), flag, refinement.blame)
 
@@ -92,6 +93,7 @@ class _Refinement:
     prompt: str
     config: RefineConfig
     index: int
+    number: int
     given: Image.Image | None
     begin: Callable[[], Start] | None
     texts: Mapping[str, str]
@@ -115,7 +117,7 @@ class _Refinement:
         self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
         self.ledgers = self._ledgers()  # costs of chat models before this run
-        self.started = self.clock = time.monotonic()
+        self.started = self.clock = self.parts.clock()
 
     def run(self) -> Iterator[Attempt]:
         yield self._start()
@@ -195,14 +197,14 @@ class _Refinement:
         rows, seconds = self.config.max_denoiser_rows, self.config.max_seconds
         if rows is not None and sum(attempt.calls.denoiser_rows for attempt in self.attempts) >= rows:
             return "budget"
-        if seconds is not None and time.monotonic() - self.started >= seconds:
+        if seconds is not None and self.parts.clock() - self.started >= seconds:
             return "budget"
         return None
 
     def _origin(self) -> PaintJob:
-        return PaintJob(
-            prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=self._first_seed()
-        )
+        assert self.config.seed is not None
+        seed = self.config.seed + self.index
+        return PaintJob(prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=seed)
 
     def _start(self) -> Attempt:
         origin = self.last
@@ -212,7 +214,7 @@ class _Refinement:
         if self.begin is None:
             return self._paint("generate", 0)
         start = self.begin()
-        self.clock, self.rows = time.monotonic() - start.seconds, self._rows() - start.rows
+        self.clock, self.rows = self.parts.clock() - start.seconds, self._rows() - start.rows
         self.started = min(self.started, self.clock)
         if start.image is None:
             look = self._failure(start.error or BadImageError("There is no start image."))
@@ -246,10 +248,6 @@ class _Refinement:
             name: revision.prompt if text == origin.prompt else self._noted(revise(text)).prompt
             for name, text in origin.texts.items()
         }
-
-    def _first_seed(self) -> int:
-        assert self.config.seed is not None
-        return self.config.seed + self.index
 
     def _failure(self, error: Exception) -> Look:
         """Record an exception instead of an image."""
@@ -407,9 +405,10 @@ class _Refinement:
         self, action: Action, job: PaintJob, look: Look, verdict: Verdict, source: Image.Image | None = None
     ) -> Attempt:
         """Record an attempt with its cost, and update the best image so far."""
-        now, rows = time.monotonic(), self._rows()
+        now, rows = self.parts.clock(), self._rows()
         attempt = Attempt(
             index=len(self.attempts),
+            number=self.number,
             action=action,
             prompt=job.prompt,
             negative_prompt=job.negative_prompt,
@@ -437,10 +436,10 @@ class _Refinement:
     def _verify(self, draft: Attempt, kept: Attempt) -> Attempt:
         """Look at an image that was picked by hand; see ``RefinementResult.verify``."""
         assert draft.image is not None
-        began, rows, self.looked = time.monotonic(), self._rows(), 0
+        began, rows, self.looked = self.parts.clock(), self._rows(), 0
         look = self._look([draft.image])[0]
         calls = Calls(denoiser_rows=self._rows() - rows, detector_calls=self.looked)
-        draft = replace(draft, scores=named_scores(look, self.judges), seconds=time.monotonic() - began, calls=calls)
+        draft = replace(draft, scores=named_scores(look, self.judges), seconds=self.parts.clock() - began, calls=calls)
         return picked(draft, look, kept, self.config)
 
     def _rows(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ class Parts:
     judge: protocols.Judge | None = None
     """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
     reviser: protocols.Reviser
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; where several images share the models, only those that count for this image."""
 
 
 class Start(NamedTuple):

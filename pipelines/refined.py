@@ -16,6 +16,7 @@ from refiner.images import Source, load_image
 from refiner.pipelines.calling.call import Call, OutputType, images_of, report
 from refiner.pipelines.calling.marks import masks_of
 from refiner.pipelines.calling.request import bound, check_names, request_of
+from refiner.pipelines.calling.results import results_of
 from refiner.pipelines.calling.seeding import seeding_of
 from refiner.pipelines.calling.signature import described_call, signature_of
 from refiner.pipelines.config import RefineConfig
@@ -345,7 +346,7 @@ class RefinedPipeline:
         if output_type == "latent":
             results = call.unrefined()
         else:
-            results = [self._finished(call, number, callback_on_attempt) for number in range(call.request.total)]
+            results = results_of(call, callback_on_attempt)
             report(call, results)
         images = images_of(call, results, output_type)
         if not return_dict:
@@ -353,18 +354,6 @@ class RefinedPipeline:
         from refiner.pipelines.calling.output import RefinedPipelineOutput
 
         return RefinedPipelineOutput(images=images, results=results)
-
-    def _finished(self, call: Call, number: int, callback: Callable[[Attempt], bool | None] | None) -> RefinementResult:
-        run = call.run(number)
-        for attempt in run:
-            try:
-                if callback is not None and callback(attempt):
-                    run.stop()
-            except Exception as error:
-                if call.config.on_error == "raise":
-                    raise
-                run.fail(error)
-        return run.result
 
     def stream(
         self,

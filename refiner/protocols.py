@@ -3,8 +3,8 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code that uses such
-an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
+``Grouping``, ``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code
+that uses such an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
 """
 
 from __future__ import annotations
@@ -152,6 +152,27 @@ class Remarking(Protocol):
 
     def remarks(self) -> list[str]:
         """Return the remarks about the calls since the last request for remarks."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inpainted:
+    """The regions of one image, inpainted in batches with those of others."""
+
+    images: Sequence[Image.Image] = ()
+    """As ``Inpainter.inpaint`` returns them; empty if there is an error."""
+    error: Exception | None = None
+    remarks: Sequence[str] = ()
+    rows: int = 0
+    """Denoiser rows that they cost."""
+
+
+@runtime_checkable
+class Grouping(Protocol):
+    """An inpainter that inpaints the regions of several images in the same batches."""
+
+    def inpaint_each(self, groups: Sequence[Sequence[InpaintJob]]) -> list[Inpainted]:
+        """Like ``Inpainter.inpaint`` for the jobs of each of several images; nothing is raised for a single image."""
         ...
 
 

@@ -299,6 +299,8 @@ class Attempt:
     """One step of the refinement loop: the image, its analysis, and whether it was accepted."""
 
     index: int
+    number: int = 0
+    """Number of the image in its call, from 0."""
     action: Action
     prompt: str
     """The prompt that this image was generated from: the user's prompt or a revised one."""

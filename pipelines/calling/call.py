@@ -28,6 +28,7 @@ from refiner.pipelines.painting.painter import DiffusersPainter, PaintSettings
 from refiner.pipelines.parts import Parts, Start
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import Wrapped, settings_of
+from refiner.pipelines.together.group import Member
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
@@ -70,15 +71,20 @@ class Call:
     def config(self) -> RefineConfig:
         return self.request.config
 
-    def run(self, number: int) -> RefinementRun:
-        """Prepare the refinement of one image."""
+    def run(self, number: int, member: Member | None = None) -> RefinementRun:
+        """Prepare the refinement of one image, of a group or by itself."""
         batch, row = self.places[number]
         image = self.request.images[number] if self.request.images else None
         interrupt = Interrupt(self.pipe.pipe, self.interrupt)
         options = batch.of_image(self.pipe.pipe, row)
         negative = options.get("negative_prompt") or ""
         config = replace(self.config, negative_prompt=negative, seed=self.seeding.seeds[number])
-        parts = self._parts(config, interrupt.listening(options))
+        if member is None:
+            parts = self._parts(config, interrupt.listening(options))
+        else:
+            parts = member.parts(options, lambda: self._parts(config, self.interrupt.listening(options)))
+        if self.masks:
+            parts = replace(parts, detector=MarkedDetector(parts.detector, self.masks))
         generated = image is None and not families.inpaints(self.pipe.pipe)
         prompt = self.request.prompts[number // self.request.count]
         settings = settings_of(
@@ -88,15 +94,18 @@ class Call:
             call={**(batch.arguments if generated else {**options, **_prompt(batch, row)}), **self._marked()},
             image=image,
         )
+        if member is not None:
+            settings["images_together"] = batch.total
         begin = partial(self.begin, number, interrupt if batch.total == 1 else self.interrupt, settings)
         return refine(
             parts,
             prompt,
             config,
             image=image,
-            start=begin if generated else None,
+            start=None if not generated else begin if member is None else partial(member.start, begin),
             texts={name: options[name] for name in TEXTS if isinstance(options.get(name), str)},
             index=self.seeding.indices[number],
+            number=number,
             flag=interrupt,
             settings=settings,
         )
@@ -159,12 +168,11 @@ class Call:
         painter = self._painter(options)
         painter.check(soft=config.soft_edge > 0)
         sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
-        detector = MarkedDetector(self.pipe.detector, self.masks) if self.masks else self.pipe.detector
         return Parts(
             generator=painter,
-            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark),
+            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark, spent=painter.spent),
             negatives=_takes_negatives(self.pipe.pipe, options),
-            detector=detector,
+            detector=self.pipe.detector,
             judge=self.pipe.judge,
             reviser=self.pipe.reviser,
         )

@@ -100,6 +100,33 @@ def of_image(pipe: DiffusionPipeline, arguments: Mapping[str, Any], *, prompt: i
     return chosen
 
 
+def alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether regions of two images can be inpainted in one call, by the arguments that their images were made with.
+
+    They must be equal; tensors and images must be the same objects. Only the texts that each region has of its own may
+    differ, where both images have some.
+    """
+    return first.keys() == second.keys() and all(_alike(name, first[name], second[name]) for name in first)
+
+
+def _alike(name: str, first: Any, second: Any) -> bool:
+    if name in (*TEXTS, "negative_prompt"):
+        return isinstance(first, str) == isinstance(second, str) and (isinstance(first, str) or _same(first, second))
+    return _same(first, second)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    return isinstance(first, str | int | float) and first == second
+
+
 def one_list_each(value: Any, prompts: int) -> bool:
     """Whether reference images are given as a list of images, or None, for each prompt, and not as one for all."""
     return isinstance(value, list) and len(value) == prompts and all(isinstance(each, list | None) for each in value)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.painting.staggering import Shares
-from refiner.protocols import InpaintJob
-from refiner.types import Box, Mask, Size
+from refiner.protocols import Inpainted, InpaintJob
+from refiner.types import Box, Calls, Mask, Size
 
 T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
@@ -68,6 +69,16 @@ class Crop:
         return replace(self, image=image, mask=nearest(self.mask), change=change)
 
 
+class _Done(NamedTuple):
+    """An inpainted crop, and its denoiser rows."""
+
+    job: InpaintJob
+    box: Box
+    crop: Crop
+    pixels: Pixels
+    rows: int
+
+
 CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
 """Inpaints crops of one size in one batch; either all crops have a negative prompt or none."""
 
@@ -85,6 +96,7 @@ class CropInpainter:
         cell: side of a latent cell, in pixels.
         config: settings for crops, feathering and batches.
         mark: puts a watermark on a whole image; only its pixels inside the masks are used. None: no watermark.
+        spent: returns the cost of ``paint`` so far; None: nothing is counted.
     """
 
     def __init__(
@@ -96,8 +108,9 @@ class CropInpainter:
         cell: int,
         config: RefineConfig,
         mark: Callable[[Image.Image], Image.Image] | None = None,
+        spent: Callable[[], Calls] | None = None,
     ) -> None:
-        self._paint, self._mark, self._config = paint, mark, config
+        self._paint, self._mark, self._config, self._spent = paint, mark, config, spent or Calls
         self._native, self._multiple, self._cell = native, multiple, cell
         self._batch = config.batch_size
         self._remarks: list[str] = []
@@ -111,21 +124,48 @@ class CropInpainter:
             InputError: a mask is empty, or its size is not that of its image.
             BadImageError: no crop is usable, or there is not enough memory for a single crop.
         """
+        made = self.inpaint_each([jobs])[0]
+        self._remarks += made.remarks
+        if made.error is not None:
+            raise made.error
+        return [*made.images]
+
+    def inpaint_each(self, groups: Sequence[Sequence[InpaintJob]]) -> list[Inpainted]:
+        """See ``Grouping``: as ``inpaint`` for several images, whose crops go through the model in the same batches.
+
+        Raises:
+            InputError, BadImageError: as ``inpaint``, for what concerns all images.
+        """
+        jobs = [job for group in groups for job in group]
         boxes = list(map(self._box, jobs))
         crops = list(map(self._crop, jobs, boxes))
         painted: dict[int, Pixels] = {}
+        rows: dict[int, int] = {}
         for group in self._groups(crops):
+            before = self._spent().denoiser_rows
             painted.update(zip(group, self._paint_group([crops[index] for index in group]), strict=True))
-        faults = {index: fault for index, crop in enumerate(crops) if (fault := _fault(painted[index], crop))}
-        if crops and len(faults) == len(crops):
-            raise BadImageError(faults[0])
-        if faults:
-            reasons = " ".join(dict.fromkeys(faults.values()))
-            self._remarks.append(f"{len(faults)} of {len(crops)} crops are unchanged. {reasons}")
-        return [
-            job.image if index in faults else self._pasted(job, boxes[index], painted[index])
-            for index, job in enumerate(jobs)
+            share, left = divmod(self._spent().denoiser_rows - before, len(group))
+            rows.update((index, share + (number < left)) for number, index in enumerate(group))
+        done = (
+            _Done(job, box, crop, painted[index], rows[index])
+            for index, (job, box, crop) in enumerate(zip(jobs, boxes, crops, strict=True))
+        )
+        return [self._inpainted(list(islice(done, len(group)))) for group in groups]
+
+    def _inpainted(self, done: Sequence[_Done]) -> Inpainted:
+        """Paste the crops of one image."""
+        rows = sum(each.rows for each in done)
+        faults = [_fault(each.pixels, each.crop) for each in done]
+        said = list(filter(None, faults))
+        if said and len(said) == len(done):
+            return Inpainted(error=BadImageError(said[0]), rows=rows)
+        images = [
+            self._pasted(each.job, each.box, each.pixels) if fault is None else each.job.image
+            for each, fault in zip(done, faults, strict=True)
         ]
+        reasons = " ".join(dict.fromkeys(said))
+        remarks = [f"{len(said)} of {len(done)} crops are unchanged. {reasons}"] if said else []
+        return Inpainted(images=images, remarks=remarks, rows=rows)
 
     def remarks(self) -> list[str]:
         """Return the notes for the user since the last call, such as a batch size that was too large."""

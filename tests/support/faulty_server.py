@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import select
 import threading
 import time
 from collections import Counter
@@ -41,7 +42,7 @@ def _status(status: int, body: bytes, **headers: str) -> Callable[[_Answering, b
 
 
 def _late(handler: _Answering, _good: bytes) -> None:
-    time.sleep(handler.server.late)
+    select.select([handler.connection], [], [], handler.server.late)  # until the client hangs up
     handler.close_connection = True
 
 
@@ -127,6 +128,7 @@ class FaultyServer(ThreadingHTTPServer):
 
 class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer waits 40 ms for the acknowledgement of its headers
     server: FaultyServer
 
     def log_message(self, *_: object) -> None:

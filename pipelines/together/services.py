@@ -1,0 +1,257 @@
+"""Models that several images ask together.
+
+A service shares its costs among the images that asked: seconds and the costs of chat models by the number of their
+requests, so that the sums are exact; denoiser rows as each image caused them, where the model tells that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from PIL import Image
+
+from refiner import answers, protocols
+from refiner.errors import RefinerError
+from refiner.ledger import Ledger, ledgers_of, since
+from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
+from refiner.protocols import InpaintJob, Judge, PaintJob, Reviser, Revision
+from refiner.types import Analysis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a service answers to an image: a value or an exception, and the share of the costs."""
+
+    value: Any = None
+    error: Exception | None = None
+    remarks: tuple[str, ...] = ()
+    rows: int = 0
+    """Denoiser rows."""
+    seconds: float = 0.0
+    costs: Mapping[str, Ledger] = field(default_factory=dict)
+
+
+class Asked(Protocol):
+    """A service of a ``Scheduler`` that images ask."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def serve(self, items: Sequence[Any]) -> list[Answer]: ...
+
+
+class Steps:
+    """Calls functions one after the other, such as the one that makes the start images. Their time is nobody's."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def serve(self, items: Sequence[Callable[[], Any]]) -> list[Answer]:
+        """Call each function."""
+        return [_tried(item) for item in items]
+
+
+class Revisions:
+    """A reviser; one that waits for a server gets several requests at the same time."""
+
+    rank = 2
+
+    def __init__(self, reviser: Reviser) -> None:
+        self.reviser = reviser
+
+    def serve(self, items: Sequence[Callable[[Reviser], Revision]]) -> list[Answer]:
+        """Ask the reviser for each image."""
+        together = self.reviser.concurrency if isinstance(self.reviser, protocols.Concurrent) else 1
+        with _Costs(self.reviser) as costs:
+            if min(together, len(items)) == 1:
+                answered = [_tried(item, self.reviser) for item in items]
+            else:
+                with ThreadPoolExecutor(min(together, len(items))) as pool:
+                    answered = list(pool.map(_tried, items, [self.reviser] * len(items)))
+        return costs.shared(answered, [1] * len(items))
+
+
+class Looks:
+    """A detector, asked for several images at a time.
+
+    Args:
+        detector: the detector.
+        most: images in one call of it; halved if memory runs out. A detector that waits for a server gets all.
+    """
+
+    rank = 3
+
+    def __init__(self, detector: protocols.Detector, most: int) -> None:
+        self.detector = detector
+        self._batches = _Batches(self._outcomes, detector, most)
+
+    def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
+        """Return an analysis or an error for each picture of each image."""
+        with _Costs(self.detector) as costs:
+            answered = self._batches.serve(items)
+        return costs.shared(answered, [len(pictures) for pictures, _ in items])
+
+    def _outcomes(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis | RefinerError]:
+        return answers.outcomes(self.detector, pictures, prompts)
+
+
+class Scores:
+    """A judge, asked for several images at a time; see ``Looks``."""
+
+    rank = 4
+
+    def __init__(self, judge: Judge, most: int) -> None:
+        self.judge = judge
+        self._batches = _Batches(self._scores, judge, most)
+
+    def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
+        """Return the scores of the pictures of each image."""
+        with _Costs(self.judge) as costs:
+            answered = self._batches.serve(items)
+        return costs.shared(answered, [len(pictures) for pictures, _ in items])
+
+    def _scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        return answers.scores(self.judge, pictures, prompts)
+
+
+class Images:
+    """A generator, called for one image after the other."""
+
+    rank = 5
+
+    def __init__(self, generator: protocols.Generator) -> None:
+        self.generator = generator
+
+    def serve(self, items: Sequence[Sequence[PaintJob]]) -> list[Answer]:
+        """Return the images of the jobs of each image."""
+        answered = []
+        for jobs in items:
+            with _Costs(self.generator) as costs:
+                made = [_tried(self.generator.generate, jobs)]
+            answered += costs.shared(made, [1])
+        return answered
+
+
+class Patches:
+    """An inpainter. If it can, it inpaints the regions of several images in the same batches."""
+
+    rank = 6
+
+    def __init__(self, inpainter: protocols.Inpainter, generator: protocols.Generator) -> None:
+        self.inpainter, self.generator = inpainter, generator
+
+    def serve(self, items: Sequence[Sequence[InpaintJob]]) -> list[Answer]:
+        """Return the inpainted images of the jobs of each image."""
+        if isinstance(self.inpainter, protocols.Grouping) and len(items) > 1:
+            with _Costs(self.inpainter) as costs:
+                made = self._grouped(self.inpainter, items)
+            if made is not None:
+                return costs.shared(made, [len(jobs) for jobs in items])
+        return [answer for jobs in items for answer in self._alone(jobs)]
+
+    def _grouped(self, inpainter: protocols.Grouping, items: Sequence[Sequence[InpaintJob]]) -> list[Answer] | None:
+        """Inpaint for several images together; None if that fails, so that only those fail whose fault it is."""
+        try:
+            made = inpainter.inpaint_each(items)
+        except Exception:
+            return None
+        said = _remarks(inpainter)
+        return [
+            Answer(value=each.images, error=each.error, remarks=(*said, *each.remarks), rows=each.rows) for each in made
+        ]
+
+    def _alone(self, jobs: Sequence[InpaintJob]) -> list[Answer]:
+        with _Costs(self.inpainter, self.generator) as costs:
+            made = _tried(self.inpainter.inpaint, jobs)
+        return costs.shared([replace(made, remarks=_remarks(self.inpainter))], [1])
+
+
+class _Batches:
+    """Asks a part about the pictures of several images, in batches; one that fails is tried image by image."""
+
+    def __init__(
+        self, ask: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]], part: object, most: int
+    ) -> None:
+        self._ask = ask
+        self._most = None if isinstance(part, protocols.Concurrent) else most
+
+    def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
+        pictures = [picture for shown, _ in items for picture in shown]
+        prompts = [prompt for _, asked in items for prompt in asked]
+        try:
+            found = iter(self._all(pictures, prompts))
+        except Exception as error:
+            if len(items) == 1:
+                return [Answer(error=error)]
+            return [answer for item in items for answer in self.serve([item])]
+        return [Answer(value=[next(found) for _ in shown]) for shown, _ in items]
+
+    def _all(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < len(pictures):
+            part = slice(len(found), None if self._most is None else len(found) + self._most)
+            try:
+                found += with_memory(self._ask, pictures[part], prompts[part])
+            except NoMemoryError:
+                count = len(pictures[part])
+                if count == 1:
+                    raise
+                self._most = count // 2
+        return found
+
+
+class _Costs:
+    """Measures what parts cost inside a ``with`` block."""
+
+    def __init__(self, *parts: object) -> None:
+        self._parts = parts
+
+    def __enter__(self) -> _Costs:
+        self._began, self._rows, self._ledgers = time.monotonic(), _rows(self._parts), ledgers_of(self._parts)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds, self.rows = time.monotonic() - self._began, _rows(self._parts) - self._rows
+        self.costs = since(self._ledgers, ledgers_of(self._parts))
+
+    def shared(self, made: Sequence[Answer], weights: Sequence[int]) -> list[Answer]:
+        """Add the costs to the answers, by weights that sum to more than 0."""
+        total, before = sum(weights), 0
+        found = []
+        for answer, weight in zip(made, weights, strict=True):
+            parts = (before, before + weight, total)
+            costs = {name: _part_of(ledger, *parts) for name, ledger in self.costs.items()}
+            rows = answer.rows + _whole(self.rows, *parts)
+            found.append(replace(answer, rows=rows, costs=costs, seconds=self.seconds * weight / total))
+            before += weight
+        return found
+
+
+def _part_of(ledger: Ledger, first: int, last: int, total: int) -> Ledger:
+    counts = {name: value for name, value in vars(ledger).items() if isinstance(value, int)}
+    shares = {name: _whole(value, first, last, total) for name, value in counts.items()}
+    return Ledger(**shares, seconds=ledger.seconds * (last - first) / total)
+
+
+def _whole(count: int, first: int, last: int, total: int) -> int:
+    """The share of a count, as a whole number; the shares of all parts sum to the count."""
+    return count * last // total - count * first // total
+
+
+def _rows(parts: Sequence[object]) -> int:
+    return sum(part.spent().denoiser_rows for part in parts if isinstance(part, protocols.Spender))
+
+
+def _remarks(inpainter: object) -> tuple[str, ...]:
+    return tuple(inpainter.remarks()) if isinstance(inpainter, protocols.Remarking) else ()
+
+
+def _tried(work: Callable[..., Any], *args: Any) -> Answer:
+    try:
+        return Answer(value=work(*args))
+    except Exception as error:
+        return Answer(error=error)
