@@ -68,6 +68,9 @@ class RefineConfig:
             "record": the attempt records the error, and the run ends with the best image so far. "raise": the error is
             raised at once.
         batch_images: Maximum number of start images in one call of the wrapped pipeline, at least 1. None: no limit.
+            These images are then refined together, round by round: one batch of looks, and inpainted regions of several
+            images in one batch. A batch of four differs from four single images by rounding, 1 of 255 levels in a few
+            pixels. 1: each image by itself, so that a run can be repeated bit for bit.
 
         max_rounds: Maximum number of rounds after the start image, at least 0.
         patience: Stop after this many rounds in a row without an accepted image, at least 1.
@@ -114,8 +117,8 @@ class RefineConfig:
         whole_image: Whether a region is inpainted with the whole image in view instead of a crop.
         crop_padding: Context on each side of a region, as a share of the region's longer side, at least 0.
         crop_min_side: Smallest side of a crop, as a share of the side that the model was trained on, in (0, 1].
-        batch_size: Maximum number of crops in one call of the inpainting pipeline, at least 1. It is halved if memory
-            runs out.
+        batch_size: Maximum number of crops in one call of the inpainting pipeline, and of images in one call of
+            detector and judge if several images are refined together, at least 1. It is halved if memory runs out.
 
         inpaint_call: Arguments of the inpainting call, such as ``{"num_inference_steps": 25}``, plain JSON values. They
             override those of ``RefinedPipeline``.

@@ -305,7 +305,8 @@ class RefinedPipeline:
         """Generate and refine one image or several.
 
         The start images are made by one call of the wrapped pipeline with the same arguments, so that they are those
-        of the wrapped pipeline, bit for bit. Then each image is refined.
+        of the wrapped pipeline, bit for bit. Then the images are refined together, round by round; see
+        ``RefineConfig.batch_images``.
 
         Args:
             args: positional arguments, as the call of the wrapped pipeline has them; the first is the prompt.
@@ -322,8 +323,8 @@ class RefinedPipeline:
             output_type: "pil", "np" (N, H, W, 3), "pt" (N, 3, H, W), or "latent": latents, which are not refined. An
                 image that is kept as it was generated has the values and the dtype of the wrapped pipeline.
             return_dict: False: return a plain tuple (images, results).
-            callback_on_attempt: called with each attempt. If it returns True, the run of this image ends with the best
-                image so far.
+            callback_on_attempt: called with each attempt; its ``number`` says of which image. If it returns True, the
+                run of this image ends with the best image so far.
             options: arguments of the wrapped pipeline's call, such as ``prompt`` or ``num_inference_steps``; regions
                 are inpainted with them, too. Fields of ``RefineConfig``, such as ``max_rounds``, for this call only.
                 And ``strength`` for ``strengths``. A separate ``inpainter`` gets only the callbacks. The image of a

@@ -82,9 +82,19 @@ def replay(
     if found != wanted:
         raise ConfigError(
             f"The new image ({found[:12]}) differs from that of the record ({wanted[:12]}), although models, settings "
-            "and versions agree: use the same kind of processor and the same number of threads."
+            f"and versions agree: {_advice(settings)}."
         )
     return result
+
+
+def _advice(settings: Json) -> str:
+    together = settings.get("images_together", 1)
+    if together > 1:
+        return (
+            f"{together} images were refined together, and a model rounds differently in another batch; set "
+            "batch_images=1 for runs that must be repeated bit for bit"
+        )
+    return "use the same kind of processor and the same number of threads"
 
 
 def _again(
