@@ -12,6 +12,7 @@ from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
 from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
+from refiner.cli.refine_many import add_prompts, check_prompts, refine_prompts
 from refiner.cli.replay import replay
 from refiner.cli.view import RoundsView, Terminal
 from refiner.errors import InputError
@@ -49,6 +50,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
         "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"
     )
     loop.add_argument("--max-seconds", type=float, metavar="S", help="start no image after S seconds")
+    add_prompts(parser)
     _add_models(parser.add_argument_group("models"))
     add_endpoint(parser)
     add_machine(parser, pipeline=True)
@@ -75,13 +77,16 @@ def _add_models(models: argparse._ArgumentGroup) -> None:
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    if args.prompt is args.replay is None:
+    if args.prompt is args.replay is args.prompts is None:
         parser.error("the following arguments are required: prompt")
+    check_prompts(args, parser)
 
 
 def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.replay is not None:
         return replay(args, terminal)
+    if args.prompts is not None:
+        return refine_prompts(args, load_pipeline, terminal)
     args.model, args.out = args.model or "micro", args.out or "out"
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
@@ -90,11 +95,12 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     image = load_image(args.image) if args.image else None
     wanted = wanted_of(args, args.model)
     with terminal.waiting(f"loading {args.model}"):
-        pipe = _load(args)
+        pipe = load_pipeline(args)
     return _refine_all(args, pipe, wanted, folder, image, terminal)
 
 
-def _load(args: argparse.Namespace) -> RefinedPipeline:
+def load_pipeline(args: argparse.Namespace) -> RefinedPipeline:
+    """Load the pipeline with the parts that the arguments name."""
     from refiner.detectors.registry import with_grounder
     from refiner.pipelines.loading.placing import load_refined
 

@@ -37,7 +37,7 @@ from refiner.records import environment
 SCHEMA = 1
 """Version of records and ``run.json``."""
 RUN_FILE, PROBLEMS_FILE = "run.json", "problems.jsonl"
-_SPENT = "spent"
+SPENT = "spent"
 """Key of the costs of a batch in its first row, on the way from the system to the file of costs."""
 
 Progress = Callable[[int, int], None]
@@ -193,7 +193,7 @@ def collect(
     with Appending(file) as out:
         left = array("q", np.setdiff1d(part.indices(len(data.names)), Records(_record_files(root, part)).done()))
         for rows in (engine or work)(data, system, left):
-            if spent := [row.pop(_SPENT) for row in rows if _SPENT in row]:
+            if spent := [row.pop(SPENT) for row in rows if SPENT in row]:
                 with Appending(root / part.ledger) as costs:
                     costs.write(spent)
             out.write(rows)
@@ -376,7 +376,7 @@ class Costs:
         """The rows; the first one has what was spent since the last call, on its way to the file of costs."""
         now = ledgers_of([self._system])
         if spent := since(self._before, now):
-            rows[0][_SPENT] = bill(spent)
+            rows[0][SPENT] = bill(spent)
         self._before = now
         return rows
 

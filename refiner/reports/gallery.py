@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from PIL import Image
 
@@ -21,7 +21,7 @@ from refiner.files import Json, atomic_write, check_writable
 from refiner.reports.detections import Found, read_found
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import render
-from refiner.types import Region
+from refiner.types import Analysis, Region
 
 Order = Literal["severity", "name"]
 Choice = Literal["all", "flawed", "unanswered"]
@@ -102,21 +102,34 @@ def write_gallery(
         InputError: a record cannot be read.
         OutputError: the folder cannot be written.
     """
+    cards = (_card(read_found(records[index]), read) for index in indices)
+    return write_pages("gallery.html", cards, folder, total=total, title=title, lead=lead)
+
+
+def write_pages(template: str, cards: Iterable[Any], folder: Path, *, total: int, **words: str) -> list[Path]:
+    """Write the cards of a sheet to ``contact/index.html`` and further pages, as ``write_gallery``.
+
+    Args:
+        template: of a page.
+        cards: read once, page by page.
+        folder: of the report.
+        total: number of cards.
+        words: for the template.
+    """
     root = check_writable(folder / FOLDER)
     pages = max(1, -(-total // PAGE))
-    left, written = iter(indices), list[Path]()
+    left, written = iter(cards), list[Path]()
     for number in range(1, pages + 1):
         page = render(
-            "gallery.html",
-            title=title,
-            lead=lead,
-            cards=[_card(read_found(records[index]), read) for index in islice(left, PAGE)],
+            template,
+            cards=list(islice(left, PAGE)),
             number=number,
             pages=pages,
             links=list(_links(number, pages)),
             first=(number - 1) * PAGE + 1,
             last=min(number * PAGE, total),
             total=total,
+            **words,
         )
         written.append(atomic_write(root / _file(number), page))
     for stale in set(root.glob("page-*.html")) - set(written):
@@ -136,7 +149,7 @@ def _links(number: int, pages: int) -> Iterator[tuple[int, str]]:
 
 def _card(found: Found, read: Callable[[Json], Image.Image]) -> Card:
     try:
-        picture = _thumbnail(read(found.record), found)
+        picture = thumbnail(read(found.record), found.analysis)
     except InputError:
         picture = ""
     if found.analysis is None:
@@ -148,9 +161,9 @@ def _card(found: Found, read: Callable[[Json], Image.Image]) -> Card:
     return Card(found, picture, "; ".join(said))
 
 
-def _thumbnail(image: Image.Image, found: Found) -> str:
-    """A small image with its flaws marked, as a data URI."""
-    fits = found.analysis is not None and (image.height, image.width) == tuple(found.analysis.size)
+def thumbnail(image: Image.Image, analysis: Analysis | None, side: int = _SIDE) -> str:
+    """A small image as a data URI, with the flaws marked if they are those of an image of its size."""
+    fits = analysis is not None and (image.height, image.width) == tuple(analysis.size)
     content = io.BytesIO()
-    overlay(image, found.analysis if fits else None, _SIDE).save(content, "JPEG", quality=_QUALITY)
+    overlay(image, analysis if fits else None, side).save(content, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")

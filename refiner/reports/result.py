@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -31,6 +31,7 @@ _STOPS = {
     "unrefined": "Latents were returned, which are not refined.",
 }
 
+Files = Literal["all", "kept"]
 _SIDE = 640
 """Longest side of an image on the page, in pixels."""
 _OURS = re.compile(
@@ -45,6 +46,7 @@ def save_result(
     *,
     made_from: str | Path | None = None,
     prices: Prices | None = None,
+    files: Files = "all",
 ) -> dict[str, str]:
     """Write a result into a folder, which is created if it is missing.
 
@@ -61,6 +63,7 @@ def save_result(
         made_from: the file of the given image that the run started from, whose metadata is kept; None: the metadata
             that ``load_image`` read with the image is kept.
         prices: of the chat models, for the record.
+        files: "kept": only ``start.png``, ``best.png`` and ``run.json``.
 
     Returns:
         Name -> path of each file, such as ``best`` -> ``<folder>/best.png``.
@@ -70,19 +73,21 @@ def save_result(
         ConfigError: ``config`` holds a value that JSON does not have.
     """
     root = check_writable(folder)
-    pictures = _pictures(result)
-    names = {name: f"{name}.png" for name in pictures} | {"report": "report.html", "run": "run.json"}
+    pictures = _start_and_best(result) if files == "kept" else _pictures(result)
+    names = {name: f"{name}.png" for name in pictures} | {"run": "run.json"}
+    names |= {"report": "report.html"} if files == "all" else {}
     record = to_record(result, config, names, prices)
     small, kept = slim(record), metadata_of_given(result, made_from)
-    files = {}
+    contents = {}
     for name, (image, index) in pictures.items():
         whole = image is result.attempts[index].image and shows_given(result, index)
         label = of_attempt(result, index, small, kept)
-        files[f"{name}.png"] = png(image, label, kept if whole else kept.for_other_pixels())
-    files["report.html"] = _page(result, record).encode("utf-8")
-    files["run.json"] = (dumps(record) + "\n").encode("utf-8")
-    atomic_write_all(root, files)
-    remove_result(root, keep=files)
+        contents[f"{name}.png"] = png(image, label, kept if whole else kept.for_other_pixels())
+    if "report" in names:
+        contents["report.html"] = _page(result, record).encode("utf-8")
+    contents["run.json"] = (dumps(record) + "\n").encode("utf-8")
+    atomic_write_all(root, contents)
+    remove_result(root, keep=contents)
     return {name: str(root / file) for name, file in names.items()}
 
 
@@ -94,13 +99,18 @@ def remove_result(folder: Path, keep: Collection[str] = ()) -> None:
                 path.unlink()
 
 
-def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
-    """Name -> image, and the index of the attempt whose record it holds."""
+def _start_and_best(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
+    """As ``_pictures``, the first image and the kept one."""
     images = [(attempt.image, attempt.index) for attempt in result.attempts if attempt.image is not None]
     pictures = {"start": images[0]} if images else {}
     best = result.attempts[result.best].image
-    if best is not None:
-        pictures["best"] = (best, result.best)
+    return pictures if best is None else {**pictures, "best": (best, result.best)}
+
+
+def _pictures(result: RefinementResult) -> dict[str, tuple[Image.Image, int]]:
+    """Name -> image, and the index of the attempt whose record it holds."""
+    images = [(attempt.image, attempt.index) for attempt in result.attempts if attempt.image is not None]
+    pictures = _start_and_best(result)
     for image, index in images:
         pictures[f"attempt-{index:02d}"] = (image, index)
         pictures[f"regions-{index:02d}"] = (overlay(image, result.attempts[index].analysis), index)
