@@ -1,4 +1,4 @@
-"""The README's gallery: images of the bundled models before and after refinement, not selected by hand.
+"""The gallery of README and docs: images of the bundled models before and after refinement, not selected by hand.
 
 It shows the first held-out prompts of the benchmark, at its first seed, for which the detector finds a flaw in the
 start image. Images that did not get better are included. Below each image are the counts of detector and referee (the
@@ -96,7 +96,7 @@ def _count(analysis: Analysis | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "gallery.png")
     options = parser.parse_args()
     pipe = RefinedPipeline.from_pretrained("micro")
     pipe.set_progress_bar_config(disable=True)
