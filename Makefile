@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format types bench gallery micro tree clean
+.PHONY: demo test check format types docs bench gallery micro tree clean
 
 demo: .venv/installed
 	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
@@ -28,6 +28,10 @@ check: .venv/installed-dev types
 
 types: .venv/installed-dev tree
 	MYPYPATH=build/tree $(BIN)/mypy -p refiner
+
+# The pages of docs/ as a site in build/site.
+docs: .venv/installed-docs tree
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/installed-dev
 	$(BIN)/refiner micro bench
@@ -55,7 +59,7 @@ bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/text.py
 	$(BIN)/python tests/benchmarks/training.py
 
-# The images in the README.
+# The images in README and docs.
 gallery: .venv/installed
 	$(BIN)/python tests/benchmarks/gallery.py
 
@@ -78,6 +82,10 @@ tree:
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	touch .venv/installed $@
+
+.venv/installed-docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet -e '.[docs]' -c constraints.txt
+	touch $@
 
 clean:
 	rm -rf build dist out runs *.egg-info .mypy_cache .pytest_cache .ruff_cache
