@@ -215,6 +215,14 @@ def test_every_family_keeps_the_laws_of_the_room(grounder):
     assert len(grounder.segment(image, boxes=BOXES[:2], points=[points[1], []])) == 2
 
 
+def test_boxes_a_little_outside_are_clipped_and_wilder_ones_are_refused(grounder):
+    image = picture(100, 60)
+    assert same(grounder.segment(image, boxes=[(-4, -2, 104, 62)]), grounder.segment(image, boxes=[(0, 0, 100, 60)]))
+    for wild in [(-6, 0, 50, 50), (0, 0, 106, 50), (0, -4, 50, 50), (0, 0, 50, 64)]:
+        with pytest.raises(BadAnswerError, match="at most 5% of a side"):
+            grounder.segment(image, boxes=[wild])
+
+
 def test_an_image_is_encoded_once_however_often_it_is_asked_about(grounder):
     first, second = picture(), picture(seed=1)
     grounder.segment(first, boxes=[])
