@@ -28,6 +28,7 @@ from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainErr
 from refiner.ledger import Ledger, ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
+from refiner.pipelines.editing.instructions import instruction_for
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
@@ -335,7 +336,7 @@ class _Refinement:
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
         tries = max(patch.tries for patch in group)
-        revision = Revision(prompt=self.prompt, whole=True)
+        revision, text = Revision(prompt=self.prompt, whole=True), ""
         if not self.config.together:
             region = group[0].region
             text = self._own_text(region)
@@ -348,6 +349,7 @@ class _Refinement:
                 prompt=revision.prompt,
                 negative_prompt=self._negative(revision),
                 texts=texts,
+                instruction=instruction_for([patch.region for patch in group], revision.prompt, own=bool(text)),
                 seed=self._seed(round_, number, candidate),
                 strength=strength_of(group[0], self.config, tries),
                 whole=revision.whole or self.config.whole_image,

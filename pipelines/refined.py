@@ -15,7 +15,7 @@ from refiner.files import check_writable
 from refiner.images import Source, load_image
 from refiner.pipelines.calling.call import Call, OutputType, images_of, report
 from refiner.pipelines.calling.marks import masks_of
-from refiner.pipelines.calling.request import bound, check_names, request_of
+from refiner.pipelines.calling.request import bound, check_inpaint_call, check_names, request_of
 from refiner.pipelines.calling.seeding import seeding_of
 from refiner.pipelines.calling.signature import described_call, signature_of
 from refiner.pipelines.config import RefineConfig
@@ -136,7 +136,7 @@ class RefinedPipeline:
         self.call_defaults = plain_values(call or {})
         self.inpaint_call_defaults = plain_values(inpaint_call or {})
         check_names(pipe, self.call_defaults, "call")
-        check_names(self.inpainter or pipe, self.inpaint_call_defaults, "inpaint_call")
+        check_inpaint_call(pipe, self.inpainter, self.inpaint_call_defaults)
         self.native = plain(native)
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
@@ -426,7 +426,7 @@ class RefinedPipeline:
             call=self.call_defaults,
             start_image=start_image,
         )
-        check_names(self.inpainter or self.pipe, request.config.inpaint_call, "inpaint_call")
+        check_inpaint_call(self.pipe, self.inpainter, request.config.inpaint_call)
         check_complete(self.pipe, self.inpainter)
         check_words(self._pipelines(), [*request.prompts, *request.negatives, *own_words(request.config)])
         seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)

@@ -13,6 +13,7 @@ from PIL import Image
 from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.editors import editor_of
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import embeddings_in, is_open, kind_of
 
@@ -155,6 +156,22 @@ def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: Literal["c
             near = _nearest(name, known)
             raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} (in {where}=){near}")
         _check_used(pipe, name, for_regions=where == "inpaint_call" or families.inpaints(pipe))
+
+
+def check_inpaint_call(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | None, names: Iterable[str]) -> None:
+    """Check arguments in ``inpaint_call=`` as ``check_names`` does, for the pipeline that inpaints.
+
+    Raises:
+        ConfigError: it does not take one of them, or refiner sets it itself.
+    """
+    names, editor = list(names), None if inpainter is None else editor_of(inpainter)
+    taken = next((name for name in names if editor is not None and name in editor.set), None)
+    if taken is not None:
+        raise ConfigError(
+            f"{taken} (in inpaint_call=) is not taken, because refiner gives {type(inpainter).__name__} the region to "
+            "edit: leave it out."
+        )
+    check_names(pipe if inpainter is None else inpainter, names, "inpaint_call")
 
 
 def _check_used(pipe: DiffusionPipeline, name: str, *, for_regions: bool) -> None:

@@ -123,8 +123,10 @@ class CropInpainter:
             reasons = " ".join(dict.fromkeys(faults.values()))
             self._remarks.append(f"{len(faults)} of {len(crops)} crops are unchanged. {reasons}")
         return [
-            job.image if index in faults else self._pasted(job, boxes[index], painted[index])
-            for index, job in enumerate(jobs)
+            job.image
+            if index in faults or _same(painted[index], crops[index])
+            else self._pasted(job, box, painted[index])
+            for index, (job, box) in enumerate(zip(jobs, boxes, strict=True))
         ]
 
     def remarks(self) -> list[str]:
@@ -262,6 +264,11 @@ def _fault(picture: Pixels, crop: Crop) -> str | None:
     if not picture.any() and np.asarray(crop.image).any():
         return "The inpainted image is black, because the safety checker blocked it: use another seed or prompt."
     return None
+
+
+def _same(picture: Pixels, crop: Crop) -> bool:
+    """Whether the model returned the crop unchanged, so that not even resizing may change the image."""
+    return np.array_equal(np.asarray(from_unit(picture)), np.asarray(crop.image))
 
 
 def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float, *, matched: bool = True) -> Image.Image:

@@ -14,6 +14,9 @@ from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
+from refiner.pipelines.editing.calls import edited
+from refiner.pipelines.editing.editors import editor_of
+from refiner.pipelines.editing.registration import stretched
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS, differ, embeddings_in, for_regions, is_open
 from refiner.pipelines.painting.blending import blended
@@ -62,7 +65,8 @@ class DiffusersPainter:
     Args:
         pipe: generates images from text. A pipeline that can only inpaint inpaints an empty image.
         settings: sizes and options of the calls, for one image.
-        inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; None: ``pipe`` inpaints.
+        inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; or an edit model, for which the
+            prompts of crops are instructions. None: ``pipe`` inpaints.
         second_stage: turns the latents of ``pipe`` into images, starting at ``denoising_end`` of the options, as the
             SDXL refiner does; None: ``pipe`` decodes its latents.
         prompt_cache: prompt embeddings that are shared with other painters; None: a new cache.
@@ -79,6 +83,8 @@ class DiffusersPainter:
     ) -> None:
         self._pipe = pipe
         self._inpainter = pipe if inpainter is None else inpainter
+        self._editor = None if inpainter is None else editor_of(inpainter)
+        self._edits = self._editor is not None and not self._editor.masked
         self._second_stage = second_stage
         self._settings = settings
         self._prompts = prompt_cache or PromptCache()
@@ -88,17 +94,19 @@ class DiffusersPainter:
     @property
     def native(self) -> int:
         """Side of the square crops that suit the inpainting model, in pixels."""
-        return self._settings.native or families.native_side(self._inpainter)
+        own = families.native_side(self._inpainter) if self._editor is None else self._editor.native
+        return self._settings.native or own
 
     @property
     def cell(self) -> int:
         """Side of the squares that a mask consists of, in pixels."""
-        return families.cell_of(self._inpainter)
+        return 1 if self._edits else families.cell_of(self._inpainter)
 
     @property
     def multiple(self) -> int:
         """Heights and widths are multiples of this many pixels."""
-        return families.multiple_of(self._inpainter)
+        own = families.multiple_of(self._inpainter)
+        return own if self._editor is None else math.lcm(self._editor.multiple, int(self._inpainter.vae_scale_factor))
 
     def spent(self) -> Calls:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
@@ -178,7 +186,7 @@ class DiffusersPainter:
 
     def check(self, *, soft: bool) -> None:
         """Raise ConfigError if ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them."""
-        if soft and not families.mixes_strengths(self._inpainter):
+        if soft and (self._edits or not families.mixes_strengths(self._inpainter)):
             raise ConfigError(
                 f"{type(self._inpainter).__name__} supports only hard masks: use soft_edge=0, or an inpainter whose "
                 "denoiser takes no mask."
@@ -196,10 +204,19 @@ class DiffusersPainter:
             texts = (", ".join(filter(None, (own, crop.negative_prompt))) for crop in crops)
             crops = [replace(crop, negative_prompt=text) for crop, text in zip(crops, texts, strict=True)]
         self.check(soft=any(crop.change is not None for crop in crops))
+        if self._edits:
+            return edited(self._inpainter, crops, options, self._edit)
         for batch in _batches(self._inpainter, crops, options):
             pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
             painted.update(zip(batch, pictures, strict=False))
         return [painted[index] for index in sorted(painted)]
+
+    def _edit(self, request: Mapping[str, Any], seeds: Sequence[int]) -> list[Pixels]:
+        """Call the edit model; a call for one image gets one generator of random numbers."""
+        pipe, generators = self._inpainter, [_seeded(seed) for seed in seeds]
+        with exclusive(pipe), own_scheduler(pipe), replaced(pipe, "watermark", None), chance(seeds[0]):
+            chosen = generators if isinstance(request["prompt"], list) else generators[0]
+            return list(self._called(pipe, {**request, "generator": chosen}))
 
     def mark(self, picture: Image.Image) -> Image.Image:
         """Add the watermark of the inpainting pipeline to an image, if the pipeline has one.
@@ -228,7 +245,7 @@ class DiffusersPainter:
         fitting = _fitting(crops[0].image.size, owner)
         if fitting is not None:
             painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
-            return [_stretched(pixels, crops[0].image.size) for pixels in painted]
+            return [stretched(pixels, crops[0].image.size) for pixels in painted]
         family = families.family_of(owner)
         pipe = repainter(owner, controlled=control_in(options, family.control) is not None)
         strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
@@ -373,11 +390,6 @@ def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] 
     scale = longest / max(size)
     width, height = (max(multiple, int(side * scale) // multiple * multiple) for side in size)
     return width, height
-
-
-def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
-    return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:

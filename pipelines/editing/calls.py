@@ -1,0 +1,73 @@
+"""The calls of edit models for crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from refiner.errors import BadImageError
+from refiner.pipelines.editing.editors import Editor, editor_of
+from refiner.pipelines.editing.registration import registered
+from refiner.pipelines.painting.arguments import for_regions, is_open
+from refiner.pipelines.painting.crops import Crop, Pixels
+from refiner.pipelines.painting.families import takes, tokenizers_of, tokens_of
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+EditCall = Callable[[Mapping[str, Any], Sequence[int]], Sequence[Pixels]]
+"""Calls an edit model: its arguments, and a seed for each image -> float (H, W, 3) in [0, 1] for each image."""
+
+
+def edited(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], call: EditCall) -> list[Pixels]:
+    """Edit crops of one size, each as its prompt says.
+
+    Args:
+        pipe: an edit model.
+        crops: their prompts are instructions. Their masks only say what may change.
+        options: further arguments of the call, for one image.
+        call: calls the pipeline.
+
+    Returns:
+        For each crop the edited one, fitted to it: float (H, W, 3) in [0, 1].
+
+    Raises:
+        BadImageError: the pipeline returned more or fewer images than it was given.
+    """
+    editor = editor_of(pipe)
+    assert editor is not None
+    painted: list[Pixels] = []
+    for batch in [list(crops)] if editor.batched else [[crop] for crop in crops]:
+        answers = call(_request(pipe, editor, batch, options), [crop.seed for crop in batch])
+        if len(answers) != len(batch):
+            raise BadImageError(
+                f"{type(pipe).__name__} returned {len(answers)} images for {len(batch)} crops: check the model."
+            )
+        painted += [registered(answer, crop.image, crop.mask) for answer, crop in zip(answers, batch, strict=True)]
+    return painted
+
+
+def _request(
+    pipe: DiffusionPipeline, editor: Editor, crops: Sequence[Crop], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Build the arguments of a call for crops of one size, without the generators of random numbers."""
+    width, height = crops[0].image.size
+    texts = [_cut(pipe, editor.form.format(crop.prompt), editor.reads) for crop in crops]
+    images, negatives = [crop.image for crop in crops], [crop.negative_prompt for crop in crops]
+    request = {**for_regions(pipe, options, crops), "prompt": texts, editor.image: images}
+    if any(negatives) or options.get("negative_prompt") is not None:
+        request["negative_prompt"] = negatives
+    if not editor.batched:
+        alone = {"prompt", "negative_prompt"} | (set() if editor.listed else {editor.image})
+        request |= {name: value[0] for name, value in request.items() if name in alone}
+    request |= {"height": height, "width": width, "output_type": "np", **editor.fixed(height, width)}
+    known = takes(pipe)
+    return request if is_open(pipe) else {name: value for name, value in request.items() if name in known}
+
+
+def _cut(pipe: DiffusionPipeline, text: str, most: int | None) -> str:
+    """Leave out words at the end of a text that has more tokens than a pipeline reads."""
+    words = text.split(" ")
+    while most is not None and len(words) > 1 and tokens_of(tokenizers_of(pipe)[0], " ".join(words)) > most:
+        words.pop()
+    return " ".join(words)
