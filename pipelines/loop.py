@@ -28,7 +28,6 @@ from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainErr
 from refiner.ledger import Ledger, ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
-from refiner.pipelines.editing.instructions import instruction_for
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
@@ -342,20 +341,20 @@ class _Refinement:
             text = self._own_text(region)
             revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
         texts = self._others(self._origin(), revision, lambda text: self._for_patches(group, text))
-        return [
+        jobs = [
             InpaintJob(
                 image=image,
                 mask=np.logical_or.reduce([patch.mask for patch in group]),
                 prompt=revision.prompt,
                 negative_prompt=self._negative(revision),
                 texts=texts,
-                instruction=instruction_for([patch.region for patch in group], revision.prompt, own=bool(text)),
                 seed=self._seed(round_, number, candidate),
                 strength=strength_of(group[0], self.config, tries),
                 whole=revision.whole or self.config.whole_image,
             )
             for candidate in range(self.config.candidate_count(tries))
         ]
+        return self.parts.told(jobs, [patch.region for patch in group], self.config, own=bool(text))
 
     def _for_patches(self, group: Sequence[Patch], text: str) -> Revision:
         """Revise the prompt of a further text encoder for patches that are inpainted together."""

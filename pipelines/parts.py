@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from refiner import protocols
+from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.instructions import as_edit
+from refiner.types import Region
 
 DROPPED = "Interrupted; the unfinished image was dropped."
 
@@ -19,6 +23,8 @@ class Parts:
     generator: protocols.Generator
     """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
+    edits: bool = False
+    """Whether the inpainter is an edit model, so that it is told what to change, not what the region shows."""
     negatives: bool = True
     """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
     detector: protocols.Detector
@@ -26,6 +32,12 @@ class Parts:
     judge: protocols.Judge | None = None
     """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
     reviser: protocols.Reviser
+
+    def told(
+        self, jobs: list[protocols.InpaintJob], regions: Sequence[Region], config: RefineConfig, *, own: bool
+    ) -> list[protocols.InpaintJob]:
+        """Return jobs, which repair ``regions``, as the inpainter takes them; ``own``: the prompt is the user's text."""
+        return [as_edit(job, regions, config, own=own) for job in jobs] if self.edits else jobs
 
 
 class Start(NamedTuple):

@@ -44,8 +44,6 @@ class InpaintJob:
     negative_prompt: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     """The prompts of further text encoders, by argument, such as ``prompt_2``; empty: they read ``prompt``."""
-    instruction: str = ""
-    """What is to be changed, for edit models; empty: they are given ``prompt``."""
     seed: int
     strength: float
     """Share of the noise schedule that is run, in (0, 1]; 1 keeps nothing of the old content."""

@@ -18,8 +18,7 @@ from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator, recorded
 from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.editing.editors import editor_of
-from refiner.pipelines.editing.inpainter import InstructedInpainter
+from refiner.pipelines.editing.editors import check_settings, editor_of
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS, embeddings_in
@@ -159,14 +158,14 @@ class Call:
             ConfigError: a pipeline does not support one of the settings.
         """
         painter = self._painter(options)
+        check_settings(self.pipe.inpainter, config)
         painter.check(soft=config.soft_edge > 0)
         sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
-        crops = CropInpainter(painter.paint, **sides, config=config, mark=painter.mark)
-        told = self.pipe.inpainter is not None and editor_of(self.pipe.inpainter) is not None
         detector = MarkedDetector(self.pipe.detector, self.masks) if self.masks else self.pipe.detector
         return Parts(
             generator=painter,
-            inpainter=InstructedInpainter(crops, config) if told else crops,
+            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark),
+            edits=editor_of(self.pipe.inpainter) is not None,
             negatives=_takes_negatives(self.pipe.pipe, options),
             detector=detector,
             judge=self.pipe.judge,

@@ -13,9 +13,9 @@ from PIL import Image
 from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.editing.editors import editor_of
+from refiner.pipelines.editing.editors import editor_of, edits
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import embeddings_in, is_open, kind_of
+from refiner.pipelines.painting.arguments import PROMPT_EMBEDDINGS, embeddings_in, is_open, kind_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -164,13 +164,16 @@ def check_inpaint_call(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | N
     Raises:
         ConfigError: it does not take one of them, or refiner sets it itself.
     """
-    names, editor = list(names), None if inpainter is None else editor_of(inpainter)
-    taken = next((name for name in names if editor is not None and name in editor.set), None)
-    if taken is not None:
-        raise ConfigError(
-            f"{taken} (in inpaint_call=) is not taken, because refiner gives {type(inpainter).__name__} the region to "
-            "edit: leave it out."
-        )
+    names, editor = list(names), editor_of(inpainter)
+    set_by_us = frozenset[str]() if editor is None else editor.set
+    for name in names:
+        own = name in set_by_us
+        if own or (edits(inpainter) and name in PROMPT_EMBEDDINGS):
+            what = "the region to edit" if own else "an instruction"
+            raise ConfigError(
+                f"{name} (in inpaint_call=) is not taken, because refiner gives {type(inpainter).__name__} {what}: "
+                "leave it out."
+            )
     check_names(pipe if inpainter is None else inpainter, names, "inpaint_call")
 
 

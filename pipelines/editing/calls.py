@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from refiner.errors import BadImageError
 from refiner.pipelines.editing.editors import Editor, editor_of
 from refiner.pipelines.editing.registration import registered
-from refiner.pipelines.painting.arguments import for_regions, is_open
-from refiner.pipelines.painting.crops import Crop, Pixels
+from refiner.pipelines.painting.arguments import embeddings_in, for_regions, is_open
+from refiner.pipelines.painting.crops import Crop, Painted, Pixels
 from refiner.pipelines.painting.families import takes, tokenizers_of, tokens_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EditCall = Callable[[Mapping[str, Any], Sequence[int]], Sequence[Pixels]]
 """Calls an edit model: its arguments, and a seed for each image -> float (H, W, 3) in [0, 1] for each image."""
 
 
-def edited(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], call: EditCall) -> list[Pixels]:
+def edited(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str, Any], call: EditCall) -> list[Painted]:
     """Edit crops of one size, each as its prompt says.
 
     Args:
@@ -29,22 +29,31 @@ def edited(pipe: DiffusionPipeline, crops: Sequence[Crop], options: Mapping[str,
         call: calls the pipeline.
 
     Returns:
-        For each crop the edited one, fitted to it: float (H, W, 3) in [0, 1].
+        For each crop the edited one, fitted to it: float (H, W, 3) in [0, 1]. An answer that does not show the crop is
+        replaced by its error.
 
     Raises:
         BadImageError: the pipeline returned more or fewer images than it was given.
     """
     editor = editor_of(pipe)
     assert editor is not None
-    painted: list[Pixels] = []
+    painted: list[Painted] = []
     for batch in [list(crops)] if editor.batched else [[crop] for crop in crops]:
         answers = call(_request(pipe, editor, batch, options), [crop.seed for crop in batch])
         if len(answers) != len(batch):
             raise BadImageError(
                 f"{type(pipe).__name__} returned {len(answers)} images for {len(batch)} crops: check the model."
             )
-        painted += [registered(answer, crop.image, crop.mask) for answer, crop in zip(answers, batch, strict=True)]
+        painted += map(fitted, answers, batch)
     return painted
+
+
+def fitted(answer: Pixels, crop: Crop) -> Painted:
+    """Fit an answer, float (h, w, 3) in [0, 1], to its crop; an answer that does not show the crop gives its error."""
+    try:
+        return registered(answer, crop.image, crop.mask)
+    except BadImageError as error:
+        return error
 
 
 def _request(
@@ -55,7 +64,8 @@ def _request(
     texts = [_cut(pipe, editor.form.format(crop.prompt), editor.reads) for crop in crops]
     images, negatives = [crop.image for crop in crops], [crop.negative_prompt for crop in crops]
     request = {**for_regions(pipe, options, crops), "prompt": texts, editor.image: images}
-    if any(negatives) or options.get("negative_prompt") is not None:
+    taken = embeddings_in(options, "negative_") is None
+    if taken and (any(negatives) or options.get("negative_prompt") is not None):
         request["negative_prompt"] = negatives
     if not editor.batched:
         alone = {"prompt", "negative_prompt"} | (set() if editor.listed else {editor.image})

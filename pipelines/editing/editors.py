@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refiner.errors import ConfigError
+from refiner.pipelines.config import RefineConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class Editor:
@@ -71,3 +74,22 @@ def edits(pipe: object) -> bool:
     """Whether a pipeline edits images without a mask."""
     editor = editor_of(pipe)
     return editor is not None and not editor.masked
+
+
+_OF_NOISE = ("strengths", "severity_strength", "area_strength", "soft_edge")
+"""Settings that say how much noise an inpainting model adds to a region."""
+
+
+def check_settings(inpainter: object, config: RefineConfig) -> None:
+    """Refuse settings that an edit model without a mask has no use for.
+
+    Raises:
+        ConfigError: one of them differs from its default.
+    """
+    usual = RefineConfig()
+    changed = next((name for name in _OF_NOISE if getattr(config, name) != getattr(usual, name)), None)
+    if changed is not None and edits(inpainter):
+        raise ConfigError(
+            f"{changed} has no effect with {type(inpainter).__name__}, which edits a region by an instruction and adds "
+            "no noise to the image: leave it out."
+        )

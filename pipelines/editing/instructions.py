@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.revisers.prompt_checks import cleaned
+from refiner.protocols import InpaintJob
 from refiner.taxonomy import Category
 from refiner.types import Region
 
@@ -41,6 +44,24 @@ def instruction_for(regions: Sequence[Region], wanted: str, *, own: bool = False
     orders = [_order(region) for region in regions]
     shown = [f"It shows {_sentence(wanted)}"] if wanted.strip() else []
     return " ".join([*dict.fromkeys(orders), *shown, KEEP])
+
+
+def as_edit(job: InpaintJob, regions: Sequence[Region], config: RefineConfig, *, own: bool = False) -> InpaintJob:
+    """Make an inpainting job one for an edit model: its prompt becomes an instruction.
+
+    The instruction is about the region, so that a crop around it is enough, unless the user wants the whole image. Of
+    the negative prompts, only the user's is kept.
+
+    Args:
+        job: its prompt is what the region shows.
+        regions: the flaws that it repairs.
+        config: settings of the run.
+        own: whether its prompt is the user's own text, which is the whole instruction.
+    """
+    instruction = instruction_for(regions, job.prompt, own=own)
+    return replace(
+        job, prompt=instruction, negative_prompt=config.negative_prompt, texts={}, whole=config.whole_image
+    )  # fmt: skip
 
 
 def _order(region: Region) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.errors import BadImageError, InputError
+from refiner.errors import BadImageError, InputError, ModelError
 from refiner.images import from_unit
 from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
@@ -26,6 +26,8 @@ from refiner.types import Box, Mask, Size
 T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
+Painted = Pixels | ModelError
+"""An inpainted crop, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +70,7 @@ class Crop:
         return replace(self, image=image, mask=nearest(self.mask), change=change)
 
 
-CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
+CropPainter = Callable[[Sequence[Crop]], Sequence[Painted]]
 """Inpaints crops of one size in one batch; either all crops have a negative prompt or none."""
 
 
@@ -113,7 +115,7 @@ class CropInpainter:
         """
         boxes = list(map(self._box, jobs))
         crops = list(map(self._crop, jobs, boxes))
-        painted: dict[int, Pixels] = {}
+        painted: dict[int, Painted] = {}
         for group in self._groups(crops):
             painted.update(zip(group, self._paint_group([crops[index] for index in group]), strict=True))
         faults = {index: fault for index, crop in enumerate(crops) if (fault := _fault(painted[index], crop))}
@@ -122,21 +124,20 @@ class CropInpainter:
         if faults:
             reasons = " ".join(dict.fromkeys(faults.values()))
             self._remarks.append(f"{len(faults)} of {len(crops)} crops are unchanged. {reasons}")
-        return [
-            job.image
-            if index in faults or _same(painted[index], crops[index])
-            else self._pasted(job, box, painted[index])
-            for index, (job, box) in enumerate(zip(jobs, boxes, strict=True))
-        ]
+        images = [job.image for job in jobs]
+        for index, picture in painted.items():
+            if not (index in faults or isinstance(picture, ModelError) or _same(picture, crops[index])):
+                images[index] = self._pasted(jobs[index], boxes[index], picture)
+        return images
 
     def remarks(self) -> list[str]:
         """Return the notes for the user since the last call, such as a batch size that was too large."""
         said, self._remarks = self._remarks, []
         return said
 
-    def _paint_group(self, crops: Sequence[Crop]) -> list[Pixels]:
+    def _paint_group(self, crops: Sequence[Crop]) -> list[Painted]:
         """Inpaint crops that may share a batch, as many at a time as fit into memory."""
-        painted: list[Pixels] = []
+        painted: list[Painted] = []
         while len(painted) < len(crops):
             batch = crops[len(painted) : len(painted) + self._batch]
             try:
@@ -253,8 +254,10 @@ def whole_cells(mask: Mask, cell: int) -> Mask:
     return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
-def _fault(picture: Pixels, crop: Crop) -> str | None:
+def _fault(picture: Painted, crop: Crop) -> str | None:
     """Say why an inpainted crop is unusable, as a sentence; None if it is usable."""
+    if isinstance(picture, ModelError):
+        return str(picture)
     wanted = (*crop.mask.shape, 3)
     shape = getattr(picture, "shape", None)
     if shape != wanted:

@@ -31,7 +31,7 @@ from refiner.pipelines.painting.borrowing import (
 )
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
-from refiner.pipelines.painting.crops import Crop, Pixels
+from refiner.pipelines.painting.crops import Crop, Painted, Pixels
 from refiner.pipelines.painting.staggering import staggered
 from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
 from refiner.protocols import PaintJob
@@ -186,19 +186,19 @@ class DiffusersPainter:
 
     def check(self, *, soft: bool) -> None:
         """Raise ConfigError if ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them."""
-        if soft and (self._edits or not families.mixes_strengths(self._inpainter)):
+        if soft and not families.mixes_strengths(self._inpainter):
             raise ConfigError(
                 f"{type(self._inpainter).__name__} supports only hard masks: use soft_edge=0, or an inpainter whose "
                 "denoiser takes no mask."
             )
 
-    def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Inpaint crops of one size; returns float (H, W, 3) in [0, 1] for each.
+    def paint(self, crops: Sequence[Crop]) -> list[Painted]:
+        """Inpaint crops of one size; returns float (H, W, 3) in [0, 1] for each, or why there is none.
 
         Raises:
             ConfigError: a crop has different strengths, and the model does not support them.
         """
-        painted: dict[int, Pixels] = {}
+        painted: dict[int, Painted] = {}
         options = self._inpaint_options()
         if own := self._settings.inpaint_options.get("negative_prompt"):
             texts = (", ".join(filter(None, (own, crop.negative_prompt))) for crop in crops)
