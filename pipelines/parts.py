@@ -36,7 +36,7 @@ class Parts:
     def told(
         self, jobs: list[protocols.InpaintJob], regions: Sequence[Region], config: RefineConfig, *, own: bool
     ) -> list[protocols.InpaintJob]:
-        """Return jobs, which repair ``regions``, as the inpainter takes them; ``own``: the prompt is the user's text."""
+        """Return jobs that repair ``regions`` as the inpainter takes them; ``own``: the prompt is the user's text."""
         return [as_edit(job, regions, config, own=own) for job in jobs] if self.edits else jobs
 
 
