@@ -140,7 +140,7 @@ class _Refinement:
         )  # fmt: skip
 
     def _ledgers(self) -> Mapping[str, Ledger]:
-        return ledgers_of([self.parts.detector, self.parts.reviser, *self.judges])
+        return ledgers_of([self.parts.detector, self.parts.reviser, self.parts.inpainter, *self.judges])
 
     def blame(self, error: Exception) -> Attempt:
         """Record an exception on the last attempt, such as one of the user's callback."""

@@ -19,12 +19,14 @@ from refiner.pipelines.calling.request import bound, check_inpaint_call, check_n
 from refiner.pipelines.calling.seeding import seeding_of
 from refiner.pipelines.calling.signature import described_call, signature_of
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.hosted import HostedEditor, local
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading.parts import (
     Judges,
     check_parts,
     fitting_reviser,
     ids_of,
+    inpainter_like,
     judges_on,
     load_parts,
     pipeline_like,
@@ -82,7 +84,9 @@ class RefinedPipeline:
             None, is fitted to the text encoders of the pipeline.
         config: default settings of all calls.
         call: default arguments for the call of the wrapped pipeline, such as ``{"num_inference_steps": 30}``.
-        inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill; None: ``pipe`` inpaints.
+        inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill. An edit model, such as
+            Qwen-Image-Edit or FLUX Kontext, edits them by instructions; a hosted one has the id ``edit:MODEL@URL``.
+            None: ``pipe`` inpaints.
         inpaint_call: default arguments for the inpainting call. They override ``call``. A separate ``inpainter`` gets
             no arguments from ``call``, except callbacks.
         second_stage: pipeline that turns latents into images, or its id, such as the SDXL refiner. It continues at
@@ -108,7 +112,7 @@ class RefinedPipeline:
         reviser: ReviserLike | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
-        inpainter: DiffusionPipeline | Where | None = None,
+        inpainter: DiffusionPipeline | HostedEditor | Where | None = None,
         inpaint_call: Mapping[str, Any] | None = None,
         second_stage: DiffusionPipeline | Where | None = None,
         native: int | None = None,
@@ -116,7 +120,7 @@ class RefinedPipeline:
         parts = dict(zip(PARTS, (detector, judge, reviser, inpainter, second_stage), strict=True))
         check_parts(parts)
         self.pipe = pipe
-        self.inpainter = pipeline_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
+        self.inpainter = inpainter_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
         self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
         check_pipelines(pipe, self.inpainter, self.second_stage)
         if judge == "auto":
@@ -173,7 +177,7 @@ class RefinedPipeline:
         reviser: ReviserLike | str | None = None,
         config: RefineConfig | Where | None = None,
         call: Mapping[str, Any] | None = None,
-        inpainter: DiffusionPipeline | Where | None = None,
+        inpainter: DiffusionPipeline | HostedEditor | Where | None = None,
         inpaint_call: Mapping[str, Any] | None = None,
         second_stage: DiffusionPipeline | Where | None = None,
         native: int | None = None,
@@ -280,7 +284,7 @@ class RefinedPipeline:
         return described(self)
 
     def _pipelines(self) -> list[DiffusionPipeline]:
-        return [pipe for pipe in (self.pipe, self.inpainter, self.second_stage) if pipe is not None]
+        return [pipe for pipe in (self.pipe, local(self.inpainter), self.second_stage) if pipe is not None]
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in RefinedPipeline._OWN:
@@ -427,7 +431,7 @@ class RefinedPipeline:
             start_image=start_image,
         )
         check_inpaint_call(self.pipe, self.inpainter, request.config.inpaint_call)
-        check_complete(self.pipe, self.inpainter)
+        check_complete(self.pipe, local(self.inpainter))
         check_words(self._pipelines(), [*request.prompts, *request.negatives, *own_words(request.config)])
         seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)
         masks = () if mask_image is None else masks_of(mask_image)

@@ -18,7 +18,8 @@ from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator, recorded
 from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.editing.editors import check_settings, editor_of
+from refiner.pipelines.editing.editors import check_settings, editor_of, edits
+from refiner.pipelines.editing.hosted import HostedEditor, HostedInpainter, local
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS, embeddings_in
@@ -146,7 +147,7 @@ class Call:
         return DiffusersPainter(
             self.pipe.pipe,
             settings,
-            inpainter=self.pipe.inpainter,
+            inpainter=local(self.pipe.inpainter),
             second_stage=self.pipe.second_stage,
             prompt_cache=self.prompts,
         )
@@ -160,17 +161,23 @@ class Call:
         painter = self._painter(options)
         check_settings(self.pipe.inpainter, config)
         painter.check(soft=config.soft_edge > 0)
-        sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
         detector = MarkedDetector(self.pipe.detector, self.masks) if self.masks else self.pipe.detector
         return Parts(
             generator=painter,
-            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark),
+            inpainter=self._inpainter(painter, config),
             edits=editor_of(self.pipe.inpainter) is not None,
             negatives=_takes_negatives(self.pipe.pipe, options),
             detector=detector,
             judge=self.pipe.judge,
             reviser=self.pipe.reviser,
         )
+
+    def _inpainter(self, painter: DiffusersPainter, config: RefineConfig) -> CropInpainter:
+        if isinstance(self.pipe.inpainter, HostedEditor):
+            return HostedInpainter(self.pipe.inpainter, config)
+        sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
+        config = replace(config, mixed_strengths=1.0) if edits(self.pipe.inpainter) else config
+        return CropInpainter(painter.paint, **sides, config=config, mark=painter.mark)
 
     def unrefined(self) -> list[RefinementResult]:
         """Make all start images, as latents, and describe them: latents are neither looked at nor refined."""

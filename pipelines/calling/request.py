@@ -14,6 +14,7 @@ from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.editing.editors import editor_of, edits
+from refiner.pipelines.editing.hosted import local
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import PROMPT_EMBEDDINGS, embeddings_in, is_open, kind_of
 
@@ -165,6 +166,11 @@ def check_inpaint_call(pipe: DiffusionPipeline, inpainter: DiffusionPipeline | N
         ConfigError: it does not take one of them, or refiner sets it itself.
     """
     names, editor = list(names), editor_of(inpainter)
+    if names and inpainter is not None and local(inpainter) is None:
+        raise ConfigError(
+            f"{names[0]} (in inpaint_call=) is not taken by a hosted edit model: give further fields of its "
+            "requests as extra_body in its id."
+        )
     set_by_us = frozenset[str]() if editor is None else editor.set
     for name in names:
         own = name in set_by_us

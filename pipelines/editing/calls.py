@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import BadImageError
 from refiner.pipelines.editing.editors import Editor, editor_of
+from refiner.pipelines.editing.instructions import avoiding
 from refiner.pipelines.editing.registration import registered
 from refiner.pipelines.painting.arguments import embeddings_in, for_regions, is_open
 from refiner.pipelines.painting.crops import Crop, Painted, Pixels
@@ -61,7 +62,11 @@ def _request(
 ) -> dict[str, Any]:
     """Build the arguments of a call for crops of one size, without the generators of random numbers."""
     width, height = crops[0].image.size
-    texts = [_cut(pipe, editor.form.format(crop.prompt), editor.reads) for crop in crops]
+    known = takes(pipe)
+    texts = [
+        crop.prompt if "negative_prompt" in known else avoiding(crop.prompt, crop.negative_prompt) for crop in crops
+    ]
+    texts = [_cut(pipe, editor.form.format(text), editor.reads) for text in texts]
     images, negatives = [crop.image for crop in crops], [crop.negative_prompt for crop in crops]
     request = {**for_regions(pipe, options, crops), "prompt": texts, editor.image: images}
     taken = embeddings_in(options, "negative_") is None
@@ -71,7 +76,6 @@ def _request(
         alone = {"prompt", "negative_prompt"} | (set() if editor.listed else {editor.image})
         request |= {name: value[0] for name, value in request.items() if name in alone}
     request |= {"height": height, "width": width, "output_type": "np", **editor.fixed(height, width)}
-    known = takes(pipe)
     return request if is_open(pipe) else {name: value for name, value in request.items() if name in known}
 
 

@@ -65,7 +65,13 @@ reference image.
 
 
 def editor_of(pipe: object) -> Editor | None:
-    """Return how a pipeline, or a class of pipelines, edits images; None if it does not."""
+    """Return how a pipeline, or a class of pipelines, edits images; None if it does not.
+
+    An edit model that is no pipeline says it in its attribute ``editor``.
+    """
+    own = getattr(pipe, "editor", None)
+    if isinstance(own, Editor):
+        return own
     cls = pipe if isinstance(pipe, type) else type(pipe)
     return next((EDITORS[each.__name__] for each in cls.__mro__ if each.__name__ in EDITORS), None)
 

@@ -64,6 +64,11 @@ def as_edit(job: InpaintJob, regions: Sequence[Region], config: RefineConfig, *,
     )  # fmt: skip
 
 
+def avoiding(instruction: str, negative_prompt: str) -> str:
+    """Say a negative prompt in an instruction, for a model that takes none."""
+    return f"{instruction} Do not show: {negative_prompt}." if negative_prompt else instruction
+
+
 def _order(region: Region) -> str:
     name = cleaned(region.name) or "the marked part"
     order = _ORDERS[region.category].format(name=name if re.match("(an?|the) ", name, re.I) else f"the {name}")

@@ -12,6 +12,7 @@ from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import check_reachable, locate
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.hosted import HostedEditor, is_hosted, load_editor
 from refiner.pipelines.judges import JointJudge, judge_needs, load_judge
 from refiner.pipelines.loading.checkpoints import CheckpointSource, is_checkpoint
 from refiner.pipelines.loading.options import ACCESS, PRETRAINED, merged_revision, read_options
@@ -83,6 +84,13 @@ def pipeline_like(model: Where, like: DiffusionPipeline, options: Mapping[str, A
     return source.load().to(like.device)
 
 
+def inpainter_like(
+    model: Where, like: DiffusionPipeline, options: Mapping[str, Any] = _NONE
+) -> DiffusionPipeline | HostedEditor:
+    """Load what inpaints by its id: a hosted edit model, or a pipeline as ``pipeline_like`` does."""
+    return load_editor(str(model)) if is_hosted(model) else pipeline_like(model, like, options)
+
+
 def judges_on(judge: Judges, device: torch.device) -> Judge | None:
     """Load the judges that are given by id onto a device; several are joined, and None stays None."""
     if isinstance(judge, str | Path):
@@ -122,6 +130,8 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
                 needs += judge_needs(one)
             elif name == "reviser":
                 needs += reviser_needs(str(one))
+            elif name == "inpainter" and is_hosted(one):
+                load_editor(str(one)).close()
             elif name in ("inpainter", "second_stage"):
                 needs += find_source(one, options).needs
     check_reachable(needs)
@@ -174,7 +184,8 @@ def load_parts(model: Where, given: Mapping[str, Any], options: Mapping[str, Any
     ids = ids_of({name: arguments.get(name) for name in ("inpainter", "second_stage") if name not in beside})
     arguments |= _loaded(places, pipe, source, access)
     for name in ids:
-        arguments[name] = pipeline_like(arguments[name], pipe, access)
+        load = inpainter_like if name == "inpainter" else pipeline_like
+        arguments[name] = load(arguments[name], pipe, access)
     return Loaded(pipe, arguments, ids | {"model": source.id})
 
 
@@ -190,7 +201,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 def _check_saved(source: Source, parts: Mapping[str, Any], access: Mapping[str, Any]) -> None:
     """Check the saved parts as ``check_parts`` does; they must not send data to other machines."""
-    for name in ("detector", "judge", "reviser"):
+    for name in ("detector", "judge", "reviser", "inpainter"):
         for one in _ids(parts.get(name)):
             trusted(name, str(one))
     for place in (one for part in parts.values() for one in _ids(part) if _is_beside(one)):

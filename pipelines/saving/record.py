@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from refiner.files import Json
+from refiner.pipelines.editing.hosted import HostedEditor
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.revisers.plain import PlainReviser
 from refiner.plain import held_by
@@ -98,6 +99,8 @@ def described(pipe: Wrapped) -> str:
 
 
 def _pipeline(pipe: Any) -> Json:
+    if isinstance(pipe, HostedEditor):
+        return {"class": repr(pipe), "scheduler": None, "dtype": None, "device": None, "weights": {}}
     scheduler = getattr(pipe, "scheduler", None)
     config = {name: value for name, value in getattr(scheduler, "config", {}).items() if not name.startswith("_")}
     written = json.dumps(config, sort_keys=True, default=str).encode()
