@@ -36,10 +36,11 @@ from refiner.pipelines.picking import kept_candidates, picked
 from refiner.pipelines.region_prompts import inpainted_first, joined, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
-from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
+from refiner.pipelines.strategies import Patch, Step, plan_patches, repaintable, strength_of
+from refiner.pipelines.tools import Toolbox
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, RefinementResult, Region, StopReason
 
 
 def refine(
@@ -108,7 +109,7 @@ class _Refinement:
         self.broken = False  # a part failed in a way that another try would not mend
         self.recorded: tuple[type[Exception], ...] = (Exception,) if self.config.on_error == "record" else ()
         self.attempts: list[Attempt] = []
-        self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
+        self.tools = Toolbox(self.config, self.parts.tools, given=self.given is not None)
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
         self.notes: list[str] = []  # notes for the user since the last attempt
         self.offered: tuple[Candidates, ...] = ()  # candidates to keep since the last attempt
@@ -152,7 +153,7 @@ class _Refinement:
         return self.best.analysis if self.best else None
 
     def _steps(self) -> tuple[Step, ...]:
-        return choose(self._analysis, self.config, given=self.given is not None, repainted_in_vain=self.in_vain)
+        return self.tools.steps(self._analysis, repainted_in_vain=self.in_vain)
 
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted; none if it could not be analysed."""
@@ -165,7 +166,7 @@ class _Refinement:
         regions = repaintable(not_excluded(analysis.regions, self.config), size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
-        return [region for region in regions if is_local(region, size, self.config)]
+        return [region for region in regions if self.tools.is_local(region, size)]
 
     def _own_text(self, region: Region) -> str:
         """Return the user's text for a region of the best image; see ``text_for``."""
@@ -200,9 +201,9 @@ class _Refinement:
         return None
 
     def _origin(self) -> PaintJob:
-        return PaintJob(
-            prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=self._first_seed()
-        )
+        assert self.config.seed is not None
+        seed = self.config.seed + self.index
+        return PaintJob(prompt=self.prompt, negative_prompt=self.config.negative_prompt, texts=self.texts, seed=seed)
 
     def _start(self) -> Attempt:
         origin = self.last
@@ -247,10 +248,6 @@ class _Refinement:
             for name, text in origin.texts.items()
         }
 
-    def _first_seed(self) -> int:
-        assert self.config.seed is not None
-        return self.config.seed + self.index
-
     def _failure(self, error: Exception) -> Look:
         """Record an exception instead of an image."""
         self.broken |= not isinstance(error, ModelError)
@@ -279,7 +276,7 @@ class _Refinement:
         assert base is not None
         assert base.image is not None
         assert base.analysis is not None
-        patches = plan_patches(self._targets(), base.analysis.size, self.config, self.failed)
+        patches = plan_patches(self._targets(), base.analysis.size, self.config, self.tools.failed)
         if self.config.keep == "last":
             return self._inpaint_in_turn(base.image, patches, round_)
         groups = [patches] if self.config.together else [[patch] for patch in patches]
@@ -299,7 +296,7 @@ class _Refinement:
             settled = Settled(nothing, look, compare(look, base, self.config))
         self._collect_remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
-        self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
+        self.tools.settle(patches, kept)
         job = joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
         return self._record("inpaint", job, settled.look, settled.verdict, base.image)
 
@@ -354,7 +351,7 @@ class _Refinement:
             )
             for candidate in range(self.config.candidate_count(tries))
         ]
-        return self.parts.told(jobs, [patch.region for patch in group], self.config, own=bool(text))
+        return self.tools.told(jobs, group, own=bool(text))
 
     def _for_patches(self, group: Sequence[Patch], text: str) -> Revision:
         """Revise the prompt of a further text encoder for patches that are inpainted together."""
@@ -426,6 +423,7 @@ class _Refinement:
             seconds=now - self.clock,
             calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
             candidates=self.offered,
+            repairs=self.tools.tried(action, self._analysis, better=verdict.accepted),
         )
         self.clock, self.rows, self.looked, self.notes, self.offered = now, rows, 0, [], ()
         earlier = (other.image for other in self.attempts)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from refiner import protocols
-from refiner.pipelines.config import RefineConfig
-from refiner.pipelines.editing.instructions import as_edit
-from refiner.types import Region
+from refiner.repairs import LocalTool
 
 DROPPED = "Interrupted; the unfinished image was dropped."
 
@@ -23,8 +20,8 @@ class Parts:
     generator: protocols.Generator
     """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
-    edits: bool = False
-    """Whether the inpainter is an edit model, so that it is told what to change, not what the region shows."""
+    tools: tuple[LocalTool, ...] = ("inpaint",)
+    """What the inpainter can do, in the order in which it is tried. For "edit", its jobs have instructions."""
     negatives: bool = True
     """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
     detector: protocols.Detector
@@ -32,12 +29,6 @@ class Parts:
     judge: protocols.Judge | None = None
     """Scores images against the prompt. With a ``JointJudge``, an image must not be worse for any of its judges."""
     reviser: protocols.Reviser
-
-    def told(
-        self, jobs: list[protocols.InpaintJob], regions: Sequence[Region], config: RefineConfig, *, own: bool
-    ) -> list[protocols.InpaintJob]:
-        """Return jobs that repair ``regions`` as the inpainter takes them; ``own``: the prompt is the user's text."""
-        return [as_edit(job, regions, config, own=own) for job in jobs] if self.edits else jobs
 
 
 class Start(NamedTuple):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError
 from refiner.patches import Candidates, difference, with_candidates
+from refiner.repairs import Repair
 from refiner.taxonomy import Category
 
 if TYPE_CHECKING:
@@ -323,6 +324,8 @@ class Attempt:
     calls: Calls = field(default_factory=Calls)
     candidates: tuple[Candidates, ...] = ()
     """All that was painted for each patch, if it was to be kept (``RefineConfig.keep_candidates``)."""
+    repairs: tuple[Repair, ...] = ()
+    """What this attempt tried to repair, by which tool, and whether that was kept; empty for the first image."""
     choice: Mapping[int, int] = field(default_factory=dict)
     """What was picked by hand to make this image (see ``RefinementResult.with_choice``); empty if the loop made it."""
 

@@ -165,7 +165,7 @@ class Call:
         return Parts(
             generator=painter,
             inpainter=self._inpainter(painter, config),
-            edits=editor_of(self.pipe.inpainter) is not None,
+            tools=("inpaint",) if editor_of(self.pipe.inpainter) is None else ("edit",),
             negatives=_takes_negatives(self.pipe.pipe, options),
             detector=detector,
             judge=self.pipe.judge,

@@ -60,7 +60,7 @@ def as_edit(job: InpaintJob, regions: Sequence[Region], config: RefineConfig, *,
     """
     instruction = instruction_for(regions, job.prompt, own=own)
     return replace(
-        job, prompt=instruction, negative_prompt=config.negative_prompt, texts={}, whole=config.whole_image
+        job, tool="edit", prompt=instruction, negative_prompt=config.negative_prompt, texts={}, whole=config.whole_image
     )  # fmt: skip
 
 
