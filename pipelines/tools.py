@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from refiner.errors import ConfigError
+from PIL import Image
+
+from refiner.errors import ConfigError, ModelError
+from refiner.ledger import Ledger, ledgers_of
 from refiner.masks import iou
 from refiner.pipelines.config import RefineConfig
 from refiner.pipelines.editing.instructions import as_edit
 from refiner.pipelines.selection import Choice
 from refiner.pipelines.strategies import SAME_PLACE, Patch, Step, choose, grown, is_local
-from refiner.protocols import InpaintJob
+from refiner.protocols import Inpainter, InpaintJob, Remarking
 from refiner.repairs import LOCAL_TOOLS, LocalTool, Repair, Tool, lower_bound
 from refiner.taxonomy import Category
 from refiner.types import Action, Analysis, Mask, Region, Size
@@ -120,3 +123,50 @@ class Toolbox:
             Repair(tool="regenerate", category=region.category, name=region.name, better=better)
             for region in analysis.regions
         )
+
+
+class ToolInpainter:
+    """Passes each job on to the inpainter of its tool.
+
+    If an inpainter fails and another one does not, the images of its jobs are not changed, and ``remarks`` says why.
+
+    Args:
+        inpainters: for each tool.
+    """
+
+    def __init__(self, inpainters: Mapping[LocalTool, Inpainter]) -> None:
+        self._inpainters = inpainters
+        self._remarks = list[str]()
+
+    def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
+        """See ``Inpainter``.
+
+        Raises:
+            ModelError: all inpainters that were asked failed.
+        """
+        images, failures = [job.image for job in jobs], list[ModelError]()
+        used = dict.fromkeys(job.tool for job in jobs)
+        for tool in used:
+            mine = [index for index, job in enumerate(jobs) if job.tool == tool]
+            try:
+                made = self._inpainters[tool].inpaint([jobs[index] for index in mine])
+            except ModelError as error:
+                failures.append(error)
+                self._remarks.append(f"{len(mine)} of {len(jobs)} regions are unchanged. {error}")
+                continue
+            for index, image in zip(mine, made, strict=True):
+                images[index] = image
+        if failures and len(failures) == len(used):
+            self._remarks.clear()
+            raise failures[0]
+        return images
+
+    def remarks(self) -> list[str]:
+        """Return the notes for the user since the last call."""
+        said, self._remarks = self._remarks, []
+        parts = [part for part in self._inpainters.values() if isinstance(part, Remarking)]
+        return [*said, *(remark for part in parts for remark in part.remarks())]
+
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The costs of hosted models, by the name of the model."""
+        return ledgers_of(self._inpainters.values())

@@ -82,6 +82,26 @@ def edits(pipe: object) -> bool:
     return editor is not None and not editor.masked
 
 
+def check_editor(editor: object, inpainter: object) -> None:
+    """Check what is passed as ``editor=`` beside an ``inpainter=``; None: there is none.
+
+    Raises:
+        ConfigError: it is no edit model, or the inpainter is one, too.
+    """
+    if editor is None:
+        return
+    if editor_of(editor) is None:
+        raise ConfigError(
+            f"Expected an edit model as editor=, got {type(editor).__name__}: pass one of {', '.join(EDITORS)}, or the "
+            "id of a hosted one."
+        )
+    if editor_of(inpainter) is not None:
+        raise ConfigError(
+            f"{type(inpainter).__name__} as inpainter= is an edit model, as is {type(editor).__name__} as editor=: "
+            "pass only one of them."
+        )
+
+
 _OF_NOISE = ("strengths", "severity_strength", "area_strength", "soft_edge")
 """Settings that say how much noise an inpainting model adds to a region."""
 

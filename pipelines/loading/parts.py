@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Judges = JudgeLike | Where | Sequence[JudgeLike | Where] | None
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_PIPELINES = ("inpainter", "second_stage", "editor")
+_SETTINGS = ("config", "call", "inpaint_call", "edit_call", "native")
+"""Arguments of RefinedPipeline that are saved and are no parts."""
 
 
 def fitting_reviser(reviser: ReviserLike | str, pipe: DiffusionPipeline, call: Mapping[str, Any] = _NONE) -> Reviser:
@@ -116,7 +119,7 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
 
     Args:
         parts: by the names in ``PARTS``.
-        options: how the hub is reached by ``inpainter`` and ``second_stage``; see ``find_source``.
+        options: how the hub is reached by ``inpainter``, ``second_stage`` and ``editor``; see ``find_source``.
 
     Raises:
         UserError: an id is wrong, or the hub has no such model.
@@ -130,9 +133,9 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
                 needs += judge_needs(one)
             elif name == "reviser":
                 needs += reviser_needs(str(one))
-            elif name == "inpainter" and is_hosted(one):
+            elif name in ("inpainter", "editor") and is_hosted(one):
                 load_editor(str(one)).close()
-            elif name in ("inpainter", "second_stage"):
+            elif name in _PIPELINES:
                 needs += find_source(one, options).needs
     check_reachable(needs)
 
@@ -177,20 +180,18 @@ def load_parts(model: Where, given: Mapping[str, Any], options: Mapping[str, Any
     beside = {name: part for name, part in kept.items() if any(map(_is_beside, _ids(part)))}
     places = {name: _placed(source, part) for name, part in beside.items()}
     pipe = source.load()
-    usual = (
-        {} if saved is None else {name: getattr(saved, name) for name in ("config", "call", "inpaint_call", "native")}
-    )
+    usual = {} if saved is None else {name: getattr(saved, name) for name in _SETTINGS}
     arguments = {"judge": "auto" if saved is None else None, **usual, **kept, **given}
-    ids = ids_of({name: arguments.get(name) for name in ("inpainter", "second_stage") if name not in beside})
+    ids = ids_of({name: arguments.get(name) for name in _PIPELINES if name not in beside})
     arguments |= _loaded(places, pipe, source, access)
     for name in ids:
-        load = inpainter_like if name == "inpainter" else pipeline_like
+        load = pipeline_like if name == "second_stage" else inpainter_like
         arguments[name] = load(arguments[name], pipe, access)
     return Loaded(pipe, arguments, ids | {"model": source.id})
 
 
 def _check_settings(given: Mapping[str, Any]) -> None:
-    kinds = {"config": RefineConfig, "call": Mapping, "inpaint_call": Mapping}
+    kinds = {"config": RefineConfig, "call": Mapping, "inpaint_call": Mapping, "edit_call": Mapping}
     for name, kind in kinds.items():
         if name in given and not isinstance(given[name], kind):
             raise ConfigError(f"Expected {name}= as a {kind.__name__}, got {given[name]!r:.80}: pass such a value.")
@@ -201,7 +202,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 def _check_saved(source: Source, parts: Mapping[str, Any], access: Mapping[str, Any]) -> None:
     """Check the saved parts as ``check_parts`` does; they must not send data to other machines."""
-    for name in ("detector", "judge", "reviser", "inpainter"):
+    for name in ("detector", "judge", "reviser", "inpainter", "editor"):
         for one in _ids(parts.get(name)):
             trusted(name, str(one))
     for place in (one for part in parts.values() for one in _ids(part) if _is_beside(one)):

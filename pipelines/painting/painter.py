@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,6 @@ from refiner.pipelines.painting.arguments import TEXTS, differ, embeddings_in, f
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import (
     as_it_was,
-    before_passes,
     chance,
     cleaned_up,
     exclusive,
@@ -31,6 +30,7 @@ from refiner.pipelines.painting.borrowing import (
 )
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
+from refiner.pipelines.painting.counting import Tally
 from refiner.pipelines.painting.crops import Crop, Painted, Pixels
 from refiner.pipelines.painting.staggering import staggered
 from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
@@ -70,6 +70,7 @@ class DiffusersPainter:
         second_stage: turns the latents of ``pipe`` into images, starting at ``denoising_end`` of the options, as the
             SDXL refiner does; None: ``pipe`` decodes its latents.
         prompt_cache: prompt embeddings that are shared with other painters; None: a new cache.
+        tally: counts the denoiser rows of several painters together; None: of this one alone.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DiffusersPainter:
         inpainter: DiffusionPipeline | None = None,
         second_stage: DiffusionPipeline | None = None,
         prompt_cache: PromptCache | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._pipe = pipe
         self._inpainter = pipe if inpainter is None else inpainter
@@ -89,7 +91,7 @@ class DiffusersPainter:
         self._settings = settings
         self._prompts = prompt_cache or PromptCache()
         self._latents = LatentCache()
-        self._rows = 0
+        self.tally = tally or Tally()
 
     @property
     def native(self) -> int:
@@ -110,7 +112,7 @@ class DiffusersPainter:
 
     def spent(self) -> Calls:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
-        return Calls(denoiser_rows=self._rows)
+        return Calls(denoiser_rows=self.tally.rows)
 
     def call(self, arguments: Mapping[str, Any], output_type: str, *, seed: int | None = None) -> Any:
         """Call the wrapped pipeline (and the second stage, if any) with exactly these arguments.
@@ -136,7 +138,7 @@ class DiffusersPainter:
         return self._called(self._second_stage, both | handed | {"image": latents, "output_type": output_type})
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+        with self.tally.on(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
             forget_steps(pipe)
             return pipe(**request).images
 
@@ -269,21 +271,12 @@ class DiffusersPainter:
                 images = [crop.image for crop in crops]
                 blending = blended(pipe, images, shares, strength=strength, layout=families.family_of(pipe).layout)
                 stack.enter_context(blending)
-            for changed in (self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
+            for changed in (self.tally.on(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
                 stack.enter_context(changed)
             forget_steps(pipe)
             stack.enter_context(told_steps(pipe, self._pipe, self._inpainter))
             stack.enter_context(chance(crops[0].seed))
             return list(pipe(**request).images)
-
-    def _counting(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
-        """Count the rows that go through the denoiser."""
-
-        def count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
-            self._rows += len(rows)
-
-        return before_passes(families.denoiser_of(pipe), count)
 
 
 def not_blocked(picture: Image.Image) -> Image.Image:

@@ -77,6 +77,8 @@ def add_weights(group: argparse._ActionsContainer) -> None:
     """Add the options for the weights beside those of the model."""
     words = "inpainting or edit model: a folder, a hub id, or edit:MODEL@URL (the model's own)"
     group.add_argument("--inpainter", metavar="ID", help=words)
+    words = "edit model beside what inpaints; see tools of RefineConfig (the model's own)"
+    group.add_argument("--editor", metavar="ID", help=words)
     words = "LoRA of the model: a folder, a file, a hub id, or ORG/NAME/FILE, with an optional weight; may be repeated"
     group.add_argument("--lora", type=_lora, action="append", default=[], metavar="ID[=WEIGHT]", help=words)
 

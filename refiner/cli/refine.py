@@ -105,6 +105,7 @@ def _load(args: argparse.Namespace) -> RefinedPipeline:
         judge=args.judge or "saved",
         reviser=args.reviser,
         inpainter=args.inpainter,
+        editor=args.editor,
         loras=args.lora,
     )
 
@@ -167,7 +168,7 @@ def _collect(run: RefinementRun, view: RoundsView, *, first: bool) -> Refinement
 
 def _record(args: argparse.Namespace, config: RefineConfig) -> Json:
     """The settings of the command, for the run record."""
-    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "image")
+    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "editor", "image")
     return {
         **{name: getattr(args, name) for name in names},
         "lora": [str(lora) for lora in args.lora],
