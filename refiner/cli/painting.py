@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.loading.loras import Lora
 
 _OWN: Final[Mapping[str, str]] = {
-    "seed": "seed", "strategy": "strategy", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
+    "seed": "seed", "strategy": "strategy", "tools": "tools", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
     "max_seconds": "max_seconds", "negative_prompt": "negative_prompt", "num_inference_steps": "steps",
     "guidance_scale": "guidance", "height": "height", "width": "width",
 }  # fmt: skip
