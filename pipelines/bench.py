@@ -138,7 +138,8 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     looking = getattr(pipe.detector, "detectors", (pipe.detector,))
     own = [part.model for part in (*looking, pipe.judge) if isinstance(part, Networked)]
     parts = [*pipe.pipe.components.values(), *own]
-    parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
+    for other in (pipe.inpainter, pipe.editor):
+        parts += getattr(other, "components", {}).values()
     digest = hashlib.sha256("".join(repr(getattr(part, "config", "")) for part in looking).encode())
     for part in (*looking, pipe.reviser):
         backend = getattr(part, "backend", None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.loading.loras import Lora
 
 _OWN: Final[Mapping[str, str]] = {
-    "seed": "seed", "strategy": "strategy", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
+    "seed": "seed", "strategy": "strategy", "tools": "tools", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
     "max_seconds": "max_seconds", "negative_prompt": "negative_prompt", "num_inference_steps": "steps",
     "guidance_scale": "guidance", "height": "height", "width": "width",
 }  # fmt: skip
@@ -75,8 +75,10 @@ def add_controller(group: argparse._ActionsContainer) -> None:
 
 def add_weights(group: argparse._ActionsContainer) -> None:
     """Add the options for the weights beside those of the model."""
-    words = "pipeline that inpaints, such as a FLUX Fill: a folder or a hub id (the model's own)"
+    words = "inpainting or edit model: a folder, a hub id, or edit:MODEL@URL (the model's own)"
     group.add_argument("--inpainter", metavar="ID", help=words)
+    words = "edit model beside what inpaints; see tools of RefineConfig (the model's own)"
+    group.add_argument("--editor", metavar="ID", help=words)
     words = "LoRA of the model: a folder, a file, a hub id, or ORG/NAME/FILE, with an optional weight; may be repeated"
     group.add_argument("--lora", type=_lora, action="append", default=[], metavar="ID[=WEIGHT]", help=words)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from refiner.files import Json, check_writable
 from refiner.images import load_image
 from refiner.ledger import Prices, added
 from refiner.records import result_summary
+from refiner.repairs import tool_table
 from refiner.reports.overlays import flaw_words
 from refiner.reports.overview import image_folder, remove_earlier, save_overview
 from refiner.reports.result import save_result
@@ -46,6 +48,10 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     )
     add_controller(loop)
     loop.add_argument("--rounds", type=int, help="maximum number of rounds after the start image (the model's own: 5)")
+    words = "inpaint, edit and regenerate in the order in which they are tried; see tools of RefineConfig"
+    loop.add_argument("--tools", type=lambda text: text.split(","), metavar="NAME,NAME", help=words)
+    words = "earlier runs: the tool that repaired more flaws of a kind there comes first; may be repeated"
+    loop.add_argument("--tool-records", action="append", metavar="DIR", help=words)
     loop.add_argument(
         "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"
     )
@@ -111,6 +117,7 @@ def load_pipeline(args: argparse.Namespace) -> RefinedPipeline:
         judge=args.judge or "saved",
         reviser=args.reviser,
         inpainter=args.inpainter,
+        editor=args.editor,
         loras=args.lora,
     )
 
@@ -126,6 +133,8 @@ def _refine_all(
     """Refine the images one by one, and save each when it is done; returns the exit code."""
     base = controlled(args.controller, pipe, terminal) if args.controller else pipe.refine_config
     config = wanted.config_of(base)
+    if args.tool_records:
+        config = replace(config, policy="measured", tool_table=tool_table(*args.tool_records))
     options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
@@ -173,7 +182,7 @@ def _collect(run: RefinementRun, view: RoundsView, *, first: bool) -> Refinement
 
 def _record(args: argparse.Namespace, config: RefineConfig) -> Json:
     """The settings of the command, for the run record."""
-    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "image")
+    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "editor", "image")
     return {
         **{name: getattr(args, name) for name in names},
         "lora": [str(lora) for lora in args.lora],
