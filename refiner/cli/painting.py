@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -101,6 +101,13 @@ def controlled(name: str, pipe: RefinedPipeline | None, terminal: Terminal | Non
             "the bundled models do not know the words of LEGION's prompt: regions get your prompt instead."
         )
     return replace(config, prompts=PROMPT_MARK)
+
+
+def measured(config: RefineConfig, records: Sequence[str] | None) -> RefineConfig:
+    """Return the settings with the tools in the order that earlier runs measured; without records, unchanged."""
+    from refiner.repairs import tool_table
+
+    return replace(config, policy="measured", tool_table=tool_table(*records)) if records else config
 
 
 class Given(NamedTuple):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
-from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
+from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, measured, wanted_of
 from refiner.cli.refine_many import add_prompts, check_prompts, refine_prompts
 from refiner.cli.replay import replay
 from refiner.cli.view import RoundsView, Terminal
@@ -21,7 +20,6 @@ from refiner.files import Json, check_writable
 from refiner.images import load_image
 from refiner.ledger import Prices, added
 from refiner.records import result_summary
-from refiner.repairs import tool_table
 from refiner.reports.overlays import flaw_words
 from refiner.reports.overview import image_folder, remove_earlier, save_overview
 from refiner.reports.result import save_result
@@ -133,8 +131,7 @@ def _refine_all(
     """Refine the images one by one, and save each when it is done; returns the exit code."""
     base = controlled(args.controller, pipe, terminal) if args.controller else pipe.refine_config
     config = wanted.config_of(base)
-    if args.tool_records:
-        config = replace(config, policy="measured", tool_table=tool_table(*args.tool_records))
+    config = measured(config, args.tool_records)
     options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
