@@ -23,7 +23,7 @@ from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import BadImageError, ConfigError, InputError
 from refiner.pipelines import RefineConfig, RefinedPipeline
 from refiner.pipelines.tools import Toolbox, ToolInpainter
-from refiner.protocols import InpaintJob
+from refiner.protocols import Inpainted, InpaintJob
 from refiner.repairs import LEAST_TRIES, TOOLS, lower_bound, success, tool_table
 from refiner.reports.result import save_result
 from refiner.taxonomy import Category
@@ -239,6 +239,9 @@ def test_an_inpainter_that_fails_does_not_cost_the_regions_of_the_other() -> Non
     class Part:
         def __init__(self, inpaint: Callable[..., Any]) -> None:
             self.inpaint = inpaint
+
+        def inpaint_each(self, groups: Any) -> list[Inpainted]:
+            return [Inpainted(images=self.inpaint(jobs)) for jobs in groups]
 
     def grey(jobs: Any) -> list[Image.Image]:
         return [Image.new("RGB", job.image.size) for job in jobs]
