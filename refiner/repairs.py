@@ -113,7 +113,7 @@ def read_repairs(file: Path) -> list[Repair]:
         if file.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
         record = json.loads(file.read_text(encoding="utf-8"))
-        return [_repair(row) for attempt in record["attempts"] for row in attempt.get("repairs", ())]
+        return [repair_of(row) for attempt in record["attempts"] for row in attempt.get("repairs", ())]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"The run record {str(file)!r} cannot be read ({reason_of(error)}): name a folder that refiner refine "
@@ -147,7 +147,8 @@ def _checked_row(row: Any) -> dict[str, list[int]]:
     return {tool: list(counts) for tool, counts in row.items()}
 
 
-def _repair(row: Any) -> Repair:
+def repair_of(row: Any) -> Repair:
+    """Read what ``repair_summary`` wrote; raises ValueError or KeyError if it is something else."""
     if row["tool"] not in TOOLS or not isinstance(row["name"], str) or not isinstance(row["better"], bool):
         raise ValueError(f"{row!r:.80} is no repair")
     return Repair(tool=row["tool"], category=Category(row["category"]), name=row["name"], better=row["better"])

@@ -187,9 +187,13 @@ def test_tools_take_turns_after_failures_and_the_record_says_which_repaired_what
     assert main(["report", str(tmp_path), "--tools", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["table"] == tool_table(tmp_path)
-    assert {
-        name: document["rows"][0][name] for name in ("category", "tool", "better", "tries", "share")
-    } == {"category": "anatomy", "tool": "edit", "better": 0, "tries": 1, "share": 0.0}
+    assert {name: document["rows"][0][name] for name in ("category", "tool", "better", "tries", "share")} == {
+        "category": "anatomy",
+        "tool": "edit",
+        "better": 0,
+        "tries": 1,
+        "share": 0.0,
+    }
     assert main(["report", str(tmp_path), "--tools", "--out", str(tmp_path / "t")]) == 0
     assert "regenerate" in capsys.readouterr().out
     assert json.loads((tmp_path / "t" / "tools.json").read_text()) == tool_table(tmp_path)
