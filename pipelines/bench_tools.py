@@ -17,23 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refiner.hub import MICRO_WEIGHTS
 from refiner.pipelines.bench import Case, Plan, check_run, refined, run, start_row, summarise
 from refiner.pipelines.refined import RefinedPipeline
-from refiner.repairs import Tool, checked_table, counted, repair_of, repair_summary
+from refiner.repairs import Tool, counted, repair_of, repair_summary, tool_table
 
-MICRO_TABLE = MICRO_WEIGHTS.parent / "tools.json"
-"""The bundled table of tools."""
 COUNTED = 900_003
 """First entry of the seeds of the scenes that the bundled table is counted on."""
 Systems = Mapping[str, Mapping[str, Any]]
 """Name of a system -> its settings of ``RefineConfig``."""
 Track = Callable[[Sequence[Case]], Iterable[Case]]
-
-
-def bundled_table() -> dict[str, dict[str, list[int]]]:
-    """Read the bundled table of tools of the micro world."""
-    return checked_table(json.loads(MICRO_TABLE.read_text(encoding="utf-8")))
 
 
 def with_editor(pipe: RefinedPipeline) -> RefinedPipeline:
@@ -56,7 +48,7 @@ def compare_tools(
     systems: Systems = {
         **{tool: {"tools": (tool,)} for tool in tools},
         "fixed": {"tools": tuple(tools)},
-        "measured": {"tools": tuple(tools), "policy": "measured", "tool_table": bundled_table()},
+        "measured": {"tools": tuple(tools), "policy": "measured", "tool_table": tool_table("micro")},
     }
     pairs = [(policy, tool) for policy in ("measured", "fixed") for tool in tools] + [("measured", "fixed")]
     summary = partial(summarise, systems=("start", *systems), pairs=[*pairs, ("measured", "start")])

@@ -11,7 +11,7 @@ from refiner.cli.options import count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.images import save_png
-from refiner.repairs import TOOLS
+from refiner.repairs import TABLE_FILE, TOOLS
 
 
 def add_micro(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def _tools(args: argparse.Namespace, terminal: Terminal) -> int:
         pipe = with_editor(load_refined("micro", machine_of(args)))
     track = functools.partial(terminal.track, what="refining")
     table: Json = count_tools(pipe, TOOLS, args.prompts, args.seeds, folder, track)
-    file = Path(folder) / "tools.json"
+    file = Path(folder) / TABLE_FILE
     atomic_write(file, dumps(table) + "\n")
     terminal.answer(args, {"table": table, "files": {"table": str(file)}}, str(file))
     return 0
