@@ -25,7 +25,9 @@ ToolTable = Mapping[str, Mapping[str, Sequence[int]]]
 
 LEAST_TRIES = 5
 """Tries of a tool below which its success for a category is not judged by that category alone."""
-RUN_FILE = "run.json"
+RUN_FILE, TABLE_FILE = "run.json", "tools.json"
+MICRO_TABLE = Path(__file__).parent / "micro" / TABLE_FILE
+"""The bundled table of tools of the micro world; ``refiner micro tools`` counts it."""
 _MAX_BYTES = 200_000_000
 """Largest record that is read."""
 _Z = 1.959963984540054
@@ -95,12 +97,33 @@ def tool_table(*places: str | Path) -> dict[str, dict[str, list[int]]]:
     """Count the repairs in run records, for ``RefineConfig.tool_table``.
 
     Args:
-        places: files ``run.json``, or folders with such files at any depth, as ``refiner refine`` writes them.
+        places: files ``run.json``, or folders with such files at any depth, as ``refiner refine`` writes them; files
+            ``tools.json``, as ``refiner report --tools`` writes them; or "micro" for the bundled table of the micro
+            world.
 
     Raises:
-        InputError: there is no run record, or one cannot be read.
+        InputError: there is no run record, or a file cannot be read.
     """
-    return counted(repair for place in places for file in _records_in(Path(place)) for repair in read_repairs(file))
+    table: dict[str, dict[str, list[int]]] = {}
+    for place in places:
+        for category, row in _table_of(Path(place)).items():
+            for tool, counts in row.items():
+                own = table.setdefault(category, {}).get(tool, (0, 0))
+                table[category][tool] = [old + new for old, new in zip(own, counts, strict=True)]
+    return {category: dict(sorted(table[category].items())) for category in sorted(table)}
+
+
+def _table_of(place: Path) -> ToolTable:
+    file = MICRO_TABLE if place == Path("micro") else place
+    if file.name != TABLE_FILE:
+        return counted(repair for record in _records_in(file) for repair in read_repairs(record))
+    try:
+        return checked_table(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"The table of tools {str(file)!r} cannot be read ({reason_of(error)}): write it again with refiner report "
+            "--tools."
+        ) from error
 
 
 def read_repairs(file: Path) -> list[Repair]:
@@ -113,7 +136,7 @@ def read_repairs(file: Path) -> list[Repair]:
         if file.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
         record = json.loads(file.read_text(encoding="utf-8"))
-        return [_repair(row) for attempt in record["attempts"] for row in attempt.get("repairs", ())]
+        return [repair_of(row) for attempt in record["attempts"] for row in attempt.get("repairs", ())]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"The run record {str(file)!r} cannot be read ({reason_of(error)}): name a folder that refiner refine "
@@ -147,7 +170,8 @@ def _checked_row(row: Any) -> dict[str, list[int]]:
     return {tool: list(counts) for tool, counts in row.items()}
 
 
-def _repair(row: Any) -> Repair:
+def repair_of(row: Any) -> Repair:
+    """Read what ``repair_summary`` wrote; raises ValueError or KeyError if it is something else."""
     if row["tool"] not in TOOLS or not isinstance(row["name"], str) or not isinstance(row["better"], bool):
         raise ValueError(f"{row!r:.80} is no repair")
     return Repair(tool=row["tool"], category=Category(row["category"]), name=row["name"], better=row["better"])

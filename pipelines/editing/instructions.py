@@ -27,6 +27,7 @@ _ORDERS = {
 }
 """What is to be done about a flaw, for each category."""
 KEEP = "Keep everything else exactly as it is."
+_SHOWS = "It shows "
 _WORDS = 60
 """Longest explanation of a flaw that an instruction repeats, in words."""
 
@@ -42,7 +43,7 @@ def instruction_for(regions: Sequence[Region], wanted: str, *, own: bool = False
     if own:
         return wanted
     orders = [_order(region) for region in regions]
-    shown = [f"It shows {_sentence(wanted)}"] if wanted.strip() else []
+    shown = [f"{_SHOWS}{_sentence(wanted)}"] if wanted.strip() else []
     return " ".join([*dict.fromkeys(orders), *shown, KEEP])
 
 
@@ -62,6 +63,12 @@ def as_edit(job: InpaintJob, regions: Sequence[Region], config: RefineConfig, *,
     return replace(
         job, tool="edit", prompt=instruction, negative_prompt=config.negative_prompt, texts={}, whole=config.whole_image
     )  # fmt: skip
+
+
+def shown_in(instruction: str) -> str:
+    """Return what the repaired region shows, by an instruction of ``instruction_for``; without it, the instruction."""
+    told = instruction.removesuffix(KEEP).partition(_SHOWS)[2].strip()
+    return told.removesuffix(".") or instruction
 
 
 def avoiding(instruction: str, negative_prompt: str) -> str:

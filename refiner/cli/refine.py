@@ -48,7 +48,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     loop.add_argument("--rounds", type=int, help="maximum number of rounds after the start image (the model's own: 5)")
     words = "inpaint, edit and regenerate in the order in which they are tried; see tools of RefineConfig"
     loop.add_argument("--tools", type=lambda text: text.split(","), metavar="NAME,NAME", help=words)
-    words = "earlier runs: the tool that repaired more flaws of a kind there comes first; may be repeated"
+    words = "earlier runs, or micro: the tool that repaired more flaws of a kind there comes first; may be repeated"
     loop.add_argument("--tool-records", action="append", metavar="DIR", help=words)
     loop.add_argument(
         "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"

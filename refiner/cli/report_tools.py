@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Final
 
 from refiner.cli.options import DONE
 from refiner.cli.view import Terminal, plain_grid
 from refiner.files import Json, atomic_write, check_writable, dumps
-from refiner.repairs import LEAST_TRIES, ToolTable, success, tool_table
-
-FILE: Final = "tools.json"
+from refiner.repairs import LEAST_TRIES, TABLE_FILE, ToolTable, success, tool_table
 
 
 def report_tools(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -19,7 +16,7 @@ def report_tools(args: argparse.Namespace, terminal: Terminal) -> int:
     table = tool_table(args.records)
     document: Json = {"table": table, "rows": _rows(table), "files": []}
     if args.out is not None:
-        file = Path(check_writable(args.out)) / FILE
+        file = Path(check_writable(args.out)) / TABLE_FILE
         atomic_write(file, dumps(table) + "\n")
         document["files"] = [str(file)]
     terminal.answer(args, document, lambda: _show(document, terminal))

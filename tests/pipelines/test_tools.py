@@ -197,6 +197,8 @@ def test_tools_take_turns_after_failures_and_the_record_says_which_repaired_what
     assert main(["report", str(tmp_path), "--tools", "--out", str(tmp_path / "t")]) == 0
     assert "regenerate" in capsys.readouterr().out
     assert json.loads((tmp_path / "t" / "tools.json").read_text()) == tool_table(tmp_path)
+    twice = tool_table(tmp_path / "run.json", tmp_path / "t" / "tools.json")
+    assert twice == {"anatomy": {"edit": [0, 2], "inpaint": [0, 2], "regenerate": [2, 2]}}
 
 
 def test_a_run_that_repeats_uses_the_same_tools_and_gives_the_same_images(server: EditServer) -> None:
@@ -267,6 +269,9 @@ def test_records_that_are_none_are_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(InputError, match="cannot be read"):
             tool_table(tmp_path)
+    (tmp_path / "tools.json").write_text('{"text": {"edit": [2, 1]}}')
+    with pytest.raises(InputError, match=r"The table of tools .* cannot be read"):
+        tool_table(tmp_path / "tools.json")
     file.write_text('{"attempts": [{}]}')
     assert tool_table(tmp_path) == {}
     assert set(TOOLS) == {"inpaint", "edit", "regenerate"}
