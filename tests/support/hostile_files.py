@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ CSV = {
         partial(read_boxes, problems=[]),
     ),
     "prices as TOML": ("p.toml", 'currency = "USD"\n["gpt-5-mini"]\ninput = 0.25\noutput = 2.0\n', Prices.read),
-    "profile of a vision-language model": ("p.toml", PROFILE, read_profile),
+    "profile of a vision-language model": ("p.toml", PROFILE, lambda path: replace(read_profile(path), name="p")),
 }  # fmt: skip
 """Readers of lines and tables, with a valid file."""
 
