@@ -45,6 +45,7 @@ def build(studio: Studio, examples: Sequence[str] = ()) -> gr.Blocks:
         def leave(request: gr.Request) -> None:
             session = str(request.session_hash)
             studio.desk.stop(session)
+            studio.forget(session)
             reviews.drop(session)
 
         panel.show_on(verify.select)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,9 @@ class Looked:
     """Whether all detectors have answered."""
 
 
+_MOST_PICKS = 32
+"""Visitors whose candidates are kept; the one who refined first goes first."""
+
 RefineEvent = Waiting | Loading | AttemptProgress | Refined
 DetectEvent = Waiting | Loading | Looked
 
@@ -85,6 +89,8 @@ class Studio:
         self.desk = Desk(settings.running, settings.waiting)
         self._refiners: dict[tuple[str, str], RefinedPipeline] = {}
         self._detectors: dict[str, Detector] = {}
+        self._lock = threading.Lock()
+        self._latest: dict[str, RefinementResult] = {}
 
     def warm(self) -> None:
         """Load the first model and the first detector, so that errors show at once and no user waits for the loading.
@@ -108,7 +114,50 @@ class Studio:
             RefinerError: a model cannot be loaded.
         """
         self._check(request)
+        self.forget(session)
         return self.desk.run(session, lambda job, tell: self._refine(request, job, tell))
+
+    def pick(self, session: str, region: int, candidate: int) -> Iterator[RefineEvent]:
+        """Put a candidate of the user's last refinement into the kept image, and yield the result as ``refine`` does.
+
+        Args:
+            session: id of the user's browser tab or client.
+            region: index in the ``candidates`` of the result.
+            candidate: index of one of its images.
+
+        Raises:
+            InputError: there is no finished refinement of this user, or it is not kept any more.
+            ConfigError: there is no such region or candidate.
+            BusyError: too many jobs are running or waiting.
+        """
+        return self.desk.run(session, lambda job, tell: self._pick(job, region, candidate, tell))
+
+    def _pick(self, job: Job, region: int, candidate: int, tell: Tell) -> None:
+        result = self.latest(job.session)
+        if result is None:
+            raise InputError("There is no refined image with candidates any more: refine an image again.")
+        tell(AttemptProgress(attempt=len(result.attempts)))
+        with self.desk.turn(job):
+            picked = result.with_choice({region: candidate})
+        self._keep(job.session, picked)
+        tell(Refined(result=_public_result(picked), over=True))
+
+    def latest(self, session: str) -> RefinementResult | None:
+        """The user's last finished refinement, with its candidates; None if there is none."""
+        with self._lock:
+            return self._latest.get(session)
+
+    def forget(self, session: str) -> None:
+        """Drop the candidates of a user."""
+        with self._lock:
+            self._latest.pop(session, None)
+
+    def _keep(self, session: str, result: RefinementResult) -> None:
+        with self._lock:
+            self._latest.pop(session, None)
+            self._latest[session] = result
+            for old in list(self._latest)[:-_MOST_PICKS]:
+                del self._latest[old]
 
     def _check(self, request: RefineRequest) -> None:
         _chosen(self.settings.models, request.model, "model")
@@ -143,6 +192,7 @@ class Studio:
                 strategy=request.strategy,
                 max_rounds=request.rounds,
                 seed=request.seed,
+                keep_candidates=True,
                 callback_on_step_end=on_step,
             )
             while True:
@@ -156,6 +206,7 @@ class Studio:
         except StoppedError:
             pass
         if run is not None and made:
+            self._keep(job.session, run.so_far)
             tell(Refined(result=_public_result(run.so_far), over=True))
 
     def detect(

@@ -21,9 +21,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ from refiner.types import Analysis, Attempt, Calls, Mask, RefinementResult, Regi
 
 SYSTEMS = ("start", "more_steps", "best_of_n", "shuffled", "regenerate", "inpaint", "auto")
 CONTROLS = ("start", "more_steps", "best_of_n", "shuffled")
+PAIRS = (*(("auto", control) for control in CONTROLS), ("inpaint", "start"), ("regenerate", "start"))
+"""Systems and those that they are compared with."""
 _HELD_OUT = 900_002
 """First entry of the benchmark's seeds; no training uses it."""
 
@@ -87,12 +90,28 @@ class Case(NamedTuple):
     seed: int
 
 
-def cases(prompts: int, seeds: int) -> Iterator[Case]:
-    """Yield the held-out scenes, seed by seed; scenes of one, two, three and four things (objects) take turns."""
+def cases(prompts: int, seeds: int, first: int = _HELD_OUT) -> Iterator[Case]:
+    """Yield scenes, seed by seed; scenes of one, two, three and four things (objects) take turns.
+
+    ``first`` is the first entry of their random seeds; by default, they are the held-out scenes.
+    """
     for seed in range(seeds):
         for number in range(prompts):
-            rng = np.random.default_rng([_HELD_OUT, number])
+            rng = np.random.default_rng([first, number])
             yield Case(number=number, scene=sample_scene(rng, count=1 + number % 4), seed=seed)
+
+
+class Plan(NamedTuple):
+    """What a benchmark runs on each case."""
+
+    run_case: Callable[[RefinedPipeline, Case], dict[str, Any]]
+    """Runs all systems, and returns the record of the case."""
+    summarise: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    """Makes the summary of the records."""
+    first: int = _HELD_OUT
+    """First entry of the seeds of the scenes."""
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What the records depend on beside models and settings of the pipeline, as JSON."""
 
 
 def run(
@@ -101,6 +120,7 @@ def run(
     seeds: int,
     folder: Path,
     track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Run the cases that ``records.jsonl`` in ``folder`` does not hold yet, and return the summary of all cases.
 
@@ -110,12 +130,14 @@ def run(
         seeds: number of seeds for each prompt.
         folder: of the records of all cases.
         track: wraps the list of the remaining cases, for a progress bar.
+        plan: what is run on each case; None: the systems of this module.
 
     Raises:
         ConfigError: the folder holds records of other models or settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    models, identity = folder / "models.json", _identity(pipe)
+    plan = plan or Plan(run_case, summarise)
+    models, identity = folder / "models.json", {**_identity(pipe), **plan.settings}
     if not models.exists():
         atomic_write(models, dumps(identity) + "\n")
     elif json.loads(models.read_text(encoding="utf-8")) != identity:
@@ -125,12 +147,12 @@ def run(
     file = folder / "records.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     records = {(record["prompt"], record["seed"]): record for record in map(json.loads, lines)}
-    wanted = list(cases(prompts, seeds))
+    wanted = list(cases(prompts, seeds, plan.first))
     for case in track([case for case in wanted if (case.number, case.seed) not in records]):
-        record = records[case.number, case.seed] = run_case(pipe, case)
+        record = records[case.number, case.seed] = plan.run_case(pipe, case)
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record) + "\n")
-    return summarise([records[case.number, case.seed] for case in wanted])
+    return plan.summarise([records[case.number, case.seed] for case in wanted])
 
 
 def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
@@ -138,7 +160,8 @@ def _identity(pipe: RefinedPipeline) -> dict[str, Any]:
     looking = getattr(pipe.detector, "detectors", (pipe.detector,))
     own = [part.model for part in (*looking, pipe.judge) if isinstance(part, Networked)]
     parts = [*pipe.pipe.components.values(), *own]
-    parts += [] if pipe.inpainter is None else pipe.inpainter.components.values()
+    for other in (pipe.inpainter, pipe.editor):
+        parts += getattr(other, "components", {}).values()
     digest = hashlib.sha256("".join(repr(getattr(part, "config", "")) for part in looking).encode())
     for part in (*looking, pipe.reviser):
         backend = getattr(part, "backend", None)
@@ -163,16 +186,15 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
     """Run all systems on one prompt and seed, and return the record of the case."""
     systems, checks = {}, []
     for strategy in ("auto", "inpaint", "regenerate"):
-        systems[strategy], result = _refined(pipe, case, strategy=strategy)
-        checks.append(_check(result, pipe.refine_config.dilate))
+        systems[strategy], result = refined(pipe, case, strategy=strategy)
+        checks.append(check_run(result, pipe.refine_config.dilate))
     start = result.attempts[0]
-    assert start.image is not None
-    systems["start"] = _row(start.image, case.scene, start.calls.denoiser_rows, 0, start.seconds)
+    systems["start"] = start_row(start, case)
     budget = systems["auto"]["denoiser_rows"]
     shuffled = pipe.with_parts(
         detector=ShuffledDetector(pipe.detector), config=replace(pipe.refine_config, max_denoiser_rows=max(budget, 1))
     )
-    systems["shuffled"], _ = _refined(shuffled, case, strategy="auto")
+    systems["shuffled"], _ = refined(shuffled, case, strategy="auto")
     systems["more_steps"] = _more_steps(pipe, case, budget, start)
     systems["best_of_n"] = _best_of_n(pipe, case, budget, start.seed)
     return {
@@ -185,11 +207,18 @@ def run_case(pipe: RefinedPipeline, case: Case) -> dict[str, Any]:
     }
 
 
-def _refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[str, Any], RefinementResult]:
+def refined(pipe: RefinedPipeline, case: Case, **options: Any) -> tuple[dict[str, Any], RefinementResult]:
+    """Refine a case; returns what the referee says about the result and what it cost, and the result."""
     began = time.perf_counter()
     result = pipe.stream(case.scene.caption, seed=case.seed, index=case.number, **options).result
     calls, seconds = result.calls, time.perf_counter() - began
     return _row(result.image, case.scene, calls.denoiser_rows, calls.detector_calls, seconds), result
+
+
+def start_row(start: Attempt, case: Case) -> dict[str, Any]:
+    """Judge a start image as ``refined`` does the refined one."""
+    assert start.image is not None
+    return _row(start.image, case.scene, start.calls.denoiser_rows, 0, start.seconds)
 
 
 def _more_steps(pipe: RefinedPipeline, case: Case, rows: int, start: Attempt) -> dict[str, Any]:
@@ -229,7 +258,7 @@ def _row(image: Image.Image, scene: Scene, rows: int, calls: int, seconds: float
     }
 
 
-def _check(result: RefinementResult, reach: float) -> dict[str, Any]:
+def check_run(result: RefinementResult, reach: float) -> dict[str, Any]:
     """Check whether the result is worse than the start image, and how much pixels outside accepted masks changed."""
     first, best = result.attempts[0], result.attempts[result.best]
     outside, before = 0, first
@@ -253,7 +282,11 @@ def _outside(old: Attempt, new: Attempt, reach: float) -> int:
     return int(difference[~allowed].max(initial=0))
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(
+    records: Sequence[dict[str, Any]],
+    systems: Sequence[str] = SYSTEMS,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> dict[str, Any]:
     """Summarise the records: means of every system, paired changes with intervals, and checks; also by things."""
     checks = [check for record in records for check in record["checks"]]
     by_things: dict[int, list[dict[str, Any]]] = {number: [] for number in sorted({one["things"] for one in records})}
@@ -261,9 +294,9 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         by_things[record["things"]].append(record)
     return {
         "cases": len(records),
-        **_figures(records),
-        "signs": {name: total_signs([record["systems"][name] for record in records]) for name in SYSTEMS},
-        "by_things": {str(number): _figures(own) for number, own in by_things.items()},
+        **_figures(records, systems, pairs),
+        "signs": {name: total_signs([record["systems"][name] for record in records]) for name in systems},
+        "by_things": {str(number): _figures(own, systems, pairs) for number, own in by_things.items()},
         "never_worse": {
             "runs": len(checks),
             "violations": sum(check["worse"] for check in checks),
@@ -272,13 +305,14 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _figures(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _figures(
+    records: Sequence[dict[str, Any]], systems: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
     names = ("oracle_flaws", "oracle_area", "denoiser_rows", "detector_calls", "seconds")
     means = {
         system: {name: float(np.mean([record["systems"][system][name] for record in records])) for name in names}
-        for system in SYSTEMS
+        for system in systems
     }
-    pairs = [("auto", control) for control in CONTROLS] + [("inpaint", "start"), ("regenerate", "start")]
     return {"systems": means, "paired": {f"{one}/{other}": _change(records, one, other) for one, other in pairs}}
 
 

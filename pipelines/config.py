@@ -10,8 +10,10 @@ from typing import Any, Final, Literal, get_args
 from refiner.errors import ConfigError
 from refiner.pipelines.numbers import is_number, is_whole, plain, plain_values
 from refiner.pipelines.revisers.prompt_checks import words
+from refiner.repairs import TOOLS, Tool, ToolTable, checked_table
 
 Strategy = Literal["auto", "inpaint", "regenerate"]
+Policy = Literal["fixed", "measured"]
 Keep = Literal["best", "last"]
 Order = Literal["worst", "largest", "left_to_right", "centre", "detected"]
 OnError = Literal["record", "raise"]
@@ -58,6 +60,16 @@ class RefineConfig:
             inpaints local flaws, and regenerates the image if a flaw is not local or if inpainting did not help. With
             "auto", an image of the user is only inpainted. Flaws whose place is not known are only fixed by a new
             image, and never in an image of the user.
+        tools: The tools that repair flaws, in the order in which they are tried at a region: "inpaint", "edit" (needs
+            an edit model as ``editor`` or ``inpainter``) and "regenerate" (a new image). The first tool is used at
+            first, the second one after a failure at the same place, and so on; later tries use the last one. Needs the
+            strategy "auto". Empty: ``strategy`` decides, and regions are inpainted, then edited if there is an editor.
+        policy: The order of ``tools``. "fixed": as they are listed. "measured": the tool with the highest lower bound
+            of success (95 %) in ``tool_table`` comes first, for the category of the flaw; ties are in the order of the
+            list. A tool with less than 5 tries for the category is judged by its tries for all categories; with less
+            than 5 of these, it comes after the tools that were measured.
+        tool_table: How often each tool succeeded, by category: ``{"anatomy": {"edit": [successes, tries]}}``, as
+            ``refiner.repairs.tool_table`` counts it in run records.
         keep: Which image is kept. "best": each new image is verified, and the best one is kept. "last": nothing is
             verified, as in LEGION (section 4.2). Each region is inpainted on the result of the one before, a prompt is
             revised from that of the round before, each new image replaces the old one, and the last one is kept, even
@@ -143,6 +155,9 @@ class RefineConfig:
     seed: int | None = None
     negative_prompt: str = ""
     strategy: Strategy = "auto"
+    tools: tuple[Tool, ...] = ()
+    policy: Policy = "fixed"
+    tool_table: ToolTable = field(default_factory=dict)
     keep: Keep = "best"
     on_error: OnError = "record"
     batch_images: int | None = None
@@ -222,7 +237,7 @@ class RefineConfig:
             if each.type == "tuple[float, ...]" and isinstance(value, Iterable):
                 value = tuple(plain(number) for number in value)
             object.__setattr__(self, each.name, value)
-        kinds = {"strategy": Strategy, "keep": Keep, "on_error": OnError, "order": Order}
+        kinds = {"strategy": Strategy, "keep": Keep, "on_error": OnError, "order": Order, "policy": Policy}
         for name, kind in kinds.items():
             self._check(name, getattr(self, name) in get_args(kind), f"one of {', '.join(get_args(kind))}")
         self._check_types()
@@ -249,6 +264,7 @@ class RefineConfig:
         usable = numbers and len(self.strengths) > 0 and all(0 < strength <= 1 for strength in self.strengths)
         self._check("strengths", usable, "one or more numbers in (0, 1]")
         self._check_names()
+        self._check_tools()
         self._check("inpaint_call", _is_json_object(self.inpaint_call), "a mapping of names to plain JSON values")
         object.__setattr__(self, "inpaint_call", plain_values(self.inpaint_call))
         if self.keep == "last":
@@ -295,6 +311,20 @@ class RefineConfig:
         self._check("prompts", not parted, f"a single text if it has {SEPARATOR_MARK}")
         alone = not self.together or not (self.prompts or self.region_prompt == "clause")
         self._check("together", alone, "False if regions have their own prompts (prompts, region_prompt='clause')")
+
+    def _check_tools(self) -> None:
+        usable = _are_texts(self.tools) and set(self.tools) <= set(TOOLS) and len(set(self.tools)) == len(self.tools)
+        self._check("tools", usable, f"a list of {', '.join(TOOLS)}, each at most once")
+        object.__setattr__(self, "tools", tuple(self.tools))
+        alone = self.strategy == "auto" and self.keep == "best" and not self.together
+        self._check("tools", alone or not self.tools, 'empty unless strategy="auto", keep="best" and together=False')
+        try:
+            object.__setattr__(self, "tool_table", checked_table(self.tool_table))
+        except ValueError as error:
+            raise ConfigError(f"RefineConfig.tool_table is no table of tools ({error}): use tool_table().") from error
+        if self.policy == "measured":
+            self._check("tools", len(self.tools) > 0, 'the tools to choose from with policy="measured"')
+            self._check("tool_table", len(self.tool_table) > 0, 'filled with policy="measured"')
 
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:

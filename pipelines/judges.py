@@ -8,19 +8,20 @@ better for one of them or for the detector. So scores in different units need no
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cachetools import LRUCache
 from PIL import Image
 
-from refiner.answers import analyses
+from refiner.answers import analyses, outcomes, value_of
 from refiner.calibration import abstained
 from refiner.checklist import of_trace, share_that_holds
 from refiner.detectors.base import load_folder, one_for_each, placement
-from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, ModelNotFoundError
+from refiner.errors import BadAnswerError, ConfigError, InputError, ModelError, ModelNotFoundError, RefinerError
 from refiner.hub import locate, resolve
 from refiner.ledger import Ledger, ledgers_of
 from refiner.lettering import of_steps, share_read
@@ -37,8 +38,17 @@ _PROMPTS = 256
 """Number of prompts whose text features are cached."""
 
 
-class _DetectorJudge:
-    """What the judges that ask a detector have in common."""
+class Opinion(NamedTuple):
+    """What a judge that asks a detector says about one image."""
+
+    score: float | None
+    """None if there is an error."""
+    error: RefinerError | None = None
+    notes: tuple[str, ...] = ()
+
+
+class _DetectorJudge(ABC):
+    """What the judges that ask a detector have in common. An image that fails makes no further calls for the others."""
 
     def __init__(self, detector: DetectorLike) -> None:
         self.detector = as_detector(detector)
@@ -46,6 +56,33 @@ class _DetectorJudge:
     @property
     def name(self) -> str:
         return self.detector.name
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """Return the score of each image; higher is better.
+
+        Raises:
+            RefinerError: the error of the first image that failed: those of the detector, and those of the judge, which
+                its class lists.
+        """
+        return [value_of(each) for each in self._scores(analyses(self.detector, images, prompts), prompts)]
+
+    def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Opinion]:
+        """Like ``score``, but with the error of each image that failed instead of its score."""
+        scores = self._scores(outcomes(self.detector, images, prompts), prompts)
+        return [Opinion(None, each) if isinstance(each, RefinerError) else Opinion(each) for each in scores]
+
+    def _scores(self, found: Sequence[Analysis | RefinerError], prompts: Sequence[str]) -> list[float | RefinerError]:
+        scores: list[float | RefinerError] = []
+        for outcome, prompt in zip(found, prompts, strict=True):
+            try:
+                scores.append(self._of(value_of(outcome), prompt))
+            except (ModelError, InputError) as error:
+                scores.append(error)
+        return scores
+
+    @abstractmethod
+    def _of(self, analysis: Analysis, prompt: str) -> float:
+        """The score of an analysis."""
 
     def ledgers(self) -> Mapping[str, Ledger]:
         """The costs of the chat models of the detector, by model."""
@@ -59,27 +96,27 @@ class _DetectorJudge:
 
 
 class BurdenJudge(_DetectorJudge):
-    """Scores an image by a detector: minus the burden (sum of severity times confidence over the regions).
+    """Scores an image by a detector: minus the burden (sum of severity times confidence over the regions); 0 is best.
 
-    Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
+    Use another detector than the one of the loop.
     """
 
     @property
     def name(self) -> str:
         return f"burden:{self.detector.name}"
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Return minus the burden of each image; 0 is the best score."""
-        return [-analysis.burden for analysis in analyses(self.detector, images, prompts)]
+    def _of(self, analysis: Analysis, prompt: str) -> float:
+        return -analysis.burden
 
 
 class RealnessJudge(_DetectorJudge):
-    """Scores an image by the verdict of a detector: 1 - ``fake_probability``, in [0, 1].
+    """Scores an image by the verdict of a detector: 1 - ``fake_probability``, the probability that it is real.
 
-    Use another detector than the one of the loop. Its ``UnreadableOutputError`` is not caught.
+    Use another detector than the one of the loop.
 
     Raises:
-        ConfigError: the detector is known to give no ``fake_probability``.
+        ConfigError: the detector gives no ``fake_probability``; known at once or with the first score.
+        BadAnswerError: with a score: a calibrated detector leaves its verdict open.
     """
 
     def __init__(self, detector: DetectorLike) -> None:
@@ -91,16 +128,7 @@ class RealnessJudge(_DetectorJudge):
     def name(self) -> str:
         return f"realness:{self.detector.name}"
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Return the probability that each image is real; higher is better.
-
-        Raises:
-            ConfigError: the detector gave no ``fake_probability``.
-            BadAnswerError: a calibrated detector leaves its verdict open.
-        """
-        return [1.0 - self._chance(analysis) for analysis in analyses(self.detector, images, prompts)]
-
-    def _chance(self, analysis: Analysis) -> float:
+    def _of(self, analysis: Analysis, prompt: str) -> float:
         if analysis.fake_probability is None and abstained(analysis.tags):
             raise BadAnswerError(
                 f"The judge {self.name} has no score, because the detector leaves its verdict open: judge by the "
@@ -108,27 +136,22 @@ class RealnessJudge(_DetectorJudge):
             )
         if analysis.fake_probability is None:
             raise _undecided(self.detector.name)
-        return analysis.fake_probability
+        return 1.0 - analysis.fake_probability
 
 
 class ChecklistJudge(_DetectorJudge):
     """Scores an image by the share of the prompt's statements that hold, in [0, 1].
 
-    Statements for which the model cannot tell are left out. ``UnreadableOutputError`` is not caught.
+    Statements for which the model cannot tell are left out.
 
     Args:
         detector: one that checks the statements of the prompt, such as ``checklist:<model>``.
+
+    Raises:
+        BadAnswerError: with a score: the answer to a statement could not be read, or no statement is decided.
     """
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Return the share of each image; 1 is the best score.
-
-        Raises:
-            BadAnswerError: the answer to a statement could not be read, or no statement is decided.
-        """
-        return [self._share(analysis) for analysis in analyses(self.detector, images, prompts)]
-
-    def _share(self, analysis: Analysis) -> float:
+    def _of(self, analysis: Analysis, prompt: str) -> float:
         answers = of_trace(analysis.trace)
         lost = sum(each.reply == "unreadable" for each in answers)
         if lost:
@@ -150,20 +173,12 @@ class TextJudge(_DetectorJudge):
 
     Args:
         detector: one that reads lettering, such as ``text``.
+
+    Raises:
+        InputError: with a score: a prompt asks for no words.
     """
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """Return the share of each image; 1 is the best score.
-
-        Raises:
-            InputError: a prompt asks for no words.
-        """
-        return [
-            self._share(analysis, prompt)
-            for analysis, prompt in zip(analyses(self.detector, images, prompts), prompts, strict=True)
-        ]
-
-    def _share(self, analysis: Analysis, prompt: str) -> float:
+    def _of(self, analysis: Analysis, prompt: str) -> float:
         share = share_read(of_steps(analysis.trace))
         if share is None:
             raise InputError(

@@ -24,7 +24,7 @@ from PIL import Image
 from refiner import protocols
 from refiner.answers import scores as scores_of
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
-from refiner.ledger import Ledger, ledgers_of, since
+from refiner.ledger import ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
@@ -35,10 +35,11 @@ from refiner.pipelines.picking import kept_candidates, picked
 from refiner.pipelines.region_prompts import inpainted_first, joined, not_excluded, revision_for, text_for
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.selection import Board, Choice, Look, Settled, Verdict, compare, settle
-from refiner.pipelines.strategies import Patch, Step, choose, is_local, plan_patches, repaintable, strength_of
+from refiner.pipelines.strategies import Patch, Step, plan_patches, repaintable, strength_of
+from refiner.pipelines.tools import Toolbox
 from refiner.protocols import InpaintJob, PaintJob, Revision
 from refiner.records import derive_seed
-from refiner.types import Action, Analysis, Attempt, Calls, Mask, RefinementResult, Region, StopReason
+from refiner.types import Action, Analysis, Attempt, Calls, RefinementResult, Region, StopReason
 
 
 def refine(
@@ -110,13 +111,14 @@ class _Refinement:
         self.broken = False  # a part failed in a way that another try would not mend
         self.recorded: tuple[type[Exception], ...] = (Exception,) if self.config.on_error == "record" else ()
         self.attempts: list[Attempt] = []
-        self.failed: list[Mask] = []  # patches that did not become better, one entry for each try
+        self.tools = Toolbox(self.config, self.parts.tools, given=self.given is not None)
         self.seen: dict[tuple[tuple[int, int], bytes], Look] = {}  # keys: size and digest of the pixels
         self.notes: list[str] = []  # notes for the user since the last attempt
         self.offered: tuple[Candidates, ...] = ()  # candidates to keep since the last attempt
         self.last = self._origin()  # the last image that was generated from text
         self.rows = self._rows()  # denoiser rows at the last attempt
-        self.ledgers = self._ledgers()  # costs of chat models before this run
+        self.paying = [self.parts.detector, self.parts.reviser, self.parts.inpainter, *self.judges]
+        self.ledgers = ledgers_of(self.paying)  # costs of hosted models before this run
         self.started = self.clock = self.parts.clock()
 
     def run(self) -> Iterator[Attempt]:
@@ -135,14 +137,11 @@ class _Refinement:
         self.stop = stop
 
     def result(self, settings: Mapping[str, object]) -> RefinementResult:
-        attempts, costs = tuple(self.attempts), since(self.ledgers, self._ledgers())
+        attempts, costs = tuple(self.attempts), since(self.ledgers, ledgers_of(self.paying))
         return RefinementResult(
             prompt=self.prompt, attempts=attempts, best=self.best_index, stop=self.stop, settings=settings, costs=costs,
             verify=self._verify if self.config.keep_candidates else None,
         )  # fmt: skip
-
-    def _ledgers(self) -> Mapping[str, Ledger]:
-        return ledgers_of([self.parts.detector, self.parts.reviser, *self.judges])
 
     def blame(self, error: Exception) -> Attempt:
         """Record an exception on the last attempt, such as one of the user's callback."""
@@ -154,7 +153,7 @@ class _Refinement:
         return self.best.analysis if self.best else None
 
     def _steps(self) -> tuple[Step, ...]:
-        return choose(self._analysis, self.config, given=self.given is not None, repainted_in_vain=self.in_vain)
+        return self.tools.steps(self._analysis, repainted_in_vain=self.in_vain)
 
     def _targets(self) -> Sequence[Region]:
         """Return the flaws of the best image that should be inpainted; none if it could not be analysed."""
@@ -167,7 +166,7 @@ class _Refinement:
         regions = repaintable(not_excluded(analysis.regions, self.config), size, self.config)
         if self.given is not None or self.config.strategy != "auto":
             return regions
-        return [region for region in regions if is_local(region, size, self.config)]
+        return [region for region in regions if self.tools.is_local(region, size)]
 
     def _own_text(self, region: Region) -> str:
         """Return the user's text for a region of the best image; see ``text_for``."""
@@ -277,7 +276,7 @@ class _Refinement:
         assert base is not None
         assert base.image is not None
         assert base.analysis is not None
-        patches = plan_patches(self._targets(), base.analysis.size, self.config, self.failed)
+        patches = plan_patches(self._targets(), base.analysis.size, self.config, self.tools.failed)
         if self.config.keep == "last":
             return self._inpaint_in_turn(base.image, patches, round_)
         groups = [patches] if self.config.together else [[patch] for patch in patches]
@@ -297,7 +296,7 @@ class _Refinement:
             settled = Settled(nothing, look, compare(look, base, self.config))
         self._collect_remarks()
         kept = settled.choice if settled.verdict.accepted else nothing
-        self.failed += [patch.mask for patch, shown in zip(patches, kept, strict=True) if shown is None]
+        self.tools.settle(patches, kept)
         job = joined(every) if every else PaintJob(prompt=self.prompt, seed=self._seed(round_, 1))
         return self._record("inpaint", job, settled.look, settled.verdict, base.image)
 
@@ -333,13 +332,13 @@ class _Refinement:
     def _jobs(self, image: Image.Image, group: Sequence[Patch], round_: int, number: int) -> list[InpaintJob]:
         """List the inpainting jobs for patches that are inpainted together, one for each candidate."""
         tries = max(patch.tries for patch in group)
-        revision = Revision(prompt=self.prompt, whole=True)
+        revision, text = Revision(prompt=self.prompt, whole=True), ""
         if not self.config.together:
             region = group[0].region
             text = self._own_text(region)
             revision = self._noted(revision_for(region, text, self.prompt, self.config, self.parts.reviser))
         texts = self._others(self._origin(), revision, lambda text: self._for_patches(group, text))
-        return [
+        jobs = [
             InpaintJob(
                 image=image,
                 mask=np.logical_or.reduce([patch.mask for patch in group]),
@@ -352,6 +351,7 @@ class _Refinement:
             )
             for candidate in range(self.config.candidate_count(tries))
         ]
+        return self.tools.told(jobs, group, own=bool(text))
 
     def _for_patches(self, group: Sequence[Patch], text: str) -> Revision:
         """Revise the prompt of a further text encoder for patches that are inpainted together."""
@@ -424,6 +424,7 @@ class _Refinement:
             seconds=now - self.clock,
             calls=Calls(denoiser_rows=rows - self.rows, detector_calls=self.looked),
             candidates=self.offered,
+            repairs=self.tools.tried(action, self._analysis, better=verdict.accepted),
         )
         self.clock, self.rows, self.looked, self.notes, self.offered = now, rows, 0, [], ()
         earlier = (other.image for other in self.attempts)

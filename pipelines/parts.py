@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from refiner import protocols
+from refiner.repairs import LocalTool
 
 DROPPED = "Interrupted; the unfinished image was dropped."
 
@@ -21,6 +22,8 @@ class Parts:
     generator: protocols.Generator
     """Its ``spent()`` counts the denoiser rows of the inpainter too."""
     inpainter: protocols.Inpainter
+    tools: tuple[LocalTool, ...] = ("inpaint",)
+    """What the inpainter can do, in the order in which it is tried. For "edit", its jobs have instructions."""
     negatives: bool = True
     """Whether the reviser's negative prompts are used; for some models, they would double the cost of a step."""
     detector: protocols.Detector

@@ -11,21 +11,23 @@ from refiner.detectors import load_detector
 from refiner.detectors.ids import split_options
 from refiner.detectors.joint import joined_ids
 from refiner.errors import ConfigError
-from refiner.files import check_writable
 from refiner.images import Source, load_image
 from refiner.pipelines.calling.call import Call, OutputType, images_of, report
 from refiner.pipelines.calling.marks import masks_of
-from refiner.pipelines.calling.request import bound, check_names, request_of
+from refiner.pipelines.calling.request import bound, check_calls, check_inpaint_call, request_of
 from refiner.pipelines.calling.results import results_of
 from refiner.pipelines.calling.seeding import seeding_of
 from refiner.pipelines.calling.signature import described_call, signature_of
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.editors import check_editor
+from refiner.pipelines.editing.hosted import HostedEditor, local
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.loading.parts import (
     Judges,
     check_parts,
     fitting_reviser,
     ids_of,
+    inpainter_like,
     judges_on,
     load_parts,
     pipeline_like,
@@ -38,11 +40,12 @@ from refiner.pipelines.painting.vocabulary import check_words
 from refiner.pipelines.region_prompts import own_words
 from refiner.pipelines.revisers.plain import ReviserLike
 from refiner.pipelines.run import RefinementRun
+from refiner.pipelines.saving.folder import save_folder
 from refiner.pipelines.saving.record import described
 from refiner.pipelines.saving.replay import replay
-from refiner.pipelines.saving.settings import PARTS, SavedSettings
+from refiner.pipelines.saving.settings import PARTS
 from refiner.plain import DetectorLike, as_detector
-from refiner.protocols import Borrower, Movable, Saveable
+from refiner.protocols import Borrower, Movable
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
@@ -53,10 +56,6 @@ if TYPE_CHECKING:
 
 _FOR_ALL = ("enable_", "disable_", "set_progress_bar_config", "remove_all_hooks", "maybe_free_model_hooks")
 """Prefixes of the methods that set up where and how a pipeline runs; they are called on each wrapped pipeline."""
-
-
-_OF_UPLOADS = ("push_to_hub", "repo_id", "commit_message", "private", "create_pr", "token")
-"""Options of diffusers' ``save_pretrained`` that say whether and how the folder is uploaded."""
 
 
 class RefinedPipeline:
@@ -83,11 +82,15 @@ class RefinedPipeline:
             None, is fitted to the text encoders of the pipeline.
         config: default settings of all calls.
         call: default arguments for the call of the wrapped pipeline, such as ``{"num_inference_steps": 30}``.
-        inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill; None: ``pipe`` inpaints.
+        inpainter: pipeline that inpaints regions, or its id, such as a FLUX Fill. An edit model, such as
+            Qwen-Image-Edit or FLUX Kontext, edits them by instructions; a hosted one has the id ``edit:MODEL@URL``.
+            None: ``pipe`` inpaints.
         inpaint_call: default arguments for the inpainting call. They override ``call``. A separate ``inpainter`` gets
             no arguments from ``call``, except callbacks.
         second_stage: pipeline that turns latents into images, or its id, such as the SDXL refiner. It continues at
             ``denoising_end`` of the call. None: there is no second stage.
+        editor: edit model beside what inpaints, or its id; see ``tools`` of ``RefineConfig`` for when it is used.
+        edit_call: default arguments for the call of ``editor``.
         native: side of the square images that the model was trained on, in pixels; None: the pipeline's own value.
 
     Raises:
@@ -97,7 +100,17 @@ class RefinedPipeline:
     """
 
     _OWN = frozenset(
-        {*PARTS, "pipe", "refine_config", "call_defaults", "inpaint_call_defaults", "native", "ids", "_runs"}
+        {
+            *PARTS,
+            "pipe",
+            "refine_config",
+            "call_defaults",
+            "inpaint_call_defaults",
+            "edit_call_defaults",
+            "native",
+            "ids",
+            "_runs",
+        }
     )
 
     def __init__(
@@ -109,17 +122,21 @@ class RefinedPipeline:
         reviser: ReviserLike | str | None = None,
         config: RefineConfig | None = None,
         call: Mapping[str, Any] | None = None,
-        inpainter: DiffusionPipeline | Where | None = None,
+        inpainter: DiffusionPipeline | HostedEditor | Where | None = None,
         inpaint_call: Mapping[str, Any] | None = None,
         second_stage: DiffusionPipeline | Where | None = None,
+        editor: DiffusionPipeline | HostedEditor | Where | None = None,
+        edit_call: Mapping[str, Any] | None = None,
         native: int | None = None,
     ) -> None:
-        parts = dict(zip(PARTS, (detector, judge, reviser, inpainter, second_stage), strict=True))
+        parts = dict(zip(PARTS, (detector, judge, reviser, inpainter, second_stage, editor), strict=True))
         check_parts(parts)
         self.pipe = pipe
-        self.inpainter = pipeline_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
+        self.inpainter = inpainter_like(inpainter, pipe) if isinstance(inpainter, str | Path) else inpainter
         self.second_stage = pipeline_like(second_stage, pipe) if isinstance(second_stage, str | Path) else second_stage
+        self.editor = inpainter_like(editor, pipe) if isinstance(editor, str | Path) else editor
         check_pipelines(pipe, self.inpainter, self.second_stage)
+        check_editor(self.editor, self.inpainter)
         if judge == "auto":
             bundled = [split_options(each)[0].partition(":")[0] == "micro" for each in joined_ids(str(detector))]
             judge = "micro" if all(bundled) else None
@@ -136,8 +153,8 @@ class RefinedPipeline:
         self.refine_config = config or RefineConfig()
         self.call_defaults = plain_values(call or {})
         self.inpaint_call_defaults = plain_values(inpaint_call or {})
-        check_names(pipe, self.call_defaults, "call")
-        check_names(self.inpainter or pipe, self.inpaint_call_defaults, "inpaint_call")
+        self.edit_call_defaults = plain_values(edit_call or {})
+        check_calls(self)
         self.native = plain(native)
 
     def with_parts(self, **changes: Any) -> RefinedPipeline:
@@ -156,6 +173,7 @@ class RefinedPipeline:
             "config": self.refine_config,
             "call": self.call_defaults,
             "inpaint_call": self.inpaint_call_defaults,
+            "edit_call": self.edit_call_defaults,
             "native": self.native,
         }
 
@@ -174,9 +192,11 @@ class RefinedPipeline:
         reviser: ReviserLike | str | None = None,
         config: RefineConfig | Where | None = None,
         call: Mapping[str, Any] | None = None,
-        inpainter: DiffusionPipeline | Where | None = None,
+        inpainter: DiffusionPipeline | HostedEditor | Where | None = None,
         inpaint_call: Mapping[str, Any] | None = None,
         second_stage: DiffusionPipeline | Where | None = None,
+        editor: DiffusionPipeline | HostedEditor | Where | None = None,
+        edit_call: Mapping[str, Any] | None = None,
         native: int | None = None,
         **options: Any,
     ) -> RefinedPipeline:
@@ -187,9 +207,9 @@ class RefinedPipeline:
         Args:
             model: folder, hub id with an optional ``@revision``, or ``"micro"`` for the bundled models; or a checkpoint
                 file (``.safetensors``, ``.ckpt``) or its URL on the hub, which is loaded with ``from_single_file``.
-            detector, reviser, call, inpainter, inpaint_call, second_stage, native: see the class; None: the one saved
-                with the pipeline. An inpainter or second stage given by id gets the pipeline's dtype and device, and
-                ``token``, ``cache_dir`` and ``local_files_only``.
+            detector, reviser, call, inpainter, inpaint_call, second_stage, editor, edit_call, native: see the class;
+                None: the one saved with the pipeline. Further pipelines given by id get the pipeline's dtype and
+                device, and ``token``, ``cache_dir`` and ``local_files_only``.
             judge: see the class; "saved": the judge saved with the pipeline, or "auto" if there are no saved settings.
             config: see the class; None: the saved one. A path or hub id is the ``config`` of ``from_single_file``: the
                 pipeline that has the configuration of a checkpoint.
@@ -206,8 +226,8 @@ class RefinedPipeline:
         if isinstance(config, str | Path):
             options, config = {**options, "config": config}, None
         given = {"detector": detector, "reviser": reviser, "config": config, "call": call, "inpainter": inpainter}
-        given |= {"inpaint_call": inpaint_call, "second_stage": second_stage, "native": native}
-        given = {name: value for name, value in given.items() if value is not None}
+        given |= {"inpaint_call": inpaint_call, "second_stage": second_stage, "native": native, "editor": editor}
+        given = {name: value for name, value in {**given, "edit_call": edit_call}.items() if value is not None}
         loaded = load_parts(model, given if judge == "saved" else given | {"judge": judge}, options)
         refined = cls(loaded.pipe, **loaded.arguments)
         refined.ids |= loaded.ids
@@ -221,15 +241,7 @@ class RefinedPipeline:
         ``from_pretrained`` again; so must a list of judges if not all of them were loaded by id. ``options`` are passed
         to ``save_pretrained`` of the pipelines. With ``push_to_hub`` the whole folder is uploaded.
         """
-        files = {name: value for name, value in options.items() if name not in _OF_UPLOADS}
-        check_writable(folder)
-        places: dict[str, Any] = {name: self.ids[name] for name in PARTS if name in self.ids}
-        for name in {"detector", "judge", "inpainter", "second_stage"} - places.keys():
-            if isinstance(part := getattr(self, name), Saveable):
-                part.save_pretrained(Path(folder) / name, **(files if name in ("inpainter", "second_stage") else {}))
-                places[name] = f"./{name}"
-        SavedSettings(**self._defaults(), **places).write(folder)
-        self.pipe.save_pretrained(str(folder), **options)
+        save_folder(self, folder, self._defaults(), options)
 
     def to(self, *args: Any, **options: Any) -> RefinedPipeline:
         """Move the pipelines as diffusers does, then the other parts to the same device; these keep their dtype."""
@@ -257,7 +269,7 @@ class RefinedPipeline:
         if name in RefinedPipeline._OWN:
             raise AttributeError(name)
         found = getattr(self.pipe, name)
-        if not name.startswith(_FOR_ALL) or self.inpainter is self.second_stage is None:
+        if not name.startswith(_FOR_ALL) or len(self._pipelines()) == 1:
             return found
 
         def on_all(*args: Any, **options: Any) -> None:
@@ -281,7 +293,8 @@ class RefinedPipeline:
         return described(self)
 
     def _pipelines(self) -> list[DiffusionPipeline]:
-        return [pipe for pipe in (self.pipe, self.inpainter, self.second_stage) if pipe is not None]
+        further = local(self.inpainter), self.second_stage, local(self.editor)
+        return [self.pipe, *(pipe for pipe in further if pipe is not None)]
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in RefinedPipeline._OWN:
@@ -416,8 +429,8 @@ class RefinedPipeline:
             call=self.call_defaults,
             start_image=start_image,
         )
-        check_names(self.inpainter or self.pipe, request.config.inpaint_call, "inpaint_call")
-        check_complete(self.pipe, self.inpainter)
+        check_inpaint_call(self.pipe, self.inpainter, request.config.inpaint_call)
+        check_complete(self.pipe, local(self.inpainter))
         check_words(self._pipelines(), [*request.prompts, *request.negatives, *own_words(request.config)])
         seeding = seeding_of(self.pipe, request, seed=seed, generator=generator, index=index)
         masks = () if mask_image is None else masks_of(mask_image)

@@ -114,11 +114,11 @@ def plan_patches(
     """
     if config.keep == "last":
         chosen = ordered(regions, size, config)[: config.max_regions]
-        return [Patch(mask=_grown(region, size, config), region=region) for region in chosen]
+        return [Patch(mask=grown(region, size, config), region=region) for region in chosen]
     patches: list[Patch] = []
     taken = np.zeros(tuple(size), dtype=np.bool_)
     for region in ordered(regions, size, config):
-        mask = _grown(region, size, config)
+        mask = grown(region, size, config)
         free = mask & ~taken
         overlaps = [_overlap(patch.mask, mask) for patch in patches]
         most = max(overlaps, default=0.0)
@@ -148,7 +148,7 @@ def strength_of(patch: Patch, config: RefineConfig, tries: int) -> float:
     return max(_STRENGTH_STEP, round(round(strength / _STRENGTH_STEP) * _STRENGTH_STEP, 2))
 
 
-def _grown(region: Region, size: Size, config: RefineConfig) -> Mask:
+def grown(region: Region, size: Size, config: RefineConfig) -> Mask:
     """Return the dilated mask of a region; only the part of the image that it can reach is computed."""
     mask = region.pixels(size)
     if not mask.any():

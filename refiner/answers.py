@@ -29,7 +29,7 @@ from PIL import Image
 from refiner.claims import region_of
 from refiner.errors import BadAnswerError, InputError, ModelError, RefinerError
 from refiner.masks import clip_box
-from refiner.protocols import Detector, Judge, Sorting
+from refiner.protocols import Detector, Judge, Opinion, Sorting, Streaming
 from refiner.types import Analysis, Box, Claim, Mask, Region, Size
 
 T = TypeVar("T")
@@ -116,6 +116,38 @@ def scores(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) 
     if not all(map(math.isfinite, found)):
         raise _not_scores(judge.name, found, images)
     return found
+
+
+def score_outcomes(judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | RefinerError]:
+    """Score images as ``scores`` does, but with the error of each image that failed instead of its score.
+
+    A judge that fails on a batch gets its images one by one, unless it is ``Streaming``.
+
+    Raises:
+        BadAnswerError: a ``Streaming`` judge has not one opinion for each image.
+    """
+    if isinstance(judge, Streaming):
+        found = list(judge.stream(images, prompts))
+        if len(found) != len(images):
+            raise _not_scores(judge.name, found, images)
+        return [_score(opinion, image, judge.name) for opinion, image in zip(found, images, strict=True)]
+    try:
+        return [*scores(judge, images, prompts)]
+    except (ModelError, InputError) as error:
+        if len(images) == 1:
+            return [error]
+    return [
+        outcome
+        for image, prompt in zip(images, prompts, strict=True)
+        for outcome in score_outcomes(judge, [image], [prompt])
+    ]
+
+
+def _score(opinion: Opinion, image: Image.Image, name: str) -> float | RefinerError:
+    if opinion.error is not None:
+        return opinion.error
+    score = _number(opinion.score)
+    return _not_scores(name, [opinion.score], [image]) if score is None or not math.isfinite(score) else score
 
 
 def read_scores(answer: object, images: Sequence[Image.Image], name: str) -> list[float]:

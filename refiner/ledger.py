@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from refiner.errors import InputError
 from refiner.files import Json
+from refiner.reading import read_text, reason_of
 
 _MAX_BYTES = 1_000_000
 """Largest table of prices that is read."""
@@ -103,7 +104,7 @@ class Prices:
 
     @classmethod
     def read(cls, path: str | Path) -> Prices:
-        """Read a table from a TOML or JSON file.
+        """Read a table from a TOML or JSON file, in UTF-8 or UTF-16.
 
         ::
 
@@ -120,7 +121,7 @@ class Prices:
         try:
             if file.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-            text = file.read_text(encoding="utf-8-sig")
+            text = read_text(file)
             table = json.loads(text) if file.suffix.lower() == ".json" else tomllib.loads(text)
             if not isinstance(table, dict):
                 raise ValueError("it is no table")
@@ -130,8 +131,8 @@ class Prices:
             return cls(models={name: _price(name, entry) for name, entry in table.items()}, currency=currency)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(
-                f"The table of prices {str(path)!r} cannot be read ({error}): write TOML or JSON with the prices "
-                "input and output, per million tokens, of each model."
+                f"The table of prices {str(path)!r} cannot be read ({reason_of(error)}): write TOML or JSON with the "
+                "prices input and output, per million tokens, of each model."
             ) from error
 
     def cost(self, model: str, ledger: Ledger) -> float | None:
@@ -147,7 +148,7 @@ def _price(name: str, entry: Any) -> Price:
     if not isinstance(entry, dict) or entry.keys() != wanted:
         raise ValueError(f"expected input and output for {name!r:.80}, got {entry!r:.80}")
     for value in entry.values():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise ValueError(f"the price {value!r:.40} of {name!r:.80} is no number of at least 0")
     return Price(**{side: float(value) for side, value in entry.items()})
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from refiner.errors import RefinerError
+from refiner.repairs import LocalTool
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
 
 
@@ -49,6 +50,8 @@ class InpaintJob:
     """Share of the noise schedule that is run, in (0, 1]; 1 keeps nothing of the old content."""
     whole: bool = False
     """Whether the prompt describes the whole image, so that the model needs all of it, not a crop."""
+    tool: LocalTool = "inpaint"
+    """What repairs the region; with "edit", the prompt is an instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)

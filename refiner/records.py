@@ -26,6 +26,7 @@ from refiner.images import MAX_PIXELS
 from refiner.ledger import Prices, bill
 from refiner.masks import rle_decode, rle_encode
 from refiner.reading import reason_of
+from refiner.repairs import repair_summary
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Size, Step
 
@@ -195,6 +196,7 @@ def to_record(
         row["calls"] = {name: getattr(attempt.calls, name) for name in ("denoiser_rows", "detector_calls")}
         row["painted"] = None if attempt.painted is None else rle_encode(attempt.painted)
         row |= {"by": attempt.by, "choice": {str(patch): number for patch, number in attempt.choice.items()}}
+        row["repairs"] = [repair_summary(repair) for repair in attempt.repairs]
         row["candidates"] = [
             {"name": patch.name, "mask": rle_encode(patch.mask), "seeds": list(patch.seeds), "shown": patch.shown}
             for patch in attempt.candidates

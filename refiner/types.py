@@ -21,6 +21,7 @@ from PIL import Image
 
 from refiner.errors import BadAnswerError, ConfigError
 from refiner.patches import Candidates, difference, with_candidates
+from refiner.repairs import Repair
 from refiner.taxonomy import Category
 
 if TYPE_CHECKING:
@@ -325,6 +326,8 @@ class Attempt:
     calls: Calls = field(default_factory=Calls)
     candidates: tuple[Candidates, ...] = ()
     """All that was painted for each patch, if it was to be kept (``RefineConfig.keep_candidates``)."""
+    repairs: tuple[Repair, ...] = ()
+    """What this attempt tried to repair, by which tool, and whether that was kept; empty for the first image."""
     choice: Mapping[int, int] = field(default_factory=dict)
     """What was picked by hand to make this image (see ``RefinementResult.with_choice``); empty if the loop made it."""
 
@@ -421,15 +424,9 @@ class RefinementResult:
         first, number = next(iter(choice.items()))
         source = next(one for one in self.attempts if any(each is offered[first] for each in one.candidates))
         draft = replace(
-            source,
-            index=len(self.attempts),
-            seed=offered[first].seeds[number],
-            image=image,
-            painted=difference(image, self.image),
-            note="",
-            candidates=(),
-            choice=choice,
-        )
+            source, index=len(self.attempts), seed=offered[first].seeds[number], image=image, note="",
+            painted=difference(image, self.image), candidates=(), choice=choice, repairs=(),
+        )  # fmt: skip
         attempt = self.verify(draft, kept)
         best = attempt.index if attempt.accepted else self.best
         return replace(self, attempts=(*self.attempts, attempt), best=best)

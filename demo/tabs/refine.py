@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -12,11 +12,14 @@ from refiner.demo.components import Row, guarded, html, nothing, picture
 from refiner.demo.examples import PROMPTS
 from refiner.demo.studio import Refined, RefineRequest, Studio
 from refiner.demo.uploads import read_upload
+from refiner.demo.views.candidates import candidate_choices, candidates, read_choice
 from refiner.demo.views.refine import comparison, plots, refinement_outcome, timeline
 from refiner.demo.views.status import progress_line, status_line
+from refiner.errors import InputError
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.records import result_summary
 from refiner.reports.result import save_result
+from refiner.types import RefinementResult
 
 _OUTPUTS = 8
 _REFUSED = "The server could not use the request: load the page again, and upload the image again."
@@ -63,6 +66,7 @@ def refine_tab(studio: Studio) -> None:
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
                     for label, name in zip(("Image", "Run record", "Report"), _FILES, strict=True)
                 ]
+    picks = _picks()
     gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
     charts = html("The values of detector and judge for each attempt appear here.", "rf-refine-plots")
     gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
@@ -72,7 +76,59 @@ def refine_tab(studio: Studio) -> None:
     handler = guarded(_refining(studio), _OUTPUTS)
     inputs = [prompt, image, strategy, rounds, seed, model, detector]
     outputs = [status, compared, charts, attempts, summary, *files]
-    wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
+    begin, refined = wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
+    _wire_picks(studio, picks, (begin, refined), stop, outputs, files)
+
+
+class Picks(NamedTuple):
+    """The components that show the candidates of regions, and let one be picked."""
+
+    section: gr.Column
+    shown: gr.HTML
+    choice: gr.Radio
+    use: gr.Button
+
+
+def _picks() -> Picks:
+    """Add the components, which are hidden until there are candidates."""
+    with gr.Column(visible=False, elem_id="rf-picks") as section:
+        gr.HTML("<h2>Candidates</h2>", padding=False, js_on_load=None)
+        shown = html("", "rf-candidates")
+        with gr.Row():
+            choice = gr.Radio([], label="Put another one into the image", elem_id="rf-choice", scale=3)
+            choice.preprocess = _as_sent  # type: ignore[method-assign]
+            use = gr.Button("Use it", elem_id="rf-pick", scale=1, min_width=110)
+    return Picks(section, shown, choice, use)
+
+
+def _as_sent(payload: str | int | float | None) -> str | int | float | None:
+    """The choice, unchecked: a program that calls the endpoint has not loaded the choices."""
+    return payload
+
+
+def _wire_picks(
+    studio: Studio,
+    picks: Picks,
+    refining: tuple[Any, Any],
+    stop: gr.Button,
+    outputs: list[Any],
+    files: list[gr.DownloadButton],
+) -> None:
+    """Show candidates when a refinement ends, and connect the button that picks one."""
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+    def offer(request: gr.Request) -> Row:
+        result = studio.latest(str(request.session_hash))
+        if result is None or not result.candidates:
+            return gr.update(visible=False), "", gr.update(choices=[], value=None)
+        return gr.update(visible=True), candidates(result), gr.update(choices=candidate_choices(result), value=None)
+
+    begin, refined = refining
+    begin.then(lambda: gr.update(visible=False), None, picks.section, **quiet)
+    handler = guarded(_picking(studio), _OUTPUTS)
+    _, picked = wire(studio, (picks.use, stop), handler, [picks.choice], outputs, files, "pick")
+    for work in (refined, picked):
+        work.then(offer, None, [picks.section, picks.shown, picks.choice], **quiet)
 
 
 def wire(
@@ -84,7 +140,7 @@ def wire(
     files: list[gr.DownloadButton],
     name: str,
     others: Sequence[Any] = (),
-) -> None:
+) -> tuple[Any, Any]:
     """Connect a handler to its start and stop buttons. Buttons are disabled while they cannot be used.
 
     Args:
@@ -96,6 +152,9 @@ def wire(
         files: the outputs that are download buttons.
         name: name of the API endpoint.
         others: further events that start the handler.
+
+    Returns:
+        The events when the handler begins and when it has ended.
     """
     run, stop = buttons
     usable = [run, stop, *files]
@@ -122,6 +181,7 @@ def wire(
     work.failure(failed, outputs[0], [*usable, outputs[0]], **quiet)
     work.success(lambda *paths: state(False, *paths), files or None, usable, **quiet)
     stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
+    return begin, work
 
 
 def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
@@ -158,13 +218,37 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
             return
         config = {"model": model, "detector": detector, "strategy": strategy, "rounds": wanted.rounds}
         config |= {"seed": wanted.seed, "own_picture": image is not None}
-        with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
-            saved = save_result(result, folder, config)
-            files = [saved.get(name) for name in _FILES]
-            yield (refinement_outcome(result), *_shown(result), result_summary(result, {}), *files)
+        yield from _finished(result, config)
 
     return refine
 
 
-def _shown(result: Any) -> Row:
+def _picking(studio: Studio) -> Callable[..., Iterator[Row]]:
+    def pick(choice: str | None, request: gr.Request) -> Iterator[Row]:
+        chosen = read_choice(choice)
+        if chosen is None:
+            raise InputError("Expected the number of a candidate, got none: choose one.")
+        result = None
+        for event in studio.pick(str(request.session_hash), *chosen):
+            if isinstance(event, Refined):
+                result = event.result
+            else:
+                yield (progress_line(event), *nothing(_OUTPUTS - 1))
+        if result is None:
+            yield (status_line("Stopped before the candidate was in the image."), *nothing(_OUTPUTS - 1))
+            return
+        yield from _finished(result, {"picked": dict(result.attempts[-1].choice)})
+
+    return pick
+
+
+def _finished(result: RefinementResult, config: dict[str, Any]) -> Iterator[Row]:
+    """The final values of all outputs; the files are there until the generator is closed."""
+    with tempfile.TemporaryDirectory(prefix="refiner-demo-") as folder:
+        saved = save_result(result, folder, config)
+        files = [saved.get(name) for name in _FILES]
+        yield (refinement_outcome(result), *_shown(result), result_summary(result, {}), *files)
+
+
+def _shown(result: RefinementResult) -> Row:
     return comparison(result), plots(result), timeline(result)

@@ -36,6 +36,7 @@ def refinement_outcome(result: RefinementResult) -> str:
     if best.image is None:
         return status_line(f"No image was generated: {best.error or best.reason}", kind="bad")
     kept = "The first image was kept" if best is start else f"Attempt {best.index} was kept"
+    kept += ", as you chose" if best.by == "hand" else ""
     change = f"{flaw_words(start.analysis)} at first, now {flaw_words(best.analysis)}"
     said = flaw_words(best.analysis) if best is start else change
     unverified = "" if result.verified else " Nothing was verified: the last image was kept, better or not."

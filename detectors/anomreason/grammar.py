@@ -14,8 +14,9 @@ A list has items with a blank line between them. The last line of an item is our
     Severity Score: 10
     Box: [120, 40, 310, 220]
 
-No anomalies are the sentence ``NOTHING``, which is ours, too. ``read`` accepts bold labels, texts of several lines,
-items without a number, and scores such as ``25/100 (moderately unrealistic)``. All else raises
+No anomalies are the sentence ``NOTHING``, which is ours, too. Other words for it ("no anomalies") are refused: a model
+that was tuned for the sentence and writes another text may be about to write more. ``read`` accepts bold labels, texts
+of several lines, items without a number, and scores such as ``25/100 (moderately unrealistic)``. All else raises
 ``UnreadableOutputError``.
 """
 
@@ -50,6 +51,7 @@ _LONGEST = (MAX_NAME, MAX_WORDS, MAX_WORDS)
 """Longest texts of the first fields in characters; the rest is cut off."""
 _FIELD = re.compile(rf"\*{{0,2}}(?:@(\d{{1,4}})\.\s{{0,9}})?\*{{0,2}}({'|'.join(_LABELS)})\*{{0,2}}\s{{0,9}}:(.*)")
 _ITEM = re.compile(r"\*{0,2}@\d")
+_NAMED = re.compile(rf"\*{{0,2}}{_LABELS[0]}\*{{0,2}}\s{{0,9}}:")
 _BOX = re.compile(r"\[((?:[^\[\],]{1,20},){3}[^\[\],]{1,20})\]\.?")
 _NUMBERS = re.compile(r"\s*-?\d{1,6}(?:\.\d{1,6})?\s*(?:,\s*-?\d{1,6}(?:\.\d{1,6})?\s*){3}")
 _LISTED = re.compile(rf"(?:{'|'.join(_LABELS[1:4])})\*{{0,2}}\s{{0,9}}:")
@@ -137,18 +139,20 @@ def _item(number: int, anomaly: Anomaly, form: BoxFormat | None, shown: Size) ->
     return "\n".join([f"@{number}. {lines[0]}", *lines[1:]])
 
 
-def read(text: str, *, form: BoxFormat, shown: Size) -> tuple[Anomaly, ...]:
+def read(text: str, *, form: BoxFormat, shown: Size, cut: bool = False) -> tuple[Anomaly, ...]:
     """Read a list.
 
     Args:
         text: what the model wrote.
         form: how it writes boxes.
         shown: size of the image as the model saw it.
+        cut: whether the answer ended at the limit of its tokens. Its last item, which may be incomplete, is then left
+            out, because items have no mark at their end.
 
     Returns:
         At most ``MAX_REGIONS`` anomalies, in their order; equal ones are returned once. An item that says that there is
-        no anomaly is left out. None at all only if the answer is ``NOTHING``, or all its items say so and have the
-        severity 0.
+        no anomaly is left out. None at all only if the answer is not cut, and is ``NOTHING``, or all its items say so
+        and have the severity 0.
 
     Raises:
         UnreadableOutputError: a field is missing, empty, repeated or out of order, a score is no number from 0 to 100,
@@ -157,13 +161,15 @@ def read(text: str, *, form: BoxFormat, shown: Size) -> tuple[Anomaly, ...]:
     if len(text) > MAX_TEXT:
         raise _unreadable(f"more than {MAX_TEXT:,} characters", text)
     answer = spoken(text).strip()
-    if answer == NOTHING:
+    if answer == NOTHING and not cut:
         return ()
-    items = _items(answer, text)
-    if not items:
-        raise _unreadable("no item", text)
+    items = _items(_without_last(answer) if cut else answer, text)
     told = [_anomaly(fields, text, form, shown) for fields in items]
     anomalies = [anomaly for anomaly in told if not _is_statement(anomaly)]
+    if cut and not anomalies:
+        raise _unreadable("an answer that breaks off before its second item", text, "raise the limit of the backend")
+    if not items:
+        raise _unreadable("no item", text)
     if not anomalies and any(anomaly.severity > 0 for anomaly in told):
         raise _unreadable("only items that say that there is none, with a severity", text)
     return tuple(dict.fromkeys(anomalies))[:MAX_REGIONS]
@@ -190,23 +196,28 @@ def read_verdict(text: str) -> bool:
     return word == "yes"
 
 
-def read_reasons(text: str, *, fake: bool, form: BoxFormat, shown: Size) -> tuple[Anomaly, ...]:
+def read_reasons(text: str, *, fake: bool, form: BoxFormat, shown: Size, cut: bool = False) -> tuple[Anomaly, ...]:
     """Read the answer to the second turn: a list, or, if the image is not called generated, any text that is none.
 
     Raises:
-        UnreadableOutputError: as for ``read``; a text with a label of a list is read as one.
+        UnreadableOutputError: as for ``read``; a text with a label of a list, or that is ``cut``, is read as one.
     """
     said = spoken(text[:MAX_TEXT]).strip()
-    if not fake and said and not _LISTED.search(said) and not any(map(_ITEM.match, said.split("\n"))):
+    if not fake and not cut and said and not _LISTED.search(said) and not any(map(_ITEM.match, said.split("\n"))):
         return ()
-    return read(text, form=form, shown=shown)
+    return read(text, form=form, shown=shown, cut=cut)
 
 
-def _unreadable(what: str, text: str) -> UnreadableOutputError:
+def _unreadable(what: str, text: str, remedy: str = "use a model that is tuned for it") -> UnreadableOutputError:
     shown = plain_text(text, MAX_NAME)
-    return UnreadableOutputError(
-        f"Expected a list of anomalies, got {what} in {shown!r}: use a model that is tuned for it.", text
-    )
+    return UnreadableOutputError(f"Expected a list of anomalies, got {what} in {shown!r}: {remedy}.", text)
+
+
+def _without_last(answer: str) -> str:
+    """The items before the last one that was begun."""
+    lines = answer.split("\n")
+    begun = [at for at, line in enumerate(lines) if _ITEM.match(line.strip()) or _NAMED.match(line.strip())]
+    return "\n".join(lines[: begun[-1]]) if begun else ""
 
 
 def _items(answer: str, text: str) -> list[list[str]]:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from refiner.detectors.anomreason.grammar import NOTHING, Anomaly, read, read_reasons, read_verdict
+from refiner.detectors.anomreason.grammar import Anomaly, read, read_reasons, read_verdict
 from refiner.detectors.anomreason.notes import Note
 from refiner.detectors.anomreason.question import IS_IT_GENERATED, MAX_TOKENS, asking
 from refiner.detectors.chat.backend import ChatBackend, ChatReply, ChatRequest, Choice
 from refiner.detectors.grounded import Case, GroundedDetector, boxes_of
 from refiner.detectors.grounding.base import Grounder
 from refiner.detectors.reading.boxes import BoxFormat
-from refiner.errors import UnreadableOutputError
 from refiner.types import Claim
 
 WHOLE = "the image as a whole"
@@ -36,7 +35,8 @@ class AnomReasonorDetector(GroundedDetector):
     then is no estimate, and each score is 1.
 
     Severity is 1 - score / 100 of AnomReason's severity score. Regions without a box, as all of the authors' weights,
-    are unplaced. ``raw`` holds the answers and the source of each mask. The user's prompt is not used.
+    are unplaced. ``raw`` holds the answers and the source of each mask. The user's prompt is not used. Of a list that
+    ends at the limit of its tokens, the complete anomalies are kept, and ``gaps`` has "cut_short".
 
     Args:
         backend: the model.
@@ -88,8 +88,8 @@ class AnomReasonorDetector(GroundedDetector):
         return replace(self._listing(case), history=((IS_IT_GENERATED, case.raw),))
 
     def _take_reasons(self, case: Case, reply: ChatReply, verdict: _Verdict) -> None:
-        _check_end(reply)
-        found = read_reasons(reply.text, fake=verdict.fake, form=self.boxes, shown=case.shown_size)
+        cut = reply.finish == "length"
+        found = read_reasons(reply.text, fake=verdict.fake, form=self.boxes, shown=case.shown_size, cut=cut)
         case.raw += f"\n\n{reply.text}"
         case.fake = float(verdict.fake) if verdict.probability is None else verdict.probability
         case.found = _claims(found, case, verdict.probability)
@@ -97,8 +97,7 @@ class AnomReasonorDetector(GroundedDetector):
             case.found = [Claim(name=WHOLE, explanation=_SILENT, score=verdict.probability)]
 
     def _take_list(self, case: Case, reply: ChatReply) -> None:
-        _check_end(reply)
-        found = read(reply.text, form=self.boxes, shown=case.shown_size)
+        found = read(reply.text, form=self.boxes, shown=case.shown_size, cut=reply.finish == "length")
         case.raw, case.fake = reply.text, float(bool(found))
         case.found = _claims(found, case, None)
 
@@ -123,13 +122,3 @@ def _take_verdict(verdicts: dict[int, _Verdict], case: Case, reply: ChatReply) -
 
 def _claims(found: Sequence[Anomaly], case: Case, score: float | None) -> list[Claim]:
     return [replace(anomaly.claim(case.size), score=score) for anomaly in found]
-
-
-def _check_end(reply: ChatReply) -> None:
-    """Refuse a list that breaks off, whose end has no mark of its own."""
-    if reply.finish == "length":
-        raise UnreadableOutputError(
-            f"Expected a list of anomalies, or {NOTHING!r}, got an answer that breaks off after "
-            f"{reply.completion_tokens} tokens: raise the limit of the backend.",
-            reply.text,
-        )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
 from refiner.hub import Kind
+from refiner.reading import read_text, reason_of
 from refiner.repository import Repository
 
 SETTINGS = "adapter_config.json"
@@ -92,11 +93,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(read_text(path))
         if not isinstance(settings, dict):
             raise ValueError(f"expected a JSON object, got {settings!r:.80}")
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"The settings {str(path)!r} cannot be read ({error}): download the folder again."
+            f"The settings {str(path)!r} cannot be read ({reason_of(error)}): download the folder again."
         ) from error
     return settings

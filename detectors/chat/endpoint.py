@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
-import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from refiner.detectors.chat.backend import ChatReply, ChatRequest, Outcome
 from refiner.detectors.chat.cache import AnswerCache, cache_key
+from refiner.detectors.chat.connection import Connection
 from refiner.detectors.chat.exchange import Exchange, Step, sampling
 from refiner.detectors.chat.images import Pictures
 from refiner.detectors.chat.options import EndpointSettings
-from refiner.detectors.chat.wire import (
-    Answered,
-    Dialect,
-    FaultError,
-    Wanted,
-    hide_in_logs,
-    messages,
-    names_of,
-    scrubber,
-    send,
-)
+from refiner.detectors.chat.wire import Answered, Dialect, Wanted, messages, names_of, send
 from refiner.detectors.reading.loose_json import read_document
-from refiner.errors import (
-    ConfigError,
-    MissingExtraError,
-    ModelError,
-    ModelNotFoundError,
-    RefinerError,
-    UnreadableOutputError,
-)
+from refiner.errors import RefinerError, UnreadableOutputError
 from refiner.ledger import Ledger
 
 __all__ = ["EndpointChat", "EndpointSettings"]
@@ -86,32 +65,19 @@ class EndpointChat:
         cache: str | Path | None = None,
         settings: EndpointSettings | None = None,
     ) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise MissingExtraError("A chat model behind an endpoint", "openai", "chat") from error
         self.settings = settings or EndpointSettings()
-        self.name, self.max_side, self.key_variable = model, self.settings.max_side, key_variable
-        key = _key(key_variable)
-        self._scrub = scrubber(key)
-        self.base_url = _check_address(base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
-        patient = self.settings.timeout
-        self._client = openai.OpenAI(
-            api_key=key or "none",
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=patient,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False, timeout=patient),  # redirects leak the key
+        self.name, self.max_side = model, self.settings.max_side
+        self._connection = Connection(
+            model,
+            base_url=base_url,
+            key_variable=key_variable,
+            settings=self.settings,
+            feature="A chat model behind an endpoint",
         )
-        weakref.finalize(self, self._client.close)
-        weakref.finalize(self, hide_in_logs(self._scrub))
+        self.base_url, self.key_variable = self._connection.base_url, key_variable
         self._cache = None if cache is None else AnswerCache(cache)
         self._pictures = Pictures(self.max_side, self.settings.quality)
         self._dialect = Dialect()
-        self._tally = _Tally()
-        self._slots = threading.BoundedSemaphore(self.settings.concurrency)
-        self._unanswered = 0
-        self._chance = random.Random()
 
     def __repr__(self) -> str:
         return f"EndpointChat({self.name!r}, base_url={self.base_url!r}, key_variable={self.key_variable!r})"
@@ -129,7 +95,7 @@ class EndpointChat:
     @property
     def ledger(self) -> Ledger:
         """The costs so far."""
-        return replace(self._tally.total, pictures=self._pictures.encoded)
+        return replace(self._connection.ledger, pictures=self._pictures.encoded)
 
     def known_as(self) -> tuple[str, ...]:
         """Other names of the model, as the server tells them: of its folder or hub id, and of its base model.
@@ -137,11 +103,11 @@ class EndpointChat:
         Empty if the server does not tell.
         """
         patience = min(_PATIENCE, self.settings.timeout)
-        return names_of(self._client, self.name, patience, self._scrub)
+        return names_of(self._connection.client, self.name, patience, self._connection.scrub)
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._connection.client.close()
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
         """See ``ChatBackend.complete``; requests run in parallel.
@@ -164,11 +130,11 @@ class EndpointChat:
             question = self._question(request, digests)
             known = self._known(question)
             if known is not None:
-                self._tally.add(cached=1)
+                self._connection.add(cached=1)
                 return _reply(known, attempts=0)
             answered, attempts = self._ask(request, digests, stop)
         except RefinerError as error:
-            self._tally.add(failed=1)
+            self._connection.add(failed=1)
             return error
         if self._cache and question and _worth_keeping(answered, request):
             self._cache.put(cache_key(question), answered)
@@ -204,7 +170,9 @@ class EndpointChat:
         exchange = Exchange(request, self._dialect, self.settings)
         answered = exchange.run(
             lambda step: self._send(request, digests, step, retry=exchange.failures > 0),
-            lambda fault: self._wait(fault, exchange, stop),
+            lambda fault: self._connection.wait(
+                fault, failures=exchange.failures, attempts=exchange.attempts, stop=stop
+            ),
         )
         return answered, exchange.attempts
 
@@ -216,59 +184,8 @@ class EndpointChat:
         )
         body = {"model": self.name, "messages": conversation, **_merged(step.fields, self.settings.extra_body)}
         wanted = Wanted(request.choice, thoughts=request.thoughts, json=request.schema is not None)
-        with self._slots:
-            return self._counted(body, wanted, retry=retry)
-
-    def _counted(self, body: Mapping[str, Any], wanted: Wanted, *, retry: bool) -> Answered:
-        """Send a request, and enter its costs in the ledger."""
-        began = time.monotonic()
-        try:
-            answered = send(self._client, body, self.settings.timeout, self._scrub, wanted)
-        except FaultError as fault:
-            self._unanswered = self._unanswered + 1 if fault.again else 0
-            self._count(began, retry, *fault.tokens)
-            raise
-        self._unanswered = 0
-        tokens = answered.prompt_tokens, answered.completion_tokens
-        self._count(began, retry, *tokens, uncounted=tokens == (0, 0))
-        return answered
-
-    def _count(self, began: float, retry: bool, prompt: int, completion: int, *, uncounted: bool = False) -> None:
-        self._tally.add(
-            calls=1, retries=retry, seconds=time.monotonic() - began,
-            prompt_tokens=prompt, completion_tokens=completion, uncounted=uncounted,
-        )  # fmt: skip
-
-    def _wait(self, fault: FaultError, exchange: Exchange, stop: threading.Event) -> None:
-        """Wait until the request may be sent again.
-
-        Raises:
-            RefinerError: the request must not be sent again.
-        """
-        failures = exchange.failures
-        patient = failures < self.settings.attempts and self._unanswered < 3 * self.settings.attempts
-        asked = fault.wait or 0.0
-        if not fault.again or not patient or asked > self.settings.max_wait or stop.is_set():
-            raise self._error(fault, exchange.attempts)
-        own = self.settings.backoff * 2.0 ** (failures - 1) * self._chance.uniform(0.5, 1.0)
-        stop.wait(max(asked, min(own, self.settings.max_wait)))
-
-    def _error(self, fault: FaultError, attempts: int) -> RefinerError:
-        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        if fault.status in (401, 403):
-            return ConfigError(
-                f"{self.base_url} does not accept the key (HTTP status {fault.status}): "
-                f"set the environment variable {self.key_variable}."
-            )
-        if fault.status == 404:
-            return ModelNotFoundError(
-                f"The model {self.name!r} was not found at {self.base_url}, which answered with {fault}: check the "
-                "name of the model and the address."
-            )
-        return ModelError(
-            f"The request to {self.name!r} at {self.base_url} failed with {fault} after {times}: "
-            "check the server, or try again later."
-        )
+        client, scrub = self._connection.client, self._connection.scrub
+        return self._connection.send(lambda: send(client, body, self.settings.timeout, scrub, wanted), retry=retry)
 
 
 def _merged(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,39 +209,3 @@ def _worth_keeping(answered: Answered, request: ChatRequest) -> bool:
     except UnreadableOutputError:
         return False
     return isinstance(document, dict) and all(name in document for name in request.schema.get("required", ()))
-
-
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and (key.isprintable() or not key)) or " " in key:
-        raise ConfigError(
-            f"The key in the environment variable {variable} has characters that an HTTP header cannot hold: correct "
-            "the key."
-        )
-    return key
-
-
-def _check_address(address: str) -> str:
-    advice = "give the server's address, such as http://127.0.0.1:8000/v1, and the key in the environment."
-    try:
-        parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        good, parts = False, urlsplit("")
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(f"Expected a base_url without a user name, key or query, got one that has these: {advice}")
-    if not good:
-        raise ConfigError(f"Expected a base_url of http or https, got {address!r}: {advice}")
-    return address
-
-
-class _Tally:
-    """A ledger that several threads update."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.total = Ledger()
-
-    def add(self, **spent: float) -> None:
-        with self._lock:
-            self.total += Ledger(**spent)  # type: ignore[arg-type]

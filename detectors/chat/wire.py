@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import cycle
@@ -265,13 +266,19 @@ def send(client: openai.OpenAI, body: Mapping[str, Any], seconds: float, scrub: 
     Raises:
         FaultError: the answer is not a chat completion, or there is no answer.
     """
+    create = client.chat.completions.with_streaming_response.create
+    content = fetched(lambda: create(model=body["model"], messages=[], extra_body=body), seconds, scrub)
+    return read_body(content, scrub, wanted)
+
+
+def fetched(open_: Callable[[], AbstractContextManager[Any]], seconds: float, scrub: Scrub) -> bytes:
+    """Read the body of an answer; ``open_`` sends the request. Raises FaultError if there is no answer."""
     import httpx2
     import openai
 
     try:
-        create = client.chat.completions.with_streaming_response.create
-        with create(model=body["model"], messages=[], extra_body=body) as response:
-            content = _collect(response.iter_bytes(), seconds)
+        with open_() as response:
+            return _collect(response.iter_bytes(), seconds)
     except (openai.APITimeoutError, httpx2.TimeoutException):
         raise _late(seconds) from None
     except openai.APIStatusError as error:
@@ -281,7 +288,6 @@ def send(client: openai.OpenAI, body: Mapping[str, Any], seconds: float, scrub: 
         raise FaultError(f"a failed connection ({cause})", again=True) from None
     except openai.OpenAIError as error:
         raise FaultError(f"the error {scrub(str(error))[:200]!r}", again=False) from None
-    return read_body(content, scrub, wanted)
 
 
 def names_of(client: openai.OpenAI, model: str, seconds: float, scrub: Scrub) -> tuple[str, ...]:
@@ -378,7 +384,7 @@ def read_body(content: bytes, scrub: Scrub, wanted: Wanted) -> Answered:
         words = scrub(refusals.words_of(body, "")) if error else ""
         raise FaultError(f"JSON that is not a chat completion{told}", again=True, said=words) from None
     usage = body.get("usage")
-    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    tokens = counted(usage, "prompt_tokens"), counted(usage, "completion_tokens")
     if reason == "content_filter" or (not text and message.get("refusal")):
         words = scrub(str(message.get("refusal") or "content filter"))[:200]
         raise FaultError(f"a refusal ({words})", again=False, tokens=tokens)
@@ -432,7 +438,8 @@ def _text_of(content: Any) -> str:
     return content or ""
 
 
-def _count(usage: Any, name: str) -> int:
+def counted(usage: Any, name: str) -> int:
+    """Read a number of tokens of an answer's ``usage``; 0 if it is not told."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) and value >= 0 else 0
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from refiner.detectors.grounding.inside import SLACK, inside
 from refiner.errors import BadAnswerError, InputError
 from refiner.masks import clip_box
 from refiner.types import Box, Mask, Size
@@ -110,11 +111,13 @@ def _is_finite(value: object) -> bool:
 def _read_box(box: Sequence[float], size: Size) -> Box:
     values = tuple(box) if isinstance(box, Sequence | np.ndarray) else (box,)
     usable = len(values) == 4 and all(map(_is_finite, values)) and values[0] < values[2] and values[1] < values[3]
-    clipped = clip_box(values, size) if usable else None
+    near = inside(values, (size.width, size.height)) if usable else None
+    clipped = None if near is None else clip_box(near, size)
     if clipped is None:
         raise BadAnswerError(
             f"Expected a box (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1 that overlaps the image of "
-            f"{size.width}x{size.height}, got {values!r:.120}: omit or correct it."
+            f"{size.width}x{size.height} and leaves it by at most {SLACK:.0%} of a side, got {values!r:.120}: omit or "
+            "correct it."
         )
     return clipped
 
@@ -189,12 +192,13 @@ class Grounder(ABC):
 
         Args:
             image: any mode; converted to RGB.
-            boxes: (x0, y0, x1, y1) in pixels, half-open; the part outside the image is cut off.
+            boxes: (x0, y0, x1, y1) in pixels, half-open; a part outside the image is cut off, up to ``inside.SLACK`` of
+                the side.
             points: for each thing its points; without a box, at least one of them must be on the thing.
 
         Raises:
-            BadAnswerError: a box is not finite, reversed, empty or completely outside the image; a point is outside
-                the image; or the model's masks are not finite.
+            BadAnswerError: a box is not finite, reversed, empty, completely outside the image or farther outside than
+                ``inside.SLACK``; a point is outside the image; or the model's masks are not finite.
             InputError: ``boxes`` and ``points`` have different lengths.
         """
         prompts = read_prompts(Size(image.height, image.width), boxes, points)

@@ -6,7 +6,8 @@ with a readable region counts. Separate objects, and those after a list that is 
 "No flaws" is an empty list under such a key, or an empty list that is the whole answer. It must be valid JSON, without
 broken JSON or regions beside it. An object that says so in words (``nothing.py``), or by severity 0 and an empty box,
 is no region; an answer of only such objects means "no flaws" unless something in them speaks against it. Any other
-answer raises ``UnreadableOutputError``, which holds the unchanged text.
+answer raises ``UnreadableOutputError``, which holds the unchanged text: also one of bare words ("no flaws"), because a
+model that leaves the form that it was asked for may not have looked for regions at all, and may be about to write more.
 """
 
 from __future__ import annotations

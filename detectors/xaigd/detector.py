@@ -29,7 +29,10 @@ class XaigdDetector(BaseDetector):
     """A network of X-AIGD's tasks; a ``refiner.protocols.Detector``. The user's prompt is not used.
 
     ``fake_probability`` is that of the verdict; None without this head. ``heatmap`` shows what the verdict rests on;
-    without a verdict, it is the largest probability of any category.
+    without a verdict, it is the largest probability of any category. The map of a verdict is divided by its own largest
+    value, because the paper binarises maps at 0.5 and raw values are near 0.01. So it says where the evidence is, not
+    how much there is: that of a clean image has a hot place, too. Read it beside ``fake_probability``; evaluations
+    compare only the maps of generated images.
 
     Regions come from the segmentation head: the connected parts of each category. Parts of two categories may overlap,
     as X-AIGD's masks do. Without this head, they are the connected parts of the heat map, only of images that are

@@ -18,6 +18,8 @@ from refiner.pipelines.calling.request import Request
 from refiner.pipelines.calling.seeding import Seeding, default_generator, recorded
 from refiner.pipelines.calling.starts import Batch, batches_of, painted
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.editors import check_settings, editor_of, edits
+from refiner.pipelines.editing.hosted import HostedEditor, HostedInpainter, local
 from refiner.pipelines.loop import refine
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS, embeddings_in
@@ -29,6 +31,8 @@ from refiner.pipelines.parts import Parts, Start
 from refiner.pipelines.run import RefinementRun
 from refiner.pipelines.saving.record import Wrapped, settings_of
 from refiner.pipelines.together.group import Member
+from refiner.pipelines.tools import ToolInpainter
+from refiner.repairs import LocalTool
 from refiner.types import Attempt, RefinementResult
 
 if TYPE_CHECKING:
@@ -146,17 +150,21 @@ class Call:
     def _marked(self) -> dict[str, Any]:
         return {"mask_image": self.masks} if self.masks else {}
 
-    def _painter(self, options: Mapping[str, Any]) -> DiffusersPainter:
+    def _painter(self, options: Mapping[str, Any], *, edits_for: DiffusersPainter | None = None) -> DiffusersPainter:
+        """Build the painter of images and regions, or for ``edits_for`` the one of regions that the editor edits."""
         options = dict(options)
         sides = {name: options.pop(name, None) for name in ("height", "width")}
-        inpaint = {**self.pipe.inpaint_call_defaults, **self.config.inpaint_call}
+        inpaint, inpainter = {**self.pipe.inpaint_call_defaults, **self.config.inpaint_call}, self.pipe.inpainter
+        if edits_for is not None:
+            inpaint, inpainter = self.pipe.edit_call_defaults, self.pipe.editor
         settings = PaintSettings(**sides, native=self.pipe.native, options=options, inpaint_options=inpaint)
         return DiffusersPainter(
             self.pipe.pipe,
             settings,
-            inpainter=self.pipe.inpainter,
+            inpainter=local(inpainter),
             second_stage=self.pipe.second_stage,
             prompt_cache=self.prompts,
+            tally=None if edits_for is None else edits_for.tally,
         )
 
     def _parts(self, config: RefineConfig, options: Mapping[str, Any]) -> Parts:
@@ -166,11 +174,17 @@ class Call:
             ConfigError: a pipeline does not support one of the settings.
         """
         painter = self._painter(options)
+        check_settings(self.pipe.inpainter, config)
         painter.check(soft=config.soft_edge > 0)
-        sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
+        tool: LocalTool = "inpaint" if editor_of(self.pipe.inpainter) is None else "edit"
+        repairers = {tool: _inpainter(self.pipe.inpainter, painter, config)}
+        if self.pipe.editor is not None:
+            editing = self._painter(options, edits_for=painter)
+            repairers["edit"] = _inpainter(self.pipe.editor, editing, replace(config, soft_edge=0))
         return Parts(
             generator=painter,
-            inpainter=CropInpainter(painter.paint, **sides, config=config, mark=painter.mark, spent=painter.spent),
+            inpainter=repairers[tool] if len(repairers) == 1 else ToolInpainter(repairers),
+            tools=tuple(repairers),
             negatives=_takes_negatives(self.pipe.pipe, options),
             detector=self.pipe.detector,
             judge=self.pipe.judge,
@@ -191,6 +205,15 @@ class Call:
             for prompt, seed in zip(texts, self.seeding.first, strict=True)
         ]
         return [RefinementResult(prompt=one.prompt, attempts=(one,), best=0, stop="unrefined") for one in attempts]
+
+
+def _inpainter(inpainter: Any, painter: DiffusersPainter, config: RefineConfig) -> CropInpainter:
+    """Build the inpainter of one tool; ``painter`` runs the model ``inpainter``, unless that is a hosted one."""
+    if isinstance(inpainter, HostedEditor):
+        return HostedInpainter(inpainter, config)
+    sides = {"native": painter.native, "multiple": painter.multiple, "cell": painter.cell}
+    config = replace(config, mixed_strengths=1.0) if edits(inpainter) else config
+    return CropInpainter(painter.paint, **sides, config=config, mark=painter.mark, spent=painter.spent)
 
 
 def _prompt(batch: Batch, row: int) -> dict[str, Any]:

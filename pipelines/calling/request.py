@@ -13,12 +13,17 @@ from PIL import Image
 from refiner.errors import ConfigError
 from refiner.images import Source, load_images
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.editors import editor_of, edits
+from refiner.pipelines.editing.hosted import local
 from refiner.pipelines.painting import families
-from refiner.pipelines.painting.arguments import embeddings_in, is_open, kind_of
+from refiner.pipelines.painting.arguments import PROMPT_EMBEDDINGS, embeddings_in, is_open, kind_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from refiner.pipelines.saving.record import Wrapped
+
+Where = Literal["call", "inpaint_call", "edit_call"]
 FIELDS: Mapping[str, Any] = {each.name: each.default for each in fields(RefineConfig)}
 """Settings of the loop -> their default values."""
 _LEGACY = frozenset({"callback", "callback_steps"})
@@ -140,21 +145,62 @@ def call_names(pipe: DiffusionPipeline) -> set[str]:
     return named | ({"control_image"} if family.control else set())
 
 
-def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: Literal["call", "inpaint_call"]) -> None:
-    """Check arguments that the user gave when wrapping a pipeline, in ``call=`` or ``inpaint_call=``.
+def check_names(pipe: DiffusionPipeline, names: Iterable[str], where: Where) -> None:
+    """Check arguments that the user gave when wrapping a pipeline, in ``call=``, ``inpaint_call=`` or ``edit_call=``.
 
     Raises:
         ConfigError: the pipeline's call does not take one of them, or refiner sets it itself.
     """
     known = call_names(pipe)
     for name in names:
-        own = kind_of(name, pipe) == "own" and (where == "inpaint_call" or name not in _DEFAULTS)
+        own = kind_of(name, pipe) == "own" and (where != "call" or name not in _DEFAULTS)
         if name in _REFUSED or own:
             raise ConfigError(f"{name} (in {where}=) is not taken, because refiner sets it itself{_elsewhere(name)}")
         if name not in known and not is_open(pipe):
             near = _nearest(name, known)
             raise ConfigError(f"{type(pipe).__name__} takes no argument {name!r} (in {where}=){near}")
-        _check_used(pipe, name, for_regions=where == "inpaint_call" or families.inpaints(pipe))
+        _check_used(pipe, name, for_regions=where != "call" or families.inpaints(pipe))
+
+
+def check_calls(pipe: Wrapped) -> None:
+    """Check the default arguments of all calls, as ``check_names`` does.
+
+    Raises:
+        ConfigError: a call does not take one of them, or refiner sets it itself; or there is no such call.
+    """
+    check_names(pipe.pipe, pipe.call_defaults, "call")
+    check_inpaint_call(pipe.pipe, pipe.inpainter, pipe.inpaint_call_defaults)
+    if pipe.editor is not None:
+        _check_repair_call(pipe.editor, pipe.edit_call_defaults, "edit_call")
+    elif pipe.edit_call_defaults:
+        raise ConfigError("edit_call= has no effect without an edit model: pass one as editor=, or leave it out.")
+
+
+def check_inpaint_call(pipe: DiffusionPipeline, inpainter: Any, names: Iterable[str]) -> None:
+    """Check arguments in ``inpaint_call=`` as ``check_names`` does, for what inpaints; None: ``pipe`` does.
+
+    Raises:
+        ConfigError: it does not take one of them, or refiner sets it itself.
+    """
+    _check_repair_call(pipe if inpainter is None else inpainter, names, "inpaint_call")
+
+
+def _check_repair_call(pipe: Any, names: Iterable[str], where: Where) -> None:
+    editor = editor_of(pipe)
+    for name in names:
+        if local(pipe) is None:
+            raise ConfigError(
+                f"{name} (in {where}=) is not taken by a hosted edit model: give further fields of its requests as "
+                "extra_body in its id."
+            )
+        own = editor is not None and name in editor.set
+        if own or (edits(pipe) and name in PROMPT_EMBEDDINGS):
+            what = "the region to edit" if own else "an instruction"
+            raise ConfigError(
+                f"{name} (in {where}=) is not taken, because refiner gives {type(pipe).__name__} {what}: leave it out."
+            )
+    if local(pipe) is not None:
+        check_names(pipe, names, where)
 
 
 def _check_used(pipe: DiffusionPipeline, name: str, *, for_regions: bool) -> None:

@@ -58,7 +58,10 @@ SINGLE_FILE: Mapping[str, Types] = MappingProxyType(
     }
 )
 """Arguments of ``from_single_file`` of diffusers' pipelines, and their types."""
-_OWN = ("detector", "judge", "reviser", "config", "call", "inpainter", "inpaint_call", "second_stage", "native")
+_OWN = (
+    *("detector", "judge", "reviser", "config", "call", "inpainter", "inpaint_call", "second_stage", "editor"),
+    *("edit_call", "native"),
+)
 _ALIKE = 0.8
 """From this similarity on, an unknown name is taken for a misspelt option, even if it may name a component."""
 

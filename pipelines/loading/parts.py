@@ -12,6 +12,7 @@ from refiner.detectors.registry import detector_needs, load_detector
 from refiner.errors import ConfigError, WeightsError
 from refiner.hub import check_reachable, locate
 from refiner.pipelines.config import RefineConfig
+from refiner.pipelines.editing.hosted import HostedEditor, is_hosted, load_editor
 from refiner.pipelines.judges import JointJudge, judge_needs, load_judge
 from refiner.pipelines.loading.checkpoints import CheckpointSource, is_checkpoint
 from refiner.pipelines.loading.options import ACCESS, PRETRAINED, merged_revision, read_options
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 Judges = JudgeLike | Where | Sequence[JudgeLike | Where] | None
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_PIPELINES = ("inpainter", "second_stage", "editor")
+_SETTINGS = ("config", "call", "inpaint_call", "edit_call", "native")
+"""Arguments of RefinedPipeline that are saved and are no parts."""
 
 
 def fitting_reviser(reviser: ReviserLike | str, pipe: DiffusionPipeline, call: Mapping[str, Any] = _NONE) -> Reviser:
@@ -83,6 +87,13 @@ def pipeline_like(model: Where, like: DiffusionPipeline, options: Mapping[str, A
     return source.load().to(like.device)
 
 
+def inpainter_like(
+    model: Where, like: DiffusionPipeline, options: Mapping[str, Any] = _NONE
+) -> DiffusionPipeline | HostedEditor:
+    """Load what inpaints by its id: a hosted edit model, or a pipeline as ``pipeline_like`` does."""
+    return load_editor(str(model)) if is_hosted(model) else pipeline_like(model, like, options)
+
+
 def judges_on(judge: Judges, device: torch.device) -> Judge | None:
     """Load the judges that are given by id onto a device; several are joined, and None stays None."""
     if isinstance(judge, str | Path):
@@ -108,7 +119,7 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
 
     Args:
         parts: by the names in ``PARTS``.
-        options: how the hub is reached by ``inpainter`` and ``second_stage``; see ``find_source``.
+        options: how the hub is reached by ``inpainter``, ``second_stage`` and ``editor``; see ``find_source``.
 
     Raises:
         UserError: an id is wrong, or the hub has no such model.
@@ -122,7 +133,9 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
                 needs += judge_needs(one)
             elif name == "reviser":
                 needs += reviser_needs(str(one))
-            elif name in ("inpainter", "second_stage"):
+            elif name in ("inpainter", "editor") and is_hosted(one):
+                load_editor(str(one)).close()
+            elif name in _PIPELINES:
                 needs += find_source(one, options).needs
     check_reachable(needs)
 
@@ -167,19 +180,18 @@ def load_parts(model: Where, given: Mapping[str, Any], options: Mapping[str, Any
     beside = {name: part for name, part in kept.items() if any(map(_is_beside, _ids(part)))}
     places = {name: _placed(source, part) for name, part in beside.items()}
     pipe = source.load()
-    usual = (
-        {} if saved is None else {name: getattr(saved, name) for name in ("config", "call", "inpaint_call", "native")}
-    )
+    usual = {} if saved is None else {name: getattr(saved, name) for name in _SETTINGS}
     arguments = {"judge": "auto" if saved is None else None, **usual, **kept, **given}
-    ids = ids_of({name: arguments.get(name) for name in ("inpainter", "second_stage") if name not in beside})
+    ids = ids_of({name: arguments.get(name) for name in _PIPELINES if name not in beside})
     arguments |= _loaded(places, pipe, source, access)
     for name in ids:
-        arguments[name] = pipeline_like(arguments[name], pipe, access)
+        load = pipeline_like if name == "second_stage" else inpainter_like
+        arguments[name] = load(arguments[name], pipe, access)
     return Loaded(pipe, arguments, ids | {"model": source.id})
 
 
 def _check_settings(given: Mapping[str, Any]) -> None:
-    kinds = {"config": RefineConfig, "call": Mapping, "inpaint_call": Mapping}
+    kinds = {"config": RefineConfig, "call": Mapping, "inpaint_call": Mapping, "edit_call": Mapping}
     for name, kind in kinds.items():
         if name in given and not isinstance(given[name], kind):
             raise ConfigError(f"Expected {name}= as a {kind.__name__}, got {given[name]!r:.80}: pass such a value.")
@@ -190,7 +202,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 def _check_saved(source: Source, parts: Mapping[str, Any], access: Mapping[str, Any]) -> None:
     """Check the saved parts as ``check_parts`` does; they must not send data to other machines."""
-    for name in ("detector", "judge", "reviser"):
+    for name in ("detector", "judge", "reviser", "inpainter", "editor"):
         for one in _ids(parts.get(name)):
             trusted(name, str(one))
     for place in (one for part in parts.values() for one in _ids(part) if _is_beside(one)):

@@ -23,13 +23,14 @@ def load_refined(
     reviser: Reviser | str | None = None,
     inpainter: Where | None = None,
     second_stage: Where | None = None,
+    editor: Where | None = None,
     loras: Sequence[Lora] = (),
     dtype: Any = None,
 ) -> RefinedPipeline:
     """Load a pipeline with its LoRAs, move it to the machine's device or offload it, then load the other parts there.
 
     Args:
-        model, detector, judge, reviser, inpainter, second_stage: as for ``RefinedPipeline.from_pretrained``.
+        model, detector, judge, reviser, inpainter, second_stage, editor: as for ``RefinedPipeline.from_pretrained``.
         machine: device, dtype and offload.
         loras: LoRAs of the pipeline; a separate inpainter does not get them.
         dtype: torch dtype of the pipeline; None: ``machine.pipeline_dtype``.
@@ -38,6 +39,7 @@ def load_refined(
         ConfigError, ModelNotFoundError, WeightsError: see ``RefinedPipeline.from_pretrained`` and ``load_loras``.
     """
     parts = {"detector": detector, "reviser": reviser, "inpainter": inpainter, "second_stage": second_stage}
+    parts |= {"editor": editor}
     given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
     given |= {} if judge == "saved" else {"judge": judge}
     loaded = load_parts(model, given, {"dtype": dtype or machine.pipeline_dtype})

@@ -26,10 +26,11 @@ images, or one such list for each prompt. start: used only for whole images.
 frame: sizes and offsets in the whole image, moved to the region. control: images that are cut out as the region is.
 attention: a mapping in which ``ip_adapter_masks`` are cut out."""
 
-_EMBEDDINGS = (
+PROMPT_EMBEDDINGS = (
     *("prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds", "prompt_embeds_mask"),
     *("prompt_embeds_mask_2", "prompt_attention_mask", "prompt_attention_mask_2", "prompt_embeds_t5"),
 )
+"""Arguments that give a prompt as the states of text encoders."""
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         **dict.fromkeys(("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict"), "own"),
@@ -37,8 +38,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         **dict.fromkeys(("prompt_2", "prompt_3", "prompt_4", "negative_prompt"), "text"),
         **dict.fromkeys(("negative_prompt_2", "negative_prompt_3", "negative_prompt_4"), "text"),
         **dict.fromkeys(("prompt_embeds_llama3", "negative_prompt_embeds_llama3"), "layers"),
-        **dict.fromkeys(_EMBEDDINGS, "row"),
-        **dict.fromkeys((f"negative_{name}" for name in _EMBEDDINGS), "row"),
+        **dict.fromkeys(PROMPT_EMBEDDINGS, "row"),
+        **dict.fromkeys((f"negative_{name}" for name in PROMPT_EMBEDDINGS), "row"),
         "input_images": "images",
         **dict.fromkeys(("latents", "denoising_end"), "start"),
         **dict.fromkeys(("original_size", "crops_coords_top_left", "target_size"), "frame"),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refiner.errors import BadImageError, InputError
+from refiner.errors import BadImageError, InputError, ModelError
 from refiner.images import from_unit
 from refiner.masks import box_of, dilate, feather
 from refiner.pipelines.config import RefineConfig
@@ -27,6 +27,8 @@ from refiner.types import Box, Calls, Mask, Size
 T = TypeVar("T", bound=np.generic)
 Pixels = NDArray[np.float32]
 """Float (H, W, 3) in [0, 1]."""
+Painted = Pixels | ModelError
+"""An inpainted crop, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,11 +77,11 @@ class _Done(NamedTuple):
     job: InpaintJob
     box: Box
     crop: Crop
-    pixels: Pixels
+    pixels: Painted
     rows: int
 
 
-CropPainter = Callable[[Sequence[Crop]], Sequence[Pixels]]
+CropPainter = Callable[[Sequence[Crop]], Sequence[Painted]]
 """Inpaints crops of one size in one batch; either all crops have a negative prompt or none."""
 
 
@@ -139,7 +141,7 @@ class CropInpainter:
         jobs = [job for group in groups for job in group]
         boxes = list(map(self._box, jobs))
         crops = list(map(self._crop, jobs, boxes))
-        painted: dict[int, Pixels] = {}
+        painted: dict[int, Painted] = {}
         rows: dict[int, int] = {}
         for group in self._groups(crops):
             before = self._spent().denoiser_rows
@@ -159,10 +161,10 @@ class CropInpainter:
         said = list(filter(None, faults))
         if said and len(said) == len(done):
             return Inpainted(error=BadImageError(said[0]), rows=rows)
-        images = [
-            self._pasted(each.job, each.box, each.pixels) if fault is None else each.job.image
-            for each, fault in zip(done, faults, strict=True)
-        ]
+        images = [each.job.image for each in done]
+        for place, (each, fault) in enumerate(zip(done, faults, strict=True)):
+            if not (fault or isinstance(each.pixels, ModelError) or _same(each.pixels, each.crop)):
+                images[place] = self._pasted(each.job, each.box, each.pixels)
         reasons = " ".join(dict.fromkeys(said))
         remarks = [f"{len(said)} of {len(done)} crops are unchanged. {reasons}"] if said else []
         return Inpainted(images=images, remarks=remarks, rows=rows)
@@ -172,9 +174,9 @@ class CropInpainter:
         said, self._remarks = self._remarks, []
         return said
 
-    def _paint_group(self, crops: Sequence[Crop]) -> list[Pixels]:
+    def _paint_group(self, crops: Sequence[Crop]) -> list[Painted]:
         """Inpaint crops that may share a batch, as many at a time as fit into memory."""
-        painted: list[Pixels] = []
+        painted: list[Painted] = []
         while len(painted) < len(crops):
             batch = crops[len(painted) : len(painted) + self._batch]
             try:
@@ -291,8 +293,10 @@ def whole_cells(mask: Mask, cell: int) -> Mask:
     return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
-def _fault(picture: Pixels, crop: Crop) -> str | None:
+def _fault(picture: Painted, crop: Crop) -> str | None:
     """Say why an inpainted crop is unusable, as a sentence; None if it is usable."""
+    if isinstance(picture, ModelError):
+        return str(picture)
     wanted = (*crop.mask.shape, 3)
     shape = getattr(picture, "shape", None)
     if shape != wanted:
@@ -302,6 +306,11 @@ def _fault(picture: Pixels, crop: Crop) -> str | None:
     if not picture.any() and np.asarray(crop.image).any():
         return "The inpainted image is black, because the safety checker blocked it: use another seed or prompt."
     return None
+
+
+def _same(picture: Pixels, crop: Crop) -> bool:
+    """Whether the model returned the crop unchanged, so that not even resizing may change the image."""
+    return np.array_equal(np.asarray(from_unit(picture)), np.asarray(crop.image))
 
 
 def paste(job: InpaintJob, box: Box, painted: Pixels, feather_pixels: float, *, matched: bool = True) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.errors import ConfigError
 from refiner.locks import exclusive
+from refiner.pipelines.editing.editors import edits, size_as_asked
 from refiner.pipelines.painting.latents import FLUX, FLUX_2, FLUX_2_UNPACKED, PLAIN, QWEN, Layout
 from refiner.pipelines.painting.refusals import (
     inpainting_class,
@@ -74,10 +75,6 @@ def _area_as_asked(height: int, width: int) -> Mapping[str, Any]:
     return {"max_area": height * width}
 
 
-def _size_as_asked(height: int, width: int) -> Mapping[str, Any]:
-    return {**_area_as_asked(height, width), "_auto_resize": False}
-
-
 def _no_bins(_height: int, _width: int) -> Mapping[str, Any]:
     return {"use_resolution_binning": False}
 
@@ -137,7 +134,7 @@ FAMILIES: Mapping[str, Family] = {
     "FluxControlNetInpaintPipeline": replace(_FLUX, twin="FluxInpaintPipeline"),
     "FluxFillPipeline": Family(multiple=16, blends=False),
     "FluxKontextPipeline": replace(_FLUX, fixed=_area_as_asked),
-    "FluxKontextInpaintPipeline": Family(multiple=16, fixed=_size_as_asked, negative_switches=True),
+    "FluxKontextInpaintPipeline": Family(multiple=16, fixed=size_as_asked, negative_switches=True),
     "Flux2Pipeline": _FLUX_2,
     "Flux2KleinPipeline": _KLEIN,
     # Its call shrinks images larger than 1024 x 1024: with 992, crops stay below after rounding.
@@ -268,8 +265,9 @@ def check_pipelines(
         refuse_other_media(used, takes(used))
     refuse_image_to_image(pipe, takes(pipe))
     _check_parts(pipe)
-    _check_parts(repainter)
-    check_inpaints(type(repainter))
+    if inpainter is None or not edits(inpainter):
+        _check_parts(repainter)
+        check_inpaints(type(repainter))
     if second_stage is not None and not {"prompt", "image", "generator"} <= takes(second_stage).keys():
         raise ConfigError(
             f"Expected a second stage that takes prompt and image, got {type(second_stage).__name__}: pass an "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,12 +14,14 @@ from PIL import Image
 
 from refiner.errors import BadImageError, ConfigError
 from refiner.images import from_unit
+from refiner.pipelines.editing.calls import edited
+from refiner.pipelines.editing.editors import editor_of
+from refiner.pipelines.editing.registration import stretched
 from refiner.pipelines.painting import families
 from refiner.pipelines.painting.arguments import TEXTS, differ, embeddings_in, for_regions, is_open
 from refiner.pipelines.painting.blending import blended
 from refiner.pipelines.painting.borrowing import (
     as_it_was,
-    before_passes,
     chance,
     cleaned_up,
     exclusive,
@@ -28,7 +30,8 @@ from refiner.pipelines.painting.borrowing import (
 )
 from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
-from refiner.pipelines.painting.crops import Crop, Pixels
+from refiner.pipelines.painting.counting import Tally
+from refiner.pipelines.painting.crops import Crop, Painted, Pixels
 from refiner.pipelines.painting.staggering import staggered
 from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
 from refiner.protocols import PaintJob
@@ -62,10 +65,12 @@ class DiffusersPainter:
     Args:
         pipe: generates images from text. A pipeline that can only inpaint inpaints an empty image.
         settings: sizes and options of the calls, for one image.
-        inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; None: ``pipe`` inpaints.
+        inpainter: inpaints crops, with only ``inpaint_options`` and step callbacks; or an edit model, for which the
+            prompts of crops are instructions. None: ``pipe`` inpaints.
         second_stage: turns the latents of ``pipe`` into images, starting at ``denoising_end`` of the options, as the
             SDXL refiner does; None: ``pipe`` decodes its latents.
         prompt_cache: prompt embeddings that are shared with other painters; None: a new cache.
+        tally: counts the denoiser rows of several painters together; None: of this one alone.
     """
 
     def __init__(
@@ -76,33 +81,38 @@ class DiffusersPainter:
         inpainter: DiffusionPipeline | None = None,
         second_stage: DiffusionPipeline | None = None,
         prompt_cache: PromptCache | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._pipe = pipe
         self._inpainter = pipe if inpainter is None else inpainter
+        self._editor = None if inpainter is None else editor_of(inpainter)
+        self._edits = self._editor is not None and not self._editor.masked
         self._second_stage = second_stage
         self._settings = settings
         self._prompts = prompt_cache or PromptCache()
         self._latents = LatentCache()
-        self._rows = 0
+        self.tally = tally or Tally()
 
     @property
     def native(self) -> int:
         """Side of the square crops that suit the inpainting model, in pixels."""
-        return self._settings.native or families.native_side(self._inpainter)
+        own = families.native_side(self._inpainter) if self._editor is None else self._editor.native
+        return self._settings.native or own
 
     @property
     def cell(self) -> int:
         """Side of the squares that a mask consists of, in pixels."""
-        return families.cell_of(self._inpainter)
+        return 1 if self._edits else families.cell_of(self._inpainter)
 
     @property
     def multiple(self) -> int:
         """Heights and widths are multiples of this many pixels."""
-        return families.multiple_of(self._inpainter)
+        own = families.multiple_of(self._inpainter)
+        return own if self._editor is None else math.lcm(self._editor.multiple, int(self._inpainter.vae_scale_factor))
 
     def spent(self) -> Calls:
         """Return the denoiser rows (images times denoiser passes, guidance counted) so far."""
-        return Calls(denoiser_rows=self._rows)
+        return Calls(denoiser_rows=self.tally.rows)
 
     def call(self, arguments: Mapping[str, Any], output_type: str, *, seed: int | None = None) -> Any:
         """Call the wrapped pipeline (and the second stage, if any) with exactly these arguments.
@@ -128,7 +138,7 @@ class DiffusersPainter:
         return self._called(self._second_stage, both | handed | {"image": latents, "output_type": output_type})
 
     def _called(self, pipe: DiffusionPipeline, request: Mapping[str, Any]) -> Any:
-        with self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
+        with self.tally.on(pipe), as_it_was(pipe), self._prompts.on(pipe), cleaned_up(pipe):
             forget_steps(pipe)
             return pipe(**request).images
 
@@ -184,22 +194,31 @@ class DiffusersPainter:
                 "denoiser takes no mask."
             )
 
-    def paint(self, crops: Sequence[Crop]) -> list[Pixels]:
-        """Inpaint crops of one size; returns float (H, W, 3) in [0, 1] for each.
+    def paint(self, crops: Sequence[Crop]) -> list[Painted]:
+        """Inpaint crops of one size; returns float (H, W, 3) in [0, 1] for each, or why there is none.
 
         Raises:
             ConfigError: a crop has different strengths, and the model does not support them.
         """
-        painted: dict[int, Pixels] = {}
+        painted: dict[int, Painted] = {}
         options = self._inpaint_options()
         if own := self._settings.inpaint_options.get("negative_prompt"):
             texts = (", ".join(filter(None, (own, crop.negative_prompt))) for crop in crops)
             crops = [replace(crop, negative_prompt=text) for crop, text in zip(crops, texts, strict=True)]
         self.check(soft=any(crop.change is not None for crop in crops))
+        if self._edits:
+            return edited(self._inpainter, crops, options, self._edit)
         for batch in _batches(self._inpainter, crops, options):
             pictures = self._repaint(self._inpainter, [crops[index] for index in batch], options, marked=False)
             painted.update(zip(batch, pictures, strict=False))
         return [painted[index] for index in sorted(painted)]
+
+    def _edit(self, request: Mapping[str, Any], seeds: Sequence[int]) -> list[Pixels]:
+        """Call the edit model; a call for one image gets one generator of random numbers."""
+        pipe, generators = self._inpainter, [_seeded(seed) for seed in seeds]
+        with exclusive(pipe), own_scheduler(pipe), replaced(pipe, "watermark", None), chance(seeds[0]):
+            chosen = generators if isinstance(request["prompt"], list) else generators[0]
+            return list(self._called(pipe, {**request, "generator": chosen}))
 
     def mark(self, picture: Image.Image) -> Image.Image:
         """Add the watermark of the inpainting pipeline to an image, if the pipeline has one.
@@ -228,7 +247,7 @@ class DiffusersPainter:
         fitting = _fitting(crops[0].image.size, owner)
         if fitting is not None:
             painted = self._repaint(owner, [crop.resized(fitting) for crop in crops], options, marked=marked)
-            return [_stretched(pixels, crops[0].image.size) for pixels in painted]
+            return [stretched(pixels, crops[0].image.size) for pixels in painted]
         family = families.family_of(owner)
         pipe = repainter(owner, controlled=control_in(options, family.control) is not None)
         strengths = [_strength(crop.strength * crop.peak, pipe, options) for crop in crops]
@@ -252,21 +271,12 @@ class DiffusersPainter:
                 images = [crop.image for crop in crops]
                 blending = blended(pipe, images, shares, strength=strength, layout=families.family_of(pipe).layout)
                 stack.enter_context(blending)
-            for changed in (self._counting(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
+            for changed in (self.tally.on(pipe), as_it_was(pipe), self._prompts.on(pipe), self._latents.on(pipe)):
                 stack.enter_context(changed)
             forget_steps(pipe)
             stack.enter_context(told_steps(pipe, self._pipe, self._inpainter))
             stack.enter_context(chance(crops[0].seed))
             return list(pipe(**request).images)
-
-    def _counting(self, pipe: DiffusionPipeline) -> AbstractContextManager[None]:
-        """Count the rows that go through the denoiser."""
-
-        def count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            rows = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
-            self._rows += len(rows)
-
-        return before_passes(families.denoiser_of(pipe), count)
 
 
 def not_blocked(picture: Image.Image) -> Image.Image:
@@ -373,11 +383,6 @@ def _fitting(size: tuple[int, int], pipe: DiffusionPipeline) -> tuple[int, int] 
     scale = longest / max(size)
     width, height = (max(multiple, int(side * scale) // multiple * multiple) for side in size)
     return width, height
-
-
-def _stretched(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    channels = [Image.fromarray(channel).resize(size) for channel in np.moveaxis(pixels.astype(np.float32), 2, 0)]
-    return np.stack([np.asarray(channel) for channel in channels], axis=2).clip(0, 1)
 
 
 def _strength(strength: float, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> float:

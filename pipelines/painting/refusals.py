@@ -8,6 +8,7 @@ from inspect import Parameter
 from typing import TYPE_CHECKING
 
 from refiner.errors import ConfigError
+from refiner.pipelines.editing.editors import edits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -76,9 +77,10 @@ def refuse_image_to_image(pipe: DiffusionPipeline, parameters: Mapping[str, Para
     if "image" not in parameters or parameters.keys() & {"mask", "mask_image"}:
         return
     if any(cls.__name__.startswith(_EDITORS) for cls in type(pipe).__mro__):
+        advised = "this one" if edits(pipe) else inpainting_class(type(pipe))
         raise ConfigError(
             f"{type(pipe).__name__} edits a given image and cannot generate one from a prompt alone: {_BASE}, and "
-            f"{inpainting_class(type(pipe))} as inpainter=."
+            f"{advised} as inpainter=."
         )
     for shown, what, advice in _needs(pipe, parameters):
         if shown:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from refiner.files import Json
+from refiner.pipelines.editing.hosted import HostedEditor
 from refiner.pipelines.judges import judges_of
 from refiner.pipelines.revisers.plain import PlainReviser
 from refiner.plain import held_by
@@ -38,12 +39,15 @@ class Wrapped(Protocol):
     pipe: Any
     inpainter: Any
     second_stage: Any
+    editor: Any
     detector: Detector
     judge: Judge | None
     reviser: Reviser
     ids: dict[str, str | list[str]]
     native: int | None
+    call_defaults: dict[str, Any]
     inpaint_call_defaults: dict[str, Any]
+    edit_call_defaults: dict[str, Any]
 
 
 def settings_of(
@@ -65,13 +69,18 @@ def settings_of(
         image: the image to refine, if it was not generated.
     """
     plain = {name: value for name, value in call.items() if _is_plain(value)}
-    repaint = {name: value for name, value in pipe.inpaint_call_defaults.items() if _is_plain(value)}
+    repaint, edit = (
+        {name: value for name, value in defaults.items() if _is_plain(value)}
+        for defaults in (pipe.inpaint_call_defaults, pipe.edit_call_defaults)
+    )
     unrecorded = {*(call.keys() - plain.keys()), *(pipe.inpaint_call_defaults.keys() - repaint.keys())}
+    unrecorded |= pipe.edit_call_defaults.keys() - edit.keys()
     return {
         "ids": dict(pipe.ids),
         "pipeline": _pipeline(pipe.pipe),
         "inpainter": None if pipe.inpainter is None else _pipeline(pipe.inpainter),
         "second_stage": None if pipe.second_stage is None else _pipeline(pipe.second_stage),
+        "editor": None if pipe.editor is None else _pipeline(pipe.editor),
         "detector": _part(pipe.detector),
         "judges": [_part(judge) for judge in judges_of(pipe.judge)],
         "reviser": pipe.reviser.name if isinstance(pipe.reviser, PlainReviser) else type(pipe.reviser).__qualname__,
@@ -80,6 +89,7 @@ def settings_of(
         "native": pipe.native,
         "call": json.loads(json.dumps(plain)),
         "inpaint_call": json.loads(json.dumps(repaint)),
+        "edit_call": json.loads(json.dumps(edit)),
         "unrecorded": sorted(unrecorded),
         "image": None if image is None else picture_digest(image),
     }
@@ -89,7 +99,7 @@ def described(pipe: Wrapped) -> str:
     """Describe a RefinedPipeline in a few lines: the class of each pipeline, and the names of the other parts."""
     dtype = str(pipe.pipe.dtype).removeprefix("torch.")
     lines = {"pipe": f"{type(pipe.pipe).__name__}, {dtype} on {pipe.pipe.device}"}
-    others = {"inpainter": pipe.inpainter, "second_stage": pipe.second_stage}
+    others = {"inpainter": pipe.inpainter, "second_stage": pipe.second_stage, "editor": pipe.editor}
     lines |= {name: type(other).__name__ for name, other in others.items() if other is not None}
     lines |= {"detector": pipe.detector.name}
     lines |= {"judge": " & ".join(judge.name for judge in judges_of(pipe.judge)) or "none"}
@@ -98,6 +108,8 @@ def described(pipe: Wrapped) -> str:
 
 
 def _pipeline(pipe: Any) -> Json:
+    if isinstance(pipe, HostedEditor):
+        return {"class": repr(pipe), "scheduler": None, "dtype": None, "device": None, "weights": {}}
     scheduler = getattr(pipe, "scheduler", None)
     config = {name: value for name, value in getattr(scheduler, "config", {}).items() if not name.startswith("_")}
     written = json.dumps(config, sort_keys=True, default=str).encode()

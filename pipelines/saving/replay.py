@@ -63,7 +63,8 @@ def replay(
     masks = options.pop("mask_image", None)
     try:
         config = replace(config_from(settings["config"]), max_seconds=None, batch_images=None)
-        again = pipe.with_parts(call={}, **{name: settings[name] for name in ("inpaint_call", "native")})
+        kept = {name: settings[name] for name in ("inpaint_call", "native")}
+        again = pipe.with_parts(call={}, edit_call=settings.get("edit_call"), **kept)
         arguments = {**settings["call"], **options}
         now = settings_of(again, config=config, index=settings["index"], call=arguments, image=image)
         differences = [*_differences(settings, now), *_version_differences(record)]
@@ -162,8 +163,8 @@ def _settings_in(record: Mapping[str, Any]) -> tuple[Json, str, int]:
 
 def _differences(then: Json, now: Json) -> Iterator[str]:
     """Yield a text for each difference between two runs that can change pixels."""
-    for part in ("pipeline", "inpainter", "second_stage"):
-        name, old, new = part.replace("_", " "), then[part], now[part]
+    for part in ("pipeline", "inpainter", "second_stage", "editor"):
+        name, old, new = part.replace("_", " "), then.get(part), now[part]
         if old is None or new is None:
             if old is not new:
                 yield f"{'a' if old is None else 'no'} separate {name}"

@@ -16,7 +16,7 @@ from refiner.reading import reason_of
 
 SETTINGS_FILE = "refiner.json"
 _FORMAT = 1
-PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage")
+PARTS = ("detector", "judge", "reviser", "inpainter", "second_stage", "editor")
 """Parts that can be stored by their ids."""
 
 
@@ -35,6 +35,8 @@ class SavedSettings:
     inpainter: str | None = None
     inpaint_call: Mapping[str, Any] = field(default_factory=dict)
     second_stage: str | None = None
+    editor: str | None = None
+    edit_call: Mapping[str, Any] = field(default_factory=dict)
     native: int | None = None
 
     def write(self, folder: str | Path) -> None:

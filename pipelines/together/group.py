@@ -12,6 +12,7 @@ from refiner.pipelines.together.parts import Seat, SharedDetector, SharedJudge, 
 from refiner.pipelines.together.scheduler import Scheduler
 from refiner.pipelines.together.services import Images, Looks, Patches, Revisions, Scores, Steps
 from refiner.protocols import Detector, Judge, Reviser
+from refiner.repairs import LocalTool
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ class _Painting(NamedTuple):
     images: Images
     patches: Patches
     negatives: bool
+    tools: tuple[LocalTool, ...]
 
 
 class Group:
@@ -51,13 +53,16 @@ class Group:
         painting = next((each for known, each in self._painting if alike(known, options)), None)
         if painting is None:
             parts = own()
-            painting = _Painting(Images(parts.generator), Patches(parts.inpainter, parts.generator), parts.negatives)
+            painting = _Painting(
+                Images(parts.generator), Patches(parts.inpainter, parts.generator), parts.negatives, parts.tools
+            )
             self._painting.append((options, painting))
         painter = SharedPainter(seat, painting.images, painting.patches)
         return Parts(
             generator=painter,
             inpainter=painter,
             negatives=painting.negatives,
+            tools=painting.tools,
             detector=SharedDetector(seat, self._looks),
             judge=JointJudge([SharedJudge(seat, each) for each in self._scores]) if self._scores else None,
             reviser=SharedReviser(seat, self._revisions),

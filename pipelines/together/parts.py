@@ -61,8 +61,8 @@ class _Part:
         self._rows = 0
         self._costs: Mapping[str, Ledger] = {}
 
-    def _ask(self, item: Any) -> Answer:
-        answer = self._seat.ask(self._service, item)
+    def _ask(self, item: Any, service: Asked | None = None) -> Answer:
+        answer = self._seat.ask(service or self._service, item)
         self._rows += answer.rows
         self._costs = added(self._costs, answer.costs)
         return answer
@@ -140,8 +140,7 @@ class SharedPainter(_Part):
         return pictures
 
     def inpaint(self, jobs: Sequence[InpaintJob]) -> list[Image.Image]:
-        answer = self._seat.ask(self._patches, jobs)
-        self._rows += answer.rows
+        answer = self._ask(jobs, self._patches)
         self._remarks += answer.remarks
         pictures: list[Image.Image] = _value(answer)
         return pictures

@@ -342,7 +342,7 @@ def _loaded(args: argparse.Namespace) -> RefinedPipeline:
 
     machine = machine_of(args)
     judge = _judge(args.judge, machine) or "saved"
-    weights = {"inpainter": args.inpainter, "loras": args.lora}
+    weights = {"inpainter": args.inpainter, "editor": args.editor, "loras": args.lora}
     pipe = load_refined(args.model, machine, detector=args.detector, judge=judge, **weights)
     if pipe.judge is None:
         raise ConfigError(f"The model {args.model!r} has no judge: pass --judge.")
@@ -378,6 +378,7 @@ def _refining(
         "strategy": config.strategy,
         "max_rounds": config.max_rounds,
         "inpainter": args.inpainter,
+        "editor": args.editor,
         "loras": [str(lora) for lora in args.lora],
         "dtype": str(pipe.dtype).removeprefix("torch."),
         **({"peer": peer} if peer else {}),

@@ -117,9 +117,8 @@ def _add_pad(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--resize-size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="resize to this size")
     how.add_argument("--resize-short-side", type=int, metavar="PIXELS", help="resize the shorter side to this length")
     resizing.add_argument("--center-crop", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="then keep the centre")
-    parser.add_argument(
-        "--prediction-threshold", type=int, default=127, metavar="GREY", help="masks are flawed above this value (127)"
-    )
+    words = "read masks as the official scripts do, flawed above this grey (theirs: 127); else as what they show"
+    parser.add_argument("--prediction-threshold", type=int, metavar="GREY", help=words)
     words = "instances: share of a box that must lie on an instance, from 0 to 1 (0.5)"
     parser.add_argument("--overlap-threshold", type=float, default=0.5, metavar="SHARE", help=words)
     parser.add_argument("--split", help="split of the data (labeled_test)")

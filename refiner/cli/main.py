@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -41,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     _tolerate_letters()
     args = _parser(arguments).parse_args(arguments)
-    if "check" in args:
-        args.check(args)
     from refiner.cli.endpoint import apply_endpoint
     from refiner.cli.options import FAILED, INTERRUPTED, UNREAD, USER_ERROR
     from refiner.cli.view import Terminal
 
     terminal = Terminal(options=frozenset(vars(args)))
     try:
+        if "check" in args:
+            args.check(args)
         with _muted_libraries():
             apply_endpoint(args)
             code: int = args.run(args, terminal)
@@ -62,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         terminal.discard()
         return UNREAD
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        terminal.complain(f"The path {error.filename!r:.100} is too long for this system: use a shorter one.")
+        return USER_ERROR
 
 
 @contextlib.contextmanager

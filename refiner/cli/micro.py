@@ -9,8 +9,9 @@ from pathlib import Path
 from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import count
 from refiner.cli.view import Terminal, plain_grid
-from refiner.files import Json, check_writable
+from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.images import save_png
+from refiner.repairs import TABLE_FILE, TOOLS
 
 
 def add_micro(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,8 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--prompts", type=count, default=100, help="held-out prompts (100)")
     bench.add_argument("--seeds", type=count, default=3, help="seeds of each prompt (3)")
     bench.add_argument("--detector", help="detector that finds the flaws to fix (the bundled pipeline's own)")
+    words = "compare tools instead, each alone and all by a policy: a list of inpaint, edit and regenerate"
+    bench.add_argument("--tools", type=lambda text: text.split(","), metavar="NAME,NAME", help=words)
     bench.add_argument("--reviser", help="model that revises prompts: template, or chat:MODEL[@URL] (template)")
     add_machine(bench, pipeline=True, offload=False)
     bench.add_argument(
@@ -37,6 +40,15 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     )
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
+    tools = commands.add_parser("tools", help="count how often each tool repairs each kind of flaw (minutes)")
+    tools.add_argument("--prompts", type=count, default=60, help="scenes that no benchmark uses (60)")
+    tools.add_argument("--seeds", type=count, default=1, help="seeds of each scene (1)")
+    add_machine(tools, pipeline=True, offload=False)
+    tools.add_argument(
+        "--out", metavar="DIR", default="runs/tools", help="folder for records and tools.json (runs/tools)"
+    )
+    tools.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    tools.set_defaults(run=_tools)
 
 
 def _render(args: argparse.Namespace, terminal: Terminal) -> int:
@@ -68,8 +80,30 @@ def _bench(args: argparse.Namespace, terminal: Terminal) -> int:
 
         pipe = load_refined("micro", machine_of(args), detector=args.detector, reviser=args.reviser)
     track = functools.partial(terminal.track, what="refining")
-    report: Json = run(pipe, args.prompts, args.seeds, folder, track)
+    report: Json
+    if args.tools is None:
+        report = run(pipe, args.prompts, args.seeds, folder, track)
+    else:
+        from refiner.pipelines.bench_tools import compare_tools, with_editor
+
+        report = compare_tools(with_editor(pipe), args.tools, args.prompts, args.seeds, folder, track)
     terminal.answer(args, report, lambda: _show_bench(report, terminal))
+    return 0
+
+
+def _tools(args: argparse.Namespace, terminal: Terminal) -> int:
+    check_machine(args)
+    folder = check_writable(args.out)
+    with terminal.waiting("loading micro"):
+        from refiner.pipelines.bench_tools import count_tools, with_editor
+        from refiner.pipelines.loading.placing import load_refined
+
+        pipe = with_editor(load_refined("micro", machine_of(args)))
+    track = functools.partial(terminal.track, what="refining")
+    table: Json = count_tools(pipe, TOOLS, args.prompts, args.seeds, folder, track)
+    file = Path(folder) / TABLE_FILE
+    atomic_write(file, dumps(table) + "\n")
+    terminal.answer(args, {"table": table, "files": {"table": str(file)}}, str(file))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from refiner.pipelines.loading.loras import Lora
 
 _OWN: Final[Mapping[str, str]] = {
-    "seed": "seed", "strategy": "strategy", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
+    "seed": "seed", "strategy": "strategy", "tools": "tools", "max_rounds": "rounds", "max_denoiser_rows": "max_rows",
     "max_seconds": "max_seconds", "negative_prompt": "negative_prompt", "num_inference_steps": "steps",
     "guidance_scale": "guidance", "height": "height", "width": "width",
 }  # fmt: skip
@@ -75,8 +75,10 @@ def add_controller(group: argparse._ActionsContainer) -> None:
 
 def add_weights(group: argparse._ActionsContainer) -> None:
     """Add the options for the weights beside those of the model."""
-    words = "pipeline that inpaints, such as a FLUX Fill: a folder or a hub id (the model's own)"
+    words = "inpainting or edit model: a folder, a hub id, or edit:MODEL@URL (the model's own)"
     group.add_argument("--inpainter", metavar="ID", help=words)
+    words = "edit model beside what inpaints; see tools of RefineConfig (the model's own)"
+    group.add_argument("--editor", metavar="ID", help=words)
     words = "LoRA of the model: a folder, a file, a hub id, or ORG/NAME/FILE, with an optional weight; may be repeated"
     group.add_argument("--lora", type=_lora, action="append", default=[], metavar="ID[=WEIGHT]", help=words)
 
@@ -99,6 +101,13 @@ def controlled(name: str, pipe: RefinedPipeline | None, terminal: Terminal | Non
             "the bundled models do not know the words of LEGION's prompt: regions get your prompt instead."
         )
     return replace(config, prompts=PROMPT_MARK)
+
+
+def measured(config: RefineConfig, records: Sequence[str] | None) -> RefineConfig:
+    """Return the settings with the tools in the order that earlier runs measured; without records, unchanged."""
+    from refiner.repairs import tool_table
+
+    return replace(config, policy="measured", tool_table=tool_table(*records)) if records else config
 
 
 class Given(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
-from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, wanted_of
+from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, measured, wanted_of
 from refiner.cli.refine_many import add_prompts, check_prompts, refine_prompts
 from refiner.cli.replay import replay
 from refiner.cli.view import RoundsView, Terminal
@@ -46,6 +46,10 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     )
     add_controller(loop)
     loop.add_argument("--rounds", type=int, help="maximum number of rounds after the start image (the model's own: 5)")
+    words = "inpaint, edit and regenerate in the order in which they are tried; see tools of RefineConfig"
+    loop.add_argument("--tools", type=lambda text: text.split(","), metavar="NAME,NAME", help=words)
+    words = "earlier runs, or micro: the tool that repaired more flaws of a kind there comes first; may be repeated"
+    loop.add_argument("--tool-records", action="append", metavar="DIR", help=words)
     loop.add_argument(
         "--max-rows", type=int, metavar="N", help="start no image after N denoiser rows (images x passes)"
     )
@@ -111,6 +115,7 @@ def load_pipeline(args: argparse.Namespace) -> RefinedPipeline:
         judge=args.judge or "saved",
         reviser=args.reviser,
         inpainter=args.inpainter,
+        editor=args.editor,
         loras=args.lora,
     )
 
@@ -126,6 +131,7 @@ def _refine_all(
     """Refine the images one by one, and save each when it is done; returns the exit code."""
     base = controlled(args.controller, pipe, terminal) if args.controller else pipe.refine_config
     config = wanted.config_of(base)
+    config = measured(config, args.tool_records)
     options: dict[str, Any] = {"start_image": image, "config": config, **wanted.call_of(type(pipe.pipe))}
     number, record = args.num_images or 1, _record(args, config)
     results: list[RefinementResult] = []
@@ -173,7 +179,7 @@ def _collect(run: RefinementRun, view: RoundsView, *, first: bool) -> Refinement
 
 def _record(args: argparse.Namespace, config: RefineConfig) -> Json:
     """The settings of the command, for the run record."""
-    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "image")
+    names = ("model", "detector", "grounder", "judge", "reviser", "inpainter", "editor", "image")
     return {
         **{name: getattr(args, name) for name in names},
         "lora": [str(lora) for lora in args.lora],

@@ -16,7 +16,7 @@ from refiner.cli.evaluate import add_engine, engine_of, speed, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import check_machine
 from refiner.cli.options import DONE, FAILED, count
-from refiner.cli.painting import controlled, wanted_of
+from refiner.cli.painting import controlled, measured, wanted_of
 from refiner.cli.stopping import ended_by_signals
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.samples import digest
@@ -129,7 +129,8 @@ def build_refining(args: argparse.Namespace, load: Any) -> Refining:
     pipe, wanted = load(args), wanted_of(args, args.model)
     call = wanted.call_of(type(pipe.pipe))
     base = controlled(args.controller, pipe) if args.controller else pipe.refine_config
-    config = dataclasses.replace(wanted.config_of(base), seed=None, batch_images=None)
+    config = measured(wanted.config_of(base), args.tool_records)
+    config = dataclasses.replace(config, seed=None, batch_images=None)
     settings = {
         "model": args.model,
         "weights": weight_sums(args.model),
@@ -139,6 +140,7 @@ def build_refining(args: argparse.Namespace, load: Any) -> Refining:
         "call": {**pipe.call_defaults, **call},
         "controller": args.controller,
         "inpainter": args.inpainter,
+        "editor": args.editor,
         "reviser": args.reviser,
         "loras": [str(lora) for lora in args.lora],
         "dtype": str(pipe.dtype).removeprefix("torch."),
@@ -148,7 +150,7 @@ def build_refining(args: argparse.Namespace, load: Any) -> Refining:
         settings=settings,
         folder=Path(args.out),
         seed=args.seed,
-        parts=(pipe.detector, pipe.reviser, *judges_of(pipe.judge)),
+        parts=(pipe.detector, pipe.reviser, pipe.inpainter, pipe.editor, *judges_of(pipe.judge)),
         batch_size=1 if family_of(pipe.pipe).single else args.batch_images,
         files=args.files,
         prices=args.prices,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from refiner.cli.detect_results import show_table
 from refiner.cli.options import DONE
+from refiner.cli.report_tools import report_tools
 from refiner.cli.view import Terminal
 from refiner.coverage import Coverage
 from refiner.errors import ConfigError, InputError
@@ -28,7 +29,7 @@ FORMATS: Final = {
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``refiner report``."""
     parser.description = "Make tables and a contact sheet from records. Nothing is detected again."
-    words = "folder that refiner detect --out or refiner evaluate --out wrote, or records.jsonl in it"
+    words = "folder that refiner detect, evaluate or (with --tools) refine wrote with --out, or records.jsonl in it"
     parser.add_argument("records", metavar="RECORDS", help=words)
     listed = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
     parser.add_argument("--format", metavar="NAME,NAME", help=f"what to write (all): {listed}")
@@ -37,6 +38,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sort", choices=("severity", "name"), default="severity", help=words)
     words = "images of the contact sheet: with flaws, without an answer, or all (all)"
     parser.add_argument("--show", choices=("all", "flawed", "unanswered"), default="all", help=words)
+    words = "instead: how often each tool repaired each kind of flaw in the runs (run.json) below RECORDS"
+    parser.add_argument("--tools", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print the table as one JSON document and nothing else")
     parser.set_defaults(run=_report)
 
@@ -44,6 +47,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 def _report(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.reports.detections import Summary, read_found
 
+    if args.tools:
+        return report_tools(args, terminal)
     formats = _formats(args.format)
     looks = _opened(args.records)
     folder, summary = check_writable(args.out or looks.folder), Summary()

@@ -96,7 +96,8 @@ def _describe(args: argparse.Namespace, terminal: Terminal, found: Json) -> int:
     for title in ("", ""):
         table.add_column(title, overflow="fold")
     for name in ("samples", "steps", "images_per_step", "tokens"):
-        table.add_row(name.replace("_", " "), f"{found[name]:,}")
+        if name in found:
+            table.add_row(name.replace("_", " "), f"{found[name]:,}")
     for name, value in found["parameters"].items():
         table.add_row(f"parameters, {name}", f"{value:,}")
     for name, value in found["memory_gib"].items():

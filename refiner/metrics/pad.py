@@ -23,7 +23,7 @@ import numpy as np
 
 from refiner.data.problems import Problem, count_problems
 from refiner.data.xaigd import XaigdFolder, XaigdImage
-from refiner.data.xaigd.predictions import DEFAULT_THRESHOLD, Transform, read_prediction, unknown_predictions
+from refiner.data.xaigd.predictions import OFFICIAL_THRESHOLD, Transform, read_prediction, unknown_predictions
 from refiner.errors import ConfigError, InputError, OutputError
 from refiner.files import Json, atomic_write_all, check_writable, dumps
 from refiner.metrics import instances
@@ -43,12 +43,13 @@ _TOLERATED = {"unknown_image", "ignored_file", "faint_mask", "no_predictions", "
 
 @dataclass(frozen=True, kw_only=True)
 class PadConfig:
-    """What is compared; the defaults are the official ones."""
+    """What is compared. The defaults give the official figures, unless ``comparable`` says otherwise."""
 
     task: Task = "agnostic"
     transform: Transform = field(default_factory=Transform)
-    threshold: int = DEFAULT_THRESHOLD
-    """For masks, from 0 to 255: values above it are flawed."""
+    threshold: int | None = None
+    """For masks: None reads what each shows; a number from 0 to 255 reads them as the official scripts do, which find
+    flawed what is above this grey (``OFFICIAL_THRESHOLD``)."""
     overlap: float = instances.DEFAULT_OVERLAP
     """For instances, in [0, 1]: share of a box that must lie on an instance."""
 
@@ -56,7 +57,7 @@ class PadConfig:
         if self.task not in get_args(Task):
             known = ", ".join(get_args(Task))
             raise ConfigError(f"Expected a task of {known}; got {self.task!r}: name one of these.")
-        if not 0 <= self.threshold <= 255:
+        if self.threshold is not None and not 0 <= self.threshold <= 255:
             raise ConfigError(
                 f"Expected a threshold of masks from 0 to 255, got {self.threshold}: choose a grey value."
             )
@@ -75,9 +76,11 @@ class PadConfig:
                 f"pad-instance|version={instances.VERSION}|protocol=x-aigd-2026|overlap>{self.overlap:g}"
                 "|instances=dilate5x5,connect8|average=pooled|empty=0"
             )
+        shown = f"mask>{OFFICIAL_THRESHOLD}|read=as-shown"
+        masks = shown if self.threshold is None else f"mask>{self.threshold}"
         return (
             f"pad|version={VERSION}|protocol=x-aigd-2026|task={OFFICIAL_TASKS[self.task]}"
-            f"|transform={self.transform.signature}|mask>{self.threshold}|polygons=opencv|average=pooled|empty=0"
+            f"|transform={self.transform.signature}|{masks}|polygons=opencv|average=pooled|empty=0"
         )
 
 
@@ -87,7 +90,7 @@ def evaluate_pad(
     *,
     task: Task = "agnostic",
     transform: str | Transform = "keep",
-    threshold: int = DEFAULT_THRESHOLD,
+    threshold: int | None = None,
     overlap: float = instances.DEFAULT_OVERLAP,
     split: str | None = None,
     out: str | Path | None = None,

@@ -15,7 +15,8 @@ generator, with the flaws that the referee finds (``refiner.micro.oracle``); ``k
 ``compressed``: ``scenes`` after JPEG. Figures: those of ``refiner.training.xaigd.eval``; with several seeds: mean, and
 lowest and highest seed. Accuracy against fidelity, the paper's diagnosis: correlation of a flawed image's share of
 flawed pixels (PAR) with whether it is called generated, with a bootstrap 95 % interval over the images of all seeds;
-and for each generator of ``variant`` (``refiner.training.world.paintings``), the mean of both. NIQE is not measured.
+and for each generator of ``variant`` (``refiner.training.world.paintings``), the mean of both. The paper's
+NIQE is missing, because no library that refiner depends on has it.
 
 ``--cost`` only measures one training step with and without alignment. Everything else takes hours: each arm is kept in
 ``--out`` and resumed from there.

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support.chat_servers import KEY, settle_environment
+from support.edit_servers import EditServer
 
 from refiner.cli.main import main
 from refiner.pipelines import RefineConfig, RefinedPipeline
@@ -287,6 +289,22 @@ def test_a_pipeline_inpaints_for_the_model(refine: Cli, model: str, tmp_path: Pa
     assert settings()["ids"]["inpainter"] == "i"
     assert json.loads(Path("out/run.json").read_text())["attempts"][1]["action"] == "inpaint"
     assert refine("--replay", "out/run.json", prompt=())[0] == 0
+
+
+def test_a_hosted_edit_model_repairs_for_the_model(refine: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle_environment(monkeypatch)
+    server = EditServer()
+    try:
+        id_ = f"edit:m@{server.url},max_side=64"
+        code, _, err = refine("--inpainter", id_, "--strategy", "inpaint", "--rounds", 1, "--seed", 3)
+    finally:
+        server.stop()
+    assert (code, settings()["ids"]["inpainter"]) == (0, id_)
+    assert f"costs of m: {len(server.asked)} call" in err
+    assert server.asked
+    record = json.loads(Path("out/run.json").read_text())
+    assert "Keep everything else" in record["attempts"][1]["prompt"]
+    assert KEY not in json.dumps(record)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from refiner.answers import analyses, read_analysis, scores
+from refiner.answers import analyses, read_analysis, score_outcomes, scores
 from refiner.claims import DEFAULT_CATEGORY, DEFAULT_SEVERITY
-from refiner.errors import BadAnswerError
+from refiner.errors import BadAnswerError, ModelError, RefinerError
 from refiner.masks import clip_box
 from refiner.plain import as_detector
 from refiner.taxonomy import Category
@@ -254,3 +255,65 @@ def test_scores_are_numbers_of_any_kind(answer: Any) -> None:
 def test_wrong_scores_are_told_with_the_name_of_the_judge(answer: Any) -> None:
     with pytest.raises(BadAnswerError, match=r"^The judge mine returned .* instead of 2 finite scores: check"):
         scores(Complete(answer), [IMAGE] * 2, ["", ""])
+
+
+class Scripted(NamedTuple):
+    """The opinion of a judge."""
+
+    score: Any
+    error: RefinerError | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Taster:
+    """A judge that fails on some prompts, and keeps what it was asked."""
+
+    fails: str
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    name: str = "mine"
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        self.asked.append(tuple(prompts))
+        if self.fails in prompts:
+            raise ModelError("no answer")
+        return [float(len(prompt)) for prompt in prompts]
+
+
+class Streamer(Taster):
+    """The same with an opinion for each image."""
+
+    def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterator[Scripted]:
+        self.asked.append(tuple(prompts))
+        for prompt in prompts:
+            failed = prompt == self.fails
+            yield Scripted(None, ModelError("no answer")) if failed else Scripted(np.float32(len(prompt)))
+
+
+PROMPTS = ["a", "bb", "ccc"]
+
+
+@pytest.mark.parametrize("kind", [Taster, Streamer])
+@pytest.mark.parametrize("fails", ["", *PROMPTS])
+def test_a_score_that_fails_is_that_of_its_image_alone(kind: type[Taster], fails: str) -> None:
+    judge = kind(fails)
+    found = score_outcomes(judge, [IMAGE] * 3, PROMPTS)
+    assert [str(each) if isinstance(each, ModelError) else each for each in found] == [
+        "no answer" if prompt == fails else float(len(prompt)) for prompt in PROMPTS
+    ]
+    once = kind is Streamer or not fails
+    assert judge.asked == [tuple(PROMPTS), *([] if once else [(prompt,) for prompt in PROMPTS])]
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, "1"])
+def test_an_opinion_without_a_finite_score_is_an_error_of_its_image(score: Any) -> None:
+    class Babbler(Taster):
+        def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Scripted]:
+            return [Scripted(1.0), Scripted(score)]
+
+    first, second = score_outcomes(Babbler(""), [IMAGE] * 2, PROMPTS[:2])
+    assert first == 1.0
+    assert isinstance(second, BadAnswerError)
+    assert "The judge mine returned" in str(second)
+    with pytest.raises(BadAnswerError, match="instead of 3 finite scores"):
+        score_outcomes(Babbler(""), [IMAGE] * 3, PROMPTS)

@@ -63,6 +63,7 @@ def test_a_bill_is_read_back() -> None:
         "", "[", "a = 1", "[a]\ninput = 1", "[a]\ninput = 1\noutput = -1", "[a]\ninput = 1\noutput = nan",
         "[a]\ninput = 1\noutput = inf", '[a]\ninput = 1\noutput = "2"', "[a]\ninput = true\noutput = 1",
         "[a]\ninput = 1\noutput = 2\nmore = 3", "currency = 5", 'currency = ""', "\x00", "[a]\n" * 3,
+        f"[a]\ninput = 1\noutput = 1{'0' * 400}",
     ],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:

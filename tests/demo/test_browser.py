@@ -105,6 +105,36 @@ def test_refining_by_hand(visit, width, dark, tmp_path):
         assert picture.size == (64, 64)
 
 
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_picking_another_candidate(visit, width, dark):
+    visitor = visit(width, dark)
+    page = visitor.page
+    expect(page.locator("#rf-picks")).to_be_hidden()
+    page.get_by_label("Inpaint flaws").check()
+    page.get_by_label("number input for Rounds").fill("2")
+    visitor.refine("a red hand")
+    visitor.told("was kept")
+    picks = page.locator("#rf-picks")
+    expect(picks).to_be_visible()
+    options = picks.locator(".rf-options figure")
+    expect(options.first).to_contain_text("now")
+    expect(picks.get_by_role("radio")).to_have_count(options.count() - picks.locator(".rf-options").count())
+    attempts = page.locator(".rf-attempt").count()
+    use = page.get_by_role("button", name="Use it")
+    use.click()
+    visitor.told("Expected the number of a candidate")
+    picks.get_by_role("radio").last.check()
+    use.click()
+    expect(page.locator(".rf-attempt")).to_have_count(attempts + 1)
+    expect(page.locator(".rf-attempt").last).to_contain_text(re.compile("by hand"))
+    expect(page.locator(".rf-attempt.rf-kept")).to_have_count(1)
+    expect(picks.locator(".rf-chosen").last).to_contain_text("in use")
+    visitor.shoot(f"candidates-{width}")
+    visitor.refine("a green clock")
+    expect(picks).to_be_hidden()
+    visitor.told("was kept")
+
+
 def test_the_slider_moves_by_mouse_and_keys(visit):
     visitor = visit()
     visitor.refine("a red hand")

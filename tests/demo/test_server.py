@@ -139,6 +139,29 @@ def test_programs_refine_as_people_do(client, photo, demo):
     assert str(demo.homes[0].parent) not in Path(record).read_text() + Path(report).read_text()
 
 
+def test_programs_pick_candidates_of_their_own(client, demo, tmp_path):
+    *_, summary, picture, _, _ = client.predict(
+        prompt=f"a red hand {HOSTILE}", image=None, strategy="inpaint", rounds=1, api_name="/refine"
+    )
+    with Image.open(picture) as before:
+        before.load()
+    status, _, _, timeline, after, picture, record, report = client.predict(choice="0:0", api_name="/pick")
+    assert "Attempt 2 was kept, as you chose" in status
+    assert len(after["attempts"]) == len(summary["attempts"]) + 1
+    assert timeline.count("<li") > len(summary["attempts"])
+    assert json.loads(Path(record).read_text())["config"] == {"picked": {"0": 0}}
+    assert str(demo.homes[0].parent) not in Path(record).read_text() + Path(report).read_text()
+    with Image.open(picture) as kept:
+        assert kept.size == before.size
+    for bad in (None, "", "9:9", "0:99", "x", "0:0:0"):
+        with pytest.raises(Exception, match=r"choose one|no region|no candidate"):
+            client.predict(choice=bad, api_name="/pick")
+    other = Client(demo.address, verbose=False, download_files=tmp_path / "other", analytics_enabled=False)
+    with pytest.raises(Exception, match="refine an image again"):
+        other.predict(choice="0:0", api_name="/pick")
+    other.close()
+
+
 def test_programs_see_the_progress(client):
     job = client.submit(prompt="a red hand", image=None, rounds=1, api_name="/refine")
     job.result(timeout=300)

@@ -106,6 +106,44 @@ def test_another_detector_changes_nothing_but_the_detector(home, settings, tmp_p
     same(result, expected("a red hand", seed=3, strategy="inpaint", max_rounds=1).results[0])
 
 
+def test_a_candidate_that_is_picked_is_in_the_image_as_the_pipeline_puts_it(studio, model, home):
+    wanted = {"strategy": "inpaint", "rounds": 2}
+    shown = over(studio.refine("me", request(**wanted)))
+    pipe = RefinedPipeline.from_pretrained(model, detector=f"spots:{home}")
+    pipe.set_progress_bar_config(disable=True)
+    options = {"strategy": "inpaint", "max_rounds": 2, "keep_candidates": True}
+    (expected,) = pipe("a red hand", seed=3, **options).results
+    assert [len(one.images) for one in shown.candidates] == [len(one.images) for one in expected.candidates]
+    last = len(shown.candidates[0].images) - 1
+    picked = over(studio.pick("me", 0, last))
+    same(picked, expected.with_choice({0: last}))
+    assert picked.attempts[-1].choice == {0: last}
+    again = over(studio.pick("me", 0, 0))
+    assert [attempt.choice for attempt in again.attempts[-2:]] == [{0: last}, {0: 0}]
+
+
+def test_only_the_user_who_refined_can_pick_and_only_what_there_is(studio):
+    over(studio.refine("me", request(strategy="inpaint", rounds=1)))
+    for session in ("you", ""):
+        with pytest.raises(InputError, match="refine an image again"):
+            list(studio.pick(session, 0, 0))
+    for region, candidate in ((9, 0), (0, 9)):
+        with pytest.raises(ConfigError, match=r"[Rr]egion"):
+            list(studio.pick("me", region, candidate))
+    studio.forget("me")
+    with pytest.raises(InputError, match="refine an image again"):
+        list(studio.pick("me", 0, 0))
+
+
+def test_candidates_of_a_few_users_are_kept(studio):
+    kept = over(studio.refine("user 0", request(rounds=0)))
+    for number in range(40):
+        studio._keep(f"user {number}", kept)
+    assert [studio.latest(f"user {number}") is None for number in (0, 7, 8, 39)] == [True, True, False, False]
+    for number in range(40):
+        studio.forget(f"user {number}")
+
+
 def test_progress_is_told_step_by_step_and_attempt_by_attempt(studio):
     events = list(studio.refine("me", request(rounds=1)))
     counts = [len(event.result.attempts) for event in events if isinstance(event, Refined)]

@@ -18,6 +18,7 @@ from support.markup import HOSTILE, safe
 from refiner.demo.jobs import Loading, Waiting
 from refiner.demo.ranking import Ranking
 from refiner.demo.studio import AttemptProgress
+from refiner.demo.views.candidates import candidate_choices, candidates, read_choice
 from refiner.demo.views.detect import answers
 from refiner.demo.views.outlines import MOST, svg_path
 from refiner.demo.views.parts import notes, stage
@@ -25,6 +26,7 @@ from refiner.demo.views.rank import ranking, ranking_outcome
 from refiner.demo.views.refine import STOPS, comparison, plots, refinement_outcome, timeline
 from refiner.demo.views.status import progress_line, status_line
 from refiner.masks import box_of
+from refiner.patches import Candidates
 from refiner.taxonomy import Category
 from refiner.types import Action, Analysis, Attempt, RefinementResult, Region, Score, Size, Step, StopReason
 
@@ -135,6 +137,41 @@ def test_before_and_after_are_the_first_picture_and_the_kept_one():
     assert after["alt"] == "After: attempt 2, no flaws found"
     assert comparison(result(failed)) == ""
     assert "No image was generated: no" in safe(refinement_outcome(result(failed))).text
+
+
+def patch(name="the hand", at=(8, 8, 24, 20), count=3, side=48, kept=None):
+    """Candidates of a region, of which an image may show one."""
+    mask = np.zeros((side, side), dtype=bool)
+    mask[at[1] : at[3], at[0] : at[2]] = True
+    images = tuple(picture(seed, side).crop(at) for seed in range(10, 10 + count))
+    return Candidates(name=name, mask=mask, box=at, images=images, seeds=tuple(range(count)), shown=kept)
+
+
+def test_every_candidate_is_shown_beside_what_the_image_shows_now():
+    patches = (patch(HOSTILE, kept=1), patch("the clock", (30, 30, 40, 44), 2))
+    image = picture()
+    patches[0].paste(image, 1)
+    run = result(attempt(image=image, candidates=patches))
+    shown = safe(candidates(run))
+    assert shown.text.count(HOSTILE) >= 1
+    assert [tag for tag, _ in shown.tags].count("img") == 2 + 3 + 2
+    assert [label for label in ("1.1", "1.2, in use", "1.3", "2.1", "2.2") if label not in shown.text] == []
+    assert shown.text.count("in use") == 1
+    labels, values = zip(*candidate_choices(run), strict=True)
+    assert labels == (*(f"1.{n} {HOSTILE}" for n in (1, 2, 3)), "2.1 the clock", "2.2 the clock")
+    assert [read_choice(value) for value in values] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+def test_without_candidates_there_is_nothing_to_show():
+    assert candidates(result(attempt())) == ""
+    assert candidate_choices(result(attempt())) == []
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "0", ":", "0:", "-1:0", "0:1:2", "a:b", "0:1.5", "9" * 99 + ":0", 3, ["0:1"]]
+)
+def test_what_is_no_choice_is_none(value):
+    assert read_choice(value) is None
 
 
 @pytest.mark.parametrize("stop", get_args(StopReason))

@@ -120,7 +120,8 @@ def test_one_turn_decides_by_whether_anomalies_are_listed() -> None:
 
 BAD = [
     ("Maybe", LIST), ("Yes", REAL), ("Yes", ""), ("No", ""), ("No", LIST[:-3]), ("No", LIST[:40]), ("No", "It is ..."),
-    ("Yes", f"{LIST[:-1]}\n..."), ("Yes", ModelError("no memory")), (ModelError("no memory"), LIST),
+    ("Yes", f"{LIST[:40]}\n..."), ("Yes", f"{NOTHING}..."), ("No", "@1. ..."),
+    ("Yes", ModelError("no memory")), (ModelError("no memory"), LIST),
 ]  # fmt: skip
 
 
@@ -141,6 +142,15 @@ def test_an_error_is_that_of_its_image_alone(bad: tuple[Any, Any]) -> None:
         detector.batch(images)
     with pytest.raises(ConfigError, match="one prompt for each"):
         detector.outcomes(images, ["just one"])
+
+
+@pytest.mark.parametrize("note", [BOTH, ONLY], ids=str)
+@pytest.mark.parametrize("fake", ["Yes", "No"])
+def test_a_list_that_is_cut_off_keeps_its_complete_anomalies(note: Note, fake: str) -> None:
+    for end in range(LIST.index("@2") + 2, len(LIST) + 1):
+        (analysis,) = detector_of({RED: (fake, f"{LIST[:end]}...")}, note).batch([picture(RED)])
+        assert [region.name for region in analysis.regions] == [HAND.name]
+        assert analysis.gaps == ("cut_short",)
 
 
 @pytest.mark.parametrize("note", [BOTH, ONLY, Note("anomaly_only", PIXELS)], ids=str)

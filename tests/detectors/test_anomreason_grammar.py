@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -159,6 +160,23 @@ def test_what_is_no_list_is_an_error_with_the_text(text: str) -> None:
     assert caught.value.raw == text
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", [TEXT, *FREEDOMS.values()])
+def test_an_answer_that_is_cut_off_keeps_what_stands_before_its_last_item(text: str) -> None:
+    read_cut = partial(read, form=THOUSAND, shown=SHOWN, cut=True)
+    for end in range(len(text)):
+        try:
+            found = read_cut(text[:end])
+        except UnreadableOutputError as error:
+            assert end < text.index("The lamp")
+            assert error.raw == text[:end]  # noqa: PT017
+        else:
+            assert found == (HAND,)
+    assert read_cut(f"{text}\n@3. Na") == (HAND, LAMP)
+    for nothing in (NOTHING, "@1. Name: none\nObserved Phenomenon: none\nReasoning: so.\nSeverity Score: 100\n@2."):
+        with pytest.raises(UnreadableOutputError, match="raise the limit"):
+            read_cut(nothing)
 
 
 def test_an_answer_that_breaks_off_is_never_clean() -> None:

@@ -178,6 +178,23 @@ def test_a_prompt_is_parsed_once_by_rules_or_by_the_model(load: Load, parser: st
         assert "image_url" not in json.dumps(body)
 
 
+def test_a_model_on_this_machine_lists_and_checks_the_statements(tmp_path: Path) -> None:
+    """A tiny network of Qwen3-VL's architecture, which always writes the same answer."""
+    pytest.importorskip("torch")
+    from support.tiny_chat_models import save_speaker
+
+    statements = [{"kind": "object", "text": "there is a crowd", "subject": "the crowd", "needs": []}]
+    told = [{"item": 1, "evidence": "an empty street", "answer": "no", "bbox_2d": [250, 500, 500, 1000]}]
+    answer = json.dumps({"statements": statements, "answers": told})  # read as either
+    pieces = [answer[at : at + 60] for at in range(0, len(answer), 60)]
+    detector = load_detector(f"checklist:{save_speaker(tmp_path, pieces)},parser=model", device="cpu", grounder="box")
+    analysis = detector(PICTURE, "crowds waiting")
+    (region,) = analysis.regions
+    assert (region.name, region.category, region.box) == ("the crowd", Category.MISALIGNMENT, (20, 30, 40, 60))
+    assert [(step.subject, step.outcome) for step in analysis.trace] == [("there is a crowd", "rejected")]
+    assert region.reasoning == "an empty street"
+
+
 @pytest.mark.parametrize("text", ["", "none", '{"statements": []}', '{"statements": [{"kind": "mood", "text": "x"}]}',
                                   '{"statements": [{"kind": "object", "text": " "}]}'])  # fmt: skip
 def test_a_list_of_statements_that_cannot_be_read_is_an_error(text: str) -> None:

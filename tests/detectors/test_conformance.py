@@ -154,6 +154,36 @@ def anomagent() -> Detector:
         return load_detector(f"anomagent:{folder}", device="cpu", grounder="box")
 
 
+PROMPT = "two red apples left of a cup"
+
+
+def checklist() -> Detector:
+    """A tiny network of Qwen3-VL's architecture that answers the statements of ``PROMPT`` in one of three ways."""
+    from support.tiny_chat_models import save_teller
+
+    from refiner.detectors.checklist.questions import asking
+    from refiner.detectors.checklist.rules import parse_rules
+    from refiner.detectors.vlm.questions import box_format
+
+    statements = parse_rules(PROMPT).statements
+    place = [90, 100, 290, 600]
+    said = [{1: "no"}, {2: "no", 4: "no"}, {}]
+    answers = [
+        json.dumps(
+            {"answers": [
+                {"item": item, "evidence": "seen", "answer": wrong.get(item, "yes"), "bbox_2d": place}
+                for item in range(1, len(statements) + 1)
+            ]}
+        )
+        for wrong in said
+    ]  # fmt: skip
+    rng = np.random.default_rng(1)
+    questions = [asking(render(sample_scene(rng)), statements, box_format("qwen")) for _ in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        save_teller(folder, answers, questions)
+        return load_detector(f"checklist:{folder}", device="cpu", grounder="box")
+
+
 def plain() -> Detector:
     """A function that marks the darkest pixels."""
 
@@ -199,6 +229,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "aligngemini": aligngemini,
     "anomreason": anomreason,
     "anomagent": anomagent,
+    "checklist": checklist,
     "parts": parts,
     "text": lambda: load_detector("text", device="cpu"),
     "pal4vst": pal4vst,
@@ -224,7 +255,10 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 
 
 class TestConformance(Conformance):
-    pass
+    @pytest.fixture(scope="class")
+    @classmethod
+    def prompt(cls, detector: Detector) -> str | None:
+        return PROMPT if detector.name.startswith("checklist:") else None
 
 
 def test_legion_survives_saving(tmp_path: Path) -> None:

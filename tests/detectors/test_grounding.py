@@ -84,7 +84,8 @@ def test_any_mode_is_read_as_rgb(grounder, mode):
 @pytest.mark.parametrize("size", [(1, 1), (5, 4000), (4000, 5), (1, 300), (17, 2)])
 def test_masks_have_the_size_of_any_image(grounder, size):
     image = picture(width=size[0], height=size[1])
-    boxes = [(0, 0, *size), (0.2, 0.2, 0.7, 0.7), (-50, -50, 9999, 9999)]
+    near = (-0.04 * size[0], -0.04 * size[1], 1.04 * size[0], 1.04 * size[1])
+    boxes = [(0, 0, *size), (0.2, 0.2, 0.7, 0.7), near]
     for segment in grounder.segment(image, boxes=boxes):
         assert segment.mask.shape == size[::-1]
         assert segment.mask.dtype == np.bool_
@@ -113,6 +114,7 @@ def test_any_boxes_give_masks_in_their_order_or_the_one_error(boxes, kind):
 @pytest.mark.parametrize(
     "box",
     [(5, 5, 5, 9), (9, 9, 5, 5), (-9, -9, 0, 0), (96, 0, 99, 9), (0, 0, math.nan, 5), (0, 0, math.inf, 5)]
+    + [(-50, -50, 9999, 9999), (5, 5, 20, 1.06 * SIZE), (-0.06 * SIZE, 5, 20, 20)]
     + [(), (1, 2, 3), (1, 2, 3, 4, 5), "1234", None, 7, (None,) * 4, (0, 0, 10**400, 5), (10**400,) * 4],
 )
 def test_unusable_boxes_are_refused_in_one_sentence(grounder, box):

@@ -215,6 +215,14 @@ def test_every_family_keeps_the_laws_of_the_room(grounder):
     assert len(grounder.segment(image, boxes=BOXES[:2], points=[points[1], []])) == 2
 
 
+def test_boxes_a_little_outside_are_clipped_and_wilder_ones_are_refused(grounder):
+    image = picture(100, 60)
+    assert same(grounder.segment(image, boxes=[(-4, -2, 104, 62)]), grounder.segment(image, boxes=[(0, 0, 100, 60)]))
+    for wild in [(-6, 0, 50, 50), (0, 0, 106, 50), (0, -4, 50, 50), (0, 0, 50, 64)]:
+        with pytest.raises(BadAnswerError, match="at most 5% of a side"):
+            grounder.segment(image, boxes=[wild])
+
+
 def test_an_image_is_encoded_once_however_often_it_is_asked_about(grounder):
     first, second = picture(), picture(seed=1)
     grounder.segment(first, boxes=[])
@@ -290,8 +298,8 @@ def test_a_pth_file_and_its_folder_give_the_same_masks(checkpoint, tmp_path):
     file.model.save_pretrained(tmp_path)
     file.processor.save_pretrained(tmp_path)
     folder = load_grounder(f"sam:{tmp_path}")
-    image = picture(90, 33)
-    assert same(file.segment(image, boxes=BOXES[:2]), folder.segment(image, boxes=BOXES[:2]))
+    image, boxes = picture(90, 33), [BOXES[0], (20, 10, 60, 33)]
+    assert same(file.segment(image, boxes=boxes), folder.segment(image, boxes=boxes))
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])

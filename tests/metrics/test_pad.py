@@ -302,7 +302,7 @@ def test_what_is_wrong_is_named_counted_and_passed_over(tmp_path, data):
     folder = root / "gen-a" / "u1"
     folder.mkdir(parents=True)
     Image.fromarray(good.astype(np.uint8)).save(folder / "ones.png")
-    found = evaluate_pad(root, data, out=out)
+    found = evaluate_pad(root, data, out=out, threshold=127)
     assert found["problems"] == {
         "faint_mask": 1,
         "ignored_file": 1,
@@ -322,6 +322,65 @@ def test_what_is_wrong_is_named_counted_and_passed_over(tmp_path, data):
     assert listed["half.png"] == listed["text.png"] == "unreadable_mask"
     assert listed["u99"] == "unknown_image"
     assert any("small.png: expected 40x30 pixels, got 40x20" in problem for problem in found["problem_list"])
+
+
+def palette(mask, *colours, transparency=None):
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette([value for colour in colours for value in colour])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def layers(mask, *values):
+    return Image.fromarray(np.dstack([np.where(mask, on, off) for off, on in values]).astype(np.uint8))
+
+
+EXPORTED = {  # how a mask may be exported, and whether the official scripts find the same pixels in it
+    "0 and 255": (lambda mask: Image.fromarray(mask.astype(np.uint8) * 255), True),
+    "1 bit": (Image.fromarray, True),
+    "16 bits": (lambda mask: Image.fromarray(mask.astype(np.uint16) * 65535), True),
+    "16 bits, 0 and 255": (lambda mask: Image.fromarray(mask.astype(np.uint16) * 255), False),
+    "16 bits, 0 and 1": (lambda mask: Image.fromarray(mask.astype(np.uint16)), False),
+    "0 and 1": (lambda mask: Image.fromarray(mask.astype(np.uint8)), False),
+    "palette of black and white": (lambda mask: palette(mask, (0, 0, 0), (255, 255, 255)), True),
+    "palette as VOC has it": (lambda mask: palette(mask, (0, 0, 0), (128, 0, 0)), False),
+    "palette with transparency": (lambda mask: palette(mask, (255, 0, 0), (255, 0, 0), transparency=0), False),
+    "one colour": (lambda mask: layers(mask, (0, 255), (0, 0), (0, 0)), False),
+    "white whose shape is in alpha": (lambda mask: layers(mask, *[(255, 255)] * 3, (0, 255)), False),
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_masks_are_read_for_what_they_show_or_as_the_official_scripts_read_them(tmp_path, data, kind):
+    export, same = EXPORTED[kind]
+    mask, truth = block([(2, 2, 12, 12), (30, 20, 38, 28)]), whole(TRUTH["gen-b", "u1"])
+    folder = tmp_path / "p" / "gen-b" / "u1"
+    folder.mkdir(parents=True)
+    export(mask).save(folder / "m.png")
+    shown, official = (evaluate_pad(tmp_path / "p", data, threshold=threshold) for threshold in (None, 127))
+    row = shown["per_generator"][1]
+    assert {name: row[name] for name in ("PixP", "PixR")} == {
+        "PixP": (mask & truth).sum() / mask.sum(), "PixR": (mask & truth).sum() / truth.sum(),
+    }  # fmt: skip
+    assert (shown["per_generator"] == official["per_generator"]) == same == shown["comparable"]
+    assert shown["problems"] == ({} if same else {"read_differently": 1})
+    assert official["comparable"]
+    assert shown["signature"] != official["signature"]
+
+
+@pytest.mark.parametrize("values", [(0, 90), (0, 1, 255), ((0, 0, 0), (255, 0, 0), (0, 255, 0))])
+def test_a_mask_that_may_mean_several_things_is_left_out_by_name(tmp_path, data, values):
+    folder = tmp_path / "p" / "gen-b" / "u1"
+    folder.mkdir(parents=True)
+    pixels = np.resize(np.array(values, dtype=np.uint8), (*SIZE, *np.shape(values)[1:]))
+    Image.fromarray(pixels).save(folder / "m.png")
+    found = evaluate_pad(tmp_path / "p", data)
+    assert found["problems"] == {"ambiguous_mask": 1}
+    assert "m.png: Expected a mask of the values 0 and 1, or 0 and 255, got" in found["problem_list"][0]
+    assert not found["comparable"]
+    assert found["rows"][0]["IoU"] == 0
+    assert evaluate_pad(tmp_path / "p", data, threshold=127)["comparable"]
 
 
 def test_a_layout_without_any_prediction_is_pointed_out(tmp_path, data):

@@ -16,9 +16,11 @@ from refiner.cli.main import main
 from refiner.detectors.chat.backend import ChatRequest, Ledger, Outcome
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError, ModelError
-from refiner.pipelines import RefinedPipeline
+from refiner.pipelines import RefineConfig, RefinedPipeline
 from refiner.pipelines.bench import SYSTEMS, ShuffledDetector, cases, run, summarise
+from refiner.pipelines.bench_tools import compare_tools, count_tools, with_editor
 from refiner.pipelines.revisers.chat import ChatReviser
+from refiner.repairs import tool_table
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Region, Size
 
@@ -48,6 +50,23 @@ def test_an_interval_tells_chance_from_gain() -> None:
 def test_violations_are_counted() -> None:
     records = [record(0, 0, {}), record(1, 0, {}, worse=True), record(2, 0, {}, outside=7)]
     assert summarise(records)["never_worse"] == {"runs": 3, "violations": 1, "outside_max_diff": 7}
+
+
+def test_every_tool_is_compared_with_the_policies_and_what_they_repaired_is_counted(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"config": RefineConfig(max_rounds=1), "call": {"num_inference_steps": 3}}
+    pipe = with_editor(RefinedPipeline.from_pretrained("micro", **settings))
+    pipe.set_progress_bar_config(disable=True)
+    tools: list[Any] = ["inpaint", "edit"]
+    report = compare_tools(pipe, tools, 1, 1, tmp_path / "bench", lambda each: each)
+    assert set(report["systems"]) == {"start", *tools, "fixed", "measured"}
+    assert report["never_worse"]["violations"] == report["never_worse"]["outside_max_diff"] == 0
+    assert {"measured/inpaint", "measured/edit", "fixed/edit", "measured/fixed"} <= set(report["paired"])
+    assert compare_tools(pipe, tools, 1, 1, tmp_path / "bench", lambda each: [])["systems"] == report["systems"]
+    table = count_tools(pipe, tools, 1, 1, tmp_path / "count", lambda each: each)
+    assert {tool for row in table.values() for tool in row} == set(tools)
+    with pytest.raises(ConfigError, match="other models or settings"):
+        compare_tools(pipe, ["edit", "inpaint"], 1, 1, tmp_path / "bench", lambda each: each)
+    assert {"anatomy", "shape"} <= tool_table("micro").keys()
 
 
 def test_no_flaw_to_compare_with_is_said() -> None:

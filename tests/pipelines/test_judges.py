@@ -17,18 +17,27 @@ torch = pytest.importorskip("torch")
 
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer  # noqa: E402
 
+from refiner.answers import score_outcomes, value_of  # noqa: E402
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.errors import (  # noqa: E402
     ConfigError,
     ModelError,
     ModelNotFoundError,
+    RefinerError,
     RefinerWarning,
     UnreadableOutputError,
     WeightsError,
 )
 from refiner.pipelines import Parts, RefineConfig, RefinedPipeline, TemplateReviser, refine  # noqa: E402
-from refiner.pipelines.judges import BurdenJudge, ClipJudge, JointJudge, judges_of, load_judge  # noqa: E402
-from refiner.protocols import InpaintJob, Judge, PaintJob  # noqa: E402
+from refiner.pipelines.judges import (  # noqa: E402
+    BurdenJudge,
+    ClipJudge,
+    JointJudge,
+    RealnessJudge,
+    judges_of,
+    load_judge,
+)
+from refiner.protocols import InpaintJob, Judge, PaintJob, Streaming  # noqa: E402
 from refiner.taxonomy import Category  # noqa: E402
 from refiner.types import Analysis, Calls, RefinementResult, Region, Size  # noqa: E402
 
@@ -262,6 +271,48 @@ def test_a_judge_that_fails_accepts_nothing_and_loses_nothing(fault: float | Mod
     never = run(Taste("broken", lambda image: float("nan")))
     assert never.image == first
     assert all("finite score" in attempt.error for attempt in never.attempts)
+
+
+@dataclass
+class Sorted:
+    """A detector that fails on dark images, one by one, and counts the images that it was asked about."""
+
+    asked: int = 0
+    name: str = "sorted"
+
+    def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None) -> list[Analysis]:
+        return [value_of(outcome) for outcome in self.outcomes(images, prompts)]
+
+    def outcomes(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+    ) -> list[Analysis | RefinerError]:
+        self.asked += len(images)
+        return [
+            Analysis(size=Size(image.height, image.width), fake_probability=0.25, detector=self.name)
+            if image.getbbox()
+            else UnreadableOutputError("Expected a list of flaws, got babble: ask again.", "babble")
+            for image in images
+        ]
+
+
+@pytest.mark.parametrize(("kind", "score"), [(BurdenJudge, 0.0), (RealnessJudge, 0.75)])
+def test_a_detector_that_fails_on_an_image_is_not_asked_again_about_the_others(
+    kind: type[BurdenJudge], score: float
+) -> None:
+    detector = Sorted()
+    judge = kind(detector)
+    assert isinstance(judge, Streaming)
+    dark = Image.new("RGB", (48, 32))
+    images = [PICTURES[0], dark, PICTURES[2]]
+    first, failed, last = score_outcomes(judge, images, ["a hand"] * 3)
+    assert (first, last, detector.asked) == (score, score, 3)
+    assert isinstance(failed, UnreadableOutputError)
+    assert judge.score(images[::2], ["a hand"] * 2) == [score] * 2
+    with pytest.raises(UnreadableOutputError):
+        judge.score(images, ["a hand"] * 3)
 
 
 def test_too_few_scores_are_a_failure_too() -> None:

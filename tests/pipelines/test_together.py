@@ -14,6 +14,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from support.chat_servers import settle_environment  # noqa: E402
+from support.edit_servers import EditServer, good  # noqa: E402
 from support.faulty_server import FaultyServer  # noqa: E402
 from support.repairs import BOX, NOISE, STEPS  # noqa: E402
 from support.tiny_pipelines import stable_diffusion, stable_diffusion_xl  # noqa: E402
@@ -283,6 +285,26 @@ def test_a_server_gets_the_requests_of_all_images_at_the_same_time() -> None:
         assert min(asked) > 0
         tokens = [ledger.prompt_tokens for result in results for ledger in result.costs.values()]
         assert sum(tokens) == 10 * server.paid.total()
+    finally:
+        server.stop()
+
+
+def test_the_regions_of_all_images_go_to_a_hosted_editor_or_the_pipeline_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settle_environment(monkeypatch)
+    server = EditServer(lambda fields: (time.sleep(0.02), good(fields))[1])
+    try:
+        tools = config(tools=("inpaint", "edit"), max_rounds=2, patience=2)
+        pipe = refined(editor=f"edit:painter@{server.url}", config=tools, call={"num_inference_steps": 1})
+        given = [noise(seed=seed) for seed in range(4)]
+        together, alone = both_ways(pipe, PROMPTS, start_image=given)
+        assert_equal(together, alone)
+        tried = {repair.tool for result in together for attempt in result.attempts for repair in attempt.repairs}
+        assert tried == {"edit", "inpaint"}
+        assert server.most >= len(PROMPTS)
+        asked = [ledger.calls for result in (*together, *alone) for ledger in result.costs.values()]
+        assert sum(asked) == len(server.asked)
     finally:
         server.stop()
 

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support.tiny_pipelines import stable_diffusion, stable_diffusion_xl  # noqa: E402
+from support.tiny_pipelines import flux_klein, stable_diffusion, stable_diffusion_xl  # noqa: E402
 
 from refiner.detectors.scripted import ScriptedDetector  # noqa: E402
 from refiner.pipelines import RefineConfig, RefinedPipeline, TemplateReviser  # noqa: E402
@@ -19,6 +19,7 @@ from refiner.types import Analysis, Size  # noqa: E402
 
 ARGUMENTS = sorted(inspect.signature(RefinedPipeline.__init__).parameters.keys() - {"self", "pipe"})
 ATTRIBUTES = {"config": "refine_config", "call": "call_defaults", "inpaint_call": "inpaint_call_defaults"}
+ATTRIBUTES |= {"edit_call": "edit_call_defaults"}
 
 
 def clean() -> ScriptedDetector:
@@ -36,6 +37,8 @@ def arguments(number: int) -> dict[str, Any]:
         "inpainter": stable_diffusion(diffusers.StableDiffusionInpaintPipeline, nine=True),
         "inpaint_call": {"guidance_scale": float(number)},
         "second_stage": stable_diffusion_xl(diffusers.StableDiffusionXLImg2ImgPipeline),
+        "editor": flux_klein(),
+        "edit_call": {"guidance_scale": float(number)},
         "native": 16 * number,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from refiner.detectors.aligngemini import grammar as aligngemini
@@ -14,13 +15,18 @@ from refiner.detectors.anomreason.severity import read_severity
 from refiner.detectors.anomreason.work import Issue
 from refiner.detectors.chat.choices import Choice
 from refiner.detectors.chat.wire import FaultError, Wanted, read_body
+from refiner.detectors.checklist.questions import read_answers, read_listing
+from refiner.detectors.checklist.rules import parse_rules
 from refiner.detectors.fakexplain import grammar as fakexplain
 from refiner.detectors.grounding.text import clean_phrase
 from refiner.detectors.legion import grammar as legion
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.reading.loose_json import read_document
 from refiner.detectors.reading.regions import read_regions
+from refiner.detectors.vlm.answering import read_answer
+from refiner.detectors.vlm.profile import read_profile
 from refiner.detectors.vlm.questions import read_verdicts
+from refiner.lettering import wanted_words
 from refiner.types import Claim, Size
 from tests.support.hostile import hostile_json, hostile_text, hostile_value
 
@@ -48,6 +54,10 @@ COMPLETION = {
     ],
     "usage": {"prompt_tokens": 10, "completion_tokens": 5},
 }
+LISTED, VERDICTS = read_profile("refiner"), read_profile("fakeclue")
+STATEMENT = {"kind": "object", "text": "there is a cup", "subject": "a cup", "needs": []}
+CHECKED = {"item": 1, "evidence": "seen", "answer": "no", "bbox_2d": [10, 20, 300, 400]}
+PROMPTS = ('two red apples left of a cup and a sign that says "OPEN"', "a woman without a hat, no cups, 3 blue cars")
 DOCUMENTS: dict[str, tuple[Any, Callable[[str, BoxFormat], object]]] = {
     "regions": (
         {"regions": [REGION, REGION | {"bbox_2d": [[1, 2, 3, 4], [5, 6, 70, 80]]}]},
@@ -70,6 +80,18 @@ DOCUMENTS: dict[str, tuple[Any, Callable[[str, BoxFormat], object]]] = {
     "final list": (
         {"anomalies": [{"item": 1, "name": "six", "severity_score": "25/100", "bbox_2d": [1, 2, 300, 400]}]},
         lambda text, form: agent.read_final(text, ISSUES, size=SHOWN, form=form, shown=SHOWN),
+    ),
+    "statements": (
+        {"statements": [STATEMENT, STATEMENT | {"kind": "count", "needs": [1]}]},
+        lambda text, _: read_listing(text),
+    ),
+    "answers to statements": (
+        {"answers": [CHECKED, CHECKED | {"item": 2, "answer": "yes", "bbox_2d": None}]},
+        lambda text, form: read_answers(text, 2, SHOWN, form=form, shown=SHOWN),
+    ),
+    "flaws in the form of a profile": (
+        {"regions": [REGION | {"box": [10, 20, 300, 400]}]},
+        lambda text, form: read_answer(text, replace(LISTED, boxes=form), SHOWN, SHOWN),
     ),
     "loose JSON": ({"a": [1, {"b": "c"}], "d": None}, lambda text, _: read_document(text)),
 }
@@ -103,6 +125,17 @@ TEXTS: dict[str, tuple[Callable[[BoxFormat], str], Callable[[str, BoxFormat], ob
         lambda text, form: anomreason.read_reasons(text, fake=True, form=form, shown=SHOWN),
     ),
     "severity score": (lambda _: "25/100 (moderately unrealistic)", lambda text, _: read_severity(text)),
+    "verdict in the form of a profile": (
+        lambda _: "The image is fake, because the hand has six fingers.",
+        lambda text, _: read_answer(text, VERDICTS, SHOWN, SHOWN),
+    ),
+    "flaws in an element": (
+        lambda _: f"<think>Hm.</think><answer>{json.dumps({'regions': [REGION]})}</answer>",
+        lambda text, form: read_answer(text, replace(LISTED, boxes=form, block="answer"), SHOWN, SHOWN),
+    ),
+    "prompt of a checklist": (lambda _: PROMPTS[0], lambda text, _: parse_rules(text)),
+    "prompt of negations": (lambda _: PROMPTS[1], lambda text, _: parse_rules(text)),
+    "words that a prompt asks for": (lambda _: PROMPTS[0], lambda text, _: wanted_words(text)),
     "LEGION": (lambda _: legion.compose([FLAW, FLAW]), lambda text, _: legion.parse(text)),
     "phrase to locate": (lambda _: "the left hand of the man.", lambda text, _: clean_phrase(text)),
 }

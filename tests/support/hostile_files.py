@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,16 @@ from refiner.data.problems import Problem
 from refiner.data.prompts import read_prompts
 from refiner.data.sources import open_data
 from refiner.data.xaigd.predictions import read_prediction
+from refiner.detectors.aligngemini import notes as aligngemini
+from refiner.detectors.anomreason import notes as anomreason
+from refiner.detectors.fakexplain import notes as fakexplain
+from refiner.detectors.vlm.profile import read_profile
 from refiner.errors import InputError
 from refiner.evaluate.harness import RUN_FILE, SCHEMA, open_run
 from refiner.evaluate.table import score
 from refiner.files import dumps
 from refiner.images import FORMATS, load_image
+from refiner.ledger import Ledger, Prices, bill, ledgers_from
 from refiner.masks import rle_decode, rle_encode
 from refiner.metrics.classification import evaluate_aj
 from refiner.metrics.instances import read_boxes
@@ -109,6 +115,21 @@ DATA: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "synthscars, contents": ("synthscars:{}", "content_types.json", lambda name: (name, "human")),
 }
 """Name -> specification of the data set, its file of records, and the record of an image; pairs make an object."""
+PROFILE = """instruction = "Which flaws do you see in the image of {prompt}?"
+max_tokens = 99
+[answer]
+list = "flaws"
+[fields]
+explanation = "what"
+severity = "how"
+box = "where"
+[categories]
+odd = "anatomy"
+[severity]
+worst = 100
+[boxes]
+scale = "unit"
+"""
 CSV = {
     "prompts as CSV": ("p.csv", "file,prompt\na.png,a hand\nb.png,\"a, clock\"\n", partial(read_prompts, problems=[])),
     "prompts with semicolons": ("p.csv", "file_name;text\na.png;a hand\nb;b\n", partial(read_prompts, problems=[])),
@@ -119,13 +140,30 @@ CSV = {
         "generator,uid,category,x_min,y_min,x_max,y_max\ng,1,low-level-texture,1,2,30,40\n",
         partial(read_boxes, problems=[]),
     ),
+    "prices as TOML": ("p.toml", 'currency = "USD"\n["gpt-5-mini"]\ninput = 0.25\noutput = 2.0\n', Prices.read),
+    "profile of a vision-language model": ("p.toml", PROFILE, lambda path: replace(read_profile(path), name="p")),
 }  # fmt: skip
 """Readers of lines and tables, with a valid file."""
+
+
+def _read_note(read: Callable[[Path], object], path: Path) -> object:
+    return read(path.parent)
+
+
 JSON: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "prompts": ("p.json", {"a.png": "a hand", "b.png": "a clock"}, partial(read_prompts, problems=[])),
     "prompts as JSON Lines": ("p.jsonl", [{"file_name": "a", "text": "b"}, "c"], partial(read_prompts, problems=[])),
     "subset": ("s.json", ["a.png", {"b.png": 1}, "x/c.png"], read_subset),
     "answers": ("a.json", {"a.png": "Yes, it is.", "b.png": "no"}, read_answers),
+    "prices": ("p.json", {"currency": "USD", "gpt-5-mini": {"input": 0.25, "output": 2}}, Prices.read),
+    **{
+        f"note of {kind.NOTE}": (kind.NOTE, value, partial(_read_note, kind.read_note))
+        for kind, value in (
+            (aligngemini, {"boxes": {"scale": "unit"}, "max_side": 448}),
+            (anomreason, {"format": "anomaly_only", "boxes": {"scale": "unit"}, "max_side": 448}),
+            (fakexplain, {"dialect": "paper", "boxes": {"scale": "unit", "order": "yxyx"}, "max_side": 448}),
+        )
+    },
     "calibration": (
         "c.json",
         Calibration(
@@ -304,7 +342,8 @@ def files(folder: Path) -> Iterator[tuple[str, Feed]]:
     yield "provenance", _file(folder / "label.png", provenance.read, damaged)
     problems: list[Problem] = []
     prediction = folder / "predictions" / "1.png"
-    yield "prediction", _file(prediction, lambda path: read_prediction(path.parent, SIDE, problems), damaged)
+    for name, threshold in (("prediction", None), ("prediction, official", 127)):
+        yield name, _file(prediction, partial(_read_prediction, problems, threshold), damaged)
     tables = folder / "tables"
     rows = [
         {"image_name": n, "model_name": "m", "label": 1, "prompt": "p", "split": "s", "image_data": picture()}
@@ -320,9 +359,14 @@ def files(folder: Path) -> Iterator[tuple[str, Feed]]:
     yield "run lengths", _values({"size": list(SIDE), "counts": [*rle_encode(MASK)["counts"]]}, rle_decode)
     yield "run lengths, compressed", _run_lengths
     yield "analysis", _values(STORED, analysis_from_dict)
+    yield "stored costs", _values(bill({"m": Ledger(calls=3, prompt_tokens=70)}), ledgers_from)
     similarity = Similarity(image="a", phenomenon=np.ones((1, 2)), reasoning=np.ones((1, 2)), confidence=(None,))
     yield "similarities", _values(similarity.to_dict(), Similarity.from_dict)
     yield "records of a run", _run(folder / "run")
+
+
+def _read_prediction(problems: list[Problem], threshold: int | None, path: Path) -> object:
+    return read_prediction(path.parent, SIDE, problems, threshold)
 
 
 def _opened(specification: str) -> Callable[[Path], None]:

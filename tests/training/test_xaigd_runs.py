@@ -24,7 +24,10 @@ from refiner.detectors.xaigd.modeling import TRANSFORMERS
 from refiner.errors import ConfigError, UserError, WeightsError
 from refiner.training.runs import Run
 from refiner.training.settings import changed
+from refiner.training.xaigd.data import lesson_of
 from refiner.training.xaigd.drawn import DrawnPairs, draw_pair
+from refiner.training.xaigd.dry_run import activations
+from refiner.training.xaigd.losses import Trainee
 from refiner.training.xaigd.model import check_base, start_from
 from refiner.training.xaigd.recipe import train_drawn, train_on
 from refiner.training.xaigd.settings import CONFIGS, AlignmentSettings
@@ -261,3 +264,41 @@ def test_two_processes_learn_what_one_does_with_the_same_global_batch(tmp_path: 
     one, two = (load_network(tmp_path / name / "model").state_dict() for name in ("one", "two"))
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=2e-5), name
+
+
+@pytest.mark.parametrize("config", ["align", "probe"])
+def test_a_dry_run_describes_the_training_and_shows_its_first_batch(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    save_backbone(base, "dinov2")
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps({"image_size": 0, "fit": "whole", "short_side": 0}))
+    command = ["train", "xaigd", "--data", "micro:6", "--config", config, "--config", str(small), "--base", str(base)]
+    command += ["--device", "cpu", "--dry-run"]
+    assert main([*command, "--out", str(tmp_path / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trained, whole = (found["parameters"][name] for name in ("trained", "all"))
+    assert 0 < trained <= whole
+    assert (trained < whole) == (config == "probe")
+    assert (found["images_per_step"], "tokens" in found) == (16, False)
+    assert found["steps"] > 0
+    answers = json.loads((tmp_path / "run" / "dry-run" / "answers.json").read_text())
+    assert {row["answer"].partition(";")[0] for row in answers} == {"generated", "real"}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["dry-run"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "memory, activations" in capsys.readouterr().out
+
+
+def test_activations_are_measured_for_the_losses_that_are_trained() -> None:
+    sizes = {}
+    plain = replace(TOY, alignment=AlignmentSettings())
+    kinds = {"aj": replace(plain, task="aj"), "multi": plain, "aligned": replace(TOY, task="aj")}
+    for name, settings in kinds.items():
+        model = start_from(settings)
+        lessons = [lesson_of(Pictures().load(index)) for index in range(4)]
+        measured = [activations(Trainee(model, frozen=False), settings, lessons[:count]) for count in (2, 4)]
+        assert measured[1] == pytest.approx(2 * measured[0], rel=0.2)
+        sizes[name] = measured[0]
+    assert sizes["aj"] < sizes["multi"]
+    assert sizes["aj"] < sizes["aligned"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -125,23 +126,39 @@ class Contents:
     real: tuple[int, ...]
 
 
-def contents_of(data: DataSet, run: Run) -> Contents:
-    """Look at all samples once. What was seen is kept in ``samples.json`` in the run's folder.
+def contents_of(data: DataSet, run: Run, *, keep: bool = True) -> Contents:
+    """Look at all samples once. With ``keep``, what was seen is kept in ``samples.json`` in the run's folder.
 
     Raises:
         InputError: the file cannot be read.
     """
     path = run.folder / "samples.json"
+    if not keep and not path.exists():
+        return _contents(_rows(data, run))
     with run.processes.main_first():
         if not path.exists():
-            run.tell(f"Looking at {len(data.names)} samples: which are generated, and which belong together.")
+            rows = _rows(data, run)
             run.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, json.dumps([_row(data, index, run) for index in range(len(data.names))]) + "\n")
+            atomic_write(path, json.dumps(rows) + "\n")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [(row[0], str(row[1])) for row in rows]
+        return _contents([(row[0], str(row[1])) for row in json.loads(path.read_text(encoding="utf-8"))])
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"The list of samples {str(path)!r} cannot be read ({error}): delete the file.") from error
+
+
+def steps_of(settings: XaigdSettings, contents: Contents, parts: int) -> int:
+    """The steps of a training, each with ``parts`` micro-batches over all processes."""
+    each = settings.batch // (2 if contents.real else 1)
+    return settings.most_steps or math.ceil(settings.epochs * len(contents.generated) / (each * parts))
+
+
+def _rows(data: DataSet, run: Run) -> list[tuple[bool | None, str]]:
+    """Of each sample, whether it is generated, and its pair."""
+    run.tell(f"Looking at {len(data.names)} samples: which are generated, and which belong together.")
+    return [_row(data, index, run) for index in range(len(data.names))]
+
+
+def _contents(kinds: Sequence[tuple[bool | None, str]]) -> Contents:
     real = tuple(row for row, (fake, _) in enumerate(kinds) if fake is False)
     generated = tuple(row for row, (fake, _) in enumerate(kinds) if fake is True)
     by_pair: dict[str, list[int]] = {}

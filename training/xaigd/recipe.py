@@ -10,7 +10,6 @@ bundled detector on drawn pairs of the micro world. It departs from the paper in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,9 @@ from refiner.detectors.xaigd.modeling import XaigdModel
 from refiner.training.fit import Draw, fit, fit_settings, summed
 from refiner.training.recipes import Card, Recipe
 from refiner.training.runs import Run
-from refiner.training.xaigd.data import Samples, XaigdBatch, collate, contents_of
+from refiner.training.xaigd.data import Samples, XaigdBatch, collate, contents_of, steps_of
 from refiner.training.xaigd.drawn import DrawnPairs
+from refiner.training.xaigd.dry_run import dry_run
 from refiner.training.xaigd.losses import Trainee
 from refiner.training.xaigd.model import check_base, start_from
 from refiner.training.xaigd.settings import CONFIGS, XaigdSettings, micro
@@ -59,10 +59,8 @@ def train_on(settings: XaigdSettings, data: DataSet, run: Run, out: Path) -> Non
         data, contents, settings, model.config, side=model.side, parts=parts, stride=run.processes.count,
         tell=partial(run.tell, everywhere=True),
     )  # fmt: skip
-    each = settings.batch // (2 if contents.real else 1)
-    steps = settings.most_steps or math.ceil(settings.epochs * len(contents.generated) / (each * parts))
     try:
-        train(settings, model, samples.batch, steps, run, out)
+        train(settings, model, samples.batch, steps_of(settings, contents, parts), run, out)
     finally:
         samples.close()
     if samples.unusable:
@@ -121,6 +119,7 @@ RECIPE = Recipe(
     train=_train,
     configs=CONFIGS,
     check=check_base,
+    dry_run=dry_run,
     card=Card(
         name="xaigd-micro 1",
         family="xaigd",

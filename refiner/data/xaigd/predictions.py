@@ -1,12 +1,15 @@
 """Predicted masks in X-AIGD's official folder layout, and the sizes at which they are compared with the truth.
 
 ``ROOT/{generator}/{uid}/*.png`` holds masks of all categories together, ``ROOT/{generator}/{category}/{uid}/*.png``
-those of one category. Pixels above a threshold are flawed. The masks of one folder are joined.
+those of one category. The masks of one folder are joined.
 
-The official scripts read masks with OpenCV as 8-bit grey. This module gives the same values without OpenCV: grey of a
-colour PNG is cut off, not rounded; grey of a JPEG, which may be named ``.png``, is its brightness channel; EXIF turns a
-mask; transparency is ignored. One departure: PNGs with 16 bits per colour are first cut to 8, which changes about 0.3 %
-of random pixels.
+A mask is read for what it shows, as everywhere (``refiner.mask_images``): also one of 0 and 1, with a palette, of one
+colour, of more bits, or with its shape in alpha; what is ambiguous is refused. EXIF turns a mask.
+
+The official scripts read all masks with OpenCV as 8-bit grey, and pixels above a threshold are flawed. With a
+threshold, this module does the same without OpenCV: grey of a colour PNG is cut off, not rounded; grey of a JPEG, which
+may be named ``.png``, is its brightness channel; EXIF turns a mask; transparency is ignored. One departure: PNGs with
+16 bits per colour are first cut to 8, which changes about 0.3 % of random pixels.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ from PIL import Image, ImageOps
 
 from refiner.data.problems import Problem
 from refiner.data.raster import centre_crop, resize_nearest
-from refiner.errors import ConfigError
-from refiner.images import open_image
+from refiner.errors import ConfigError, InputError
+from refiner.images import open_image, orientation_tag
+from refiner.mask_images import mask_of
+from refiner.masks import turned
 from refiner.reading import reason_of
 from refiner.taxonomy import XaigdCategory
 from refiner.types import Mask, Size
 
-DEFAULT_THRESHOLD: Final = 127
+OFFICIAL_THRESHOLD: Final = 127
 _GREY: Final = np.array((9797, 19234, 3737), dtype=np.int64)
 """Weights of red, green and blue in units of 1 / 2**15, as libpng has them for OpenCV."""
 
@@ -128,14 +133,21 @@ OFFICIAL_TRANSFORMS: Final[Mapping[str, str]] = MappingProxyType(
 """The names in the official scripts, before these took any sizes."""
 
 
-def read_prediction(
-    folder: Path, size: Size, problems: list[Problem], threshold: int = DEFAULT_THRESHOLD
-) -> Mask | None:
-    """Join the masks of a folder; bool (H, W) of ``size``, or None if there is no PNG.
+def read_prediction(folder: Path, size: Size, problems: list[Problem], threshold: int | None = None) -> Mask | None:
+    """Join the masks of a folder.
 
-    A mask that cannot be used (``wrong_size``, ``unreadable_mask``) and a file that is not a PNG (``ignored_file``) are
-    added to ``problems`` and left out. A mask without a value above ``threshold`` that is not all 0 is added as
-    ``faint_mask``.
+    Args:
+        folder: of an image's masks.
+        size: that the masks must have.
+        problems: gets what is wrong. A mask that cannot be used (``wrong_size``, ``unreadable_mask``,
+            ``ambiguous_mask``) and a file that is not a PNG (``ignored_file``) are left out. A mask in which the
+            official scripts find other pixels is used (``read_differently``). With a threshold, so is one without a
+            value above it that is not all 0 (``faint_mask``).
+        threshold: None reads what a mask shows. A number, 0 to 255, reads it as the official scripts do: flawed is what
+            is above this grey.
+
+    Returns:
+        Bool (H, W) of ``size``, or None if there is no PNG.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -160,25 +172,36 @@ def read_prediction(
     return joined
 
 
-def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int) -> Mask | None:
+def _read_mask(path: Path, size: Size, problems: list[Problem], threshold: int | None) -> Mask | None:
+    def add(kind: str, detail: str) -> None:
+        problems.append(Problem(kind, str(path), "", detail))
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_image(path, ("PNG", "JPEG")) as image:
                 found = _upright_size(image, size)
                 if found != size:
-                    detail = f"expected {size.width}x{size.height} pixels, got {found.width}x{found.height}"
-                    problems.append(Problem("wrong_size", str(path), "", detail))
+                    add("wrong_size", f"expected {size.width}x{size.height} pixels, got {found.width}x{found.height}")
                     return None
+                mask = None if threshold is not None else turned(mask_of(image, "this file"), orientation_tag(image))
                 grey = _grey(image)
-    except Exception as error:  # a decoder can raise anything on damaged data
-        problems.append(Problem("unreadable_mask", str(path), "", f"expected a PNG, got {reason_of(error)}"))
+    except InputError as error:
+        add("ambiguous_mask", str(error))
         return None
-    mask: Mask = grey > threshold
-    if not mask.any() and grey.any():
-        detail = f"no value above {threshold}; the largest is {grey.max()}"
-        problems.append(Problem("faint_mask", str(path), "", detail))
-    return mask
+    except Exception as error:  # a decoder can raise anything on damaged data
+        add("unreadable_mask", f"expected a PNG, got {reason_of(error)}")
+        return None
+    official: Mask = grey > (OFFICIAL_THRESHOLD if threshold is None else threshold)
+    if threshold is not None and not official.any() and grey.any():
+        add("faint_mask", f"no value above {threshold}; the largest is {grey.max()}")
+    if mask is not None and not np.array_equal(mask, official):
+        add(
+            "read_differently",
+            f"the official scripts find {np.count_nonzero(official)} flawed pixels in it, here "
+            f"{np.count_nonzero(mask)}",
+        )
+    return official if mask is None else mask
 
 
 def _upright_size(image: Image.Image, wanted: Size) -> Size:
