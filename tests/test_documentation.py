@@ -1,4 +1,4 @@
-"""README and docs: their code runs, their links lead somewhere, every page is in the navigation, nothing is left out."""
+"""README and docs: their code runs, their links lead somewhere, no page is hidden, nothing is left out."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
         "--endpoint-options",
         metavar="JSON|FILE",
         help='settings of all of them, such as {"timeout": 60, "thinking": false}; those in an id count more '
-        "(see the README)",
+        "(see docs/vision-language.md)",
     )
     words = "TOML or JSON with the prices of models: input and output, per million tokens"
     group.add_argument("--prices", metavar="FILE", help=words)

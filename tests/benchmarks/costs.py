@@ -193,7 +193,7 @@ def four_regions(pipe: RefinedPipeline, pictures: int) -> dict[str, Any]:
 
 
 def systems_of(pipe: RefinedPipeline) -> dict[str, System]:
-    """The others, our defaults, the same with one round, and the settings that the README advises ADetailer users."""
+    """The others, our defaults, the same with one round, and the settings that docs advise ADetailer users."""
     rivals, alike = Rivals(pipe), Rivals(pipe, alike=True)
     light = replace(pipe.refine_config, strategy="inpaint", max_rounds=1, strengths=(CROP_STRENGTH,), dilate=0.01)
     equation = RefineConfig.legion("inpaint", prompts="[PROMPT]")

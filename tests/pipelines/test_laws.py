@@ -54,7 +54,7 @@ EXCEPTIONS = (
     ("`OmniGenPipeline`", 4, "several prompts of different lengths are padded, which changes images: `batch_images=1`"),
     ("`StableDiffusion3ControlNetPipeline`", 4, "its ControlNet draws without a generator: `batch_images=1`"),
 )
-"""The rows, the law that they are an exception to, and the reason, as the README has them."""
+"""The rows, the law that they are an exception to, and the reason, as docs/pipelines.md has them."""
 EXCEPTED = {
     (row, law)
     for names, law, _ in EXCEPTIONS
@@ -73,9 +73,9 @@ def roles() -> list[tuple[str, str]]:
     return pipes + [(row, "inpainter") for row in FAMILIES if row not in EDITING]
 
 
-def test_the_readme_names_the_exceptions() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.split("| exceptions | law | reason |\n| --- | --- | --- |\n")[1].split("\n\n")[0]
+def test_the_documentation_names_the_exceptions() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    table = page.split("| exceptions | law | reason |\n| --- | --- | --- |\n")[1].split("\n\n")[0]
     assert table.splitlines() == [f"| {names} | {law} | {reason} |" for names, law, reason in EXCEPTIONS]
     assert ROWS.keys() == FAMILIES.keys()
     assert all(type(built(row)).__name__ == row for row in FAMILIES)

@@ -32,7 +32,7 @@ from refiner.types import Analysis, Attempt, RefinementResult, Region, Size  # n
 pytestmark = NOISE
 PROMPTS = ["a red hand", "a cat", "a clock on grass", "a tree"]
 APART = ("StableDiffusionXLImg2ImgPipeline", "Sana*", "HunyuanDiT*", "OmniGenPipeline", "StableDiffusion3ControlNet*")
-"""Rows that cannot be the pipeline, or that README excepts from batches of several prompts."""
+"""Rows that cannot be the pipeline, or that the documentation excepts from batches of several prompts."""
 
 
 class Looking:

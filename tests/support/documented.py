@@ -1,4 +1,4 @@
-"""The code of README and docs, read from Markdown and notebooks, and what runs it: small models stand in for large ones.
+"""The code of README and docs, read from Markdown and notebooks, and what runs it, with small models in place of large.
 
 Snippets of a page share their names and their folder, as for a reader who goes from top to bottom.
 """
@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(DOCS.rglob("*.
 CODE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 CAPITALS = re.compile(
-    r"(?<![\w/])(MODEL|ID|FILE|FOLDER|NAME|PATH|TEXT|DATA|SRC|DST|RECORDS|TASK)(?![\w/])|\.\.\.|\b[A-Z]\.json"
+    r"(?<![\w/])(MODEL|ID|FILE|FOLDER|NAME|PATH|TEXT|DATA|SRC|DST|RECORDS|TASK|URL|M@URL)(?![\w/])|\.\.\.|\b[A-Z]\.json"
 )
 """Names that stand for the reader's own, as the pages say. Of such commands, only the options are checked."""
 NOT_RUN: Mapping[str, str] = {
@@ -42,7 +43,8 @@ NOT_RUN: Mapping[str, str] = {
     "--gate npr": "needs a published file",
     "--perturb legion": "is eleven runs",
     "--controller": "the published prompts have words that the bundled models do not know",
-    "hps": "needs a prompt for each image",
+    "evaluate hps": "needs a prompt for each image",
+    "data pairs": "needs runs with better and with worse repairs",
 }
 """Beginnings or parts of commands that are not run, and why. Their options are checked all the same."""
 
@@ -108,7 +110,14 @@ class Reader:
             render(scene).save(self.folder / name)
         for name in ("picture.png", "other.png", "photo.png", "sign.png"):
             Image.open(self.folder / "pictures/00.png").save(self.folder / name)
-        for name in ("images", "photos", "runs"):
+        (self.folder / "images" / "masks").mkdir(parents=True)
+        rows = ["file_name,prompt"]
+        for name in ("00.png", "01.png"):
+            Image.open(self.folder / "pictures" / name).save(self.folder / "images" / name)
+            Image.new("L", (96, 96), 255).save(self.folder / "images" / "masks" / name)
+            rows.append(f"{name},a sign that says 'OPEN'")
+        (self.folder / "images" / "metadata.csv").write_text("\n".join(rows))
+        for name in ("photos", "runs"):
             (self.folder / name).symlink_to(self.folder / "pictures")
         (self.folder / "prompts.txt").write_text("\n".join(prompts.values()))
         (self.folder / "prompts.json").write_text(json.dumps(prompts))
@@ -151,7 +160,8 @@ class Reader:
             return
         text = self.adapted(shlex.join(arguments))
         data = "|".join(sorted(set(SOURCES) - {"micro", "micro-prompts", "prompts", "folder"}))
-        text = re.sub(rf"(?<= )({data}):\S+", "micro:6", re.sub(r"(?<= )micro:\d{2,}", "micro:8", text))
+        few = "micro:64" if arguments[0] == "calibrate" else "micro:8"
+        text = re.sub(rf"(?<= )({data}):\S+", "micro:6", re.sub(r"(?<= )micro:\d{2,}", few, text))
         text = re.sub(r" --offload \w+| --dtype \w+", "", text)
         assert main(shlex.split(text)) == 0, f"{snippet.place}: {line}"
         self.ran.append(line)
@@ -159,9 +169,9 @@ class Reader:
     def _check(self, arguments: list[str]) -> None:
         """Check options, the names of data sets and their options, of recipes and their configs."""
         given = vars(_parser(arguments).parse_args(arguments))
-        for word in arguments:
+        for before, word in pairwise(arguments):
             name, colon, place = word.partition(":")
-            if colon and name in SOURCES:
+            if colon and before in ("--data", "verify", "convert"):
                 options = {option.partition("=")[0] for option in place.split(",")[1:]}
                 assert options <= set(SOURCES[name].options), f"{word} has an unknown option"
         if arguments[0] == "train" and given["recipe"]:

@@ -30,13 +30,18 @@ def names_of_models(folder: Path, model: str) -> dict[str, str]:
         model: a Stable Diffusion pipeline.
     """
     teller = teller_in(folder / "qwen-teller")
-    rows = {"sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline", "fill": "FluxFillPipeline"}
+    rows = {
+        "sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline", "fill": "FluxFillPipeline",
+        "qwen": "QwenImagePipeline", "kontext": "FluxKontextPipeline",
+    }  # fmt: skip
     for name, row in rows.items():
         ROWS[row].build().save_pretrained(folder / name)
     return {
         "stabilityai/stable-diffusion-xl-base-1.0": str(folder / "sdxl"),
         "black-forest-labs/FLUX.1-dev": str(folder / "flux"),
         "black-forest-labs/FLUX.1-Fill-dev": str(folder / "fill"),
+        "Qwen/Qwen-Image": str(folder / "qwen"),
+        "Qwen/Qwen-Image-Edit-2511": str(folder / "kontext"),
         "stabilityai/sd-vae-ft-mse": f"{model}/vae",
         **{f"Qwen/Qwen3-VL-{size}-Instruct": teller for size in ("2B", "4B", "8B")},
         "gpt-5": teller,
@@ -44,9 +49,10 @@ def names_of_models(folder: Path, model: str) -> dict[str, str]:
         "sam:sam_vit_h_4b8939.pth": "box",
         "sam:facebook/sam2.1-hiera-large": "box",
         "anomagent:Qwen/Qwen3-VL-8B-Instruct@http://gpu-box:8000/v1,cache=answers": "anomagent:micro:anomreason",
-        **{f"{family}:{run}": f"micro:{family}" for family, run in (
-            ("legion", "legion-2/model"), ("fakexplain", "fx-2/model"), ("anomreason", "ar/model"), ("xaigd", "xd/model"),
-        )},
+        "legion:legion-2/model": "micro:legion",
+        "fakexplain:fx-2/model": "micro:fakexplain",
+        "anomreason:ar/model": "micro:anomreason",
+        "xaigd:xd/model": "micro:xaigd",
         "aligngemini:semantic:meaning/model/semantic+dda:dda/model/pixel": "micro:aligngemini",
         "vlm:MODEL@http://127.0.0.1:8000/v1": "micro:vlm",
         ', variant="fp16"': "",

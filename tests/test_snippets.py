@@ -1,43 +1,36 @@
-"""The README's code is run: on a detector of one's own as it is, on vision-language models with names at hand here."""
+"""What the main snippets of README and docs do: a detector of one's own, vision-language models, SDXL, FLUX.
+
+``test_documentation.py`` runs all of them; here their results are looked at.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from support.chat_servers import KEY, settle_environment
+from support.documented import DOCS, ROOT, Reader, snippets
 
 torch = pytest.importorskip("torch")
 
-from support.tiny_chat_models import save_teller  # noqa: E402
+from support.standing_in import names_of_models, teller_in  # noqa: E402
 
 from refiner.cli.main import main  # noqa: E402
-from refiner.detectors.reading.boxes import BoxFormat  # noqa: E402
-from refiner.detectors.vlm.questions import finding  # noqa: E402
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the server
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("### Any vision-language model")[2].partition("\n### ")[0].partition("\n## ")[0]
-SNIPPETS = dict(re.findall(r"^\*\*(.*?)\*\*.*?^```\w+\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE))
-OWN = README.partition("### Write your own detector")[2].partition("```python\n")[2].partition("```")[0]
-FLAW = {"name": "the hand", "category": "anatomy", "explanation": "six fingers", "bbox_2d": [9, 9, 500, 600]}
+SECTION = (DOCS / "vision-language.md").read_text(encoding="utf-8")
+SNIPPETS = dict(re.findall(r"^## (A .*?)\n.*?^```\w+\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE))
+OWN = snippets(DOCS / "your-own.md")[0].text
 
 
 @pytest.fixture(scope="module")
 def teller(tmp_path_factory):
     """Folder of a tiny model that finds the same flaw in every picture."""
-    question = finding(Image.new("RGB", (64, 64), "red"), "", BoxFormat(scale="thousand"), thorough=True)
-    return str(
-        save_teller(
-            tmp_path_factory.mktemp("qwen-teller"), [json.dumps({"regions": [FLAW], "verdicts": []})], [question]
-        )
-    )
+    return teller_in(tmp_path_factory.mktemp("qwen-teller"))
 
 
 @pytest.fixture
@@ -64,27 +57,15 @@ def adapted(transformers_server, teller, model, tmp_path, monkeypatch):
     return adapt
 
 
-HEAD = README.partition("\n## ")[0]
-PIPELINES = dict(re.findall(r"^\*\*([\w.]+)\*\*, .*?^```python\n(.*?)^```", HEAD, re.DOTALL | re.MULTILINE))
-
-
-@pytest.mark.parametrize("name", ["SDXL", "FLUX.1"])
-def test_the_first_screen(name, teller, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "sdxl.md", DOCS / "flux.md"], ids=lambda page: page.name)
+def test_the_first_script(page, model, tmp_path_factory, tmp_path, monkeypatch):
     """On a CPU, with a tiny pipeline and detector."""
     monkeypatch.chdir(tmp_path)
-    text = PIPELINES[name]
-    changes = {
-        "stabilityai/stable-diffusion-xl-base-1.0": model, "black-forest-labs/FLUX.1-dev": model,
-        "vlm:Qwen/Qwen3-VL-8B-Instruct,grounder=sam:facebook/sam2.1-hiera-large": f"vlm:{teller},grounder=box",
-        ', variant="fp16"': "", '"cuda"': '"cpu"', "torch.float16": "torch.float32", "torch.bfloat16": "torch.float32",
-    }  # fmt: skip
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    assert "/" not in text.replace(model, "").replace(teller, ""), "another model"
-    scope = {}
-    exec(compile(text, "README.md", "exec"), scope)
+    reader = Reader(tmp_path, names_of_models(tmp_path_factory.mktemp("models"), model), str)
+    reader.run(next(snippet for snippet in snippets(page) if snippet.language == "python"))
     assert (tmp_path / "chef.png").is_file()
-    assert [region.name for region in scope["out"].results[0].attempts[0].analysis.regions] == ["the hand"]
+    result = reader.scope["out"].results[0]
+    assert [region.name for region in result.attempts[0].analysis.regions] == ["the hand"]
 
 
 def test_each_way_has_its_snippet():
@@ -92,7 +73,7 @@ def test_each_way_has_its_snippet():
 
 
 def test_a_model_here(adapted, capsys):
-    exec(compile(adapted("A model here"), "README.md", "exec"), {})
+    exec(compile(adapted("A model here"), "docs", "exec"), {})
     assert "the hand: six fingers (anatomy, 0.6)" in capsys.readouterr().out
 
 
@@ -116,7 +97,7 @@ def test_a_hosted_model(adapted, capsys):
     """The second look at the same picture costs nothing."""
     snippet = adapted("A hosted model")
     for calls in (2, 0):
-        exec(compile(snippet, "README.md", "exec"), {})
+        exec(compile(snippet, "docs", "exec"), {})
         said = capsys.readouterr().out
         assert "the hand" in said
         assert f"calls={calls}," in said
@@ -126,7 +107,7 @@ def test_a_detector_of_ones_own(capsys):
     """Fifteen lines; what they print shows that detector and judge were asked, and that nothing failed."""
     assert len([line for line in OWN.splitlines() if line.strip()]) <= 15
     names: dict[str, Any] = {}
-    exec(compile(OWN, "README.md", "exec"), names)
+    exec(compile(OWN, "docs", "exec"), names)
     first, *others = names["out"].results[0].attempts
     assert others
     assert first.analysis.detector == "overexposed"
