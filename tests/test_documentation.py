@@ -20,7 +20,6 @@ from support.documented import DOCS, PAGES, ROOT, Reader, snippets
 torch = pytest.importorskip("torch")
 
 from support.standing_in import names_of_models  # noqa: E402
-from support.tiny_editors import small_areas  # noqa: E402
 
 from refiner.cli.main import _COMMANDS  # noqa: E402
 from refiner.data.sources import SOURCES  # noqa: E402
@@ -58,9 +57,8 @@ def test_the_code_of_every_page_runs(
     settle_environment(monkeypatch)
     monkeypatch.chdir(tmp_path)
     reader = Reader(tmp_path, names, lambda: request.getfixturevalue("transformers_server"))
-    with small_areas():
-        for snippet in snippets(page):
-            reader.run(snippet)
+    for snippet in snippets(page):
+        reader.run(snippet)
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=name_of)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffusers import QwenImageEditPlusPipeline
 from PIL import Image
 
 from refiner.detectors.reading.boxes import BoxFormat
 from refiner.detectors.vlm.questions import finding
 from support.tiny_chat_models import save_teller
-from support.tiny_editors import qwen_edit
 from support.tiny_locators import save_locator
-from support.tiny_rows import ROWS
 
 FLAW = {"name": "the hand", "category": "anatomy", "explanation": "six fingers", "bbox_2d": [9, 9, 500, 600]}
+
+PIPELINES = (
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "black-forest-labs/FLUX.1-dev",
+    "black-forest-labs/FLUX.1-Fill-dev",
+    "Qwen/Qwen-Image",
+    "Qwen/Qwen-Image-Edit-2511",
+)
 
 
 def teller_in(folder: Path) -> str:
@@ -29,22 +34,11 @@ def names_of_models(folder: Path, model: str) -> dict[str, str]:
 
     Args:
         folder: where the small models are written.
-        model: a Stable Diffusion pipeline.
+        model: a small Stable Diffusion pipeline, which stands in for every pipeline.
     """
     teller = teller_in(folder / "qwen-teller")
-    rows = {
-        "sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline", "fill": "FluxFillPipeline",
-        "qwen": "QwenImagePipeline",
-    }  # fmt: skip
-    for name, row in rows.items():
-        ROWS[row].build().save_pretrained(folder / name)
-    qwen_edit(QwenImageEditPlusPipeline).save_pretrained(folder / "editor")
     return {
-        "stabilityai/stable-diffusion-xl-base-1.0": str(folder / "sdxl"),
-        "black-forest-labs/FLUX.1-dev": str(folder / "flux"),
-        "black-forest-labs/FLUX.1-Fill-dev": str(folder / "fill"),
-        "Qwen/Qwen-Image": str(folder / "qwen"),
-        "Qwen/Qwen-Image-Edit-2511": str(folder / "editor"),
+        **dict.fromkeys(PIPELINES, model),
         "stabilityai/sd-vae-ft-mse": f"{model}/vae",
         **{f"Qwen/Qwen3-VL-{size}-Instruct": teller for size in ("2B", "4B", "8B")},
         "gpt-5": teller,
@@ -58,7 +52,6 @@ def names_of_models(folder: Path, model: str) -> dict[str, str]:
         "xaigd:xd/model": "micro:xaigd",
         "aligngemini:semantic:meaning/model/semantic+dda:dda/model/pixel": "micro:aligngemini",
         "vlm:MODEL@http://127.0.0.1:8000/v1": "micro:vlm",
-        '"photo of a chef who holds a wine glass",': '"photo of a chef who holds a wine glass", height=64, width=64,',
         ', variant="fp16"': "",
         ".enable_model_cpu_offload()": '.to("cpu")',
         ", quantization_config=four_bits": "",
