@@ -71,8 +71,8 @@ class Looked:
     """Whether all detectors have answered."""
 
 
-_MOST_PICKS = 32
-"""Visitors whose candidates are kept; the one who refined first goes first."""
+_MOST_PICKS = 8
+"""Visitors whose candidates are kept, with all their images; the one who refined first goes first."""
 
 RefineEvent = Waiting | Loading | AttemptProgress | Refined
 DetectEvent = Waiting | Loading | Looked

@@ -94,11 +94,21 @@ def _change(rng: random.Random, part: Any, key: Any) -> None:
     elif kind == 2:
         part[key] = rng.choice(([old], {"a": old}, str(old), [old] * 40))
     elif kind == 3 and isinstance(old, int | float) and not isinstance(old, bool):
-        part[key] = rng.choice((-old, old * 10**9, old + 0.5, old * 10**400 if isinstance(old, int) else old, str(old)))
+        part[key] = rng.choice(
+            (-old, old * 10**9, _more(old), old * 10**400 if isinstance(old, int) else old, str(old))
+        )
     elif kind == 3 and isinstance(old, str):
         part[key] = hostile_text(rng, old)
     else:
         part[key] = _odd(rng)
+
+
+def _more(number: int | float) -> int | float:
+    """A number with a fraction, or the same one if it is too large for any."""
+    try:
+        return number + 0.5
+    except OverflowError:
+        return number
 
 
 def hostile_text(rng: random.Random, text: str) -> str:
