@@ -119,7 +119,7 @@ class Reader:
         (self.folder / "images" / "metadata.csv").write_text("\n".join(rows))
         for name in ("photos", "runs"):
             (self.folder / name).symlink_to(self.folder / "pictures")
-        (self.folder / "prompts.txt").write_text("\n".join(prompts.values()))
+        (self.folder / "prompts.txt").write_text("\n".join([*prompts.values()][:2]))
         (self.folder / "prompts.json").write_text(json.dumps(prompts))
         (self.folder / "list.txt").write_text("others/00.png\n")
 
@@ -160,8 +160,8 @@ class Reader:
             return
         text = self.adapted(shlex.join(arguments))
         data = "|".join(sorted(set(SOURCES) - {"micro", "micro-prompts", "prompts", "folder"}))
-        few = "micro:64" if arguments[0] == "calibrate" else "micro:8"
-        text = re.sub(rf"(?<= )({data}):\S+", "micro:6", re.sub(r"(?<= )micro:\d{2,}", few, text))
+        few = "micro:64" if arguments[0] == "calibrate" else "micro:4"
+        text = re.sub(rf"(?<= )({data}):\S+", "micro:4", re.sub(r"(?<= )micro:\d{2,}", few, text))
         text = re.sub(r" --offload \w+| --dtype \w+", "", text)
         assert main(shlex.split(text)) == 0, f"{snippet.place}: {line}"
         self.ran.append(line)
