@@ -137,6 +137,8 @@ class Reader:
         if snippet.language == "python":
             exec(compile(self.adapted(snippet.text), snippet.place, "exec"), self.scope)
             return
+        if snippet.language not in ("sh", "notebook"):
+            return
         for words in commands(snippet.text):
             self._command(words, snippet)
 
@@ -161,7 +163,7 @@ class Reader:
         text = self.adapted(shlex.join(arguments))
         data = "|".join(sorted(set(SOURCES) - {"micro", "micro-prompts", "prompts", "folder"}))
         few = "micro:64" if arguments[0] == "calibrate" else "micro:4"
-        text = re.sub(rf"(?<= )({data}):\S+", "micro:4", re.sub(r"(?<= )micro:\d{2,}", few, text))
+        text = re.sub(rf"((?:--data|convert) )(?:{data}):\S+", r"\1micro:4", re.sub(r"(?<= )micro:\d{2,}", few, text))
         text = re.sub(r" --offload \w+| --dtype \w+", "", text)
         assert main(shlex.split(text)) == 0, f"{snippet.place}: {line}"
         self.ran.append(line)
