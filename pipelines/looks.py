@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from PIL import Image
 
-from refiner.answers import outcomes
+from refiner.answers import outcomes, score_outcomes
 from refiner.errors import BadImageError, RefinerError
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.selection import Look
@@ -47,15 +48,30 @@ def each_analysis(
     recorded: tuple[type[Exception], ...],
 ) -> list[Analysis | Exception]:
     """As ``each_answer``, for a detector; one that fails on single images is not asked again about the others."""
+    return _each_outcome(partial(outcomes, detector), images, prompts, recorded)
 
-    def ask(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis | Exception]:
-        found: list[Analysis | Exception] = [*outcomes(detector, images, prompts)]
+
+def each_score(
+    judge: Judge, images: Sequence[Image.Image], prompts: Sequence[str], recorded: tuple[type[Exception], ...]
+) -> list[float | Exception]:
+    """As ``each_analysis``, for a judge."""
+    return _each_outcome(partial(score_outcomes, judge), images, prompts, recorded)
+
+
+def _each_outcome(
+    ask: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[T | Exception]],
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    recorded: tuple[type[Exception], ...],
+) -> list[T | Exception]:
+    def outcomes_of(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[T | Exception]:
+        found = [*ask(images, prompts)]
         for outcome in found:
             if isinstance(outcome, Exception) and not isinstance(outcome, recorded):
                 raise outcome
         return found
 
-    return each_answer(ask, images, prompts, recorded)
+    return each_answer(outcomes_of, images, prompts, recorded)
 
 
 def as_look(image: Image.Image, answer: Analysis | Exception, scores: Sequence[float | Exception]) -> Look:

@@ -14,7 +14,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from itertools import chain
 
@@ -22,13 +21,12 @@ import numpy as np
 from PIL import Image
 
 from refiner import protocols
-from refiner.answers import scores as scores_of
 from refiner.errors import BadImageError, InputError, ModelError, OutOfDomainError, UserError
 from refiner.ledger import ledgers_of, since
 from refiner.patches import Candidates, difference
 from refiner.pipelines.config import SKIP_MARK, RefineConfig
 from refiner.pipelines.judges import judges_of
-from refiner.pipelines.looks import as_look, checked, each_analysis, each_answer, named_scores, one_picture, told
+from refiner.pipelines.looks import as_look, checked, each_analysis, each_score, named_scores, one_picture, told
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.pipelines.parts import DROPPED, Parts, Start
 from refiner.pipelines.picking import kept_candidates, picked
@@ -393,7 +391,7 @@ class _Refinement:
             raise answers[0]  # an image of the user that the detector does not support: the user must fix it
         clean = all(isinstance(answer, Analysis) and answer.burden == 0 for answer in answers)
         judges = () if clean and self.best is None else self.judges  # a clean first image ends the run
-        scores = [each_answer(partial(scores_of, judge), images, prompts, self.recorded) for judge in judges]
+        scores = [each_score(judge, images, prompts, self.recorded) for judge in judges]
         failures = [each for each in chain(answers, *scores) if isinstance(each, Exception)]
         self.broken |= not all(isinstance(each, ModelError | OutOfDomainError | NoMemoryError) for each in failures)
         return [

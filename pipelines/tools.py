@@ -40,7 +40,7 @@ class Toolbox:
         missing = [tool for tool in config.tools if tool in LOCAL_TOOLS and tool not in local]
         if missing:
             what = (
-                "inpaints: leave inpainter= to a pipeline" if missing == ["inpaint"] else "edits: pass one as editor="
+                "inpaints: pass the edit model as editor=" if missing == ["inpaint"] else "edits: pass one as editor="
             )
             raise ConfigError(
                 f"tools names {missing[0]!r}, but there is no model that {what}, or leave it out of tools."

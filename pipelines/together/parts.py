@@ -11,6 +11,7 @@ from PIL import Image
 from refiner.answers import value_of
 from refiner.errors import RefinerError
 from refiner.ledger import Ledger, added
+from refiner.pipelines.judges import Opinion
 from refiner.pipelines.together.scheduler import Scheduler
 from refiner.pipelines.together.services import Answer, Asked, Images, Looks, Patches, Revisions, Scores, Steps
 from refiner.protocols import InpaintJob, PaintJob, Reviser, Revision
@@ -106,7 +107,17 @@ class SharedJudge(_Part):
         self.name = scores.judge.name
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        found: list[float] = _value(self._ask((images, prompts)))
+        return [value_of(outcome) for outcome in self._outcomes(images, prompts)]
+
+    def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Opinion]:
+        """See ``refiner.protocols.Streaming``."""
+        return [
+            Opinion(None, outcome) if isinstance(outcome, RefinerError) else Opinion(outcome)
+            for outcome in self._outcomes(images, prompts)
+        ]
+
+    def _outcomes(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | RefinerError]:
+        found: list[float | RefinerError] = _value(self._ask((images, prompts)))
         return found
 
 

@@ -109,13 +109,13 @@ class Scores:
         self._batches = _Batches(self._scores, judge, most)
 
     def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
-        """Return the scores of the pictures of each image."""
+        """Return a score or an error for each picture of each image."""
         with _Costs(self.judge) as costs:
             answered = self._batches.serve(items)
         return costs.shared(answered, [len(pictures) for pictures, _ in items])
 
-    def _scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        return answers.scores(self.judge, pictures, prompts)
+    def _scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | RefinerError]:
+        return answers.score_outcomes(self.judge, pictures, prompts)
 
 
 class Images:

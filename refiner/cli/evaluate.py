@@ -378,9 +378,9 @@ def _refining(
         "strategy": config.strategy,
         "max_rounds": config.max_rounds,
         "inpainter": args.inpainter,
-        "editor": args.editor,
         "loras": [str(lora) for lora in args.lora],
         "dtype": str(pipe.dtype).removeprefix("torch."),
+        **({"editor": args.editor} if args.editor else {}),
         **({"peer": peer} if peer else {}),
     }
     encoder = _encoder(args, machine) if args.encoder or args.references else None

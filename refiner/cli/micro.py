@@ -41,7 +41,7 @@ def add_micro(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     bench.set_defaults(run=_bench)
     tools = commands.add_parser("tools", help="count how often each tool repairs each kind of flaw (minutes)")
-    tools.add_argument("--prompts", type=count, default=60, help="scenes that no benchmark uses (60)")
+    tools.add_argument("--prompts", type=count, default=32, help="scenes that no benchmark uses (32)")
     tools.add_argument("--seeds", type=count, default=1, help="seeds of each scene (1)")
     add_machine(tools, pipeline=True, offload=False)
     tools.add_argument(

@@ -307,6 +307,24 @@ def test_a_hosted_edit_model_repairs_for_the_model(refine: Cli, monkeypatch: pyt
     assert KEY not in json.dumps(record)
 
 
+def test_tools_are_used_as_earlier_runs_say(refine: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle_environment(monkeypatch)
+    server = EditServer()
+    tools = ("--editor", f"edit:m@{server.url},max_side=64", "--tools", "inpaint,edit", "--rounds", 1)
+    try:
+        Path("earlier").mkdir()
+        Path("earlier/tools.json").write_text(json.dumps({"anatomy": {"inpaint": [0, 9], "edit": [9, 9]}}))
+        for records, tool in (((), "inpaint"), (("--tool-records", "earlier/tools.json"), "edit")):
+            assert refine(*tools, *records, "--seed", 3)[0] == 0
+            repairs = json.loads(Path("out/run.json").read_text())["attempts"][1]["repairs"]
+            assert [repair["tool"] for repair in repairs] == [tool]
+            assert refine("--replay", "out/run.json", *(tools[:2]), prompt=())[0] == 0
+        code, _, err = refine("--tools", "pray")
+        assert (code, "--tools: expected tools" in err) == (2, True), err
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

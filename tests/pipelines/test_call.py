@@ -219,8 +219,14 @@ OTHERS = {
     "seed": 5, "negative_prompt": "blur", "strategy": "regenerate", "on_error": "raise", "batch_images": 1,
     "region_prompt": "whole", "prompts": {"hand": "x"}, "exclude": ("hand",), "order": "largest", "fill_holes": True,
     "together": True, "strengths": (0.3,), "max_denoiser_rows": 3, "max_seconds": 9.0, "keep": "last",
-    "inpaint_call": {"num_inference_steps": 3},
+    "inpaint_call": {"num_inference_steps": 3}, "tools": ("regenerate",), "policy": "measured",
+    "tool_table": {"text": {"edit": [1, 2]}},
 }  # fmt: skip
+NEEDED = {
+    "tools": {"strategy": "auto"},
+    "policy": {"strategy": "auto", "tools": ("regenerate",), "tool_table": {"text": {"edit": [1, 2]}}},
+}
+"""Other settings without which a setting is refused."""
 
 
 @pytest.mark.parametrize("name", RefineConfig.__dataclass_fields__)
@@ -228,7 +234,8 @@ def test_every_setting_of_the_loop_may_be_given_to_the_call(name: str) -> None:
     usual = getattr(RefineConfig(), name)
     value = OTHERS[name] if name in OTHERS else type(usual)(usual / 2 if isinstance(usual, float) else usual + 1)
     pipe = refined(stable_diffusion())
-    recorded = pipe(PROMPT, **{"seed": 0, "max_rounds": 0, name: value}).results[0].settings["config"]
+    given = {"seed": 0, "max_rounds": 0, **NEEDED.get(name, {}), name: value}
+    recorded = pipe(PROMPT, **given).results[0].settings["config"]
     assert recorded[name] == (list(value) if isinstance(value, tuple) else value)
     assert getattr(pipe.refine_config, name) == getattr(refined(pipe.pipe).refine_config, name)
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -313,6 +314,31 @@ def test_a_detector_that_fails_on_an_image_is_not_asked_again_about_the_others(
     assert judge.score(images[::2], ["a hand"] * 2) == [score] * 2
     with pytest.raises(UnreadableOutputError):
         judge.score(images, ["a hand"] * 3)
+
+
+def test_the_loop_asks_a_detector_that_judges_once_about_each_image() -> None:
+    """Also if it fails on one of the candidates that are judged together."""
+    asked, mixed = list[bytes](), list[bool]()
+
+    class Odd(Sorted):
+        def outcomes(
+            self, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+        ) -> list[Analysis | RefinerError]:
+            asked.extend(image.tobytes() for image in images)
+            error = UnreadableOutputError("Expected a list of flaws, got babble: ask again.", "babble")
+            found = [error if crc32(image.tobytes()) % 2 else flawed(0.5) for image in images]
+            mixed.append({type(each) for each in found} == {Analysis, UnreadableOutputError})
+            return found
+
+    painter = Painter()
+    parts = Parts(
+        generator=painter, inpainter=painter, detector=ScriptedDetector(brightness), judge=BurdenJudge(Odd()),
+        reviser=TemplateReviser(),
+    )  # fmt: skip
+    config = RefineConfig(seed=1, strategy="inpaint", max_rounds=3, candidates=4, max_candidates=4)
+    assert len(refine(parts, PROMPT, config).result.attempts) > 1
+    assert any(mixed)
+    assert len(asked) == len(set(asked)) > 4
 
 
 def test_too_few_scores_are_a_failure_too() -> None:
