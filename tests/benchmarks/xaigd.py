@@ -68,6 +68,7 @@ AFTER_PAD = ("transfer", "probe")
 ALIGNED = ("saliency 0.4", "random 0.4", "artifact 0", "artifact 0.4", "artifact 0.6", "artifact 1")
 ARMS = (*TASKS, *ALIGNED)
 BATCH, EMA = 16, 0.98  # smaller than those of the bundled detector, because the trainings are short
+BETA = 50.0  # the loss of the maps is about 0.01, that of the verdicts 0.5; with a weight of 1, no arm differs
 QUALITIES = (30, 60)  # of the compressed set
 
 
@@ -81,7 +82,7 @@ def settings_of(arm: str, seed: int, steps: int, task: str) -> XaigdSettings:
             own, task=TASKS[arm], frozen=frozen, learning_rate=3e-4 if arm == "transfer" else own.learning_rate
         )
     kind, benign = arm.split()
-    return replace(own, task=task, alignment=replace(micro().alignment, kind=kind, benign=float(benign)))
+    return replace(own, task=task, alignment=replace(micro().alignment, kind=kind, benign=float(benign), beta=BETA))
 
 
 def folder_of(arm: str, seed: int, options: argparse.Namespace) -> Path:
