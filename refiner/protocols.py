@@ -3,8 +3,9 @@
 Detectors and judges that lack a name, ``batch`` or the prompt are completed by ``refiner.plain``.
 
 Each optional ability of a part is a separate protocol: ``Movable``, ``Borrower``, ``Spender``, ``Remarking``,
-``Grouping``, ``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``, ``Networked``. Code
-that uses such an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has ``Paying``.
+``Batching``, ``Grouping``, ``Streaming``, ``Sorting``, ``Deciding``, ``Concurrent``, ``Signed``, ``Saveable``,
+``Networked``. Code that uses such an ability tests, for example, ``isinstance(part, Movable)``. ``refiner.ledger`` has
+``Paying``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from refiner.errors import RefinerError
+from refiner.errors import BadImageError, RefinerError
 from refiner.repairs import LocalTool
 from refiner.types import Analysis, Attempt, Calls, Mask, Region
 
@@ -80,6 +81,15 @@ class Generator(Spender, Protocol):
     """Generates images from text. The image of a job depends only on this job, not on the other jobs of the batch."""
 
     def generate(self, jobs: Sequence[PaintJob]) -> list[Image.Image]: ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A generator that generates several images in one call; each differs from that of its own call by rounding."""
+
+    def generate_together(self, jobs: Sequence[PaintJob]) -> list[Image.Image | BadImageError]:
+        """Like ``Generator.generate``, but an image that is unusable is replaced by its error."""
+        ...
 
 
 @runtime_checkable

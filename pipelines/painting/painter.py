@@ -32,6 +32,7 @@ from refiner.pipelines.painting.caches import LatentCache, PromptCache
 from refiner.pipelines.painting.controls import control_in
 from refiner.pipelines.painting.counting import Tally
 from refiner.pipelines.painting.crops import Crop, Painted, Pixels
+from refiner.pipelines.painting.generating import batches_of, listed, not_blocked, picture_of, usable
 from refiner.pipelines.painting.staggering import staggered
 from refiner.pipelines.painting.step_caches import caches_steps, forget_steps, told_steps
 from refiner.protocols import PaintJob
@@ -155,8 +156,22 @@ class DiffusersPainter:
             options = self._settings.options
             pixels = self._repaint(self._pipe, [_empty(job, **self._size(always=True))], options)[0]
         else:
-            pixels = self.call(self._request(job), "np", seed=job.seed)[0]
+            pixels = self.call(self._request([job]), "np", seed=job.seed)[0]
         return self.picture(pixels)
+
+    def generate_together(self, jobs: Sequence[PaintJob]) -> list[Image.Image | BadImageError]:
+        """Generate jobs in as few calls as the pipeline allows; an unusable image is replaced by its error."""
+        made: dict[int, Image.Image | BadImageError] = {}
+        for batch in batches_of(self._pipe, jobs, self._settings.options):
+            chosen = [jobs[index] for index in batch]
+            if len(chosen) == 1:
+                made[batch[0]] = usable(self._generate, chosen[0])
+                continue
+            output = self.call(self._request(chosen), "np", seed=chosen[0].seed)
+            if len(output) != len(chosen):
+                raise BadImageError(f"The pipeline returned {len(output)} images for {len(chosen)}: check its call.")
+            made.update((index, usable(self.picture, pixels)) for index, pixels in zip(batch, output, strict=True))
+        return [made[index] for index in range(len(jobs))]
 
     def picture(self, pixels: Any) -> Image.Image:
         """Convert the pixels of one image that the pipeline generated, float (H, W, 3) in [0, 1], to an RGB image.
@@ -169,14 +184,19 @@ class DiffusersPainter:
         checked = any(getattr(pipe, "safety_checker", None) is not None for pipe in pipes)
         return not_blocked(picture) if checked else picture
 
-    def _request(self, job: PaintJob) -> dict[str, Any]:
-        """Build the arguments of the generator's call for one image."""
+    def _request(self, jobs: Sequence[PaintJob]) -> dict[str, Any]:
+        """Build the arguments of the generator's call for one image or several."""
         options = {name: value for name, value in self._settings.options.items() if name != "latents"}
         control = families.family_of(self._pipe).control
         if control is not None and "control_image" in options:
             options[control] = options.pop("control_image")
-        request = {**options, **self._size(), "generator": _seeded(job.seed)}
-        return request | _texts(self._pipe, options, [job], listed=False)
+        generators = [_seeded(job.seed) for job in jobs]
+        if len(jobs) == 1:
+            return {**options, **self._size(), "generator": generators[0]} | _texts(
+                self._pipe, options, jobs, listed=False
+            )
+        request = {**listed(self._pipe, options, len(jobs)), **self._size(), "generator": generators}
+        return request | _texts(self._pipe, options, jobs, listed=True)
 
     def _size(self, *, always: bool = False) -> dict[str, int]:
         """Return height and width in pixels; empty if nothing is set, so that the pipeline chooses."""
@@ -277,31 +297,6 @@ class DiffusersPainter:
             stack.enter_context(told_steps(pipe, self._pipe, self._inpainter))
             stack.enter_context(chance(crops[0].seed))
             return list(pipe(**request).images)
-
-
-def not_blocked(picture: Image.Image) -> Image.Image:
-    """Return an image of a pipeline with a safety checker; raise BadImageError if the checker made it black."""
-    if picture.getbbox() is None:
-        raise BadImageError(
-            "The generated image is black, because the safety checker blocked it: use another seed or prompt."
-        )
-    return picture
-
-
-def picture_of(pixels: Any) -> Image.Image:
-    """Convert the pixels of one image, float (H, W, 3) in [0, 1], to an RGB image.
-
-    Raises:
-        BadImageError: they have another shape, or hold NaN.
-    """
-    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
-        got = f"{type(pixels).__name__} of shape {tuple(getattr(pixels, 'shape', ()))}"
-        raise BadImageError(
-            f"The generator returned {got} instead of an array (H, W, 3): its call must take output_type='np'."
-        )
-    if not np.isfinite(pixels).all():
-        raise BadImageError("The generator returned NaN pixels: use another dtype.")
-    return from_unit(pixels)
 
 
 def repainter(owner: DiffusionPipeline, *, controlled: bool = False) -> DiffusionPipeline:

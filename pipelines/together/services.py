@@ -119,7 +119,7 @@ class Scores:
 
 
 class Images:
-    """A generator, called for one image after the other."""
+    """A generator. If it can, it generates several images in one call."""
 
     rank = 5
 
@@ -128,12 +128,25 @@ class Images:
 
     def serve(self, items: Sequence[Sequence[PaintJob]]) -> list[Answer]:
         """Return the images of the jobs of each image."""
+        if isinstance(self.generator, protocols.Batching) and len(items) > 1:
+            with _Costs(self.generator) as costs:
+                made = self._together(self.generator, items)
+            if made is not None:
+                return costs.shared(made, [len(jobs) for jobs in items])
         answered = []
         for jobs in items:
             with _Costs(self.generator) as costs:
                 made = [_tried(self.generator.generate, jobs)]
             answered += costs.shared(made, [1])
         return answered
+
+    def _together(self, generator: protocols.Batching, items: Sequence[Sequence[PaintJob]]) -> list[Answer] | None:
+        """Generate for several images together; None if that fails, so that only those fail whose fault it is."""
+        try:
+            made = iter(generator.generate_together([job for jobs in items for job in jobs]))
+        except Exception:
+            return None
+        return [_answer([next(made) for _ in jobs]) for jobs in items]
 
 
 class Patches:
@@ -244,6 +257,12 @@ def _whole(count: int, first: int, last: int, total: int) -> int:
 
 def _rows(parts: Sequence[object]) -> int:
     return sum(part.spent().denoiser_rows for part in parts if isinstance(part, protocols.Spender))
+
+
+def _answer(images: Sequence[Image.Image | Exception]) -> Answer:
+    """The images, or the first error among them."""
+    errors = [image for image in images if isinstance(image, Exception)]
+    return Answer(error=errors[0]) if errors else Answer(value=list(images))
 
 
 def _remarks(inpainter: object) -> tuple[str, ...]:

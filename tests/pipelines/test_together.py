@@ -149,13 +149,28 @@ def test_prompts_of_a_second_text_encoder_and_several_images_of_a_prompt() -> No
     assert_equal(*both_ways(pipe, PROMPTS[:2], num_images_per_prompt=2))
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if not any(fnmatchcase(row, name) for name in APART)])
+TOGETHER = [row for row in FAMILIES if not any(fnmatchcase(row, name) for name in APART)]
+
+
+def of_row(row: str) -> RefinedPipeline:
+    call = {"num_inference_steps": 2, **ROWS[row].call}
+    return refined(ROWS[row].build(), call=call, native=ROWS[row].native, config=config(max_rounds=1))
+
+
+@pytest.mark.parametrize("row", TOGETHER)
 def test_every_family_refines_given_images_as_one_by_one(row: str) -> None:
-    options = {"num_inference_steps": 2, **ROWS[row].call}
-    pipe = refined(ROWS[row].build(), call=options, native=ROWS[row].native, config=config(max_rounds=1))
     prompts: Any = PROMPTS[0] if FAMILIES[row].single else PROMPTS[:2]
     given = {"start_image": [noise(seed=1), noise(seed=2)], "strategy": "inpaint"}
-    assert_equal(*both_ways(pipe, prompts, **given))
+    assert_equal(*both_ways(of_row(row), prompts, **given))
+
+
+@pytest.mark.parametrize("row", [row for row in TOGETHER if not FAMILIES[row].single])
+def test_every_family_generates_new_images_as_one_by_one(row: str) -> None:
+    options = {"strategy": "regenerate", "height": 64, "width": 64}
+    pipe = of_row(row).with_parts(detector=Looking((BOX,)))
+    together, alone = both_ways(pipe, PROMPTS[:2], **options)
+    assert_equal(together, alone)
+    assert [attempt.action for attempt in together[0].attempts] == ["generate", "regenerate"]
 
 
 def test_each_model_is_called_once_a_round_for_all_images() -> None:
@@ -168,6 +183,9 @@ def test_each_model_is_called_once_a_round_for_all_images() -> None:
     assert len(pipe.detector.calls) <= 4  # start, the patches, what was kept, and each patch by itself
     assert sizes[0] == 4
     assert max(sizes[STEPS:]) == 8  # two regions of each image
+    sizes.clear()
+    pipe(PROMPTS, seed=1, max_rounds=1, strategy="regenerate", guidance_scale=1.0)
+    assert sizes == [4] * 2 * STEPS
 
 
 @pytest.mark.parametrize("most", [1, 3])
