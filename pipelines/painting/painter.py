@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,10 +124,14 @@ class DiffusersPainter:
             The images of its output, as ``output_type`` ("np", "pt" or "latent") says.
         """
         with (
-            exclusive(*filter(None, (self._pipe, self._second_stage))),
+            self._alone(),
             nullcontext() if seed is None else chance(seed),
         ):
             return self._staged(arguments, output_type)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Wait for calls of all pipelines in other threads: they share torch's global random numbers."""
+        return exclusive(*filter(None, (self._pipe, self._inpainter, self._second_stage)))
 
     def _staged(self, arguments: Mapping[str, Any], output_type: str) -> Any:
         if self._second_stage is None or output_type == "latent":
@@ -236,7 +240,7 @@ class DiffusersPainter:
     def _edit(self, request: Mapping[str, Any], seeds: Sequence[int]) -> list[Pixels]:
         """Call the edit model; a call for one image gets one generator of random numbers."""
         pipe, generators = self._inpainter, [_seeded(seed) for seed in seeds]
-        with exclusive(pipe), own_scheduler(pipe), replaced(pipe, "watermark", None), chance(seeds[0]):
+        with self._alone(), own_scheduler(pipe), replaced(pipe, "watermark", None), chance(seeds[0]):
             chosen = generators if isinstance(request["prompt"], list) else generators[0]
             return list(self._called(pipe, {**request, "generator": chosen}))
 
@@ -274,7 +278,7 @@ class DiffusersPainter:
         cell, strength = families.cell_of(owner), max(strengths)
         shares = np.stack([crop.shares(own, cell) for crop, own in zip(crops, strengths, strict=True)])
         request = _region_request(pipe, crops, options)
-        with exclusive(owner), ExitStack() as stack:
+        with self._alone(), ExitStack() as stack:
             stack.enter_context(cleaned_up(owner))
             if family.one_area:
                 stack.enter_context(

@@ -62,13 +62,15 @@ def unmoved(image: Image.Image) -> Analysis:
     return Analysis(size=Size(image.height, image.width), regions=(region,), detector="unmoved")
 
 
-def test_a_region_that_is_tried_again_is_not_encoded_again() -> None:
+@pytest.mark.parametrize(("together", "expected"), [(1, [1, 1]), (2, [2])])
+def test_a_region_that_is_tried_again_is_not_encoded_again(together: int, expected: list[int]) -> None:
+    """The crop of another image is another crop."""
     pipe = refined(stable_diffusion())
     pipe.detector = ScriptedDetector(unmoved)
     rows = watched(pipe.vae)
-    result = pipe(PROMPT, seed=1, max_rounds=3, num_images_per_prompt=2).results[1]
+    result = pipe(PROMPT, seed=1, max_rounds=3, num_images_per_prompt=2, batch_images=together).results[1]
     assert [attempt.action for attempt in result.attempts[:3]] == ["generate", "inpaint", "inpaint"]
-    assert rows == [1, 1]  # the crop of another image is another crop
+    assert rows == expected
 
 
 def encode(cache: LatentCache, vae: Any, pictures: Any) -> Any:
