@@ -20,7 +20,7 @@ from refiner.errors import ConfigError, UnreadableOutputError
 from refiner.ledger import Ledger
 from refiner.pipelines.revisers.prompt_checks import cleaned, negative_phrases, objection
 from refiner.pipelines.revisers.template import TemplateReviser
-from refiner.protocols import Movable, Reviser, Revision
+from refiner.protocols import Concurrent, Movable, Reviser, Revision
 from refiner.types import Attempt, Region
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ class ChatReviser:
         if attempts < 1:
             raise ConfigError(f"ChatReviser.attempts must be at least 1, got {attempts}.")
         self.backend, self.template, self.attempts = backend, template or TemplateReviser(), attempts
+
+    @property
+    def concurrency(self) -> int:
+        """Prompts that may be revised at the same time, from several threads; 1: only from one."""
+        return self.backend.concurrency if isinstance(self.backend, Concurrent) else 1
 
     def revise(self, prompt: str, history: Sequence[Attempt]) -> Revision:
         """Return the user's prompt with the model's additions, based on all attempts so far."""

@@ -10,7 +10,7 @@ from refiner.pipelines.painting.arguments import alike
 from refiner.pipelines.parts import Parts
 from refiner.pipelines.together.parts import Seat, SharedDetector, SharedJudge, SharedPainter, SharedReviser
 from refiner.pipelines.together.scheduler import Scheduler
-from refiner.pipelines.together.services import Images, Looks, Patches, Revisions, Scores, Steps
+from refiner.pipelines.together.services import Images, Patches, Revisions, Steps, looks_of, scores_of
 from refiner.protocols import Detector, Judge, Reviser
 from refiner.repairs import LocalTool
 
@@ -36,8 +36,8 @@ class Group:
         self._scheduler = Scheduler()
         self.starts, self.callbacks = Steps(0), Steps(1)
         self._revisions = Revisions(reviser)
-        self._looks = Looks(detector, most)
-        self._scores = [Scores(each, most) for each in judges_of(judge)]
+        self._looks = looks_of(detector, most)
+        self._scores = [scores_of(each, most) for each in judges_of(judge)]
         self._painting: list[tuple[Mapping[str, Any], _Painting]] = []
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:

@@ -13,7 +13,7 @@ from refiner.errors import RefinerError
 from refiner.ledger import Ledger, added
 from refiner.pipelines.judges import Opinion
 from refiner.pipelines.together.scheduler import Scheduler
-from refiner.pipelines.together.services import Answer, Asked, Images, Looks, Patches, Revisions, Scores, Steps
+from refiner.pipelines.together.services import Answer, Asked, Images, Looks, Patches, Revisions, Steps
 from refiner.protocols import InpaintJob, PaintJob, Reviser, Revision
 from refiner.types import Analysis, Attempt, Calls, Region
 
@@ -82,7 +82,7 @@ class SharedDetector(_Part):
 
     def __init__(self, seat: Seat, looks: Looks) -> None:
         super().__init__(seat, looks)
-        self.name = looks.detector.name
+        self.name = looks.name
 
     def __call__(self, image: Image.Image, prompt: str | None = None) -> Analysis:
         return self.batch([image], [prompt or ""])[0]
@@ -102,9 +102,9 @@ class SharedDetector(_Part):
 class SharedJudge(_Part):
     """A judge that several images ask together."""
 
-    def __init__(self, seat: Seat, scores: Scores) -> None:
+    def __init__(self, seat: Seat, scores: Looks) -> None:
         super().__init__(seat, scores)
-        self.name = scores.judge.name
+        self.name = scores.name
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         return [value_of(outcome) for outcome in self._outcomes(images, prompts)]

@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
 
 from refiner import answers, protocols
-from refiner.errors import RefinerError
-from refiner.ledger import Ledger, ledgers_of, since
+from refiner.ledger import Ledger, added, ledgers_of, since
 from refiner.pipelines.painting.out_of_memory import NoMemoryError, with_memory
 from refiner.protocols import InpaintJob, Judge, PaintJob, Reviser, Revision
-from refiner.types import Analysis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,47 +74,64 @@ class Revisions:
         return costs.shared(answered, [1] * len(items))
 
 
+Ask = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]]
+
+
 class Looks:
-    """A detector, asked for several images at a time.
+    """A detector or a judge, asked about several images at a time.
 
     Args:
-        detector: the detector.
-        most: images in one call of it; halved if memory runs out. A detector that waits for a server gets all.
+        part: the detector or judge.
+        ask: returns its answer, or an error, for each of some pictures.
+        rank: see ``Service``.
+        most: pictures in one call of it; halved if memory runs out. A part that waits for a server gets all.
     """
 
-    rank = 3
-
-    def __init__(self, detector: protocols.Detector, most: int) -> None:
-        self.detector = detector
-        self._batches = _Batches(self._outcomes, detector, most)
-
-    def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
-        """Return an analysis or an error for each picture of each image."""
-        with _Costs(self.detector) as costs:
-            answered = self._batches.serve(items)
-        return costs.shared(answered, [len(pictures) for pictures, _ in items])
-
-    def _outcomes(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[Analysis | RefinerError]:
-        return answers.outcomes(self.detector, pictures, prompts)
-
-
-class Scores:
-    """A judge, asked for several images at a time; see ``Looks``."""
-
-    rank = 4
-
-    def __init__(self, judge: Judge, most: int) -> None:
-        self.judge = judge
-        self._batches = _Batches(self._scores, judge, most)
+    def __init__(self, part: protocols.Detector | Judge, ask: Ask, *, rank: int, most: int) -> None:
+        self.name, self.rank = part.name, rank
+        self._part, self._ask = part, ask
+        self._most = None if isinstance(part, protocols.Concurrent) else most
 
     def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
-        """Return a score or an error for each picture of each image."""
-        with _Costs(self.judge) as costs:
-            answered = self._batches.serve(items)
+        """Return an answer or an error for each picture of each image."""
+        with _Costs(self._part) as costs:
+            answered = self._answers(items)
         return costs.shared(answered, [len(pictures) for pictures, _ in items])
 
-    def _scores(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | RefinerError]:
-        return answers.score_outcomes(self.judge, pictures, prompts)
+    def _answers(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
+        """Ask about all pictures; if that fails, about those of each image."""
+        pictures = [picture for shown, _ in items for picture in shown]
+        prompts = [prompt for _, asked in items for prompt in asked]
+        try:
+            found = iter(self._all(pictures, prompts))
+        except Exception as error:
+            if len(items) == 1:
+                return [Answer(error=error)]
+            return [answer for item in items for answer in self._answers([item])]
+        return [Answer(value=[next(found) for _ in shown]) for shown, _ in items]
+
+    def _all(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < len(pictures):
+            part = slice(len(found), None if self._most is None else len(found) + self._most)
+            try:
+                found += with_memory(self._ask, pictures[part], prompts[part])
+            except NoMemoryError:
+                count = len(pictures[part])
+                if count == 1:
+                    raise
+                self._most = count // 2
+        return found
+
+
+def looks_of(detector: protocols.Detector, most: int) -> Looks:
+    """The service of a detector."""
+    return Looks(detector, partial(answers.outcomes, detector), rank=3, most=most)
+
+
+def scores_of(judge: Judge, most: int) -> Looks:
+    """The service of a judge."""
+    return Looks(judge, partial(answers.score_outcomes, judge), rank=4, most=most)
 
 
 class Images:
@@ -128,17 +144,17 @@ class Images:
 
     def serve(self, items: Sequence[Sequence[PaintJob]]) -> list[Answer]:
         """Return the images of the jobs of each image."""
-        if isinstance(self.generator, protocols.Batching) and len(items) > 1:
-            with _Costs(self.generator) as costs:
-                made = self._together(self.generator, items)
-            if made is not None:
-                return costs.shared(made, [len(jobs) for jobs in items])
-        answered = []
-        for jobs in items:
-            with _Costs(self.generator) as costs:
-                made = [_tried(self.generator.generate, jobs)]
-            answered += costs.shared(made, [1])
-        return answered
+        if not isinstance(self.generator, protocols.Batching) or len(items) == 1:
+            return [self._alone(jobs) for jobs in items]
+        with _Costs(self.generator) as costs:
+            made = self._together(self.generator, items)
+        answered = [self._alone(jobs) for jobs in items] if made is None else made
+        return costs.shared(answered, [len(jobs) for jobs in items])
+
+    def _alone(self, jobs: Sequence[PaintJob]) -> Answer:
+        with _Costs(self.generator) as costs:
+            made = _tried(self.generator.generate, jobs)
+        return costs.shared([made], [1])[0]
 
     def _together(self, generator: protocols.Batching, items: Sequence[Sequence[PaintJob]]) -> list[Answer] | None:
         """Generate for several images together; None if that fails, so that only those fail whose fault it is."""
@@ -159,12 +175,15 @@ class Patches:
 
     def serve(self, items: Sequence[Sequence[InpaintJob]]) -> list[Answer]:
         """Return the inpainted images of the jobs of each image."""
-        if isinstance(self.inpainter, protocols.Grouping) and len(items) > 1:
-            with _Costs(self.inpainter) as costs:
-                made = self._grouped(self.inpainter, items)
-            if made is not None:
-                return costs.shared(made, [len(jobs) for jobs in items])
-        return [answer for jobs in items for answer in self._alone(jobs)]
+        if not isinstance(self.inpainter, protocols.Grouping) or len(items) == 1:
+            return [self._alone(jobs) for jobs in items]
+        with _Costs(self.inpainter, self.generator) as costs:
+            made = self._grouped(self.inpainter, items)
+        if made is None:
+            made = [self._alone(jobs) for jobs in items]
+        else:
+            costs.rows = 0  # each answer has its own
+        return costs.shared(made, [len(jobs) for jobs in items])
 
     def _grouped(self, inpainter: protocols.Grouping, items: Sequence[Sequence[InpaintJob]]) -> list[Answer] | None:
         """Inpaint for several images together; None if that fails, so that only those fail whose fault it is."""
@@ -177,44 +196,10 @@ class Patches:
             Answer(value=each.images, error=each.error, remarks=(*said, *each.remarks), rows=each.rows) for each in made
         ]
 
-    def _alone(self, jobs: Sequence[InpaintJob]) -> list[Answer]:
+    def _alone(self, jobs: Sequence[InpaintJob]) -> Answer:
         with _Costs(self.inpainter, self.generator) as costs:
             made = _tried(self.inpainter.inpaint, jobs)
-        return costs.shared([replace(made, remarks=_remarks(self.inpainter))], [1])
-
-
-class _Batches:
-    """Asks a part about the pictures of several images, in batches; one that fails is tried image by image."""
-
-    def __init__(
-        self, ask: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Any]], part: object, most: int
-    ) -> None:
-        self._ask = ask
-        self._most = None if isinstance(part, protocols.Concurrent) else most
-
-    def serve(self, items: Sequence[tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Answer]:
-        pictures = [picture for shown, _ in items for picture in shown]
-        prompts = [prompt for _, asked in items for prompt in asked]
-        try:
-            found = iter(self._all(pictures, prompts))
-        except Exception as error:
-            if len(items) == 1:
-                return [Answer(error=error)]
-            return [answer for item in items for answer in self.serve([item])]
-        return [Answer(value=[next(found) for _ in shown]) for shown, _ in items]
-
-    def _all(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
-        while len(found) < len(pictures):
-            part = slice(len(found), None if self._most is None else len(found) + self._most)
-            try:
-                found += with_memory(self._ask, pictures[part], prompts[part])
-            except NoMemoryError:
-                count = len(pictures[part])
-                if count == 1:
-                    raise
-                self._most = count // 2
-        return found
+        return costs.shared([replace(made, remarks=_remarks(self.inpainter))], [1])[0]
 
 
 class _Costs:
@@ -237,9 +222,9 @@ class _Costs:
         found = []
         for answer, weight in zip(made, weights, strict=True):
             parts = (before, before + weight, total)
-            costs = {name: _part_of(ledger, *parts) for name, ledger in self.costs.items()}
-            rows = answer.rows + _whole(self.rows, *parts)
-            found.append(replace(answer, rows=rows, costs=costs, seconds=self.seconds * weight / total))
+            costs = added(answer.costs, {name: _part_of(ledger, *parts) for name, ledger in self.costs.items()})
+            rows, seconds = answer.rows + _whole(self.rows, *parts), answer.seconds + self.seconds * weight / total
+            found.append(replace(answer, rows=rows, costs=costs, seconds=seconds))
             before += weight
         return found
 

@@ -292,6 +292,37 @@ def test_seconds_of_the_images_add_up_to_the_time_of_the_call() -> None:
     assert sum(attempt.seconds for result in results for attempt in result.attempts) <= took
 
 
+@pytest.mark.parametrize("strategy", ["inpaint", "regenerate"])
+def test_what_a_failed_call_for_several_images_cost_is_counted_and_each_is_tried_alone(strategy: str) -> None:
+    given = [noise(seed=seed) for seed in range(3)]
+    rows, calls = list[int](), list[int]()
+
+    def fail(_: Any, args: Any, kwargs: Any) -> None:
+        rows.append(len(args[0] if args else kwargs["sample"]))
+        calls.append(rows[-1])
+        if rows[-1] > 2 and len(calls) > 1:  # the second step of a batch
+            raise ZeroDivisionError("a bug that only a batch shows")
+
+    pipe = refined(detector=Looking((BOX,)), call={"num_inference_steps": STEPS, "guidance_scale": 1.0})
+    with pipe.pipe.unet.register_forward_pre_hook(fail, with_kwargs=True):
+        results = pipe(PROMPTS[:3], seed=1, max_rounds=1, strategy=strategy, start_image=given).results
+    assert all(result.attempts[1].error is None for result in results)
+    spent = sum(attempt.calls.denoiser_rows for result in results for attempt in result.attempts)
+    assert spent in (sum(rows), sum(rows) - 3)  # the pass that failed may be counted or not
+    assert spent > sum(size for size in rows if size == 1)
+
+
+def test_a_language_model_revises_the_prompts_of_all_images_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle_environment(monkeypatch)
+    server = FaultyServer(latency=0.05, late=1, share=0)
+    try:
+        pipe = refined(reviser=f"chat:m@{server.url},concurrency=8", config=config(strategy="regenerate", max_rounds=1))
+        pipe(PROMPTS, seed=1)
+        assert server.most >= 3
+    finally:
+        server.stop()
+
+
 def test_a_server_gets_the_requests_of_all_images_at_the_same_time() -> None:
     server = FaultyServer(latency=0.05, late=1, share=0)
     try:
