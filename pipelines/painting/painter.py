@@ -211,11 +211,22 @@ class DiffusersPainter:
         return {"height": settings.height or side, "width": settings.width or side}
 
     def check(self, *, soft: bool) -> None:
-        """Raise ConfigError if ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them."""
+        """Check what the inpainter can use.
+
+        Raises:
+            ConfigError: ``soft`` edges (``RefineConfig.soft_edge``) are wanted and the model cannot do them; or the
+                pipeline edits its own images, and the user's reference images would not reach these edits.
+        """
         if soft and not families.mixes_strengths(self._inpainter):
             raise ConfigError(
                 f"{type(self._inpainter).__name__} supports only hard masks: use soft_edge=0, or an inpainter whose "
                 "denoiser takes no mask."
+            )
+        own = self._editor if self._edits and self._inpainter is self._pipe else None
+        if own is not None and self._settings.options.get(own.image) is not None:
+            raise ConfigError(
+                f"{own.image} has no effect on the regions that {type(self._pipe).__name__} edits as inpainter=, "
+                "because the region takes its place: leave inpainter= out, so that regions are inpainted with it."
             )
 
     def paint(self, crops: Sequence[Crop]) -> list[Painted]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support.repairs import BOX, NOISE, PROMPT, pictures, relenting, weights
 from support.tiny_editors import CALLS, NAMES, SIDE, editor, plain, small_areas
-from support.tiny_pipelines import stable_diffusion
+from support.tiny_pipelines import flux_klein, stable_diffusion
 
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
@@ -288,3 +288,11 @@ def test_a_plain_answer_is_neither_moved_nor_refused() -> None:
 def test_a_text_that_is_too_long_is_cut_where_the_call_would_fail() -> None:
     long = " ".join(["The hand has six fingers and they are all bent in the wrong way."] * 40)
     assert painter("LongCatImageEditPipeline").paint([crop(0, long)])[0].shape == (SIDE, SIDE, 3)
+
+
+def test_reference_images_that_would_not_reach_the_edits_are_refused() -> None:
+    pipe = flux_klein()
+    options = {"num_inference_steps": 1, "text_encoder_out_layers": (0, 1, 2), "height": 64, "width": 64}
+    both = RefinedPipeline(pipe, detector=ScriptedDetector(lambda image: []), inpainter=pipe, call=options, native=64)
+    with pytest.raises(ConfigError, match="image has no effect on the regions that Flux2KleinPipeline edits"):
+        both("a hand", seed=1, image=Image.new("RGB", (64, 64)))
