@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from refiner.demo.views.parts import words
 from refiner.demo.views.status import status_line
 from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
 from refiner.reports.page import covered
-from refiner.reports.plots import forest, short
+from refiner.reports.plots import forest, short, span
 from refiner.reports.ranking import lead
 
 
@@ -54,8 +55,8 @@ def _table(document: Json, names: list[str]) -> str:
 <p class="rf-faint rf-small">Below each value: its 95 % confidence interval over prompts of this kind.</p>"""
 
 
-def _figure(estimate: Mapping[str, float]) -> str:
-    return f"<td>{short(estimate['value'])}<span>{short(estimate['low'])} to {short(estimate['high'])}</span></td>"
+def _figure(estimate: Mapping[str, Any]) -> str:
+    return f"<td>{short(estimate['value'])}<span>{span(estimate)}</span></td>"
 
 
 def _wins(document: Json) -> Iterator[str]:

@@ -131,6 +131,7 @@ def tell_shards(runs: Mapping[str, Run], file: str, args: argparse.Namespace, te
 
 
 def _show(table: Json, terminal: Terminal) -> None:
+    from refiner.metrics.intervals import few_words
     from refiner.reports.plots import number, words
 
     grid = plain_grid()
@@ -151,4 +152,6 @@ def _show(table: Json, terminal: Terminal) -> None:
     problems = [f"{count} {words(kind)}" for kind, count in {**table["errors"], **table["problems"]}.items()]
     terminal.say("; ".join([said, *problems]))
     terminal.say(coverage.words())
+    if few := few_words(table["scored"], "samples"):
+        terminal.say(few)
     terminal.say(f"signature: {table['signature']}")

@@ -131,6 +131,8 @@ def _show_bench(report: Json, terminal: Terminal) -> None:
 
 def _change(row: Json) -> str:
     low, high = row["ci95"]
-    if row["change"] is None or low is None:
+    if row["change"] is None:
         return "the control has no flaws to compare with"
+    if low is None:
+        return f"{row['change']:+.1%} oracle flaws (interval not known)"
     return f"{row['change']:+.1%} oracle flaws (95 % interval {low:+.1%} to {high:+.1%})"

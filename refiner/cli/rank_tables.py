@@ -92,14 +92,19 @@ def _show(document: Json, page: Path, terminal: Terminal) -> None:
     by = document["by"]
     for one, other in itertools.pairwise(document["orders"][by]):
         share = document["wins"][by][one][other]["overall"]
-        terminal.say(f"{one} against {other}: better {by} in {100 * share:.3g} % of the bootstrap draws")
-    terminal.say(f"{_compared(document)}; 95 % intervals below the figures")
+        terminal.say(f"{one} against {other}: better {by} with a probability of {100 * share:.0f} %")
+    terminal.say(f"{_compared(document)} Below each figure: its 95 % interval.")
     terminal.say(f"signature: {document['signature']}")
     terminal.say(f"report: {page}")
 
 
 def _compared(document: Json) -> str:
-    return f"{document['pictures']} of {document['of']} images, {document['prompts']} prompts"
+    from refiner.metrics.intervals import few_words
+
+    few = few_words(document["prompts"], "prompts")
+    return " ".join(
+        filter(None, [f"{document['pictures']} of {document['of']} images, {document['prompts']} prompts.", few])
+    )
 
 
 def _show_figures(document: Json, terminal: Terminal) -> None:
@@ -117,8 +122,10 @@ def _show_figures(document: Json, terminal: Terminal) -> None:
     for system in document["systems"]:
         cells = [Text(str(system["place"])), Text(system["name"])]
         for name in names:
-            value, low, high = (short(system["figures"][name][key]) for key in ("value", "low", "high"))
-            cells.append(Text.assemble(value, "\n", (f"{low}–{high}", "dim")))
+            figure = system["figures"][name]
+            known = figure["low"] is not None
+            interval = f"{short(figure['low'])}–{short(figure['high'])}" if known else ""
+            cells.append(Text.assemble(short(figure["value"]), "\n", (interval, "dim")))
         table.add_row(*cells, Text(Coverage(**system["coverage"]).brief()))
     terminal.out.print(table)
 

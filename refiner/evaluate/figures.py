@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refiner.coverage import Coverage
 from refiner.files import Json
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import ANY, UNIT, Range, mean_interval
 from refiner.records import analysis_from_dict
 from refiner.types import Analysis
 
@@ -89,11 +89,28 @@ def mean(values: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def with_interval(name: str, values: NDArray[np.float64]) -> Figures:
-    """A mean with its 95 % bootstrap interval, from a fixed seed; the ends are None for fewer than two numbers."""
-    known = values[~np.isnan(values)]
-    low, high = bootstrap_interval(known) if len(known) > 1 else (None, None)
-    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+def with_interval(name: str, values: NDArray[np.float64], within: Range = ANY) -> Figures:
+    """A mean with its 95 % interval; see ``quotient``."""
+    return quotient(name, values, np.ones_like(values), within)
+
+
+def quotient(name: str, over: NDArray[np.float64], under: NDArray[np.float64], within: Range = UNIT) -> Figures:
+    """A quotient of sums with its 95 % interval (``refiner.metrics.intervals``); all are None without samples.
+
+    Args:
+        name: of the figure; ``NAME_low`` and ``NAME_high`` are the ends, both None if one is not known.
+        over, under: float (samples,); samples with NaN in one of them do not count. There is no figure if the sum of
+            ``under`` is not positive.
+        within: range of ``over / under`` of a sample.
+    """
+    known = ~np.isnan(over) & ~np.isnan(under)
+    over, under = over[known], under[known]
+    if not under.sum() > 0:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    low, high = mean_interval(over, under, within=within)
+    if low is None or high is None:
+        low = high = None
+    return {name: float(over.sum() / under.sum()), f"{name}_low": low, f"{name}_high": high}
 
 
 def coverage_of(record: Json) -> Coverage:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from refiner.errors import InputError
-from refiner.evaluate.figures import Figures, mean
+from refiner.evaluate.figures import Figures, mean, quotient
 from refiner.evaluate.harness import RUN_FILE, read_description
 from refiner.evaluate.table import Scored, csv_text
 from refiner.files import Json, atomic_write, dumps
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import ANY
 
 NONE: Final = "none"
 PEERS: Final = (NONE, "refiner", "legion-inpaint", "legion-regenerate")
@@ -88,16 +88,7 @@ def _figures(scored: Scored, chosen: Any) -> Figures:
 
 def _growth(name: str, before: Any, after: Any) -> Figures:
     """The growth of the mean in percent, with its interval; None where a mean before is 0 or there is no sample."""
-    value = _percent(before, after, axis=0) if len(before) else np.nan
-    low, high = bootstrap_interval(before, after, statistic=_percent) if len(before) > 1 else (np.nan, np.nan)
-    numbers = {name: value, f"{name}_low": low, f"{name}_high": high}
-    return {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
-
-
-def _percent(before: Any, after: Any, axis: int = 0) -> Any:
-    start, end = before.mean(axis=axis), after.mean(axis=axis)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(start == 0, np.nan, 100 * (end - start) / np.abs(start))
+    return quotient(name, 100 * (after - before), before * np.sign(before.sum()), ANY)
 
 
 def write_peers(document: Json, folder: str | Path) -> None:

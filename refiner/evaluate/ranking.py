@@ -29,6 +29,7 @@ from refiner.evaluate.systems import picture_file
 from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_write, dumps
 from refiner.images import load_image
+from refiner.metrics.intervals import ANY, UNIT
 from refiner.metrics.ranking import Ranking, rank_by_score, rank_generators
 from refiner.taxonomy import Category
 
@@ -310,16 +311,19 @@ def _ranked(
         generator: {key: score for key, look in own.items() if (score := value(look)) is not None}
         for generator, own in looks.items()
     }
-    return rank_by_score(scores, name=name, higher_is_better=name in HIGHER_IS_BETTER, prompts_of=prompts_of)
+    within = ANY if name == "HPS" else UNIT
+    return rank_by_score(
+        scores, name=name, higher_is_better=name in HIGHER_IS_BETTER, prompts_of=prompts_of, within=within
+    )
 
 
 def _flawed(category: str, look: Inspected) -> float:
     return float(category in look.categories)
 
 
-def _figures(rankings: Iterable[Ranking]) -> dict[str, dict[str, dict[str, float]]]:
+def _figures(rankings: Iterable[Ranking]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Estimates by generator and by name of the figure."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for ranking in rankings:
         for row in ranking.rows:
             estimates = {name: estimate._asdict() for name, estimate in row.estimates.items()}

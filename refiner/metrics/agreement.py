@@ -29,7 +29,7 @@ class Kappa(NamedTuple):
     """In [-1, 1]; 1 is full agreement, 0 is chance; None if it is not defined."""
     low: float | None
     high: float | None
-    """The 95 % bootstrap interval over items, from a fixed seed; None if it is not defined."""
+    """The 95 % bootstrap interval over items, from a fixed seed; None if it is not defined or of width 0."""
     items: int
     agreement: float | None
     """Share of agreeing pairs of answers, in [0, 1]; None without items."""
@@ -81,6 +81,8 @@ def _kappa(times: Counts, measure: Measure, no_items: str) -> Kappa:
     if items < 2 or len(known) < (1 - _MOST_UNDEFINED) * _RESAMPLES:
         return Kappa(float(values[0]), None, None, items, agreement)
     low, high = np.percentile(known, (2.5, 97.5)).tolist()
+    if low == high:
+        low = high = None
     return Kappa(float(values[0]), low, high, items, agreement)
 
 

@@ -2,12 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ends = tuple[float | None, float | None]
+"""Of an interval; an end is None if the samples say nothing about it. An interval is never of width 0."""
+Range = tuple[float, float]
+"""The least and the greatest value that a sample can have."""
+UNIT: Final[Range] = (0.0, 1.0)
+POSITIVE: Final[Range] = (0.0, math.inf)
+ANY: Final[Range] = (-math.inf, math.inf)
+
+FEW: Final = 20
+"""Fewer samples than these are few."""
 _DRAWS_AT_A_TIME = 2**17
+_NO_SPREAD = 1e-9
+"""Relative; rounding makes samples differ by less than this."""
+
+
+def few_words(count: int, what: str) -> str:
+    """A warning that there are few samples, such as "Only 3 prompts: others may give quite other figures."; or ""."""
+    if count >= FEW:
+        return ""
+    return f"Only {count} {what if count != 1 else what.removesuffix('s')}: others may give quite other figures."
+
+
+def mean_interval(
+    over: NDArray[np.float64],
+    under: NDArray[np.float64] | None = None,
+    *,
+    within: Range = ANY,
+    level: float = 0.95,
+) -> Ends:
+    """The interval of a mean, or of a quotient of two sums, which also holds for few samples.
+
+    It is Student's, of the quotient made linear, cut at the ends of ``within``. If all samples agree, its ends are
+    those that samples not seen yet could still move the value to: their share may be as large as that of an event
+    that did not occur in N trials. For shares of 0 and 1 this is the interval of Clopper and Pearson.
+
+    Args:
+        over: float (N,). A sample with 0 here and in ``under`` says nothing; without others, both ends are None.
+        under: float (N,), of positive sum. None: the mean of ``over``.
+        within: the range of ``over / under``. An end that is infinite is not known.
+        level: how often such an interval holds the true value, in (0, 1).
+    """
+    from scipy.special import stdtrit
+
+    if under is None:
+        under = np.ones_like(over)
+    telling = (over != 0) | (under != 0)
+    over, under = over[telling], under[telling]
+    count, tail = len(over), (1 - level) / 2
+    if not count:
+        return None, None
+    value, (least, greatest) = float(over.sum() / under.sum()), within
+    error = float(np.sqrt(((over - value * under) ** 2).sum() / max(count - 1, 1) / count) / under.mean())
+    if count == 1 or error <= _NO_SPREAD * abs(value):
+        unseen = 1 - tail ** (1 / count)
+        ends = (value + unseen * (end - value) for end in within)
+        low, high = (end if math.isfinite(end) else None for end in ends)
+        return low, high
+    half = float(stdtrit(count - 1, 1 - tail)) * error
+    return max(least, value - half), min(greatest, value + half)
 
 
 def bootstrap_interval(
@@ -15,7 +75,9 @@ def bootstrap_interval(
     statistic: Callable[..., NDArray[np.float64]] = np.mean,
     resamples: int = 1000,
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic, from a fixed seed.
+    """The 95 % percentile interval of any statistic of many samples, from a fixed seed.
+
+    With few samples it is too narrow; ``mean_interval`` is not.
 
     Args:
         columns: float (N,) each. A row is a sample, and rows are drawn with replacement. The interval of one row is its

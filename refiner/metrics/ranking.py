@@ -8,9 +8,8 @@ with s the severity of an anomaly in [0, 1], 1 = worst (the paper's scale runs f
   the image's mean s.
 - CAP: AF times MAI, which is the mean over images of the sum of s. It ranks.
 
-All generators are compared on the same prompts. Intervals and probabilities come from resampling the prompts, with the
-same draws for each generator; images of one prompt are drawn together. ``rank_by_score`` ranks by any other score of
-single images.
+All generators are compared on the same prompts. Intervals and probabilities are those over prompts, so images of one
+prompt count together; they also hold for few prompts. ``rank_by_score`` ranks by any other score of single images.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ from numpy.typing import NDArray
 from refiner.data.problems import Problem
 from refiner.data.samples import digest
 from refiner.errors import ConfigError, InputError
+from refiner.metrics.intervals import ANY, POSITIVE, UNIT, Range, mean_interval
 
 Array = NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Increases when the same input can give other numbers."""
 _DRAWS_AT_A_TIME = 2**20
 
@@ -42,26 +42,28 @@ class Measure(NamedTuple):
     under: int
     """Column of the denominator; 0/0 is 0."""
     higher_is_better: bool
+    within: Range
+    """The values that a single image can have."""
 
 
 _IMAGES, _ANOMALIES, _INTENSITY, _FLAWED, _MEANS = range(5)
 ANOMALY_MEASURES = (
-    Measure("CAP", _INTENSITY, _IMAGES, False),
-    Measure("MAI", _INTENSITY, _ANOMALIES, False),
-    Measure("AF", _ANOMALIES, _IMAGES, False),
-    Measure("AF_share", _FLAWED, _IMAGES, False),
-    Measure("MAI_image", _MEANS, _FLAWED, False),
+    Measure("CAP", _INTENSITY, _IMAGES, False, POSITIVE),
+    Measure("MAI", _INTENSITY, _ANOMALIES, False, UNIT),
+    Measure("AF", _ANOMALIES, _IMAGES, False, POSITIVE),
+    Measure("AF_share", _FLAWED, _IMAGES, False, UNIT),
+    Measure("MAI_image", _MEANS, _FLAWED, False, UNIT),
 )
 _DEFINITIONS = "CAP=AF*MAI|MAI=mean_over_anomalies|AF=anomalies_per_image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """Settings of the intervals."""
+    """Settings of the intervals and of the draws."""
 
     resamples: int = 2000
     level: float = 0.95
-    """Share of the draws inside an interval, in (0, 1)."""
+    """How often an interval holds the true value, in (0, 1)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,11 +75,12 @@ class Bootstrap:
 
 
 class Estimate(NamedTuple):
-    """A measure with the percentile interval of its bootstrap draws."""
+    """A measure with its interval over prompts (``refiner.metrics.intervals.mean_interval``)."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """Both are None if the prompts do not tell them: a single prompt, or no difference between any of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,9 @@ class Duel(NamedTuple):
     """The probability that one generator is better than another, in [0, 1]; 0.5 is a tie."""
 
     overall: float
-    """Share of the bootstrap draws with a better measure; ties count half."""
+    """Share of the draws of a Bayesian bootstrap (Rubin, 1981) with a better measure; ties count half. To the prompts
+    it adds a win and a loss as large as the largest difference, so that few prompts never look certain: three wins of
+    equal size give 0.94."""
     per_prompt: float
     """Share of the prompts with a better image; ties count half."""
 
@@ -154,6 +159,7 @@ def rank_by_score(
     higher_is_better: bool = True,
     bootstrap: Bootstrap | None = None,
     prompts_of: Mapping[str, str] | None = None,
+    within: Range = ANY,
 ) -> Ranking:
     """Rank generators by the mean of a score of their images, such as HPS or the share of flawed pixels.
 
@@ -164,6 +170,7 @@ def rank_by_score(
         higher_is_better: its direction.
         bootstrap: settings of the intervals.
         prompts_of: as for ``rank_generators``.
+        within: the least and the greatest value that a score can have.
 
     Raises:
         InputError: there is no generator, or no prompt that all of them have a score for.
@@ -179,7 +186,7 @@ def rank_by_score(
     tables = np.array([[(1.0, finite[generator][prompt]) for prompt in prompts] for generator in finite])
     owners, tables = _by_prompt(tables, prompts, prompts_of)
     signature = f"ranking|version={VERSION}|{name}=mean_over_images"
-    measures = [Measure(name, 1, 0, higher_is_better)]
+    measures = [Measure(name, 1, 0, higher_is_better, within)]
     return _rank(list(finite), owners, tables, measures, bootstrap or Bootstrap(), signature, problems)
 
 
@@ -246,8 +253,6 @@ def _rank(
     sums = tables.sum(axis=1)
     drawn = _draw(tables, bootstrap)
     values, draws = _quotients(sums, over, under), _quotients(drawn, over, under)
-    tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(draws, (tail, 1 - tail), axis=0)
     cost = -values[:, 0] if measures[0].higher_is_better else values[:, 0]
     order = sorted(range(len(names)), key=lambda at: (cost[at], names[at]))
     rows = [
@@ -255,7 +260,7 @@ def _rank(
             name=names[at],
             place=1 + int((cost < cost[at]).sum()),
             estimates={
-                measure.name: Estimate(float(values[at, each]), float(low[at, each]), float(high[at, each]))
+                measure.name: Estimate(float(values[at, each]), *_interval(tables[at], measure, bootstrap.level))
                 for each, measure in enumerate(measures)
             },
         )
@@ -265,13 +270,19 @@ def _rank(
     return Ranking(
         rows=tuple(rows),
         prompts=tables.shape[1],
-        duels=_duels(names, draws[:, :, 0], _quotients(tables, over, under)[:, :, 0], measures[0].higher_is_better),
-        signature=f"{signature}|bootstrap=paired_percentile|{settings}",
+        duels=_duels(names, tables, measures[0], bootstrap),
+        signature=f"{signature}|interval=student|duels=bayesian_bootstrap|{settings}",
         draws={measure.name: draws[:, order, each] for each, measure in enumerate(measures)},
         bootstrap=bootstrap,
         digest=digest(prompts),
         problems=tuple(problems),
     )
+
+
+def _interval(table: Array, measure: Measure, level: float) -> tuple[float | None, float | None]:
+    """Of a measure of one generator, from its (prompts, columns); both ends are None if one is not known."""
+    ends = mean_interval(table[:, measure.over], table[:, measure.under], within=measure.within, level=level)
+    return (None, None) if None in ends else ends
 
 
 def _quotients(sums: Array, over: Sequence[int], under: Sequence[int]) -> Array:
@@ -295,16 +306,23 @@ def _draw(tables: Array, bootstrap: Bootstrap) -> Array:
     return np.concatenate(parts).reshape(-1, generators, columns)
 
 
-def _duels(names: Sequence[str], draws: Array, images: Array, higher_is_better: bool) -> dict[tuple[str, str], Duel]:
-    """Args: ``draws`` (resamples, generators) and ``images`` (generators, prompts) of the measure that ranks."""
-    sign = 1.0 if higher_is_better else -1.0
+def _duels(names: Sequence[str], tables: Array, measure: Measure, bootstrap: Bootstrap) -> dict[tuple[str, str], Duel]:
+    """Args: ``tables`` (generators, prompts, columns), with the same denominators for all generators."""
+    sums = tables[:, :, measure.over] if measure.higher_is_better else -tables[:, :, measure.over]
+    images = sums / tables[:, :, measure.under]
+    weights = np.random.default_rng(bootstrap.seed).exponential(size=(bootstrap.resamples, sums.shape[1] + 2))
 
-    def better(one: Array, other: Array) -> float:
+    def better(differences: Array) -> float:
         # Rounded, because equal sums can differ in the last bit.
-        return float((np.sign(np.round(sign * (one - other), 12)).mean() + 1) / 2)
+        return float((np.sign(np.round(differences, 12)).mean() + 1) / 2)
+
+    def overall(differences: Array) -> float:
+        largest = np.abs(differences).max()
+        more, fewer = (weights @ np.append(sign * differences, (largest, -largest)) for sign in (1, -1))
+        return (better(more) + 1 - better(fewer)) / 2  # so that both sides add up to 1
 
     return {
-        (names[one], names[other]): Duel(better(draws[:, one], draws[:, other]), better(images[one], images[other]))
+        (names[one], names[other]): Duel(overall(sums[one] - sums[other]), better(images[one] - images[other]))
         for one in range(len(names))
         for other in range(len(names))
         if one != other

@@ -58,7 +58,8 @@ def tau_words(tau: Mapping[str, float | None]) -> tuple[str, str, str]:
     value, low, high, share = (tau[key] for key in ("value", "low", "high", "undefined"))
     if value is None or low is None or high is None:
         return "undefined" if value is None else short(value), "", ""
-    return short(value), f"{short(low)} to {short(high)}", f"{percent(max(share, 0.01))} undefined" if share else ""
+    spread = f"{short(low)} to {short(high)}" if low < high else "the same in every draw"
+    return short(value), spread, f"{percent(max(share, 0.01))} undefined" if share else ""
 
 
 def _slopes(rows: Sequence[Json], signs: Mapping[str, str]) -> Iterator[Markup]:

@@ -18,6 +18,7 @@ from refiner.evaluate.table import Scored, problem_lines
 from refiner.evaluate.tasks import build_task
 from refiner.files import Json, atomic_write, dumps
 from refiner.images import load_image
+from refiner.metrics.intervals import few_words
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import covered, render
@@ -68,7 +69,8 @@ def lead(table: Json) -> str:
     without = {kind: count - misses.get(kind, 0) for kind, count in table["errors"].items()}
     parts += [f"{count} without figures ({kind})" for kind, count in without.items() if count]
     parts += [f"{table['missing']} not run yet"] if table["missing"] else []
-    return f"{'; '.join(parts)}. {Coverage(**table['coverage']).words()}."
+    few = few_words(table["scored"], "samples")
+    return " ".join(filter(None, [f"{'; '.join(parts)}.", f"{Coverage(**table['coverage']).words()}.", few]))
 
 
 def _plots(task: Task, scored: Scored) -> Iterator[Markup]:

@@ -15,6 +15,7 @@ from refiner.errors import InputError
 from refiner.evaluate.harness import Run
 from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS, area_of
 from refiner.files import Json, atomic_write, dumps
+from refiner.metrics.intervals import few_words
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import render
@@ -63,7 +64,7 @@ def lead(document_: Json) -> str:
         for system in document_["systems"]
         for kind, count in {**system["errors"], **system["problems"]}.items()
     ]
-    return "; ".join(parts) + "."
+    return " ".join(filter(None, ["; ".join(parts) + ".", few_words(document_["prompts"], "prompts")]))
 
 
 def _forests(systems: Sequence[Json]) -> Iterator[Markup]:

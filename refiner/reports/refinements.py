@@ -15,7 +15,7 @@ from refiner.errors import InputError
 from refiner.evaluate.records import Records
 from refiner.files import Json, atomic_stream, atomic_write, dumps
 from refiner.images import load_image
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import mean_interval
 from refiner.records import analysis_from_dict
 from refiner.reports.gallery import thumbnail, write_pages
 from refiner.reports.overlays import flaw_words
@@ -51,8 +51,8 @@ def table_of(records: Records, total: int) -> Json:
     ``prompts``, ``done``, ``missing``, ``errors`` by kind, ``better`` (images that another one replaced), ``clean``
     before and after, ``figures``: means over the done ones of flaws, burden (severity times confidence, summed over
     the flaws of an image) and each judge's score, at the start and of the kept image, and of their ``change`` with its
-    95 % interval (None for a single image), and the sum of ``denoiser_rows``. An image whose start was not analysed is
-    in no mean.
+    95 % interval (None for a single image, and if all changed alike), and the sum of ``denoiser_rows``. An image whose
+    start was not analysed is in no mean.
 
     Args:
         records: of the run.
@@ -89,7 +89,7 @@ def _place(name: str) -> tuple[bool, str]:
 
 
 def _figure(before: list[float], after: list[float]) -> Json:
-    low, high = bootstrap_interval(np.subtract(after, before)) if len(before) > 1 else (None, None)
+    low, high = mean_interval(np.subtract(after, before))
     start, best = sum(before) / len(before), sum(after) / len(after)
     return {"images": len(before), "start": start, "best": best, "change": best - start, "low": low, "high": high}
 

@@ -87,7 +87,7 @@ def settings_of(arm: str, seed: int, steps: int, task: str) -> XaigdSettings:
 
 def folder_of(arm: str, seed: int, options: argparse.Namespace) -> Path:
     """The folder of an arm's run."""
-    task = f"-{options.task}" if arm in ALIGNED else ""
+    task = f"-{options.task}-beta{BETA:g}" if arm in ALIGNED else ""
     return Path(options.out) / f"{arm.replace(' ', '-')}{task}-{options.steps}-{seed}"
 
 

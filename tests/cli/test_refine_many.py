@@ -83,7 +83,8 @@ def test_each_prompt_gets_its_images_and_a_row(
     assert set(table["figures"]) == {"flaws", "burden"}
     for figure in table["figures"].values():
         assert figure["images"] == 10
-        assert figure["low"] <= figure["change"] <= figure["high"] < 0
+        assert figure["low"] < figure["change"] < figure["high"]
+        assert figure["change"] < 0
     folders = sorted((out / "images").iterdir())
     assert [folder.name for folder in folders] == [f"{number:05d}" for number in range(10)]
     assert all({file.name for file in folder.iterdir()} == {"start.png", "best.png", "run.json"} for folder in folders)

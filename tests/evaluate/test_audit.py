@@ -209,7 +209,7 @@ def test_a_detector_that_fails_on_everything_does_not_cost_the_others(audit: Cli
     assert [(pair["pictures"], pair["tau"]["CAP"]["value"]) for pair in found["agreement"]] == [
         (0, None), (6, -1), (0, None)
     ]  # fmt: skip
-    assert "spots:red and spots:blue, 6 prompts: CAP -1 (-1 to -1)" in out
+    assert "spots:red and spots:blue, 6 prompts: CAP -1 (the same in every draw)" in out
     assert "no analysed images in common" in (tmp_path / "o/report.html").read_text()
     code, out, err = audit("mute deaf", *systems, "--out", "p")
     assert (code, out) == (2, "")
@@ -333,7 +333,7 @@ def test_people_get_tables_and_a_page_that_needs_nothing_else(audit: Cli, tmp_pa
     code, out, _ = audit("red blue", *three(tmp_path), "--out", "o")
     assert code == 0
     assert re.search(r"places by CAP +spots:red +spots:blue\na +1 +3\nb +2 +2\nc +3 +1\n", out)
-    assert "spots:red and spots:blue, 6 prompts: CAP -1 (-1 to -1)" in out
+    assert "spots:red and spots:blue, 6 prompts: CAP -1 (the same in every draw)" in out
     page = (tmp_path / "o/report.html").read_text()
     assert page.count("<svg") == 4
     assert "<script" not in page

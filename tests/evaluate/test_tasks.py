@@ -568,7 +568,7 @@ def test_an_interval_covers_the_mean_and_needs_two_numbers() -> None:
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
     assert with_interval("x", np.append(values, np.nan)) == found
     assert with_interval("x", np.array([1.0, np.nan])) == {"x": 1.0, "x_low": None, "x_high": None}
-    assert with_interval("x", np.full(7, 0.25)) == {"x": 0.25, "x_low": 0.25, "x_high": 0.25}
+    assert with_interval("x", np.full(7, 0.25)) == {"x": 0.25, "x_low": None, "x_high": None}, "no width 0"
 
 
 def test_the_tables_say_the_same_in_json_and_csv(tmp_path: Path) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from refiner.checklist import KINDS, of_trace
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, quotient, with_interval
 from refiner.files import Json
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import UNIT
 from refiner.records import analysis_from_dict
 
 _PARTS = (*KINDS, "all")
@@ -54,7 +51,7 @@ class Checklist(Task):
     def figures(self, columns: Columns) -> Figures:
         """The shares of all kinds together, with the share of the images whose statements all hold."""
         found = _shares("all", columns)
-        return found | (with_interval("all_hold", columns["all_hold"]) if "all_hold" in columns else {})
+        return found | (with_interval("all_hold", columns["all_hold"], UNIT) if "all_hold" in columns else {})
 
     def categories(self, columns: Columns) -> dict[str, Figures]:
         """The same by kind of statement; kinds that no prompt has are left out."""
@@ -62,22 +59,7 @@ class Checklist(Task):
 
 
 def _shares(part: str, columns: Columns) -> Figures:
-    """Share that holds with its 95 % bootstrap interval over the images, number of statements, and share decided."""
+    """Share that holds with its 95 % interval over the images, number of statements, and share decided."""
     asked, decided, holds = (columns[f"{part} {what}"] for what in _COUNTED)
-    known = decided > 0
-    share = float(holds[known].sum() / decided[known].sum()) if known.any() else None
-    low, high = (None, None)
-    if known.sum() > 1:
-        low, high = bootstrap_interval(holds[known], decided[known], statistic=_quotient)
-    return {
-        "holds": share,
-        "holds_low": low,
-        "holds_high": high,
-        "statements": float(asked.sum()),
-        "decided": float(decided.sum() / asked.sum()),
-    }
-
-
-def _quotient(parts: NDArray[np.float64], wholes: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    quotient: NDArray[np.float64] = parts.sum(axis=axis) / wholes.sum(axis=axis)
-    return quotient
+    counted = {"statements": float(asked.sum()), "decided": float(decided.sum() / asked.sum())}
+    return quotient("holds", holds, decided) | counted

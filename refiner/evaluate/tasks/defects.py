@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, true_analysis
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unreadable, Unscored, quotient, true_analysis
 from refiner.files import Json
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import UNIT, Range
 from refiner.metrics.sdg import TYPES, DefectType, SdgConfig, compare_defects, of_type
 from refiner.records import analysis_from_dict
 from refiner.types import Analysis
@@ -77,7 +74,7 @@ class Defects(Task):
         for name in columns:
             if name.endswith(_PART):
                 figure = name.removesuffix(_PART)
-                found |= _quotient(figure, columns[name], columns[f"{figure}{_WHOLE}"])
+                found |= _known(quotient(figure, columns[name], columns[f"{figure}{_WHOLE}"], _range(figure)))
         return found
 
 
@@ -86,16 +83,11 @@ def _types(facts: Json) -> tuple[DefectType, ...]:
     return TYPES if facts.get("misalignments") else TYPES[:1]
 
 
-def _quotient(name: str, parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> Figures:
-    """A quotient of sums with its 95 % bootstrap interval over the images that count; empty if none does."""
-    counts = wholes > 0  # not NaN either
-    if not counts.any():
-        return {}
-    chosen = parts[counts], wholes[counts]
-    low, high = bootstrap_interval(*chosen, statistic=_share) if counts.sum() > 1 else (None, None)
-    return {name: float(chosen[0].sum() / chosen[1].sum()), f"{name}_low": low, f"{name}_high": high}
+def _range(figure: str) -> Range:
+    """A cosine can be negative, all others are shares."""
+    return (-1.0, 1.0) if figure.startswith("DescCos") else UNIT
 
 
-def _share(parts: NDArray[np.float64], wholes: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    quotient: NDArray[np.float64] = parts.sum(axis=axis) / wholes.sum(axis=axis)
-    return quotient
+def _known(figures: Figures) -> Figures:
+    """Empty if the first figure is not known."""
+    return {} if next(iter(figures.values())) is None else figures

@@ -17,12 +17,14 @@ from refiner.files import Json
 from refiner.metrics import classification, text
 from refiner.metrics.boxes import RegionRule
 from refiner.metrics.counts import Hits
+from refiner.metrics.intervals import UNIT
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.metrics.text import bleu_2, rouge_l
 from refiner.records import analysis_from_dict
 from refiner.types import Analysis
 
 _MEANS: Final = ("semap", "semf1", "rouge_l", "bleu_2", "css", "accuracy", "region_iou")
+_RANGES: Final = {"css": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,11 @@ class Explanation(Task):
     def figures(self, columns: Columns) -> Figures:
         """Means over the images with intervals; counts and rates of all images together, by threshold."""
         names = [name for name in _MEANS if name in columns]
-        found: Figures = {key: value for name in names for key, value in with_interval(name, columns[name]).items()}
+        found: Figures = {
+            key: value
+            for name in names
+            for key, value in with_interval(name, columns[name], _RANGES.get(name, UNIT)).items()
+        }
         for tau in self.config.thresholds:
             counts = Hits(**{name: int(columns[f"{name}@{tau:g}"].sum()) for name in ("tp", "fp", "fn")})
             for name in ("tp", "fp", "fn", "precision", "recall", "f1"):

@@ -14,6 +14,7 @@ from refiner.masks import union
 from refiner.metrics.boxes import VERSION as BOXES_VERSION
 from refiner.metrics.boxes import RegionRule, region_iou
 from refiner.metrics.heatmaps import HeatmapConfig
+from refiner.metrics.intervals import UNIT
 from refiner.metrics.localization import VERSION, PixelCounts, by_artifact_ratio, count_pixels
 from refiner.records import analysis_from_dict
 from refiner.taxonomy import XaigdCategory
@@ -109,7 +110,7 @@ class Localization(Task):
             **{f"{name}_per_image": value for name, value in totals.pad_per_image().items()},
             **{f"{group}_{name}": row[name] for group, row in groups.items() for name in ("images", "flagged")},
             **{f"{group}_predicted_par": row["predicted_par"] for group, row in groups.items()},
-            **(with_interval("region_iou", columns["region_iou"]) if "region_iou" in columns else {}),
+            **(with_interval("region_iou", columns["region_iou"], UNIT) if "region_iou" in columns else {}),
             **heatmap_figures(columns),
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
+from refiner.metrics.intervals import ANY, POSITIVE, UNIT
 from refiner.records import analysis_from_dict
 from refiner.taxonomy import PERCEPTUAL
 
@@ -42,16 +43,16 @@ class Realism(Task):
 
     def figures(self, columns: Columns) -> Figures:
         """Means with intervals; MAI, AF and CAP."""
-        found = with_interval("HPS", columns["score"]) if "score" in columns else {}
+        found = with_interval("HPS", columns["score"], ANY) if "score" in columns else {}
         if "anomalies" not in columns:
             return found
         anomalies, intensity = columns["anomalies"].sum(), columns["intensity"].sum()
         return {
-            **with_interval("CAP", columns["intensity"]),
+            **with_interval("CAP", columns["intensity"], POSITIVE),
             "MAI": float(intensity / anomalies) if anomalies else 0.0,
-            **with_interval("AF", columns["anomalies"]),
+            **with_interval("AF", columns["anomalies"], POSITIVE),
             "AF_share": float((columns["anomalies"] > 0).mean()),
-            **(with_interval("PAR", columns["par"]) if "par" in columns else {}),
+            **(with_interval("PAR", columns["par"], UNIT) if "par" in columns else {}),
             **({"fake_probability": mean(columns["fake_probability"])} if "fake_probability" in columns else {}),
             **found,
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from refiner.evaluate.figures import Columns, Figures, Plots, Task, mean, with_interval
 from refiner.files import Json
+from refiner.metrics.intervals import ANY
 from refiner.metrics.semap_scoring import SemapConfig, Similarity, score_image
 from refiner.records import analysis_from_dict
 from refiner.taxonomy import PERCEPTUAL
@@ -33,7 +34,7 @@ class Refinement(Task):
     def signature(self) -> str:
         """Version and rules, and the signature of the encoder if there is one."""
         words = "" if self.encoder is None else f"|{self.semap.signature}|{self.encoder}"
-        return f"refinement|version=1|prompt=original|rounds=before,last,best|interval=bootstrap95{words}"
+        return f"refinement|version=1|prompt=original|rounds=before,last,best|interval=student95{words}"
 
     def row(self, record: Json) -> Figures:
         """Score, flaws, area, burden and SemAP of start, last and best image; changes from start to best."""
@@ -63,7 +64,9 @@ class Refinement(Task):
                 continue
             found |= {f"{name}_{when}": mean(columns[f"{name}_{when}"]) for when in ("before", "last", "best")}
             if f"{name}_change" in columns:
-                found |= with_interval(f"{name}_change", columns[f"{name}_change"])
+                found |= with_interval(
+                    f"{name}_change", columns[f"{name}_change"], (-1.0, 1.0) if name == "par" else ANY
+                )
         burden = columns["burden_change"]
         found |= {"better_share": float((burden < 0).mean()), "worse_share": float((burden > 0).mean())}
         return found | {

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, with_interval
+from refiner.evaluate.figures import Columns, Figures, Plots, Task, Unscored, quotient, with_interval
 from refiner.files import Json
 from refiner.lettering import Kind, folded, of_steps, share_read
 from refiner.metrics.edits import edit_share
-from refiner.metrics.intervals import bootstrap_interval
+from refiner.metrics.intervals import UNIT
 from refiner.records import analysis_from_dict
 
 _KINDS: Final = get_args(Kind)
@@ -32,7 +29,7 @@ class Text(Task):
     @property
     def signature(self) -> str:
         """Version and rules."""
-        return "text|version=1|words=quoted|form=folded|distance=levenshtein/longer|missing=1|interval=bootstrap95"
+        return "text|version=2|words=quoted|form=folded|distance=levenshtein/longer|missing=1|interval=student95"
 
     def row(self, record: Json) -> Figures | Unscored:
         """Number of words, of each kind, sum of the edit distances; and the image's own figures."""
@@ -45,17 +42,10 @@ class Text(Task):
         return row | {"words": len(found), "distance": distance, "word_accuracy": share, "all_read": float(share == 1)}
 
     def figures(self, columns: Columns) -> Figures:
-        """The figures of all words together, with 95 % bootstrap intervals over the images."""
+        """The figures of all words together, with 95 % intervals over the images."""
         words = columns["words"]
-        several = len(words) > 1
-        found: Figures = {}
-        for name, part in (("word_accuracy", columns["read"]), ("edit_distance", columns["distance"])):
-            low, high = bootstrap_interval(part, words, statistic=_quotient) if several else (None, None)
-            found |= {name: float(part.sum() / words.sum()), f"{name}_low": low, f"{name}_high": high}
+        found = quotient("word_accuracy", columns["read"], words) | quotient(
+            "edit_distance", columns["distance"], words
+        )
         found |= {kind: float(columns[kind].sum()) for kind in _KINDS}
-        return found | {"words": float(words.sum())} | with_interval("all_read", columns["all_read"])
-
-
-def _quotient(parts: NDArray[np.float64], wholes: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    quotient: NDArray[np.float64] = parts.sum(axis=axis) / wholes.sum(axis=axis)
-    return quotient
+        return found | {"words": float(words.sum())} | with_interval("all_read", columns["all_read"], UNIT)
