@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refiner.demo.views.outlines import svg_path
-from refiner.reports.overlays import by_stage, enlarged, fitted, flaw_words, place_words, trace_words
+from refiner.reports.overlays import badge_points, by_stage, enlarged, fitted, flaw_words, place_words, trace_words
 from refiner.types import Analysis, Region, Step
 
 SIDE = 720
@@ -64,17 +64,20 @@ def stage(image: Image.Image, analysis: Analysis | None, alt: str) -> str:
 
 def _shape(number: int, region: Region, analysis: Analysis) -> str:
     label = f"{number}: {region.name}, {_kind(region)}, severity {region.severity:.2f}. {region.explanation}"
+    path = svg_path(region.pixels(analysis.size))
     return (
+        f'<path class="rf-dark" d="{path}"/><path class="rf-light" d="{path}"/>'
         f'<path class="rf-region {_colour(region)}" data-region="{number}" tabindex="0" role="button" '
-        f'aria-pressed="false" aria-label="{words(label)}" d="{svg_path(region.pixels(analysis.size))}"/>'
+        f'aria-pressed="false" aria-label="{words(label)}" d="{path}"/>'
     )
 
 
 def _badge(number: int, region: Region, analysis: Analysis) -> str:
-    assert region.box is not None
-    x0, y0, _, _ = region.box
-    height, width = analysis.size
-    place = f"left:{100 * x0 / width:.1f}%;top:{100 * y0 / height:.1f}%"
+    points = badge_points(region, analysis.size)
+    if not points:
+        return ""
+    x, y = points[0]
+    place = f"left:{100 * x:.1f}%;top:{100 * y:.1f}%"
     return (
         f'<span class="rf-badge {_colour(region)}" data-region="{number}" style="{place}" aria-hidden="true">'
         f"{number}</span>"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 EXPLANATION = "the {part} is malformed"
-REASONING = "it should look like the {part} of a {kind}"
+REASONS: Final[Mapping[Category, str]] = {
+    Category.TEXT: "its strokes are broken, so that it cannot be read",
+    Category.SHAPE: "its outline is broken or bent",
+    Category.ANATOMY: "it is incomplete, bent or in a wrong place",
+    Category.OPTICS: "it does not match the thing that casts or mirrors it",
+}
+"""Why a part is malformed, by the category of its flaw."""
+_OTHER = "it does not look like the {part} of a {kind}"
 _SEVERITIES = ((0.008, 0.5), (0.02, 0.7), (1.0, 0.9))
 """(share of the image, severity): a region gets the severity of the first row whose share it does not exceed."""
 
@@ -261,11 +268,12 @@ class ProbeDetector(BaseDetector):
         kind, _, part = config.parts[place].partition(": ")
         colour = config.colours[int(colours.softmax(0).mean(1).argmax())]
         share = float(mask.mean())
+        category = Category(config.categories[place])
         claim = Claim(
             name=f"the {part} of the {colour} {kind}",
             explanation=EXPLANATION.format(part=part),
-            reasoning=REASONING.format(part=part, kind=kind),
-            category=Category(config.categories[place]),
+            reasoning=REASONS.get(category, _OTHER.format(part=part, kind=kind)),
+            category=category,
             severity=next(severity for most, severity in _SEVERITIES if share <= most),
             score=float(heat[mask].mean()),
         )

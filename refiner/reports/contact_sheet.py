@@ -1,4 +1,4 @@
-"""The contact sheet: the whole micro world on one page. A thing is one object of that world."""
+"""The whole micro world on one page, and its kinds of flaws. A thing is one object of that world."""
 
 from __future__ import annotations
 
@@ -47,12 +47,28 @@ def contact_sheet(seed: int = 0) -> Image.Image:
             _framed(canvas, fitted(render(scene), _LARGE), (x, y))
             caption = "\n".join(textwrap.wrap(scene.caption, 30))
             draw.multiline_text((x, y + _LARGE + 8), caption, font=font(12), fill=FAINT, spacing=3)
-    _heading(draw, flaws_top, f"{len(FLAWS)} kinds of flaws: without the flaw, with it, and its mask")
+    _flaws(canvas, flaws_top, rng)
+    return canvas
+
+
+def flaw_sheet(seed: int = 0) -> Image.Image:
+    """All kinds of flaws, with what is wrong and why; an RGB image.
+
+    Args:
+        seed: the same seed gives the same sheet.
+    """
+    rows = -(-len(FLAWS) // _FLAW_COLUMNS)
+    canvas = Image.new("RGB", (_WIDTH, 56 + _PAD + rows * (_CARD_HEIGHT + _PAD)), PAPER)
+    _flaws(canvas, _PAD, np.random.default_rng(seed))
+    return canvas
+
+
+def _flaws(canvas: Image.Image, top: int, rng: np.random.Generator) -> None:
+    _heading(ImageDraw.Draw(canvas), top, f"{len(FLAWS)} kinds of flaws: without the flaw, with it, and its mask")
     for place, kind in enumerate(FLAWS.values()):
         row, column = divmod(place, _FLAW_COLUMNS)
-        corner = (_PAD + column * (_CARD + _PAD), flaws_top + 56 + row * (_CARD_HEIGHT + _PAD))
+        corner = (_PAD + column * (_CARD + _PAD), top + 56 + row * (_CARD_HEIGHT + _PAD))
         _flaw_card(canvas, corner, kind, rng)
-    return canvas
 
 
 def _scene_with(kind: str, rng: np.random.Generator) -> Scene:

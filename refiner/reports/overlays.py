@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from refiner.taxonomy import LegionKind
-from refiner.types import Analysis, Attempt, Box, RefinementResult, Region, Size, Step, StepOutcome
+from refiner.types import Analysis, Attempt, RefinementResult, Region, Size, Step, StepOutcome
 
 PAPER, CARD, INK, FAINT, RULE = "#f6f5f1", "#ffffff", "#1b1b1a", "#6d6b66", "#dedbd3"
 GOOD, BAD = "#1f7a4d", "#b3362b"
@@ -28,6 +28,8 @@ KIND_COLOURS: Mapping[LegionKind | None, str] = {
 }
 """Colours of outline and number of a region, by the kind of its flaw; None is that of misalignments."""
 
+_DIRECTIONS = ((-1, -1), (1, -1), (-1, 1), (1, 1), (-1, 0), (1, 0), (0, -1), (0, 1))
+"""Of the places for a region's number: across, down."""
 _VIEW = 480
 _MARGIN = 28
 
@@ -55,46 +57,62 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def marks(analysis: Analysis, size: tuple[int, int], *, fill: bool = True) -> Image.Image:
-    """Outlines and numbers (from 1) of the regions, on a transparent RGBA layer of ``size`` (width, height)."""
+    """Outlines and numbers (from 1) of the regions, on a transparent RGBA layer of ``size`` (width, height).
+
+    An outline has a coloured, a light and a dark line, so that it contrasts with any image.
+    """
     layer = Image.new("RGBA", size)
     line = max(2, round(max(size) / 240))
     for region in (region for region in analysis.regions if region.placed):
         colour = KIND_COLOURS[region.category.legion]
         inside = Image.fromarray(region.pixels(analysis.size).astype(np.uint8) * 255)
         inside = inside.resize(size, Image.Resampling.BICUBIC).point(lambda value: 255 if value > 127 else 0)
-        edge = inside.filter(ImageFilter.MaxFilter(2 * line + 1))
-        halo = edge.filter(ImageFilter.MaxFilter(3))
-        layer.paste("#ffffffd0", mask=ImageChops.subtract(halo, edge))
-        layer.paste(colour, mask=ImageChops.subtract(edge, inside))
+        reached = inside
+        for ink, width in ((colour, line), ("#ffffff", (line + 1) // 2), (INK, (line + 1) // 2)):
+            wider = reached.filter(ImageFilter.MaxFilter(2 * width + 1))
+            layer.paste(ink, mask=ImageChops.subtract(wider, reached))
+            reached = wider
         if fill:
             layer.paste(f"{colour}2c", mask=inside)
+    _badges(layer, analysis)
+    return layer
+
+
+def _badges(layer: Image.Image, analysis: Analysis) -> None:
+    """Draw the numbers of the regions, each on the edge of its region and, where there is room, beside the others."""
     draw = ImageDraw.Draw(layer)
+    width, height = layer.size
     radius = max(9, round(max(layer.size) / 42))
     taken: list[tuple[float, float]] = []
     for index, region in enumerate(analysis.regions, start=1):
-        if region.box is None:
+        places = [
+            (min(max(x * width, radius), width - radius - 1), min(max(y * height, radius), height - radius - 1))
+            for x, y in badge_points(region, analysis.size)
+        ]
+        free = [place for place in places if all(math.dist(place, other) > 2 * radius for other in taken)]
+        if not places:
             continue
-        x, y = _badge_place(region.box, analysis.size, layer.size, radius, taken)
+        x, y = (free or places)[0]
         taken.append((x, y))
         circle = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(circle, fill=KIND_COLOURS[region.category.legion], outline="white", width=max(1, radius // 6))
         draw.text((x, y), str(index), font=font(round(radius * 1.25)), fill="white", anchor="mm")
-    return layer
 
 
-def _badge_place(
-    box: Box, size: Size, view: tuple[int, int], radius: int, taken: Sequence[tuple[float, float]]
-) -> tuple[float, float]:
-    """A corner of a region's box, inside the image and if possible not covered by another number."""
-    across, down = view[0] / size.width, view[1] / size.height
-    x0, y0, x1, y1 = box
-    corners = [(x0, y0), (x1, y0), (x0, y1), (x1, y1)]
-    places = [
-        (min(max(x * across, radius), view[0] - radius - 1), min(max(y * down, radius), view[1] - radius - 1))
-        for x, y in corners
-    ]
-    free = [place for place in places if all(math.dist(place, other) > 2 * radius for other in taken)]
-    return (free or places)[0]
+def badge_points(region: Region, size: Size) -> list[tuple[float, float]]:
+    """Points of a region for its number: its outermost pixels in eight directions, the best first; empty if unplaced.
+
+    Args:
+        region: of an image of ``size``.
+
+    Returns:
+        (x, y) in shares of width and height.
+    """
+    rows, columns = np.nonzero(region.pixels(size)) if region.placed else ((), ())
+    if not len(rows):
+        return []
+    found = [int(np.argmax(right * columns + down * rows)) for right, down in _DIRECTIONS]
+    return [((columns[at] + 0.5) / size.width, (rows[at] + 0.5) / size.height) for at in found]
 
 
 def overlay(

@@ -66,7 +66,11 @@ def test_figures_are_plain_sums_and_places_follow(rank: Cli, tmp_path: Path) -> 
     assert all(row["low"] <= row["value"] <= row["high"] for row in known)
     assert all(row["low"] < row["high"] for row in known), "an interval of width 0 would look certain"
     assert document["systems"][1]["rates"]["color"]["value"] == pytest.approx(2 / 3)
-    assert document["systems"][2]["rates"]["shape"] == {"value": 1, "low": pytest.approx(1 - 0.7076, abs=1e-3), "high": 1}
+    assert document["systems"][2]["rates"]["shape"] == {
+        "value": 1,
+        "low": pytest.approx(1 - 0.7076, abs=1e-3),
+        "high": 1,
+    }
     assert document["wins"]["CAP"]["some"]["many"] == {"overall": pytest.approx(0.9375, abs=0.02), "per_prompt": 1}
     assert document["wins"]["PAR"]["some"]["clean"]["per_prompt"] == pytest.approx(1 / 6)
     assert document["orders"] == {"CAP": ["clean", "some", "many"], "PAR": ["clean", "some", "many"]}

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,7 +8,8 @@ from PIL import Image
 
 from refiner.errors import ConfigError, OutputError
 from refiner.images import XMP
-from refiner.reports.overlays import before_after, flaw_words, marks, overlay, sheet
+from refiner.masks import box_of
+from refiner.reports.overlays import KIND_COLOURS, badge_points, before_after, flaw_words, marks, overlay, sheet
 from refiner.reports.result import save_result
 from refiner.taxonomy import Category
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Score, Size, Step
@@ -240,3 +242,26 @@ def test_pictures_of_several_attempts_have_room_for_each():
     few, many = sheet(usual()), sheet(result(*(attempt(index) for index in range(9))))
     assert many.height > 2 * few.height
     assert marks(usual().attempts[0].analysis, (480, 400)).size == (480, 400)
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#000000", "#808080", *KIND_COLOURS.values()])
+@pytest.mark.parametrize("category", [Category.ANATOMY, Category.COLOR, Category.OPTICS])
+def test_an_outline_contrasts_with_any_image(ground, category):
+    mask = np.zeros((96, 96), dtype=bool)
+    mask[30:60, 30:60] = True
+    spot = Region(mask=mask, box=(30, 30, 60, 60), name="spot", category=category)
+    shown = overlay(Image.new("RGB", (96, 96), ground), Analysis(size=Size(96, 96), detector="d", regions=(spot,)))
+    row = np.asarray(shown.convert("L")).astype(int)[shown.height // 2, : shown.width // 2]
+    assert row.max() > 230
+    assert row.min() < 40
+
+
+def test_the_number_of_a_region_lies_on_it_and_beside_the_others():
+    corner = np.add.outer(np.arange(96), np.arange(96)) > 150  # far from a corner of its box
+    ring = np.hypot(*(np.indices((96, 96)) - 30)) < 12
+    masks = [corner, ring, ring]
+    spots = tuple(Region(mask=each, box=box_of(each), name="spot", category=Category.COLOR) for each in masks)
+    for spot, mask in zip(spots, masks, strict=True):
+        for x, y in badge_points(spot, Size(96, 96)):
+            assert mask[int(96 * y), int(96 * x)]
+    assert badge_points(replace(spots[0], mask=None, box=None), Size(96, 96)) == []
