@@ -1,8 +1,8 @@
 # Everything runs from a checkout. Each target first installs what it needs into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PROMPT ?= a red hand with five fingers left of a green clock showing three o'clock on a sky background
-SEED ?= 134
+PROMPT ?= a green tree with the sun on the right above a red hand with five fingers on a snow background
+SEED ?= 5
 OUT ?= out
 SHELL := /bin/bash
 
@@ -35,6 +35,7 @@ docs: .venv/installed-docs tree
 
 bench: .venv/installed-dev
 	$(BIN)/refiner micro bench
+	$(BIN)/python tests/benchmarks/examples.py
 	$(BIN)/python tests/benchmarks/costs.py
 	$(BIN)/python tests/benchmarks/decoding.py
 	$(BIN)/python tests/benchmarks/startup.py

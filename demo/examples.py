@@ -8,18 +8,15 @@ from typing import Final
 import numpy as np
 
 from refiner.images import save_png
+from refiner.micro.examples import EXAMPLES
 from refiner.micro.flaws import inject
 from refiner.micro.world import parse_caption
 
-PROMPTS: Final = (
-    "a red hand with five fingers left of a green clock showing three o'clock on a sky background",
-    "a blue cat with four legs facing left on a snow background",
-    "an orange face with two eyes smiling left of a green house by a pond on a rose background",
-)
+PROMPTS: Final = tuple(example.prompt for example in EXAMPLES)
 _PICTURES: Final = (
-    (PROMPTS[0], "wrong_colour", 2),
-    (PROMPTS[1], "floating_tail", 1),
-    (PROMPTS[2], "wrong_reflection", 1),
+    (PROMPTS[0], "extra_finger", 2),
+    (PROMPTS[1], "wrong_reflection", 1),
+    (PROMPTS[2], "floating_tail", 1),
 )
 """Caption, kind of flaw, and seed of each example image."""
 

@@ -19,6 +19,7 @@ from refiner.errors import InputError
 from refiner.files import Json, check_writable
 from refiner.images import load_image
 from refiner.ledger import Prices, added
+from refiner.micro.examples import EXAMPLES
 from refiner.records import result_summary
 from refiner.reports.overlays import flaw_words
 from refiner.reports.overview import image_folder, remove_earlier, save_overview
@@ -32,8 +33,18 @@ if TYPE_CHECKING:
     from refiner.pipelines.run import RefinementRun
 
 
+def _examples() -> str:
+    shown = "\n".join(f'  refiner refine "{prompt}" --seed {seed} --out out' for prompt, seed in EXAMPLES)
+    return (
+        f"examples, of prompts and seeds at which the bundled models visibly repair the image:\n{shown}\n\n"
+        "Open out/report.html: it shows each attempt, the regions, and why it was kept or not."
+    )
+
+
 def add_refine(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``refiner refine``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _examples()
     image = parser.add_argument_group("image")
     image.add_argument("prompt", nargs="?", help="what the image shows")
     image.add_argument("--image", metavar="FILE", help="an image to refine instead of a generated one")
