@@ -40,9 +40,9 @@ def mean_interval(
 ) -> Ends:
     """The interval of a mean, or of a quotient of two sums, which also holds for few samples.
 
-    It is Student's, of the quotient made linear, cut at the ends of ``within``. If all samples agree, its ends are
-    those that samples not seen yet could still move the value to: their share may be as large as that of an event
-    that did not occur in N trials. For shares of 0 and 1 this is the interval of Clopper and Pearson.
+    It is Student's, of the quotient made linear, cut at the ends of ``within``; and the exact one of Clopper and
+    Pearson if all samples are 0 or 1 and count alike. If all samples agree, its ends are those that samples not seen
+    yet could still move the value to: their share may be as large as that of an event that did not occur in N trials.
 
     Args:
         over: float (N,). A sample with 0 here and in ``under`` says nothing; without others, both ends are None.
@@ -59,6 +59,8 @@ def mean_interval(
     count, tail = len(over), (1 - level) / 2
     if not count:
         return None, None
+    if within == UNIT and np.isin(over, (0, under[0])).all() and (under == under[0]).all():
+        return clopper_pearson(int((over > 0).sum()), count, level)
     value, (least, greatest) = float(over.sum() / under.sum()), within
     error = float(np.sqrt(((over - value * under) ** 2).sum() / max(count - 1, 1) / count) / under.mean())
     if count == 1 or error <= _NO_SPREAD * abs(value):
