@@ -160,7 +160,20 @@ def _tensors_of(network: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, module in network.named_modules():
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                yield f"{name}.{key}", tensor
+                yield from _stored(f"{name}.{key}", tensor)
+
+
+def _stored(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a tensor as it is stored: of a quantised one, the tensors in it, because its own class computes little."""
+    import torch
+
+    if hasattr(tensor, "__tensor_flatten__"):
+        for part in tensor.__tensor_flatten__()[0]:
+            yield from _stored(f"{name}.{part}", getattr(tensor, part))
+    elif type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        yield name, tensor
+    else:
+        yield name, tensor.as_subclass(torch.Tensor)
 
 
 def _sampled(tensors: Sequence[torch.Tensor]) -> bytes:

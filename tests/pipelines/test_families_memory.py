@@ -14,6 +14,7 @@ from support.repairs import NOISE, mended, pictures, refined, weights  # noqa: E
 from support.tiny_pipelines import TINY, stable_diffusion  # noqa: E402
 
 from refiner.pipelines.painting.families import denoiser_of  # noqa: E402
+from refiner.pipelines.saving.record import fingerprints  # noqa: E402
 
 pytestmark = NOISE
 
@@ -55,6 +56,50 @@ def test_quantised_denoisers_are_neither_cast_nor_copied(name: str) -> None:
     assert sum(isinstance(module, Int8Linear) for module in denoiser.modules()) > 5
     assert pictures(mended(refined(base, call=tiny.call, native=tiny.native)))[0] != plain[0]
     assert weights(base) == before
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "hunyuan-dit"])  # whose pooling reads bare weights
+@pytest.mark.parametrize("kind", ["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"])
+def test_denoisers_that_torchao_quantised_paint_and_stay_quantised(name: str, kind: str) -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    tiny = TINY[name]
+    base = tiny.build().to(torch.bfloat16)
+    denoiser = denoiser_of(base)
+    plain = fingerprints({"denoiser": denoiser})
+    quantization.quantize_(denoiser, getattr(quantization, kind)())
+    before = fingerprints({"denoiser": denoiser})
+    assert before != plain
+    pipe = refined(base, call=tiny.call, native=tiny.native)
+    assert pictures(mended(pipe)) == pictures(mended(pipe))
+    assert fingerprints({"denoiser": denoiser}) == before
+
+
+class Packed(torch.Tensor):
+    """A quantised weight as torchao stores it: it has another tensor inside, and can be computed with in no way."""
+
+    data_inside: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inside: torch.Tensor) -> Packed:
+        packed: Packed = torch.Tensor._make_wrapper_subclass(cls, inside.shape, dtype=torch.bfloat16)
+        packed.data_inside = inside
+        return packed
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["data_inside"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_args: Any, **_options: Any) -> Any:
+        raise NotImplementedError(f"{function} of a packed weight")
+
+
+def test_the_record_tells_packed_weights_apart() -> None:
+    digests = []
+    for value in (1, 1, 2):
+        network = torch.nn.Module()
+        network.register_buffer("weight", Packed(torch.full((4, 4), value, dtype=torch.int8)))
+        digests.append(fingerprints({"network": network})["network"])
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize("name", TINY)
