@@ -12,9 +12,15 @@ from refiner.metrics.calibration import reliability
 from refiner.reports.page import render
 from refiner.reports.plots import number, short
 from refiner.reports.reliability import save_reliability
+from refiner.reports.terms import legend
 
 REPORT_FILE: Final = "report.html"
 PLOT_FILE: Final = "reliability.png"
+_TERMS: Final = (
+    "threshold", "false_positive_rate", "recall", "abstention_band", "share_in_the_band", "wrong_verdicts", "map",
+    "log_loss", "brier", "calibration_error",
+)  # fmt: skip
+"""The names of the rows, as ``refiner.reports.terms`` knows them."""
 
 
 def write_calibration_report(found: Calibrated, folder: Path) -> Path:
@@ -32,6 +38,7 @@ def write_calibration_report(found: Calibrated, folder: Path) -> Path:
         rows=calibration_rows(found.calibration.document()),
         plot=load_image(plot),
         failures=found.failures,
+        terms=legend(_TERMS),
     )
     return atomic_write(folder / REPORT_FILE, page)
 

@@ -13,12 +13,13 @@ from PIL import Image
 from refiner.data.samples import DataSet
 from refiner.errors import InputError
 from refiner.evaluate.harness import Run
-from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS, area_of
+from refiner.evaluate.ranking import HIGHER_IS_BETTER, VARIANTS, area_of
 from refiner.files import Json, atomic_write, dumps
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import render
 from refiner.reports.plots import forest, short, words
+from refiner.reports.terms import heading, legend
 
 REPORT_FILE: Final = "report.html"
 SHOWN: Final = 6
@@ -45,8 +46,7 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
         lead=lead(document_),
         plots=list(_forests(document_["systems"])),
         examples=list(_examples(names, runs, data, document_["by"])),
-        side=_SIDE,
-        terms=FIGURES,
+        terms=legend([*document_["systems"][0]["figures"], "coverage"]),
         settings=dumps({name: runs[name].description for name in names}),
         **{name: document_[name] for name in ("systems", "by", "orders", "wins", "signature")},
     )
@@ -70,7 +70,7 @@ def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
     for name in [name for name in systems[0]["figures"] if name not in VARIANTS]:
         way = "higher" if name in HIGHER_IS_BETTER else "lower"
         rows = [(system["name"], system["figures"][name]) for system in systems]
-        yield forest(f"{words(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
+        yield forest(f"{heading(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
 
 
 def _examples(
