@@ -110,17 +110,18 @@ def scatter(across: str, up: str, first: Values, second: Values) -> Markup:
 
 
 def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequence[str]) -> Markup:
-    """Horizontal bars: a group for each row, a bar for each series; "" if no value is positive.
+    """Horizontal bars: a group for each row with a positive value, a bar for each series; "" without such a row.
 
     Args:
         title: plain text.
         rows: name of a group -> its values, one for each series.
         series: names, plain text.
     """
-    values = [value for row in rows.values() for value in row if value is not None and not np.isnan(value)]
-    top = max(values, default=0.0)
-    if top <= 0:
+    known = {name: [value for value in row if value is not None and value > 0] for name, row in rows.items()}
+    rows = {name: row for name, row in rows.items() if known[name]}
+    if not rows:
         return Markup("")
+    top = max(value for values in known.values() for value in values)
     step = 14 * len(series) + 24
     parts = []
     for at, (name, row) in enumerate(rows.items()):
