@@ -77,14 +77,14 @@ def _examples(
     names: Sequence[str], runs: Mapping[str, Run], data: Mapping[str, DataSet], by: str
 ) -> Iterator[tuple[Json, list[tuple[str, str, Image.Image | None]]]]:
     """The images of all generators for the prompts on which they differ most; equal ones in the order of the data."""
-    spread = np.ptp([_values(runs[name], by) for name in names], axis=0)
+    spread = np.ptp([values_by(runs[name], by) for name in names], axis=0)
     for index in np.argsort(-spread, kind="stable")[:SHOWN].tolist():
         if not np.isnan(spread[index]):
             shown = [_shown(name, runs[name].records[index], data[name], index) for name in names]
             yield runs[names[0]].records[index], shown
 
 
-def _values(run: Run, by: str) -> list[float]:
+def values_by(run: Run, by: str) -> list[float]:
     """What the ranking goes by, for each image; NaN if it is not known."""
     values = [np.nan] * run.samples
     for record in run.records:

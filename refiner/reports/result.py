@@ -18,7 +18,7 @@ from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, marks, 
 from refiner.reports.page import render
 from refiner.reports.plots import charts, score_of
 from refiner.reports.terms import legend
-from refiner.reports.wording import judge_words
+from refiner.reports.wording import judge_words, judges_abbreviated
 from refiner.types import Attempt, RefinementResult
 
 _STOPS = {
@@ -140,7 +140,7 @@ def _page(result: RefinementResult, record: Mapping[str, Any]) -> str:
         stop=_STOPS[result.stop],
         figures=list(_figures(result, start, best)),
         charts=charts(result),
-        terms=legend(("burden", "denoiser_rows", *_abbreviated(result))),
+        terms=legend(("burden", "denoiser_rows", *judges_abbreviated(result))),
         settings=dumps({"config": record["config"], "environment": record["environment"]}),
         colours=KIND_COLOURS,
         layers=_layers,
@@ -164,12 +164,6 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterato
     yield "Denoiser rows", "", str(result.calls.denoiser_rows)
     yield "Detector calls", "", str(result.calls.detector_calls)
     yield "Seconds", "", f"{sum(attempt.seconds for attempt in result.attempts):.1f}"
-
-
-def _abbreviated(result: RefinementResult) -> list[str]:
-    """The abbreviations in the names of the judges."""
-    told = [judge_words(score.name) for attempt in result.attempts for score in attempt.scores]
-    return [kind for kind in ("hps", "clip") if any(f"({kind.upper()}" in name for name in told)]
 
 
 def _layers(attempt: Attempt, side: int) -> list[Image.Image]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from refiner.types import RefinementResult
+
 _JUDGES: Final[Mapping[str, tuple[str, str]]] = {
     "hps": ("fit to the prompt", "HPS"),
     "clip": ("fit to the prompt", "CLIP"),
@@ -30,6 +32,12 @@ def judge_words(name: str) -> str:
     what, by = _JUDGES[kind]
     told = " ".join(filter(None, (by, "" if "micro" in model else model)))
     return f"{what} ({told})" if told else what
+
+
+def judges_abbreviated(result: RefinementResult) -> list[str]:
+    """The abbreviations in the names of a result's judges, as ``refiner.reports.terms`` knows them."""
+    told = [judge_words(score.name) for attempt in result.attempts for score in attempt.scores]
+    return [kind for kind in ("hps", "clip") if any(f"({kind.upper()}" in name for name in told)]
 
 
 def short_seed(seed: int) -> str:
