@@ -44,8 +44,10 @@ def ask(demo: Served, path: str, form: dict[str, str] | None = None, **headers: 
 def test_nothing_is_told_or_done_without_the_password(demo):
     for path in ("/config", "/gradio_api/info", "/gradio_api/queue/status"):
         assert ask(demo, path)[0] == 401
-    status, page, _ = ask(demo, "/")
-    assert b"components" not in page or status == 401
+    assert ask(demo, "/gradio_api/queue/join", {"data": "[]"})[0] == 401
+    assert ask(demo, "/gradio_api/upload", {"files": "x"})[0] == 401
+    page = ask(demo, "/")[1]
+    assert b'"auth_required":true' in page
     assert ask(demo, "/login", {"username": "ann", "password": "long"})[0] == 400
     assert ask(demo, "/login", {"username": "", "password": ""})[0] >= 400
 

@@ -203,8 +203,8 @@ def test_programs_detect_and_rank(client, photo):
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"prompt": ""}, "Write a prompt first"), ({"prompt": "x" * 2000}, "characters"),
-     ({"rounds": 99}, "rounds|maximum"), ({"seed": -3}, "seed|minimum"), ({"model": "/etc"}, "."), ({"strategy": "magic"}, "."),
-     ({"detector": "vlm:x@http://a"}, ".")],
+     ({"rounds": 99}, "rounds|maximum"), ({"seed": -3}, "seed|minimum"), ({"model": "/etc"}, "."),
+     ({"strategy": "magic"}, "."), ({"detector": "vlm:x@http://a"}, ".")],
 )  # fmt: skip
 def test_errors_reach_programs_in_words(client, change, words):
     with pytest.raises((AppError, ValueError), match=words):
