@@ -173,6 +173,49 @@ def test_stopping_keeps_the_best_so_far(visit, demo):
     assert "Stopped by the user" in coming.value.path().read_text()
 
 
+def test_results_stay_until_new_ones_come(visit, demo):
+    visitor = visit()
+    page = visitor.page
+    visitor.refine("a red hand")
+    visitor.told("was kept")
+    shown = page.locator(".rf-compare img").first.get_attribute("src")
+    report = page.get_by_role("button", name="Report")
+
+    def unchanged() -> None:
+        assert page.locator(".rf-compare img").first.get_attribute("src") == shown
+        expect(report).to_be_enabled()
+
+    visitor.refine("  ")
+    visitor.told("Write a prompt first")
+    unchanged()
+    demo.allow(demo.seen())
+    visitor.refine("a green clock")
+    visitor.told("Attempt 0")
+    unchanged()
+    demo.allow(demo.seen() + 1)
+    expect(page.locator(".rf-attempt")).to_have_count(1)
+    assert page.locator(".rf-compare img").first.get_attribute("src") != shown
+    expect(report).to_be_disabled()
+    demo.allow(10**9)
+    visitor.told("was kept")
+    expect(report).to_be_enabled()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_phone_follows_a_run_and_a_desk_stays(visit, demo, width):
+    visitor = visit(width)
+    page = visitor.page
+    demo.allow(demo.seen())
+    visitor.refine("a red hand")
+    visitor.told("Attempt 0")
+    if width < 720:
+        expect(page.locator("#rf-refine-status")).to_be_in_viewport(ratio=1)
+    demo.allow(10**9)
+    visitor.told("was kept")
+    expect(page.locator(".rf-compare")).to_be_in_viewport(ratio=0.9 if width < 720 else 0.1)
+    assert (page.evaluate("scrollY") > 0) == (width < 720)
+
+
 def test_two_users_at_once_get_their_own(visit, demo):
     """A third user waits, is told so, and can stop waiting."""
     first, second, third = visit(), visit(), visit()
@@ -346,7 +389,15 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     rows = page.locator("#rf-rank-table tbody tr")
     expect(rows).to_have_count(2)
     expect(page.locator("#rf-rank-table")).to_contain_text("my own")
-    expect(page.locator("#rf-rank-table svg[role=img]").first).to_be_visible()
+    expect(page.locator("#rf-rank-table .rf-charts svg[role=img]").first).to_be_visible()
+    worst = page.locator(".rf-worst .rf-answer")
+    expect(worst).to_have_count(4)
+    worst.first.locator(".rf-region").first.hover()
+    expect(worst.first.locator(".rf-tip")).to_be_visible()
+    cell = rows.first.locator("td").first
+    assert cell.evaluate("(cell) => getComputedStyle(cell, '::before').content") == (
+        '"CAP ↓"' if width < 720 else "none"
+    )
     visitor.shoot(f"evaluate-{width}")
     with page.expect_download() as coming:
         page.get_by_role("button", name="Table (CSV)").click()

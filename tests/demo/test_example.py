@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from refiner.demo.example import FOLDER, read_example, write_example
 from refiner.demo.examples import PROMPTS
 
@@ -21,6 +26,24 @@ def test_the_example_is_small_real_and_better_than_its_start():
 def test_its_images_are_labelled():
     for path in FOLDER.glob("*.png"):
         assert "trainedAlgorithmicMedia" in path.read_bytes().decode("latin1")
+
+
+BUILD = """
+import sys
+from refiner.demo.app import build
+from refiner.demo.settings import DemoSettings
+from refiner.demo.studio import Studio
+app = build(Studio(DemoSettings(models={"m": sys.argv[1]}, detectors={"d": "d"})))
+print(*(part["props"].get("value") for part in app.config["components"] if part["type"] == "html"))
+"""
+
+
+@pytest.mark.parametrize(("model", "shown"), [("micro", True), ("/models/own", False)])
+def test_it_is_on_the_first_screen_of_a_demo_with_its_models(model, shown):
+    pytest.importorskip("gradio")
+    page = subprocess.run([sys.executable, "-P", "-c", BUILD, model], check=True, capture_output=True, text=True).stdout
+    for part in ("An example, refined earlier", "rf-compare", "rf-attempt"):
+        assert (part in page) == shown
 
 
 def test_what_is_written_is_read(tmp_path):
