@@ -72,7 +72,7 @@ def _restored(stored: Mapping[str, Any], folder: Path) -> Attempt:
 
 
 def _main(prompt: str, seed: str) -> None:
-    from refiner import RefinedPipeline
+    from refiner.pipelines import RefinedPipeline
 
     _, results = RefinedPipeline.from_pretrained("micro")(prompt, seed=int(seed), return_dict=False)
     result = results[0]
