@@ -132,8 +132,7 @@ def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequenc
             down = y + 17 + place * 14
             parts.append(f'<rect class="fill s{place}" x="0" y="{down}" width="{length:.1f}" height="11"/>')
             parts.append(_text(length + 5, down + 9, number(value), "start"))
-    legend = ", ".join(f"{name}{' (light)' if place else ''}" for place, name in enumerate(series))
-    return _figure(f"{title}: {legend}", "".join(parts), height=step * len(rows))
+    return _figure(f"{title}: {' above '.join(series)}", "".join(parts), height=step * len(rows))
 
 
 def forest(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], *, from_zero: bool) -> Markup:

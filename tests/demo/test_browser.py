@@ -368,7 +368,7 @@ def test_judging_what_was_detected(visit, photo, width, dark):
     expect(page.locator("#rf-download-accepted")).to_be_hidden()
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (768, False), (390, True)])
 def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     visitor = visit(width, dark)
     page = visitor.page
@@ -396,7 +396,7 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     expect(worst.first.locator(".rf-tip")).to_be_visible()
     cell = rows.first.locator("td").first
     assert cell.evaluate("(cell) => getComputedStyle(cell, '::before').content") == (
-        '"CAP ↓"' if width < 720 else "none"
+        '"CAP ↓"' if width < 1000 else "none"
     )
     visitor.shoot(f"evaluate-{width}")
     with page.expect_download() as coming:
