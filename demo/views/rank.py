@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from refiner.demo.ranking import Flawed
 from refiner.demo.views.parts import explained, notes, stage, words
@@ -12,7 +13,7 @@ from refiner.evaluate.ranking import HIGHER_IS_BETTER, VARIANTS
 from refiner.files import Json
 from refiner.reports.overlays import flaw_words
 from refiner.reports.page import covered
-from refiner.reports.plots import forest, short
+from refiner.reports.plots import forest, short, span
 from refiner.reports.ranking import lead
 from refiner.reports.terms import legend
 
@@ -80,9 +81,8 @@ def _table(document: Json, names: list[str]) -> str:
 Below each value: its 95 % confidence interval over prompts of this kind.</p>"""
 
 
-def _figure(head: str, estimate: Mapping[str, float]) -> str:
-    low, high = short(estimate["low"]), short(estimate["high"])
-    return f'<td data-label="{head}">{short(estimate["value"])}<span>{low} to {high}</span></td>'
+def _figure(head: str, estimate: Mapping[str, Any]) -> str:
+    return f'<td data-label="{head}">{short(estimate["value"])}<span>{span(estimate)}</span></td>'
 
 
 def _wins(document: Json) -> Iterator[str]:

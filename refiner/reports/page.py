@@ -14,7 +14,7 @@ from PIL import Image
 from refiner.coverage import Coverage
 from refiner.images import png_bytes
 from refiner.reports.overlays import by_stage, flaw_words, place_words, trace_words
-from refiner.reports.plots import cut, number, short, words
+from refiner.reports.plots import cut, number, short, span, words
 from refiner.reports.terms import heading
 from refiner.reports.wording import judge_words, short_seed
 
@@ -42,8 +42,8 @@ def _environment() -> Environment:
     )
     environment.globals["style"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
     filters = (
-        by_stage, covered, cut, data_uri, flaw_words, heading, judge_words, number, percent, place_words, short,
-        short_seed, trace_words, words,
+        by_stage, covered, cut, data_uri, flaw_words, heading, judge_words, number, percent, percents, place_words,
+        short, short_seed, span, trace_words, words,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in filters}
     return environment
@@ -62,3 +62,9 @@ def covered(row: Mapping[str, int]) -> str:
 def percent(share: float) -> str:
     """A share in whole percent."""
     return f"{100 * share:.0f} %"
+
+
+def percents(estimate: Mapping[str, float | None]) -> str:
+    """The interval of a share in whole percent, in words."""
+    low, high = estimate["low"], estimate["high"]
+    return "interval not known" if low is None or high is None else f"{percent(low)} to {percent(high)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -43,6 +43,12 @@ def number(value: float | None) -> str:
 def short(value: float) -> str:
     """A number with three digits."""
     return f"{value:.3g}"
+
+
+def span(estimate: Mapping[str, Any]) -> str:
+    """The interval of an estimate from ``low`` to ``high``, in words."""
+    low, high = estimate["low"], estimate["high"]
+    return "interval not known" if low is None or high is None else f"{short(low)} to {short(high)}"
 
 
 def words(name: str) -> str:
@@ -135,23 +141,25 @@ def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequenc
     return _figure(f"{title}: {' above '.join(series)}", "".join(parts), height=step * len(rows))
 
 
-def forest(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], *, from_zero: bool) -> Markup:
-    """A dot at ``value`` and a line from ``low`` to ``high`` for each row.
+def forest(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], *, from_zero: bool) -> Markup:
+    """A dot at ``value`` and a line from ``low`` to ``high``, if they are known, for each row.
 
     Args:
         title: plain text.
         rows: name and estimate, from the top.
         from_zero: whether the axis starts at 0.
     """
-    across = axis((row[key] for _, row in rows for key in ("low", "value", "high")), from_zero=from_zero)
+    known = [row[key] for _, row in rows for key in ("low", "value", "high") if row[key] is not None]
+    across = axis(known, from_zero=from_zero)
     width, bottom = _FOREST_RIGHT - _FOREST_LEFT, _FOREST_TOP + _ROW * len(rows)
     parts = [_line(x, x, _FOREST_TOP, bottom) for x in (_FOREST_LEFT, _FOREST_RIGHT)]
     parts.append(_ticks_below(across, _FOREST_LEFT, _FOREST_RIGHT, bottom + 14))
     for at, (name, row) in enumerate(rows):
         y = _FOREST_TOP + _ROW * (at + 0.5)
-        left, middle, right = (_FOREST_LEFT + width * across.share(row[key]) for key in ("low", "value", "high"))
+        ends = (row["value"] if row[key] is None else row[key] for key in ("low", "value", "high"))
+        left, middle, right = (_FOREST_LEFT + width * across.share(end) for end in ends)
         parts.append(
-            f"<g><title>{escape(name)}: {short(row['value'])} ({short(row['low'])} to {short(row['high'])})</title>"
+            f"<g><title>{escape(name)}: {short(row['value'])} ({span(row)})</title>"
             f"{_text(_FOREST_LEFT - 8, y + 4, cut(name), 'end')}{_line(left, right, y, y, 'band')}"
             f'<circle class="dot" r="3.5" cx="{middle:.1f}" cy="{y}"/>'
             f"{_text(_FOREST_RIGHT + 10, y + 4, short(row['value']), 'start')}</g>"

@@ -75,6 +75,7 @@ DRAWN = {
     "one dot": scatter("x", "y", np.array([0.1]), np.array([0.1])),
     "one bar": bars("x", {"a": [1 / 3]}, ["rate"]),
     "one generator": forest("x", [("a", row(1 / 3))], from_zero=False),
+    "interval not known": forest("x", [("a", {"value": 0.7, "low": None, "high": None})], from_zero=True),
     "equal generators": forest("x", [("a", row(0.0)), ("b", row(0.0))], from_zero=True),
 }
 
