@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format types docs bench gallery micro tree clean
+.PHONY: demo test check format types docs bench gallery example micro tree clean
 
 demo: .venv/installed
 	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
@@ -63,6 +63,10 @@ bench: .venv/installed-dev
 # The images in README and docs.
 gallery: .venv/installed
 	$(BIN)/python tests/benchmarks/gallery.py
+
+# The refined image that the browser demo shows before the first run.
+example: .venv/installed
+	$(BIN)/python -m refiner.demo.example "$(PROMPT)" $(SEED)
 
 micro: .venv/installed
 	$(BIN)/refiner micro build

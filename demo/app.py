@@ -12,6 +12,7 @@ import gradio as gr
 from refiner.demo.examples import write_pictures
 from refiner.demo.reviews import Reviews
 from refiner.demo.serving import launch
+from refiner.demo.settings import Access
 from refiner.demo.studio import Studio
 from refiner.demo.tabs.detect import detect_tab
 from refiner.demo.tabs.evaluate import evaluate_tab
@@ -53,13 +54,14 @@ def build(studio: Studio, examples: Sequence[str] = ()) -> gr.Blocks:
     return demo
 
 
-def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str], None]) -> None:
+def serve(studio: Studio, *, port: int | None, share: bool, access: Access, ready: Callable[[str], None]) -> None:
     """Serve the app until the process is interrupted.
 
     Args:
         studio: models and jobs of the demo.
         port: port to listen on; None: the first free one from 7860.
         share: whether Gradio's tunnel makes the demo public.
+        access: who may visit the demo, and where a reverse proxy serves it.
         ready: called with the text of ``told_address`` when the app can be reached.
 
     Raises:
@@ -74,6 +76,7 @@ def serve(studio: Studio, *, port: int | None, share: bool, ready: Callable[[str
             port=port,
             ready=ready,
             share=share,
+            access=access,
             served=[folder],
             max_file_bytes=settings.max_file_bytes,
             max_upload_bytes=settings.max_request_bytes,

@@ -34,17 +34,17 @@ def _path_of(payload: ImageData | None) -> str | None:
     if payload is None:
         return None
     if payload.path is None:
-        raise _refusal("The request holds no image file: upload one.")
+        raise _refusal("Upload an image file: the request holds none.")
     return payload.path
 
 
-def html(what: str, name: str) -> gr.HTML:
-    """A place for a view; it shows the text ``what`` until there is one."""
-    return gr.HTML(missing(what) if what else "", elem_id=name, padding=False, js_on_load=None)
+def html(what: str, name: str, view: str = "") -> gr.HTML:
+    """A place for a view; without one, it shows the text ``what`` until there is one."""
+    return gr.HTML(view or (missing(what) if what else ""), elem_id=name, padding=False, js_on_load=None)
 
 
 def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, Iterator[Row]]:
-    """The same generator, but an exception is shown in the status line and passed on as an error of Gradio.
+    """The same generator, but an exception is shown in the status line, and programs get it as an error.
 
     Args:
         function: yields one value for each output, the status line first.
@@ -58,14 +58,14 @@ def guarded(function: Callable[P, Iterator[Row]], outputs: int) -> Callable[P, I
         except Exception as error:
             message = public_message(error)
             yield (status_line(message, kind="bad"), *nothing(outputs - 1))
-            raise _refusal(message) from None
+            raise _refusal(message, visible=False) from None
 
     return run
 
 
-def _refusal(message: str) -> gr.Error:
-    """Gradio shows the message of an error as HTML, so it is escaped."""
-    return gr.Error(escape(message, quote=False), print_exception=False)
+def _refusal(message: str, *, visible: bool = True) -> gr.Error:
+    """Gradio shows the message of an error as HTML, so it is escaped; ``visible``: in a corner of the page, too."""
+    return gr.Error(escape(message, quote=False), print_exception=False, visible=visible)
 
 
 def nothing(count: int) -> list[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 from PIL import Image
 
 from refiner.demo.jobs import Job, Tell
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from refiner.evaluate.systems import Looker
     from refiner.pipelines import RefinedPipeline
     from refiner.protocols import PaintJob
+    from refiner.types import Analysis
 
 Order = Literal["CAP", "HPS", "PAR"]
 
@@ -41,6 +43,8 @@ _BATCH: Final = 2
 _SCORING: Final[Mapping[str, float | str]] = {"threshold": 0.5, "unreadable": "miss"}
 _STEPS: Final = (4, 10)
 """Denoiser steps of the fast variants of each model, beside its own number of steps."""
+_WORST: Final = 3
+"""Images of each generator that are shown."""
 _UPLOADS: Final = ".uploads"
 """Folder of the uploads. No generator can have this name, and the ZIP file leaves it out."""
 
@@ -63,9 +67,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name != self.name.strip(" ."):
-            raise InputError(
-                f"Expected a name of at most 40 letters, digits and spaces, got {self.name[:60]!r}: choose another."
-            )
+            raise InputError(f"Choose a name of at most 40 letters, digits and spaces instead of {self.name[:60]!r}.")
 
 
 def model_entries(models: Choices) -> dict[str, Entry]:
@@ -101,6 +103,19 @@ class Ranking:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flawed:
+    """An image of a generator with what was found in it."""
+
+    name: str
+    """Of the generator."""
+    prompt: str
+    image: Image.Image
+    analysis: Analysis
+    score: float | None
+    """By the judge; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranked:
     """A finished ranking."""
 
@@ -108,6 +123,8 @@ class Ranked:
     """From ``refiner.evaluate.ranking.rank_runs``."""
     files: dict[str, str] = field(default_factory=dict)
     """``csv`` and ``zip`` -> path of the file."""
+    worst: tuple[Flawed, ...] = ()
+    """The worst images of each generator by the figure that ranks, in the order of the ranking, the worst first."""
     left: tuple[str, ...] = ()
     """Names of the generators that are missing because the job was stopped before all their images were analysed."""
 
@@ -135,26 +152,24 @@ def rank(studio: Studio, session: str, request: RankRequest, folder: Path) -> It
 def _check(request: RankRequest, studio: Studio) -> None:
     count = len(request.prompts)
     if not 1 <= count <= studio.settings.max_prompts:
-        raise InputError(
-            f"Expected 1 to {studio.settings.max_prompts} prompts, one per line, got {count}: change the list."
-        )
+        raise InputError(f"Write 1 to {studio.settings.max_prompts} prompts, one per line; there are {count}.")
     longest = max(map(len, request.prompts))
     if longest > studio.settings.max_prompt:
         raise InputError(
-            f"Expected prompts of at most {studio.settings.max_prompt} characters, got {longest}: shorten them."
+            f"Choose shorter prompts: at most {studio.settings.max_prompt} characters, the longest has {longest}."
         )
     if len(request.entries) < 2:
         raise ConfigError(
-            f"Expected at least two generators to rank, got {len(request.entries)}: select another, or add images."
+            f"Choose at least two generators to rank, not {len(request.entries)}: select another, or upload images."
         )
     names = [entry.name.casefold() for entry in request.entries]
     if len(set(names)) < len(names):
-        raise InputError("Expected a different name for each generator, got one twice: change it.")
+        raise InputError("Give each generator a name of its own: two have the same.")
     for entry in request.entries:
         if not entry.model and len(entry.files) != count:
             raise InputError(
-                f"Expected {count} images of {entry.name!r}, one for each prompt in the order of their names, got "
-                f"{len(entry.files)}: add or remove some, or change the prompts."
+                f"Upload {count} images of {entry.name!r}, one for each prompt, in the order of their names; there are "
+                f"{len(entry.files)}."
             )
 
 
@@ -182,7 +197,24 @@ def _rank(studio: Studio, request: RankRequest, folder: Path, job: Job, tell: Te
     write_tables(document, folder)
     write_rank_report(document, runs, shown, folder)
     files = {"csv": str(folder / RANK_CSV), "zip": str(_zipped(folder))}
-    return Ranked(document=document, files=files, left=left)
+    order = document["orders"][request.by]
+    worst = tuple(each for name in order for each in _worst(name, runs[name], shown[name], request.by))
+    return Ranked(document=document, files=files, worst=worst, left=left)
+
+
+def _worst(name: str, run: Run, pictures: Pictures, by: Order) -> Iterator[Flawed]:
+    """The worst images of a generator, with what was found in them."""
+    from refiner.evaluate.ranking import HIGHER_IS_BETTER
+    from refiner.records import analysis_from_dict
+    from refiner.reports.ranking import values_by
+
+    values = np.array(values_by(run, by), dtype=float)
+    order = np.argsort(values if by in HIGHER_IS_BETTER else -values, kind="stable")
+    for index in [index for index in order.tolist() if not np.isnan(values[index])][:_WORST]:
+        answer, sample = run.records[index]["answer"], pictures.load(index)
+        assert sample.image is not None
+        analysis = analysis_from_dict(answer["analysis"])
+        yield Flawed(name=name, prompt=sample.prompt, image=sample.image, analysis=analysis, score=answer["score"])
 
 
 def _runs(

@@ -10,6 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from refiner.demo.gate import MAX_JSON, Gate
+from refiner.demo.settings import Access
 from refiner.errors import ConfigError
 
 HERE: Final = Path(__file__).parent
@@ -52,6 +53,7 @@ def launch(
     port: int | None,
     ready: Callable[[str], None],
     share: bool = False,
+    access: Access | None = None,
     served: Sequence[str] = (),
     max_file_bytes: int = MAX_JSON,
     max_upload_bytes: int = MAX_JSON,
@@ -64,6 +66,7 @@ def launch(
         port: port to listen on; None: the first free one from 7860.
         ready: called with the text of ``told_address`` when the app can be reached.
         share: whether Gradio's tunnel makes the app public.
+        access: who may visit the app, and where a reverse proxy serves it; None: everybody, without a proxy.
         served: folders whose files visitors may read.
         max_file_bytes: of an uploaded file.
         max_upload_bytes: of all files in one upload.
@@ -76,6 +79,8 @@ def launch(
         _, local, public = app.launch(
             server_port=port,
             share=share,
+            auth=list(access.logins) if access and access.logins else None,
+            root_path=access.root_path if access else None,
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,

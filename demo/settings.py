@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from refiner.errors import ConfigError
 from refiner.hub import micro_parts, resolve
 from refiner.machine import Machine
 
+BUNDLED: Final = "micro"
+"""Id of the bundled models."""
 Choices = Mapping[str, str]
 """Label -> id. Visitors see the labels. Ids may be paths or addresses, and the server never shows them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may visit the demo, and where a reverse proxy serves it."""
+
+    logins: tuple[tuple[str, str], ...] = ()
+    """Name and password of each visitor who is let in; empty: everybody is."""
+    root_path: str | None = None
+    """The path in the visitors' addresses that the proxy removes; None: there is no such path."""
+
+    @classmethod
+    def parse(cls, logins: Sequence[str], root_path: str | None) -> Access:
+        """Read the arguments of ``refiner demo``.
+
+        Args:
+            logins: ``NAME:PASSWORD`` each, or ``@FILE`` with such a line for each visitor.
+            root_path: such as ``/refiner``.
+
+        Raises:
+            ConfigError: a login without a name or a password, a path that does not begin with a slash, or a file that
+                cannot be read. The message holds no password.
+        """
+        if root_path is not None and not _ROOT_PATH.fullmatch(root_path):
+            raise ConfigError(
+                f"Expected a root path that begins with a slash, got {root_path!r}: write it as /refiner."
+            )
+        lines = [line for text in logins for line in (_lines_of(text[1:]) if text.startswith("@") else [text])]
+        return cls(logins=tuple(_login(line) for line in lines), root_path=root_path and root_path.rstrip("/"))
+
+
+_ROOT_PATH: Final = re.compile(r"/[\w/.~-]+")
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The file of logins {file!r} cannot be read ({error}): name a text file.") from error
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"The file of logins {file!r} is empty: write a line NAME:PASSWORD for each visitor.")
+    return found
+
+
+def _login(line: str) -> tuple[str, str]:
+    name, colon, password = line.strip().partition(":")
+    if not (name and colon and password):
+        raise ConfigError("Expected a login NAME:PASSWORD, got one without a name or a password: write both.")
+    return name, password
 
 
 @dataclass(frozen=True, kw_only=True)

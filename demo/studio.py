@@ -12,7 +12,7 @@ from PIL import Image
 from refiner.answers import read_analysis
 from refiner.demo.jobs import Desk, Job, Loading, Tell, Waiting
 from refiner.demo.line import StoppedError
-from refiner.demo.messages import public_message, public_text
+from refiner.demo.messages import for_browsers, public_message, public_text
 from refiner.demo.settings import Choices, DemoSettings
 from refiner.errors import ConfigError, InputError, RefinerError
 from refiner.pipelines.config import RefineConfig, Strategy
@@ -163,17 +163,17 @@ class Studio:
         _chosen(self.settings.models, request.model, "model")
         _chosen(self.settings.detectors, request.detector, "detector")
         if not request.prompt.strip():
-            raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
+            raise InputError("Write a prompt first: a few words that say what the image shows.")
         self._check_length(request.prompt)
         if not 0 <= request.rounds <= self.settings.max_rounds:
-            raise ConfigError(f"Expected 0 to {self.settings.max_rounds} rounds, got {request.rounds}: change it.")
+            raise ConfigError(f"Choose 0 to {self.settings.max_rounds} rounds instead of {request.rounds}.")
         if not 0 <= request.seed < 2**63:
-            raise ConfigError(f"Expected a seed from 0 to {2**63 - 1}, got {request.seed}: choose another.")
+            raise ConfigError(f"Choose a seed from 0 to {2**63 - 1} instead of {request.seed}.")
 
     def _check_length(self, prompt: str) -> None:
         most = self.settings.max_prompt
         if len(prompt) > most:
-            raise InputError(f"Expected a prompt of at most {most} characters, got {len(prompt)}: shorten it.")
+            raise InputError(f"Choose a shorter prompt: at most {most} characters, this one has {len(prompt)}.")
 
     def _refine(self, request: RefineRequest, job: Job, tell: Tell) -> None:
         run: RefinementRun | None = None
@@ -226,7 +226,7 @@ class Studio:
             BusyError: too many jobs are running or waiting.
         """
         if not detectors:
-            raise ConfigError("Expected at least one detector, got none: select one.")
+            raise ConfigError("Choose at least one detector.")
         for name in detectors:
             _chosen(self.settings.detectors, name, "detector")
         self._check_length(prompt)
@@ -287,7 +287,7 @@ class Studio:
 
 def _chosen(choices: Choices, label: str, what: str) -> None:
     if label not in choices:
-        raise ConfigError(f"Expected one of the {what}s {', '.join(choices)}, got {label!r}: choose one of these.")
+        raise ConfigError(f"There is no {what} {label!r} here: choose one of {', '.join(choices)}.")
 
 
 def _public_result(result: RefinementResult) -> RefinementResult:
@@ -297,7 +297,7 @@ def _public_result(result: RefinementResult) -> RefinementResult:
 
 
 def _public_attempt(attempt: Attempt) -> Attempt:
-    error = None if attempt.error is None else public_text(attempt.error)
+    error = None if attempt.error is None else for_browsers(public_text(attempt.error))
     analysis = None if attempt.analysis is None else _public(attempt.analysis)
     reason, note = public_text(attempt.reason), public_text(attempt.note)
     return replace(attempt, error=error, analysis=analysis, reason=reason, note=note)

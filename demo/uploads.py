@@ -44,8 +44,8 @@ def _check(file: Path, settings: DemoSettings) -> None:
         size = file.stat().st_size
         if size > settings.max_file_bytes:
             raise InputError(
-                f"Expected a file of at most {settings.max_file_bytes / 2**20:.3g} MiB, got {size / 2**20:.1f} in "
-                f"{file.name!r}: scale it down first."
+                f"Upload a smaller file: at most {settings.max_file_bytes / 2**20:.3g} MiB, not {size / 2**20:.1f} as "
+                f"{file.name!r}."
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,6 +57,6 @@ def _check(file: Path, settings: DemoSettings) -> None:
         return
     if width * height > settings.max_pixels:
         raise InputError(
-            f"Expected at most {settings.max_pixels / 10**6:.3g} megapixels, got {width}x{height} in {file.name!r}: "
-            "scale it down first."
+            f"Upload a smaller image: at most {settings.max_pixels / 10**6:.3g} megapixels, not {width}x{height} as "
+            f"{file.name!r}."
         )

@@ -77,7 +77,7 @@ def refine(
         raise InputError(f"Expected an RGB image, got mode {image.mode}: read it with refiner.images.load_image.")
     flag = flag or threading.Event()
     if config.seed is None:
-        config = replace(config, seed=secrets.randbits(63))
+        config = replace(config, seed=secrets.randbelow(10**9))
     refinement = _Refinement(
         parts, prompt, config, index, number, given=image, begin=start, texts=texts or {}, interrupted=flag.is_set
     )

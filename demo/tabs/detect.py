@@ -62,9 +62,9 @@ def detect_tab(studio: Studio, examples: Sequence[str], reviews: Reviews) -> Non
 def _detecting(studio: Studio, reviews: Reviews) -> Callable[..., Iterator[Row]]:
     def detect(image: str | None, detectors: list[str], prompt: str, request: gr.Request) -> Iterator[Row]:
         if image is None:
-            raise InputError("Expected an image, got none: upload or paste one.")
+            raise InputError("Upload an image first, or paste one.")
         given = read_upload(image, studio.settings)
-        yield (status_line("Starting.", 0.0), "", None)
+        yield (status_line("Starting.", 0.0), *nothing(_OUTPUTS - 1))
         said: dict[str, Any] = {}
         session = str(request.session_hash)
         for event in studio.detect(session, given, detectors, prompt):

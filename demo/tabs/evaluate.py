@@ -94,14 +94,14 @@ def _ranking(studio: Studio, entries: dict[str, Entry]) -> Callable[..., Iterato
             by=by,
             seed=int(seed or 0),
         )
-        yield status_line("Starting.", 0.0), "", None, None, None
+        yield (status_line("Starting.", 0.0), *nothing(_OUTPUTS - 1))
         with tempfile.TemporaryDirectory(prefix="refiner-demo-", ignore_cleanup_errors=True) as folder:
             for event in rank(studio, str(request.session_hash), wanted, Path(folder)):
                 if not isinstance(event, Ranked):
                     yield (progress_line(event), *nothing(_OUTPUTS - 1))
                     continue
                 said = ranking_outcome(event.document, event.left)
-                yield said, ranking(event.document), event.document, *event.files.values()
+                yield said, ranking(event.document, event.worst), event.document, *event.files.values()
                 return
         yield (status_line("Stopped before two generators were done: there is no ranking."), *nothing(_OUTPUTS - 1))
 

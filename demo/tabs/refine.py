@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from refiner.demo.components import Row, guarded, html, nothing, picture
-from refiner.demo.examples import PROMPTS
+from refiner.demo.example import read_example
+from refiner.demo.settings import BUNDLED, DemoSettings
 from refiner.demo.studio import Refined, RefineRequest, Studio
 from refiner.demo.uploads import read_upload
 from refiner.demo.views.candidates import candidate_choices, candidates, read_choice
 from refiner.demo.views.refine import comparison, plots, refinement_outcome, timeline
 from refiner.demo.views.status import progress_line, status_line
 from refiner.errors import InputError
+from refiner.micro.examples import EXAMPLES
 from refiner.pipelines.config import RefineConfig, Strategy
 from refiner.records import result_summary
 from refiner.reports.result import save_result
@@ -29,14 +31,22 @@ _FILES = ("best", "run", "report")
 def refine_tab(studio: Studio) -> None:
     """Add the components: prompt, image and settings as inputs; before and after, plots and attempts as outputs."""
     settings = studio.settings
+    first = _first_screen(settings)
     with gr.Row(elem_classes="rf-split"):
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
-                PROMPTS[0], label="Prompt", lines=3, max_lines=6, max_length=settings.max_prompt, elem_id="rf-prompt"
+                EXAMPLES[0].prompt,
+                label="Prompt",
+                lines=3,
+                max_lines=6,
+                max_length=settings.max_prompt,
+                elem_id="rf-prompt",
             )
+            usual = EXAMPLES[0].seed
+            seed = gr.Number(usual, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100, render=False)
             gr.Examples(
-                [[text] for text in PROMPTS],
-                [prompt],
+                [list(example) for example in EXAMPLES],
+                [prompt, seed],
                 label="Try one of these",
                 api_visibility="private",
                 preload=False,
@@ -50,17 +60,17 @@ def refine_tab(studio: Studio) -> None:
                 label="Strategy",
             )
             with gr.Row():
-                usual = min(RefineConfig.max_rounds, settings.max_rounds)
-                rounds = gr.Slider(0, settings.max_rounds, usual, step=1, label="Rounds")
-                seed = gr.Number(134, label="Seed", precision=0, minimum=0, maximum=2**53, min_width=100)
+                most = settings.max_rounds
+                rounds = gr.Slider(0, most, min(RefineConfig.max_rounds, most), step=1, label="Rounds")
+                seed.render()
             with gr.Accordion("Start from your own image", open=False):
                 image = picture("Your image", height=220, elem_id="rf-refine-image")
             with gr.Accordion("Models", open=len(settings.models) > 1 or len(settings.detectors) > 1):
                 model = gr.Dropdown(list(settings.models), value=next(iter(settings.models)), label="Model")
                 detector = gr.Dropdown(list(settings.detectors), value=next(iter(settings.detectors)), label="Detector")
         with gr.Column(scale=3, min_width=320):
-            status = html("", "rf-refine-status")
-            compared = html("The images before and after appear here.", "rf-refine-comparison")
+            status = html("", "rf-refine-status", first.status)
+            compared = html("The images before and after appear here.", "rf-refine-comparison", first.compared)
             with gr.Row():
                 files = [
                     gr.DownloadButton(label, interactive=False, size="sm", min_width=90, elem_id=f"rf-download-{name}")
@@ -68,9 +78,9 @@ def refine_tab(studio: Studio) -> None:
                 ]
     picks = _picks()
     gr.HTML("<h2>Round by round</h2>", padding=False, js_on_load=None)
-    charts = html("The values of detector and judge for each attempt appear here.", "rf-refine-plots")
+    charts = html("The values of detector and judge for each attempt appear here.", "rf-refine-plots", first.charts)
     gr.HTML("<h2>Attempts</h2>", padding=False, js_on_load=None)
-    attempts = html("Every generated image and its flaws appear here.", "rf-refine-attempts")
+    attempts = html("Every generated image and its flaws appear here.", "rf-refine-attempts", first.attempts)
     summary = gr.JSON(visible=False)
 
     handler = guarded(_refining(studio), _OUTPUTS)
@@ -78,6 +88,24 @@ def refine_tab(studio: Studio) -> None:
     outputs = [status, compared, charts, attempts, summary, *files]
     begin, refined = wire(studio, (run, stop), handler, inputs, outputs, files, "refine", [prompt.submit])
     _wire_picks(studio, picks, (begin, refined), stop, outputs, files)
+
+
+class _FirstScreen(NamedTuple):
+    """What the outputs show before the first run; each is empty without an example."""
+
+    status: str = ""
+    compared: str = ""
+    charts: str = ""
+    attempts: str = ""
+
+
+def _first_screen(settings: DemoSettings) -> _FirstScreen:
+    """The example, if the demo has the models that made it."""
+    if BUNDLED not in settings.models.values():
+        return _FirstScreen()
+    example = read_example()
+    told = f'An example, refined earlier: "{example.prompt}", seed {example.attempts[0].seed}.'
+    return _FirstScreen(status_line(told, kind="example"), *_shown(example))
 
 
 class Picks(NamedTuple):
@@ -141,7 +169,9 @@ def wire(
     name: str,
     others: Sequence[Any] = (),
 ) -> tuple[Any, Any]:
-    """Connect a handler to its start and stop buttons. Buttons are disabled while they cannot be used.
+    """Connect a handler to its start and stop buttons, which are disabled while they cannot be used.
+
+    What an earlier run has shown stays on the page until the handler yields something else.
 
     Args:
         studio: runs the jobs.
@@ -157,7 +187,6 @@ def wire(
         The events when the handler begins and when it has ended.
     """
     run, stop = buttons
-    usable = [run, stop, *files]
 
     def state(busy: bool, *paths: str | None) -> list[Any]:
         return [gr.update(interactive=on) for on in (not busy, busy, *(bool(path) for path in paths))]
@@ -166,20 +195,20 @@ def wire(
         studio.desk.stop(str(request.session_hash))
 
     def began() -> tuple[Any, ...]:
-        return *state(True, *[None] * len(files)), status_line("Starting.", 0.0)
+        return *state(True), status_line("Starting.", 0.0)
 
     def failed(told: str) -> tuple[Any, ...]:
         """If Gradio itself refused the inputs, the status line does not show an error yet."""
         said = gr.skip() if "rf-bad" in (told or "") else status_line(_REFUSED, kind="bad")
-        return *state(False, *[None] * len(files)), said
+        return *state(False), said
 
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    begin = gr.on([run.click, *others], began, None, [*usable, outputs[0]], **quiet)
+    begin = gr.on([run.click, *others], began, None, [run, stop, outputs[0]], **quiet)
     work = begin.then(
         handler, inputs, outputs, api_name=name, show_progress="hidden", concurrency_limit=None, trigger_mode="once"
     )
-    work.failure(failed, outputs[0], [*usable, outputs[0]], **quiet)
-    work.success(lambda *paths: state(False, *paths), files or None, usable, **quiet)
+    work.failure(failed, outputs[0], [run, stop, outputs[0]], **quiet)
+    work.success(lambda *paths: state(False, *paths), files or None, [run, stop, *files], **quiet)
     stop.click(stopping, None, None, api_name=f"stop_{name}", queue=False, show_progress="hidden")
     return begin, work
 
@@ -204,7 +233,7 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
             seed=int(seed or 0),
             image=None if image is None else read_upload(image, studio.settings),
         )
-        yield (status_line("Starting.", 0.0), "", "", "", None, *[None] * len(_FILES))
+        yield (status_line("Starting.", 0.0), *nothing(_OUTPUTS - 1))
         result = None
         for event in studio.refine(str(request.session_hash), wanted):
             if not isinstance(event, Refined):
@@ -212,7 +241,7 @@ def _refining(studio: Studio) -> Callable[..., Iterator[Row]]:
                 continue
             result = event.result
             if not event.over:
-                yield (gr.skip(), *_shown(result), *nothing(4))
+                yield (gr.skip(), *_shown(result), None, *[gr.update(value=None, interactive=False) for _ in _FILES])
         if result is None:
             yield (status_line("Stopped before there was an image."), *nothing(_OUTPUTS - 1))
             return
@@ -227,7 +256,7 @@ def _picking(studio: Studio) -> Callable[..., Iterator[Row]]:
     def pick(choice: str | None, request: gr.Request) -> Iterator[Row]:
         chosen = read_choice(choice)
         if chosen is None:
-            raise InputError("Expected the number of a candidate, got none: choose one.")
+            raise InputError("Choose a candidate first.")
         result = None
         for event in studio.pick(str(request.session_hash), *chosen):
             if isinstance(event, Refined):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -126,6 +127,12 @@ def _note(number: int, region: Region) -> str:
         f'<span>severity {region.severity:.2f} <i class="rf-meter"><i style="width:{100 * region.severity:.0f}%"></i>'
         f"</i></span><span>confidence {region.score:.0%}</span></p></div></li>"
     )
+
+
+def explained(terms: Mapping[str, str]) -> str:
+    """Terms and what they mean, as a list."""
+    rows = "".join(f"<div><dt>{words(term)}</dt> <dd>{words(meaning)}.</dd></div>" for term, meaning in terms.items())
+    return f'<dl class="rf-terms">{rows}</dl>'
 
 
 def how_found(analysis: Analysis | None) -> str:

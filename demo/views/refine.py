@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from refiner.demo.views.parts import how_found, notes, stage, web_image, words
+from refiner.demo.views.parts import explained, how_found, notes, stage, web_image, words
 from refiner.demo.views.status import status_line
 from refiner.reports.overlays import flaw_words
 from refiner.reports.plots import charts
+from refiner.reports.terms import legend
+from refiner.reports.wording import judge_words, judges_abbreviated, short_seed
 from refiner.types import Attempt, RefinementResult
 
 STOPS = {
@@ -67,8 +69,9 @@ def comparison(result: RefinementResult) -> str:
 
 
 def plots(result: RefinementResult) -> str:
-    """Charts of the detector's and the judge's values for each attempt."""
-    return f'<div class="rf-charts">{charts(result)}</div>'
+    """Charts of the detector's and the judge's values for each attempt, and what these values mean."""
+    terms = explained(legend(("burden", *judges_abbreviated(result))))
+    return f'<div class="rf-charts">{charts(result)}</div>{terms}'
 
 
 def timeline(result: RefinementResult) -> str:
@@ -84,8 +87,9 @@ def _card(attempt: Attempt, result: RefinementResult) -> str:
     picture = '<div class="rf-stage rf-none">no image</div>'
     if attempt.image is not None:
         picture = stage(attempt.image, attempt.analysis, f"Attempt {attempt.index}")
-    facts = [flaw_words(attempt.analysis), *(f"{score.name} {score.value:.4g}" for score in attempt.scores)]
-    facts += [f"seed {attempt.seed}", f"{attempt.seconds:.1f} s"]
+    facts = [flaw_words(attempt.analysis)]
+    facts += [f"{judge_words(score.name)}: {score.value:.4g}" for score in attempt.scores]
+    facts += [f"seed {short_seed(attempt.seed)}", f"{attempt.seconds:.1f} s"]
     reason = f"{attempt.reason[:1].upper()}{attempt.reason[1:]}"
     said = f'<p class="rf-reason">{words(reason)}</p>'
     if attempt.error:

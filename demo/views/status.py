@@ -16,7 +16,7 @@ def status_line(text: str, share: float | None = None, *, kind: str = "") -> str
     Args:
         text: plain text.
         share: share of the work that is done, in [0, 1]; None: no work in progress.
-        kind: "good", "bad" or "".
+        kind: "good", "bad", "example" or "".
     """
     bar = "" if share is None else f'<div class="rf-bar"><i style="width:{100 * share:.1f}%"></i></div>'
     busy = " rf-busy" if share is not None else ""

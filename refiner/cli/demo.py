@@ -29,6 +29,14 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
     add_machine(parser, pipeline=True)
     parser.add_argument("--port", type=port, help="port to listen on (the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="make the demo public through Gradio's tunnel")
+    parser.add_argument(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="NAME:PASSWORD",
+        help="let in only visitors with this name and password, or @FILE with such a line for each; may be repeated",
+    )
+    parser.add_argument("--root-path", metavar="/PATH", help="where a reverse proxy serves the demo, such as /refiner")
     parser.set_defaults(run=_demo)
 
 
@@ -58,8 +66,9 @@ def quiet_server(terminal: Terminal) -> Iterator[None]:
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
     machine = machine_of(args)
     need_gradio("The demo")
-    from refiner.demo.settings import DemoSettings, labelled, usual_detectors
+    from refiner.demo.settings import Access, DemoSettings, labelled, usual_detectors
 
+    access = Access.parse(args.auth, args.root_path)
     settings = DemoSettings(
         models=labelled(args.model or ["micro"]),
         detectors=labelled(args.detector or usual_detectors()),
@@ -72,5 +81,6 @@ def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
         studio = Studio(settings)
         with terminal.waiting("loading models"):
             studio.warm()
-        serve(studio, port=args.port, share=args.share, ready=lambda address: terminal.say(f"demo: {address}"))
+        ready = lambda address: terminal.say(f"demo: {address}")  # noqa: E731
+        serve(studio, port=args.port, share=args.share, access=access, ready=ready)
     return 0

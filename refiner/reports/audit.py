@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from refiner.evaluate.audit import MEASURES
 from refiner.evaluate.harness import Run
-from refiner.evaluate.ranking import FIGURES
 from refiner.files import Json, atomic_write, dumps
 from refiner.reports.page import percent, render
 from refiner.reports.plots import short, slopes
 from refiner.reports.ranking import REPORT_FILE
+from refiner.reports.terms import legend
 
 
 def write_audit_report(document_: Json, runs: Mapping[str, Mapping[str, Run]], folder: Path) -> Path:
@@ -41,7 +41,7 @@ def write_audit_report(document_: Json, runs: Mapping[str, Mapping[str, Run]], f
             (pair["one"], pair["other"], pair["pictures"], [tau_words(pair["tau"][name]) for name in MEASURES])
             for pair in document_["agreement"]
         ],
-        terms={name: text for name, text in FIGURES.items() if name in rows[0]["ranking"]["systems"][0]["figures"]},
+        terms=legend([*rows[0]["ranking"]["systems"][0]["figures"], "coverage", "tau"]),
         settings=dumps({name: {each: run.description for each, run in own.items()} for name, own in runs.items()}),
         **{name: document_[name] for name in ("by", "of", "detectors", "signature")},
     )

@@ -7,14 +7,19 @@ from typing import Final
 
 from refiner.evaluate.calibration import Calibrated
 from refiner.files import Json, atomic_write
-from refiner.images import load_image
 from refiner.metrics.calibration import reliability
 from refiner.reports.page import render
 from refiner.reports.plots import number, short
-from refiner.reports.reliability import save_reliability
+from refiner.reports.reliability import reliability_panels, save_reliability
+from refiner.reports.terms import legend
 
 REPORT_FILE: Final = "report.html"
 PLOT_FILE: Final = "reliability.png"
+_TERMS: Final = (
+    "threshold", "false_positive_rate", "recall", "abstention_band", "share_in_the_band", "wrong_verdicts", "map",
+    "log_loss", "brier", "calibration_error",
+)  # fmt: skip
+"""The names of the rows, as ``refiner.reports.terms`` knows them."""
 
 
 def write_calibration_report(found: Calibrated, folder: Path) -> Path:
@@ -24,14 +29,15 @@ def write_calibration_report(found: Calibrated, folder: Path) -> Path:
         OutputError: the folder cannot be written.
     """
     bins = [reliability(each, found.fake) for each in (found.scores, found.fitted.held_out)]
-    plot = save_reliability(bins[0], bins[1], folder / PLOT_FILE)
+    save_reliability(bins[0], bins[1], folder / PLOT_FILE)
     page = render(
         "calibration.html",
         title=f"Calibration of {found.calibration.detector}",
         data=found.calibration.data,
         rows=calibration_rows(found.calibration.document()),
-        plot=load_image(plot),
+        panels=reliability_panels(bins[0], bins[1]),
         failures=found.failures,
+        terms=legend(_TERMS),
     )
     return atomic_write(folder / REPORT_FILE, page)
 

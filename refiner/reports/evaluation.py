@@ -23,6 +23,7 @@ from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import covered, render
 from refiner.reports.plots import bars, histogram, number, scatter, words
+from refiner.reports.terms import heading, legend
 from refiner.types import Analysis, Step
 
 REPORT_FILE = "report.html"
@@ -51,6 +52,7 @@ def write_report(run: Run, scored: Scored, data: DataSet | None) -> Path:
         table=table,
         plots=[plot for plot in _plots(task, scored) if plot],
         grids=list(_grids(table)),
+        terms=legend(_names(task, scored)),
         worst=list(_worst(run, task, scored, data)),
         failures=scored.failures,
         failed=sum(table["errors"].values()),
@@ -75,23 +77,33 @@ def lead(table: Json) -> str:
 
 def _plots(task: Task, scored: Scored) -> Iterator[Markup]:
     columns, plots = scored.columns, task.plots
-    yield from (histogram(name, columns[name]) for name in plots.histograms if name in columns)
-    yield from (scatter(x, y, columns[x], columns[y]) for x, y in plots.scatters if x in columns and y in columns)
+    yield from (histogram(heading(name), columns[name]) for name in plots.histograms if name in columns)
+    pairs = [pair for pair in plots.scatters if all(name in columns for name in pair)]
+    yield from (scatter(heading(x), heading(y), columns[x], columns[y]) for x, y in pairs)
     rows = {name: [row.get(key) for key in plots.bars] for name, row in scored.table["categories"].items()}
     if rows and plots.bars:
-        yield bars("by category", rows, plots.bars)
+        yield bars("by category", rows, [heading(name) for name in plots.bars])
+
+
+def _names(task: Task, scored: Scored) -> list[str]:
+    """The names of all figures and columns on the page."""
+    table, plots = scored.table, task.plots
+    tables = [table["figures"], *table["groups"].values(), *table["categories"].values()]
+    drawn = [*plots.histograms, *(name for pair in plots.scatters for name in pair), plots.worst]
+    names = [name for row in tables for name in row] + [name for name in drawn if name in scored.columns]
+    return [name for name in names if not name.endswith(("_low", "_high"))] + ["coverage"]
 
 
 def _grids(table: Json) -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
     """Heading, columns and rows of cells of each table; the last column is the coverage."""
-    for name, heading in (("groups", "By group"), ("categories", "By category")):
+    for name, title in (("groups", "By group"), ("categories", "By category")):
         if rows := table[name]:
             known = dict.fromkeys(key for row in rows.values() for key in row if not key.endswith(("_low", "_high")))
             keys = [key for key in known if key != "coverage"]
             cells = {each: [number(row.get(key)) for key in keys] for each, row in rows.items()}
             for each, row in rows.items():
                 cells[each].append(covered(row.get("coverage", table["coverage"])))
-            yield heading, [*keys, "coverage"], cells
+            yield title, [*keys, "coverage"], cells
 
 
 def _worst(
@@ -102,7 +114,7 @@ def _worst(
     order = np.argsort(values if task.plots.higher_is_better else -values, kind="stable")
     for at in [at for at in order.tolist() if not np.isnan(values[at])][:WORST]:
         record = run.records[int(scored.indices[at])]
-        caption = f"{words(task.plots.worst)} {number(float(values[at]))}"
+        caption = f"{heading(task.plots.worst)} {number(float(values[at]))}"
         yield record, caption, _pictures(run.folder, record, data), list(_traces(record))
 
 

@@ -15,6 +15,8 @@ from refiner.coverage import Coverage
 from refiner.images import png_bytes
 from refiner.reports.overlays import by_stage, flaw_words, place_words, trace_words
 from refiner.reports.plots import cut, number, short, span, words
+from refiner.reports.terms import heading
+from refiner.reports.wording import judge_words, short_seed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,8 +42,8 @@ def _environment() -> Environment:
     )
     environment.globals["style"] = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
     filters = (
-        by_stage, covered, cut, data_uri, flaw_words, number, percent, percents, place_words, short, span, trace_words,
-        words,
+        by_stage, covered, cut, data_uri, flaw_words, heading, judge_words, number, percent, percents, place_words,
+        short, short_seed, span, trace_words, words,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in filters}
     return environment

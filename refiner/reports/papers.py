@@ -20,6 +20,7 @@ from refiner.metrics.sdg import TYPES
 from refiner.reports.evaluation import lead
 from refiner.reports.page import covered
 from refiner.reports.plots import words
+from refiner.reports.terms import legend
 
 PAPER_FILE, ROBUSTNESS_PAPER_FILE, PEERS_PAPER_FILE = "table.md", "robustness.md", "peers.md"
 _UNKNOWN: Final = "–"
@@ -82,13 +83,17 @@ class PaperTable(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     """The signatures, a line each."""
+    terms: tuple[tuple[str, str], ...]
+    """What the headings mean."""
 
     def markdown(self) -> str:
         """The table as a Markdown document; no text in it is read as Markdown."""
         rule = f"| --- |{' ---: |' * (len(self.columns) - 1)}"
         header, *rows = (f"| {' | '.join(map(_plain, row))} |" for row in (self.columns, *self.rows))
         notes = [f"    {_one_line(note)}" for note in self.notes]
-        lines = [f"# {_plain(self.title)}", "", _plain(self.caption), "", header, rule, *rows, "", *notes, ""]
+        terms = [f"- {_plain(term)}: {_plain(meaning)}." for term, meaning in self.terms]
+        told = [f"# {_plain(self.title)}", "", _plain(self.caption), ""]
+        lines = [*told, header, rule, *rows, "", *terms, "", *notes, ""]
         return "\n".join(lines)
 
 
@@ -124,6 +129,7 @@ def write_paper(table: Json, folder: str | Path) -> PaperTable | None:
         columns=("group", "n", *(heading for heading, _ in paper.columns), "coverage"),
         rows=tuple(rows),
         notes=(table["signature"],),
+        terms=_terms(paper),
     )
     atomic_write(Path(folder) / PAPER_FILE, made.markdown().encode("utf-8", "replace"))
     return made
@@ -152,6 +158,7 @@ def write_robustness_paper(document: Json, folder: str | Path) -> PaperTable:
         columns=("distortion", "n", *(heading for heading, _ in paper.columns), "coverage"),
         rows=tuple(rows),
         notes=(clean["signature"], *(run["signature"].removeprefix(f"{clean['signature']}|") for run in runs.values())),
+        terms=_terms(paper),
     )
     atomic_write(Path(folder) / ROBUSTNESS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
     return made
@@ -189,6 +196,7 @@ def write_peers_paper(document: Json, folder: str | Path) -> PaperTable:
         columns=("", *runs),
         rows=tuple(rows),
         notes=(runs[NONE]["signature"],),
+        terms=tuple(legend((*MEASURES, *COSTS, "coverage")).items()),
     )
     atomic_write(Path(folder) / PEERS_PAPER_FILE, made.markdown().encode("utf-8", "replace"))
     return made
@@ -198,6 +206,12 @@ def _known(paper: Paper, figures: Sequence[Figures]) -> Paper:
     """The paper's table without the optional columns that no figures have."""
     missing = {name for name in paper.optional if not any(name in row for row in figures)}
     return paper._replace(columns=tuple(each for each in paper.columns if each[1] not in missing))
+
+
+def _terms(paper: Paper) -> tuple[tuple[str, str], ...]:
+    """The headings of a table's columns, and what they mean."""
+    named = (("n", "scored"), *paper.columns, ("coverage", "coverage"))
+    return tuple((heading, meaning) for heading, name in named for meaning in list(legend([name]).values())[:1])
 
 
 def _signed(value: float | None) -> str:

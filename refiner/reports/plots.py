@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -10,6 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from refiner.reports.axes import Axis, axis
+from refiner.reports.wording import judge_words
 from refiner.types import Attempt, RefinementResult
 
 Values = NDArray[np.float64]
@@ -24,6 +27,10 @@ _SLOPES: Final = 4
 """Most columns of a chart that is not wide."""
 _LONGEST: Final = 17
 """Most letters of a name beside a plot."""
+_LETTER: Final = 6.2
+"""Width of a digit on a plot."""
+_NUMBERS: Final = 12
+"""Most numbers of attempts below a chart."""
 
 
 def number(value: float | None) -> str:
@@ -50,12 +57,17 @@ def words(name: str) -> str:
 
 
 def histogram(title: str, values: Values) -> Markup:
-    """The distribution of a column, with a line at its mean; "" if the column has no number."""
+    """The distribution of a column, with a line at its mean; "" if the column has no number.
+
+    Args:
+        title: plain text.
+        values: one for each sample; NaN is left out.
+    """
     known = values[~np.isnan(values)]
     if not len(known):
         return Markup("")
-    low, high = _range(known)
-    counts, edges = np.histogram(known, bins=BINS, range=(low, high))
+    across = _shares_or(known)
+    counts, edges = np.histogram(known, bins=BINS, range=(across.low, across.high))
     width = (_RIGHT - _LEFT) / BINS
     bars = "".join(
         f'<rect class="fill" x="{_LEFT + at * width:.1f}" y="{_BOTTOM - (_BOTTOM - _TOP) * count / counts.max():.1f}" '
@@ -65,56 +77,68 @@ def histogram(title: str, values: Values) -> Markup:
         if count
     )
     mean = float(known.mean())
-    middle = _LEFT + (_RIGHT - _LEFT) * (mean - low) / (high - low)
+    middle = _LEFT + (_RIGHT - _LEFT) * across.share(mean)
     axes = _line(_LEFT, _RIGHT, _TOP, _TOP) + _line(_LEFT, _RIGHT, _BOTTOM, _BOTTOM)
     labels = _text(_LEFT - 6, _TOP + 4, number(float(counts.max())), "end")
-    labels += _text(_LEFT, _BOTTOM + 14, number(low), "start") + _text(_RIGHT, _BOTTOM + 14, number(high), "end")
-    caption = f"{words(title)}: mean {number(mean)}, median {number(float(np.median(known)))}"
+    labels += _ticks_below(across, _LEFT, _RIGHT, _BOTTOM + 14)
+    caption = f"{title}: mean {number(mean)}, median {number(float(np.median(known)))}"
     return _figure(caption, f"{axes}{bars}{_line(middle, middle, _TOP - 6, _BOTTOM, 'line')}{labels}")
 
 
 def scatter(across: str, up: str, first: Values, second: Values) -> Markup:
-    """A dot for each sample, and the diagonal of equal values; "" if no sample has both values."""
+    """A dot for each sample, and the diagonal of equal values; "" if no sample has both values.
+
+    Args:
+        across, up: what is drawn on the two axes; plain text.
+        first, second: its values, one for each sample.
+    """
     known = ~np.isnan(first) & ~np.isnan(second)
     if not known.any():
         return Markup("")
     x, y = first[known], second[known]
-    low, high = _range(np.concatenate((x, y)))
+    both = _shares_or(np.concatenate((x, y)))
     shown = np.unique(np.linspace(0, len(x) - 1, min(DOTS, len(x))).round().astype(int))
     size, left = 184, 58
-    scale, bottom = size / (high - low), _TOP + size
+    bottom = _TOP + size
     dots = "".join(
-        f'<circle class="dot" r="2.2" cx="{left + (a - low) * scale:.1f}" cy="{bottom - (b - low) * scale:.1f}"/>'
+        f'<circle class="dot" r="2.2" cx="{left + size * both.share(a):.1f}" cy="{bottom - size * both.share(b):.1f}"/>'
         for a, b in zip(x[shown].tolist(), y[shown].tolist(), strict=True)
     )
     frame = f'<rect class="frame" x="{left}" y="{_TOP}" width="{size}" height="{size}"/>'
     frame += _line(left, left + size, bottom, _TOP)
-    labels = _text(left, bottom + 14, number(low), "start") + _text(left + size, bottom + 14, number(high), "end")
+    labels = _ticks_below(both, left, left + size, bottom + 14)
+    labels += "".join(_text(left - 6, bottom - size * both.share(value) + 4, text, "end") for value, text in both.ticks)
     above, below = int((y > x).sum()), int((y < x).sum())
-    caption = f"{words(up)} (up) against {words(across)}: {above} higher, {below} lower, {len(x) - above - below} equal"
+    caption = f"{up} (up) against {across}: {above} higher, {below} lower, {len(x) - above - below} equal"
     if len(shown) < len(x):
         caption += f"; {len(shown)} of {len(x)} shown"
     return _figure(caption, frame + dots + labels, height=bottom + 18)
 
 
 def bars(title: str, rows: Mapping[str, Sequence[float | None]], series: Sequence[str]) -> Markup:
-    """Horizontal bars: a group for each row, a bar for each series; "" if no value is positive."""
-    values = [value for row in rows.values() for value in row if value is not None and not np.isnan(value)]
-    top = max(values, default=0.0)
-    if top <= 0:
+    """Horizontal bars: a group for each row with a positive value, a bar for each series; "" without such a row.
+
+    Args:
+        title: plain text.
+        rows: name of a group -> its values, one for each series.
+        series: names, plain text.
+    """
+    known = {name: [value for value in row if value is not None and value > 0] for name, row in rows.items()}
+    rows = {name: row for name, row in rows.items() if known[name]}
+    if not rows:
         return Markup("")
-    step, thick = 14 * len(series) + 8, 11
+    top = max(value for values in known.values() for value in values)
+    step = 14 * len(series) + 24
     parts = []
     for at, (name, row) in enumerate(rows.items()):
-        y = 6 + at * step
-        parts.append(_text(170, y + step / 2, words(name), "end"))
+        y = at * step
+        parts.append(_text(0, y + 12, words(name), "start"))
         for place, value in enumerate(row):
-            length = 0.0 if value is None or np.isnan(value) else 370 * max(0.0, value) / top
-            down = y + place * 14
-            parts.append(f'<rect class="fill s{place}" x="178" y="{down}" width="{length:.1f}" height="{thick}"/>')
-            parts.append(_text(178 + length + 5, down + 9, number(value), "start"))
-    legend = ", ".join(f"{words(name)}{' (light)' if place else ''}" for place, name in enumerate(series))
-    return _figure(f"{title}: {legend}", "".join(parts), width=620, height=12 + step * len(rows), wide=True)
+            length = 0.0 if value is None or np.isnan(value) else 250 * max(0.0, value) / top
+            down = y + 17 + place * 14
+            parts.append(f'<rect class="fill s{place}" x="0" y="{down}" width="{length:.1f}" height="11"/>')
+            parts.append(_text(length + 5, down + 9, number(value), "start"))
+    return _figure(f"{title}: {' above '.join(series)}", "".join(parts), height=step * len(rows))
 
 
 def forest(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], *, from_zero: bool) -> Markup:
@@ -123,20 +147,17 @@ def forest(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], *, from_ze
     Args:
         title: plain text.
         rows: name and estimate, from the top.
-        from_zero: whether the axis starts at 0; else at the lowest ``low``.
+        from_zero: whether the axis starts at 0.
     """
-    known = [value for _, row in rows for value in row.values() if value is not None]
-    low, high = 0.0 if from_zero else min(known), max(known)
-    low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
-    scale, bottom = (_FOREST_RIGHT - _FOREST_LEFT) / (high - low), _FOREST_TOP + _ROW * len(rows)
-    parts = [
-        _line(x, x, _FOREST_TOP, bottom) + _text(x, bottom + 14, short(value), "middle")
-        for x, value in ((_FOREST_LEFT, low), (_FOREST_RIGHT, high))
-    ]
+    known = [row[key] for _, row in rows for key in ("low", "value", "high") if row[key] is not None]
+    across = axis(known, from_zero=from_zero)
+    width, bottom = _FOREST_RIGHT - _FOREST_LEFT, _FOREST_TOP + _ROW * len(rows)
+    parts = [_line(x, x, _FOREST_TOP, bottom) for x in (_FOREST_LEFT, _FOREST_RIGHT)]
+    parts.append(_ticks_below(across, _FOREST_LEFT, _FOREST_RIGHT, bottom + 14))
     for at, (name, row) in enumerate(rows):
         y = _FOREST_TOP + _ROW * (at + 0.5)
         ends = (row["value"] if row[key] is None else row[key] for key in ("low", "value", "high"))
-        left, middle, right = (_FOREST_LEFT + (end - low) * scale for end in ends)
+        left, middle, right = (_FOREST_LEFT + width * across.share(end) for end in ends)
         parts.append(
             f"<g><title>{escape(name)}: {short(row['value'])} ({span(row)})</title>"
             f"{_text(_FOREST_LEFT - 8, y + 4, cut(name), 'end')}{_line(left, right, y, y, 'band')}"
@@ -190,7 +211,8 @@ def charts(result: RefinementResult) -> Markup:
     ]
     named = {score.name: score for attempt in result.attempts for score in attempt.scores}
     for name, score in named.items():
-        rows.append((name, [score_of(attempt, name) for attempt in result.attempts], score.higher_is_better))
+        values = [score_of(attempt, name) for attempt in result.attempts]
+        rows.append((judge_words(name), values, score.higher_is_better))
     accepted = [attempt.accepted for attempt in result.attempts]
     return Markup("").join(_chart(title, values, accepted, higher) for title, values, higher in rows)
 
@@ -202,14 +224,15 @@ def score_of(attempt: Attempt, name: str) -> float | None:
 
 def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool], higher: bool) -> Markup:
     """A dot for each attempt, full if it was accepted, and a line through the best so far."""
+    values = [None if value is None or not math.isfinite(value) else value for value in values]
     known = [value for value in values if value is not None]
     if not known:
         return Markup("")
-    low, high = min(known) if higher else 0.0, max(known)
-    high = high if high > low else low + 1.0
+    up = axis(known, from_zero=not higher)
     step = 240 / max(1, len(values) - 1)
+    first = 44 if len(values) > 1 else 164
     points = [
-        (44 + step * place, 96 - 72 * (value - low) / (high - low), kept)
+        (first + step * place, 96 - 72 * up.share(value), kept)
         for place, (value, kept) in enumerate(zip(values, accepted, strict=True))
         if value is not None
     ]
@@ -220,18 +243,31 @@ def _chart(title: str, values: Sequence[float | None], accepted: Sequence[bool],
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{"yes" if kept else "no"}"/>' for x, y, kept in points
     )
-    marks = "".join(_text(44 + step * place, 122, str(place), "middle") for place in range(len(values)))
-    axes = _line(44, 284, 24, 24) + _line(44, 284, 96, 96)
-    axes += _text(36, 28, short(high), "end") + _text(36, 100, short(low), "end")
+    told = range(0, len(values), -(-len(values) // _NUMBERS))
+    marks = "".join(_text(first + step * place, 122, str(place), "middle") for place in told)
+    axes = "".join(_line(44, 284, y, y) + _text(36, y + 4, text, "end") for y, text in _ticks_beside(up, 24, 96))
     inside = f'{axes}<polyline class="line" points="{" ".join(path)}"/>{dots}{marks}'
     return _figure(f"{title}, {'higher' if higher else 'lower'} is better", inside, height=128)
 
 
-def _range(values: Values) -> tuple[float, float]:
+def _shares_or(values: Values) -> Axis:
+    """The axis of values; from 0 to 1 for shares of which one is above a half."""
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and 0.5 < high <= 1:
-        return 0.0, 1.0
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+    return axis((0.0, 1.0)) if low >= 0 and 0.5 < high <= 1 else axis((low, high))
+
+
+def _ticks_below(across: Axis, left: float, right: float, y: float) -> str:
+    """The labels of the ends of a horizontal axis, and of ticks between them that have room."""
+    ends = (across.ticks[0], across.ticks[-1])
+    longest = max(len(text) for _, text in across.ticks)
+    room = (right - left) / (len(across.ticks) - 1) > _LETTER * (longest + 1)
+    shown = across.ticks if room else ends
+    return "".join(_text(left + (right - left) * across.share(value), y, text, "middle") for value, text in shown)
+
+
+def _ticks_beside(up: Axis, top: float, bottom: float) -> list[tuple[float, str]]:
+    """Height and label of each tick of a vertical axis."""
+    return [(bottom - (bottom - top) * up.share(value), text) for value, text in up.ticks]
 
 
 def _line(x1: float, x2: float, y1: float, y2: float, kind: str = "grid") -> str:

@@ -13,13 +13,14 @@ from PIL import Image
 from refiner.data.samples import DataSet
 from refiner.errors import InputError
 from refiner.evaluate.harness import Run
-from refiner.evaluate.ranking import FIGURES, HIGHER_IS_BETTER, VARIANTS, area_of
+from refiner.evaluate.ranking import HIGHER_IS_BETTER, VARIANTS, area_of
 from refiner.files import Json, atomic_write, dumps
 from refiner.metrics.intervals import few_words
 from refiner.records import analysis_from_dict
 from refiner.reports.overlays import flaw_words, overlay
 from refiner.reports.page import render
 from refiner.reports.plots import forest, short, words
+from refiner.reports.terms import heading, legend
 
 REPORT_FILE: Final = "report.html"
 SHOWN: Final = 6
@@ -46,8 +47,7 @@ def write_rank_report(document_: Json, runs: Mapping[str, Run], data: Mapping[st
         lead=lead(document_),
         plots=list(_forests(document_["systems"])),
         examples=list(_examples(names, runs, data, document_["by"])),
-        side=_SIDE,
-        terms=FIGURES,
+        terms=legend([*document_["systems"][0]["figures"], "coverage"]),
         settings=dumps({name: runs[name].description for name in names}),
         **{name: document_[name] for name in ("systems", "by", "orders", "wins", "signature")},
     )
@@ -71,21 +71,21 @@ def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
     for name in [name for name in systems[0]["figures"] if name not in VARIANTS]:
         way = "higher" if name in HIGHER_IS_BETTER else "lower"
         rows = [(system["name"], system["figures"][name]) for system in systems]
-        yield forest(f"{words(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
+        yield forest(f"{heading(name)}, {way} is better", rows, from_zero=name not in HIGHER_IS_BETTER)
 
 
 def _examples(
     names: Sequence[str], runs: Mapping[str, Run], data: Mapping[str, DataSet], by: str
 ) -> Iterator[tuple[Json, list[tuple[str, str, Image.Image | None]]]]:
     """The images of all generators for the prompts on which they differ most; equal ones in the order of the data."""
-    spread = np.ptp([_values(runs[name], by) for name in names], axis=0)
+    spread = np.ptp([values_by(runs[name], by) for name in names], axis=0)
     for index in np.argsort(-spread, kind="stable")[:SHOWN].tolist():
         if not np.isnan(spread[index]):
             shown = [_shown(name, runs[name].records[index], data[name], index) for name in names]
             yield runs[names[0]].records[index], shown
 
 
-def _values(run: Run, by: str) -> list[float]:
+def values_by(run: Run, by: str) -> list[float]:
     """What the ranking goes by, for each image; NaN if it is not known."""
     values = [np.nan] * run.samples
     for record in run.records:

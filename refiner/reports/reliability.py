@@ -37,14 +37,26 @@ def save_reliability(before: Sequence[Bin], after: Sequence[Bin], path: Path) ->
     canvas = Image.new("RGB", (_WIDTH, _SIDE + _COUNTS + _GAP + 3 * _PAD), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_PAD, _PAD - 10), "Share of generated images by probability", font=font(20), fill=INK)
-    panels = (("by the detector's score", before, BAD), ("by the calibrated probability", after, GOOD))
-    for place, (name, bins, colour) in enumerate(panels):
-        x, y = _PAD + place * (_SIDE + _PAD), 2 * _PAD
-        draw.rounded_rectangle((x, y, x + _SIDE, y + _SIDE + _COUNTS + _GAP), radius=8, fill=CARD, outline=RULE)
-        draw.text((x + 16, y + 12), f"{name}, {sum(each.images for each in bins)} images", font=font(15), fill=INK)
-        _shares(draw, (x + _INSET, y + _INSET, x + _SIDE - 24, y + _SIDE - _INSET), bins, colour)
-        _counts(draw, (x + _INSET, y + _SIDE - 16, x + _SIDE - 24, y + _SIDE + _COUNTS - 8), bins, colour)
+    for place, (_, panel) in enumerate(reliability_panels(before, after)):
+        canvas.paste(panel, (_PAD + place * (_SIDE + _PAD), 2 * _PAD))
     return save_png(canvas, path)
+
+
+def reliability_panels(before: Sequence[Bin], after: Sequence[Bin]) -> list[tuple[str, Image.Image]]:
+    """The two panels of ``save_reliability``, each with its name; RGB."""
+    panels = (("by the detector's score", before, BAD), ("by the calibrated probability", after, GOOD))
+    return [(name, _panel(name, bins, colour)) for name, bins, colour in panels]
+
+
+def _panel(name: str, bins: Sequence[Bin], colour: str) -> Image.Image:
+    side, height = _SIDE, _SIDE + _COUNTS + _GAP
+    panel = Image.new("RGB", (side + 1, height + 1), PAPER)
+    draw = ImageDraw.Draw(panel)
+    draw.rounded_rectangle((0, 0, side, height), radius=8, fill=CARD, outline=RULE)
+    draw.text((16, 12), f"{name}, {sum(each.images for each in bins)} images", font=font(15), fill=INK)
+    _shares(draw, (_INSET, _INSET, side - 24, side - _INSET), bins, colour)
+    _counts(draw, (_INSET, side - 16, side - 24, side + _COUNTS - 8), bins, colour)
+    return panel
 
 
 def _shares(draw: ImageDraw.ImageDraw, frame: tuple[int, int, int, int], bins: Sequence[Bin], colour: str) -> None:

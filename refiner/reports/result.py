@@ -17,6 +17,8 @@ from refiner.records import to_record
 from refiner.reports.overlays import KIND_COLOURS, before_after, fitted, marks, overlay, sheet
 from refiner.reports.page import render
 from refiner.reports.plots import charts, score_of
+from refiner.reports.terms import legend
+from refiner.reports.wording import judge_words, judges_abbreviated
 from refiner.types import Attempt, RefinementResult
 
 _STOPS = {
@@ -138,6 +140,7 @@ def _page(result: RefinementResult, record: Mapping[str, Any]) -> str:
         stop=_STOPS[result.stop],
         figures=list(_figures(result, start, best)),
         charts=charts(result),
+        terms=legend(("burden", "denoiser_rows", *judges_abbreviated(result))),
         settings=dumps({"config": record["config"], "environment": record["environment"]}),
         colours=KIND_COLOURS,
         layers=_layers,
@@ -156,7 +159,8 @@ def _figures(result: RefinementResult, start: Attempt, best: Attempt) -> Iterato
     for name in dict.fromkeys(score.name for score in best.scores):
         values = score_of(start, name), score_of(best, name)
         if None not in values:
-            yield name, f"{values[0]:.4g}", f"{values[1]:.4g}"
+            told = judge_words(name)
+            yield f"{told[:1].upper()}{told[1:]}", f"{values[0]:.4g}", f"{values[1]:.4g}"
     yield "Denoiser rows", "", str(result.calls.denoiser_rows)
     yield "Detector calls", "", str(result.calls.detector_calls)
     yield "Seconds", "", f"{sum(attempt.seconds for attempt in result.attempts):.1f}"

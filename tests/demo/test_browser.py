@@ -122,7 +122,7 @@ def test_picking_another_candidate(visit, width, dark):
     attempts = page.locator(".rf-attempt").count()
     use = page.get_by_role("button", name="Use it")
     use.click()
-    visitor.told("Expected the number of a candidate")
+    visitor.told("Choose a candidate first")
     picks.get_by_role("radio").last.check()
     use.click()
     expect(page.locator(".rf-attempt")).to_have_count(attempts + 1)
@@ -171,6 +171,49 @@ def test_stopping_keeps_the_best_so_far(visit, demo):
     with visitor.page.expect_download() as coming:
         visitor.page.get_by_role("button", name="Report").click()
     assert "Stopped by the user" in coming.value.path().read_text()
+
+
+def test_results_stay_until_new_ones_come(visit, demo):
+    visitor = visit()
+    page = visitor.page
+    visitor.refine("a red hand")
+    visitor.told("was kept")
+    shown = page.locator(".rf-compare img").first.get_attribute("src")
+    report = page.get_by_role("button", name="Report")
+
+    def unchanged() -> None:
+        assert page.locator(".rf-compare img").first.get_attribute("src") == shown
+        expect(report).to_be_enabled()
+
+    visitor.refine("  ")
+    visitor.told("Write a prompt first")
+    unchanged()
+    demo.allow(demo.seen())
+    visitor.refine("a green clock")
+    visitor.told("Attempt 0")
+    unchanged()
+    demo.allow(demo.seen() + 1)
+    expect(page.locator(".rf-attempt")).to_have_count(1)
+    assert page.locator(".rf-compare img").first.get_attribute("src") != shown
+    expect(report).to_be_disabled()
+    demo.allow(10**9)
+    visitor.told("was kept")
+    expect(report).to_be_enabled()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_phone_follows_a_run_and_a_desk_stays(visit, demo, width):
+    visitor = visit(width)
+    page = visitor.page
+    demo.allow(demo.seen())
+    visitor.refine("a red hand")
+    visitor.told("Attempt 0")
+    if width < 720:
+        expect(page.locator("#rf-refine-status")).to_be_in_viewport(ratio=1)
+    demo.allow(10**9)
+    visitor.told("was kept")
+    expect(page.locator(".rf-compare")).to_be_in_viewport(ratio=0.9 if width < 720 else 0.1)
+    assert (page.evaluate("scrollY") > 0) == (width < 720)
 
 
 def test_two_users_at_once_get_their_own(visit, demo):
@@ -261,8 +304,8 @@ def test_a_pasted_picture_is_looked_at(visit):
 def test_errors_are_told_in_words_and_as_text(visit):
     visitor = visit()
     visitor.refine("   ")
-    visitor.told("Expected a prompt that says what the image shows")
-    expect(visitor.page.get_by_text("Expected a prompt").nth(1)).to_be_visible()
+    visitor.told("Write a prompt first")
+    expect(visitor.page.get_by_text("Write a prompt first")).to_have_count(1)
     expect(visitor.page.locator("#rf-refine")).to_be_enabled()
 
 
@@ -272,7 +315,7 @@ def test_detecting_side_by_side(visit, photo, width, dark):
     page = visitor.page
     page.get_by_role("tab", name="Detect").click()
     page.get_by_role("button", name="Analyse", exact=True).click()
-    visitor.told("Expected an image, got none", "detect")
+    visitor.told("Upload an image first", "detect")
     page.locator("#rf-detect-image input[type=file]").set_input_files(photo)
     expect(page.locator("#rf-detect-image img")).to_be_visible()
     page.get_by_role("button", name="Analyse", exact=True).click()
@@ -325,7 +368,7 @@ def test_judging_what_was_detected(visit, photo, width, dark):
     expect(page.locator("#rf-download-accepted")).to_be_hidden()
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (768, False), (390, True)])
 def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     visitor = visit(width, dark)
     page = visitor.page
@@ -333,7 +376,7 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     page.get_by_label("Prompts, one per line").fill("a red hand\na green clock")
     page.get_by_role("checkbox", name="4 steps").uncheck()
     page.get_by_role("button", name="Rank", exact=True).click()
-    visitor.told("Expected at least two generators", "rank")
+    visitor.told("Choose at least two generators", "rank")
     page.get_by_role("button", name="Your own images").click()
     other = tmp_path / "b.png"
     Image.new("RGB", (64, 64), (30, 200, 30)).save(other)
@@ -346,7 +389,15 @@ def test_ranking_models_and_pictures(visit, photo, tmp_path, width, dark):
     rows = page.locator("#rf-rank-table tbody tr")
     expect(rows).to_have_count(2)
     expect(page.locator("#rf-rank-table")).to_contain_text("my own")
-    expect(page.locator("#rf-rank-table svg[role=img]").first).to_be_visible()
+    expect(page.locator("#rf-rank-table .rf-charts svg[role=img]").first).to_be_visible()
+    worst = page.locator(".rf-worst .rf-answer")
+    expect(worst).to_have_count(4)
+    worst.first.locator(".rf-region").first.hover()
+    expect(worst.first.locator(".rf-tip")).to_be_visible()
+    cell = rows.first.locator("td").first
+    assert cell.evaluate("(cell) => getComputedStyle(cell, '::before').content") == (
+        '"CAP ↓"' if width < 1000 else "none"
+    )
     visitor.shoot(f"evaluate-{width}")
     with page.expect_download() as coming:
         page.get_by_role("button", name="Table (CSV)").click()

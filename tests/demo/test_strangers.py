@@ -17,7 +17,7 @@ from refiner.demo.gate import MAX_JSON, Gate
 from refiner.demo.messages import public_message, public_text
 from refiner.demo.settings import DemoSettings, bundled_detectors, labelled
 from refiner.demo.uploads import read_upload
-from refiner.errors import ConfigError, InputError, ModelNotFoundError, RefinerError
+from refiner.errors import ConfigError, InputError, ModelNotFoundError, OutOfDomainError, RefinerError
 
 SETTINGS = DemoSettings(models={"m": "m"}, detectors={"d": "d"}, max_pixels=10_000, max_side=64, max_file_bytes=60_000)
 NAME = "<b>${x} `name`.png"
@@ -50,7 +50,7 @@ def bomb(side):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (bomb(101), "at most 0.01 megapixels, got 101x101"),
+        (bomb(101), "Upload a smaller image: at most 0.01 megapixels, not 101x101"),
         (bomb(60_000), "megapixels"),
         (bomb(20), "truncated or damaged"),
         (b"", "0 bytes"),
@@ -58,7 +58,7 @@ def bomb(side):
         (b"<html><script>alert(1)</script>", "is not a supported image format"),
         (b"GIF89a", "truncated or damaged|is not a supported image format"),
         (b"\xff\xd8\xff" + bytes(500), "truncated or damaged|is not a supported image format"),
-        (bytes(60_001), "at most 0.0572 MiB"),
+        (bytes(60_001), "Upload a smaller file: at most 0.0572 MiB, not 0.1"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a supported image format"),
     ],
 )
@@ -112,6 +112,28 @@ def test_the_values_of_secret_variables_are_not_told(monkeypatch):
     monkeypatch.setenv("SOME_SERVICE_API_KEY", "correct horse")
     monkeypatch.setenv("SHORT_TOKEN", "a")
     assert public_text("refused: correct horse battery") == "refused: [key] battery"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Expected 1 image, got 2: pass --images 2.", "Expected 1 image, got 2."),
+        ("The word 'x' is unknown: use words={'x'} instead.", "The word 'x' is unknown."),
+        ("Reading needs rapidocr: pip install it.", "Reading needs rapidocr."),
+        ("The image file 'a.png' does not exist: check the path.", "The image file 'a.png' does not exist."),
+        ("There is no mask: set mask_image.", "There is no mask."),
+        ("The image 'a.png' is damaged: use a PNG or JPEG.", "The image 'a.png' is damaged: use a PNG or JPEG."),
+        ("The server is busy: try again.", "The server is busy: try again."),
+        ("no advice --at all", "no advice --at all"),
+    ],
+)
+def test_advice_for_programs_is_not_told(text, told):
+    assert public_message(RefinerError(text)) == told
+
+
+def test_photos_for_the_bundled_models_lead_to_the_examples():
+    told = public_message(OutOfDomainError("The models know only drawings: use another id, such as detector='a/b'."))
+    assert told == "The models know only drawings: choose one of the example images."
 
 
 @given(st.text(max_size=2000))

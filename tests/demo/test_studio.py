@@ -197,14 +197,14 @@ def test_a_given_picture_is_refined(studio):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"prompt": " "}, InputError, "got an empty one"),
-        ({"prompt": "x" * 1001}, InputError, "at most 1000 characters, got 1001"),
-        ({"rounds": 7}, ConfigError, "0 to 6 rounds, got 7"),
-        ({"rounds": -1}, ConfigError, "0 to 6 rounds, got -1"),
-        ({"seed": -1}, ConfigError, "Expected a seed from 0"),
-        ({"seed": 2**63}, ConfigError, "Expected a seed from 0"),
-        ({"model": "../x"}, ConfigError, "models tiny, got '../x'"),
-        ({"detector": "micro"}, ConfigError, "detectors patches, lost, got 'micro'"),
+        ({"prompt": " "}, InputError, "Write a prompt first"),
+        ({"prompt": "x" * 1001}, InputError, "Choose a shorter prompt: at most 1000 characters, this one has 1001"),
+        ({"rounds": 7}, ConfigError, "Choose 0 to 6 rounds instead of 7"),
+        ({"rounds": -1}, ConfigError, "Choose 0 to 6 rounds instead of -1"),
+        ({"seed": -1}, ConfigError, "Choose a seed from 0"),
+        ({"seed": 2**63}, ConfigError, "Choose a seed from 0"),
+        ({"model": "../x"}, ConfigError, "no model '../x' here: choose one of tiny"),
+        ({"detector": "micro"}, ConfigError, "no detector 'micro' here: choose one of patches, lost"),
         ({"strategy": "magic"}, ConfigError, "strategy must be one of"),
         ({"detector": "lost"}, ModelNotFoundError, "no such folder"),
     ],
@@ -239,7 +239,7 @@ def test_detectors_answer_one_by_one_and_one_that_fails_does_not_silence_the_oth
 def test_no_detector_or_one_that_is_not_offered(studio):
     with pytest.raises(ConfigError, match="at least one detector"):
         studio.detect("me", Image.new("RGB", (64, 64)), [])
-    with pytest.raises(ConfigError, match="got 'micro'"):
+    with pytest.raises(ConfigError, match="no detector 'micro'"):
         studio.detect("me", Image.new("RGB", (64, 64)), ["micro"])
 
 
@@ -286,17 +286,31 @@ def test_models_and_pictures_are_ranked(studio, tmp_path):
     assert not any("uploads" in name for name in names)
     again = rankings(studio, tmp_path / "again", entries["tiny"], entries["tiny 4 steps"], own)
     assert again.document == ranked.document
+    by_name = {name: [each for each in ranked.worst if each.name == name] for name in ranked.document["orders"]["CAP"]}
+    assert [each.name for each in ranked.worst] == [name for name in by_name for _ in range(2)]
+    for shown in by_name.values():
+        severities = [sum(region.severity for region in each.analysis.regions) for each in shown]
+        assert severities == sorted(severities, reverse=True)
+        assert {each.prompt for each in shown} == {"a red hand", "a green clock"}
 
 
 @pytest.mark.parametrize(
     ("entries", "prompts", "words"),
     [
-        ((Entry(name="a", model="tiny"),), ("x",), "at least two generators to rank, got 1"),
-        ((Entry(name="a", model="tiny"), Entry(name="A", model="tiny")), ("x",), "got one twice"),
-        ((Entry(name="a", model="tiny"), Entry(name="b", files=("1.png",))), ("x", "y"), "Expected 2 images of 'b'"),
-        ((Entry(name="a", model="tiny"),) * 2, (), "Expected 1 to 24 prompts"),
-        ((Entry(name="a", model="tiny"),) * 2, ("x",) * 25, "Expected 1 to 24 prompts, one per line, got 25"),
-        ((Entry(name="a", model="tiny"),) * 2, ("x" * 1001,), "at most 1000 characters, got 1001"),
+        ((Entry(name="a", model="tiny"),), ("x",), "at least two generators to rank, not 1"),
+        ((Entry(name="a", model="tiny"), Entry(name="A", model="tiny")), ("x",), "two have the same"),
+        (
+            (Entry(name="a", model="tiny"), Entry(name="b", files=("1.png",))),
+            ("x", "y"),
+            "2 images of 'b'.*there are 1",
+        ),
+        ((Entry(name="a", model="tiny"),) * 2, (), "Write 1 to 24 prompts"),
+        ((Entry(name="a", model="tiny"),) * 2, ("x",) * 25, "Write 1 to 24 prompts, one per line; there are 25"),
+        (
+            (Entry(name="a", model="tiny"),) * 2,
+            ("x" * 1001,),
+            "at most 1000 characters, the longest has 1001",
+        ),
     ],
 )
 def test_rankings_are_checked(studio, tmp_path, entries, prompts, words):
@@ -306,7 +320,7 @@ def test_rankings_are_checked(studio, tmp_path, entries, prompts, words):
 
 @pytest.mark.parametrize("name", ["", " a", "a/b", "..", "../x", "a.png", "x" * 41, "a\0b", "<b>", "a\nb", "con:x"])
 def test_names_that_are_no_plain_words_are_refused(name):
-    with pytest.raises(InputError, match="Expected a name"):
+    with pytest.raises(InputError, match="Choose a name"):
         Entry(name=name)
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from support.markup import HOSTILE, safe
 
 from refiner.demo.jobs import Loading, Waiting
-from refiner.demo.ranking import Ranking
+from refiner.demo.ranking import Flawed, Ranking
 from refiner.demo.studio import AttemptProgress
 from refiner.demo.views.candidates import candidate_choices, candidates, read_choice
 from refiner.demo.views.detect import answers
@@ -102,7 +102,7 @@ def test_every_attempt_and_every_region_is_shown():
         "no image",
         "Inpainted",
         "1.5 s",
-        "hps 0.25",
+        "fit to the prompt (HPS): 0.25",
     ):
         assert words in shown.text
 
@@ -250,6 +250,11 @@ def test_a_ranking_is_shown_with_all_its_generators():
     assert "4/4, 2 unplaced" in shown.text
     assert "4/5, 1 failed, 2 unplaced" in shown.text
     assert "Stopped" not in safe(ranking_outcome(document)).text
+    found = analysis(region(HOSTILE))
+    flawed = [Flawed(name=HOSTILE, prompt=HOSTILE, image=picture(), analysis=found, score=0.5)]
+    shown = safe(ranking(document, flawed))
+    assert len(shown.all("article")) == len(shown.all("path", "rf-region")) == 1
+    assert "The worst images of each generator" in shown.text
     assert f"Stopped, without {HOSTILE}. Best by CAP" in safe(ranking_outcome(document, [HOSTILE])).text
 
 

@@ -137,8 +137,8 @@ def test_every_table_csv_and_report_of_a_ranking_has_the_coverage(
     data = {name: Given([sample(str(number)) for number in range(len(answers))]) for name in runs}
     page = write_rank_report(document, runs, data, tmp_path).read_text()
     brief = "5/7, 1 unreadable, 1 failed, 2 cut short, 1 unverified, 2 unplaced"
-    assert f'<td class="text">{brief}</td>' in page
-    assert '<td class="text">7/7</td>' in page
+    assert f'<td class="text" data-label="coverage">{brief}</td>' in page
+    assert '<td class="text" data-label="coverage">7/7</td>' in page
     _show_figures(document, Terminal())
     assert {"5/7,", "7/7"} <= set(capsys.readouterr().out.split())
 

@@ -468,9 +468,10 @@ def test_the_same_seed_gives_the_same_record_and_another_index_another() -> None
     assert [one.attempts[0].seed for one in (first, other)] == [3, 4]
 
 
-def test_without_a_seed_runs_differ() -> None:
+def test_without_a_seed_runs_differ_and_seeds_are_short() -> None:
     first, other = (run(Painter([picture(*SPOTS)])) for _ in range(2))
     assert first.attempts[0].seed != other.attempts[0].seed
+    assert all(0 <= run.attempts[0].seed < 10**9 for run in (first, other)), "short enough to be typed again"
 
 
 def test_auto_paints_anew_after_repainting_twice_in_vain_and_then_repaints_again() -> None:

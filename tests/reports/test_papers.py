@@ -22,7 +22,8 @@ from refiner.evaluate.systems import Looker
 from refiner.evaluate.table import score
 from refiner.evaluate.tasks.detection import KINDS
 from refiner.metrics.perturbations import PERTURBATIONS, Perturbation
-from refiner.reports.papers import PAPERS, PaperTable, write_paper, write_robustness_paper
+from refiner.reports.papers import PAPERS, Paper, PaperTable, write_paper, write_robustness_paper
+from refiner.reports.terms import legend
 from refiner.types import Analysis, Region, Size
 
 Rows = dict[str, list[str]]
@@ -76,6 +77,12 @@ def measured(folder: Path, task: str, names: list[str], polygons: str = "") -> d
     return score(run).table
 
 
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+def test_every_heading_of_a_paper_has_a_meaning(paper: Paper) -> None:
+    for _, figure in paper.columns:
+        assert legend([figure])
+
+
 @pytest.mark.parametrize("task", ["localization", "detection"])
 def test_the_paper_table_has_the_numbers_of_the_table(tmp_path: Path, task: str) -> None:
     table = measured(tmp_path, task, ["animal", "human", "scene"])
@@ -90,6 +97,8 @@ def test_the_paper_table_has_the_numbers_of_the_table(tmp_path: Path, task: str)
         covered = f"{row['coverage']['answered']}/{row['coverage']['answered']}"
         assert rows.pop(name) == [str(row["scored"]), *(shown(row[figure]) for figure in figures), covered]
         assert row["coverage"]["answered"] == row["scored"]
+    text = (tmp_path / "table.md").read_text()
+    assert all(re.search(rf"^- {re.escape(name)}: .+\.$", text, re.MULTILINE) for name in header[1:])
     whole = "overall" if task == "localization" else "all images"
     cells = [shown(table["figures"][figure]) for figure in figures]
     assert rows.pop(whole) == [str(table["scored"]), *cells, f"{table['scored']}/{table['samples']}"]
