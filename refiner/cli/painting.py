@@ -137,17 +137,38 @@ class Wanted(NamedTuple):
         Raises:
             ConfigError: an argument is unknown or of another type.
         """
-        from refiner.pipelines.loading.written import call_hints, config_hints, nearest
+        from refiner.pipelines.loading.written import call_hints
 
-        hints = call_hints(cls)
+        return self.read_call(cls.__name__, call_hints(cls))
+
+    def read_call(self, cls: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``call_of``, for the name of the class and the types of the arguments that it takes."""
+        from refiner.pipelines.loading.written import config_hints, nearest
+
         found = {}
         for name, given in self.call.items():
             if name not in hints:
                 how = _ELSEWHERE.get(name) or f"use {nearest(name, {**hints, **config_hints()})}"
-                what = f"{cls.__name__} and RefineConfig have no argument {name!r} that can be written as text"
+                what = f"{cls} and RefineConfig have no argument {name!r} that can be written as text"
                 raise ConfigError(f"{given.option}: {what}: {how}.")
             found[name] = _read(name, given, hints[name])
         return found
+
+
+def check_models(args: argparse.Namespace, model: str) -> None:
+    """Check the ids of a model and of its parts among the arguments, without a download and without torch.
+
+    Raises:
+        ConfigError, ModelNotFoundError: an id is wrong.
+    """
+    from refiner.detectors.registry import detector_needs
+    from refiner.pipelines.loading.parts import find_source, part_needs
+
+    find_source(model)
+    parts = {name: getattr(args, name, None) for name in ("detector", "judge", "reviser", "inpainter", "editor")}
+    part_needs(parts)
+    if getattr(args, "grounder", None) is not None:
+        detector_needs(args.detector or "micro", args.grounder)
 
 
 def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
@@ -160,7 +181,7 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
     """
     from refiner.pipelines.config import RefineConfig
     from refiner.pipelines.loading.loras import check_loras
-    from refiner.pipelines.loading.written import class_name, class_named, config_hints, index_of
+    from refiner.pipelines.loading.written import class_name, class_named, config_hints, index_of, source_hints
     from refiner.pipelines.saving.settings import SavedSettings
 
     given, hints = _given(args), config_hints()
@@ -169,11 +190,14 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
         call={name: each for name, each in given.items() if name not in hints},
     )
     folder, controller = index_of(model), getattr(args, "controller", None)
+    cls_name = None if folder is None else class_name(folder)
     if controller and "strategy" in wanted.config:
         raise ConfigError(f"--strategy has no effect with --controller {controller}: leave one of them out.")
     saved = RefineConfig() if folder is None else SavedSettings.read(folder).config
     wanted.config_of(controlled(controller, None) if controller else saved)
-    cls = None if folder is None else class_named(class_name(folder))
+    if cls_name is not None and (read := source_hints(cls_name)):
+        wanted.read_call(cls_name, read)  # before diffusers is imported, which takes seconds
+    cls = None if cls_name is None else class_named(cls_name)
     if cls is not None:
         wanted.call_of(cls)
         check_loras(cls, args.lora)
