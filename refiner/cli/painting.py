@@ -156,19 +156,23 @@ class Wanted(NamedTuple):
 
 
 def check_models(args: argparse.Namespace, model: str) -> None:
-    """Check the ids of a model and of its parts among the arguments, without a download and without torch.
+    """Check the ids of a model and of its parts, and the settings that the user gave, before torch is imported.
 
     Raises:
-        ConfigError, ModelNotFoundError: an id is wrong.
+        ConfigError: a setting is unknown, given twice, of another type or out of its range, or an id is wrong.
+        ModelNotFoundError, WeightsError: the model or a part is unknown or damaged.
     """
     from refiner.detectors.registry import detector_needs
     from refiner.pipelines.loading.parts import find_source, part_needs
+    from refiner.pipelines.loading.written import source_hints
 
     find_source(model)
-    parts = {name: getattr(args, name, None) for name in ("detector", "judge", "reviser", "inpainter", "editor")}
-    part_needs(parts)
+    part_needs({name: getattr(args, name, None) for name in ("detector", "judge", "reviser", "inpainter", "editor")})
     if getattr(args, "grounder", None) is not None:
         detector_needs(args.detector or "micro", args.grounder)
+    wanted, cls = _settings(args, model)
+    if cls is not None and (hints := source_hints(cls)):
+        wanted.read_call(cls, hints)
 
 
 def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
@@ -179,9 +183,21 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
             class take no LoRA.
         ModelNotFoundError, WeightsError: the model or a LoRA is unknown or damaged.
     """
-    from refiner.pipelines.config import RefineConfig
     from refiner.pipelines.loading.loras import check_loras
-    from refiner.pipelines.loading.written import class_name, class_named, config_hints, index_of, source_hints
+    from refiner.pipelines.loading.written import class_named
+
+    wanted, name = _settings(args, model)
+    cls = None if name is None else class_named(name)
+    if cls is not None:
+        wanted.call_of(cls)
+        check_loras(cls, args.lora)
+    return wanted
+
+
+def _settings(args: argparse.Namespace, model: str) -> tuple[Wanted, str | None]:
+    """The settings, of which those of the loop are checked, and the class of the model's pipeline, if it is known."""
+    from refiner.pipelines.config import RefineConfig
+    from refiner.pipelines.loading.written import class_name, config_hints, index_of
     from refiner.pipelines.saving.settings import SavedSettings
 
     given, hints = _given(args), config_hints()
@@ -190,18 +206,11 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
         call={name: each for name, each in given.items() if name not in hints},
     )
     folder, controller = index_of(model), getattr(args, "controller", None)
-    cls_name = None if folder is None else class_name(folder)
     if controller and "strategy" in wanted.config:
         raise ConfigError(f"--strategy has no effect with --controller {controller}: leave one of them out.")
     saved = RefineConfig() if folder is None else SavedSettings.read(folder).config
     wanted.config_of(controlled(controller, None) if controller else saved)
-    if cls_name is not None and (read := source_hints(cls_name)):
-        wanted.read_call(cls_name, read)  # before diffusers is imported, which takes seconds
-    cls = None if cls_name is None else class_named(cls_name)
-    if cls is not None:
-        wanted.call_of(cls)
-        check_loras(cls, args.lora)
-    return wanted
+    return wanted, None if folder is None else class_name(folder)
 
 
 def _given(args: argparse.Namespace) -> dict[str, Given]:
