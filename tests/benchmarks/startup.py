@@ -1,7 +1,8 @@
 """Seconds from the start of the ``refiner`` command to its end, and the model's share of ``detect`` on one image.
 
 Each figure is the median of several processes. ``help`` is ``refiner --help``; ``refusal`` is a refused ``--rounds
--1``, ``unknown`` an unknown recipe. ``endpoint`` is ``detect`` with a detector at an address where no server listens. ``libraries`` is Python alone with torch, transformers and torchvision, which the bundled detector needs.
+-1``, ``unknown`` an unknown recipe. ``endpoint`` is ``detect`` with a detector at an address where no server listens.
+``libraries`` is Python alone with torch, transformers and torchvision, which the bundled detector needs.
 ``detect`` is ``refiner detect`` on one drawing of the micro world. ``image`` is what one more image costs, from a run
 on many, one at a time. ``model_share`` is that divided by ``detect``. Seconds are processor time, so other work on
 the machine counts little; ``detect`` and ``libraries`` run in one thread.
