@@ -12,7 +12,15 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format types docs bench gallery example micro tree clean
+# Tests of every part that take minutes on one core, for `make lowest`.
+FAST := $(addprefix tests/,core reports evaluate/test_harness.py evaluate/test_parquet.py demo/test_server.py \
+	$(addprefix metrics/test_,bertscore.py hps.py hps_benchmark.py hps_parity.py hps_stream.py) \
+	$(addprefix detectors/test_,aligngemini.py baselines.py chat_adapters.py chat_choices.py chat_faults.py \
+	chat_local.py conformance.py text.py) \
+	$(addprefix pipelines/test_,families.py from_pretrained.py refined.py) training/test_recipes.py \
+	$(addprefix cli/test_,detect.py evaluate.py refine.py startup.py train.py))
+
+.PHONY: demo test lowest check format types docs bench gallery example micro tree clean
 
 demo: .venv/installed
 	$(BIN)/refiner refine "$(PROMPT)" --seed $(SEED) --out $(OUT)
@@ -20,6 +28,10 @@ demo: .venv/installed
 # One process for each core, at most four: each takes up to 3 GB.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# With the lowest versions that pyproject.toml allows, in a virtual environment of their own.
+lowest: .venv-lowest/installed-dev
+	.venv-lowest/bin/python -m pytest -m 'not slow and not gpu' $(FAST)
 
 check: .venv/installed-dev types
 	$(BIN)/ruff check .
@@ -90,6 +102,12 @@ tree:
 
 .venv/installed-docs: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --quiet -e '.[docs]' -c constraints.txt
+	touch $@
+
+.venv-lowest/installed-dev: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) tests/support/lowest.py dev > .venv-lowest/pins.txt
+	.venv-lowest/bin/pip install --quiet -e '.[dev]' -c .venv-lowest/pins.txt
 	touch $@
 
 clean:

@@ -158,8 +158,11 @@ def load_detector(
     return found if calibration is None else CalibratedDetector(found, calibration)
 
 
-def detector_needs(detector: str | Path) -> Needs:
+def detector_needs(detector: str | Path, grounder: str | Path | None = None) -> Needs:
     """List the folders and hub models that loading a detector reads; nothing is downloaded.
+
+    Args:
+        detector, grounder: as for ``load_detector``.
 
     Raises:
         UserError: the errors of ``load_detector`` that are known without a download.
@@ -172,6 +175,9 @@ def detector_needs(detector: str | Path) -> Needs:
             return [place]
         found = _find(text)
     family, model = found
+    if grounder is not None:
+        _check_option(family, "grounder", str(detector))
+        model = replace(model, options={**model.options, "grounder": str(grounder)})
     if family.needs is not None:
         return family.needs(model)
     return [locate(model.model, "detector")] if family.needs_folder else []

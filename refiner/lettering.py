@@ -61,6 +61,7 @@ _LONGEST_PLAIN = 4
 _TOKEN = re.compile(r"\s*([^\s,;:.!?()\[\]\"']+(?:['.][^\s,;:.!?()\[\]\"']+)*)")
 _READABLE = frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "IDEOGRAPHIC"})
 _UNSPACED = _READABLE - {"LATIN"}
+_KANA = frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"})
 _VOICED = "\u3099\u309a"
 """Combining marks that make another letter of a kana."""
 _ALIKE = str.maketrans("01l|一―カニロエヘベペトタハリ", "oiiiーー力二口工へべぺ卜夕八り")
@@ -128,6 +129,14 @@ def strange_script(text: str) -> str | None:
             if script not in _READABLE:
                 return script.capitalize()
     return None
+
+
+def script_of(word: str) -> str:
+    """The script of a word, one of ``SCRIPTS``: kana make it Japanese, else Chinese signs make it Chinese."""
+    names = {unicodedata.name(letter, "unknown").split()[0] for letter in unicodedata.normalize("NFKC", word)}
+    if names & _KANA:
+        return "Japanese"
+    return "Chinese" if names & _UNSPACED else "Latin"
 
 
 def is_unspaced(letter: str) -> bool:

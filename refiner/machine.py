@@ -49,6 +49,27 @@ def check_device(name: str | None) -> None:
         device_of(name)
 
 
+def check_dtype(name: str | None) -> None:
+    """Raise ConfigError if a name is not one of ``DTYPES``; None: the default."""
+    if name is not None and name not in DTYPES:
+        raise ConfigError(f"Expected dtype {', '.join(DTYPES)}, got {name!r}: choose one of these.")
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """Return the torch dtype with a name. None stays None, and torch is not imported.
+
+    Raises:
+        ConfigError: the name is not one of ``DTYPES``.
+    """
+    check_dtype(name)
+    if name is None:
+        return None
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """The device of all models, the dtype, and how diffusers pipelines are offloaded.
@@ -76,16 +97,13 @@ class Machine:
         Raises:
             ConfigError: there is no such device or dtype, or the models of a CPU would be offloaded.
         """
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigError(f"Expected dtype {', '.join(DTYPES)}, got {dtype!r}: choose one of these.")
+        check_dtype(dtype)
         if offload != "none" and (device == "cpu" or device_of(device).type == "cpu"):
             raise ConfigError(
                 f"The offload {offload!r} moves weights between a GPU and main memory, and the device is the CPU: "
                 "choose a GPU, or no offload."
             )
-        import torch
-
-        return cls(device=device_of(device), dtype=None if dtype is None else getattr(torch, dtype), offload=offload)
+        return cls(device=device_of(device), dtype=dtype_of(dtype), offload=offload)
 
     @property
     def pipeline_dtype(self) -> torch.dtype:

@@ -10,7 +10,6 @@ One process uses plain torch. Several processes share the work in one of three w
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,22 +20,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from refiner.errors import ConfigError
 from refiner.machine import device_of
+from refiner.training.launching import asked, launched
 
 T = TypeVar("T")
-
-
-def launched() -> bool:
-    """Whether a launcher started this process as one of several, or for DeepSpeed."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 or _asked("ACCELERATE_USE_DEEPSPEED")
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes files and prints."""
-    return int(os.environ.get("RANK") or 0) == 0
-
-
-def _asked(name: str) -> bool:
-    return os.environ.get(name, "false").lower() == "true"
 
 
 class Processes:
@@ -64,7 +50,7 @@ class Processes:
         self.index, self.count = self.accelerator.process_index, self.accelerator.num_processes
         place = self.accelerator.device
         self.device = torch.device("cpu") if place.type == "cpu" else place
-        self.sharded = _asked("ACCELERATE_USE_FSDP") and self.count > 1
+        self.sharded = asked("ACCELERATE_USE_FSDP") and self.count > 1
         if device is not None and self.device.type != device:
             raise ConfigError(
                 f"The processes were launched for {self.device.type}, not for {device}: launch them for {device}."

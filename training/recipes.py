@@ -106,24 +106,27 @@ def plan(order: Order, run: Callable[[str | None], Run], folder: Path) -> Plan:
         InputError: the data or a file of settings cannot be read.
         ModelNotFoundError: no recipe has that name.
     """
-    row, recipe = _row(order.recipe), load_recipe(order.recipe)
+    row = _row(order.recipe)
     stored = (stored_config(folder) or {}) if order.resume else {}
     data = order.data or stored.get("data")
     if row.data and data is None and not row.data_optional:
-        raise ConfigError(f"The recipe {recipe.name} learns from {row.data}: name them with --data.")
+        raise ConfigError(f"The recipe {order.recipe} learns from {row.data}: name them with --data.")
     if data is not None and not row.data:
-        raise ConfigError(f"The recipe {recipe.name} generates its own data and takes no --data: remove {data!r}.")
-    name, settings = _settings(order, recipe, data, stored)
-    recipe.check(settings)
-    made = run(stored.get("dtype"))
-    config = {"recipe": recipe.name, "data": data, "config": name, "dtype": made.dtype, "settings": plain(settings)}
+        raise ConfigError(f"The recipe {order.recipe} generates its own data and takes no --data: remove {data!r}.")
+    for file in [each for each in order.configs if each.endswith(".json")]:
+        read_document(file)
     samples = None
     if data is not None:
         from refiner.data.sources import open_data
 
         samples = open_data(data)
-        for kind, count in count_problems(samples.problems).items():
-            made.tell(f"{data}: {kind}, {count} times; `refiner evaluate` lists them one by one.")
+    recipe = load_recipe(order.recipe)  # imports torch, which takes seconds
+    name, settings = _settings(order, recipe, data, stored)
+    recipe.check(settings)
+    made = run(stored.get("dtype"))
+    config = {"recipe": recipe.name, "data": data, "config": name, "dtype": made.dtype, "settings": plain(settings)}
+    for kind, count in count_problems(() if samples is None else samples.problems).items():
+        made.tell(f"{data}: {kind}, {count} times; `refiner evaluate` lists them one by one.")
     return Plan(recipe, settings, samples, made, config)
 
 

@@ -6,13 +6,17 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from refiner.errors import ConfigError, InputError
 from refiner.files import Json, atomic_write, check_writable, dumps
 from refiner.hub import MICRO_WEIGHTS
-from refiner.training.processes import Processes, is_main
+from refiner.training.launching import is_main
+
+if TYPE_CHECKING:
+    from refiner.training.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class Run:
     @functools.cached_property
     def processes(self) -> Processes:
         """The processes of the run."""
+        from refiner.training.processes import Processes
+
         return Processes(self.device)
 
     @property

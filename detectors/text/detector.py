@@ -45,6 +45,7 @@ class TextDetector(BaseDetector):
     - unreadable: the same, or any lettering of ``LEAST_LETTERS`` letters, read with a confidence below ``CLEAR``.
       Without a wanted word, ``severity`` is one minus the confidence. This kind needs no prompt.
     - doubled: a wanted word is there more often than wanted.
+      Lettering upside down is of this kind, or missing.
     - missing: nothing similar is in the image. The flaw is unplaced, and a misalignment; the others are of the category
       text, with the polygon of the lettering as their mask.
 

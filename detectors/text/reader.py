@@ -82,7 +82,7 @@ class RapidReader:
     """RapidOCR on the CPU; a ``Reader``. It may be called from several threads.
 
     Each line is read by itself, so that what it says does not depend on the other lines. Lines are not turned:
-    lettering upside down is not read.
+    lettering upside down is read with a low confidence, or not at all.
 
     Raises:
         MissingExtraError, WeightsError: as ``check_installed``.

@@ -151,9 +151,11 @@ def _dtype(name: str, value: Any) -> Any:
 
 
 def _check_device_map(device_map: str | None) -> None:
+    if device_map is None:
+        return
     from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP
 
-    if device_map is not None and device_map not in SUPPORTED_DEVICE_MAP:
+    if device_map not in SUPPORTED_DEVICE_MAP:
         raise ConfigError(
             f"Expected device_map= {' or '.join(map(repr, dict.fromkeys(SUPPORTED_DEVICE_MAP)))} on this machine, got "
             f"{device_map!r}: pass one of these, or call to() afterwards."

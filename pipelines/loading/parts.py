@@ -124,6 +124,18 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
     Raises:
         UserError: an id is wrong, or the hub has no such model.
     """
+    check_reachable(part_needs(parts, options))
+
+
+def part_needs(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) -> list[Path | Repository]:
+    """List the folders and hub models that the parts are loaded from; the hub is not asked, and no torch imported.
+
+    Args:
+        parts, options: as for ``check_parts``.
+
+    Raises:
+        UserError: an id is wrong.
+    """
     needs: list[Path | Repository] = []
     for name, part in parts.items():
         for one in _ids(part):
@@ -137,7 +149,7 @@ def check_parts(parts: Mapping[str, Any], options: Mapping[str, Any] = _NONE) ->
                 load_editor(str(one)).close()
             elif name in _PIPELINES:
                 needs += find_source(one, options).needs
-    check_reachable(needs)
+    return needs
 
 
 def _ids(part: Any) -> Iterator[Where]:

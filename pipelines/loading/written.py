@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import contextlib
 import difflib
+import importlib.util
 import inspect
 import json
 import math
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -106,6 +110,42 @@ def call_hints(cls: type) -> dict[str, Any]:
     return {name: hint for name, hint in found.items() if _writable(hint)}
 
 
+def source_hints(cls: str) -> dict[str, Any]:
+    """``call_hints`` of a class of diffusers by its name, read from the source: diffusers is not imported.
+
+    An argument whose type needs more than Python's own names has the type Any. Empty: no file defines the class.
+    """
+    spec = importlib.util.find_spec("diffusers")
+    root = Path(((spec and spec.submodule_search_locations) or [""])[0], "pipelines")
+    found = _source_hints(cls, root)
+    return {name: hint for name, hint in found.items() if name not in NOT_HERE and not name.startswith("callback")}
+
+
+def _source_hints(cls: str, root: Path) -> dict[str, Any]:
+    texts = (file.read_text("utf-8") for file in root.rglob("*.py"))
+    source = next((text for text in texts if f"\nclass {cls}(" in text), "")
+    kind = next((node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == cls), None)
+    if kind is None:
+        return {}
+    call = next((node for node in kind.body if isinstance(node, ast.FunctionDef) and node.name == "__call__"), None)
+    own = [] if call is None else [*call.args.posonlyargs, *call.args.args, *call.args.kwonlyargs]
+    found = {each.arg: _hint(each.annotation) for each in own}
+    if call is None or call.args.kwarg is not None:  # see ``takes``
+        for base in map(ast.unparse, kind.bases):
+            found = (_source_hints(base, root) if base.endswith("Pipeline") else {}) | found
+    return found
+
+
+def _hint(annotation: ast.expr | None) -> Any:
+    """A type as the source names it; Any if that takes more than names of Python and typing."""
+    if annotation is None:
+        return Any
+    try:
+        return eval(ast.unparse(annotation), {**vars(typing), **vars(builtins)})
+    except (NameError, AttributeError, TypeError):
+        return Any
+
+
 def read_argument(name: str, values: Sequence[Any], hint: Any) -> Any:
     """Convert the value of an argument to its type.
 
@@ -165,11 +205,9 @@ def class_name(folder: Path) -> str:
     Raises:
         WeightsError: ``model_index.json`` is missing or damaged.
     """
-    import diffusers
-
     try:
-        return str(diffusers.DiffusionPipeline.load_config(folder)["_class_name"])
-    except (OSError, ValueError, KeyError) as error:
+        return str(json.loads((folder / INDEX).read_text("utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"The pipeline in {str(folder)!r} cannot be read, its model_index.json fails with {str(error)!r}: "
             "download or save it again."

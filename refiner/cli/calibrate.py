@@ -12,7 +12,7 @@ from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import SCORING, load_looker, speed
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, check_machine, machine_of
-from refiner.cli.options import DETECTOR, DONE, FAILED, count
+from refiner.cli.options import DETECTOR, DONE, FAILED, check_detector, count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.sources import contents, open_data, sources_help
 from refiner.errors import ConfigError
@@ -61,6 +61,7 @@ def _calibrate(args: argparse.Namespace, terminal: Terminal) -> int:
     from refiner.reports.calibration import write_calibration_report
 
     check_machine(args)
+    check_detector(args.detector)
     check_rates(args.fpr, args.max_error)
     if args.seed < 0:
         raise ConfigError(f"Expected a seed of at least 0, got seed={args.seed}: choose another one.")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from refiner.cli.machine import add_machine, machine_of
-from refiner.cli.options import port
+from refiner.cli.options import check_detector, port
 from refiner.cli.view import Terminal
 from refiner.errors import MissingExtraError
 
@@ -64,6 +64,13 @@ def quiet_server(terminal: Terminal) -> Iterator[None]:
 
 
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
+    for detector in args.detector or ():
+        check_detector(detector)
+    if args.model:
+        from refiner.pipelines.loading.parts import find_source
+
+        for model in args.model:
+            find_source(model)
     machine = machine_of(args)
     need_gradio("The demo")
     from refiner.demo.settings import Access, DemoSettings, labelled, usual_detectors

@@ -14,8 +14,8 @@ from refiner.cli.detect_results import finish, telling
 from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate import add_engine, engine_of, speed
 from refiner.cli.evaluate_files import tell_problems
-from refiner.cli.machine import add_machine, check_machine, machine_of
-from refiner.cli.options import DETECTOR, DONE, GROUNDER, USER_ERROR, count
+from refiner.cli.machine import add_machine, check_device, check_machine
+from refiner.cli.options import DETECTOR, DONE, GROUNDER, USER_ERROR, check_detector, count
 from refiner.cli.stopping import ended_by_signals
 from refiner.cli.view import Terminal
 from refiner.data.pictures import Pictures, Prompted, find_pictures
@@ -24,7 +24,7 @@ from refiner.data.sources import contents, open_data, sources_help
 from refiner.errors import InputError
 from refiner.files import Json, check_writable
 from refiner.ledger import ledgers_of
-from refiner.machine import share_freed_memory
+from refiner.machine import dtype_of, share_freed_memory
 
 if TYPE_CHECKING:
     from refiner.data.samples import DataSet
@@ -90,7 +90,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def _detect(args: argparse.Namespace, terminal: Terminal) -> int:
     if args.engine == "local":
-        check_machine(args)  # workers of Ray may have devices that this machine does not have
+        check_machine(args)  # workers of Ray may have devices and folders that this machine does not have
+        check_detector(args.detector, args.grounder)
     with _folder(args.out) as folder:
         images = _data(args, terminal) if args.data else _files(args, terminal)
         if isinstance(images, Pictures) and not any(Path(name).is_file() for name in images.names):
@@ -190,8 +191,8 @@ def load_detecting(
     from refiner.detectors import load_detector
     from refiner.evaluate.detecting import Detecting
 
-    machine = machine_of(argparse.Namespace(device=device, dtype=dtype))
-    loaded = load_detector(detector, machine.device, machine.dtype, grounder=grounder)
+    check_device(device)
+    loaded = load_detector(detector, device, dtype_of(dtype), grounder=grounder)  # torch only for models that run here
     return Detecting(loaded, batch_size=batch_size)
 
 

@@ -18,8 +18,8 @@ from refiner.cli.endpoint import add_endpoint
 from refiner.cli.evaluate_files import add_files, tell_problems
 from refiner.cli.evaluate_tables import finish, finish_all, tell_shards
 from refiner.cli.machine import add_machine, check_machine, machine_of
-from refiner.cli.options import count, probability
-from refiner.cli.painting import CONTROLLERS, add_image, add_weights, controlled, wanted_of
+from refiner.cli.options import check_detector, count, probability
+from refiner.cli.painting import CONTROLLERS, add_image, add_weights, check_models, controlled, wanted_of
 from refiner.cli.view import Terminal, progress
 from refiner.data.sources import contents, known_names, sources_help
 from refiner.errors import ConfigError
@@ -189,9 +189,11 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
         given_words = f"is {args.detector!r}" if args.detector else "is missing"
         raise ConfigError(f"--detector {given_words}: name one that checks prompts, such as checklist:MODEL@URL.")
     if args.engine == "local":
-        check_machine(args)  # workers of Ray may have devices that this machine does not have
-    if args.task == "refinement":
-        wanted_of(args, args.model)
+        check_machine(args)  # workers of Ray may have devices and folders that this machine does not have
+        if args.task == "refinement":
+            check_models(args, args.model)
+        else:
+            check_detector(args.detector)
     from refiner.evaluate.harness import Shard
     from refiner.evaluate.robustness import open_source, variants
 
@@ -202,6 +204,8 @@ def _evaluate(args: argparse.Namespace, terminal: Terminal) -> int:
     data = open_source(source)
     tell_problems(data.problems, terminal)
     source |= {"contents": contents(args.data, prompts=args.prompts, references=args.references)}
+    if args.task == "refinement":
+        wanted_of(args, args.model)
     sources = {name: source | part for name, part in parts.items()}
     runs = _collect(args, data, sources, {**SCORING, **given}, shard, terminal)
     if shard is not None and shard.count > 1:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
@@ -16,7 +17,7 @@ from refiner.cli.options import DONE, FAILED, count
 from refiner.cli.view import Terminal, plain_grid
 from refiner.coverage import Coverage
 from refiner.data.problems import Problem, count_problems
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, InputError
 from refiner.files import Json, check_writable
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def _add_semap(parser: argparse.ArgumentParser) -> None:
 
 def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
     check_device(args.device)
+    _check_files(args, "predictions", "references", "answers", "subset")
     with terminal.waiting("comparing"):
         from refiner.metrics.semap import score_files
         from refiner.metrics.semap_scoring import SemapConfig
@@ -91,6 +93,14 @@ def _semap(args: argparse.Namespace, terminal: Terminal) -> int:
     terminal.say(f"{means} over {document['images']} images; {coverage.words()}")
     terminal.say(f"signature: {document['signature']}")
     return DONE
+
+
+def _check_files(args: argparse.Namespace, *options: str) -> None:
+    """Raise InputError if one of the options names something other than a file; None is left out."""
+    for option in options:
+        file = getattr(args, option)
+        if file is not None and not Path(file).is_file():
+            raise InputError(f"--{option} {file!r} is not a file: check the path.")
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -19,6 +19,13 @@ GROUNDER = (
 )
 
 
+def check_detector(detector: str, grounder: str | None = None) -> None:
+    """Raise the errors of loading a detector that are known without a download; no torch is imported."""
+    from refiner.detectors.registry import detector_needs
+
+    detector_needs(detector, grounder)
+
+
 def count(text: str) -> int:
     """Read a whole number of at least 1; a ``type`` of argparse."""
     if not text.isdecimal() or int(text) < 1:

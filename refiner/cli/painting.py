@@ -137,17 +137,42 @@ class Wanted(NamedTuple):
         Raises:
             ConfigError: an argument is unknown or of another type.
         """
-        from refiner.pipelines.loading.written import call_hints, config_hints, nearest
+        from refiner.pipelines.loading.written import call_hints
 
-        hints = call_hints(cls)
+        return self.read_call(cls.__name__, call_hints(cls))
+
+    def read_call(self, cls: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``call_of``, for the name of the class and the types of the arguments that it takes."""
+        from refiner.pipelines.loading.written import config_hints, nearest
+
         found = {}
         for name, given in self.call.items():
             if name not in hints:
                 how = _ELSEWHERE.get(name) or f"use {nearest(name, {**hints, **config_hints()})}"
-                what = f"{cls.__name__} and RefineConfig have no argument {name!r} that can be written as text"
+                what = f"{cls} and RefineConfig have no argument {name!r} that can be written as text"
                 raise ConfigError(f"{given.option}: {what}: {how}.")
             found[name] = _read(name, given, hints[name])
         return found
+
+
+def check_models(args: argparse.Namespace, model: str) -> None:
+    """Check the ids of a model and of its parts, and the settings that the user gave, before torch is imported.
+
+    Raises:
+        ConfigError: a setting is unknown, given twice, of another type or out of its range, or an id is wrong.
+        ModelNotFoundError, WeightsError: the model or a part is unknown or damaged.
+    """
+    from refiner.detectors.registry import detector_needs
+    from refiner.pipelines.loading.parts import find_source, part_needs
+    from refiner.pipelines.loading.written import source_hints
+
+    find_source(model)
+    part_needs({name: getattr(args, name, None) for name in ("detector", "judge", "reviser", "inpainter", "editor")})
+    if getattr(args, "grounder", None) is not None:
+        detector_needs(args.detector or "micro", args.grounder)
+    wanted, cls = _settings(args, model)
+    if cls is not None and (hints := source_hints(cls)):
+        wanted.read_call(cls, hints)
 
 
 def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
@@ -158,9 +183,21 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
             class take no LoRA.
         ModelNotFoundError, WeightsError: the model or a LoRA is unknown or damaged.
     """
-    from refiner.pipelines.config import RefineConfig
     from refiner.pipelines.loading.loras import check_loras
-    from refiner.pipelines.loading.written import class_name, class_named, config_hints, index_of
+    from refiner.pipelines.loading.written import class_named
+
+    wanted, name = _settings(args, model)
+    cls = None if name is None else class_named(name)
+    if cls is not None:
+        wanted.call_of(cls)
+        check_loras(cls, args.lora)
+    return wanted
+
+
+def _settings(args: argparse.Namespace, model: str) -> tuple[Wanted, str | None]:
+    """The settings, of which those of the loop are checked, and the class of the model's pipeline, if it is known."""
+    from refiner.pipelines.config import RefineConfig
+    from refiner.pipelines.loading.written import class_name, config_hints, index_of
     from refiner.pipelines.saving.settings import SavedSettings
 
     given, hints = _given(args), config_hints()
@@ -173,11 +210,7 @@ def wanted_of(args: argparse.Namespace, model: str) -> Wanted:
         raise ConfigError(f"--strategy has no effect with --controller {controller}: leave one of them out.")
     saved = RefineConfig() if folder is None else SavedSettings.read(folder).config
     wanted.config_of(controlled(controller, None) if controller else saved)
-    cls = None if folder is None else class_named(class_name(folder))
-    if cls is not None:
-        wanted.call_of(cls)
-        check_loras(cls, args.lora)
-    return wanted
+    return wanted, None if folder is None else class_name(folder)
 
 
 def _given(args: argparse.Namespace) -> dict[str, Given]:

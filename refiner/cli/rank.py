@@ -13,7 +13,7 @@ from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.evaluate import load_looker, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import add_machine, check_machine, machine_of
-from refiner.cli.options import DETECTOR
+from refiner.cli.options import DETECTOR, check_detector
 from refiner.cli.rank_runs import Contest, collect_one, collect_several
 from refiner.cli.rank_tables import finish_one, finish_several
 from refiner.cli.view import Terminal
@@ -83,6 +83,8 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     detectors = args.detector or [DEFAULT]
     entrants = parse_entrants(args.systems)
     _check(args, detectors, entrants)
+    for detector in detectors:
+        check_detector(detector)
     prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
     data = {
         entrant.name: Pictures(prompts) if entrant.paints else Pictures.of_folder(prompts, entrant.place)

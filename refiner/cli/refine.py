@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from refiner.cli.endpoint import add_endpoint, tell_costs
 from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import DETECTOR, DONE, FAILED, GROUNDER, INTERRUPTED, count
-from refiner.cli.painting import Wanted, add_controller, add_image, add_weights, controlled, measured, wanted_of
+from refiner.cli.painting import (
+    Wanted,
+    add_controller,
+    add_image,
+    add_weights,
+    check_models,
+    controlled,
+    measured,
+    wanted_of,
+)
 from refiner.cli.refine_many import add_prompts, check_prompts, refine_prompts
 from refiner.cli.replay import replay
 from refiner.cli.view import RoundsView, Terminal
@@ -106,6 +115,7 @@ def _refine(args: argparse.Namespace, terminal: Terminal) -> int:
     if not args.prompt.strip():
         raise InputError("Expected a prompt that says what the image shows, got an empty one: write a few words.")
     check_machine(args)
+    check_models(args, args.model)
     folder = check_writable(args.out)
     image = load_image(args.image) if args.image else None
     wanted = wanted_of(args, args.model)

@@ -16,7 +16,7 @@ from refiner.cli.evaluate import add_engine, engine_of, speed, weight_sums
 from refiner.cli.evaluate_files import tell_problems
 from refiner.cli.machine import check_machine
 from refiner.cli.options import DONE, FAILED, count
-from refiner.cli.painting import controlled, measured, wanted_of
+from refiner.cli.painting import check_models, controlled, measured, wanted_of
 from refiner.cli.stopping import ended_by_signals
 from refiner.cli.view import Terminal, plain_grid
 from refiner.data.samples import digest
@@ -73,9 +73,10 @@ def refine_prompts(args: argparse.Namespace, load: Any, terminal: Terminal) -> i
     """
     args.model, args.out, args.seed = args.model or "micro", args.out or "out", args.seed or 0
     if args.engine == "local":
-        check_machine(args)  # workers of Ray may have devices that this machine does not have
-    wanted_of(args, args.model)
+        check_machine(args)  # workers of Ray may have devices and folders that this machine does not have
+        check_models(args, args.model)
     folder, data = check_writable(args.out), _data(args, terminal)
+    wanted_of(args, args.model)
     run, code = _collect(args, load, data, folder, terminal)
     return max(code, _finish(run, args, terminal))
 

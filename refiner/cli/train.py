@@ -68,19 +68,19 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = Path(args.out or f"runs/{args.recipe}")
 
     def run(stored_dtype: str | None) -> Run:
+        if "OMP_NUM_THREADS" not in os.environ:
+            import torch
+
+            torch.set_num_threads(1)  # with small models, threads that wait for each other cost more than they gain
         console = terminal.err
         return Run(folder=folder, device=args.device, dtype=args.dtype or stored_dtype, console=console)
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(1)  # with small models, threads that wait for each other cost more than they gain
     changes = {name: value for name in ("stage", "base") if (value := getattr(args, name)) is not None}
     order = Order(args.recipe, data=args.data, configs=args.config, changes=changes, resume=args.resume)
     if args.dry_run:
         return _describe(args, terminal, describe(order, folder, run))
     model = run_recipe(order, folder, run)
-    from refiner.training.processes import is_main
+    from refiner.training.launching import is_main
 
     if not is_main():
         return DONE

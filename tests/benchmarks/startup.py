@@ -1,7 +1,8 @@
 """Seconds from the start of the ``refiner`` command to its end, and the model's share of ``detect`` on one image.
 
 Each figure is the median of several processes. ``help`` is ``refiner --help``; ``refusal`` is a refused ``--rounds
--1``. ``libraries`` is Python alone with torch, transformers and torchvision, which the bundled detector needs.
+-1``, ``unknown`` an unknown recipe. ``endpoint`` is ``detect`` with a detector at an address where no server listens.
+``libraries`` is Python alone with torch, transformers and torchvision, which the bundled detector needs.
 ``detect`` is ``refiner detect`` on one drawing of the micro world. ``image`` is what one more image costs, from a run
 on many, one at a time. ``model_share`` is that divided by ``detect``. Seconds are processor time, so other work on
 the machine counts little; ``detect`` and ``libraries`` run in one thread.
@@ -51,6 +52,8 @@ def measure(repeats: int, images: int, folder: Path) -> dict[str, float]:
     commands = {
         "help": ((*REFINER, "--help"), 0),
         "refusal": ((*REFINER, "refine", "a red hand", "--rounds", "-1"), 2),
+        "unknown": ((*REFINER, "train", "nosuch"), 2),
+        "endpoint": ((*detect, "--detector", "vlm:model@http://127.0.0.1:9/v1,attempts=1", names[0]), 1),
         "libraries": ((sys.executable, "-P", "-c", LIBRARIES), 0),
         "detect": ((*detect, names[0]), 0),
         "many": ((*detect, *names), 0),

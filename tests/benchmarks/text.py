@@ -5,8 +5,10 @@ are garbled), doubled or missing; the second is right. A word counts as found if
 wanted, or there once too often. The referee (``refiner.micro.oracle``) is the program that knows the true scene of an
 image of the micro world; half of the signs that it and the reader judge here have a garbled or missing letter.
 
-Run with ``make bench`` or ``python tests/benchmarks/text.py [--pictures N] [--signs N] [--seed N] [--json]``. Needs the
-extra ``text`` and the fonts that ``.ci/run`` installs.
+Seconds are processor time on images of which each is read alone, so other work on the machine counts little.
+
+Run with ``make bench`` or ``python tests/benchmarks/text.py [--pictures N] [--timed N] [--signs N] [--json]``.
+Needs the extra ``text`` and the fonts that ``.ci/run`` installs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from refiner.pipelines.signs import SignsRead, installed_reader, read_signs
 
 SCRIPTS = tuple(WORDS)
 FLAWS = ("garbled_letter", "missing_letter")
+SIDES = (512, 1024, 2048)
 
 
 def cases(pictures: int, seed: int) -> Iterator[Lettered]:
@@ -43,17 +46,28 @@ def cases(pictures: int, seed: int) -> Iterator[Lettered]:
 
 
 def measured(pictures: int, seed: int) -> dict[str, Any]:
-    """Precision and recall of wrong words, of all images, by kind and by script, and the seconds of an image."""
+    """Precision and recall of wrong words, of all images, by kind and by script."""
     detector, rows = load_detector("text"), []
-    began = time.perf_counter()
     for shown in cases(pictures, seed):
         found, wrong = flagged(detector(shown.image, shown.prompt)), {word.upper() for word in shown.wrong}
         rows.append((shown.kind, shown.script, len(found & wrong), len(found), len(wrong)))
-    seconds = (time.perf_counter() - began) / pictures
     groups = {"all": rows}
     groups |= {kind: [row for row in rows if row[0] == kind] for kind in KINDS}
     groups |= {script: [row for row in rows if row[1] == script] for script in SCRIPTS}
-    return {"seconds": seconds, "words": {name: _shares(own) for name, own in groups.items()}}
+    return {"words": {name: _shares(own) for name, own in groups.items()}}
+
+
+def seconds(pictures: int, seed: int) -> dict[int, float]:
+    """Processor seconds of an image, without loading, by the side of a square image in pixels."""
+    detector, found = load_detector("text"), {}
+    for side in SIDES:
+        shown = [(each.image.resize((side, side)), each.prompt) for each in cases(pictures + 1, seed)]
+        detector(*shown[0])
+        began = time.process_time()
+        for image, prompt in shown[1:]:
+            detector(image, prompt)
+        found[side] = (time.process_time() - began) / pictures
+    return found
 
 
 def _shares(rows: list[tuple[str, str, int, int, int]]) -> dict[str, float | int | None]:
@@ -98,15 +112,18 @@ def _agreement(pairs: list[SignsRead]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=200, help="rendered images (200)")
+    parser.add_argument("--timed", type=int, default=20, help="images of each size whose seconds are counted (20)")
     parser.add_argument("--signs", type=int, default=200, help="signs of the micro world (200)")
     parser.add_argument("--seed", type=int, default=1000, help="first seed of the images (1000)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    report = measured(options.pictures, options.seed) | {"signs": signs(options.signs, options.seed)}
+    report = {"seconds": seconds(options.timed, options.seed), **measured(options.pictures, options.seed)}
+    report |= {"signs": signs(options.signs, options.seed)}
     if options.json:
         print(json.dumps(report))
         return
-    print(f"{report['seconds']:.2f} s an image")
+    for side, spent in report["seconds"].items():
+        print(f"{side} x {side} pixels: {spent:.2f} processor seconds an image")
     for name, row in report["words"].items():
         precision, recall = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("precision", "recall"))
         words = f"{row['wrong']} wrong words in {row['images']} images"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 HEAVY = {
     "accelerate", "diffusers", "gradio", "open_clip", "openai", "pandas", "scipy", "sklearn", "timm", "torch",
@@ -69,6 +71,31 @@ REFUSED = {
             "evaluate hps --images none --prompts p.txt", "evaluate semap --predictions p.json --references r.json",
         )
     },
+    **{
+        f"{command} --detector nosuch:1": "nosuch:1"
+        for command in (
+            "refine p", "detect x.png", f"evaluate detection {EVALUATE}", f"evaluate refinement {EVALUATE}",
+            "rank a=/no/such --prompts p.txt --out o", "demo",
+        )
+    },
+    **{
+        f"refine p --{option}": option.split()[-1].partition("=")[0]
+        for option in (
+            "model ./nosuch", "judge nosuch:1", "reviser nosuch:1", "inpainter ./nosuch", "editor edit:nosuch",
+            "grounder micro", "set nosuch=1", "set dilate=big", "set guidance_rescale=big",
+        )
+    },
+    "refine --prompts none.txt": "none.txt",
+    "detect x.png --grounder box": "grounder",
+    "detect x.png --prices none.toml": "none.toml",
+    "calibrate nosuch:1 --data none": "nosuch:1",
+    "demo --model ./nosuch": "./nosuch",
+    "train nosuch": "nosuch",
+    "train legion --data none": "none",
+    "train legion --config none.json": "none.json",
+    "train vlm --data none": "none",
+    "evaluate semap --predictions none.json --references none.json": "none.json",
+    "evaluate refinement --data none --out o": "none",
     "refine p --image none.png": "none.png",
     "refine --replay none.json": "none.json",
     "detect none.png": "none.png",
@@ -79,16 +106,18 @@ REFUSED = {
 Told = dict[str, tuple[int, str, str, set[str]]]
 
 
+def run(lines: list[list[str]], folder: Path) -> list[tuple[int, str, str, list[str]]]:
+    """Exit code, stdout, stderr and all modules imported so far, for each command line in one process."""
+    command = [sys.executable, "-P", "-c", RUN, json.dumps(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, timeout=120)
+    return [tuple(each) for each in json.loads(done.stdout)]
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What each command line gives in one process: exit code, stdout, stderr, and all modules imported so far."""
     lines = ["--help", *(f"{name} --help" for name in (*COMMANDS, *DEEPER)), *REFUSED]
-    sent = json.dumps([line.split() for line in lines])
-    folder = tmp_path_factory.mktemp("startup")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", RUN, sent], capture_output=True, text=True, check=True, cwd=folder, timeout=120
-    )
-    found = json.loads(done.stdout)
+    found = run([line.split() for line in lines], tmp_path_factory.mktemp("startup"))
     return {line: (code, out, err, set(names)) for line, (code, out, err, names) in zip(lines, found, strict=True)}
 
 
@@ -120,6 +149,16 @@ def test_refusals_come_before_heavy_imports(told: Told, line: str) -> None:
     assert (code, out) == (2, "")
     assert REFUSED[line] in err.splitlines()[-1]
     assert not first_with(told, line)
+
+
+@pytest.mark.parametrize("family", ["vlm", "anomagent", "anomreason", "checklist", "fakexplain"])
+def test_a_detector_behind_an_endpoint_needs_no_torch(family: str, tmp_path: Path) -> None:
+    """No server listens at the address, so that all is loaded and nothing is answered."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    line = ["detect", "x.png", "--prompt", "a hand", "--detector", f"{family}:model@http://127.0.0.1:9/v1,attempts=1"]
+    ((code, out, _, names),) = run([line], tmp_path)
+    assert (code, out) == (1, "")
+    assert not set(names) & (HEAVY - {"openai"})
 
 
 def test_no_command_is_left_out_of_these_tests(told: Told) -> None:

@@ -22,10 +22,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def bundled(folder, monkeypatch):
+def bundled(folder, tmp_path_factory, monkeypatch):
     """The folder as a bundled part ``micro:generator``, next to an empty ``micro:legion``."""
-    weights = folder.parent / f"{folder.name}-weights"
-    weights.mkdir()
+    weights = tmp_path_factory.mktemp("weights")
     folder.rename(weights / "generator")
     (weights / "legion").mkdir()
     monkeypatch.setattr(hub, "MICRO_WEIGHTS", weights)

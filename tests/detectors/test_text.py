@@ -82,6 +82,14 @@ def test_photographs_without_lettering_have_no_flaw(detector: Detector, name: st
     assert not missing.placed
 
 
+@pytest.mark.parametrize("script", WORDS)
+def test_lettering_upside_down_counts_as_unreadable_or_missing(detector: Detector, script: str) -> None:
+    shown = lettered(3, "right", script)
+    analysis = detector(shown.image.rotate(180), shown.prompt)
+    assert {each.kind for each in of_steps(analysis.trace)} <= {"unreadable", "missing"}
+    assert len(analysis.regions) == len(of_steps(analysis.trace))
+
+
 def test_a_script_that_cannot_be_read_is_refused_before_the_image_is_read() -> None:
     class Unused:
         name = "unused"
@@ -168,6 +176,7 @@ def test_it_works_beside_another_detector() -> None:
 
 def test_the_evaluation_reports_word_accuracy_and_edit_distance(tmp_path: Path) -> None:
     shown = [lettered(seed, kind, "latin") for seed, kind in enumerate(("right", "misspelt", "missing"))]
+    shown += [lettered(seed, "missing", script) for seed, script in enumerate(("chinese", "japanese"))]
     (tmp_path / "pictures").mkdir()
     prompts = {f"{at}.png": each.prompt for at, each in enumerate(shown)} | {
         "none.png": "a cat",
@@ -181,8 +190,16 @@ def test_the_evaluation_reports_word_accuracy_and_edit_distance(tmp_path: Path) 
     assert main(["evaluate", "text", *data, "--out", str(tmp_path / "out")]) in (0, 1)
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     figures = table["figures"]
-    assert (figures["words"], figures["read"], figures["misspelt"], figures["missing"]) == (6, 4, 1, 1)
-    assert figures["word_accuracy"] == pytest.approx(4 / 6)
-    assert 1 / 6 < figures["edit_distance"] < 2 / 6
-    assert figures["all_read"] == pytest.approx(1 / 3)
+    assert (figures["words"], figures["read"], figures["misspelt"], figures["missing"]) == (10, 6, 1, 3)
+    assert figures["word_accuracy"] == pytest.approx(6 / 10)
+    assert figures["all_read"] == pytest.approx(1 / 5)
+    scripts = table["categories"]
+    assert list(scripts) == ["Latin", "Chinese", "Japanese"]
+    assert [row["words"] for row in scripts.values()] == [6, 2, 2]
+    assert [row["word_accuracy"] for row in scripts.values()] == pytest.approx([4 / 6, 1 / 2, 1 / 2])
+    assert 1 / 6 < scripts["Latin"]["edit_distance"] < 2 / 6
+    assert scripts["Chinese"]["edit_distance"] == 1 / 2
+    for name in ("word_accuracy", "edit_distance"):
+        own = sum(row[name] * row["words"] for row in scripts.values())
+        assert figures[name] == pytest.approx(own / figures["words"])
     assert table["coverage"]["failed"] == 1

@@ -19,6 +19,7 @@ from refiner.pipelines.loading.written import (  # noqa: E402
     nearest,
     read_argument,
     readings,
+    source_hints,
 )
 from refiner.pipelines.painting.families import FAMILIES  # noqa: E402
 
@@ -47,6 +48,19 @@ def test_a_setting_of_another_type_is_refused(name: str) -> None:
         return
     with pytest.raises(ConfigError, match=rf"Expected {name} of type .+, got .+: change it\."):
         read(name, wrong, config_hints()[name])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_source_of_a_class_tells_the_same_as_the_class(family: str) -> None:
+    cls = class_named(family)
+    assert cls is not None
+    known, read = call_hints(cls), source_hints(family)
+    assert {name: read.get(name) for name in known} == known
+    assert {read[name] for name in read.keys() - known.keys()} <= {Any}, "what cannot be written needs other libraries"
+
+
+def test_a_class_that_diffusers_does_not_have_has_no_source() -> None:
+    assert source_hints("NoSuchPipeline") == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
