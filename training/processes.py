@@ -25,6 +25,12 @@ from refiner.training.launching import asked, launched
 T = TypeVar("T")
 
 
+def sharding_works(version: str) -> bool:
+    """Whether a version of PyTorch, such as ``2.12.1+cu130``, trains sharded weights as whole ones; 2.9 does not."""
+    major, minor = version.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 12)
+
+
 class Processes:
     """The processes of a run, as this process sees them: its index, the number of processes, and its device.
 
@@ -32,7 +38,8 @@ class Processes:
         device: as for ``device_of``.
 
     Raises:
-        ConfigError: the device is unknown, or the processes were launched for another one.
+        ConfigError: the device is unknown, the processes were launched for another one, or this PyTorch is too old
+            for FSDP.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -51,6 +58,11 @@ class Processes:
         place = self.accelerator.device
         self.device = torch.device("cpu") if place.type == "cpu" else place
         self.sharded = asked("ACCELERATE_USE_FSDP") and self.count > 1
+        if self.sharded and not sharding_works(torch.__version__):
+            raise ConfigError(
+                f"Training with sharded weights (FSDP) needs PyTorch 2.12 or later, got {torch.__version__}: earlier "
+                "ones compute wrong losses; update PyTorch, or train without FSDP."
+            )
         if device is not None and self.device.type != device:
             raise ConfigError(
                 f"The processes were launched for {self.device.type}, not for {device}: launch them for {device}."
