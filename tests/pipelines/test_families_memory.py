@@ -74,6 +74,38 @@ def test_denoisers_that_torchao_quantised_paint_and_stay_quantised(name: str, ki
     assert fingerprints({"denoiser": denoiser}) == before
 
 
+def as_gguf(module: torch.nn.Module) -> int:
+    """Replace the linear layers whose rows fill whole blocks by those of a GGUF file; returns their number."""
+    from gguf import GGMLQuantizationType, quants
+
+    utils = pytest.importorskip("diffusers.quantizers.gguf.utils")
+    kind, count = GGMLQuantizationType.Q8_0, 0
+    for name, child in module.named_children():
+        if type(child) is torch.nn.Linear and child.in_features % 32 == 0:
+            bias = child.bias
+            layer = utils.GGUFLinear(child.in_features, child.out_features, bias is not None, torch.bfloat16)
+            packed = torch.from_numpy(quants.quantize(child.weight.detach().float().numpy(), kind))
+            layer.weight, layer.bias = utils.GGUFParameter(packed, quant_type=kind), bias
+            setattr(module, name, layer)
+            count += 1
+        else:
+            count += as_gguf(child)
+    return count
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "hunyuan-dit"])  # whose pooling reads bare weights
+def test_denoisers_from_gguf_files_paint_and_stay_as_they_are(name: str) -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    tiny = TINY[name]
+    base = tiny.build().to(torch.bfloat16)
+    denoiser = denoiser_of(base)
+    assert as_gguf(denoiser) > 0
+    before = fingerprints({"denoiser": denoiser})
+    pipe = refined(base, call=tiny.call, native=tiny.native)
+    assert pictures(mended(pipe)) == pictures(mended(pipe))
+    assert fingerprints({"denoiser": denoiser}) == before
+
+
 class Packed(torch.Tensor):
     """A quantised weight as torchao stores it: it has another tensor inside, and can be computed with in no way."""
 
