@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         if config.image_size % self.config.patch_size:
             raise ConfigError(
                 f"The image size {config.image_size} must be a multiple of the backbone's patch size "
-                f"{self.config.patch_size}: change it."
+                f"{self.config.patch_size}: set image_size to {self.side * self.config.patch_size}, or to another one."
             )
         self.model = model(self.config)
         self.model.set_attn_implementation(NAME)

@@ -213,7 +213,10 @@ class Samples:
         missing = [] if contents.generated else ["generated"]
         missing += ["real"] if settings.judges and not contents.real else []
         if missing:
-            raise InputError(f"The data have no usable {' and no '.join(missing)} images: choose data with both.")
+            raise InputError(
+                f"The data have no usable {' and no '.join(missing)} images: choose data that say which images are "
+                "generated, such as folder:FOLDER with the folders 0_real and 1_fake in it."
+            )
         self.data, self.contents, self.settings, self.config, self.side = data, contents, settings, config, side
         self.parts, self.stride = parts, stride
         self.unusable: set[int] = set()
