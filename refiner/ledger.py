@@ -39,6 +39,8 @@ class Ledger:
     """Sum of the durations of all calls; parallel calls are counted separately."""
     pictures: int = 0
     """Images scaled and encoded."""
+    images: int = 0
+    """Images that the model made."""
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -52,6 +54,7 @@ class Ledger:
         parts = [f"{self.calls} call{'' if self.calls == 1 else 's'}{repeated}"]
         parts += [f"{self.failed} without an answer"] if self.failed else []
         parts += [f"{self.cached} from the cache"] if self.cached else []
+        parts += [f"{self.images} image{'' if self.images == 1 else 's'} made"] if self.images else []
         parts += [f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens"]
         parts += [f"tokens of {self.uncounted} not counted by the server"] if self.uncounted else []
         return ", ".join([*parts, f"{self.seconds:.3g} s"])
@@ -88,10 +91,13 @@ def since(before: Mapping[str, Ledger], now: Mapping[str, Ledger]) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a model costs, per million tokens."""
+    """What a model costs. A model that is billed per image alone has no prices of tokens."""
 
-    input: float
-    output: float
+    input: float | None = None
+    """Per million tokens, as ``output``; both are given, or none."""
+    output: float | None = None
+    image: float = 0.0
+    """Per image that the model made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +120,9 @@ class Prices:
             input = 0.25
             output = 2.0
 
+            ["flux-kontext-pro"]
+            image = 0.04
+
         Raises:
             InputError: the file cannot be read, or is no such table.
         """
@@ -132,21 +141,25 @@ class Prices:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"The table of prices {str(path)!r} cannot be read ({reason_of(error)}): write TOML or JSON with the "
-                "prices input and output, per million tokens, of each model."
+                "prices input and output, per million tokens, or image, per image, of each model."
             ) from error
 
     def cost(self, model: str, ledger: Ledger) -> float | None:
         """The price of what a model did; None if the model or some of its tokens are not known."""
         price = self.models.get(model)
-        if price is None or ledger.uncounted:
+        if price is None:
             return None
-        return (price.input * ledger.prompt_tokens + price.output * ledger.completion_tokens) / _MILLION
+        images = price.image * ledger.images
+        if price.input is None or price.output is None:
+            return images
+        if ledger.uncounted:
+            return None
+        return images + (price.input * ledger.prompt_tokens + price.output * ledger.completion_tokens) / _MILLION
 
 
 def _price(name: str, entry: Any) -> Price:
-    wanted = {field.name for field in fields(Price)}
-    if not isinstance(entry, dict) or entry.keys() != wanted:
-        raise ValueError(f"expected input and output for {name!r:.80}, got {entry!r:.80}")
+    if not isinstance(entry, dict) or {*entry} - {"image"} not in ({"input", "output"}, set()) or not entry:
+        raise ValueError(f"expected input and output, or image, for {name!r:.80}, got {entry!r:.80}")
     for value in entry.values():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise ValueError(f"the price {value!r:.40} of {name!r:.80} is no number of at least 0")
@@ -183,7 +196,10 @@ def ledgers_from(document: Mapping[str, Any]) -> dict[str, Ledger]:
     """
     names = [field.name for field in fields(Ledger)]
     try:
-        return {model: Ledger(**{name: row[name] for name in names}) for model, row in document.items()}
+        return {
+            model: Ledger(**{name: row[name] for name in names if name in row or name != "images"})  # which is new
+            for model, row in document.items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"The stored costs cannot be read ({error!r}): delete their file.") from error
 

@@ -24,6 +24,9 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 }  # fmt: skip
 _FIXED: Final = ("messages", "model", "stream")
 """Fields of a request that cannot be set by ``extra_body``."""
+EDIT_PREFIX: Final = "edit:"
+EDIT_OPTIONS: Final = ("attempts", "cache", "concurrency", "extra_body", "max_side", "timeout")
+"""The options that the ids of hosted edit models may have."""
 _ADDRESS = re.compile(r"@https?://[^,+]*")
 _MAX_BYTES: Final = 1_000_000
 """Largest file of options that is read."""
@@ -221,7 +224,9 @@ def _check_place(model: ModelId, name: str, option: Option) -> None:
 
 
 def with_options(detector: str, options: Mapping[str, Any]) -> str:
-    """Add options to each endpoint in the id of a detector, a judge or a reviser. Options in the id count more.
+    """Add options to each endpoint in the id of a detector, a judge, a reviser or a hosted edit model.
+
+    Options in the id count more. An edit model gets those of ``EDIT_OPTIONS``.
 
     Args:
         detector: the id, which may hold others.
@@ -230,7 +235,9 @@ def with_options(detector: str, options: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: there is no such option, or a value cannot stand in an id.
     """
-    told = "".join(f",{name}={_told(name, value)}" for name, value in options.items())
+    texts = {name: _told(name, value) for name, value in options.items()}
+    taken = EDIT_OPTIONS if detector.startswith(EDIT_PREFIX) else texts
+    told = "".join(f",{name}={text}" for name, text in texts.items() if name in taken)
     return _ADDRESS.sub(lambda address: f"{address[0]}{told}", detector)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from refiner.detectors.chat import refusals
 from refiner.detectors.chat.cache import AnswerCache, cache_key
 from refiner.detectors.chat.connection import Connection
-from refiner.detectors.chat.options import EndpointSettings, read_options
+from refiner.detectors.chat.options import EDIT_OPTIONS, EDIT_PREFIX, EndpointSettings, read_options
 from refiner.detectors.chat.wire import Answered, FaultError, counted, fetched
 from refiner.detectors.ids import parse_id
 from refiner.errors import ConfigError, ModelError
@@ -31,9 +31,6 @@ from refiner.pipelines.editing.editors import Editor
 from refiner.pipelines.editing.instructions import avoiding
 from refiner.pipelines.painting.crops import Crop, CropInpainter, Painted
 
-PREFIX = "edit:"
-_OPTIONS = ("attempts", "cache", "concurrency", "extra_body", "max_side", "timeout")
-"""Options that an id may have."""
 _NATIVE, _MULTIPLE = 1024, 16
 """Side of the square crops that are sent, in pixels, and what sides are multiples of. All services take 1024x1024."""
 _OPTIONAL = ("mask", "size", "response_format", "seed", "n")
@@ -167,7 +164,9 @@ class HostedEditor:
             sent = {name: value for name, value in fields.items() if name not in self._refused}
             attempts += 1
             try:
-                return self._connection.send(partial(self._send, sent), retry=failures > 0)
+                edited = self._connection.send(partial(self._send, sent), retry=failures > 0)
+                self._connection.add(images=1)
+                return edited
             except FaultError as fault:
                 if not self._adapt(sent, fault):
                     failures += 1
@@ -222,7 +221,7 @@ class HostedInpainter(CropInpainter):
 
 def is_hosted(place: object) -> bool:
     """Whether an id names a hosted edit model."""
-    return str(place).startswith(PREFIX)
+    return str(place).startswith(EDIT_PREFIX)
 
 
 def load_editor(id_: str) -> HostedEditor:
@@ -232,7 +231,7 @@ def load_editor(id_: str) -> HostedEditor:
         ConfigError: there is no address, or an option is wrong.
         MissingExtraError, OutputError: see ``HostedEditor``.
     """
-    model = parse_id(id_.removeprefix(PREFIX), _OPTIONS)
+    model = parse_id(id_.removeprefix(EDIT_PREFIX), EDIT_OPTIONS)
     if model.base_url is None or not model.model:
         raise ConfigError(f"Expected an edit model as edit:MODEL@URL, got {id_!r}: name the model and its server.")
     options = read_options(model)

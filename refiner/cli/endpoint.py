@@ -9,7 +9,7 @@ from refiner.cli.view import Terminal
 from refiner.errors import ConfigError
 from refiner.ledger import Ledger, Prices, bill_lines
 
-_IDS = ("detector", "detectors", "judge", "reviser")
+_IDS = ("detector", "detectors", "judge", "reviser", "inpainter", "editor")
 """Arguments that hold ids of models which may run behind an endpoint."""
 
 
@@ -22,7 +22,7 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
         help='settings of all of them, such as {"timeout": 60, "thinking": false}; those in an id count more '
         "(see docs/vision-language.md)",
     )
-    words = "TOML or JSON with the prices of models: input and output, per million tokens"
+    words = "TOML or JSON with the prices of models: input and output, per million tokens, or image, per image"
     group.add_argument("--prices", metavar="FILE", help=words)
 
 
@@ -54,8 +54,8 @@ def apply_endpoint(args: argparse.Namespace) -> None:
     }
     if options and before == after:
         raise ConfigError(
-            "--endpoint-options has no effect, because no --detector, --judge or --reviser names an endpoint, such as "
-            "vlm:MODEL@URL: leave it out."
+            "--endpoint-options has no effect, because no --detector, --judge, --reviser, --inpainter or --editor "
+            "names an endpoint that takes them, such as vlm:MODEL@URL: leave it out."
         )
     vars(args).update(after)
 

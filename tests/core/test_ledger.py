@@ -49,6 +49,17 @@ def test_prices_are_per_million_tokens(tmp_path: Path, name: str) -> None:
     assert "cost" not in bill({"a": FIRST})["a"]
 
 
+def test_a_model_that_makes_images_may_be_billed_for_each(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text('["a"]\nimage = 0.04\n["b"]\nimage = 0.01\ninput = 1\noutput = 2\n')
+    prices, made = Prices.read(tmp_path / "prices.toml"), Ledger(calls=4, images=3, uncounted=3)
+    assert prices.cost("a", made) == pytest.approx(0.12), "its tokens cost nothing"
+    assert prices.cost("b", made) is None
+    assert prices.cost("b", Ledger(images=3, prompt_tokens=10**6, completion_tokens=10**6)) == pytest.approx(3.03)
+    assert "3 images made" in made.words()
+    old = {name: value for name, value in bill({"a": FIRST})["a"].items() if name != "images"}
+    assert ledgers_from({"a": old}) == {"a": FIRST}, "as it was stored before images were counted"
+
+
 def test_a_bill_is_read_back() -> None:
     ledgers = {"a": FIRST, "b": SECOND}
     assert ledgers_from(json.loads(json.dumps(bill(ledgers, Prices(models={}))))) == ledgers
@@ -62,7 +73,8 @@ def test_a_bill_is_read_back() -> None:
     [
         "", "[", "a = 1", "[a]\ninput = 1", "[a]\ninput = 1\noutput = -1", "[a]\ninput = 1\noutput = nan",
         "[a]\ninput = 1\noutput = inf", '[a]\ninput = 1\noutput = "2"', "[a]\ninput = true\noutput = 1",
-        "[a]\ninput = 1\noutput = 2\nmore = 3", "currency = 5", 'currency = ""', "\x00", "[a]\n" * 3,
+        "[a]\ninput = 1\noutput = 2\nmore = 3", "[a]",
+        "[a]\nimage = -1", "[a]\nimage = 1\ninput = 1", "currency = 5", 'currency = ""', "\x00", "[a]\n" * 3,
         f"[a]\ninput = 1\noutput = 1{'0' * 400}",
     ],
 )  # fmt: skip

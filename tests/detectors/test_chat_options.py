@@ -109,6 +109,8 @@ def test_options_of_the_command_line_are_put_into_each_id_and_those_in_an_id_cou
     found = read_options(parse_id(told.removeprefix("vlm:").removesuffix(",grounder=box"), tuple(OPTIONS)))
     assert (found.settings.timeout, found.settings.thinking) == (9, False)
     assert found.settings.extra_body == {"a": 1, "b": "x, y"}
+    edited = with_options(f"edit:m@{URL}", {"timeout": 7, "thinking": False})
+    assert edited == f"edit:m@{URL},timeout=7", "an edit model gets the options that it has"
     joint = load_detector(with_options(f"joint:vlm:a@{URL},grounder=box+vlm:b@{URL},grounder=box", {"timeout": 7}))
     assert [backend_of(part).settings.timeout for part in joint.parts] == [7, 7]  # type: ignore[attr-defined]
     file = tmp_path / "body.json"

@@ -21,6 +21,7 @@ from support.tiny_pipelines import stable_diffusion
 
 from refiner.detectors.scripted import ScriptedDetector
 from refiner.errors import ConfigError
+from refiner.ledger import Price, Prices
 from refiner.pipelines import RefineConfig, RefinedPipeline
 from refiner.taxonomy import Category
 from refiner.types import Analysis, RefinementResult, Region, Size
@@ -115,14 +116,13 @@ def test_regions_are_edited_by_instructions_in_parallel_and_paid_once(serve: Ser
         assert fields["size"] == f"{image.width}x{image.height}" == f"{mask.width}x{mask.height}"
         assert 0 < (np.asarray(mask)[..., 3] == 0).mean() < 1
     assert len({fields["seed"] for fields in server.asked}) == 2
-    assert (result.costs["m"].calls, result.costs["m"].prompt_tokens, result.costs["m"].completion_tokens) == (
-        2,
-        14,
-        10,
-    )
+    costs = result.costs["m"]
+    assert (costs.calls, costs.images, costs.prompt_tokens, costs.completion_tokens) == (2, 2, 14, 10)
+    assert Prices(models={"m": Price(image=0.04)}).cost("m", costs) == 0.08
     again = run(pipe)
     assert again.image.tobytes() == result.image.tobytes()
     assert (again.costs["m"].calls, again.costs["m"].cached, len(server.asked)) == (0, 2, 2)
+    assert again.costs["m"].images == 0, "an image from the cache costs nothing"
 
 
 PASSING = {
