@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from refiner.cli.machine import add_machine, machine_of
+from refiner.cli.machine import add_machine, check_machine, machine_of
 from refiner.cli.options import check_detector, port
 from refiner.cli.view import Terminal
 from refiner.errors import MissingExtraError
@@ -64,6 +64,7 @@ def quiet_server(terminal: Terminal) -> Iterator[None]:
 
 
 def _demo(args: argparse.Namespace, terminal: Terminal) -> int:
+    check_machine(args)
     for detector in args.detector or ():
         check_detector(detector)
     if args.model:
