@@ -98,7 +98,8 @@ def quotient(name: str, over: NDArray[np.float64], under: NDArray[np.float64], w
     """A quotient of sums with its 95 % interval (``refiner.metrics.intervals``); all are None without samples.
 
     Args:
-        name: of the figure; ``NAME_low`` and ``NAME_high`` are the ends, both None if one is not known.
+        name: of the figure; ``NAME_low`` and ``NAME_high`` are the ends, both None for one sample, or if one is not
+            known.
         over, under: float (samples,); samples with NaN in one of them do not count. There is no figure if the sum of
             ``under`` is not positive.
         within: range of ``over / under`` of a sample.
@@ -108,7 +109,7 @@ def quotient(name: str, over: NDArray[np.float64], under: NDArray[np.float64], w
     if not under.sum() > 0:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     low, high = mean_interval(over, under, within=within)
-    if low is None or high is None:
+    if len(over) == 1 or low is None or high is None:
         low = high = None
     return {name: float(over.sum() / under.sum()), f"{name}_low": low, f"{name}_high": high}
 
