@@ -32,7 +32,6 @@ from refiner.micro.examples import EXAMPLES
 from refiner.records import result_summary
 from refiner.reports.overlays import flaw_words
 from refiner.reports.overview import image_folder, remove_earlier, save_overview
-from refiner.reports.result import save_result
 from refiner.types import RefinementResult
 
 if TYPE_CHECKING:
@@ -150,6 +149,8 @@ def _refine_all(
     terminal: Terminal,
 ) -> int:
     """Refine the images one by one, and save each when it is done; returns the exit code."""
+    from refiner.reports.result import save_result
+
     base = controlled(args.controller, pipe, terminal) if args.controller else pipe.refine_config
     config = wanted.config_of(base)
     config = measured(config, args.tool_records)

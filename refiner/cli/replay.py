@@ -15,7 +15,6 @@ from refiner.images import load_image
 from refiner.machine import Machine
 from refiner.provenance import read
 from refiner.records import result_summary
-from refiner.reports.result import save_result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +39,8 @@ def replay(args: argparse.Namespace, terminal: Terminal) -> int:
         InputError: the file holds no run record, or the image that the run started from is missing.
         ConfigError: a model, detector or version differs, or the new image differs.
     """
+    from refiner.reports.result import save_result
+
     if args.prompt is not None:
         raise ConfigError("Expected a prompt or --replay, got both: omit the prompt, the record holds it.")
     for name in _RECORDED:
