@@ -39,7 +39,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 EXPLANATION = "the {part} is malformed"
-REASONING = "it should look like the {part} of a {kind}"
+REASONING = "it hardly looks like the {part} of a {kind}"
 OUTLINE = 2  # pixels by which a region is larger than the flaw, like a person's outline of a flaw
 MOST_REGIONS = 9  # largest number of regions of an image: an answer can count to 9
 _GUIDANCE = 3.0
