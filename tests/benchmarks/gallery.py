@@ -94,10 +94,10 @@ def _draw(canvas: Image.Image, pair: Pair, x: int, y: int) -> None:
 
 
 def _said(analysis: Analysis | None) -> list[str]:
-    """What is wrong, a line for each region; the last line says how many more there are."""
+    """What is wrong and why, a line for each region; the last line says how many more there are."""
     regions = () if analysis is None else analysis.regions
     lines = [
-        f"{number}  {region.explanation} ({region.category}, severity {region.severity:.1f})"
+        f"{number}  {region.explanation}: {region.reasoning} ({region.category}, severity {region.severity:.1f})"
         for number, region in enumerate(regions, start=1)
     ]
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"and {len(lines) - LINES + 1} more"]
