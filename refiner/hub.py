@@ -91,7 +91,7 @@ def locate(model: str | Path, kind: Kind) -> Path | Repository:
     if text.strip() and path.is_dir():
         return path
     name, _, revision = text.partition("@")
-    if not _is_hub_id(name, kind):
+    if not is_hub_id(name, kind):
         raise ModelNotFoundError(
             f"Expected a model folder, a hub id such as owner/model, or a bundled model ({_known()}), got {text!r}, "
             "and there is no such folder: check the path."
@@ -114,8 +114,8 @@ def _known() -> str:
     return ", ".join(micro_parts()) or "none is installed"
 
 
-def _is_hub_id(name: str, kind: Kind) -> bool:
-    """Whether a name may be a hub id. Only old text encoders, which are loaded like judges, have no owner."""
+def is_hub_id(name: str, kind: Kind = "generator") -> bool:
+    """Whether a name without a revision may be a hub id. Only text encoders, loaded like judges, may have no owner."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:

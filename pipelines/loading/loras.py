@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ConfigError, ModelNotFoundError, WeightsError
+from refiner.hub import is_hub_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,20 @@ class Lora:
         if len(parts) > 2 and not path.is_absolute():
             repository, options["weight_name"] = "/".join(parts[:2]), "/".join(parts[2:])
         return repository, options
+
+
+def find_loras(loras: Sequence[Lora]) -> None:
+    """Check that each LoRA is a file, a folder, or may be on the hub, with no more than its name.
+
+    Raises:
+        ModelNotFoundError: one is none of these.
+    """
+    for lora in loras:
+        place, _ = lora.source()
+        if not (Path(place).exists() or is_hub_id(place)):
+            raise ModelNotFoundError(
+                f"There is no LoRA {lora.place!r}: check the path, or name one of the hub as owner/name."
+            )
 
 
 def check_loras(cls: type, loras: Sequence[Lora]) -> None:

@@ -137,13 +137,37 @@ def _source_hints(cls: str, root: Path) -> dict[str, Any]:
 
 
 def _hint(annotation: ast.expr | None) -> Any:
-    """A type as the source names it; Any if that takes more than names of Python and typing."""
-    if annotation is None:
-        return Any
+    """A type as the source names it; Any if that takes more than the names of Python and typing."""
     try:
-        return eval(ast.unparse(annotation), {**vars(typing), **vars(builtins)})
-    except (NameError, AttributeError, TypeError):
+        return Any if annotation is None else _type(annotation)
+    except (AttributeError, TypeError, ValueError):
         return Any
+
+
+def _type(node: ast.expr) -> Any:
+    """Read an annotation such as ``list[int] | None``.
+
+    Raises:
+        AttributeError: a name is neither Python's nor one of typing.
+        TypeError, ValueError: the types cannot be put together, or it is no annotation.
+    """
+    match node:
+        case ast.Constant(value=None):
+            return NoneType
+        case ast.Name(id=name):
+            return getattr(builtins, name) if hasattr(builtins, name) else getattr(typing, name)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type(left), _type(right)]  # noqa: UP007 (of values, not of names)
+        case ast.Subscript(value=value, slice=inner):
+            origin = _type(value)
+            if origin is Literal:
+                return Literal[ast.literal_eval(inner)]
+            return origin[tuple(map(_type, inner.elts)) if isinstance(inner, ast.Tuple) else _type(inner)]
+        case ast.List(elts=inner):  # the arguments of a Callable
+            return list(map(_type, inner))
+        case ast.Constant(value=value) if value is Ellipsis:
+            return value
+    raise TypeError(f"{ast.unparse(node)} is no annotation of plain types")
 
 
 def read_argument(name: str, values: Sequence[Any], hint: Any) -> Any:

@@ -160,13 +160,15 @@ def check_models(args: argparse.Namespace, model: str) -> None:
 
     Raises:
         ConfigError: a setting is unknown, given twice, of another type or out of its range, or an id is wrong.
-        ModelNotFoundError, WeightsError: the model or a part is unknown or damaged.
+        ModelNotFoundError, WeightsError: the model, a part or a LoRA is unknown or damaged.
     """
     from refiner.detectors.registry import detector_needs
+    from refiner.pipelines.loading.loras import find_loras
     from refiner.pipelines.loading.parts import find_source, part_needs
     from refiner.pipelines.loading.written import source_hints
 
     find_source(model)
+    find_loras(args.lora)
     part_needs({name: getattr(args, name, None) for name in ("detector", "judge", "reviser", "inpainter", "editor")})
     if getattr(args, "grounder", None) is not None:
         detector_needs(args.detector or "micro", args.grounder)

@@ -86,6 +86,9 @@ def _rank(args: argparse.Namespace, terminal: Terminal) -> int:
     for detector in detectors:
         check_detector(detector)
     prompts = open_prompts(args.prompts, seeds=args.seeds, limit=args.limit)
+    for entrant in entrants:
+        if entrant.paints:
+            _check_entrant(entrant)
     data = {
         entrant.name: Pictures(prompts) if entrant.paints else Pictures.of_folder(prompts, entrant.place)
         for entrant in entrants
@@ -149,25 +152,42 @@ def _lookers(detectors: Sequence[str], args: argparse.Namespace, machine: Machin
 
 def _call(entrant: Entrant) -> dict[str, Option]:
     """Arguments of the pipeline's call: the saved ones, and the options of the command line, which win."""
-    try:
-        folder = resolve(entrant.place, "generator")
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error} It is not a folder of images either.") from error
-    from refiner.pipelines.loading.written import call_hints, class_name, class_named, nearest, read_argument
+    from refiner.pipelines.loading.written import call_hints, class_name, class_named
     from refiner.pipelines.painting.families import FAMILIES, known_family
     from refiner.pipelines.saving.settings import SavedSettings
 
+    folder = resolve(entrant.place, "generator")
     name = class_name(folder)
     cls = class_named(name)
     if cls is None or known_family(cls) is None:
         raise ConfigError(f"Pipelines of class {name} are not supported: use one of {', '.join(FAMILIES)}.")
-    hints = call_hints(cls)
-    options = {}
-    for name, value in entrant.options.items():
+    return {**SavedSettings.read(folder).call, **_options(entrant, name, call_hints(cls))}
+
+
+def _options(entrant: Entrant, cls: str, hints: Mapping[str, Any]) -> dict[str, Option]:
+    """The options of the command line, in the types that a call of a class of pipelines takes."""
+    from refiner.pipelines.loading.written import nearest, read_argument
+
+    for name in entrant.options:
         if name not in hints:
-            raise ConfigError(f"A call of {cls.__name__} takes no option {name!r}: use {nearest(name, hints)}.")
-        options[name] = read_argument(name, (value,), hints[name])
-    return {**SavedSettings.read(folder).call, **options}
+            raise ConfigError(f"A call of {cls} takes no option {name!r}: use {nearest(name, hints)}.")
+    return {name: read_argument(name, (value,), hints[name]) for name, value in entrant.options.items()}
+
+
+def _check_entrant(entrant: Entrant) -> None:
+    """Check a generator's place and options as far as this needs neither its weights nor torch."""
+    from refiner.pipelines.loading.parts import find_source
+    from refiner.pipelines.loading.written import class_name, index_of, source_hints
+
+    try:
+        find_source(entrant.place)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{error} It is not a folder of images either.") from error
+    if (folder := index_of(entrant.place)) is None:
+        return
+    cls = class_name(folder)
+    if hints := source_hints(cls):
+        _options(entrant, cls, hints)
 
 
 class _Shelf:

@@ -30,21 +30,11 @@ from refiner.evaluate.table import csv_text
 from refiner.files import Json, atomic_write, dumps
 from refiner.images import load_image
 from refiner.metrics.intervals import ANY, UNIT
-from refiner.metrics.ranking import Ranking, rank_by_score, rank_generators
+from refiner.metrics.ranking import FIGURES, Ranking, rank_by_score, rank_generators
 from refiner.taxonomy import Category
 
 RANK_FILE, RANK_CSV, WINS_CSV = "rank.json", "rank.csv", "wins.csv"
 HIGHER_IS_BETTER: Final = frozenset({"HPS"})
-FIGURES: Final[Mapping[str, str]] = {
-    "CAP": "sum of the severities of an image's flaws, mean over the images",
-    "MAI": "mean severity of the flaws",
-    "AF": "flaws per image",
-    "AF_share": "share of the images with any flaw",
-    "MAI_image": "mean severity within a flawed image, mean over those images",
-    "PAR": "share of flawed pixels, mean over the images of which the place of a flaw is known, or that have none",
-    "HPS": "how well an image fits its prompt according to the judge, mean over the images",
-}
-"""What each figure means; lower is better, except for HPS."""
 VARIANTS: Final = frozenset({"AF_share", "MAI_image"})
 """Other readings of AF and MAI; only in the tables."""
 

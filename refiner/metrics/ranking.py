@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,16 @@ Array = NDArray[np.float64]
 
 VERSION = 2
 """Increases when the same input can give other numbers."""
+FIGURES: Final[Mapping[str, str]] = {
+    "CAP": "sum of the severities of an image's flaws, mean over the images",
+    "MAI": "mean severity of the flaws",
+    "AF": "flaws per image",
+    "AF_share": "share of the images with any flaw",
+    "MAI_image": "mean severity within a flawed image, mean over those images",
+    "PAR": "share of flawed pixels, mean over the images of which the place of a flaw is known, or that have none",
+    "HPS": "how well an image fits its prompt according to the judge, mean over the images",
+}
+"""What each figure of a ranking means; lower is better, except for HPS."""
 _DRAWS_AT_A_TIME = 2**20
 
 

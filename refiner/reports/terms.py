@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from refiner.evaluate.ranking import FIGURES
+from refiner.metrics.ranking import FIGURES
 
 
 class Term(NamedTuple):

@@ -85,6 +85,13 @@ REFUSED = {
             "grounder micro", "set nosuch=1", "set dilate=big", "set guidance_rescale=big",
         )
     },
+    **{
+        f"rank a=micro,{option} --prompts words.txt --out o": word
+        for option, word in (("nosuch=1", "nosuch"), ("guidance_scale=big", "guidance_scale"), ("height=0", "height"))
+    },
+    "refine p --lora ./none.safetensors=0.5": "none.safetensors",
+    "refine p --lora none": "none",
+    f"evaluate refinement {EVALUATE} --lora none": "none",
     "refine --prompts none.txt": "none.txt",
     "detect x.png --grounder box": "grounder",
     "detect x.png --prices none.toml": "none.toml",
@@ -101,7 +108,7 @@ REFUSED = {
     "detect none.png": "none.png",
     "report none": "none",
 }  # fmt: skip
-"""Command line -> what its refusal names. None of the named files exists."""
+"""Command line -> what its refusal names. Of the named files only words.txt exists."""
 
 Told = dict[str, tuple[int, str, str, set[str]]]
 
@@ -117,7 +124,9 @@ def run(lines: list[list[str]], folder: Path) -> list[tuple[int, str, str, list[
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What each command line gives in one process: exit code, stdout, stderr, and all modules imported so far."""
     lines = ["--help", *(f"{name} --help" for name in (*COMMANDS, *DEEPER)), *REFUSED]
-    found = run([line.split() for line in lines], tmp_path_factory.mktemp("startup"))
+    folder = tmp_path_factory.mktemp("startup")
+    (folder / "words.txt").write_text("a red hand\n")
+    found = run([line.split() for line in lines], folder)
     return {line: (code, out, err, set(names)) for line, (code, out, err, names) in zip(lines, found, strict=True)}
 
 
