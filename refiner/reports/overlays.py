@@ -14,6 +14,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from refiner.reports.wording import judge_words
 from refiner.taxonomy import LegionKind
 from refiner.types import Analysis, Attempt, RefinementResult, Region, Size, Step, StepOutcome
 
@@ -182,7 +183,8 @@ def before_after(result: RefinementResult) -> Image.Image | None:
 
 def sheet(result: RefinementResult) -> Image.Image:
     """All attempts as cards: the image with its regions, whether it was kept, and why."""
-    side, pad, text_height = 300, 14, 128
+    side, pad = 300, 14
+    text_height = 108 + 20 * max(len(attempt.scores) for attempt in result.attempts)
     columns = min(4, len(result.attempts))
     rows = math.ceil(len(result.attempts) / columns)
     width = columns * (side + 2 * pad) + (columns + 1) * pad
@@ -246,7 +248,7 @@ def _card(canvas: Image.Image, attempt: Attempt, corner: tuple[int, int], side: 
     draw.text((x + 26, y), f"{attempt.index}  {attempt.action}", font=font(17), fill=INK)
     draw.text((x + side, y + 2), verdict, font=font(14), fill=colour, anchor="ra")
     facts = [flaw_words(attempt.analysis)]
-    facts += ["  ".join(f"{score.name}: {score.value:.4g}" for score in attempt.scores)] if attempt.scores else []
+    facts += [f"{judge_words(score.name)}: {score.value:.4g}" for score in attempt.scores]
     y = _lines(draw, (x, y + 28), [_cut(text, font(14), side) for text in facts], font(14), INK, 20)
     _lines(draw, (x, y), _wrap(attempt.error or attempt.reason, font(13), side, lines=3), font(13), FAINT, 18)
 

@@ -58,13 +58,18 @@ def lead(document_: Json) -> str:
     """What the ranking goes by, how many images are compared, and what went wrong; plain text."""
     by = document_["by"]
     way = "higher" if by in HIGHER_IS_BETTER else "lower"
-    parts = [f"Ranked by {by}, {way} is better", f"{document_['pictures']} of {document_['of']} images compared"]
-    parts += [
-        f"{system['name']}: {count} {words(kind)}"
+    failed = [
+        f"{system['name']}: {', '.join(f'{count} {words(kind)}' for kind, count in counts.items())}"
         for system in document_["systems"]
-        for kind, count in {**system["errors"], **system["problems"]}.items()
+        if (counts := {**system["errors"], **system["problems"]})
     ]
-    return " ".join(filter(None, ["; ".join(parts) + ".", few_words(document_["prompts"], "prompts")]))
+    sentences = [
+        f"Ranked by {by}, {way} is better.",
+        f"{document_['pictures']} of {document_['of']} images compared.",
+        f"Failed: {'; '.join(failed)}." if failed else "",
+        few_words(document_["prompts"], "prompts"),
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _forests(systems: Sequence[Json]) -> Iterator[Markup]:
