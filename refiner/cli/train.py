@@ -92,6 +92,14 @@ def _describe(args: argparse.Namespace, terminal: Terminal, found: Json) -> int:
     if args.json:
         terminal.document(found)
         return DONE
+    for branch, part in found.get("branches", {"": found}).items():
+        if branch:
+            terminal.say(branch)
+        _show(part, terminal)
+    return DONE
+
+
+def _show(found: Json, terminal: Terminal) -> None:
     table = plain_grid(gap=2)
     for title in ("", ""):
         table.add_column(title, overflow="fold")
@@ -105,7 +113,6 @@ def _describe(args: argparse.Namespace, terminal: Terminal, found: Json) -> int:
     terminal.out.print(table)
     for file in found["files"]:
         terminal.say(file)
-    return DONE
 
 
 def _list(args: argparse.Namespace, terminal: Terminal) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.detectors.aligngemini.config import EXPERT_TYPE, ExpertConfig
+from refiner.detectors.aligngemini.config import EXPERT_TYPE, ExpertConfig, read_expert_config
 from refiner.detectors.aligngemini.conversion import resized_positions
 from refiner.detectors.aligngemini.expert import ExpertDetector, built, normalised, save_expert
 from refiner.detectors.aligngemini.modeling import Expert
@@ -35,15 +35,19 @@ _INFERRED = (
 """Settings of a DINOv2 that an expert keeps."""
 
 
-def load_trainee(settings: PixelSettings) -> Expert:
+def load_trainee(settings: PixelSettings, *, weights: bool = True) -> Expert:
     """The network at the start, float32 on the CPU, with adapters that change nothing yet.
+
+    Args:
+        settings: name the base.
+        weights: False: a network without weights on the device "meta", for a dry run.
 
     Raises:
         ModelNotFoundError: there is no such base.
         WeightsError: the base is no DINOv2, or damaged.
     """
     torch.manual_seed(settings.seed)
-    network = _start(settings)
+    network = _start(settings) if weights else _empty(settings)
     if settings.rank:
         from peft import LoraConfig, get_peft_model
 
@@ -55,11 +59,7 @@ def load_trainee(settings: PixelSettings) -> Expert:
 
 def _start(settings: PixelSettings) -> Expert:
     if not settings.base:
-        own = {
-            "hidden_size": settings.width, "num_hidden_layers": settings.layers, "use_mask_token": False,
-            "num_attention_heads": settings.heads, "patch_size": settings.patch, "mlp_ratio": 4,
-        }  # fmt: skip
-        network = _with_head(Expert(ExpertConfig(backbone=own, side=settings.side)))
+        network = _with_head(Expert(_config(settings)))
         _start_from_cosines(network)
         return network
     folder = resolve(settings.base, "detector")
@@ -68,24 +68,62 @@ def _start(settings: PixelSettings) -> Expert:
     return _with_head(_from_dinov2(folder, settings.side))
 
 
-def _from_dinov2(folder: Path, side: int) -> Expert:
-    from transformers import AutoConfig, Dinov2Model
+def _empty(settings: PixelSettings) -> Expert:
+    """The network of ``_start`` without weights."""
+    if not settings.base:
+        config = _config(settings)
+    else:
+        folder = resolve(settings.base, "detector")
+        is_expert = read_config(folder).get("model_type") == EXPERT_TYPE
+        config = read_expert_config(folder) if is_expert else _of_dinov2(folder, settings.side)
+    with torch.device("meta"):
+        return Expert(config)
+
+
+def _config(settings: PixelSettings) -> ExpertConfig:
+    """The architecture of the settings."""
+    own = {
+        "hidden_size": settings.width, "num_hidden_layers": settings.layers, "use_mask_token": False,
+        "num_attention_heads": settings.heads, "patch_size": settings.patch, "mlp_ratio": 4,
+    }  # fmt: skip
+    return ExpertConfig(backbone=own, side=settings.side)
+
+
+def _of_dinov2(folder: Path, side: int) -> ExpertConfig:
+    """The architecture of a DINOv2.
+
+    Raises:
+        WeightsError: the folder holds none.
+    """
+    from transformers import AutoConfig
 
     try:
+        found = AutoConfig.from_pretrained(folder)
+        if found.model_type != "dinov2":
+            raise ValueError(f"it is of type {found.model_type}")
+    except Exception as error:  # damaged files may raise anything
+        raise _no_dinov2(folder, error) from error
+    return ExpertConfig(backbone={name: getattr(found, name) for name in _INFERRED}, side=side)
+
+
+def _no_dinov2(folder: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"The base {str(folder)!r} cannot be loaded as a DINOv2 ({first_line(error):.200}): choose another one."
+    )
+
+
+def _from_dinov2(folder: Path, side: int) -> Expert:
+    from transformers import Dinov2Model
+
+    config = _of_dinov2(folder, side)
+    try:
         with no_progress_bars():
-            settings = AutoConfig.from_pretrained(folder)
-            if settings.model_type != "dinov2":
-                raise ValueError(f"it is of type {settings.model_type}")
             backbone: Any = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
     except Exception as error:  # damaged files may raise anything
-        raise WeightsError(
-            f"The base {str(folder)!r} cannot be loaded as a DINOv2 ({first_line(error):.200}): choose another one."
-        ) from error
-    kept = {name: getattr(settings, name) for name in _INFERRED}
-    config = ExpertConfig(backbone=kept, side=side)
+        raise _no_dinov2(folder, error) from error
     state = backbone.state_dict()
-    state[_POSITIONS] = resized_positions(state[_POSITIONS], side // settings.patch_size)
-    head = nn.Linear(settings.hidden_size, 1)
+    state[_POSITIONS] = resized_positions(state[_POSITIONS], side // config.backbone["patch_size"])
+    head = nn.Linear(config.backbone["hidden_size"], 1)
     whole = {f"backbone.{name}": weight for name, weight in state.items()}
     return built(config, {**whole, "head.weight": head.weight.detach(), "head.bias": head.bias.detach()})
 

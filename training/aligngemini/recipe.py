@@ -19,7 +19,7 @@ from refiner.detectors.aligngemini.fusion import Fusion
 from refiner.detectors.aligngemini.notes import NOTE
 from refiner.detectors.vlm.questions import box_format
 from refiner.errors import InputError
-from refiner.files import atomic_write, dumps
+from refiner.files import Json, atomic_write, dumps
 from refiner.hub import locate
 from refiner.training.aligngemini.lessons import Style, lessons_of, preferred, supervised
 from refiner.training.aligngemini.pairs import DataPairs, Pairs
@@ -81,9 +81,8 @@ def train_on(settings: AlignGeminiSettings, data: DataSet | None, run: Run, out:
     """
     from refiner.training.aligngemini.drawn import DrawnPairs, semantic_data
     from refiner.training.aligngemini.expert import train_pixel
-    from refiner.training.aligngemini.fusing import held_rows
 
-    held = held_rows(data, settings.held) if data is not None and settings.fusion == "thresholds" else []
+    held = [] if data is None else _held(settings, data)
     if "semantic" in settings.trains and not (out / "semantic" / NOTE).exists():
         samples: DataSet = semantic_data(_IMAGES) if data is None else data
         rows = [row for row in range(len(samples.names)) if row not in set(held)]
@@ -175,6 +174,21 @@ def _thresholds(
         return None
 
 
+def _held(settings: AlignGeminiSettings, data: DataSet) -> list[int]:
+    """The rows that are held out for the thresholds of the fusion."""
+    from refiner.training.aligngemini.fusing import held_rows
+
+    return held_rows(data, settings.held) if settings.fusion == "thresholds" else []
+
+
+def _dry_run(settings: AlignGeminiSettings, data: DataSet, run: Run) -> Json:
+    from refiner.training.aligngemini.dry_run import dry_run
+    from refiner.training.chat.running import without_foreign_warnings
+
+    with without_foreign_warnings():
+        return dry_run(settings, data, _held(settings, data), run)
+
+
 def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
     from refiner.training.aligngemini.eval import measure
 
@@ -188,6 +202,7 @@ RECIPE = Recipe(
     train=train_on,
     configs={"paper": paper, "sft": sft, "semantic": semantic, "pixel": pixel, "micro": micro},
     check=_check,
+    dry_run=_dry_run,
     card=Card(
         name="aligngemini-micro 1",
         family="aligngemini",

@@ -15,6 +15,7 @@ import torch
 from refiner.data.samples import DataSet
 from refiner.detectors.anomreason.notes import NOTE, Note
 from refiner.detectors.vlm.questions import box_format
+from refiner.files import Json
 from refiner.hub import locate
 from refiner.training.anomreason.settings import AnomreasonSettings, paper, released
 from refiner.training.chat import require_trl
@@ -92,6 +93,14 @@ def train_on(settings: AnomreasonSettings, data: DataSet | None, run: Run, out: 
         run.processes.wait()
 
 
+def _dry_run(settings: AnomreasonSettings, data: DataSet, run: Run) -> Json:
+    from refiner.training.anomreason.dry_run import dry_run
+    from refiner.training.chat.running import without_foreign_warnings
+
+    with without_foreign_warnings():
+        return dry_run(settings, data, run)
+
+
 def _measure(folder: Path, run: Run, count: int) -> Mapping[str, Any]:
     from refiner.training.anomreason.eval import measure
 
@@ -104,6 +113,7 @@ RECIPE = Recipe(
     train=train_on,
     configs={"paper": paper, "released": released, "micro": micro},
     check=_check,
+    dry_run=_dry_run,
     folder="anomreason",
     card=Card(
         name="anomreason-micro 1",
