@@ -4,8 +4,10 @@ Each figure is the median of several processes. ``help`` is ``refiner --help``; 
 -1``, ``unknown`` an unknown recipe. ``endpoint`` is ``detect`` with a detector at an address where no server listens.
 ``libraries`` is Python alone with torch, transformers and torchvision, which the bundled detector needs.
 ``detect`` is ``refiner detect`` on one drawing of the micro world. ``image`` is what one more image costs, from a run
-on many, one at a time. ``model_share`` is that divided by ``detect``. Seconds are processor time, so other work on
-the machine counts little; ``detect`` and ``libraries`` run in one thread.
+on many, one at a time. ``model_share`` is that divided by ``detect``. ``large`` is ``detect`` with an X-AIGD that is as
+large as published ones (random weights), and ``large_share`` the part of it that ``libraries`` does not take. Seconds
+are processor time, so other work on the machine counts little; ``detect``, ``large`` and ``libraries`` run in one
+thread.
 
 Run with ``make bench`` or ``python tests/benchmarks/startup.py [--repeats N] [--images N] [--json]``.
 """
@@ -23,7 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from refiner.detectors.xaigd.config import XaigdConfig
+from refiner.detectors.xaigd.detector import save_xaigd
+from refiner.detectors.xaigd.modeling import XaigdModel
 from refiner.micro.world import render, sample_scene
 
 REFINER = (sys.executable, "-P", "-m", "refiner")
@@ -42,6 +48,17 @@ def seconds(command: Sequence[str], folder: Path, expected: int = 0) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def save_large(folder: Path) -> Path:
+    """Write a detector of the size of published ones, 305 million parameters, with random weights."""
+    backbone = {
+        "model_type": "dinov2", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "image_size": 518, "patch_size": 14, "mlp_ratio": 4,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    save_xaigd(XaigdModel(XaigdConfig(backbone=backbone, image_size=518, heatmap="rollout")), folder)
+    return folder
+
+
 def measure(repeats: int, images: int, folder: Path) -> dict[str, float]:
     """All figures, from drawings that are written to a folder."""
     rng = np.random.default_rng(0)
@@ -57,6 +74,7 @@ def measure(repeats: int, images: int, folder: Path) -> dict[str, float]:
         "libraries": ((sys.executable, "-P", "-c", LIBRARIES), 0),
         "detect": ((*detect, names[0]), 0),
         "many": ((*detect, *names), 0),
+        "large": ((*detect, "--detector", f"xaigd:{save_large(folder / 'large')}", names[0]), 0),
     }
     found = {
         name: statistics.median(seconds(command, folder, code) for _ in range(repeats))
@@ -64,6 +82,7 @@ def measure(repeats: int, images: int, folder: Path) -> dict[str, float]:
     }
     found["image"] = (found.pop("many") - found["detect"]) / images
     found["model_share"] = found["image"] / found["detect"]
+    found["large_share"] = 1 - found["libraries"] / found["large"]
     return {name: round(value, 3) for name, value in found.items()}
 
 
