@@ -71,8 +71,12 @@ class VerifyPanel:
         )
 
     def show_on(self, event: Any) -> None:
-        """Show the next candidate when something happens, such as the page being loaded."""
-        event(self.show, self.name, self.outputs, **_QUIET)
+        """Show the next candidate when something happens, such as the page being loaded.
+
+        Not to an annotator who has to be asked for a name: a name that is half typed by then would be taken.
+        """
+        if self.annotator is not None:
+            event(self.show, self.name, self.outputs, **_QUIET)
 
     def _connect(self, begin: gr.Button) -> None:
         gr.on([begin.click, self.name.submit], self.show, self.name, self.outputs, **_QUIET)

@@ -144,6 +144,27 @@ def test_keys_pressed_in_a_hurry_judge_nothing_unseen(browser, serve):
     annotator.leave()
 
 
+def test_a_name_that_is_typed_while_the_page_loads_is_not_taken_before_start(browser, serve):
+    served, _ = serve([[0, 1]])
+    annotator = Annotator(browser, "about:blank")
+    annotator.page.add_init_script("""
+        new MutationObserver((_, watcher) => {
+          const box = document.querySelector("#rf-annotator textarea, #rf-annotator input");
+          if (!box) return;
+          watcher.disconnect();
+          box.value = "an";
+          box.dispatchEvent(new Event("input", {bubbles: true}));
+        }).observe(document, {childList: true, subtree: true});
+    """)
+    annotator.page.goto(served.address)
+    expect(annotator.page.get_by_label("Your name")).to_have_value("an")
+    annotator.page.wait_for_timeout(2000)
+    annotator.begin("anna")
+    annotator.judged(0, 2)
+    expect(annotator.page.locator(".rf-progress")).to_contain_text("anna")
+    annotator.leave()
+
+
 def test_two_annotators_judge_the_same_folder(browser, serve):
     served, found = serve([[0, 1]])
     anna, ben = (Annotator(browser, served.address, width) for width in WIDTHS)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from refiner.data.samples import DataSet
 from refiner.detectors.anomreason.notes import Note
 from refiner.files import Json
-from refiner.training.anomreason.lessons import Lesson, lessons_of, row_of, turns
-from refiner.training.anomreason.recipe import note_of
+from refiner.training.anomreason.lessons import Lesson, lessons_of, note_of, row_of, turns
 from refiner.training.anomreason.settings import AnomreasonSettings
 from refiner.training.chat.dry_run import Asked, describe
 from refiner.training.chat.pupils import load_pupil

@@ -14,8 +14,10 @@ from refiner.detectors.anomreason.notes import Note
 from refiner.detectors.anomreason.question import IS_IT_GENERATED, asking, questions
 from refiner.detectors.chat.images import shown_picture
 from refiner.detectors.reading.boxes import BoxFormat
+from refiner.detectors.vlm.questions import box_format
 from refiner.errors import InputError
 from refiner.records import derive_seed
+from refiner.training.anomreason.settings import AnomreasonSettings
 from refiner.training.chat.lessons import Lessons
 from refiner.types import Claim, Size
 
@@ -33,6 +35,11 @@ class Lesson(NamedTuple):
     anomalies: tuple[Anomaly, ...]
     realism: str
     """What makes a real image look real; "" if the data set does not say it."""
+
+
+def note_of(settings: AnomreasonSettings, kind: str) -> Note:
+    """How a chat model of a type is asked, and answers."""
+    return Note(settings.format, box_format(kind) if settings.boxes else None, settings.max_side)
 
 
 def lessons_of(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from refiner.data.samples import DataSet
-from refiner.detectors.anomreason.notes import NOTE, Note
-from refiner.detectors.vlm.questions import box_format
+from refiner.detectors.anomreason.notes import NOTE
 from refiner.files import Json
 from refiner.hub import locate
 from refiner.training.anomreason.settings import AnomreasonSettings, paper, released
@@ -50,11 +49,6 @@ def _check(settings: AnomreasonSettings) -> None:
     locate(settings.base, "detector")
 
 
-def note_of(settings: AnomreasonSettings, kind: str) -> Note:
-    """How a chat model of a type is asked, and answers."""
-    return Note(settings.format, box_format(kind) if settings.boxes else None, settings.max_side)
-
-
 def train_on(settings: AnomreasonSettings, data: DataSet | None, run: Run, out: Path) -> None:
     """Train on a data set, or resume, and write the adapter to ``out``, and the whole model to ``merged`` in the run.
 
@@ -66,7 +60,7 @@ def train_on(settings: AnomreasonSettings, data: DataSet | None, run: Run, out: 
         OutputError: the model cannot be written.
     """
     from refiner.training.anomreason.drawn import drawn_rows
-    from refiner.training.anomreason.lessons import lessons_of, supervised
+    from refiner.training.anomreason.lessons import lessons_of, note_of, supervised
     from refiner.training.chat.pupils import load_pupil, save_merged, save_pupil
     from refiner.training.chat.running import without_foreign_warnings
     from refiner.training.chat.supervised import supervise
