@@ -145,6 +145,11 @@ def _settings(order: Order, recipe: Recipe[Any], data: str | None, stored: Json)
     if name not in known:
         raise ConfigError(f"The recipe {recipe.name} has no config {name!r}: choose from {', '.join(known)}.")
     settings = known[name]()
+    for change in order.changes:
+        if not hasattr(settings, change):
+            inner = [each for each in _within(settings) if each.endswith(f".{change}")]
+            advice = f"set {' or '.join(inner)} in a file for --config" if inner else "leave it out"
+            raise ConfigError(f"The recipe {recipe.name} takes no --{change}: {advice}.")
     files = [each for each in order.configs if each not in names]
     for document in [read_document(file) for file in files] or [stored.get("settings", {})]:
         settings = changed(settings, document)
@@ -174,6 +179,12 @@ def run_recipe(order: Order, folder: Path, run: Callable[[str | None], Run]) -> 
         finish(recipe, settings, out, {}, data=config["data"])
     processes.wait()
     return out
+
+
+def _within(settings: CheckedSettings) -> list[str]:
+    """The names of the settings within settings, such as "semantic.base"."""
+    parts = {name: value for name, value in vars(settings).items() if dataclasses.is_dataclass(value)}
+    return [f"{name}.{field.name}" for name, value in parts.items() for field in dataclasses.fields(value)]
 
 
 def describe(order: Order, folder: Path, run: Callable[[str | None], Run]) -> Json:
