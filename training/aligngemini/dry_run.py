@@ -62,7 +62,8 @@ def _asked(lesson: Lesson) -> Asked:
 
 def _pixel(settings: PixelSettings, pairs: DataPairs, run: Run) -> Json:
     weights = list(load_trainee(settings, weights=False).parameters())
-    count, trained = (sum(weight.numel() for weight in each) for each in (weights, filter(_trained, weights)))
+    count = sum(weight.numel() for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     memory = {"weights": 4 * count, "gradients": 4 * trained, "optimiser": 8 * trained}
     memory |= {} if settings.rank else {"moving average": 4 * trained}
     images = settings.batch * settings.accumulate * run.processes.count
@@ -74,10 +75,6 @@ def _pixel(settings: PixelSettings, pairs: DataPairs, run: Run) -> Json:
         "memory_gib": {name: round(value / 2**30, 2) for name, value in memory.items()},
         "files": write_first_batch(_crops(settings, pairs), run.folder / "dry-run" / "pixel"),
     }
-
-
-def _trained(weight: object) -> bool:
-    return bool(getattr(weight, "requires_grad", False))
 
 
 def _crops(settings: PixelSettings, pairs: DataPairs) -> list[Shown]:
